@@ -1,0 +1,82 @@
+"""The command line: each group's module is imported only when its command runs, so that --help answers at once."""
+
+import errno
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from ..errors import LeukoscopeError, nearest
+
+# command -> (module, attribute, one line for --help); the order is the order of work
+COMMANDS = {
+    "run": ("run", "run", "From a folder of images to a trained model and a report."),
+    "data": ("data", "data", "Index, audit, verify, fetch, split and pack images."),
+    "train": ("train", "train", "Train every fold of a prepared run, or resume it."),
+    "evaluate": ("evaluate", "evaluate", "Calibrate on validation subjects and measure on test subjects."),
+    "report": ("report", "report", "Write report.html from a finished run."),
+    "compare": ("compare", "compare", "Paired difference between two runs, with its interval."),
+    "models": ("models", "models", "List networks and print their layers."),
+}
+
+
+class LazyCommands(click.Group):
+    """A group whose commands are imported when they are called, not when the program starts."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f".{module}", __name__), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS:
+            ctx.fail(f"No such command '{args[0]}'.{nearest(args[0], COMMANDS)} Known: {', '.join(COMMANDS)}.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="leukoscope")
+def leukoscope() -> None:
+    """Tell leukemia blasts from normal blood-cell precursors in microscope images, and say how sure that is.
+
+    For research; not a diagnosis.
+
+    \b
+    Examples:
+      leukoscope run C-NMC_Leukemia/ -o runs/first
+      leukoscope run --painted 600 -o runs/demo
+    """
+
+
+def main() -> None:
+    """Run the command line; print what a user can mend as one line and end with status 1 or 2."""
+    try:
+        leukoscope(standalone_mode=True)
+    except LeukoscopeError as error:
+        _fail(str(error), status=error.exit_status)
+    except OSError as error:
+        _fail(_explain_os(error), status=1)
+
+
+def _explain_os(error: OSError) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full{where}. Free some space and run the same command again; finished stages are kept."
+    if isinstance(error, PermissionError):
+        return f"No permission for{where or ' a file'}. Choose another folder, or change its rights."
+    return f"{error.strerror or error}{where}."
+
+
+def _fail(message: str, *, status: int) -> None:
+    click.secho(f"Error: {message}", fg="red", err=True)
+    sys.exit(status)

@@ -1,0 +1,194 @@
+"""Settings: one frozen, validated model per stage, one TOML file per experiment, every default written once, here."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .artifacts import read_text, write_text
+from .errors import ConfigError, nearest
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and closed to names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Prepare(Settings):
+    """How an image becomes the crop that a model sees."""
+
+    view: Literal["frame", "window", "cell"] = "window"
+    """frame: the whole image, padded to a square. window: a square of `window` source pixels around the middle,
+    so that scale is kept. cell: a square around the cell itself, so that cell size is taken away."""
+    size: int = Field(128, ge=16, le=1024)
+    """Side of the crop, in pixels."""
+    window: int = Field(450, ge=16, le=8192)
+    """Side of the square cut from the source, in source pixels (view = window)."""
+    margin: float = Field(0.05, ge=0, le=1)
+    """Black border around the cell, as a share of its longer side (view = cell)."""
+
+
+class Split(Settings):
+    """Which subjects a model learns from, is tuned on and is tested on."""
+
+    scheme: Literal["kfold", "holdout", "parts"] = "kfold"
+    """kfold: every subject is tested once. holdout: one train/validation/test split. parts: test on `test_parts`."""
+    folds: int = Field(5, ge=2, le=50)
+    test: float = Field(0.2, gt=0, lt=1)
+    """Share of cells for testing (scheme = holdout)."""
+    validation: float = Field(0.15, gt=0, lt=1)
+    """Share of the remaining cells for validation."""
+    train_parts: tuple[str, ...] = ()
+    """Parts to train on (scheme = parts); empty means every part that is not tested on."""
+    test_parts: tuple[str, ...] = ()
+    """Parts to test on (scheme = parts)."""
+    leaky: bool = False
+    """Split by image, as the paper did. Cells of one patient then stand on both sides: for comparison only."""
+
+
+class Model(Settings):
+    """Which network."""
+
+    name: str = "seed-cnn"
+    """A name that `leukoscope models list` shows: seed-cnn, seed-cnn-deep or timm:<any timm backbone>."""
+    weights: str = ""
+    """Pretrained weights of a timm backbone: 'hub', or the path of a local file; empty starts from random weights."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+class Augment(Settings):
+    """Random changes to training crops that leave the diagnosis as it is."""
+
+    flip: bool = True
+    rotate: bool = True
+    """Turn by any angle."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Enlarge by a factor drawn between these two (log-uniform). Wide ranges take the size shortcut away."""
+    stain: float = Field(0.0, ge=0, le=1)
+    """Strength of changes to the stain: each optical-density channel is scaled and shifted by up to this share."""
+    brightness: float = Field(0.0, ge=0, le=1)
+    blur: float = Field(0.0, ge=0, le=5)
+    """Largest standard deviation of Gaussian blur, in crop pixels."""
+
+
+class Train(Settings):
+    """How the network learns."""
+
+    mode: Literal["full", "head-then-full", "probe"] = "full"
+    """full: all weights. head-then-full: the head alone for `frozen_epochs`, then all. probe: a logistic head on
+    cached features of the frozen backbone."""
+    epochs: int = Field(20, ge=1)
+    frozen_epochs: int = Field(1, ge=0)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(0.01, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises from zero."""
+    cosine: bool = False
+    """Let the learning rate fall to zero along a cosine."""
+    balance: Literal["none", "weights", "sampler", "size-sampler"] = "weights"
+    """Against class imbalance: weights in the loss, or a sampler that draws classes (and sizes) evenly."""
+    patience: int = Field(0, ge=0)
+    """Stop after this many epochs without a better validation loss; 0 never stops early."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    devices: int = Field(1, ge=1)
+    accelerator: str = "auto"
+    tensorboard: bool = False
+
+
+class Evaluate(Settings):
+    """How sure a number is."""
+
+    replicates: int = Field(2000, ge=100)
+    """Bootstrap replicates over subject groups."""
+    positive: str = ""
+    """The class that counts as disease; empty: 'all', 'blast', 'malignant' … if present, else the last one."""
+
+
+class Experiment(Settings):
+    """Everything that decides a run; copied into RUN/config.toml."""
+
+    seed: int = 0
+    prepare: Prepare = Prepare()
+    split: Split = Split()
+    model: Model = Model()
+    augment: Augment = Augment()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _parts_need_names(self) -> Self:
+        if self.split.scheme == "parts" and not self.split.test_parts:
+            raise ValueError("split.scheme = 'parts' needs split.test_parts, such as ['prelim_test']")
+        return self
+
+    @classmethod
+    def read(cls, path: Path | None = None, *, overrides: tuple[str, ...] = ()) -> Self:
+        """Read an experiment from TOML, then apply overrides such as 'train.epochs=5'.
+
+        Raises:
+            ConfigError: the file is not TOML, or a key or value is not allowed; names the nearest key.
+        """
+        table = _parse(read_text(path), where=str(path)) if path else {}
+        for override in overrides:
+            _apply(table, override)
+        try:
+            return cls.model_validate(table)
+        except ValidationError as invalid:
+            raise ConfigError(_explain(invalid, where=str(path) if path else "--set")) from None
+
+    def write(self, path: Path) -> None:
+        """Write every setting, defaults included, as TOML."""
+        write_text(path, tomli_w.dumps(self.model_dump(mode="json")))
+
+
+def _parse(text: str, *, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as broken:
+        raise ConfigError(f"{where} is not valid TOML: {broken}.") from None
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    """Set one dotted key; the value is read as TOML, or taken as a string when it is not TOML."""
+    dotted, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: write it as key=value, such as train.epochs=5.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *sections, key = dotted.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: '{section}' is a value, not a section.")
+    table[key] = parsed
+
+
+def _explain(invalid: ValidationError, *, where: str) -> str:
+    return " ".join(_explain_one(dict(error), where=where) for error in invalid.errors())
+
+
+def _explain_one(error: dict[str, Any], *, where: str) -> str:
+    dotted = ".".join(str(step) for step in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _keys_beside(error["loc"])
+        return f"{where}: unknown key '{dotted}'.{nearest(dotted, known)} Known: {', '.join(known)}."
+    return f"{where}: {dotted or 'settings'}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})."
+
+
+def _keys_beside(loc: tuple[Any, ...]) -> list[str]:
+    """Return the dotted names of all keys that could have stood where the unknown one stood."""
+    model: type[BaseModel] = Experiment
+    for step in loc[:-1]:
+        annotation = model.model_fields[str(step)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    prefix = "".join(f"{step}." for step in loc[:-1])
+    return [prefix + name for name in model.model_fields]

@@ -1,0 +1,89 @@
+"""Every error a user can meet. Each message says what, where, and what to do about it.
+
+    LeukoscopeError                 exit status 1: the data or the result is at fault
+    ├── DataError                   images, tables, folders
+    │   ├── ImageError              one file that cannot be used as an image
+    │   └── SplitError              a split that leaks or cannot be built
+    ├── TrainingError               a run that cannot go on (NaN loss, nothing to resume)
+    ├── BundleError                 a model bundle that is damaged, incomplete or too new
+    └── CallError                   exit status 2: the call is at fault
+        ├── ConfigError             a setting that does not exist or has a bad value
+        ├── UnknownNameError        a name that is not among the known ones; shows the nearest
+        └── MissingExtraError       a feature whose optional dependencies are not installed
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class LeukoscopeError(Exception):
+    """Root of all errors that are the user's to mend; printed as one line, without a traceback."""
+
+    exit_status = 1
+
+
+class DataError(LeukoscopeError):
+    """Images, tables or folders that cannot be used as they are."""
+
+
+class ImageError(DataError):
+    """One file that cannot be used as an image."""
+
+
+class SplitError(DataError):
+    """A split that leaks, or that cannot be built from these subjects."""
+
+
+class TrainingError(LeukoscopeError):
+    """A training run that cannot go on."""
+
+
+class BundleError(LeukoscopeError):
+    """A model bundle that is damaged, incomplete or made by a newer version."""
+
+
+class CallError(LeukoscopeError):
+    """The call itself is at fault: an option, a name, a setting."""
+
+    exit_status = 2
+
+
+class ConfigError(CallError):
+    """A setting that does not exist or whose value is not allowed."""
+
+
+class UnknownNameError(CallError):
+    """A name that is not among the known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = list(known)
+        super().__init__(f"Unknown {kind} '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
+
+
+class MissingExtraError(CallError):
+    """A feature whose optional dependencies are not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs more packages. Install them with: pip install 'leukoscope[{extra}]'")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that proposes the known name most like `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def require(module: str, *, feature: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra brings it.
+
+    Raises:
+        MissingExtraError: the module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as missing:
+        if missing.name and missing.name.split(".")[0] == module.split(".")[0]:
+            raise MissingExtraError(feature, extra) from None
+        raise

@@ -1,0 +1,16 @@
+"""Fixtures that several rooms share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("LEUKOSCOPE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images and tables; tests that need it are skipped, and say so, where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"real data not found at {SHARED}/data (set LEUKOSCOPE_SHARED)")
+    return SHARED / "data"
