@@ -1,0 +1,107 @@
+"""cells.csv: one row per image, the table that every later stage reads."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..artifacts import fingerprint, read_csv, write_csv
+from ..errors import DataError, UnknownNameError
+
+COLUMNS = ("path", "label", "subject", "part", "source", "name", "sha256", "width", "height")
+
+# Class names that mean disease, in the words of data sets and wards, the most specific first.
+_DISEASE = ("all", "blast", "blasts", "leukemia", "leukaemia", "malignant", "cancer", "abnormal", "positive", "1")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One image of one cell, and where it comes from."""
+
+    path: Path
+    """Absolute path of the image file."""
+    label: str
+    """Class name; empty when the label is not known."""
+    subject: str
+    """Patient or donor."""
+    part: str
+    """Part of the release, such as fold_0 or prelim_test; empty when there is none."""
+    source: str
+    """Data set: 'C-NMC 2019', 'painted', 'folder' or 'table'."""
+    name: str
+    """What the data set calls this image; unique in the table."""
+    sha256: str
+    width: int
+    """Pixels; 0 when the file is not readable as an image."""
+    height: int
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """Read cells.csv; image paths are taken relative to the folder it stands in.
+
+    Raises:
+        DataError: a column is missing, a number is not a number, or an image name stands twice.
+    """
+    rows = read_csv(path, required=COLUMNS)
+    if not rows:
+        raise DataError(f"{path} lists no images. Run leukoscope data index on a folder that has some.")
+    folder = path.parent.resolve()
+    cells = []
+    for line, row in enumerate(rows, start=2):
+        try:
+            sizes = {"width": int(row["width"]), "height": int(row["height"])}
+        except ValueError:
+            raise DataError(f"{path}, line {line}: width and height must be whole numbers of pixels.") from None
+        text = {name: row[name] for name in ("label", "subject", "part", "source", "name", "sha256")}
+        cells.append(Cell(path=Path(os.path.normpath(folder / row["path"])), **text, **sizes))
+    _refuse_double_names(cells, where=path)
+    return cells
+
+
+def write_cells(path: Path, cells: Iterable[Cell]) -> None:
+    """Write cells.csv whole or not at all; image paths become relative to the folder it stands in."""
+    folder = path.parent.resolve()
+    rows = ({name: getattr(cell, name) for name in COLUMNS} | {"path": relative(cell.path, folder)} for cell in cells)
+    write_csv(path, rows, columns=COLUMNS)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Return `path` as seen from `folder`, with forward slashes; absolute when they share no root."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive on Windows
+        return path.as_posix()
+
+
+def classes_of(cells: Sequence[Cell], positive: str = "") -> tuple[str, ...]:
+    """Return the class names in order; with two classes the second is the disease (positive) class.
+
+    Raises:
+        UnknownNameError: `positive` is not one of the classes.
+    """
+    names = sorted({cell.label for cell in cells if cell.label})
+    if positive and positive not in names:
+        raise UnknownNameError("class", positive, names)
+    disease = positive or next((name for word in _DISEASE for name in names if name.lower() == word), "")
+    if len(names) == 2 and disease:
+        names.sort(key=lambda name: name == disease)
+    return tuple(names)
+
+
+def cells_fingerprint(cells: Sequence[Cell]) -> str:
+    """Return a digest of what the images are and whose they are, whatever their order and place on the disk."""
+    return fingerprint(sorted([cell.name, cell.sha256, cell.label, cell.subject, cell.part] for cell in cells))
+
+
+def natural(text: str) -> list[tuple[str, int]]:
+    """Return a sort key that counts: subject 9 before 11, H2 before H10."""
+    return [(letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", text)]
+
+
+def _refuse_double_names(cells: Sequence[Cell], *, where: Path) -> None:
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.name in seen:
+            raise DataError(f"{where}: '{cell.name}' stands twice. Give each image one row and a name of its own.")
+        seen.add(cell.name)

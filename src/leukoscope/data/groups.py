@@ -1,0 +1,39 @@
+"""Subjects that share an image are one person: joined before anything is split."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from .cells import Cell, natural
+
+
+def subject_groups(cells: Sequence[Cell], *, twins: Iterable[tuple[str, str]] = ()) -> dict[str, tuple[str, ...]]:
+    """Join subjects that share byte-identical images; return {group: its subjects}, such as {'20+21': ('20', '21')}.
+
+    Args:
+        cells: all images, unlabelled ones too.
+        twins: further pairs of subjects to join, such as those that the audit found to share near duplicates.
+    """
+    subjects = sorted({cell.subject for cell in cells}, key=natural)
+    number = {subject: i for i, subject in enumerate(subjects)}
+    links = [(number[a], number[b]) for a, b in [*_sharing_bytes(cells), *twins]]
+    first, second = np.array(links, dtype=int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(subjects), len(subjects)))
+    _, component = connected_components(graph, directed=False)
+    members: dict[int, list[str]] = defaultdict(list)
+    for subject, group in zip(subjects, component, strict=True):
+        members[int(group)].append(subject)
+    return {"+".join(group): tuple(group) for group in members.values()}
+
+
+def group_of_subject(groups: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """Turn {group: subjects} around into {subject: group}."""
+    return {subject: group for group, subjects in groups.items() for subject in subjects}
+
+
+def _sharing_bytes(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    first: dict[str, str] = {}
+    return [(first.setdefault(cell.sha256, cell.subject), cell.subject) for cell in cells]

@@ -1,0 +1,97 @@
+"""Prepared crops of all cells in one memory-mapped array, so that memory does not grow with their number."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..artifacts import read_json, write_json, write_whole
+from ..config import Prepare
+from ..errors import DataError, ImageError
+from ..progress import track
+from .cells import Cell, cells_fingerprint
+from .images import RGB, read_image
+from .prepare import prepare_crop
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def pack(cells: Sequence[Cell], folder: Path, *, prepare: Prepare) -> NDArray[np.uint8]:
+    """Write the crops of all cells to FOLDER/crops.npy, uint8 (cells, size, size, 3), in the order of the table.
+
+    A pack that already holds just these crops is opened instead of made again.
+
+    Raises:
+        ImageError: an image cannot be used; names the file. Nothing half-written stays.
+    """
+    facts = {
+        "cells": cells_fingerprint(cells),
+        "rows": [cell.name for cell in cells],
+        "prepare": prepare.model_dump(mode="json"),
+    }
+    described = folder / "pack.json"
+    if not (described.exists() and (folder / "crops.npy").exists() and read_json(described) == facts):
+        described.unlink(missing_ok=True)  # never let an old description stand beside new crops
+        _write_crops(cells, folder / "crops.npy", prepare=prepare)
+        write_json(described, facts)
+    return open_pack(folder)
+
+
+def open_pack(folder: Path) -> NDArray[np.uint8]:
+    """Open FOLDER/crops.npy memory-mapped and read-only: uint8 (cells, size, size, 3).
+
+    Raises:
+        DataError: the pack is missing or was not finished.
+    """
+    if not (folder / "pack.json").exists():
+        raise DataError(f"{folder} holds no finished pack. Run leukoscope data pack.")
+    crops: NDArray[np.uint8] = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
+    return crops
+
+
+def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield work(item) in order from one thread per core, holding only a few results at a time.
+
+    Threads serve because decoding, hashing and resizing release Python's lock.
+    """
+    threads = os.cpu_count() or 1
+    waiting = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(work, item) for item in islice(waiting, 4 * threads)]
+        while running:
+            yield running.pop(0).result()
+            running.extend(pool.submit(work, item) for item in islice(waiting, 1))
+
+
+def _write_crops(cells: Sequence[Cell], path: Path, *, prepare: Prepare) -> None:
+    def crop_of(cell: Cell) -> RGB:
+        try:
+            return prepare_crop(read_image(cell.path), prepare)
+        except ImageError as unusable:
+            raise ImageError(_named(cell, unusable)) from None
+
+    shape = (len(cells), prepare.size, prepare.size, 3)
+    with write_whole(path) as beside:
+        crops = _reserve(beside, shape)
+        for row, crop in enumerate(track(in_parallel(crop_of, cells), "Packing crops", total=len(cells))):
+            crops[row] = crop
+        crops.flush()
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> Any:
+    """Make the .npy file at full length first: on a full disk this fails at once, and with an error, not a crash."""
+    crops = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    with path.open("rb") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size) if hasattr(os, "posix_fallocate") else None
+    return crops
+
+
+def _named(cell: Cell, unusable: ImageError) -> str:
+    text = str(unusable)
+    return text if str(cell.path) in text else f"{cell.path} {text}"

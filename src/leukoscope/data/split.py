@@ -1,0 +1,275 @@
+"""Splits that keep whole subjects together, and cannot be built or loaded otherwise."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from ..artifacts import fingerprint, read_json, write_json
+from ..config import Split
+from ..errors import SplitError
+from .cells import Cell, cells_fingerprint, classes_of, natural
+from .groups import group_of_subject, subject_groups
+
+SETS = ("train", "validation", "test")
+_AGAIN = "Run leukoscope data split again."
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Names of the units (subject groups; images when leaky) in each set."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Cells that take no part: those of a group that also stands in a part that is tested on."""
+
+    group: str
+    part: str
+    cells: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Which unit stands in which set of which fold."""
+
+    scheme: str
+    seed: int
+    leaky: bool
+    classes: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]
+    folds: tuple[Fold, ...]
+    excluded: tuple[Excluded, ...]
+    cells: str
+    """Fingerprint of the table this plan was made for."""
+
+    @property
+    def unit(self) -> str:
+        return "image" if self.leaky else "subject group"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of everything above."""
+        return fingerprint(asdict(self))
+
+    def group_of(self, cell: Cell) -> str:
+        """Return the name of the subject group of a cell."""
+        return group_of_subject(self.groups)[cell.subject]
+
+    def sets(self, cells: Sequence[Cell], *, fold: int) -> NDArray[np.str_]:
+        """Return 'train', 'validation', 'test' or 'excluded' for each cell, (cells,)."""
+        chosen = self.folds[fold]
+        place = {unit: name for name in SETS for unit in getattr(chosen, name)}
+        left_out = {(row.group, row.part) for row in self.excluded}
+        group = group_of_subject(self.groups)
+
+        def set_of(cell: Cell) -> str:
+            if not cell.label or (group[cell.subject], cell.part) in left_out:
+                return "excluded"
+            return place.get(cell.name if self.leaky else group[cell.subject], "excluded")
+
+        return np.array([set_of(cell) for cell in cells], dtype="<U10")
+
+
+def make_split(
+    cells: Sequence[Cell], settings: Split, *, seed: int, positive: str = "", twins: Sequence[tuple[str, str]] = ()
+) -> SplitPlan:
+    """Plan which subjects to train, tune and test on.
+
+    Args:
+        cells: the table; unlabelled cells take no part.
+        settings: scheme and sizes.
+        seed: decides which subjects go where.
+        positive: the disease class, see `classes_of`.
+        twins: pairs of subjects to join besides those that share bytes.
+
+    Raises:
+        SplitError: there are too few subjects or classes, or a part does not exist.
+    """
+    groups = subject_groups(cells, twins=twins)
+    labelled = [cell for cell in cells if cell.label]
+    classes = classes_of(labelled, positive)
+    _check_enough(labelled, classes)
+    table = _Units(labelled, group_of_subject(groups), leaky=settings.leaky, seed=seed)
+    folds, excluded = _SCHEMES[settings.scheme](table, settings)
+    plan = SplitPlan(
+        settings.scheme, seed, settings.leaky, classes, groups, tuple(folds), tuple(excluded), cells_fingerprint(cells)
+    )
+    _verify(plan, cells, where="The split")
+    return plan
+
+
+def write_split(path: Path, plan: SplitPlan) -> None:
+    """Write split.json with its hash."""
+    write_json(path, {"format": 1, "unit": plan.unit, "hash": plan.hash, **asdict(plan)})
+
+
+def read_split(path: Path, cells: Sequence[Cell]) -> SplitPlan:
+    """Read split.json and prove that it fits these cells and does not leak.
+
+    Raises:
+        SplitError: it was changed by hand, made for other cells, or has one subject group in two sets.
+    """
+    table = read_json(path)
+    try:
+        plan = SplitPlan(
+            **{name: table[name] for name in ("scheme", "seed", "leaky", "cells")},
+            classes=tuple(table["classes"]),
+            groups={name: tuple(subjects) for name, subjects in table["groups"].items()},
+            folds=tuple(Fold(**{name: tuple(fold[name]) for name in SETS}) for fold in table["folds"]),
+            excluded=tuple(Excluded(**row) for row in table["excluded"]),
+        )
+    except (KeyError, TypeError, AttributeError) as damaged:
+        raise SplitError(f"{path} is not a split ({damaged}). {_AGAIN}") from None
+    _verify(plan, cells, where=path.name)
+    if plan.cells != cells_fingerprint(cells):
+        raise SplitError(f"{path} was made for another table of cells. {_AGAIN}")
+    if plan.hash != table.get("hash"):
+        raise SplitError(f"{path} was changed after it was made: its hash does not fit. {_AGAIN}")
+    return plan
+
+
+class _Units:
+    """Labelled cells as arrays for scikit-learn's splitters."""
+
+    def __init__(self, cells: Sequence[Cell], group: dict[str, str], *, leaky: bool, seed: int) -> None:
+        self.labels = np.array([cell.label for cell in cells])
+        self.parts = np.array([cell.part for cell in cells])
+        self.groups = np.array([group[cell.subject] for cell in cells])
+        self.units = np.array([cell.name for cell in cells]) if leaky else self.groups
+        self.everything = np.arange(len(cells))
+        self.leaky = leaky
+        self.seed = seed
+
+    def names(self, rows: NDArray[Any]) -> tuple[str, ...]:
+        return tuple(sorted({str(unit) for unit in self.units[rows]}, key=natural))
+
+    def chunks(self, rows: NDArray[Any], count: int) -> list[NDArray[Any]]:
+        """Cut rows into `count` chunks of like class balance that share no unit."""
+        self._enough_groups(rows, count)
+        splitter = (StratifiedKFold if self.leaky else StratifiedGroupKFold)(
+            count, shuffle=True, random_state=self.seed
+        )
+        return [rows[test] for _, test in splitter.split(rows, self.labels[rows], self.groups[rows])]
+
+    def hold_back(self, rows: NDArray[Any], share: float) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return (kept, held back); both hold every class, and about `share` of the rows is held back."""
+        classes = set(self.labels)
+        for held in self.chunks(rows, max(2, round(1 / share))):
+            kept = np.setdiff1d(rows, held)
+            if set(self.labels[held]) == classes == set(self.labels[kept]):
+                return kept, held
+        raise SplitError(
+            "No validation set with every class can be held back: too few subjects have the rarest class "
+            f"({self._rarest(rows)}). Add subjects, or set split.validation higher."
+        )
+
+    def fold(self, train: NDArray[Any], test: NDArray[Any], share: float) -> Fold:
+        kept, held = self.hold_back(train, share)
+        return Fold(self.names(kept), self.names(held), self.names(test))
+
+    def _enough_groups(self, rows: NDArray[Any], count: int) -> None:
+        found = len(set(self.units[rows]))
+        if found < count:
+            unit = "images" if self.leaky else "subject groups"
+            raise SplitError(f"{found} {unit} cannot be cut into {count} folds. Set split.folds to {found} or fewer.")
+
+    def _rarest(self, rows: NDArray[Any]) -> str:
+        count = Counter(label for label, _ in set(zip(self.labels[rows], self.units[rows], strict=True)))
+        label, units = min(count.items(), key=lambda item: item[1])
+        return f"{label}: {units}"
+
+
+Planned = tuple[list[Fold], list[Excluded]]
+
+
+def _kfold(table: _Units, settings: Split) -> Planned:
+    tests = table.chunks(table.everything, settings.folds)
+    return [table.fold(np.setdiff1d(table.everything, test), test, settings.validation) for test in tests], []
+
+
+def _holdout(table: _Units, settings: Split) -> Planned:
+    train, test = table.hold_back(table.everything, settings.test)
+    return [table.fold(train, test, settings.validation)], []
+
+
+def _parts(table: _Units, settings: Split) -> Planned:
+    _check_parts(table, settings)
+    tested = np.isin(table.parts, settings.test_parts)
+    offered = np.isin(table.parts, settings.train_parts) if settings.train_parts else ~tested
+    test = np.flatnonzero(tested)
+    # A group on both sides is tested on, not learnt from, so that the test set stays as it was published.
+    double = offered & np.isin(table.units, table.units[test])
+    fold = table.fold(np.flatnonzero(offered & ~double), test, settings.validation)
+    pairs = Counter(zip(table.groups[double].tolist(), table.parts[double].tolist(), strict=True))
+    reason = f"also in {', '.join(settings.test_parts)}, which is tested on"
+    return [fold], [Excluded(group, part, count, reason) for (group, part), count in sorted(pairs.items())]
+
+
+_SCHEMES: dict[str, Callable[[_Units, Split], Planned]] = {"kfold": _kfold, "holdout": _holdout, "parts": _parts}
+
+
+def _check_parts(table: _Units, settings: Split) -> None:
+    known = sorted(set(table.parts))
+    for part in (*settings.train_parts, *settings.test_parts):
+        if part not in known:
+            raise SplitError(f"There is no labelled cell in part '{part}'. Parts: {', '.join(filter(None, known))}.")
+    both = set(settings.train_parts) & set(settings.test_parts)
+    if both:
+        raise SplitError(f"Part {', '.join(sorted(both))} is in train_parts and in test_parts. Choose one.")
+
+
+def _check_enough(labelled: Sequence[Cell], classes: tuple[str, ...]) -> None:
+    if len(classes) < 2:
+        seen = f"only the class '{classes[0]}'" if classes else "no label at all"
+        raise SplitError(f"The cells have {seen}; a classifier needs two. Index a folder that has both classes.")
+    if len({cell.subject for cell in labelled}) < 3:
+        raise SplitError(
+            "Cells of one or two subjects cannot be split into train, validation and test without sharing a patient. "
+            "Add subjects, or say where the subject stands: leukoscope data index --subject-pattern."
+        )
+
+
+def _verify(plan: SplitPlan, cells: Sequence[Cell], *, where: str) -> None:
+    """Raise SplitError where a unit, a subject or shared bytes stand in two sets of one fold."""
+    known = group_of_subject(plan.groups)
+    strangers = sorted({cell.subject for cell in cells} - set(known), key=natural)
+    if strangers:
+        raise SplitError(f"{where} does not know subject {', '.join(strangers[:5])}. {_AGAIN}")
+    for number, fold in enumerate(plan.folds):
+        _refuse_double(fold, number, where=where, unit=plan.unit)
+        if not plan.leaky:
+            _refuse_shared_bytes(plan, cells, number, where=where)
+
+
+def _refuse_double(fold: Fold, number: int, *, where: str, unit: str) -> None:
+    place: dict[str, str] = {}
+    for name in SETS:
+        for member in getattr(fold, name):
+            if place.setdefault(member, name) != name:
+                raise SplitError(
+                    f"{unit.capitalize()} {member} is in {place[member]} and {name} of {where}, fold {number}. {_AGAIN}"
+                )
+
+
+def _refuse_shared_bytes(plan: SplitPlan, cells: Sequence[Cell], number: int, *, where: str) -> None:
+    first: dict[str, tuple[str, str]] = {}
+    for cell, name in zip(cells, plan.sets(cells, fold=number), strict=True):
+        if name == "excluded":
+            continue
+        other, place = first.setdefault(cell.sha256, (cell.subject, str(name)))
+        if place != name:
+            raise SplitError(
+                f"Subject {other} is in {place} and subject {cell.subject} in {name} of {where}, fold {number}, "
+                f"and they share a byte-identical image. {_AGAIN}"
+            )
