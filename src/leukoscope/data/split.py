@@ -154,21 +154,26 @@ class _Units:
     def names(self, rows: NDArray[Any]) -> tuple[str, ...]:
         return tuple(sorted({str(unit) for unit in self.units[rows]}, key=natural))
 
-    def chunks(self, rows: NDArray[Any], count: int) -> list[NDArray[Any]]:
-        """Cut rows into `count` chunks of like class balance that share no unit."""
+    def chunks(self, rows: NDArray[Any], count: int, *, again: int = 0) -> list[NDArray[Any]]:
+        """Cut rows into `count` chunks of like class balance that share no unit; `again` shuffles anew."""
         self._enough_groups(rows, count)
-        splitter = (StratifiedKFold if self.leaky else StratifiedGroupKFold)(
-            count, shuffle=True, random_state=self.seed
-        )
-        return [rows[test] for _, test in splitter.split(rows, self.labels[rows], self.groups[rows])]
+        kind = StratifiedKFold if self.leaky else StratifiedGroupKFold
+        splitter = kind(count, shuffle=True, random_state=self.seed + 1000 * again)
+        groups = None if self.leaky else self.groups[rows]
+        return [rows[test] for _, test in splitter.split(rows, self.labels[rows], groups)]
 
     def hold_back(self, rows: NDArray[Any], share: float) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return (kept, held back); both hold every class, and about `share` of the rows is held back."""
-        classes = set(self.labels)
-        for held in self.chunks(rows, max(2, round(1 / share))):
-            kept = np.setdiff1d(rows, held)
-            if set(self.labels[held]) == classes == set(self.labels[kept]):
-                return kept, held
+        """Return (kept, held back); both hold every class, and about `share` of the rows is held back.
+
+        Of several shuffles, the chunk in which the rarest class comes from the most subjects is taken: a threshold
+        tuned on one patient would be that patient's.
+        """
+        count = max(2, round(1 / share))
+        offered = [chunk for again in range(5) for chunk in self.chunks(rows, count, again=again)]
+        held = max(offered, key=lambda chunk: (self._fewest_units(chunk), -abs(len(chunk) / len(rows) - share)))
+        kept = np.setdiff1d(rows, held)
+        if self._fewest_units(held) and self._fewest_units(kept):
+            return kept, held
         raise SplitError(
             "No validation set with every class can be held back: too few subjects have the rarest class "
             f"({self._rarest(rows)}). Add subjects, or set split.validation higher."
@@ -184,9 +189,14 @@ class _Units:
             unit = "images" if self.leaky else "subject groups"
             raise SplitError(f"{found} {unit} cannot be cut into {count} folds. Set split.folds to {found} or fewer.")
 
+    def _units_per_class(self, rows: NDArray[Any]) -> dict[str, int]:
+        return {str(label): len(set(self.units[rows[self.labels[rows] == label]])) for label in set(self.labels)}
+
+    def _fewest_units(self, rows: NDArray[Any]) -> int:
+        return min(self._units_per_class(rows).values())
+
     def _rarest(self, rows: NDArray[Any]) -> str:
-        count = Counter(label for label, _ in set(zip(self.labels[rows], self.units[rows], strict=True)))
-        label, units = min(count.items(), key=lambda item: item[1])
+        label, units = min(self._units_per_class(rows).items(), key=lambda item: item[1])
         return f"{label}: {units}"
 
 
