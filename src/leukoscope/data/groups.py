@@ -2,16 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from .cells import Cell, natural
+from .cnmc import SHARED_SUBJECTS, SOURCE
 
 
 def subject_groups(cells: Sequence[Cell], *, twins: Iterable[tuple[str, str]] = ()) -> dict[str, tuple[str, ...]]:
     """Join subjects that share byte-identical images; return {group: its subjects}, such as {'20+21': ('20', '21')}.
+
+    Subjects of C-NMC that share images in the whole release are joined even where those images are not at hand.
 
     Args:
         cells: all images, unlabelled ones too.
@@ -19,7 +23,8 @@ def subject_groups(cells: Sequence[Cell], *, twins: Iterable[tuple[str, str]] = 
     """
     subjects = sorted({cell.subject for cell in cells}, key=natural)
     number = {subject: i for i, subject in enumerate(subjects)}
-    links = [(number[a], number[b]) for a, b in [*_sharing_bytes(cells), *twins]]
+    pairs = [*_sharing_bytes(cells), *_known_twins(cells), *twins]
+    links = [(number[a], number[b]) for a, b in pairs if a and b]
     first, second = np.array(links, dtype=int).reshape(-1, 2).T
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(subjects), len(subjects)))
     _, component = connected_components(graph, directed=False)
@@ -37,3 +42,9 @@ def group_of_subject(groups: dict[str, tuple[str, ...]]) -> dict[str, str]:
 def _sharing_bytes(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     first: dict[str, str] = {}
     return [(first.setdefault(cell.sha256, cell.subject), cell.subject) for cell in cells]
+
+
+def _known_twins(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    present = {cell.subject for cell in cells if cell.source == SOURCE}
+    known = [[subject for subject in group if subject in present] for group in SHARED_SUBJECTS]
+    return [pair for group in known for pair in pairwise(group)]

@@ -1,0 +1,205 @@
+"""From a folder or a table of images to cells.csv."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from ..artifacts import read_csv, sha256_of
+from ..errors import ConfigError, DataError, ImageError
+from ..progress import track
+from . import cnmc
+from .cells import Cell, natural
+from .images import FORMATS, read_size
+from .pack import in_parallel
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How labels and subjects are read where the release's own names are not there to tell."""
+
+    subject_pattern: str = r"([^_]+)_"
+    """Regular expression on the file name; its first group is the subject."""
+    label_column: str = "label"
+    """Columns of a table; the rest of this class is for tables."""
+    path_column: str = "path"
+    subject_column: str = "subject"
+    part_column: str = "part"
+
+
+@dataclass
+class Indexed:
+    """The cells that were found, and what a person should know about how they were read."""
+
+    cells: list[Cell]
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Suffix of files that are no images -> how many."""
+    notes: list[str] = field(default_factory=list)
+
+
+def index(where: Path, *, layout: Layout | None = None, labels: Path | None = None) -> Indexed:
+    """List the images of a folder or a table with label, subject, part, digest and size.
+
+    Known layouts: the C-NMC release as TCIA and as Kaggle serve it; FOLDER/<class>/<subject>_*.png;
+    FOLDER/<class>/<subject>/*.png; a CSV table with one row per image.
+
+    Args:
+        where: the folder or the CSV.
+        layout: how to read subjects from names, or columns from a table.
+        labels: labels CSV of the C-NMC preliminary test, if it does not lie under the folder.
+
+    Raises:
+        DataError: nothing is there, or a label is missing or stands twice.
+    """
+    layout = layout or Layout()
+    _compile(layout.subject_pattern)
+    if where.is_dir():
+        indexed = _index_folder(where, layout, labels)
+    elif where.is_file():
+        indexed = Indexed(_from_table(where, layout))
+    else:
+        raise DataError(f"{where} does not exist. Give a folder of images or a CSV that lists them.")
+    indexed.cells = _measured(sorted(indexed.cells, key=lambda cell: natural(cell.name)))
+    return indexed
+
+
+def index_release(labels: Path | None = None) -> Indexed:
+    """List the release as published, from the list of digests in this package, without any image at hand.
+
+    Args:
+        labels: labels CSV of the preliminary test; without it those images are unlabelled.
+    """
+    files = [file for file in cnmc.release_files() if not file.path.endswith(".csv")]
+    digest = {file.path: file.sha256 for file in files}
+    indexed = _from_cnmc(Path("/"), [PurePosixPath(path) for path in digest], labels)
+    inside = [cell.path.relative_to("/").as_posix() for cell in indexed.cells]
+    side = {path: cnmc.SIDES[path.startswith("testing_data")] for path in inside}
+    indexed.cells = [
+        replace(cell, path=Path(path), sha256=digest[path], width=side[path], height=side[path])
+        for cell, path in zip(indexed.cells, inside, strict=True)
+    ]
+    return indexed
+
+
+def _index_folder(root: Path, layout: Layout, labels: Path | None) -> Indexed:
+    root = root.resolve()
+    images, ignored = _walk(root)
+    if not images:
+        others = f" It has {_count(ignored)}." if ignored else ""
+        raise DataError(f"{root} holds no image ({', '.join(sorted(FORMATS))}).{others} Give the folder that does.")
+    if cnmc.is_cnmc([PurePosixPath(root.name) / path for path in images]):
+        indexed = _from_cnmc(root, images, labels or cnmc.find_labels(root))
+    else:
+        indexed = _from_folders(root, images, layout)
+    indexed.ignored = ignored
+    return indexed
+
+
+def _walk(root: Path) -> tuple[list[PurePosixPath], Counter[str]]:
+    """Return the images under a folder, and how many other files there are of each suffix; hidden ones do not count."""
+    images: list[PurePosixPath] = []
+    ignored: Counter[str] = Counter()
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root)
+        if not path.is_file() or any(step.startswith((".", "__MACOSX")) for step in inside.parts):
+            continue
+        if path.suffix.lower() in FORMATS:
+            images.append(PurePosixPath(inside))
+        else:
+            ignored[path.suffix or path.name] += 1
+    return images, ignored
+
+
+def _count(ignored: Counter[str]) -> str:
+    return ", ".join(f"{number} {suffix}" for suffix, number in ignored.most_common(5))
+
+
+def _cell(root: Path, inside: PurePosixPath, *, label: str, subject: str, part: str, source: str, name: str) -> Cell:
+    return Cell(Path(root / inside), label, subject, part, source, name, sha256="", width=0, height=0)
+
+
+def _from_cnmc(root: Path, images: Sequence[PurePosixPath], labels: Path | None) -> Indexed:
+    originals = cnmc.read_labels(labels) if labels else {}
+    indexed = Indexed([])
+    for inside in images:
+        part = cnmc.part_of(PurePosixPath(root.name) / inside)
+        name = inside.as_posix()
+        if part == "prelim_test" and labels:
+            name = _original(inside, originals, labels)
+        label, subject = cnmc.label_and_subject(PurePosixPath(name).name) or ("", "")
+        if not label and not part.endswith("_test"):
+            raise DataError(f"{root / inside}: the name is not of the release (UID_<subject>_<image>_<cell>_<class>).")
+        indexed.cells.append(
+            _cell(root, inside, label=label, subject=subject, part=part, source=cnmc.SOURCE, name=name)
+        )
+    if not labels and any(cell.part == "prelim_test" for cell in indexed.cells):
+        indexed.notes.append("No labels CSV of the preliminary test was found: its images are unlabelled (--labels).")
+    return indexed
+
+
+def _original(inside: PurePosixPath, originals: dict[str, str], labels: Path) -> str:
+    if inside.stem not in originals:
+        raise DataError(f"{labels} has no row for {inside.name}. Download the labels again, or remove the image.")
+    return f"prelim_test/{originals[inside.stem]}"
+
+
+def _from_folders(root: Path, images: Sequence[PurePosixPath], layout: Layout) -> Indexed:
+    indexed = Indexed([])
+    pattern = re.compile(layout.subject_pattern)
+    lonely = 0
+    for inside in images:
+        label, *between = inside.parts[:-1] or ("",)
+        found = pattern.match(inside.name)
+        subject = between[0] if between else (found[1] if found else "")
+        lonely += not subject
+        indexed.cells.append(
+            _cell(root, inside, label=label, subject=subject or inside.as_posix(), part="", source="folder",
+                  name=inside.as_posix())
+        )  # fmt: skip
+    if lonely:
+        indexed.notes.append(
+            f"No subject could be read from {lonely} of {len(images)} names; each of these images counts as a subject "
+            "of its own, so cells of one patient may stand on both sides of a split. Use --subject-pattern."
+        )
+    return indexed
+
+
+def _from_table(table: Path, layout: Layout) -> list[Cell]:
+    columns = (layout.path_column, layout.label_column, layout.subject_column)
+    rows = read_csv(table, required=columns)
+    if not rows:
+        raise DataError(f"{table} lists no images. Add one row per image.")
+    return [
+        _cell(
+            table.parent.resolve(), PurePosixPath(row[columns[0]]), label=row[columns[1]], subject=row[columns[2]],
+            part=row.get(layout.part_column, ""), source="table", name=row[columns[0]],
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _measured(cells: list[Cell]) -> list[Cell]:
+    """Add digest and size; a file that is no image keeps size 0 and is named by the audit."""
+
+    def measure(cell: Cell) -> Cell:
+        try:
+            digest = sha256_of(cell.path)
+        except FileNotFoundError:
+            raise DataError(f"{cell.path} does not exist, although the table lists it. Correct the path.") from None
+        try:
+            width, height = read_size(cell.path)
+        except ImageError:
+            width = height = 0
+        return replace(cell, sha256=digest, width=width, height=height)
+
+    return list(track(in_parallel(measure, cells), "Indexing", total=len(cells)))
+
+
+def _compile(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as broken:
+        raise ConfigError(f"--subject-pattern {pattern}: not a regular expression ({broken}).") from None
+    if groups < 1:
+        raise ConfigError(f"--subject-pattern {pattern}: put the subject in parentheses, such as 'P(\\d+)_'.")
