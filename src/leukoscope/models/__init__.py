@@ -1,0 +1,1 @@
+"""Networks (PyTorch): the paper's own, and any timm backbone, under one contract."""

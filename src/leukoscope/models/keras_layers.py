@@ -1,0 +1,64 @@
+"""Layers with Keras' arithmetic where it differs from PyTorch's; golden numbers from real Keras hold them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Defaults of keras.layers.BatchNormalization; Keras' momentum is the share that is kept, PyTorch's the share taken in.
+EPSILON = 1e-3
+MOMENTUM = 1 - 0.99
+
+
+class SameConv2d(nn.Conv2d):
+    """A 2x2 convolution with padding='same': the output is the input divided by the stride, rounded up.
+
+    Keras puts an odd row of padding at the bottom and right, where PyTorch's symmetric padding cannot.
+    Kernels start Glorot-uniform, biases at zero.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=2, stride=stride)
+        assert self.bias is not None
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        below, right = (_missing(side, stride=self.stride[0]) for side in input.shape[2:])
+        if below or right:
+            input = functional.pad(input, (0, right, 0, below))
+        return super().forward(input)
+
+
+class KerasBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose moving variance takes in the biased variance of the batch, as Keras 3 does.
+
+    PyTorch takes in the unbiased one, which is larger by n / (n - 1) with n places per channel in the batch.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=EPSILON, momentum=MOMENTUM)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        places = input.numel() // input.shape[1]
+        unbiased = self.running_var * (places / (places - 1)) if places > 1 else self.running_var.clone()
+        output = functional.batch_norm(
+            input, self.running_mean, unbiased, self.weight, self.bias, True, MOMENTUM, EPSILON
+        )
+        with torch.no_grad():
+            self.running_var.copy_(unbiased * ((places - 1) / places))
+            self.num_batches_tracked.add_(1)
+        return output
+
+
+def same_max_pool() -> nn.MaxPool2d:
+    """Return 2x2 max pooling with stride 2 and padding='same': rounding up equals Keras' padding with -inf."""
+    return nn.MaxPool2d(2, stride=2, ceil_mode=True)
+
+
+def _missing(side: int, *, stride: int) -> int:
+    """Return how many rows a 2-wide window lacks at the end of `side` pixels."""
+    return max((-(-side // stride) - 1) * stride + 2 - side, 0)

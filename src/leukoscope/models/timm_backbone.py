@@ -1,0 +1,140 @@
+"""Any backbone of timm under the pooled linear head that all networks share."""
+
+import difflib
+import fnmatch
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..errors import CallError
+from .network import Network
+from .weights import load_backbone
+
+PREFIX = "timm:"
+_SHOWN = 5  # nearest names in an error; timm knows more than a thousand
+
+
+class PlaneOf(nn.Module):
+    """A timm backbone up to its last feature map, always (batch, channels, h, w).
+
+    Transformers give tokens, (batch, prefix + h*w, channels), or planes with channels last; both are brought into
+    the common order. Parts that the feature map does not need (classifier, VGG's convolutional MLP) are taken out.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"
+        self.prefix = getattr(body, "num_prefix_tokens", 0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.body.forward_features(images)  # type: ignore[operator]  # every timm model has it
+        if features.ndim == 3:
+            return _plane_of_tokens(features[:, self.prefix :])
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+
+def timm_network(name: str, *, weights: str, classes: int, dropout: float, size: int) -> Network:
+    """Return a timm backbone with a pooled linear head for crops of `size` pixels.
+
+    Args:
+        name: a name from timm's list, without 'timm:'.
+        weights: '' for random ones, 'hub' for the pretrained ones of the model hub, or the path of a local file.
+
+    Raises:
+        UnknownBackboneError: timm has no such backbone; shows the nearest names.
+        CallError: the hub cannot be reached, or the backbone cannot take crops of this size.
+        BundleError: the file is missing, damaged, or does not fit this backbone.
+    """
+    _refuse_unknown(name)
+    body = _create(name, size=size, pretrained=weights == "hub")
+    mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
+    channels = _keep_what_is_used(body, size=size)
+    if weights not in ("", "hub"):
+        load_backbone(body, weights, name=name)
+    return Network(PlaneOf(body), channels=channels, classes=classes, dropout=dropout, mean=mean, std=std)
+
+
+def matching(pattern: str) -> list[str]:
+    """Return timm's backbone names that match a pattern such as 'resnet*' or hold a plain text such as 'lite'."""
+    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    return [name for name in timm.list_models() if fnmatch.fnmatch(name, wanted)]
+
+
+class UnknownBackboneError(CallError):
+    """A backbone that timm does not have; shows the few nearest names instead of all."""
+
+    def __init__(self, name: str) -> None:
+        known = timm.list_models()
+        near = difflib.get_close_matches(name, known, n=_SHOWN, cutoff=0.5) or matching(name[:4])[:_SHOWN]
+        nearest = f" Nearest: {', '.join(near)}." if near else ""
+        super().__init__(
+            f"timm has no backbone '{name}'.{nearest} See all {len(known)} with: leukoscope models list 'timm:*'."
+        )
+
+
+def _refuse_unknown(name: str) -> None:
+    if not timm.is_model(name):
+        raise UnknownBackboneError(name)
+
+
+def _create(name: str, *, size: int, pretrained: bool) -> Any:
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    options = {"img_size": size} if fixed else {}
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except Exception as failed:
+        if pretrained:
+            raise CallError(
+                f"The pretrained weights of timm:{name} cannot be fetched from the model hub "
+                f"({_first_line(failed)}). On a machine without network, set model.weights to a local .safetensors or "
+                ".pth file, or to '' to start from random weights."
+            ) from failed
+        raise CallError(f"timm:{name} cannot be built for crops of {size} px ({_first_line(failed)}).") from failed
+
+
+def _keep_what_is_used(body: nn.Module, *, size: int) -> int:
+    """Replace the children that the feature map never calls by nothing; return the channels of the map."""
+    called: set[nn.Module] = set()
+    children = dict(body.named_children())
+    hooks = [child.register_forward_pre_hook(lambda module, _: called.add(module)) for child in children.values()]
+    plane = _try_forward(body, size=size)
+    for hook in hooks:
+        hook.remove()
+    for name, child in children.items():
+        # ModuleLists are indexed, never called; what they hold is used
+        if child not in called and not isinstance(child, nn.ModuleList) and name in _HEADS:
+            setattr(body, name, nn.Identity())
+    return plane.shape[1]
+
+
+# What timm calls the parts behind the feature map.
+_HEADS = ("head", "classifier", "classif", "fc", "last_linear", "pre_logits", "fc_norm", "conv_head", "norm_head",
+          "head_dist", "final_conv", "head_drop", "global_pool", "act2", "flatten")  # fmt: skip
+
+
+def _try_forward(body: nn.Module, *, size: int) -> Tensor:
+    plane = PlaneOf(body).eval()
+    try:
+        with torch.no_grad():
+            features = plane(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, AttributeError, ValueError) as failed:
+        raise CallError(
+            f"{type(body).__name__} gives no feature map for crops of {size} px ({_first_line(failed)}). "
+            "Choose a larger prepare.size or another backbone."
+        ) from failed
+    if features.ndim != 4:
+        raise CallError(f"{type(body).__name__} gives no feature map that can be pooled. Choose another backbone.")
+    return features
+
+
+def _plane_of_tokens(tokens: Tensor) -> Tensor:
+    """(batch, side*side, channels) to (batch, channels, side, side)."""
+    side = round(tokens.shape[1] ** 0.5)
+    return tokens.transpose(1, 2).unflatten(2, (side, side))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,45 @@
+"""Optimisers and learning rates; a rate is a function of the step alone, so a resumed run needs no memory of it."""
+
+import math
+
+import torch
+
+from ..config import Train
+from ..models.network import Network
+
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-7  # Keras' default; PyTorch's is 1e-8
+
+
+def make_optimizer(network: Network, train: Train) -> torch.optim.Optimizer:
+    """Return the optimiser that the settings name; weight decay spares biases and normalisation."""
+    decayed = [weight for weight in network.parameters() if weight.ndim > 1]
+    spared = [weight for weight in network.parameters() if weight.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
+    optimizer: torch.optim.Optimizer = kind(groups, lr=train.learning_rate, betas=_BETAS, eps=_EPSILON)
+    return optimizer
+
+
+def set_rates(optimizer: torch.optim.Optimizer, train: Train, *, step: int, steps: int) -> float:
+    """Set and return the learning rate of step `step` of `steps`, counted from 0 over the whole fold.
+
+    Keras adds its epsilon before it corrects the second moment for its start at zero, PyTorch after; scaling
+    epsilon by the same correction makes the two equal.
+    """
+    rate = rate_at(train, step=step, steps=steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        group["eps"] = _EPSILON / math.sqrt(1 - _BETAS[1] ** (step + 1))
+    return rate
+
+
+def rate_at(train: Train, *, step: int, steps: int) -> float:
+    """Return the learning rate: a linear rise over the warm-up, then level, or down a cosine to nearly zero."""
+    rising = round(train.warmup * steps)
+    if step < rising:
+        return train.learning_rate * (step + 1) / rising
+    if not train.cosine:
+        return train.learning_rate
+    share_done = (step - rising) / max(1, steps - rising)
+    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * share_done))
