@@ -1,0 +1,314 @@
+"""A cohort: who was followed from when to when, at which stage, and what happened. No row leaves without a reason."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CallError, DataError
+from .events import Outcome, read_outcome
+from .horizons import Unit, unit_in
+from .settings import StudySettings
+from .stages import cut_names, cut_stages, order_stages
+from .table import Table, is_missing, listed, read_table
+
+_ID_NAMES = ("id", "patient", "patient_id", "patientid", "patid", "patnr", "subject", "subject_id")
+_MOST_STAGES = 12
+
+Column = np.ndarray  # (patients,) float with NaN, or str with ''
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Rows that could not be used, for one reason."""
+
+    reason: str
+    lines: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Arrays have one element per patient that is used, in the order of the table.
+
+    `time` and `entry` are in `unit`; `state` is 0 for censored, 1 for the event, 2 and up for competing events in
+    the order of `events`; `stage` counts in `stages`, which run from mildest to worst when `ordered`.
+    """
+
+    time: np.ndarray
+    state: np.ndarray
+    stage: np.ndarray
+    stages: tuple[str, ...]
+    ordered: bool
+    unit: Unit
+    events: tuple[str, ...] = ("the event",)
+    entry: np.ndarray | None = None
+    covariates: dict[str, Column] = field(default_factory=dict)
+    rows: int = 0
+    dropped: tuple[Dropped, ...] = ()
+    notes: tuple[str, ...] = ()
+    missing: dict[str, int] = field(default_factory=dict)
+    stage_column: str = "stage"
+    stage_cuts: tuple[float, ...] = ()
+    where: str = "cohort"
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @property
+    def start(self) -> np.ndarray:
+        """When each patient came under observation, in `unit`."""
+        return np.zeros(len(self)) if self.entry is None else self.entry
+
+    @property
+    def competing(self) -> bool:
+        """Whether something else can happen that rules the event out."""
+        return len(self.events) > 1
+
+    def take(self, rows: np.ndarray) -> "Cohort":
+        """Return the cohort of some patients (indices or a mask), the stages and columns left as they are."""
+        return replace(
+            self, time=self.time[rows], state=self.state[rows], stage=self.stage[rows],
+            entry=None if self.entry is None else self.entry[rows],
+            covariates={name: values[rows] for name, values in self.covariates.items()},
+        )  # fmt: skip
+
+
+def read_cohort(path: Path, settings: StudySettings) -> Cohort:
+    """Read a CSV file into a cohort.
+
+    Raises:
+        DataError, CallError, UnknownNameError: the table or the settings cannot be used; the message says why.
+    """
+    return cohort_of(read_table(path), settings)
+
+
+def cohort_of(table: Table, settings: StudySettings) -> Cohort:
+    """Make a cohort of a table: parse, leave out what cannot be used and count it, order the stages."""
+    unit = settings.unit or unit_in(settings.time)
+    if unit is None:
+        raise CallError(f"The unit of column '{settings.time}' is not clear. Add --unit days, weeks, months or years.")
+    outcome = read_outcome(table, settings)
+    entry = _entries(table, settings)
+    stage_names = _stage_names(table, settings)
+    dropped = _unusable(table, settings, time=outcome.time, state=outcome.state, entry=entry, stages=stage_names)
+    keep = np.ones(len(table), dtype=bool)
+    keep[[row for rows in dropped.values() for row in rows]] = False
+    if not keep.any():
+        raise DataError(f"{table.where}: no row can be used ({_reasons(dropped)}). Check the column names.")
+    stages, ordered = _order(stage_names[keep], settings)
+    notes = [*outcome.notes, *_notes(table, settings, keep=keep, ordered=ordered, stages=stages)]
+    return Cohort(
+        time=outcome.time[keep], state=outcome.state[keep], unit=unit, events=outcome.events,
+        stage=_places(stage_names[keep], stages),
+        stages=stages, ordered=ordered, entry=None if entry is None else entry[keep],
+        covariates={name: _covariate(table, name)[keep] for name in settings.covariates},
+        rows=len(table), notes=tuple(notes), missing=_missing(table, settings), where=table.where,
+        dropped=tuple(Dropped(reason, tuple(table.lines[row] for row in rows)) for reason, rows in dropped.items()),
+        stage_column=settings.stage, stage_cuts=settings.stage_cuts,
+    )  # fmt: skip
+
+
+def _entries(table: Table, settings: StudySettings) -> np.ndarray | None:
+    if not settings.entry:
+        return None
+    entry = np.array(table.numbers(settings.entry))
+    negative = np.flatnonzero(entry < 0)
+    if len(negative):
+        raise DataError(
+            f"{table.where}: column '{settings.entry}' has times below zero: "
+            f"{table.show(negative.tolist(), table.column(settings.entry))}. Entry counts from the same day as --time."
+        )
+    return entry
+
+
+def _stage_names(table: Table, settings: StudySettings) -> np.ndarray:
+    """Return the stage of each row as text, '' where it is missing."""
+    if settings.stage_cuts:
+        values = np.array(table.numbers(settings.stage))
+        return np.array(cut_stages(values, cuts=settings.stage_cuts, name=settings.stage))
+    cells = ["" if is_missing(cell) else " ".join(cell.split()) for cell in table.column(settings.stage)]
+    names = sorted(set(cells) - {""})
+    if len(names) > _MOST_STAGES:
+        raise CallError(
+            f"Column '{settings.stage}' has {len(names)} different values ({listed(names)}): too many for stages. "
+            "If it is a number, cut it with --stage-cuts 0.8,1.2, or name it in --covariates."
+        )
+    return np.array([_whole_number(cell) for cell in cells])
+
+
+def _whole_number(cell: str) -> str:
+    """Return '2' for '2.0': spreadsheets write whole numbers either way."""
+    return cell[:-2] if cell.endswith(".0") and cell[:-2].isdigit() else cell
+
+
+def _order(names: np.ndarray, settings: StudySettings) -> tuple[tuple[str, ...], bool]:
+    present = [str(name) for name in np.unique(names)]
+    if settings.stage_cuts:
+        return tuple(name for name in cut_names(settings.stage_cuts, name=settings.stage) if name in present), True
+    return order_stages(present, given=settings.stage_order)
+
+
+def _places(names: np.ndarray, stages: tuple[str, ...]) -> np.ndarray:
+    place = {name: index for index, name in enumerate(stages)}
+    return np.array([place[str(name)] for name in names], dtype=np.int64)
+
+
+def _unusable(
+    table: Table, settings: StudySettings, *, time: np.ndarray, state: np.ndarray, entry: np.ndarray | None,
+    stages: np.ndarray,
+) -> dict[str, list[int]]:  # fmt: skip
+    """Return the rows that cannot be used, by the first reason that holds."""
+    checks = [
+        (f"'{settings.time}' (the time) is missing", np.isnan(time)),
+        (f"'{settings.event}' (what happened) is missing", state < 0),
+        (f"'{settings.stage}' (the stage) is missing", stages == ""),
+    ]
+    if entry is not None:
+        checks.append((f"'{settings.entry}' (the entry) is missing", np.isnan(entry)))
+        checks.append(("the follow-up ended before or when the patient entered", entry >= time))
+    checks.append(("an exact repeat of an earlier row of the same patient", _repeats(table, settings)))
+    dropped: dict[str, list[int]] = {}
+    seen = np.zeros(len(table), dtype=bool)
+    for reason, mask in checks:
+        rows = np.flatnonzero(mask & ~seen)
+        seen |= mask
+        if len(rows):
+            dropped[reason] = rows.tolist()
+    return dropped
+
+
+def _repeats(table: Table, settings: StudySettings) -> np.ndarray:
+    """Mark rows that repeat an earlier row of the same patient.
+
+    Raises:
+        DataError: one patient stands in two rows that differ.
+    """
+    repeats = np.zeros(len(table), dtype=bool)
+    name = _id_column(table, settings)
+    if not name:
+        return repeats
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, cell in enumerate(table.column(name)):
+        if not is_missing(cell):
+            rows_of[cell.strip()].append(row)
+    for rows in rows_of.values():
+        for row in rows[1:]:
+            if any(cells[row] != cells[rows[0]] for cells in table.columns.values()):
+                _refuse_two_stories(table, name, rows)
+            repeats[row] = True
+    return repeats
+
+
+def _refuse_two_stories(table: Table, name: str, rows: Sequence[int]) -> None:
+    raise DataError(
+        f"{table.where}: one patient stands in rows that differ: column '{name}', "
+        f"{table.show(rows, table.column(name))}. Keep one row per patient, or say with --id which column names them."
+    )
+
+
+def _id_column(table: Table, settings: StudySettings) -> str:
+    if settings.id:
+        table.column(settings.id)
+        return settings.id
+    return next((name for name in table.columns if name.lower() in _ID_NAMES), "")
+
+
+def _covariate(table: Table, name: str) -> Column:
+    """Return a covariate as numbers with NaN, or as text with ''; 'log(wbc)' gives the logarithm of wbc.
+
+    Raises:
+        DataError: the logarithm of a value that is not above zero.
+    """
+    if name.startswith("log(") and name.endswith(")"):
+        return _logarithm(table, name[4:-1])
+    if table.is_numeric(name):
+        return np.array(table.numbers(name))
+    return np.array(["" if is_missing(cell) else " ".join(cell.split()) for cell in table.column(name)])
+
+
+def _logarithm(table: Table, name: str) -> Column:
+    values = np.array(table.numbers(name))
+    bad = np.flatnonzero(values <= 0)
+    if len(bad):
+        raise DataError(
+            f"{table.where}: log({name}) needs values above zero: {table.show(bad.tolist(), table.column(name))}. "
+            f"Use --covariates {name} without the logarithm, or mend them."
+        )
+    return np.array([math.log(value) if value == value else math.nan for value in values])  # noqa: PLR0124  NaN
+
+
+def _missing(table: Table, settings: StudySettings) -> dict[str, int]:
+    """Count the missing values of every column that the study uses."""
+    used = [settings.time, settings.event, settings.stage, settings.entry, *map(bare_name, settings.covariates)]
+    return {name: sum(map(is_missing, table.column(name))) for name in dict.fromkeys(used) if name}
+
+
+def bare_name(covariate: str) -> str:
+    """Return the column behind a covariate: 'wbc' for 'log(wbc)'."""
+    return covariate[4:-1] if covariate.startswith("log(") and covariate.endswith(")") else covariate
+
+
+def _notes(
+    table: Table, settings: StudySettings, *, keep: np.ndarray, ordered: bool, stages: tuple[str, ...]
+) -> list[str]:
+    notes = []
+    if not ordered and len(stages) > 1:
+        notes.append(
+            f"The order of the stages is not known, so they stand by name and the trend test is left out. Give it with "
+            f'--stage-order "{"<".join(stages)}", mildest first.'
+        )
+    if not _id_column(table, settings):
+        copies = _copies(table)
+        if copies:
+            notes.append(
+                f"{copies} rows equal another row in every column. They are kept, since different patients can agree; "
+                "if they are the same patients, name the patient's column with --id."
+            )
+    if settings.event in settings.covariates or settings.time in settings.covariates:
+        raise CallError("The time and the event cannot also be covariates: they are what is to be predicted.")
+    return notes
+
+
+def _copies(table: Table) -> int:
+    counts = Counter(zip(*table.columns.values(), strict=True))
+    return sum(count - 1 for count in counts.values())
+
+
+def _reasons(dropped: dict[str, list[int]]) -> str:
+    return "; ".join(f"{len(rows)}: {reason}" for reason, rows in dropped.items())
+
+
+def describe(cohort: Cohort) -> dict[str, Any]:
+    """Return the cohort's facts for survival.json: what was read, used, left out, missing, and noted."""
+    states = np.bincount(cohort.state, minlength=len(cohort.events) + 1)
+    return {
+        "file": cohort.where,
+        "rows": cohort.rows or len(cohort),
+        "patients": len(cohort),
+        "dropped": [{"reason": d.reason, "rows": len(d.lines), "lines": d.lines[:20]} for d in cohort.dropped],
+        "missing": cohort.missing,
+        "notes": list(cohort.notes),
+        "unit": cohort.unit,
+        "events": list(cohort.events),
+        "counts": dict(zip(("censored", *cohort.events), states.tolist(), strict=True)),
+        "stage_column": cohort.stage_column,
+        "stages": [_describe_stage(cohort, index) for index in range(len(cohort.stages))],
+        "ordered": cohort.ordered,
+        "left_truncated": cohort.entry is not None,
+        "last_follow_up": float(cohort.time.max()),
+    }
+
+
+def _describe_stage(cohort: Cohort, index: int) -> dict[str, Any]:
+    rows = cohort.stage == index
+    states = np.bincount(cohort.state[rows], minlength=len(cohort.events) + 1)
+    return {
+        "name": cohort.stages[index],
+        "patients": int(rows.sum()),
+        "counts": dict(zip(("censored", *cohort.events), states.tolist(), strict=True)),
+        "last_follow_up": float(cohort.time[rows].max()),
+    }

@@ -1,0 +1,88 @@
+"""Do the stages differ? Log-rank, its trend version, pairs with Holm's correction, Gray's test, restricted means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import chi2, norm
+
+from .curves import Z95, Array, Curve, Interval, RiskTable, restricted_mean
+
+
+@dataclass(frozen=True)
+class Test:
+    """A chi-squared statistic, its degrees of freedom and p."""
+
+    statistic: float
+    df: int
+    p: float
+
+
+def chi_squared(statistic: float, df: int) -> Test:
+    """Return a chi-squared test with its p value."""
+    return Test(float(statistic), df, float(chi2.sf(statistic, df)))
+
+
+def _scores(table: RiskTable) -> tuple[Array, Array]:
+    """Return observed minus expected events per group, and their covariance (hypergeometric).
+
+    Source: Klein and Moeschberger (2003), section 7.3.
+    """
+    at_risk, deaths = table.at_risk.astype(float), table.events.sum(axis=0).astype(float)
+    total, dead = at_risk.sum(axis=1), deaths.sum(axis=1)
+    some = (dead > 0) & (total > 0)
+    at_risk, total, dead = at_risk[some], total[some], dead[some]
+    share = at_risk / total[:, None]
+    weight = dead * (total - dead) / np.maximum(total - 1, 1)
+    covariance = np.diag(weight @ share) - (share * weight[:, None]).T @ share
+    return deaths[some].sum(axis=0) - dead @ share, covariance
+
+
+def logrank(table: RiskTable) -> Test:
+    """Test whether survival is the same in all groups of a table (Mantel 1966); every cause counts as the event."""
+    score, covariance = _scores(table)
+    # the scores add to zero, so the pseudo-inverse does what dropping one group would do
+    return chi_squared(score @ np.linalg.pinv(covariance, hermitian=True) @ score, len(score) - 1)
+
+
+def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None) -> Test:
+    """Test whether survival moves one way over ordered groups, scored 1, 2, 3 … unless `places` are given.
+
+    Source: Klein and Moeschberger (2003), section 7.4.
+    """
+    score, covariance = _scores(table)
+    weights = np.arange(1.0, len(score) + 1) if places is None else np.asarray(places, dtype=float)
+    return chi_squared((weights @ score) ** 2 / (weights @ covariance @ weights), 1)
+
+
+def pairwise(table: RiskTable) -> dict[tuple[int, int], tuple[Test, float]]:
+    """Return the log-rank test of every pair of groups and its p after Holm's correction (Holm 1979)."""
+    pairs = list(combinations(range(table.at_risk.shape[1]), 2))
+    tests = [logrank(RiskTable(table.times, table.at_risk[:, p], table.events[:, :, p])) for p in map(list, pairs)]
+    adjusted = holm([test.p for test in tests])
+    return {pair: (test, p) for pair, test, p in zip(pairs, tests, adjusted, strict=True)}
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(ps)
+    factors = np.arange(len(ps), 0, -1)
+    corrected = np.empty(len(ps))
+    corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(ps)[order] * factors), 1)
+    return [float(p) for p in corrected]
+
+
+def restricted_mean_difference(first: Curve, second: Curve, *, until: float) -> tuple[Interval, float]:
+    """Return second minus first mean time alive within `until`, with its 95 % interval, and p.
+
+    Source: Royston and Parmar (2013), doi 10.1186/1471-2288-13-152.
+    """
+    (a, error_a), (b, error_b) = (restricted_mean(curve, until=until) for curve in (first, second))
+    error = float(np.hypot(error_a, error_b))
+    p = float(2 * norm.sf(abs(b - a) / error)) if error > 0 else 1.0
+    return Interval(b - a, b - a - Z95 * error, b - a + Z95 * error), p
