@@ -1,15 +1,15 @@
 """Every error a user can meet. Each message says what, where, and what to do about it.
 
-    LeukoscopeError                 exit status 1: the data or the result is at fault
-    ├── DataError                   images, tables, folders
-    │   ├── ImageError              one file that cannot be used as an image
-    │   └── SplitError              a split that leaks or cannot be built
-    ├── TrainingError               a run that cannot go on (NaN loss, nothing to resume)
-    ├── BundleError                 a model bundle that is damaged, incomplete or too new
-    └── CallError                   exit status 2: the call is at fault
-        ├── ConfigError             a setting that does not exist or has a bad value
-        ├── UnknownNameError        a name that is not among the known ones; shows the nearest
-        └── MissingExtraError       a feature whose optional dependencies are not installed
+LeukoscopeError                 exit status 1: the data or the result is at fault
+├── DataError                   images, tables, folders
+│   ├── ImageError              one file that cannot be used as an image
+│   └── SplitError              a split that leaks or cannot be built
+├── TrainingError               a run that cannot go on (NaN loss, nothing to resume)
+├── BundleError                 a model bundle that is damaged, incomplete or too new
+└── CallError                   exit status 2: the call is at fault
+    ├── ConfigError             a setting that does not exist or has a bad value
+    ├── UnknownNameError        a name that is not among the known ones; shows the nearest
+    └── MissingExtraError       a feature whose optional dependencies are not installed
 """
 
 import difflib
@@ -84,6 +84,6 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as missing:
-        if missing.name and missing.name.split(".")[0] == module.split(".")[0]:
+        if missing.name and missing.name.partition(".")[0] == module.partition(".")[0]:
             raise MissingExtraError(feature, extra) from None
         raise

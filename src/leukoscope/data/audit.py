@@ -17,7 +17,7 @@ from ..errors import DataError, ImageError
 from ..progress import track
 from .cells import Cell, natural, relative
 from .cnmc import SIDES, SOURCE
-from .groups import subject_groups
+from .groups import joined, sharing_bytes, subject_groups
 from .images import read_image
 from .pack import in_parallel
 from .prepare import bounding_box, cell_mask, prepare_crop
@@ -61,6 +61,7 @@ def audit(cells: Sequence[Cell], traits: Traits) -> dict[str, Any]:
     near = near_duplicates(cells, traits)
     twins = sorted({(a.subject, b.subject) for a, b, _ in near if _across(a, b)})
     groups = subject_groups(cells, twins=twins)
+    subjects = sorted({cell.subject for cell in cells}, key=natural)
     return {
         "format": 1,
         "images": len(cells),
@@ -70,10 +71,10 @@ def audit(cells: Sequence[Cell], traits: Traits) -> dict[str, Any]:
         "parts": _per_part(cells),
         "sizes": {f"{width}x{height}": n for (width, height), n in Counter((c.width, c.height) for c in cells).items()},
         "unusable": [{"name": cells[row].name, "problem": text} for row, text in traits.problems.items()],
-        "exact_duplicates": _exact_duplicates(cells),
+        "exact_duplicates": _exact_duplicates(cells) | {"joins": _several(joined(subjects, sharing_bytes(cells)))},
         "near_duplicates": _near_summary(near),
         "twins": [list(pair) for pair in twins],
-        "joined_subjects": [list(group) for group in groups.values() if len(group) > 1],
+        "joined_subjects": _several(groups),
         "subjects_of_two_classes": _of_two_classes(cells),
     }
 
@@ -141,6 +142,11 @@ def _measure(cell: Cell) -> NDArray[np.float64] | str:
     sides = ((right - left) / width, (bottom - top) / height)
     thumbnail = prepare_crop(image, _THUMBNAIL).mean(axis=2).ravel()
     return np.concatenate([[mask.sum()], image[mask].mean(axis=0), sides, thumbnail])
+
+
+def _several(groups: dict[str, tuple[str, ...]]) -> list[list[str]]:
+    """Return the groups of more than one subject."""
+    return [list(group) for group in groups.values() if len(group) > 1]
 
 
 def _across(a: Cell, b: Cell) -> bool:

@@ -102,7 +102,12 @@ def _bits_per_channel(image: ImageFile.ImageFile) -> int:
 def _describe(image: ImageFile.ImageFile) -> str:
     if _bits_per_channel(image) > 8 or image.mode.startswith(("I", "F")):
         return "an image of 16 or more bits per channel"
-    names = {"P": "a palette image", "CMYK": "a CMYK (print) image", "L": "a grey image", "1": "a black-and-white image"}
+    names = {
+        "P": "a palette image",
+        "CMYK": "a CMYK (print) image",
+        "L": "a grey image",
+        "1": "a black-and-white image",
+    }
     return names.get(image.mode, f"an image of mode {image.mode}")
 
 

@@ -94,5 +94,3 @@ def _chromatin(donor: Donor, rng: np.random.Generator) -> NDArray[np.float64]:
     noise = gaussian_filter(rng.standard_normal((_SIDE, _SIDE)), grain)
     texture: NDArray[np.float64] = (noise - noise.mean()) / noise.std()
     return texture
-
-
