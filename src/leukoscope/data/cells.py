@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts import fingerprint, read_csv, write_csv
+from ..artifacts import Row, fingerprint, read_csv, write_csv
 from ..errors import DataError, UnknownNameError
 
 COLUMNS = ("path", "label", "subject", "part", "source", "name", "sha256", "width", "height")
@@ -50,11 +50,9 @@ def read_cells(path: Path) -> list[Cell]:
     cells = []
     for line, row in enumerate(rows, start=2):
         try:
-            sizes = {"width": int(row["width"]), "height": int(row["height"])}
+            cells.append(_cell_of(row, folder))
         except ValueError:
             raise DataError(f"{path}, line {line}: width and height must be whole numbers of pixels.") from None
-        text = {name: row[name] for name in ("label", "subject", "part", "source", "name", "sha256")}
-        cells.append(Cell(path=Path(os.path.normpath(folder / row["path"])), **text, **sizes))
     _refuse_double_names(cells, where=path)
     return cells
 
@@ -97,6 +95,20 @@ def cells_fingerprint(cells: Sequence[Cell]) -> str:
 def natural(text: str) -> list[tuple[str, int]]:
     """Return a sort key that counts: subject 9 before 11, H2 before H10."""
     return [(letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", text)]
+
+
+def _cell_of(row: Row, folder: Path) -> Cell:
+    return Cell(
+        path=Path(os.path.normpath(folder / row["path"])),
+        label=row["label"],
+        subject=row["subject"],
+        part=row["part"],
+        source=row["source"],
+        name=row["name"],
+        sha256=row["sha256"],
+        width=int(row["width"]),
+        height=int(row["height"]),
+    )
 
 
 def _refuse_double_names(cells: Sequence[Cell], *, where: Path) -> None:

@@ -72,7 +72,8 @@ def download(url: str, path: Path, *, headers: dict[str, str] | None = None) -> 
                 raise
         time.sleep(min(0.2 * 2**attempt, 5))
     raise DataError(
-        f"The connection to {url} broke {_TRIES} times. What came is kept in {part}; give the same command again to go on."
+        f"The connection to {url} broke {_TRIES} times. What came is kept in {part}; "
+        "give the same command again to go on."
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
 
@@ -39,9 +39,7 @@ def read_image(path: Path) -> RGB:
             image.load()
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as broken:
             raise ImageError(f"{path} ends early or is damaged ({broken}). Copy or download it again.") from None
-        if image.mode == "RGBA":
-            image = _drop_alpha(image, path)
-        return np.asarray(image)
+        return np.asarray(_drop_alpha(image, path) if image.mode == "RGBA" else image)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -54,7 +52,7 @@ def read_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _opened(path: Path) -> ImageFile.ImageFile:
+def _opened(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes). Copy or download it again.")
@@ -73,7 +71,7 @@ def _opened(path: Path) -> ImageFile.ImageFile:
         raise ImageError(f"{path} cannot be opened as an image ({broken}). Copy or download it again.") from None
 
 
-def _check(image: ImageFile.ImageFile, path: Path) -> None:
+def _check(image: Image.Image, path: Path) -> None:
     """Refuse what would be read as something other than the picture that was taken."""
     expected = FORMATS.get(path.suffix.lower())
     width, height = image.size
@@ -84,7 +82,7 @@ def _check(image: ImageFile.ImageFile, path: Path) -> None:
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{path} has only {width}x{height} pixels, too few to show a cell. Remove or replace it.")
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise ImageError(f"{path} holds {image.n_frames} pictures (animated or multi-page). Save one picture per file.")
+        raise ImageError(f"{path} holds several pictures (animated or multi-page). Save one picture per file.")
     if image.mode not in ("RGB", "RGBA") or _bits_per_channel(image) > 8:
         raise ImageError(f"{path} is {_describe(image)}; cells need 8-bit RGB. Save it again as 8-bit RGB.")
 
@@ -93,13 +91,14 @@ def _too_large(pixels: str) -> str:
     return f"has {pixels} pixels, more than the {MAX_PIXELS // 1_000_000} million allowed for one image. Crop it."
 
 
-def _bits_per_channel(image: ImageFile.ImageFile) -> int:
+def _bits_per_channel(image: Image.Image) -> int:
     """Return 16 where Pillow would quietly cut 16-bit channels to 8."""
-    rawmode = str(image.tile[0].args) if image.tile else ""
+    tile = getattr(image, "tile", None)
+    rawmode = str(tile[0].args) if tile else ""
     return 16 if ";16" in rawmode else 8
 
 
-def _describe(image: ImageFile.ImageFile) -> str:
+def _describe(image: Image.Image) -> str:
     if _bits_per_channel(image) > 8 or image.mode.startswith(("I", "F")):
         return "an image of 16 or more bits per channel"
     names = {
@@ -112,6 +111,6 @@ def _describe(image: ImageFile.ImageFile) -> str:
 
 
 def _drop_alpha(image: Image.Image, path: Path) -> Image.Image:
-    if image.getextrema()[3] != (255, 255):
+    if np.asarray(image.getchannel("A")).min() < 255:
         raise ImageError(f"{path} is partly transparent. Save it without transparency, the cell on black.")
     return image.convert("RGB")
