@@ -16,7 +16,7 @@ from leukoscope.training.optimise import make_optimizer, set_rates
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
-from seed_cnn_inputs import LEARNING_RATE, SIZE, STEPS, inputs, sample, weights  # noqa: E402
+from seed_cnn_inputs import LEARNING_RATE, STEPS, inputs, sample, weights  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,9 @@ def layers_of(network: Network, *, size: int) -> list[Layer]:
 def count(module: nn.Module, *, trainable: bool | None = None) -> int:
     """Return the number of parameters as Keras counts them: moving statistics are parameters that do not train."""
     learnt = sum(value.numel() for value in module.parameters())
-    moving = sum(value.numel() for name, value in module.named_buffers() if name.endswith(("running_mean", "running_var")))
+    moving = sum(
+        value.numel() for name, value in module.named_buffers() if name.endswith(("running_mean", "running_var"))
+    )
     return {None: learnt + moving, True: learnt, False: moving}[trainable]
 
 
@@ -66,7 +68,9 @@ def summary_table(network: Network, *, size: int) -> str:
 def _rows(module: nn.Module) -> list[nn.Module]:
     """Return the modules that get a row: plain sequences and the outer shells are opened, everything else is whole."""
     children = list(module.children())
-    shell = isinstance(module, Network | nn.Sequential) or hasattr(module, "forward_features") or hasattr(module, "body")
+    shell = (
+        isinstance(module, Network | nn.Sequential) or hasattr(module, "forward_features") or hasattr(module, "body")
+    )
     if not children or not shell:
         return [module]
     return [row for child in children for row in _rows(child)]

@@ -81,8 +81,8 @@ def _refuse_unknown(name: str) -> None:
 
 
 def _create(name: str, *, size: int, pretrained: bool) -> Any:
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
-    options = {"img_size": size} if fixed else {}
+    known = timm.get_pretrained_cfg(name)
+    options: dict[str, Any] = {"img_size": size} if known and known.fixed_input_size else {}
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as failed:
@@ -119,7 +119,7 @@ def _try_forward(body: nn.Module, *, size: int) -> Tensor:
     plane = PlaneOf(body).eval()
     try:
         with torch.no_grad():
-            features = plane(torch.zeros(1, 3, size, size))
+            features: Tensor = plane(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, AttributeError, ValueError) as failed:
         raise CallError(
             f"{type(body).__name__} gives no feature map for crops of {size} px ({_first_line(failed)}). "
@@ -133,7 +133,7 @@ def _try_forward(body: nn.Module, *, size: int) -> Tensor:
 def _plane_of_tokens(tokens: Tensor) -> Tensor:
     """(batch, side*side, channels) to (batch, channels, side, side)."""
     side = round(tokens.shape[1] ** 0.5)
-    return tokens.transpose(1, 2).unflatten(2, (side, side))
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises when a file holds more than tensors; nothing is unpickled
 
 import safetensors
 import torch
@@ -45,21 +46,20 @@ def read_weights(path: Path) -> Weights:
         raise BundleError(f"{path} is neither a .safetensors nor a .pth file. Give one of these as model.weights.")
     try:
         table = load_file(path) if path.suffix == ".safetensors" else _read_pth(path)
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, *_UNSAFE) as damaged:
+    except (
+        safetensors.SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        UnpicklingError,
+    ) as damaged:
         reason = (str(damaged).strip() or type(damaged).__name__).splitlines()[0]
         raise BundleError(f"{path} cannot be read as weights ({reason}). Copy or download it again.") from None
     if not table:
         raise BundleError(f"{path} holds no tensors. Copy or download it again.")
     return table
-
-
-def _unsafe_errors() -> tuple[type[Exception], ...]:
-    from pickle import UnpicklingError  # what torch raises when a file holds more than tensors; nothing is unpickled
-
-    return (UnpicklingError,)
-
-
-_UNSAFE = _unsafe_errors()
 
 
 def _read_pth(path: Path) -> Weights:

@@ -1,0 +1,30 @@
+"""leukoscope train: learn every fold of a prepared run."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--resume", is_flag=True, help="Go on after a stop; finished folds and epochs are kept.")
+def train(run: Path, resume: bool) -> None:
+    """Train every fold of a prepared RUN, or resume it.
+
+    RUN is a folder that holds config.toml, cells.csv, split.json and pack/, as `leukoscope run --until split` leaves
+    it. Each fold gets its history.csv and checkpoints; predictions.csv holds the raw probabilities of all validation
+    and test cells. A run that was killed and resumed ends with the same weights as one that was not.
+
+    \b
+    Examples:
+      leukoscope train runs/first
+      leukoscope train runs/first --resume
+    """
+    from ..errors import require
+
+    require("torch", feature="Training", extra="train")
+    require("lightning_fabric", feature="Training", extra="train")
+    from ..training.loop import train as train_run
+
+    train_run(run, resume=resume)
+    click.echo(f"{run / 'predictions.csv'}")

@@ -1,0 +1,119 @@
+"""Random changes to a batch of training crops that leave the diagnosis as it is; in torch, where the batch lies.
+
+Draws and changes are apart: the draws are made for a whole batch on the CPU, so every device, and every share of a
+batch that several processes divide, sees the same.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..config import Augment
+
+_BLACK = 1.0  # of 255; cells are cut out on black, and resampling leaves a little light on their rim
+_LIGHT = 255.0
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to each crop of a batch; the first dimension of everything is the batch."""
+
+    turn: Tensor
+    """Radians."""
+    mirror: Tensor
+    """1 or -1."""
+    zoom: Tensor
+    """Above 1 the cell looks larger."""
+    stain: Tensor
+    """(batch, 2, 3): factor and shift of the optical density of each colour channel."""
+    light: Tensor
+    """Factor of brightness."""
+    blur: Tensor
+    """Standard deviation, crop pixels."""
+
+    def share(self, mine: slice) -> Self:
+        """Return the draws of some of the crops."""
+        return type(self)(**{field.name: getattr(self, field.name)[mine] for field in fields(self)})
+
+
+def draw(settings: Augment, *, crops: int, generator: torch.Generator) -> Draws:
+    """Draw what shall happen to a batch of crops."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(crops, *shape, generator=generator)
+
+    smallest, largest = settings.zoom
+    return Draws(
+        turn=uniform(-math.pi, math.pi) * settings.rotate,
+        mirror=torch.where((uniform(0, 1) < 0.5) & torch.tensor(settings.flip), -1.0, 1.0),
+        zoom=uniform(math.log(smallest), math.log(largest)).exp(),
+        stain=torch.stack([1 + uniform(-1, 1, 3) * settings.stain, uniform(-1, 1, 3) * settings.stain / 4], dim=1),
+        light=1 + uniform(-1, 1) * settings.brightness,
+        blur=uniform(0, settings.blur),
+    )
+
+
+def augment(crops: Tensor, draws: Draws) -> Tensor:
+    """Return changed crops, float (batch, height, width, 3), 0 to 255, of crops of any type in the same shape.
+
+    A setting that is off leaves its values as they are, to the bit; black stays black.
+    """
+    images = crops.permute(0, 3, 1, 2).float()
+    move = Draws(**{field.name: getattr(draws, field.name).to(crops.device) for field in fields(draws)})
+    if (draws.turn != 0).any() or (draws.mirror != 1).any() or (draws.zoom != 1).any():
+        images = _move(images, move)
+    if (draws.blur > 0).any():
+        images = _blur(images, move.blur)
+    if (draws.stain[:, 0] != 1).any() or (draws.light != 1).any():
+        images = _restain(images, move)
+    return images.permute(0, 2, 3, 1)
+
+
+def _move(images: Tensor, draws: Draws) -> Tensor:
+    """Mirror, turn and enlarge in one resampling, so that crops are smoothed once."""
+    cos, sin = torch.cos(draws.turn) / draws.zoom, torch.sin(draws.turn) / draws.zoom
+    zero = torch.zeros_like(cos)
+    matrix = torch.stack([cos * draws.mirror, -sin, zero, sin * draws.mirror, cos, zero], dim=1).view(-1, 2, 3)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each crop with a Gaussian of its own, inside its cell: the black around it lends no darkness to the rim."""
+    cell = _cell(images)
+    share = _gaussian(cell.to(images.dtype).expand_as(images), sigma)
+    return torch.where(cell, _gaussian(images * cell, sigma) / share.clamp(min=1e-6), images)
+
+
+def _gaussian(images: Tensor, sigma: Tensor) -> Tensor:
+    """Convolve each crop with a Gaussian of its own; sigma is (batch,), in pixels."""
+    reach = max(1, math.ceil(3 * float(sigma.max())))
+    offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)  # one per crop and colour
+    stacked = images.reshape(1, -1, *images.shape[2:])
+    for shape, padding in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
+        padded = functional.pad(stacked, padding)
+        stacked = functional.conv2d(padded, kernel.view(-1, 1, *shape), groups=stacked.shape[1])
+    return stacked.view_as(images)
+
+
+def _restain(images: Tensor, draws: Draws) -> Tensor:
+    """Scale and shift the optical density -log(I / 255) of each colour, and the light, where there is a cell.
+
+    Source of the model: Ruifrok & Johnston, Quantification of histochemical staining, 2001; jitter after
+    Tellez et al., 2018.
+    """
+    factor, shift = (draws.stain[:, place, :, None, None] for place in (0, 1))
+    density = -torch.log((images / _LIGHT).clamp(min=1 / _LIGHT))
+    changed = _LIGHT * torch.exp(-(density * factor + shift)) * draws.light[:, None, None, None]
+    return torch.where(_cell(images), changed.clamp(0, _LIGHT), images)
+
+
+def _cell(images: Tensor) -> Tensor:
+    """Return where there is a cell, (batch, 1, height, width)."""
+    return images.amax(dim=1, keepdim=True) > _BLACK

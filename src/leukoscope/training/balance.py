@@ -1,0 +1,50 @@
+"""Against imbalance: weights in the loss, or draws that see every class, and every cell size, evenly."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import TrainingError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_SIZE_BINS = 20
+
+
+def class_weights(labels: Ints, *, classes: int) -> Floats:
+    """Return one loss weight per class, n / (classes * n_class), so that the mean over the cells is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    weights: Floats = len(labels) / (classes * np.maximum(counts, 1))
+    return weights
+
+
+def class_draws(labels: Ints, *, classes: int) -> Floats:
+    """Return the probability of drawing each cell so that all classes come equally often, (cells,)."""
+    return _as_shares(class_weights(labels, classes=classes)[labels])
+
+
+def size_draws(labels: Ints, area: Floats, *, classes: int) -> Floats:
+    """Return the probability of drawing each cell so that cell size says nothing about the class, (cells,).
+
+    Cells are sorted into bins of equal count by area (px), and every class is drawn with the same distribution over
+    the bins: the smallest of the classes' own shares, scaled to one. So cells of a size that only one class has are
+    never drawn, and no cell is drawn much more often than its like.
+
+    Raises:
+        TrainingError: the classes share no size.
+    """
+    edges = np.quantile(area, np.linspace(0, 1, _SIZE_BINS + 1)[1:-1])
+    bins = np.searchsorted(edges, area, side="right")
+    counts = np.zeros((classes, _SIZE_BINS))
+    np.add.at(counts, (labels, bins), 1)
+    shared = (counts / counts.sum(axis=1, keepdims=True)).min(axis=0)
+    if shared.sum() < 0.05:
+        raise TrainingError(
+            "The classes share almost no cell size, so train.balance = 'size-sampler' would leave nearly no cells. "
+            "Use 'sampler', and take size away with prepare.view = 'cell'."
+        )
+    return _as_shares((shared / np.maximum(counts, 1))[labels, bins])
+
+
+def _as_shares(weights: Floats) -> Floats:
+    shares: Floats = weights / weights.sum()
+    return shares

@@ -1,0 +1,96 @@
+"""Checkpoints: weights, optimiser and facts in one safetensors file, so that a kill leaves the old or the new, whole.
+
+The JSON beside it repeats the facts for people; only the file itself is read back.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..artifacts import write_json, write_whole
+from ..errors import TrainingError
+from ..models.network import Network
+
+Facts = dict[str, Any]
+_WEIGHTS = "weights."
+_OPTIMIZER = "optimizer."
+
+
+def save_checkpoint(path: Path, network: Network, *, facts: Facts, optimizer: torch.optim.Optimizer | None) -> None:
+    """Write weights, optimiser state and facts, whole or not at all."""
+    tensors = {_WEIGHTS + name: value for name, value in network.state_dict().items()}
+    tensors |= _optimizer_tensors(optimizer) if optimizer else {}
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_json(path.with_suffix(".json"), facts)
+    with write_whole(path) as beside:
+        save_file(plain, beside, metadata={"leukoscope": json.dumps(facts, allow_nan=False)})
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed run left half-written beside its checkpoints."""
+    for left in folder.glob(".*.safetensors.*"):
+        left.unlink()
+
+
+def read_facts(path: Path) -> Facts:
+    """Return the facts of a checkpoint.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            facts: Facts = json.loads((file.metadata() or {})["leukoscope"])
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as damaged:
+        raise _damaged(path, damaged) from None
+    return facts
+
+
+def load_checkpoint(path: Path, network: Network, *, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Load weights, and optimiser state where an optimiser is given.
+
+    Raises:
+        TrainingError: the file is damaged or belongs to another network.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        network.load_state_dict(_under(_WEIGHTS, tensors))
+    except (safetensors.SafetensorError, RuntimeError, OSError) as damaged:
+        raise _damaged(path, damaged) from None
+    if optimizer:
+        _load_optimizer(optimizer, _under(_OPTIMIZER, tensors))
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{_OPTIMIZER}{number}.{name}": value for number, row in state.items() for name, value in row.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put moments back in the memory layout of their parameters: another order of additions changes last bits."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, key = name.split(".")
+        like = parameters[int(number)]
+        laid_out = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(number), {})[key] = laid_out.detach()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _damaged(path: Path, reason: Exception) -> TrainingError:
+    line = str(reason).strip().splitlines()[0]
+    return TrainingError(
+        f"{path} cannot be used ({line}). Delete the folder {path.parent.parent} and run the same command with "
+        "--resume to train this fold again."
+    )

@@ -1,0 +1,224 @@
+"""The training loop, in reading order: run, fold, epoch, step.
+
+Nothing random has a memory: every draw comes from (seed, fold, epoch, step), so a run that was killed at any moment
+and resumed from its last checkpoint goes the way it would have gone.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..artifacts import record_stage
+from ..errors import CallError, TrainingError
+from ..models.catalogue import build_network
+from ..models.network import Network
+from ..progress import track
+from .augment import augment, draw
+from .batches import Rows, cut, read_ahead
+from .checkpoint import load_checkpoint, read_facts, save_checkpoint, sweep
+from .device import start_fabric
+from .folds import FoldSets, fold_sets
+from .history import Epoch, best_epoch, is_over, measures, write_history
+from .optimise import make_optimizer, set_rates
+from .predictions import join_folds, write_fold
+from .prepared import Prepared, read_prepared
+from .randomness import generator_of, rng_of, seed_of
+
+_LOOK_EVERY = 16  # steps between looks at the loss; each look makes a GPU wait
+
+
+def train(run: Path, *, resume: bool = False) -> None:
+    """Train every fold of a prepared run; write its checkpoints, histories and predictions.csv.
+
+    RUN holds config.toml, cells.csv, split.json and pack/. Folds that are finished are kept.
+
+    Raises:
+        CallError: the run has checkpoints and `resume` is not set; or the device does not exist.
+        DataError: a file of the run is missing or does not fit the others.
+        TrainingError: the loss is not a number, or a checkpoint is damaged or was made with other settings.
+    """
+    started = time.perf_counter()
+    prepared = read_prepared(run)
+    if not resume and any(run.glob("fold-*/checkpoints/*.safetensors")):
+        raise CallError(f"{run} has checkpoints. Go on with --resume, or choose a new folder.")
+    fabric = start_fabric(prepared.experiment.train)
+    folds = [run / f"fold-{number}" for number in range(len(prepared.plan.folds))]
+    for number, folder in enumerate(folds):
+        if not (folder / "predictions.csv").exists():  # the last file that a fold writes
+            train_fold(fabric, prepared, fold=number, folder=folder)
+    join_folds([folder / "predictions.csv" for folder in folds], run / "predictions.csv")
+    seed, device = prepared.experiment.seed, str(fabric.device)
+    record_stage(run, "train", started=started, seed=seed, device=device, folds=len(folds), resumed=resume)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One fold in training."""
+
+    fabric: Fabric
+    prepared: Prepared
+    fold: int
+    sets: FoldSets
+    network: Network
+    optimizer: torch.optim.Optimizer
+    model: nn.Module
+    """The network as Fabric wraps it for device, precision and processes."""
+    stepper: Any
+    """The optimiser as Fabric wraps it."""
+
+    def where(self, epoch: int, step: int) -> tuple[int, int, int, int]:
+        return self.prepared.experiment.seed, self.fold, epoch, step
+
+
+def train_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -> None:
+    """Train one fold from its last checkpoint, or from the start, then predict with its best epoch."""
+    settings = prepared.experiment.train
+    task = start_fold(fabric, prepared, fold=fold)
+    history = _restore(folder / "checkpoints" / "last.safetensors", task)
+    while not is_over(history, epochs=settings.epochs, patience=settings.patience):
+        began, epoch = time.perf_counter(), len(history)
+        row = {"epoch": epoch + 1} | train_epoch(task, epoch=epoch) | validate(task)
+        history.append(row | {"seconds": round(time.perf_counter() - began, 3)})
+        _keep(folder, task, history)
+    load_checkpoint(folder / "checkpoints" / "best.safetensors", task.network)
+    sets = {"validation": task.sets.validation, "test": task.sets.test}
+    predicted = {name: (rows, predict(task, rows)) for name, rows in sets.items()}
+    write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
+
+
+def start_fold(fabric: Fabric, prepared: Prepared, *, fold: int) -> Task:
+    """Return a fold with fresh weights."""
+    torch.manual_seed(seed_of("weights", prepared.experiment.seed, fold))
+    network = build_network(prepared.experiment.model, classes=prepared.classes, size=prepared.crops.shape[0])
+    network.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(network, prepared.experiment.train)
+    model, stepper = fabric.setup(network, optimizer)
+    return Task(fabric, prepared, fold, fold_sets(prepared, fold=fold), network, optimizer, model, stepper)
+
+
+def train_epoch(task: Task, *, epoch: int) -> Epoch:
+    """Show every training cell once, or as many draws; return learning rate, loss and accuracy."""
+    settings = task.prepared.experiment.train
+    order = task.sets.order(rng_of("order", *task.where(epoch, 0)))
+    batches = cut(order, batch_size=settings.batch_size)
+    _set_mode(task.network, frozen=settings.mode == "head-then-full" and epoch < settings.frozen_epochs)
+    loss, right = torch.zeros((), device=task.fabric.device), torch.zeros((), device=task.fabric.device)
+    reading = track(read_ahead(task.prepared.crops, batches), _label(task, epoch), total=len(batches))
+    for step, (rows, crops) in enumerate(reading):
+        done = epoch * len(batches) + step
+        rate = set_rates(task.optimizer, settings, step=done, steps=settings.epochs * len(batches))
+        loss_now, right_now = train_step(task, rows, crops, epoch=epoch, step=step)
+        loss += loss_now * len(rows)
+        right += right_now
+        if step % _LOOK_EVERY == 0 or step == len(batches) - 1:
+            _stop_on_nan(task, float(loss), epoch=epoch, step=step)
+    return {"learning_rate": rate, "train_loss": float(loss) / len(order), "train_accuracy": float(right) / len(order)}
+
+
+def train_step(task: Task, rows: Rows, crops: NDArray[np.uint8], *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    """Learn from one batch; return its mean loss and how many cells were right."""
+    fabric, where = task.fabric, task.where(epoch, step)
+    mine = slice(fabric.global_rank, None, fabric.world_size)  # this process's share of the batch
+    draws = draw(task.prepared.experiment.augment, crops=len(rows), generator=generator_of("augment", *where))
+    images = augment(_on(fabric, crops[mine]), draws.share(mine))
+    labels = _on(fabric, task.prepared.labels[rows[mine]])
+    torch.manual_seed(seed_of("dropout", *where, fabric.global_rank))
+    logits = task.model(images).float()
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    loss = (losses * task.sets.loss_weights.to(fabric.device)[labels]).mean()
+    fabric.backward(loss)
+    task.stepper.step()
+    task.stepper.zero_grad()
+    return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+
+def validate(task: Task) -> Epoch:
+    """Return the measures of the network as it is now on the validation subjects."""
+    rows = task.sets.validation
+    return measures(predict(task, rows), task.prepared.labels[rows], weights=task.sets.validation_weights)
+
+
+def predict(task: Task, rows: Rows) -> NDArray[np.float64]:
+    """Return the raw probabilities (rows, classes) of some cells."""
+    task.model.eval()
+    batches = cut(rows, batch_size=task.prepared.experiment.train.batch_size)
+    chances = [np.empty((0, task.prepared.classes))]
+    with torch.inference_mode():
+        for _, crops in read_ahead(task.prepared.crops, batches):
+            logits = task.model(_on(task.fabric, crops)).double()
+            chances.append(torch.softmax(logits, dim=1).cpu().numpy())
+    return np.concatenate(chances)
+
+
+def _on(fabric: Fabric, array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(array).to(fabric.device, non_blocking=True)
+
+
+def _set_mode(network: Network, *, frozen: bool) -> None:
+    """Let everything learn, or only the head; a frozen backbone keeps its moving statistics too."""
+    network.train()
+    network.backbone.train(not frozen)
+    network.backbone.requires_grad_(not frozen)
+
+
+def _keep(folder: Path, task: Task, history: list[Epoch]) -> None:
+    """Write the best epoch, the history, then the last epoch.
+
+    The last one counts: after a kill before it, the epoch is trained again and the same files are written again.
+    """
+    facts = {"identity": task.prepared.identity(), "fold": task.fold, "classes": list(task.prepared.plan.classes)}
+    checkpoints = folder / "checkpoints"
+    if best_epoch(history) == len(history) - 1:
+        measured = {name: value for name, value in history[-1].items() if name != "seconds"}
+        save_checkpoint(checkpoints / "best.safetensors", task.network, facts=facts | measured, optimizer=None)
+    write_history(folder / "history.csv", history)
+    facts |= {"history": history, "precision": task.fabric.strategy.precision.state_dict()}
+    save_checkpoint(checkpoints / "last.safetensors", task.network, facts=facts, optimizer=task.optimizer)
+
+
+def _restore(last: Path, task: Task) -> list[Epoch]:
+    """Go back to the last checkpoint, where there is one; return the history up to it."""
+    sweep(last.parent)
+    if not last.exists():
+        return []
+    facts = read_facts(last)
+    _refuse_other_settings(facts["identity"], task.prepared.identity(), where=last)
+    load_checkpoint(last, task.network, optimizer=task.optimizer)
+    task.fabric.strategy.precision.load_state_dict(facts["precision"])
+    history: list[Epoch] = facts["history"]
+    return history
+
+
+def _refuse_other_settings(before: dict[str, Any], now: dict[str, Any], *, where: Path) -> None:
+    changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+    if changed:
+        raise TrainingError(
+            f"{where} was made with other settings: {', '.join(changed)} changed since. Set them back in config.toml, "
+            "or start a new run in a new folder."
+        )
+
+
+def _stop_on_nan(task: Task, loss: float, *, epoch: int, step: int) -> None:
+    if math.isfinite(loss):
+        return
+    train = task.prepared.experiment.train
+    cures = [f"a lower train.learning_rate (now {train.learning_rate:g})", "train.warmup = 0.1"]
+    cures += ["train.precision = '32-true'"] if train.precision != "32-true" else []
+    raise TrainingError(
+        f"The loss is not a number any more in fold {task.fold}, epoch {epoch + 1}, step {step + 1}. Try "
+        f"{' or '.join(cures)}, in a new folder. What was written up to the last epoch is kept."
+    )
+
+
+def _label(task: Task, epoch: int) -> str:
+    folds, epochs = len(task.prepared.plan.folds), task.prepared.experiment.train.epochs
+    return f"Fold {task.fold + 1} of {folds}, epoch {epoch + 1} of {epochs}"

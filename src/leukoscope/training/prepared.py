@@ -1,0 +1,82 @@
+"""A prepared run folder as training sees it: cells, labels, sets and crops, checked against each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..artifacts import read_csv, read_json
+from ..config import Experiment
+from ..data.cells import Cell, read_cells
+from ..data.split import SplitPlan, read_split
+from ..errors import DataError
+from .batches import Crops, Rows
+
+# Settings that may differ between a run and its resumption: they change where it is computed, not what.
+_PLACE = {"accelerator", "devices", "tensorboard"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training needs from RUN."""
+
+    run: Path
+    experiment: Experiment
+    cells: list[Cell]
+    plan: SplitPlan
+    crops: Crops
+    labels: NDArray[np.int64]
+    """(cells,) index into plan.classes; -1 where the label is not known."""
+
+    @property
+    def classes(self) -> int:
+        return len(self.plan.classes)
+
+    def rows(self, name: str, *, fold: int) -> Rows:
+        """Return the rows of one set, 'train', 'validation' or 'test', of a fold."""
+        return np.flatnonzero(self.plan.sets(self.cells, fold=fold) == name)
+
+    def area(self) -> NDArray[np.float64]:
+        """Return the area of every cell in px, from traits.csv."""
+        path = self.run / "traits.csv"
+        rows = read_csv(path, required=("area_px",))
+        if len(rows) != len(self.cells):
+            raise DataError(
+                f"{path} has {len(rows)} rows for {len(self.cells)} cells. Run leukoscope data audit again."
+            )
+        return np.array([float(row["area_px"]) for row in rows])
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the weights, by dotted name: a run is resumed only where this is the same."""
+        settings = self.experiment.model_dump(mode="json", exclude={"evaluate": True, "train": _PLACE})
+        flat = {
+            f"{section}.{name}": value
+            for section, table in settings.items()
+            if isinstance(table, dict)
+            for name, value in table.items()
+        }
+        pack = read_json(self.run / "pack" / "pack.json")["cells"]
+        return flat | {"seed": self.experiment.seed, "split.json": self.plan.hash, "pack": pack}
+
+
+def read_prepared(run: Path) -> Prepared:
+    """Read a prepared run folder.
+
+    Raises:
+        DataError, SplitError: a file is missing or does not fit the others; says which command to run again.
+    """
+    experiment = Experiment.read(run / "config.toml")
+    cells = read_cells(run / "cells.csv")
+    plan = read_split(run / "split.json", cells)
+    crops = Crops(run / "pack")
+    size = experiment.prepare.size
+    if (crops.count, *crops.shape) != (len(cells), size, size, 3):
+        raise DataError(
+            f"{run}/pack holds {crops.count} crops of {crops.shape[0]} px, but cells.csv lists {len(cells)} cells and "
+            f"config.toml asks for {size} px. Run leukoscope data pack again."
+        )
+    number = {name: index for index, name in enumerate(plan.classes)}
+    labels = np.array([number.get(cell.label, -1) for cell in cells], dtype=np.int64)
+    return Prepared(run, experiment, cells, plan, crops, labels)

@@ -1,0 +1,69 @@
+"""A small prepared run folder: images in files, cells, a split and packed crops, made with the real stages."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukoscope.artifacts import sha256_of, write_csv
+from leukoscope.config import Experiment
+from leukoscope.data.cells import Cell, write_cells
+from leukoscope.data.pack import pack
+from leukoscope.data.split import make_split, write_split
+
+MakeRun = Callable[..., Path]
+SIDE = 32
+
+
+def paint(rng: np.random.Generator, *, blast: bool) -> np.ndarray[Any, Any]:
+    """Return a disc of noise on black, (SIDE, SIDE, 3); blasts are redder."""
+    down, across = np.mgrid[:SIDE, :SIDE] - SIDE / 2 + 0.5
+    disc = np.hypot(down, across) < rng.uniform(8, 13)
+    colour = np.array([150 + 60 * blast, 90, 150]) + rng.normal(0, 25, size=(SIDE, SIDE, 3))
+    return (np.clip(colour, 2, 255) * disc[..., None]).astype(np.uint8)
+
+
+def write_images(folder: Path, *, subjects: int, each: int) -> list[Cell]:
+    rng = np.random.default_rng(0)
+    cells = []
+    for subject in range(subjects):
+        for number in range(each):
+            blast = subject % 2 == 1
+            path = folder / f"{'all' if blast else 'hem'}_{subject}_{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(paint(rng, blast=blast)).save(path)
+            facts = {"part": f"fold_{subject % 3}", "source": "folder", "name": path.name, "sha256": sha256_of(path)}
+            cells.append(Cell(path=path, label=path.name[:3], subject=str(subject), width=SIDE, height=SIDE, **facts))
+    return cells
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Return a function that makes a prepared run folder from dotted settings."""
+
+    def make(name: str = "run", *, subjects: int = 12, each: int = 8, **settings: Any) -> Path:
+        run = tmp_path / name
+        table: dict[str, Any] = {
+            "prepare": {"view": "frame", "size": SIDE},
+            "split": {"scheme": "holdout", "validation": 0.25},
+            "train": {"epochs": 2, "batch_size": 8, "accelerator": "cpu"},
+        }
+        for key, value in settings.items():
+            section, _, field = key.partition("__")
+            table[section] = table.get(section, {}) | {field: value} if field else value
+        experiment = Experiment.model_validate(table)
+        cells = write_images(tmp_path / "images", subjects=subjects, each=each)
+        cells[0] = dataclasses.replace(cells[0], label="")  # one cell without a label, as in a real table
+        write_cells(run / "cells.csv", cells)
+        experiment.write(run / "config.toml")
+        write_split(run / "split.json", make_split(cells, experiment.split, seed=experiment.seed))
+        pack(cells, run / "pack", prepare=experiment.prepare)
+        areas = [{"path": cell.name, "area_px": int((np.asarray(Image.open(cell.path)) > 0).any(axis=2).sum())} for cell in cells]
+        write_csv(run / "traits.csv", areas, columns=("path", "area_px"))
+        return run
+
+    return make
