@@ -1,0 +1,96 @@
+"""What a number is worth: the same cells decided without looking at them, or by size or colour alone.
+
+The probes are logistic regressions fitted on the training cells of each fold and then treated just like the model:
+temperature and thresholds from the fold's validation cells, measured on its test cells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ..artifacts import Row
+from ..errors import DataError
+from .intervals import Statistics
+from .outcomes import Outcome
+from .predictions import Predictions
+from .ranking import Floats, Ints
+
+TRAITS = {"size": ("area_px",), "colour": ("mean_red", "mean_green", "mean_blue")}
+
+
+def majority(outcome: Outcome, shares: Floats) -> Outcome:
+    """Return the outcome of saying the most common training class to everything, with its share as probability.
+
+    shares: (classes,), how common each class is among training cells.
+    """
+    cells = len(outcome.labels)
+    said = np.full(cells, int(np.argmax(shares)), dtype=np.int64)
+    return replace(
+        outcome,
+        probabilities=np.tile(shares, (cells, 1)),
+        predicted=said,
+        certainty=np.zeros(cells),
+        at=dict.fromkeys(outcome.at, said),
+    )
+
+
+def class_shares(labels: Ints, *, classes: int) -> Floats:
+    """Return how common each class is.
+
+    >>> class_shares(np.array([0, 1, 1, 1]), classes=2).tolist()
+    [0.25, 0.75]
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return np.asarray(counts / max(1, counts.sum()))
+
+
+def features_of(traits: Sequence[Row], name: str) -> Floats:
+    """Return the probe's features (cells, features): the logarithm of the area, or the mean colour.
+
+    Raises:
+        DataError: a trait is missing or not a number.
+    """
+    try:
+        values = np.array([[float(row[column]) for column in TRAITS[name]] for row in traits])
+    except (KeyError, ValueError) as broken:
+        raise DataError(f"traits.csv cannot be used ({broken}). Run leukoscope data audit again.") from None
+    return np.log(np.maximum(values, 1)) if name == "size" else values
+
+
+def probe(
+    predictions: Predictions, features: Floats, *, rows: Ints, train: dict[int, Ints], labels: Ints
+) -> Predictions:
+    """Return the predictions with a probe's probabilities in place of the model's.
+
+    features: (cells, features); rows: the cell of each prediction; train: fold -> its training cells;
+    labels: (cells,), the class of each cell, -1 where it has none.
+    """
+    chances = np.zeros_like(predictions.probabilities)
+    for fold in predictions.folds:
+        here = predictions.fold == fold
+        chances[here] = _fit(features[train[fold]], labels[train[fold]], features[rows[here]], chances.shape[1])
+    return replace(predictions, probabilities=chances)
+
+
+def _fit(features: Floats, labels: Ints, asked: Floats, classes: int) -> Floats:
+    chances = np.zeros((len(asked), classes))
+    seen = np.unique(labels)
+    if len(seen) < 2:
+        chances[:] = class_shares(labels, classes=classes) if len(seen) else 1 / classes
+        return chances
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+    chances[:, seen] = model.fit(features, labels).predict_proba(asked)
+    return chances
+
+
+def label_statistics(statistics: Statistics, name: str) -> Statistics:
+    """Put the estimator's name before each of its metrics.
+
+    >>> list(label_statistics({"auroc": np.zeros(1)}, "size"))
+    ['size.auroc']
+    """
+    return {f"{name}.{metric}": values for metric, values in statistics.items()}

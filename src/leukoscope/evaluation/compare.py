@@ -1,0 +1,134 @@
+"""Two runs on the same test cells: how much better is one, and is that more than chance?"""
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from ..errors import DataError
+from .baselines import label_statistics
+from .evaluate import Evidence, experiment_of, gather
+from .intervals import Statistics, bootstrap
+from .metrics import LOWER_IS_BETTER, METRICS
+from .outcomes import SUBJECT_METRICS, Outcome, measure, measure_subjects, outcome_of
+from .predictions import Predictions
+from .ranking import Floats, Ints
+
+
+def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
+    """Measure both runs on the test cells that they share; every difference is B minus A over the same replicates.
+
+    Cells are matched by their file, or by file name where the runs saw copies in different folders.
+
+    Raises:
+        DataError: the runs share no test cell, or differ in their classes or in the label of a cell.
+    """
+    settings = experiment_of(run_a)
+    a, b = (gather(run, positive=settings.evaluate.positive) for run in (run_a, run_b))
+    tests = [each.predictions.pick(each.predictions.test) for each in (a, b)]
+    _same_classes(run_a, run_b, classes=[test.classes for test in tests])
+    rows = _match(run_a, run_b, tests=tests)
+    _same_labels(run_a, run_b, tests=tests, rows=rows)
+    groups = joined_groups(tests[0].group[rows[0]], tests[1].group[rows[1]])
+    outcomes = {name: _shared(each, picked, groups) for name, each, picked in zip("ab", (a, b), rows, strict=True)}
+
+    def statistic(weights: Floats) -> Statistics:
+        values: Statistics = {}
+        for name, outcome in outcomes.items():
+            values |= label_statistics(measure(outcome, weights) | measure_subjects(outcome, weights), name)
+        return values
+
+    count = int(groups.max()) + 1
+    replicates, seed = settings.evaluate.replicates, settings.seed
+    sampled = bootstrap(statistic, groups=count, cells=len(groups), replicates=replicates, seed=seed)
+    names = (*METRICS, *SUBJECT_METRICS)
+    return {
+        "format": 1,
+        "runs": {"a": str(run_a), "b": str(run_b)},
+        "classes": list(tests[0].classes),
+        "cells": {"shared": len(groups), "a": len(tests[0]), "b": len(tests[1])},
+        "groups": count,
+        "leaky": {"a": a.plan.leaky, "b": b.plan.leaky},
+        "painted": bool((tests[0].source[rows[0]] == "painted").any()),
+        "a": {name: sampled.interval(f"a.{name}") for name in names},
+        "b": {name: sampled.interval(f"b.{name}") for name in names},
+        "differences": {name: sampled.difference(f"b.{name}", f"a.{name}") for name in names},
+        "lower_is_better": sorted(LOWER_IS_BETTER),
+        "bootstrap": {"replicates": replicates, "seed": seed, "unit": "subject group", "interval": "95 % percentile"},
+    }
+
+
+def _same_classes(run_a: Path, run_b: Path, *, classes: list[tuple[str, ...]]) -> None:
+    if set(classes[0]) != set(classes[1]):
+        raise DataError(
+            f"{run_a} tells {', '.join(classes[0])} apart, {run_b} {', '.join(classes[1])}. "
+            "Only runs with the same classes can be compared."
+        )
+    if classes[0] != classes[1]:
+        raise DataError(
+            f"{run_a} counts '{classes[0][-1]}' as disease, {run_b} '{classes[1][-1]}'. "
+            "Set evaluate.positive alike in both config.toml."
+        )
+
+
+def _match(run_a: Path, run_b: Path, *, tests: list[Predictions]) -> tuple[Ints, Ints]:
+    """Return the rows of the shared cells in A and in B."""
+    files = [_files(run, test) for run, test in zip((run_a, run_b), tests, strict=True)]
+    pairs = _pairs(*files)
+    if not len(pairs[0]):
+        pairs = _pairs(*([Path(file).name for file in each] for each in files))
+    if not len(pairs[0]):
+        raise DataError(
+            f"{run_a} and {run_b} share no test cell. Compare runs whose test sets overlap, "
+            "such as two models on one split."
+        )
+    return pairs
+
+
+def _files(run: Path, test: Predictions) -> list[str]:
+    folder = run.resolve()
+    return [os.path.normpath(folder / path) for path in test.path.tolist()]
+
+
+def _pairs(a: list[str], b: list[str]) -> tuple[Ints, Ints]:
+    """Match names that stand once on either side."""
+    once = [{name: row for row, name in enumerate(names) if counted[name] == 1} for names, counted in _counted(a, b)]
+    shared = [name for name in once[0] if name in once[1]]
+    rows_a, rows_b = (np.array([rows[name] for name in shared], dtype=np.int64) for rows in once)
+    return rows_a, rows_b
+
+
+def _counted(*lists: list[str]) -> list[tuple[list[str], Counter[str]]]:
+    return [(names, Counter(names)) for names in lists]
+
+
+def _same_labels(run_a: Path, run_b: Path, *, tests: list[Predictions], rows: tuple[Ints, Ints]) -> None:
+    differ = np.flatnonzero(tests[0].label[rows[0]] != tests[1].label[rows[1]])
+    if len(differ):
+        raise DataError(
+            f"{run_a} and {run_b} label {len(differ)} shared cells differently, such as "
+            f"{tests[0].path[rows[0]][differ[0]]}. Use the same labels in both."
+        )
+
+
+def joined_groups(a: Any, b: Any) -> Ints:
+    """Return a group code per cell: cells that share a group in A or in B are in one group.
+
+    >>> joined_groups(["1", "1", "2", "3"], ["x", "y", "y", "z"]).tolist()
+    [0, 0, 0, 1]
+    """
+    first, second = (np.unique(np.asarray(each), return_inverse=True)[1] for each in (a, b))
+    names = int(first.max()) + 1
+    size = names + int(second.max()) + 1
+    links = coo_matrix((np.ones(len(first)), (first, second + names)), shape=(size, size))
+    component = connected_components(links, directed=False)[1]
+    return np.unique(component[first], return_inverse=True)[1]
+
+
+def _shared(evidence: Evidence, rows: Ints, groups: Ints) -> Outcome:
+    return replace(outcome_of(evidence.predictions, evidence.calibrations).pick(rows), groups=groups)

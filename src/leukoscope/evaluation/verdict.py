@@ -1,0 +1,142 @@
+"""The first line of every report: what the numbers mean, in plain words, before any of them is seen."""
+
+from typing import Any
+
+Numbers = dict[str, dict[str, Any]]
+
+_PLAIN = {
+    "all": "leukemia cells",
+    "blast": "leukemia cells",
+    "blasts": "leukemia cells",
+    "leukemia": "leukemia cells",
+    "hem": "normal cells",
+    "normal": "normal cells",
+}
+
+
+def cells_called(name: str) -> str:
+    """Return a class in plain words.
+
+    >>> cells_called("hem"), cells_called("Pre")
+    ('normal cells', 'Pre cells')
+    """
+    return _PLAIN.get(name.lower(), f"{name} cells")
+
+
+def verdict(
+    *,
+    classes: tuple[str, ...],
+    model: Numbers,
+    differences: dict[str, Numbers],
+    said: str,
+    leaky: bool,
+    painted: bool,
+    groups: int,
+) -> dict[str, Any]:
+    """Judge a run.
+
+    model: metric -> value, low, high; differences: baseline -> metric -> model minus baseline; said: the one class
+    that the model says to everything, or ''.
+
+    Returns text, level (fail, caution, good), and what it rests on.
+    """
+    beats_baseline = all(_above(differences["majority"][name]) for name in ("balanced_accuracy", "auroc"))
+    beats_size = _above(differences["size"]["auroc"]) if "size" in differences else None
+    main, failed = _main(classes, model, said=said, beats_baseline=beats_baseline, beats_size=beats_size)
+    warnings = _warnings(leaky=leaky, painted=painted, groups=groups)
+    return {
+        "text": " ".join([main, *warnings]),
+        "level": "fail" if failed or leaky else "caution" if warnings else "good",
+        "beats_baseline": beats_baseline,
+        "beats_size": beats_size,
+        "one_class": bool(said),
+        "leaky": leaky,
+        "painted": painted,
+    }
+
+
+def _above(difference: dict[str, Any]) -> bool:
+    return difference["low"] is not None and difference["low"] > 0
+
+
+def _main(
+    classes: tuple[str, ...], model: Numbers, *, said: str, beats_baseline: bool, beats_size: bool | None
+) -> tuple[str, bool]:
+    if said:
+        return f"This model says '{said}' to every cell: it has learned nothing that a diagnosis could rest on.", True
+    if model["auroc"]["value"] is None:
+        return (
+            "Not every class is among the test cells, so it cannot be said whether this model tells them apart.",
+            True,
+        )
+    if not beats_baseline:
+        return f"This model does not do better than guessing: {_reach(model)}", True
+    if beats_size is False:
+        return f"This model is not shown to see more than the size of the cell: {_reach(model)}", True
+    return _found(classes, model), False
+
+
+def _reach(model: Numbers) -> str:
+    return f"balanced accuracy {span(model['balanced_accuracy'])}, AUROC {span(model['auroc'])}."
+
+
+def _found(classes: tuple[str, ...], model: Numbers) -> str:
+    if len(classes) > 2:
+        return (
+            f"On subjects it has never seen, this model names {per_hundred(model['balanced_accuracy'])} of 100 cells "
+            f"rightly ({range_per_hundred(model['balanced_accuracy'])}) when all {len(classes)} classes are as common."
+        )
+    normal, ill = (cells_called(name) for name in classes)
+    return (
+        f"On subjects it has never seen, this model finds {per_hundred(model['sensitivity'])} of 100 {ill} "
+        f"({range_per_hundred(model['sensitivity'])}) and wrongly alarms at "
+        f"{100 - per_hundred(model['specificity'])} of 100 {normal} "
+        f"({range_per_hundred(model['specificity'], turned=True)}); AUROC {span(model['auroc'])}."
+    )
+
+
+def _warnings(*, leaky: bool, painted: bool, groups: int) -> list[str]:
+    warnings = []
+    if leaky:
+        warnings.append(
+            "Leaky split: cells of the same patient are in training and in test, so the figures are too good."
+        )
+    if painted:
+        warnings.append("Painted cells: these are drawings made by the program, not patients.")
+    if groups < 10:
+        warnings.append(f"Only {groups} subject group{'s' * (groups != 1)} tested: the intervals are too narrow.")
+    return warnings
+
+
+def per_hundred(number: dict[str, Any]) -> int:
+    """Return a share as a count out of 100.
+
+    >>> per_hundred({"value": 0.834})
+    83
+    """
+    return round(100 * (number["value"] or 0))
+
+
+def range_per_hundred(number: dict[str, Any], *, turned: bool = False) -> str:
+    """Return the interval of a share, or of one minus it, in plain words.
+
+    >>> range_per_hundred({"value": 0.8, "low": 0.71, "high": 0.9})
+    'between 71 and 90'
+    """
+    if number["low"] is None or number["high"] is None:
+        return "interval unknown"
+    low, high = round(100 * number["low"]), round(100 * number["high"])
+    return f"between {100 - high} and {100 - low}" if turned else f"between {low} and {high}"
+
+
+def span(number: dict[str, Any]) -> str:
+    """Return value and interval as text.
+
+    >>> span({"value": 0.8123, "low": 0.75, "high": 0.9})
+    '0.81 (0.75 to 0.90)'
+    """
+    if number["value"] is None:
+        return "not defined"
+    if number["low"] is None or number["high"] is None:
+        return f"{number['value']:.2f} (interval unknown)"
+    return f"{number['value']:.2f} ({number['low']:.2f} to {number['high']:.2f})"
