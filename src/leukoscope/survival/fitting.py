@@ -1,0 +1,95 @@
+"""From a cohort to a model: the curves of the stages always, a Cox model of every cause where the data carry one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .cohort import Cohort, bare_name
+from .cox import FEWEST_EVENTS, CauseFit, Design, NoFitError, fit_cause, make_design
+from .curves import Array, Curve, aalen_johansen, kaplan_meier, risk_table
+from .model import ColumnFacts, SurvivalModel
+
+FEWEST_PER_COEFFICIENT = 2  # events; below it no model is fitted
+ADVISED_PER_COEFFICIENT = 10  # events; below it the page warns (Peduzzi et al. 1995)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model with how it came about: the design, one fit per cause, and what a reader must be told."""
+
+    model: SurvivalModel
+    design: Design | None = None
+    causes: tuple[CauseFit, ...] = ()
+    notes: tuple[str, ...] = ()
+    horizons: tuple[tuple[float, str], ...] = field(default=())
+
+    @property
+    def coefficients(self) -> int:
+        """Coefficients that the events of the first cause must carry."""
+        return len(self.causes[0].model.terms) if self.causes else 0
+
+
+def fit_model(cohort: Cohort, *, penalty: float = 0.0, curves: bool = True) -> Fitted:
+    """Fit every cause; where too few events or no solution stand in the way, the model is the curves of the stages.
+
+    `curves` off leaves the curves of modelled stages out (they are not needed to judge).
+    """
+    unmodelled = _unmodelled(cohort)
+    stages = [name for name in cohort.stages if name not in unmodelled]
+    design, causes, notes = _causes(cohort, stages, penalty=penalty)
+    needed = cohort.stages if curves or not causes else tuple(unmodelled)
+    model = SurvivalModel(
+        unit=cohort.unit, events=cohort.events, stage_column=cohort.stage_column, stages=cohort.stages,
+        stage_curves={name: curves_of(cohort.take(cohort.stage == cohort.stages.index(name))) for name in needed},
+        stage_cuts=cohort.stage_cuts, causes=tuple(fit.model for fit in causes), unmodelled=unmodelled,
+        columns=tuple(_facts(name, values) for name, values in design.cohort.covariates.items()) if causes else (),
+    )  # fmt: skip
+    return Fitted(model, design, causes, tuple(notes))
+
+
+def _unmodelled(cohort: Cohort) -> dict[str, str]:
+    events = np.bincount(cohort.stage[cohort.state == 1], minlength=len(cohort.stages))
+    patients = np.bincount(cohort.stage, minlength=len(cohort.stages))
+    return {
+        name: f"none of the {patients[place]} patients of {cohort.stage_column} {name} had {cohort.events[0]}"
+        for place, name in enumerate(cohort.stages)
+        if events[place] == 0
+    }
+
+
+def _causes(cohort: Cohort, stages: Sequence[str], *, penalty: float) -> tuple[Design, tuple[CauseFit, ...], list[str]]:
+    design = make_design(cohort, stages=stages)
+    events = int((design.cohort.state == 1).sum())
+    notes = list(design.notes)
+    if events < FEWEST_EVENTS:
+        notes.append(f"No model: only {events} events; at least {FEWEST_EVENTS} are needed. The answers are the curves of the stages.")
+        return design, (), notes
+    if events < FEWEST_PER_COEFFICIENT * len(design.terms):
+        notes.append(
+            f"No model: {events} events for {len(design.terms)} coefficients are fewer than {FEWEST_PER_COEFFICIENT} each. "
+            "Name fewer --covariates. The answers are the curves of the stages."
+        )
+        return design, (), notes
+    try:
+        fits = tuple(fit_cause(design, cause=cause, penalty=penalty) for cause in range(len(cohort.events)))
+    except NoFitError as reason:
+        notes.append(f"No model: {reason} The answers are the curves of the stages.")
+        return design, (), notes
+    return design, fits, notes + [note for fit in fits for note in fit.notes]
+
+
+def curves_of(cohort: Cohort) -> dict[str, Curve]:
+    """Return survival ('survival') and the incidence of every event (by name) of a cohort taken as one group."""
+    last = float(cohort.time.max())
+    table = risk_table(cohort.time, cohort.state, start=cohort.entry, causes=len(cohort.events))
+    names = ("survival", *cohort.events)
+    return dict(zip(names, [kaplan_meier(table, last=last), *aalen_johansen(table, last=last)], strict=True))
+
+
+def _facts(name: str, values: Array) -> ColumnFacts:
+    if values.dtype.kind == "U":
+        levels, counts = np.unique(values, return_counts=True)
+        return ColumnFacts(name, bare_name(name), levels=tuple(map(str, levels[np.argsort(-counts, kind="stable")])))
+    stated = np.exp(values) if name != bare_name(name) else values
+    return ColumnFacts(name, bare_name(name), low=float(stated.min()), high=float(stated.max()), mean=float(stated.mean()))
