@@ -8,7 +8,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .artifacts import read_text, write_text
-from .errors import ConfigError, nearest
+from .errors import ConfigError, UnknownNameError, nearest
 
 
 class Settings(BaseModel):
@@ -136,14 +136,36 @@ class Experiment(Settings):
         table = _parse(read_text(path), where=str(path)) if path else {}
         for override in overrides:
             _apply(table, override)
+        return cls.of(table, where=str(path) if path else "--set")
+
+    @classmethod
+    def of(cls, table: dict[str, Any], *, where: str = "The call") -> Self:
+        """Make an experiment of nested settings; `where` is what an error names as their place.
+
+        Raises:
+            ConfigError: a key or value is not allowed; names the nearest key.
+        """
         try:
             return cls.model_validate(table)
         except ValidationError as invalid:
-            raise ConfigError(_explain(invalid, where=str(path) if path else "--set")) from None
+            raise ConfigError(_explain(invalid, where=where)) from None
 
     def write(self, path: Path) -> None:
         """Write every setting, defaults included, as TOML."""
         write_text(path, tomli_w.dumps(self.model_dump(mode="json")))
+
+
+def shipped(name: str) -> Path:
+    """Return the path of an experiment file that comes with the package, such as 'demo'.
+
+    Raises:
+        UnknownNameError: there is none of that name; names those there are.
+    """
+    folder = Path(__file__).parent / "experiments"
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise UnknownNameError("experiment", name, known)
+    return folder / f"{name}.toml"
 
 
 def _parse(text: str, *, where: str) -> dict[str, Any]:

@@ -56,21 +56,26 @@ def measure_traits(cells: Sequence[Cell]) -> Traits:
     return Traits(table[:, 0], table[:, 1:4], table[:, 4:6], table[:, 6:].astype(np.float32), problems)
 
 
-def audit(cells: Sequence[Cell], traits: Traits) -> dict[str, Any]:
-    """Return the content of audit.json: counts, unusable images, doubles, and the subjects that must stay together."""
-    near = near_duplicates(cells, traits)
+def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
+    """Return the content of audit.json: counts, unusable images, doubles, and the subjects that must stay together.
+
+    Without traits no image was opened: then only what names and digests tell is in it.
+    """
+    near = near_duplicates(cells, traits) if traits else []
     twins = sorted({(a.subject, b.subject) for a, b, _ in near if _across(a, b)})
     groups = subject_groups(cells, twins=twins)
     subjects = sorted({cell.subject for cell in cells}, key=natural)
+    problems = traits.problems if traits else {}
     return {
         "format": 1,
+        "images_opened": traits is not None,
         "images": len(cells),
         "labelled": sum(bool(cell.label) for cell in cells),
         "classes": dict(sorted(Counter(cell.label for cell in cells if cell.label).items())),
         "subjects": len({cell.subject for cell in cells if cell.subject}),
         "parts": _per_part(cells),
         "sizes": {f"{width}x{height}": n for (width, height), n in Counter((c.width, c.height) for c in cells).items()},
-        "unusable": [{"name": cells[row].name, "problem": text} for row, text in traits.problems.items()],
+        "unusable": [{"name": cells[row].name, "problem": text} for row, text in problems.items()],
         "exact_duplicates": _exact_duplicates(cells) | {"joins": _several(joined(subjects, sharing_bytes(cells)))},
         "near_duplicates": _near_summary(near),
         "twins": [list(pair) for pair in twins],

@@ -4,7 +4,6 @@ The probes are logistic regressions fitted on the training cells of each fold an
 temperature and thresholds from the fold's validation cells, measured on its test cells.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,14 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..artifacts import Row
-from ..errors import DataError
 from .intervals import Statistics
 from .outcomes import Outcome
 from .predictions import Predictions
 from .ranking import Floats, Ints
 
-TRAITS = {"size": ("area_px",), "colour": ("mean_red", "mean_green", "mean_blue")}
+COLUMNS = {"size": [0], "colour": [1, 2, 3]}  # of traits.csv, after the path
 
 
 def majority(outcome: Outcome, shares: Floats) -> Outcome:
@@ -48,16 +45,16 @@ def class_shares(labels: Ints, *, classes: int) -> Floats:
     return np.asarray(counts / max(1, counts.sum()))
 
 
-def features_of(traits: Sequence[Row], name: str) -> Floats:
-    """Return the probe's features (cells, features): the logarithm of the area, or the mean colour.
+def features_of(traits: Floats, name: str) -> Floats:
+    """Return a probe's features (cells, features): the logarithm of the area, or the mean colour.
 
-    Raises:
-        DataError: a trait is missing or not a number.
+    traits: (cells, 4), area in pixels, mean red, green and blue; a cell that could not be measured gets the medians.
+
+    >>> features_of(np.array([[1.0, 90, 80, 70], [np.nan, 90, 80, 70]]), "size").tolist()
+    [[0.0], [0.0]]
     """
-    try:
-        values = np.array([[float(row[column]) for column in TRAITS[name]] for row in traits])
-    except (KeyError, ValueError) as broken:
-        raise DataError(f"traits.csv cannot be used ({broken}). Run leukoscope data audit again.") from None
+    values = traits[:, COLUMNS[name]]
+    values = np.where(np.isfinite(values), values, np.nanmedian(values, axis=0))
     return np.log(np.maximum(values, 1)) if name == "size" else values
 
 
@@ -72,11 +69,12 @@ def probe(
     chances = np.zeros_like(predictions.probabilities)
     for fold in predictions.folds:
         here = predictions.fold == fold
-        chances[here] = _fit(features[train[fold]], labels[train[fold]], features[rows[here]], chances.shape[1])
+        chances[here] = fit_probe(features[train[fold]], labels[train[fold]], features[rows[here]], chances.shape[1])
     return replace(predictions, probabilities=chances)
 
 
-def _fit(features: Floats, labels: Ints, asked: Floats, classes: int) -> Floats:
+def fit_probe(features: Floats, labels: Ints, asked: Floats, classes: int) -> Floats:
+    """Fit a balanced logistic regression and return its probabilities for `asked`, (cells, classes)."""
     chances = np.zeros((len(asked), classes))
     seen = np.unique(labels)
     if len(seen) < 2:

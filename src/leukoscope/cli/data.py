@@ -1,0 +1,210 @@
+"""leukoscope data: from images on a disk to a table, an audit, a split and packed crops."""
+
+import time
+from pathlib import Path
+
+import click
+
+from .options import layout_options, make_layout
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group()
+def data() -> None:
+    """Index, audit, verify, fetch, split and pack images.
+
+    \b
+    Examples:
+      leukoscope data index C-NMC_Leukemia/ -o cells.csv
+      leukoscope data audit cells.csv -o audit.json
+      leukoscope data split cells.csv --audit audit.json -o split.json
+    """
+
+
+@data.command("index")
+@click.argument("where", required=False, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=_FILE, help="The table to write, such as cells.csv.")
+@click.option("--release-list", is_flag=True, help="List the C-NMC release as published, without any image at hand.")
+@layout_options
+def index_command(
+    where: Path | None, output: Path, release_list: bool, labels: Path | None, **layout: str | None
+) -> None:
+    """List images with label, subject, part, digest and size.
+
+    WHERE is a folder (the C-NMC release as TCIA or Kaggle serve it; FOLDER/<class>/<subject>_*.png, bmp, jpg or tif;
+    FOLDER/<class>/<subject>/*.png) or a CSV with one row per image.
+
+    \b
+    Examples:
+      leukoscope data index C-NMC_Leukemia/ -o cells.csv
+      leukoscope data index fields/ -o cells.csv --subject-pattern 'P(\\d+)-'
+      leukoscope data index patients.csv -o cells.csv --path-column file --label-column diagnosis
+      leukoscope data index --release-list -o release.csv
+    """
+    from ..data.cells import write_cells
+    from ..data.index import index, index_release
+    from ..errors import CallError
+    from ..pipeline import describe_cells, notes_of
+
+    if (where is None) != release_list:
+        raise CallError("Give a folder or a table, or --release-list, and not both.")
+    found = index(where, layout=make_layout(**layout), labels=labels) if where else index_release(labels)
+    write_cells(output, found.cells)
+    click.echo(describe_cells(found.cells))
+    for note in notes_of(found):
+        click.echo(note)
+    click.echo(f"Wrote {output}")
+
+
+@data.command("audit")
+@click.argument("table", type=_FILE)
+@click.option("-o", "--output", required=True, type=_FILE, help="The audit to write; traits.csv is written beside it.")
+@click.option("--names-only", is_flag=True, help="Look at digests and names alone and open no image.")
+def audit_command(table: Path, output: Path, names_only: bool) -> None:
+    """Find unusable images, doubles, near doubles, and how far size or colour alone tell the classes.
+
+    Ends with status 1 when an image cannot be used; the audit is written all the same and names each of them.
+
+    \b
+    Examples:
+      leukoscope data audit cells.csv -o audit.json
+      leukoscope data audit release.csv -o audit.json --names-only
+    """
+    from ..artifacts import write_json
+    from ..data.audit import audit, measure_traits, write_traits
+    from ..data.cells import read_cells
+    from ..errors import DataError
+    from ..pipeline import describe_audit, describe_parts, describe_shortcuts, describe_unusable, shortcuts
+
+    cells = read_cells(table)
+    traits = None if names_only else measure_traits(cells)
+    found = audit(cells, traits)
+    if traits:
+        found["shortcuts"] = shortcuts(cells, traits, found)
+        write_traits(output.with_name("traits.csv"), cells, traits)
+    write_json(output, found)
+    click.echo(describe_parts(found))
+    click.echo(describe_audit(found))
+    if traits:
+        click.echo(describe_shortcuts(found["shortcuts"]))
+    click.echo(f"Wrote {output}")
+    if found["unusable"]:
+        raise DataError(describe_unusable(found, listed_in=output))
+
+
+@data.command("verify")
+@click.argument("folder", type=_FOLDER)
+@click.option("-o", "--output", type=_FILE, help="JSON file for the full lists of names.")
+def verify_command(folder: Path, output: Path | None) -> None:
+    """Prove the files of a folder against the C-NMC release, by SHA-256.
+
+    Ends with status 1 unless all 15,115 files are there and intact, and nothing else.
+
+    \b
+    Examples:
+      leukoscope data verify C-NMC_Leukemia/
+      leukoscope data verify C-NMC_Leukemia/ -o verified.json
+    """
+    from dataclasses import asdict
+
+    from ..artifacts import write_json
+    from ..data.cnmc import verify
+    from ..errors import DataError
+
+    found = verify(folder)
+    if output:
+        write_json(output, asdict(found))
+    for kind, names in asdict(found).items():
+        shown = "" if kind == "intact" or not names else f": {', '.join(names[:5])}{' …' * (len(names) > 5)}"
+        click.echo(f"{kind:8} {len(names):6,}{shown}")
+    if not found.complete:
+        more = f" The full lists are in {output}." if output else " For the full lists: -o verified.json."
+        raise DataError(f"{folder} is not the whole release.{more}")
+
+
+@data.command("fetch")
+@click.argument("release", type=click.Choice(["cnmc"]))
+@click.option("--from", "source", required=True, metavar="kaggle|URL|ZIP", help="Where to take it from.")
+@click.option("-o", "--output", required=True, type=_FOLDER, help="Folder to unpack to.")
+@click.pass_context
+def fetch_command(context: click.Context, release: str, source: str, output: Path) -> None:
+    """Download, unpack and verify C-NMC 2019 (9.2 GB unpacked). A broken download goes on where it ended.
+
+    The images are in The Cancer Imaging Archive (doi 10.7937/tcia.2019.dc64i46r, CC BY 3.0) and, as one archive, on
+    Kaggle, which wants an account: set KAGGLE_USERNAME and KAGGLE_KEY.
+
+    \b
+    Examples:
+      leukoscope data fetch cnmc --from kaggle -o C-NMC_Leukemia
+      leukoscope data fetch cnmc --from ~/Downloads/archive.zip -o C-NMC_Leukemia
+    """
+    from ..data.fetch import fetch
+
+    click.echo(f"Unpacked under {fetch(source, output)}; proving every file …")
+    context.invoke(verify_command, folder=output, output=None)
+
+
+@data.command("split")
+@click.argument("table", type=_FILE)
+@click.option("-o", "--output", required=True, type=_FILE, help="The split to write.")
+@click.option("--audit", "audited", type=_FILE, help="Also keep together the subjects that this audit joined.")
+@click.option("--scheme", type=click.Choice(["kfold", "holdout", "parts"]), help="How to split.")
+@click.option("--folds", type=int, help="Number of folds (kfold).")
+@click.option("--train-part", multiple=True, help="Part to train on (parts); may stand several times.")
+@click.option("--test-part", multiple=True, help="Part to test on (parts); may stand several times.")
+@click.option("--leaky", is_flag=True, help="Split by image, as the paper did: patients stand on both sides.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def split_command(
+    table: Path, output: Path, audited: Path | None, scheme: str | None, folds: int | None,
+    train_part: tuple[str, ...], test_part: tuple[str, ...], leaky: bool, seed: int,
+) -> None:  # fmt: skip
+    """Plan which subjects to train, tune and test on; no subject stands on two sides.
+
+    \b
+    Examples:
+      leukoscope data split cells.csv -o split.json --folds 5
+      leukoscope data split cells.csv -o split.json --audit audit.json --scheme parts --test-part prelim_test
+    """
+    from ..artifacts import read_json
+    from ..config import Experiment
+    from ..data.cells import read_cells
+    from ..data.split import make_split, write_split
+    from ..pipeline import describe_split
+
+    given = {
+        "scheme": scheme, "folds": folds, "train_parts": train_part, "test_parts": test_part, "leaky": leaky,
+    }  # fmt: skip
+    settings = Experiment.of({"split": {name: value for name, value in given.items() if value}}).split
+    cells = read_cells(table)
+    twins = [tuple(pair) for pair in read_json(audited).get("twins", [])] if audited else []
+    plan = make_split(cells, settings, seed=seed, twins=twins)
+    write_split(output, plan)
+    click.echo(describe_split(plan, cells))
+    click.echo(f"Wrote {output} (hash {plan.hash[:12]})")
+
+
+@data.command("pack")
+@click.argument("table", type=_FILE)
+@click.option("-o", "--output", required=True, type=_FOLDER, help="Folder for crops.npy and pack.json.")
+@click.option("--view", type=click.Choice(["frame", "window", "cell"]), help="What of the image becomes the crop.")
+@click.option("--size", type=int, help="Side of the crop in pixels.")
+@click.option("--window", type=int, help="Side of the square cut from the source, in source pixels (view window).")
+def pack_command(table: Path, output: Path, view: str | None, size: int | None, window: int | None) -> None:
+    """Prepare all crops in one memory-mapped array.
+
+    \b
+    Examples:
+      leukoscope data pack cells.csv -o pack --size 128
+      leukoscope data pack cells.csv -o pack --view cell --size 160
+    """
+    from ..config import Experiment
+    from ..data.cells import read_cells
+    from ..data.pack import pack
+
+    started = time.perf_counter()
+    given = {name: value for name, value in {"view": view, "size": size, "window": window}.items() if value}
+    crops = pack(read_cells(table), output, prepare=Experiment.of({"prepare": given}).prepare)
+    seconds = time.perf_counter() - started
+    click.echo(f"Wrote {output / 'crops.npy'}: {len(crops):,} crops of {crops.shape[1]} px in {seconds:.1f} s")

@@ -1,0 +1,53 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..config import Experiment
+    from ..data.index import Layout
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def experiment_options(command: Command) -> Command:
+    """Add --config and --set."""
+    change = "Change one setting, such as train.epochs=5. May stand several times."
+    settings = "TOML file with settings, or the name of a shipped one: demo, ellassir-2022."
+    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=change)(command)
+    return click.option("--config", metavar="FILE|NAME", help=settings)(command)
+
+
+def layout_options(command: Command) -> Command:
+    """Add the options that say how labels and subjects are read from names or a table, named as in Layout."""
+    meaning = {
+        "--subject-pattern": "Regular expression on the file name; its first group is the subject.",
+        "--path-column": "Column of a table that holds the image's path.",
+        "--label-column": "Column of a table that holds the class.",
+        "--subject-column": "Column of a table that holds the subject.",
+        "--part-column": "Column of a table that holds the part.",
+    }
+    for name, text in reversed(meaning.items()):
+        command = click.option(name, metavar="TEXT", help=text)(command)
+    where = "Labels CSV of the C-NMC preliminary test, if it is not in the folder."
+    return click.option("--labels", type=click.Path(path_type=Path), help=where)(command)
+
+
+def make_layout(**given: str | None) -> "Layout":
+    """Return the layout with what was given; the rest keeps its default."""
+    from ..data.index import Layout
+
+    return Layout(**{name: text for name, text in given.items() if text is not None})
+
+
+def read_experiment(config: str | None, overrides: tuple[str, ...]) -> "Experiment":
+    """Read a TOML file, or a shipped experiment by its name, and apply overrides."""
+    from ..config import Experiment, shipped
+
+    path = Path(config) if config else None
+    if path and not path.suffix and not path.exists():
+        path = shipped(str(path))
+    return Experiment.read(path, overrides=overrides)

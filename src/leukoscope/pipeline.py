@@ -1,0 +1,240 @@
+"""The main job, stage by stage: index, audit, split, pack, train, evaluate, report."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .artifacts import read_json, record_stage, write_json
+from .config import Experiment
+from .data.audit import Traits, audit, measure_traits, write_traits
+from .data.cells import Cell, classes_of, read_cells, write_cells
+from .data.groups import group_of_subject, subject_groups
+from .data.index import Indexed, Layout, index
+from .data.pack import pack
+from .data.painted import paint
+from .data.split import SplitPlan, make_split, read_split, write_split
+from .errors import CallError, DataError
+from .evaluation.shortcuts import shortcut_probe
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where the cells of a run come from: a folder or table, or `painted` cells from the seed."""
+
+    data: Path | None = None
+    painted: int = 0
+    layout: Layout | None = None
+    labels: Path | None = None
+    skip_unusable: bool = False
+    """Leave out images that cannot be used, name them in audit.json, and go on."""
+
+
+def run_experiment(given: Input, run: Path, experiment: Experiment, *, resume: bool = False, say: Say = print) -> Path:
+    """Take cells to a report; return the path of report.html.
+
+    Every stage writes files into RUN and is skipped when a resumed run has them already.
+
+    Args:
+        given: what to learn from.
+        run: the folder to write; must be new or empty unless `resume`.
+        experiment: all settings, copied to RUN/config.toml.
+        resume: go on with a run that was stopped.
+        say: takes one line of plain words per stage.
+
+    Raises:
+        CallError: the folder is not empty and `resume` is not set, or the settings differ from the run's own.
+        LeukoscopeError: whatever a stage finds wrong.
+    """
+    from .evaluation.evaluate import evaluate
+    from .report import write_report
+    from .training.loop import train  # PyTorch: imported when the data have passed
+
+    _open_run(run, experiment, resume=resume)
+    cells = stage_cells(given, run, experiment, say=say)
+    stage_split(cells, run, experiment, say=say)
+    stage_pack(cells, run, experiment, say=say)
+    if not (run / "predictions.csv").exists():
+        say(f"train     {experiment.model.name}, {experiment.train.epochs} epochs, mode {experiment.train.mode}")
+        train(run, resume=resume)
+    metrics = evaluate(run)
+    say(f"evaluate  {metrics['verdict']['text']}")
+    return write_report(run)
+
+
+def stage_cells(given: Input, run: Path, experiment: Experiment, *, say: Say) -> list[Cell]:
+    """Index and audit, unless RUN/audit.json says that both were done; return the usable cells."""
+    table = run / "cells.csv"
+    if not (run / "audit.json").exists():
+        started = time.perf_counter()
+        cells, notes = _find_cells(given, run, experiment)
+        write_cells(table, cells)
+        record_stage(run, "index", started=started, images=len(cells), notes=notes)
+        say(f"index     {describe_cells(cells)}")
+        for note in notes:
+            say(f"          {note}")
+        started = time.perf_counter()
+        found = audit_cells(cells, run, skip_unusable=given.skip_unusable)
+        record_stage(run, "audit", started=started)
+        say(f"audit     {describe_audit(found)}")
+        say(f"          {describe_shortcuts(found['shortcuts'])}")
+    return read_cells(table)
+
+
+def audit_cells(cells: Sequence[Cell], run: Path, *, skip_unusable: bool = False) -> dict[str, Any]:
+    """Write audit.json, traits.csv and, where images were left out, cells.csv again; return the audit.
+
+    Raises:
+        DataError: images cannot be used and `skip_unusable` is not set; audit-failed.json then lists them all.
+    """
+    traits = measure_traits(cells)
+    found = audit(cells, traits)
+    found["shortcuts"] = shortcuts(cells, traits, found)
+    if found["unusable"] and not skip_unusable:
+        write_json(run / "audit-failed.json", found)
+        raise DataError(describe_unusable(found, listed_in=run / "audit-failed.json"))
+    kept = [row for row in range(len(cells)) if row not in traits.problems]
+    if not kept:
+        raise DataError("No image is left that can be used. Index a folder of cell images.")
+    usable = [cells[row] for row in kept]
+    write_cells(run / "cells.csv", usable)
+    write_traits(run / "traits.csv", usable, _rows_of(traits, kept))
+    write_json(run / "audit.json", found)
+    return found
+
+
+def stage_split(cells: Sequence[Cell], run: Path, experiment: Experiment, *, say: Say) -> SplitPlan:
+    """Plan the split, or read the one that is there; both prove that it does not leak."""
+    path = run / "split.json"
+    if path.exists():
+        return read_split(path, cells)
+    started = time.perf_counter()
+    twins = [tuple(pair) for pair in read_json(run / "audit.json")["twins"]]
+    plan = make_split(cells, experiment.split, seed=experiment.seed, positive=experiment.evaluate.positive, twins=twins)
+    write_split(path, plan)
+    record_stage(run, "split", started=started, seed=experiment.seed, hash=plan.hash)
+    say(f"split     {describe_split(plan, cells)}")
+    return plan
+
+
+def stage_pack(cells: Sequence[Cell], run: Path, experiment: Experiment, *, say: Say) -> None:
+    """Prepare and pack all crops; a finished pack of the same crops is kept."""
+    started = time.perf_counter()
+    crops = pack(cells, run / "pack", prepare=experiment.prepare)
+    record_stage(run, "pack", started=started, shape=list(crops.shape))
+    say(f"pack      {len(crops):,} crops of {experiment.prepare.size} px ({experiment.prepare.view} view)")
+
+
+def describe_audit(found: dict[str, Any]) -> str:
+    """Say in one sentence what an audit found."""
+    exact, near = found["exact_duplicates"], found["near_duplicates"]
+    text = f"{exact['pairs']} identical pairs ({exact['across_subjects']} across subject ids), "
+    text += f"{near['pairs']} near-identical ({near['across_subjects']} across)"
+    if found["joined_subjects"]:
+        text += "; kept together: " + ", ".join("=".join(group) for group in found["joined_subjects"])
+    if found["unusable"]:
+        text += f"; {len(found['unusable'])} unusable images left out"
+    return text
+
+
+def describe_unusable(found: dict[str, Any], *, listed_in: Path) -> str:
+    """Say which images cannot be used and what to do."""
+    problems = [row["problem"] for row in found["unusable"]]
+    more = f" … and {len(problems) - 3} more, listed in {listed_in}." if len(problems) > 3 else ""
+    several = f"{len(problems)} images cannot be used" if len(problems) > 1 else "One image cannot be used"
+    return f"{several}: {' '.join(problems[:3])}{more} To leave them out and go on: --skip-unusable."
+
+
+def describe_split(plan: SplitPlan, cells: Sequence[Cell]) -> str:
+    """Say in one sentence who is trained and tested on."""
+    labelled = sum(bool(cell.label) for cell in cells)
+    tested = np.unique(
+        np.concatenate([np.flatnonzero(plan.sets(cells, fold=k) == "test") for k in range(len(plan.folds))])
+    )
+    text = f"{plan.scheme}, {len(plan.folds)} fold{'s' * (len(plan.folds) > 1)}; "
+    text += f"{len(tested):,} of {labelled:,} labelled cells are tested on"
+    if plan.leaky:
+        text += "; LEAKY: images of one patient stand on both sides"
+    for row in plan.excluded:
+        text += f"; {row.cells} cells of {row.group} in {row.part} left out ({row.reason})"
+    return text
+
+
+def notes_of(found: Indexed) -> list[str]:
+    """Return what a person should know about how a folder was read, one sentence each."""
+    ignored = ", ".join(f"{number} {suffix}" for suffix, number in found.ignored.most_common())
+    return found.notes + [f"Ignored files that are no images: {ignored}."] * bool(ignored)
+
+
+def shortcuts(cells: Sequence[Cell], traits: Traits, found: dict[str, Any]) -> dict[str, Any]:
+    """Measure how far size alone and mean colour alone tell the classes, with the audit's subjects kept together."""
+    usable = [row for row, cell in enumerate(cells) if cell.label and row not in traits.problems]
+    classes = classes_of([cells[row] for row in usable])
+    if len(classes) < 2:
+        return {"not_measured": "there is one class or none"}
+    of_subject = group_of_subject(subject_groups(cells, twins=[tuple(pair) for pair in found["twins"]]))
+    labels = np.array([classes.index(cells[row].label) for row in usable])
+    groups = np.unique([of_subject[cells[row].subject] for row in usable], return_inverse=True)[1]
+    features = {"size": np.log(traits.area_px[usable, None]), "colour": traits.colour[usable]}
+    return shortcut_probe(features, labels=labels, groups=groups)
+
+
+def describe_shortcuts(measured: dict[str, Any]) -> str:
+    """Say in one sentence how far the shortcuts go."""
+    if "not_measured" in measured:
+        return f"Shortcuts were not measured: {measured['not_measured']}."
+    size, colour = (
+        "{value:.3f} (95 % interval {low:.3f} to {high:.3f})".format(**measured[name]) for name in ("size", "colour")
+    )
+    return f"AUROC of cell size alone {size}, of mean colour alone {colour}; chance is 0.5."
+
+
+def describe_parts(found: dict[str, Any]) -> str:
+    """Return a table of the parts of an audited data set: images, subjects, classes."""
+    rows = [f"{'part':12} {'images':>7} {'subjects':>8}  classes"]
+    for part, facts in found["parts"].items():
+        classes = ", ".join(f"{number:,} {name}" for name, number in facts["classes"].items())
+        rows.append(f"{part or '(none)':12} {facts['images']:7,} {facts['subjects']:8}  {classes}")
+    return "\n".join(rows)
+
+
+def _open_run(run: Path, experiment: Experiment, *, resume: bool) -> None:
+    config = run / "config.toml"
+    if config.exists():
+        if not resume:
+            raise CallError(f"{run} holds a run already. Go on with --resume, or choose a new folder.")
+        if Experiment.read(config) != experiment:
+            raise CallError(f"The settings differ from those in {config}. Resume without --config and --set.")
+    elif run.exists() and any(run.iterdir()):
+        raise CallError(f"{run} is not empty and holds no run. Choose a new folder.")
+    else:
+        experiment.write(config)
+
+
+def _find_cells(given: Input, run: Path, experiment: Experiment) -> tuple[list[Cell], list[str]]:
+    if given.painted:
+        cells = paint(run / "painted", count=given.painted, seed=experiment.seed)
+        return cells, ["These cells are painted from a seed: they show that the program works, nothing about blood."]
+    if given.data is None:
+        raise CallError("Give a folder of images, or --painted 600 for painted cells.")
+    found = index(given.data, layout=given.layout, labels=given.labels)
+    return found.cells, notes_of(found)
+
+
+def describe_cells(cells: Sequence[Cell]) -> str:
+    """Say in one line how many images of how many subjects and classes there are."""
+    subjects = len({cell.subject for cell in cells if cell.subject})
+    per_class = ", ".join(f"{sum(cell.label == name for cell in cells):,} {name}" for name in classes_of(cells))
+    unlabelled = sum(not cell.label for cell in cells)
+    return f"{len(cells):,} images of {subjects} subjects: {per_class}" + f", {unlabelled} unlabelled" * bool(
+        unlabelled
+    )
+
+
+def _rows_of(traits: Traits, rows: list[int]) -> Traits:
+    return Traits(traits.area_px[rows], traits.colour[rows], traits.sides[rows], traits.thumbnails[rows], {})
