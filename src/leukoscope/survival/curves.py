@@ -77,6 +77,15 @@ class Curve:
         return float(self.value[place]), float(self.low[place]), float(self.high[place])
 
 
+def thinned(curve: Curve, *, most: int = 2000) -> Curve:
+    """Keep at most about `most` steps of a curve, evenly; the values at the kept times stay exact."""
+    if len(curve.times) <= most:
+        return curve
+    kept = np.unique(np.linspace(0, len(curve.times) - 1, most).round().astype(int))
+    arrays = (getattr(curve, name)[kept] for name in ("times", "value", "low", "high", "variance"))
+    return Curve(*arrays, last=curve.last, start=curve.start)
+
+
 def kaplan_meier(table: RiskTable, *, last: float) -> Curve:
     """Estimate survival from a table of one group; every cause counts as the event. Log-log 95 % band.
 

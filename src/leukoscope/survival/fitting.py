@@ -1,13 +1,13 @@
 """From a cohort to a model: the curves of the stages always, a Cox model of every cause where the data carry one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from .cohort import Cohort, bare_name
 from .cox import FEWEST_EVENTS, CauseFit, Design, NoFitError, fit_cause, make_design
-from .curves import Array, Curve, aalen_johansen, kaplan_meier, risk_table
+from .curves import Array, Curve, aalen_johansen, kaplan_meier, risk_table, thinned
 from .model import ColumnFacts, SurvivalModel
 
 FEWEST_PER_COEFFICIENT = 2  # events; below it no model is fitted
@@ -22,7 +22,6 @@ class Fitted:
     design: Design | None = None
     causes: tuple[CauseFit, ...] = ()
     notes: tuple[str, ...] = ()
-    horizons: tuple[tuple[float, str], ...] = field(default=())
 
     @property
     def coefficients(self) -> int:
@@ -84,7 +83,8 @@ def curves_of(cohort: Cohort) -> dict[str, Curve]:
     last = float(cohort.time.max())
     table = risk_table(cohort.time, cohort.state, start=cohort.entry, causes=len(cohort.events))
     names = ("survival", *cohort.events)
-    return dict(zip(names, [kaplan_meier(table, last=last), *aalen_johansen(table, last=last)], strict=True))
+    curves = [kaplan_meier(table, last=last), *aalen_johansen(table, last=last)]
+    return {name: thinned(curve) for name, curve in zip(names, curves, strict=True)}
 
 
 def _facts(name: str, values: Array) -> ColumnFacts:

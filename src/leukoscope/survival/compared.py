@@ -1,0 +1,124 @@
+"""The comparison of the stages as survival.json holds it: curves, numbers at risk, medians, means, tests, sentences."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from .cohort import Cohort
+from .comparison import holm, logrank, logrank_trend, pairwise, restricted_mean_difference
+from .curves import Array, Curve, Interval, median, restricted_mean, risk_table
+from .fitting import curves_of
+from .gray import gray
+from .horizons import Horizon
+from .judgement import as_dict
+from .words import sentence
+
+_TICKS = 6
+
+
+def compare(cohort: Cohort, *, horizons: Sequence[Horizon]) -> dict[str, Any]:
+    """Describe every stage and test whether they differ."""
+    curves = {name: curves_of(cohort.take(cohort.stage == place)) for place, name in enumerate(cohort.stages)}
+    ticks = _ticks(float(cohort.time.max()))
+    until = _restriction(curves, horizons)
+    return {
+        "ticks": ticks.tolist(),
+        "stages": {
+            name: _stage(cohort.take(cohort.stage == place), name, curves[name], horizons=horizons, ticks=ticks, until=until)
+            for place, name in enumerate(cohort.stages)
+        },
+        "tests": _tests(cohort) if len(cohort.stages) > 1 else {},
+        "restricted_mean": {"until": until, "differences": _mean_differences(curves, until)},
+    }
+
+
+def _ticks(last: float) -> Array:
+    """Return about six round times from zero to the last follow-up."""
+    rough = last / (_TICKS - 1)
+    power = 10 ** np.floor(np.log10(rough)) if rough > 0 else 1.0
+    step = next((factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough), rough)
+    return np.asarray(np.arange(0, last + step / 1e6, step or 1.0))
+
+
+def _restriction(curves: Mapping[str, Mapping[str, Curve]], horizons: Sequence[Horizon]) -> float:
+    """Return the latest horizon that every stage was followed to, or else the shortest of the follow-ups."""
+    shortest = min(stage["survival"].last for stage in curves.values())
+    return max((horizon.time for horizon in horizons if horizon.time <= shortest), default=shortest)
+
+
+def _stage(
+    cohort: Cohort, name: str, curves: Mapping[str, Curve], *, horizons: Sequence[Horizon], ticks: Array, until: float
+) -> dict[str, Any]:
+    mean, error = restricted_mean(curves["survival"], until=until)
+    who = f"patients with {cohort.stage_column} {name}"
+    return {
+        "curves": {key: _curve(curve) for key, curve in curves.items()},
+        "at_risk": [int(((cohort.time >= tick) & (cohort.start <= tick)).sum()) for tick in ticks],
+        "median": as_dict(median(curves["survival"])),
+        "restricted_mean": as_dict(Interval(mean, mean - 1.96 * error, mean + 1.96 * error)),
+        "horizons": [_at(cohort, curves, horizon, who) for horizon in horizons],
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    arrays = {key: getattr(curve, key).tolist() for key in ("times", "value", "low", "high")}
+    return arrays | {"last": curve.last, "start": curve.start}
+
+
+def _at(cohort: Cohort, curves: Mapping[str, Curve], horizon: Horizon, who: str) -> dict[str, Any]:
+    read = {key: curve.at(horizon.time) for key, curve in curves.items()}
+    known = {key: Interval(*values) for key, values in read.items() if values is not None}
+    at_risk = int(((cohort.time >= horizon.time) & (cohort.start <= horizon.time)).sum())
+    base = {"words": horizon.words, "time": horizon.time, "at_risk": at_risk}
+    if len(known) < len(curves):
+        last = curves["survival"].last
+        return base | {"text": f"After {horizon.words}: no number; nobody of this stage was followed past {last:.4g} {cohort.unit}."}
+    if curves["survival"].value.size == 0 or known["survival"].value == 1:
+        return base | {name: as_dict(value) for name, value in known.items()} | {"text": _none_yet(cohort, horizon, at_risk)}
+    text = sentence(
+        who, horizon.words, events=cohort.events, survival=known["survival"], incidence=known[cohort.events[0]]
+    )
+    return base | {key: as_dict(value) for key, value in known.items()} | {"text": text}
+
+
+def _none_yet(cohort: Cohort, horizon: Horizon, at_risk: int) -> str:
+    """Say what can be said where nobody had the event: an upper limit from those followed that far (Clopper–Pearson)."""
+    if not at_risk:
+        return f"None of {len(cohort)} patients had {cohort.events[0]} by {horizon.words}, but none was followed that far."
+    most = 100 * (1 - 0.025 ** (1 / at_risk))
+    return (
+        f"None of {len(cohort)} patients had {cohort.events[0]} by {horizon.words}; {at_risk} were followed that far, "
+        f"so up to {most:.0f} of 100 could still be possible."
+    )
+
+
+def _tests(cohort: Cohort) -> dict[str, Any]:
+    stages = len(cohort.stages)
+    table = risk_table(
+        cohort.time, cohort.state, group=cohort.stage, groups=stages, start=cohort.entry, causes=len(cohort.events)
+    )
+    pairs = pairwise(table)
+    tests: dict[str, Any] = {
+        "logrank": vars(logrank(table)),
+        "trend": vars(logrank_trend(table)) if cohort.ordered else None,
+        "pairs": [
+            {"stages": [cohort.stages[a], cohort.stages[b]], **vars(test), "p_holm": corrected}
+            for (a, b), (test, corrected) in pairs.items()
+        ],
+    }
+    if cohort.competing and cohort.entry is None:
+        tests["gray"] = {event: vars(gray(table, cause=cause)) for cause, event in enumerate(cohort.events)}
+    return tests
+
+
+def _mean_differences(curves: Mapping[str, Mapping[str, Curve]], until: float) -> list[dict[str, Any]]:
+    pairs = list(combinations(curves, 2))
+    found = [restricted_mean_difference(curves[a]["survival"], curves[b]["survival"], until=until) for a, b in pairs]
+    corrected = holm([p for _, p in found])
+    return [
+        {"stages": [a, b], **as_dict(difference), "p": p, "p_holm": after}
+        for (a, b), (difference, p), after in zip(pairs, found, corrected, strict=True)
+    ]
+

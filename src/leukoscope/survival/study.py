@@ -1,0 +1,136 @@
+"""The whole study: a cohort goes in; the numbers of survival.json and a model come out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..artifacts import provenance, write_json
+from .aft import fit_aft
+from .cohort import Cohort, describe
+from .compared import compare
+from .curves import median_follow_up
+from .fitted import explain_fit
+from .fitting import Fitted, fit_model
+from .horizons import Horizon, fitting_horizons, parse_horizon
+from .judgement import MOST_PATIENTS, PENALTIES, as_dict, judge, optimism
+from .model import SurvivalModel, write_model
+from .settings import StudySettings
+
+FORMAT = 1
+JUDGED_EVENTS = 20  # fewer events cannot be dealt into folds that each hold a few
+SHRINK_BELOW = 20  # events per coefficient; above it a penalty has little to mend and is not tried
+
+
+@dataclass(frozen=True)
+class Study:
+    """`result` is what survival.json holds; `model` is what model.json holds."""
+
+    result: dict[str, Any]
+    model: SurvivalModel
+
+
+def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival by stage") -> Study:
+    """Compare the stages, fit a model, judge it."""
+    started = time.perf_counter()
+    rng = np.random.default_rng(settings.seed)
+    horizons = choose_horizons(cohort, settings)
+    fitted = fit_model(cohort)
+    judgement, fitted, limits = _judged(cohort, settings, fitted=fitted, horizons=horizons, rng=rng)
+    model = _finished(fitted, cohort, horizons=horizons, judgement=judgement)
+    result = {
+        "format": FORMAT,
+        "title": title,
+        "settings": settings.model_dump(mode="json"),
+        "cohort": describe(cohort) | {"median_follow_up": as_dict(median_follow_up(cohort.time, cohort.state, start=cohort.entry))},
+        "horizons": [{"time": horizon.time, "words": horizon.words} for horizon in horizons],
+        "comparison": compare(cohort, horizons=horizons),
+        "model": explain_fit(fitted, extrapolation=model.extrapolation),
+        "judgement": judgement,
+        "limits": _limits(cohort, fitted, horizons=horizons) + limits,
+        "provenance": provenance(seed=settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
+    }
+    return Study(result, model)
+
+
+def write_study(folder: Path, study: Study) -> None:
+    """Write survival.json and model.json into a folder."""
+    write_json(folder / "survival.json", study.result)
+    write_model(folder / "model.json", study.model)
+
+
+def choose_horizons(cohort: Cohort, settings: StudySettings) -> tuple[Horizon, ...]:
+    """Return the horizons asked for, or usual ones up to which at least a tenth of the patients were followed."""
+    if settings.horizons:
+        asked = {horizon.time: horizon for text in settings.horizons for horizon in [parse_horizon(text, unit=cohort.unit)]}
+        return tuple(asked[time] for time in sorted(asked))
+    chosen = fitting_horizons(float(np.quantile(cohort.time, 0.9)), unit=cohort.unit)
+    middle = f"{float(np.median(cohort.time)) or float(cohort.time.max()):.2g}"
+    return chosen or (parse_horizon(middle, unit=cohort.unit),)
+
+
+def _judged(
+    cohort: Cohort, settings: StudySettings, *, fitted: Fitted, horizons: Sequence[Horizon], rng: np.random.Generator
+) -> tuple[dict[str, Any] | None, Fitted, list[str]]:
+    """Judge the model; take a penalised one instead where it is better beyond doubt."""
+    if not fitted.causes or fitted.design is None:
+        return None, fitted, ["Not judged: there is no model, only the curves of the stages."]
+    judged, notes = _judgeable(fitted.design.cohort, rng)
+    within = tuple(horizon for horizon in horizons if horizon.time < judged.time.max())
+    events = int((judged.state == 1).sum())
+    if events < JUDGED_EVENTS or not within:
+        return None, fitted, [f"Not judged: {events} events are too few to test the model on patients it has not seen."]
+    penalties = PENALTIES if events < SHRINK_BELOW * fitted.coefficients else ()
+    judgement = judge(
+        judged, horizons=within, folds=settings.folds, repeats=settings.repeats, penalties=penalties, rng=rng
+    )
+    penalty = _better_penalty(judgement)
+    judgement["chosen"] = f"ridge {penalty:g}" if penalty else "model"
+    judgement["tried"] = [f"ridge {p:g}" for p in penalties]
+    judgement["optimism"] = optimism(judged, horizons=within, samples=settings.bootstrap, penalty=penalty, rng=rng)
+    return judgement, fit_model(cohort, penalty=penalty) if penalty else fitted, notes
+
+
+def _judgeable(cohort: Cohort, rng: np.random.Generator) -> tuple[Cohort, list[str]]:
+    if len(cohort) <= MOST_PATIENTS:
+        return cohort, []
+    part = np.sort(rng.choice(len(cohort), MOST_PATIENTS, replace=False))
+    return cohort.take(part), [f"The model was judged on {MOST_PATIENTS} patients drawn at random from {len(cohort)}."]
+
+
+def _better_penalty(judgement: dict[str, Any]) -> float:
+    """Return the ridge penalty whose Brier score is lower with its whole interval, or 0."""
+    better = {
+        name: difference["integrated_brier"]
+        for name, difference in judgement["differences"].items()
+        if name.startswith("ridge") and (difference["integrated_brier"]["low"] or 0) > 0
+    }
+    best = max(better, key=lambda name: better[name]["value"], default="")
+    return float(best.removeprefix("ridge ")) if best else 0.0
+
+
+def _finished(
+    fitted: Fitted, cohort: Cohort, *, horizons: Sequence[Horizon], judgement: dict[str, Any] | None
+) -> SurvivalModel:
+    """Add what a model carries for its user: horizons, a curve to extrapolate with, where it comes from."""
+    single = not cohort.competing and fitted.design is not None and bool(fitted.causes)
+    facts = {
+        "cohort": cohort.where, "patients": len(cohort), "events": int((cohort.state == 1).sum()),
+        "c_index": judgement["estimators"][judgement["chosen"]]["c_index"] if judgement else None,
+        "use": "Research use only; not for decisions about a patient.",
+    }  # fmt: skip
+    return replace(
+        fitted.model, facts=facts, horizons=tuple((horizon.time, horizon.words) for horizon in horizons),
+        extrapolation=fit_aft(fitted.design) if single and fitted.design else None,
+    )  # fmt: skip
+
+
+def _limits(cohort: Cohort, fitted: Fitted, *, horizons: Sequence[Horizon]) -> list[str]:
+    limits = [*fitted.notes, *(f"{fact[0].upper()}{fact[1:]}: its curve is shown, the model does not cover it." for fact in fitted.model.unmodelled.values())]
+    if len(cohort.stages) == 1:
+        limits.append(f"There is only one stage ({cohort.stages[0]}), so nothing is compared.")
+    return limits
+
