@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw, ImageFilter
 from leukoscope.artifacts import write_csv, write_json
 from leukoscope.config import Experiment
 from leukoscope.data.cells import Cell, write_cells
-from leukoscope.data.pack import pack
+from leukoscope.data.images import read_image
+from leukoscope.data.prepare import prepare_crop
 from leukoscope.data.split import SplitPlan, make_split, write_split
 
-TRAITS = ("path", "area_px", "mean_red", "mean_green", "mean_blue", "dhash")
+TRAITS = ("path", "area_px", "mean_red", "mean_green", "mean_blue")
 SIDE = 96
 
 
@@ -24,7 +25,7 @@ def write_run(
     classes: tuple[str, ...] = ("hem", "all"),
     strength: float = 1.6,
     size_effect: float = 0.5,
-    source: str = "C-NMC 2019",
+    source: str = "folder",
     seed: int = 0,
     images: bool = False,
     settings: dict[str, Any] | None = None,
@@ -51,7 +52,10 @@ def write_run(
     write_json(run / "model.json", MODEL)
     if images:
         _write_images(table, area, label, rng)
-        pack(table, run / "pack", prepare=experiment.prepare)
+        crops = [prepare_crop(read_image(cell.path), experiment.prepare) for cell in table]
+        (run / "pack").mkdir(exist_ok=True)
+        np.save(run / "pack" / "crops.npy", np.array(crops))
+        write_json(run / "pack" / "pack.json", {"rows": [cell.name for cell in table]})
     return run
 
 
@@ -75,7 +79,7 @@ def _cell(run: Path, row: int, owner: int, label: str, source: str) -> Cell:
 
 def _write_traits(run: Path, table: list[Cell], area: Any, rng: np.random.Generator) -> None:
     rows = [
-        {"path": f"images/{cell.name}", "area_px": int(size), "dhash": "0" * 16}
+        {"path": f"images/{cell.name}", "area_px": int(size)}
         | dict(zip(TRAITS[2:5], rng.normal((120, 80, 140), 12).round(2), strict=True))
         for cell, size in zip(table, area, strict=True)
     ]

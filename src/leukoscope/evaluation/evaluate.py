@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts import read_csv, record_stage, write_json
+from ..artifacts import record_stage, write_json
 from ..config import Experiment
+from ..data.audit import read_traits
 from ..data.cells import Cell, read_cells
 from ..data.split import SplitPlan, read_split
 from ..errors import DataError
-from .baselines import TRAITS, class_shares, features_of, label_statistics, majority, probe
+from .baselines import COLUMNS, class_shares, features_of, label_statistics, majority, probe
 from .calibration import Calibration, calibrate, calibration_table
 from .intervals import Bootstrap, Statistics, bootstrap, number, plain
 from .metrics import BINS, METRICS, confusion, reliability
@@ -142,12 +143,8 @@ def _estimators(run: Path, evidence: Evidence) -> tuple[dict[str, Outcome], list
         return estimators, [
             "traits.csv is missing, so the size and colour probes are left out. Run leukoscope data audit."
         ]
-    traits = read_csv(path)
-    if len(traits) != len(evidence.cells):
-        raise DataError(
-            f"{path} has {len(traits)} rows for {len(evidence.cells)} cells. Run leukoscope data audit again."
-        )
-    for name in TRAITS:
+    traits = read_traits(path, evidence.cells)
+    for name in COLUMNS:
         probed = probe(predictions, features_of(traits, name), rows=evidence.rows, train=train, labels=labels)
         estimators[name] = outcome_of(probed, calibrate(probed))
     return estimators, []

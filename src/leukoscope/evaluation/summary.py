@@ -44,7 +44,7 @@ def comparison_table(result: dict[str, Any]) -> str:
 
 
 def _run(result: dict[str, Any], which: str) -> str:
-    return result["runs"][which] + (" (leaky split: its figures are too good)" if result["leaky"][which] else "")
+    return str(result["runs"][which]) + (" (leaky split: its figures are too good)" if result["leaky"][which] else "")
 
 
 def _compared(name: str, a: dict[str, Any], b: dict[str, Any], difference: dict[str, Any]) -> str:

@@ -1,0 +1,166 @@
+"""The drawings of the report, from the numbers of metrics.json and history.csv."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .style import BAD, GOOD, HEIGHT, INK, MODEL, MUTED, PAPER, SIZE, canvas, drawing
+
+_PERCENT = [0, 0.25, 0.5, 0.75, 1]
+_CLASS_COLOURS = (MODEL, SIZE, GOOD, BAD)
+_STYLES = ("-", "--", "-.", ":")
+
+
+def roc(curve: dict[str, Any]) -> str:
+    """Draw the ROC curve with its band; with several classes, one line for each."""
+    with canvas() as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        axes.text(0.97, 0.86, "guessing", color=MUTED, ha="right", fontsize=9.5)
+        _curves(axes, curve)
+        _unit(axes, x="normal cells wrongly alarmed at", y="leukemia cells found")
+        if len(curve["classes"]) > 1:
+            _unit(axes, x="cells of other classes wrongly named", y="cells of the class found")
+        return drawing(figure, "roc")
+
+
+def pr(curve: dict[str, Any], *, share: float | None) -> str:
+    """Draw the precision–recall curve with its band; `share` is the precision of guessing."""
+    with canvas() as (figure, axes):
+        if share is not None:
+            axes.axhline(share, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+            below = share > 0.9
+            axes.text(
+                0.02, share + (-0.03 if below else 0.02), "guessing", color=MUTED, fontsize=9.5,
+                va="top" if below else "bottom",
+            )  # fmt: skip
+        _curves(axes, curve)
+        _unit(
+            axes,
+            x="leukemia cells found" if share is not None else "cells of the class found",
+            y="alarms that are right",
+        )
+        return drawing(figure, "pr")
+
+
+def _curves(axes: Any, curve: dict[str, Any]) -> None:
+    classes = curve["classes"]
+    for number, (name, line) in enumerate(classes.items()):
+        colour = _CLASS_COLOURS[number % len(_CLASS_COLOURS)]
+        style = _STYLES[number // len(_CLASS_COLOURS) % len(_STYLES)]
+        if len(classes) == 1:
+            _band(axes, curve["grid"], line, colour=colour)
+        axes.plot(curve["grid"], _floats(line["value"]), color=colour, linestyle=style, label=name)
+    if len(classes) > 1:
+        axes.legend(loc="lower left" if axes.get_lines()[0].get_ydata()[0] else "lower right", fontsize=9.5)
+
+
+def reliability(curve: dict[str, Any]) -> str:
+    """Draw how often the disease was there, against the probability that was claimed."""
+    with canvas() as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        axes.text(0.03, 0.16, "as claimed", color=MUTED, fontsize=9.5, rotation=0)
+        x, y = _floats(curve["mean_probability"]), _floats(curve["value"])
+        low, high = _floats(curve["low"]), _floats(curve["high"])
+        cells = np.array(curve["cells"], dtype=float)
+        axes.vlines(x, low, high, color=MODEL, linewidth=2, alpha=0.5)
+        axes.plot(x, y, color=MODEL, linewidth=1.2, alpha=0.7)
+        axes.scatter(
+            x, y, s=20 + 130 * cells / max(1, cells.max()), color=MODEL, edgecolor=PAPER, linewidth=1, zorder=3
+        )
+        _unit(axes, x="probability claimed", y="share that came true")
+        return drawing(figure, "reliability")
+
+
+def risk_coverage(curve: dict[str, Any]) -> str:
+    """Draw how the share of wrong decisions falls when only the surest cells are decided."""
+    with canvas() as (figure, axes):
+        _band(axes, curve["grid"], curve, colour=MODEL)
+        axes.plot(curve["grid"], _floats(curve["value"]), color=MODEL)
+        top = max([value for value in (*curve["high"], *curve["value"]) if value is not None], default=1.0)
+        axes.set_xlim(0, 1.01)
+        axes.set_ylim(0, min(1.0, max(0.05, top * 1.1)))
+        axes.set_xticks(_PERCENT, [f"{value:.0%}" for value in _PERCENT])
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.yaxis.set_major_locator(_few_ticks())
+        axes.set_xlabel("cells decided, the surest first")
+        axes.set_ylabel("wrong decisions among them")
+        return drawing(figure, "risk")
+
+
+def confusion(labels: list[str], matrix: list[list[int]]) -> str:
+    """Draw the confusion matrix: depth of colour is the share of the true class."""
+    table = np.array(matrix, dtype=float)
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    size = len(labels)
+    with canvas(height=HEIGHT * (1 if size <= 3 else 1.25)) as (figure, axes):
+        for row in range(size):
+            for column in range(size):
+                _tile(axes, row, column, count=int(table[row, column]), share=shares[row, column], size=size)
+        axes.set_xlim(-0.5, size - 0.5)
+        axes.set_ylim(size - 0.5, -0.5)
+        axes.set_xticks(range(size), labels)
+        axes.set_yticks(range(size), labels, rotation=90 if size <= 3 else 0, va="center")
+        axes.set_xlabel("what the model says")
+        axes.set_ylabel("what the cell is")
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return drawing(figure, "confusion")
+
+
+def _tile(axes: Any, row: int, column: int, *, count: int, share: float, size: int) -> None:
+    colour = MODEL if row == column else SIZE
+    corner = (column - 0.48, row - 0.48)
+    axes.add_patch(_rectangle(corner, colour, alpha=0.08 + 0.42 * share))
+    big, small = (17, 10.5) if size <= 3 else (12, 9)
+    axes.text(column, row - 0.04, f"{count:,}", ha="center", va="bottom", fontsize=big, color=INK)
+    axes.text(column, row + 0.06, f"{share:.0%}", ha="center", va="top", fontsize=small, color=INK)
+
+
+def _rectangle(corner: tuple[float, float], colour: str, *, alpha: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, 0.96, 0.96, facecolor=colour, alpha=alpha, linewidth=0)
+
+
+def history(folds: list[list[dict[str, float]]], *, kind: str) -> str:
+    """Draw train and validation loss (or accuracy) by epoch, one pair of lines per fold."""
+    with canvas(height=HEIGHT * 0.9) as (figure, axes):
+        for number, rows in enumerate(folds):
+            epochs = [row["epoch"] for row in rows]
+            for name, colour, style in (("train", MUTED, (0, (3, 2))), ("validation", MODEL, "-")):
+                values = [row.get(f"{name}_{kind}", np.nan) for row in rows]
+                label = name if number == 0 else None
+                width = 2 if len(folds) == 1 else 1.3
+                axes.plot(epochs, values, color=colour, linewidth=width, linestyle=style, alpha=0.9, label=label)
+                if len(rows) == 1:
+                    axes.plot(epochs, values, color=colour, marker="o")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(kind)
+        axes.xaxis.set_major_locator(_few_ticks(whole=True))
+        axes.legend(fontsize=9.5, loc="best")
+        return drawing(figure, f"history-{kind}")
+
+
+def _few_ticks(*, whole: bool = False) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(5, integer=whole)
+
+
+def _band(axes: Any, grid: list[float], line: dict[str, Any], *, colour: str) -> None:
+    axes.fill_between(grid, _floats(line["low"]), _floats(line["high"]), color=colour, alpha=0.18, linewidth=0)
+
+
+def _unit(axes: Any, *, x: str, y: str) -> None:
+    for scale, limits in ((axes.set_xticks, axes.set_xlim), (axes.set_yticks, axes.set_ylim)):
+        scale(_PERCENT, [f"{value:.0%}" for value in _PERCENT])
+        limits(-0.01, 1.01)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def _floats(values: list[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values])
