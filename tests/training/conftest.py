@@ -27,17 +27,17 @@ def paint(rng: np.random.Generator, *, blast: bool) -> np.ndarray[Any, Any]:
     return (np.clip(colour, 2, 255) * disc[..., None]).astype(np.uint8)
 
 
-def write_images(folder: Path, *, subjects: int, each: int) -> list[Cell]:
+def write_images(folder: Path, *, subjects: int, each: int, labels: tuple[str, ...]) -> list[Cell]:
     rng = np.random.default_rng(0)
     cells = []
     for subject in range(subjects):
         for number in range(each):
-            blast = subject % 2 == 1
-            path = folder / f"{'all' if blast else 'hem'}_{subject}_{number}.png"
+            label = labels[subject % len(labels)]
+            path = folder / f"{label}_{subject}_{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(paint(rng, blast=blast)).save(path)
+            Image.fromarray(paint(rng, blast=label == labels[-1])).save(path)
             facts = {"part": f"fold_{subject % 3}", "source": "folder", "name": path.name, "sha256": sha256_of(path)}
-            cells.append(Cell(path=path, label=path.name[:3], subject=str(subject), width=SIDE, height=SIDE, **facts))
+            cells.append(Cell(path=path, label=label, subject=str(subject), width=SIDE, height=SIDE, **facts))
     return cells
 
 
@@ -45,7 +45,14 @@ def write_images(folder: Path, *, subjects: int, each: int) -> list[Cell]:
 def make_run(tmp_path: Path) -> MakeRun:
     """Return a function that makes a prepared run folder from dotted settings."""
 
-    def make(name: str = "run", *, subjects: int = 12, each: int = 8, **settings: Any) -> Path:
+    def make(
+        name: str = "run",
+        *,
+        subjects: int = 12,
+        each: int = 8,
+        labels: tuple[str, ...] = ("hem", "all"),
+        **settings: Any,
+    ) -> Path:
         run = tmp_path / name
         table: dict[str, Any] = {
             "prepare": {"view": "frame", "size": SIDE},
@@ -54,15 +61,19 @@ def make_run(tmp_path: Path) -> MakeRun:
         }
         for key, value in settings.items():
             section, _, field = key.partition("__")
-            table[section] = table.get(section, {}) | {field: value} if field else value
+            base = table.get(section, {})
+            table[section] = base | ({field: value} if field else value) if field or isinstance(value, dict) else value
         experiment = Experiment.model_validate(table)
-        cells = write_images(tmp_path / "images", subjects=subjects, each=each)
+        cells = write_images(tmp_path / "images", subjects=subjects, each=each, labels=labels)
         cells[0] = dataclasses.replace(cells[0], label="")  # one cell without a label, as in a real table
         write_cells(run / "cells.csv", cells)
         experiment.write(run / "config.toml")
         write_split(run / "split.json", make_split(cells, experiment.split, seed=experiment.seed))
         pack(cells, run / "pack", prepare=experiment.prepare)
-        areas = [{"path": cell.name, "area_px": int((np.asarray(Image.open(cell.path)) > 0).any(axis=2).sum())} for cell in cells]
+        areas = [
+            {"path": cell.name, "area_px": int((np.asarray(Image.open(cell.path)) > 0).any(axis=2).sum())}
+            for cell in cells
+        ]
         write_csv(run / "traits.csv", areas, columns=("path", "area_px"))
         return run
 

@@ -1,14 +1,176 @@
 """Training of a small prepared run, from its files to its files."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+from leukoscope.artifacts import read_csv, read_json, sha256_of
+from leukoscope.config import Experiment, Model
+from leukoscope.data.cells import read_cells
+from leukoscope.data.pack import open_pack
+from leukoscope.data.split import read_split
+from leukoscope.errors import CallError, DataError, TrainingError
+from leukoscope.models.catalogue import build_network
+from leukoscope.training.checkpoint import load_checkpoint
 from leukoscope.training.loop import train
 
+MakeRun = Callable[..., Path]
 
 
-def test_thin(make_run: Callable[..., Path]) -> None:
+@pytest.fixture
+def trained(make_run: MakeRun) -> Path:
+    run = make_run(split={"scheme": "kfold", "folds": 2, "validation": 0.3})
+    train(run)
+    return run
+
+
+def test_every_labelled_cell_is_tested_once_and_the_table_says_where_it_stood(trained: Path) -> None:
+    cells = read_cells(trained / "cells.csv")
+    plan = read_split(trained / "split.json", cells)
+    rows = read_csv(trained / "predictions.csv")
+    assert ",".join(rows[0]) == "path,label,subject,group,part,source,fold,set,prob_hem,prob_all"
+    tested = [row["path"] for row in rows if row["set"] == "test"]
+    assert len(tested) == len(set(tested)) == sum(bool(cell.label) for cell in cells)
+    by_path = {cell.path: cell for cell in cells}
+    for row in rows:
+        cell = by_path[(trained / row["path"]).resolve()]
+        assert (row["label"], row["subject"]) == (cell.label, cell.subject)
+        assert plan.sets([cell], fold=int(row["fold"])) == [row["set"]]
+        assert float(row["prob_hem"]) + float(row["prob_all"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_best_checkpoint_gives_the_probabilities_of_the_table(trained: Path) -> None:
+    network = build_network(Model(), classes=2, size=32)
+    load_checkpoint(trained / "fold-1" / "checkpoints" / "best.safetensors", network)
+    rows = [row for row in read_csv(trained / "predictions.csv") if row["fold"] == "1"]
+    place = {cell.path: number for number, cell in enumerate(read_cells(trained / "cells.csv"))}
+    crops = open_pack(trained / "pack")[[place[(trained / row["path"]).resolve()] for row in rows]]
+    with torch.no_grad():
+        chances = torch.softmax(network.eval()(torch.from_numpy(crops)), dim=1).numpy()
+    np.testing.assert_allclose(chances[:, 1], [float(row["prob_all"]) for row in rows], atol=1e-5)
+
+
+def test_history_and_provenance_can_be_read_by_a_person(trained: Path) -> None:
+    history = read_csv(trained / "fold-0" / "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    best = read_json(trained / "fold-0" / "checkpoints" / "best.json")
+    assert best["validation_loss"] == min(float(row["validation_loss"]) for row in history)
+    stage = read_json(trained / "run.json")["train"]
+    assert stage["device"] == "cpu"
+    assert stage["folds"] == 2
+
+
+def test_a_second_call_needs_resume_and_then_changes_nothing(trained: Path) -> None:
+    with pytest.raises(CallError, match="--resume"):
+        train(trained)
+    before = {path: sha256_of(path) for path in trained.glob("fold-*/*/*")}
+    train(trained, resume=True)
+    assert {path: sha256_of(path) for path in trained.glob("fold-*/*/*")} == before
+
+
+def test_finished_folds_are_kept(trained: Path) -> None:
+    before = (trained / "fold-0" / "history.csv").read_bytes()
+    table = sha256_of(trained / "predictions.csv")
+    for path in (trained / "fold-1").rglob("*.*"):
+        path.unlink()
+    train(trained, resume=True)
+    assert (trained / "fold-0" / "history.csv").read_bytes() == before
+    assert sha256_of(trained / "predictions.csv") == table
+
+
+def test_changed_settings_cannot_be_resumed(make_run: MakeRun) -> None:
     run = make_run()
     train(run)
-    print(sorted(str(p.relative_to(run)) for p in run.rglob("*")))
-    print((run / "fold-0/history.csv").read_text(), (run / "predictions.csv").read_text()[:500])
+    (run / "fold-0" / "predictions.csv").unlink()
+    Experiment.read(run / "config.toml", overrides=("train.learning_rate=0.5",)).write(run / "config.toml")
+    with pytest.raises(TrainingError, match=r"train\.learning_rate changed"):
+        train(run, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(make_run: MakeRun) -> None:
+    run = make_run()
+    train(run)
+    (run / "fold-0" / "predictions.csv").unlink()
+    last = run / "fold-0" / "checkpoints" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match=r"last\.safetensors cannot be used"):
+        train(run, resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_with_what_to_try(make_run: MakeRun) -> None:
+    run = make_run(train__learning_rate=1e30, train__epochs=5)
+    with pytest.raises(TrainingError, match=r"fold 0, epoch \d.*train\.learning_rate"):
+        train(run)
+    assert not (run / "predictions.csv").exists()
+
+
+def test_training_stops_early_when_validation_subjects_gain_nothing(make_run: MakeRun) -> None:
+    run = make_run(train__learning_rate=1e-12, train__epochs=30, train__patience=2)
+    train(run)
+    history = read_csv(run / "fold-0" / "history.csv")
+    losses = [float(row["validation_loss"]) for row in history]
+    assert len(history) == int(np.argmin(losses)) + 1 + 2 < 30
+
+
+def test_only_the_head_learns_while_the_backbone_is_frozen(make_run: MakeRun) -> None:
+    run = make_run(train__mode="head-then-full", train__frozen_epochs=2, train__epochs=2, seed=3)
+    train(run)
+    (run / "fold-0" / "predictions.csv").unlink()
+    trained, fresh = (build_network(Model(), classes=2, size=32) for _ in range(2))
+    load_checkpoint(run / "fold-0" / "checkpoints" / "last.safetensors", trained)
+    from leukoscope.training.randomness import seed_of
+
+    torch.manual_seed(seed_of("weights", 3, 0))
+    fresh = build_network(Model(), classes=2, size=32)
+    for name, value in fresh.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name]) != name.startswith("head."), name
+
+
+@pytest.mark.parametrize("balance", ["none", "weights", "sampler", "size-sampler"])
+def test_every_way_of_balancing_learns_the_painted_difference(make_run: MakeRun, balance: str) -> None:
+    run = make_run(train__balance=balance, train__epochs=6, subjects=14, split__validation=0.3)
+    train(run)
+    assert float(read_csv(run / "fold-0" / "history.csv")[-1]["validation_auroc"]) > 0.9
+
+
+def test_four_classes_are_learnt_as_four(make_run: MakeRun) -> None:
+    run = make_run(labels=("Benign", "Early", "Pre", "Pro"), subjects=24, each=4, train__epochs=1)
+    train(run)
+    row = read_csv(run / "predictions.csv")[0]
+    assert [name for name in row if name.startswith("prob_")] == ["prob_Benign", "prob_Early", "prob_Pre", "prob_Pro"]
+
+
+def test_a_pack_of_another_size_is_refused(make_run: MakeRun) -> None:
+    run = make_run()
+    Experiment.read(run / "config.toml", overrides=("prepare.size=64",)).write(run / "config.toml")
+    with pytest.raises(DataError, match="data pack again"):
+        train(run)
+
+
+def test_a_device_that_is_not_there_is_named(make_run: MakeRun) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(CallError, match=r"train\.accelerator = 'cuda'"):
+        train(make_run(train__accelerator="cuda"))
+
+
+def test_tensorboard_is_written_only_when_asked(make_run: MakeRun) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    plain, asked = make_run("plain", train__epochs=1), make_run("asked", train__epochs=1, train__tensorboard=True)
+    train(plain)
+    train(asked)
+    assert not list(plain.rglob("events.*"))
+    assert list(asked.glob("fold-0/tensorboard/events.*"))
+
+
+def test_the_facts_beside_a_checkpoint_are_those_inside_it(trained: Path) -> None:
+    import safetensors
+
+    for name in ("last", "best"):
+        path = trained / "fold-0" / "checkpoints" / f"{name}.safetensors"
+        with safetensors.safe_open(path, framework="np") as file:
+            assert json.loads(file.metadata()["leukoscope"]) == read_json(path.with_suffix(".json"))

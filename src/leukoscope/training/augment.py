@@ -85,8 +85,8 @@ def _move(images: Tensor, draws: Draws) -> Tensor:
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blur each crop with a Gaussian of its own, inside its cell: the black around it lends no darkness to the rim."""
     cell = _cell(images)
-    share = _gaussian(cell.to(images.dtype).expand_as(images), sigma)
-    return torch.where(cell, _gaussian(images * cell, sigma) / share.clamp(min=1e-6), images)
+    light, share = _gaussian(torch.cat([images * cell, cell], dim=1), sigma).split([3, 1], dim=1)
+    return torch.where(cell, light / share.clamp(min=1e-6), images)
 
 
 def _gaussian(images: Tensor, sigma: Tensor) -> Tensor:
@@ -94,11 +94,10 @@ def _gaussian(images: Tensor, sigma: Tensor) -> Tensor:
     reach = max(1, math.ceil(3 * float(sigma.max())))
     offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)  # one per crop and colour
-    stacked = images.reshape(1, -1, *images.shape[2:])
-    for shape, padding in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
-        padded = functional.pad(stacked, padding)
-        stacked = functional.conv2d(padded, kernel.view(-1, 1, *shape), groups=stacked.shape[1])
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(images.shape[1], dim=0)[:, None]
+    stacked = images.reshape(1, -1, *images.shape[2:])  # every plane is a channel of its own
+    stacked = functional.conv2d(stacked, kernel[:, :, None, :], padding=(0, reach), groups=stacked.shape[1])
+    stacked = functional.conv2d(stacked, kernel[:, :, :, None], padding=(reach, 0), groups=stacked.shape[1])
     return stacked.view_as(images)
 
 

@@ -28,6 +28,16 @@ def write_history(path: Path, history: Sequence[Epoch]) -> None:
     write_csv(path, history, columns=COLUMNS)
 
 
+def add_to_tensorboard(folder: Path, row: Epoch) -> None:
+    """Append the numbers of one epoch to TensorBoard's event files in `folder`."""
+    from torch.utils.tensorboard import SummaryWriter  # an optional package, asked for before training starts
+
+    with SummaryWriter(folder) as writer:  # type: ignore[no-untyped-call]
+        for name, value in row.items():
+            if name != "epoch" and value is not None:
+                writer.add_scalar(name, value, row["epoch"])  # type: ignore[no-untyped-call]
+
+
 def best_epoch(history: Sequence[Epoch]) -> int:
     """Return the place, from 0, of the lowest validation loss; the earlier of equals."""
     return int(np.argmin([row["validation_loss"] for row in history]))

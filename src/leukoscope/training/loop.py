@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..artifacts import record_stage
-from ..errors import CallError, TrainingError
+from ..errors import CallError, TrainingError, require
 from ..models.catalogue import build_network
 from ..models.network import Network
 from ..progress import track
@@ -27,7 +27,7 @@ from .batches import Rows, cut, read_ahead
 from .checkpoint import load_checkpoint, read_facts, save_checkpoint, sweep
 from .device import start_fabric
 from .folds import FoldSets, fold_sets
-from .history import Epoch, best_epoch, is_over, measures, write_history
+from .history import Epoch, add_to_tensorboard, best_epoch, is_over, measures, write_history
 from .optimise import make_optimizer, set_rates
 from .predictions import join_folds, write_fold
 from .prepared import Prepared, read_prepared
@@ -50,6 +50,8 @@ def train(run: Path, *, resume: bool = False) -> None:
     prepared = read_prepared(run)
     if not resume and any(run.glob("fold-*/checkpoints/*.safetensors")):
         raise CallError(f"{run} has checkpoints. Go on with --resume, or choose a new folder.")
+    if prepared.experiment.train.tensorboard:
+        require("tensorboard", feature="train.tensorboard", extra="tensorboard")
     fabric = start_fabric(prepared.experiment.train)
     folds = [run / f"fold-{number}" for number in range(len(prepared.plan.folds))]
     for number, folder in enumerate(folds):
@@ -89,6 +91,8 @@ def train_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
         row = {"epoch": epoch + 1} | train_epoch(task, epoch=epoch) | validate(task)
         history.append(row | {"seconds": round(time.perf_counter() - began, 3)})
         _keep(folder, task, history)
+        if settings.tensorboard:
+            add_to_tensorboard(folder / "tensorboard", history[-1])
     load_checkpoint(folder / "checkpoints" / "best.safetensors", task.network)
     sets = {"validation": task.sets.validation, "test": task.sets.test}
     predicted = {name: (rows, predict(task, rows)) for name, rows in sets.items()}
