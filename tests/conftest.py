@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Shared machines are slow at times: a law is broken by a counterexample, never by a clock.
+settings.register_profile("leukoscope", deadline=None)
+settings.load_profile("leukoscope")
 
 SHARED = Path(os.environ.get("LEUKOSCOPE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -1,0 +1,81 @@
+"""Every image that cannot be used is refused with its name and a cure."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukoscope.data.images import read_image, read_size
+from leukoscope.errors import ImageError
+
+
+def png(width: int, height: int, *, bits: int = 8, rows: bytes = b"\0") -> bytes:
+    """Make an RGB PNG by hand, so that its header can claim what no library would write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def picture(side: int = 32) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(1, 255, (side, side, 3), dtype=np.uint8))
+
+
+def save_animation(path: Path) -> None:
+    picture().save(path, save_all=True, append_images=[picture(32).rotate(90)])
+
+
+BAD = {
+    "empty.png": (lambda path: path.write_bytes(b""), "empty"),
+    "text.png": (lambda path: path.write_text("not an image"), "not an image"),
+    "truncated.bmp": (lambda path: (picture().save(path), path.write_bytes(path.read_bytes()[:500])), "ends early"),
+    "truncated.png": (lambda path: (picture().save(path), path.write_bytes(path.read_bytes()[:500])), "ends early"),
+    "liar.bmp": (lambda path: picture().save(path, format="PNG"), "true suffix"),
+    "bomb.png": (lambda path: path.write_bytes(png(40_000, 40_000)), "pixels"),
+    "large.png": (lambda path: path.write_bytes(png(9_000, 9_000)), "9000x9000"),
+    "tiny.png": (lambda path: picture(8).save(path), "8x8"),
+    "palette.png": (lambda path: picture().convert("P").save(path), "palette"),
+    "grey.png": (lambda path: picture().convert("L").save(path), "grey"),
+    "print.tif": (lambda path: picture().convert("CMYK").save(path), "CMYK"),
+    "deep.png": (lambda path: Image.fromarray(np.full((32, 32), 999, dtype=np.uint16)).save(path), "16"),
+    "moving.png": (save_animation, "several pictures"),
+    "pages.tif": (save_animation, "several pictures"),
+    "veil.png": (lambda path: picture().convert("RGBA").rotate(20).save(path), "transparent"),
+    "missing.png": (lambda path: None, "does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_image_is_refused_by_name_with_its_reason(tmp_path: Path, name: str) -> None:
+    make, reason = BAD[name]
+    make(tmp_path / name)
+    with pytest.raises(ImageError, match=reason) as refused:
+        read_image(tmp_path / name)
+    assert str(tmp_path / name) in str(refused.value)
+    assert str(refused.value).endswith(".")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
+def test_a_good_image_is_read_pixel_for_pixel(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cell.{suffix}"
+    picture().save(path, **({"lossless": True} if suffix == "webp" else {}))
+    assert np.array_equal(read_image(path), np.asarray(picture()))
+    assert read_size(path) == (32, 32)
+
+
+def test_an_opaque_alpha_channel_is_dropped(tmp_path: Path) -> None:
+    picture().convert("RGBA").save(tmp_path / "cell.png")
+    assert np.array_equal(read_image(tmp_path / "cell.png"), np.asarray(picture()))
+
+
+def test_a_colour_image_of_16_bits_per_channel_is_refused_rather_than_cut(tmp_path: Path) -> None:
+    rows = b"".join(b"\0" + bytes(32 * 6) for _ in range(32))
+    (tmp_path / "deep.png").write_bytes(png(32, 32, bits=16, rows=rows))
+    with pytest.raises(ImageError, match="16 or more bits"):
+        read_image(tmp_path / "deep.png")

@@ -1,0 +1,265 @@
+"""From folders to cells.csv, and what the audit finds in it."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukoscope.data import cnmc
+from leukoscope.data.audit import audit, measure_traits, near_duplicates, read_traits, write_traits
+from leukoscope.data.cells import Cell, classes_of, natural, read_cells, write_cells
+from leukoscope.data.groups import joined, sharing_bytes
+from leukoscope.data.index import Indexed, Layout, index, index_release
+from leukoscope.errors import ConfigError, DataError, UnknownNameError
+
+
+def save_cell(path: Path, seed: int = 0, *, side: int = 450) -> None:
+    """Save a grainy disc on black under any name."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] - side / 2
+    coarse = np.kron(rng.integers(40, 200, (side // 25 + 1, side // 25 + 1, 3)), np.ones((25, 25, 1)))[:side, :side]
+    image = coarse * (np.hypot(x, y * rng.uniform(0.8, 1.2)) < side / 3)[..., None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A small tree with the release's own folders and names."""
+    root = tmp_path / "C-NMC_Leukemia"
+    train, prelim = root / "training_data", root / "validation_data" / "C-NMC_test_prelim_phase_data"
+    save_cell(train / "fold_0" / "all" / "UID_20_1_1_all.bmp", 1)
+    save_cell(train / "fold_2" / "all" / "UID_21_1_1_all.bmp", 1)
+    save_cell(train / "fold_1" / "hem" / "UID_H3_1_1_hem.bmp", 2)
+    save_cell(train / "fold_2" / "hem" / "UID_h3_2_1_hem.bmp", 3)
+    save_cell(prelim / "1.bmp", 4)
+    save_cell(root / "testing_data" / "C-NMC_test_final_phase_data" / "1.bmp", 5, side=600)
+    labels = "Patient_ID,new_names,labels\nUID_57_29_1_all.bmp,1.bmp,1\nUID_58_1_1_all.bmp,2.bmp,1\n"
+    (root / "validation_data" / "C-NMC_test_prelim_phase_data_labels.csv").write_text(labels)
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def test_the_release_is_indexed_with_labels_subjects_and_parts(release: Path) -> None:
+    found = index(release)
+    rows = {(cell.part, cell.label, cell.subject) for cell in found.cells}
+    assert rows == {
+        ("fold_0", "all", "20"),
+        ("fold_2", "all", "21"),
+        ("fold_1", "hem", "H3"),
+        ("fold_2", "hem", "H3"),  # written h3 in the release
+        ("prelim_test", "all", "57"),
+        ("final_test", "", ""),
+    }
+    assert found.ignored == Counter({".csv": 1, ".txt": 1})
+    assert {(cell.width, cell.height) for cell in found.cells} == {(450, 450), (600, 600)}
+
+
+def test_any_folder_of_the_release_can_be_indexed_alone(release: Path) -> None:
+    assert {cell.part for cell in index(release / "training_data" / "fold_2").cells} == {"fold_2"}
+    prelim = index(release / "validation_data" / "C-NMC_test_prelim_phase_data")
+    assert [cell.label for cell in prelim.cells] == [""]
+    assert "unlabelled" in prelim.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("UID_58_1_1_all.bmp,2.bmp,1\n", "no row for 1.bmp"),
+        ("UID_57_29_1_all.bmp,1.bmp,1\nUID_57_29_2_all.bmp,1.bmp,1\n", "two rows for 1.bmp"),
+        ("somebody,1.bmp,1\n", "not of the form"),
+    ],
+)
+def test_a_missing_or_double_label_is_an_error(release: Path, rows: str, reason: str) -> None:
+    labels = release / "validation_data" / "C-NMC_test_prelim_phase_data_labels.csv"
+    labels.write_text("Patient_ID,new_names,labels\n" + rows)
+    with pytest.raises(DataError, match=reason):
+        index(release)
+
+
+def test_a_labels_file_without_its_columns_names_them(release: Path) -> None:
+    labels = release / "validation_data" / "C-NMC_test_prelim_phase_data_labels.csv"
+    labels.write_text("name,label\n1.bmp,1\n")
+    with pytest.raises(DataError, match="lacks the columns Patient_ID, new_names, labels"):
+        index(release)
+
+
+def test_folders_of_four_classes_are_indexed(tmp_path: Path) -> None:
+    for number, name in enumerate(["Benign", "Early", "Pre", "Pro"]):
+        save_cell(tmp_path / name / f"P{number}_1.png", number)
+        save_cell(tmp_path / name / f"Q{number}" / "1.jpg", number)
+    found = index(tmp_path).cells
+    assert classes_of(found) == ("Benign", "Early", "Pre", "Pro")
+    assert {cell.subject for cell in found} == {f"{letter}{number}" for letter in "PQ" for number in range(4)}
+
+
+def test_names_without_a_subject_are_told(tmp_path: Path) -> None:
+    save_cell(tmp_path / "a" / "WBC-Benign-001.png")
+    found = index(tmp_path)
+    assert "No subject could be read from 1 of 1 names" in found.notes[0]
+    patterned = index(tmp_path, layout=Layout(subject_pattern=r"WBC-(\w+)-"))
+    assert [cell.subject for cell in patterned.cells] == ["Benign"]
+
+
+@pytest.mark.parametrize(("pattern", "reason"), [("P(", "not a regular"), ("P1", "parentheses")])
+def test_a_bad_subject_pattern_is_an_error_of_the_call(tmp_path: Path, pattern: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        index(tmp_path, layout=Layout(subject_pattern=pattern))
+
+
+def test_a_table_of_images_is_indexed_by_its_own_column_names(tmp_path: Path) -> None:
+    save_cell(tmp_path / "images" / "a.png")
+    table = tmp_path / "patients.csv"
+    table.write_text("file,diagnosis,patient\nimages/a.png,ALL,7\n")
+    layout = Layout(path_column="file", label_column="diagnosis", subject_column="patient")
+    (cell,) = index(table, layout=layout).cells
+    assert (cell.label, cell.subject, cell.path) == ("ALL", "7", (tmp_path / "images" / "a.png").resolve())
+    with pytest.raises(DataError, match="lacks the columns path, label, subject"):
+        index(table)
+    table.write_text("file,diagnosis,patient\nimages/b.png,ALL,7\n")
+    with pytest.raises(DataError, match=r"b.png does not exist"):
+        index(table, layout=layout)
+
+
+def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_text("")
+    with pytest.raises(DataError, match="It has 1 .pdf"):
+        index(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        index(tmp_path / "nowhere")
+
+
+def test_the_table_survives_writing_and_reading(tmp_path: Path, painted: list[Cell]) -> None:
+    write_cells(tmp_path / "cells.csv", painted)
+    assert read_cells(tmp_path / "cells.csv") == painted
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path, painted: list[Cell]) -> None:
+    write_cells(tmp_path / "cells.csv", [painted[0], painted[0]])
+    with pytest.raises(DataError, match="stands twice"):
+        read_cells(tmp_path / "cells.csv")
+
+
+def test_the_disease_is_the_second_of_two_classes(painted: list[Cell]) -> None:
+    assert classes_of(painted) == ("normal", "blast")
+    assert classes_of(painted, "normal") == ("blast", "normal")
+    with pytest.raises(UnknownNameError, match="Did you mean 'blast'"):
+        classes_of(painted, "blasst")
+    assert sorted(["H10", "H2", "9", "11"], key=natural) == ["9", "11", "H2", "H10"]
+
+
+def release_list(shared_data: Path) -> Indexed:
+    return index_release(shared_data / "cnmc" / "C-NMC_test_prelim_phase_data_labels.csv")
+
+
+def test_the_release_list_has_the_published_numbers_and_its_leaks(shared_data: Path) -> None:
+    cells = release_list(shared_data).cells
+    per_part = Counter((cell.part.split("_")[0] if cell.part.startswith("fold") else cell.part, cell.label) for cell in cells)
+    assert per_part == {
+        ("fold", "all"): 7272,
+        ("fold", "hem"): 3389,
+        ("prelim_test", "all"): 1219,
+        ("prelim_test", "hem"): 648,
+        ("final_test", ""): 2586,
+    }
+    assert len({cell.subject for cell in cells if cell.part.startswith("fold")}) == 73
+    assert len({cell.subject for cell in cells if cell.part == "prelim_test"}) == 28
+    found = audit(cells, None)
+    assert found["exact_duplicates"]["pairs"] == 106
+    assert found["exact_duplicates"]["across_subjects"] == 99
+    assert sorted(found["exact_duplicates"]["joins"]) == sorted(list(group) for group in cnmc.SHARED_FILES)
+
+
+def test_the_subjects_known_to_share_files_are_those_of_the_list(shared_data: Path) -> None:
+    cells = release_list(shared_data).cells
+    subjects = sorted({cell.subject for cell in cells}, key=natural)
+    groups = [group for group in joined(subjects, sharing_bytes(cells)).values() if len(group) > 1]
+    assert sorted(groups) == sorted(cnmc.SHARED_FILES)
+
+
+@pytest.mark.slow
+def test_the_subjects_known_to_share_cells_are_found_in_the_images(shared_data: Path) -> None:
+    suspects = {subject for group in cnmc.SHARED_CELLS + cnmc.SHARED_FILES for subject in group}
+    cells = [cell for cell in index(shared_data / "cnmc").cells if cell.subject in suspects]
+    pairs = [(a.subject, b.subject) for a, b, _ in near_duplicates(cells, measure_traits(cells))]
+    groups = joined(sorted({cell.subject for cell in cells}, key=natural), pairs)
+    assert [group for group in groups.values() if len(group) > 1] == [
+        ("1", "15", "17", "18", "20"),
+        ("H2", "H4", "H5", "H6", "H7"),
+        ("H3", "H10"),
+    ]
+
+
+def test_copies_of_a_cell_are_found_though_their_bytes_differ(tmp_path: Path, painted: list[Cell]) -> None:
+    chosen = painted[::10]
+    copies = []
+    for number, cell in enumerate(chosen):
+        image = Image.open(cell.path)
+        copy = {
+            0: image.resize((200, 200), Image.Resampling.LANCZOS),
+            1: image.point(lambda value: min(255, int(value * 1.15))),
+            2: image.transform(image.size, Image.Transform.AFFINE, (1, 0, 5, 0, 1, -3)),
+        }.get(number % 4, image)
+        path = tmp_path / f"copy{number}.{'jpg' if number % 4 == 3 else 'png'}"
+        copy.save(path)
+        copies.append(replace(cell, path=path, name=path.name, subject="copy", sha256=f"{number:064x}"))
+    cells = [*painted, *copies]
+    pairs = near_duplicates(cells, measure_traits(cells))
+    assert {frozenset((a.name, b.name)) for a, b, _ in pairs} == {
+        frozenset((cell.name, copy.name)) for cell, copy in zip(chosen, copies, strict=True)
+    }
+
+
+def test_the_audit_names_every_image_that_cannot_be_used(tmp_path: Path) -> None:
+    save_cell(tmp_path / "a" / "P1_1.png")
+    (tmp_path / "a" / "P1_2.png").write_bytes(b"")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a" / "P1_3.png")
+    cells = index(tmp_path).cells
+    found = audit(cells, measure_traits(cells))
+    assert {row["name"]: row["problem"].split(" ", 1)[1].split(".")[0] for row in found["unusable"]} == {
+        "a/P1_2.png": "is empty (0 bytes)",
+        "a/P1_3.png": "is all black: there is no cell to see",
+    }
+
+
+def test_a_release_image_of_another_size_is_named(release: Path) -> None:
+    save_cell(release / "training_data" / "fold_0" / "hem" / "UID_H9_1_1_hem.bmp", 9, side=300)
+    cells = index(release).cells
+    (problem,) = audit(cells, measure_traits(cells))["unusable"]
+    assert "has 300x300 pixels; images of the release have 450x450 or 600x600" in problem["problem"]
+
+
+def test_identical_files_under_two_subjects_join_them(release: Path) -> None:
+    cells = index(release).cells
+    found = audit(cells, measure_traits(cells))
+    assert found["exact_duplicates"]["pairs"] == found["exact_duplicates"]["across_parts"] == 1
+    assert ["20", "21"] in found["joined_subjects"]
+
+
+def test_traits_are_read_back_and_belong_to_their_table(tmp_path: Path, painted: list[Cell]) -> None:
+    traits = measure_traits(painted)
+    write_traits(tmp_path / "traits.csv", painted, traits)
+    read = read_traits(tmp_path / "traits.csv", painted)
+    assert np.allclose(read, np.column_stack([traits.area_px, traits.colour]), rtol=1e-5)
+    with pytest.raises(DataError, match="another table"):
+        read_traits(tmp_path / "traits.csv", painted[1:])
+
+
+def test_verify_names_what_is_missing_changed_and_extra(shared_data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "C-NMC_Leukemia"
+    labels = root / "validation_data" / "C-NMC_test_prelim_phase_data_labels.csv"
+    labels.parent.mkdir(parents=True)
+    labels.write_bytes((shared_data / "cnmc" / labels.name).read_bytes())
+    save_cell(root / "training_data" / "fold_0" / "all" / "UID_11_10_1_all.bmp")
+    save_cell(root / "training_data" / "fold_0" / "all" / "UID_999_10_1_all.bmp")
+    found = cnmc.verify(root)
+    assert found.intact == (f"validation_data/{labels.name}",)
+    assert found.changed == ("training_data/fold_0/all/UID_11_10_1_all.bmp",)
+    assert found.extra == ("training_data/fold_0/all/UID_999_10_1_all.bmp",)
+    assert len(found.missing) == 15_115 - 2
+    assert not found.complete
+    with pytest.raises(DataError, match="no file of C-NMC"):
+        cnmc.verify(labels.parent.parent / "training_data" / "fold_0" / "all" / "..")

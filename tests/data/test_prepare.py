@@ -1,0 +1,58 @@
+"""Crops: three views of one image, by the arithmetic that prediction uses too."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukoscope.config import Prepare
+from leukoscope.data.prepare import bounding_box, cell_mask, prepare_crop
+from leukoscope.errors import ImageError
+
+
+def disc(side: int, radius: float, centre: tuple[float, float] | None = None) -> np.ndarray:
+    cx, cy = centre or (side / 2, side / 2)
+    y, x = np.mgrid[:side, :side] + 0.5
+    image = np.zeros((side, side, 3), dtype=np.uint8)
+    image[np.hypot(x - cx, y - cy) < radius] = (120, 60, 160)
+    return image
+
+
+def area(crop: np.ndarray) -> float:
+    """Return the share of the crop that the disc fills, edges counted by their brightness."""
+    return float(crop[..., 2].mean() / 160)
+
+
+def test_the_window_view_keeps_the_scale_whatever_the_size_of_the_image() -> None:
+    prepare = Prepare(view="window", window=450, size=90)
+    small, large = prepare_crop(disc(450, 100), prepare), prepare_crop(disc(600, 100), prepare)
+    assert np.array_equal(small, large)
+    assert area(small) == pytest.approx(np.pi * 100**2 / 450**2, rel=0.01)
+
+
+def test_the_cell_view_takes_size_and_place_away() -> None:
+    prepare = Prepare(view="cell", size=64)
+    small, large = prepare_crop(disc(450, 60, (150, 200)), prepare), prepare_crop(disc(450, 150), prepare)
+    assert area(small) == pytest.approx(area(large), rel=0.05)
+    assert bounding_box(cell_mask(small)) == pytest.approx((3, 3, 61, 61), abs=1)
+
+
+def test_the_frame_view_shows_the_whole_image_without_distortion() -> None:
+    wide = np.full((100, 200, 3), 90, dtype=np.uint8)
+    crop = prepare_crop(wide, Prepare(view="frame", size=100))
+    assert bounding_box(cell_mask(crop)) == pytest.approx((0, 25, 100, 75), abs=1)
+
+
+def test_a_crop_of_the_same_size_is_the_image_itself() -> None:
+    image = np.random.default_rng(0).integers(25, 255, (450, 450, 3), dtype=np.uint8)
+    assert np.array_equal(prepare_crop(image, Prepare(view="window", window=450, size=450)), image)
+
+
+def test_a_crop_is_resized_as_pillow_resizes() -> None:
+    image = np.random.default_rng(0).integers(25, 255, (450, 450, 3), dtype=np.uint8)
+    expected = Image.fromarray(image).resize((128, 128), Image.Resampling.BILINEAR)
+    assert np.array_equal(prepare_crop(image, Prepare(view="frame", size=128)), np.asarray(expected))
+
+
+def test_an_all_black_image_has_no_crop() -> None:
+    with pytest.raises(ImageError, match="all black"):
+        prepare_crop(np.zeros((450, 450, 3), dtype=np.uint8), Prepare())

@@ -1,0 +1,70 @@
+"""The map of the rooms: imports point down, PyTorch stays where gradients are, importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "leukoscope"
+
+# From the ground up. A room may import from its own floor's rooms never, from lower floors always.
+FLOORS = [
+    {"errors"},
+    {"artifacts", "progress"},
+    {"config"},
+    {"data"},
+    {"models", "evaluation", "explain"},
+    {"training", "inference", "fields", "survival", "interop"},
+    {"report", "serve"},
+    {"pipeline"},
+    {"cli"},
+]
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+MAY_IMPORT_TORCH = {"models", "training"}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> list[str]:
+    """Return every module a file imports, relative ones resolved, such as leukoscope.data.cells."""
+    package = ["leukoscope", *path.relative_to(SOURCE).parts[:-1]]
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            found += [".".join([*module, alias.name]) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_down(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert room in FLOOR, f"{room} has no floor: add it to FLOORS where it belongs"
+    for name in imports_of(path):
+        steps = name.split(".")
+        if steps[0] == "leukoscope" and len(steps) > 1 and steps[1] in FLOOR and steps[1] != room:
+            assert FLOOR[steps[1]] < FLOOR[room], (
+                f"{room} imports {name}, which stands no lower. Move what both need to a lower floor, or hand it in."
+            )
+        if steps[0] == "torch":
+            assert room in MAY_IMPORT_TORCH, f"{room} imports torch. Only models and training may: the core runs without."
+
+
+def test_help_needs_neither_numpy_nor_torch() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from leukoscope.cli import leukoscope;"
+        "assert CliRunner().invoke(leukoscope, ['--help']).exit_code == 0;"
+        "print(sorted({'numpy', 'torch', 'sklearn', 'matplotlib', 'onnxruntime', 'pydantic'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
