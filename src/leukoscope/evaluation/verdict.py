@@ -42,7 +42,8 @@ def verdict(
     """
     beats_baseline = all(_above(differences["majority"][name]) for name in ("balanced_accuracy", "auroc"))
     beats_size = _above(differences["size"]["auroc"]) if "size" in differences else None
-    main, failed = _main(classes, model, said=said, beats_baseline=beats_baseline, beats_size=beats_size)
+    where = f"{'painted ' * painted}subjects it has never seen" if not leaky else "cells of patients it was trained on"
+    main, failed = _main(classes, model, said=said, beats_baseline=beats_baseline, beats_size=beats_size, where=where)
     warnings = _warnings(leaky=leaky, painted=painted, groups=groups)
     return {
         "text": " ".join([main, *warnings]),
@@ -60,7 +61,7 @@ def _above(difference: dict[str, Any]) -> bool:
 
 
 def _main(
-    classes: tuple[str, ...], model: Numbers, *, said: str, beats_baseline: bool, beats_size: bool | None
+    classes: tuple[str, ...], model: Numbers, *, said: str, beats_baseline: bool, beats_size: bool | None, where: str
 ) -> tuple[str, bool]:
     if said:
         return f"This model says '{said}' to every cell: it has learned nothing that a diagnosis could rest on.", True
@@ -73,22 +74,22 @@ def _main(
         return f"This model does not do better than guessing: {_reach(model)}", True
     if beats_size is False:
         return f"This model is not shown to see more than the size of the cell: {_reach(model)}", True
-    return _found(classes, model), False
+    return _found(classes, model, where=where), False
 
 
 def _reach(model: Numbers) -> str:
     return f"balanced accuracy {span(model['balanced_accuracy'])}, AUROC {span(model['auroc'])}."
 
 
-def _found(classes: tuple[str, ...], model: Numbers) -> str:
+def _found(classes: tuple[str, ...], model: Numbers, *, where: str) -> str:
     if len(classes) > 2:
         return (
-            f"On subjects it has never seen, this model names {per_hundred(model['balanced_accuracy'])} of 100 cells "
+            f"On {where}, this model names {per_hundred(model['balanced_accuracy'])} of 100 cells "
             f"rightly ({range_per_hundred(model['balanced_accuracy'])}) when all {len(classes)} classes are as common."
         )
     normal, ill = (cells_called(name) for name in classes)
     return (
-        f"On subjects it has never seen, this model finds {per_hundred(model['sensitivity'])} of 100 {ill} "
+        f"On {where}, this model finds {per_hundred(model['sensitivity'])} of 100 {ill} "
         f"({range_per_hundred(model['sensitivity'])}) and wrongly alarms at "
         f"{100 - per_hundred(model['specificity'])} of 100 {normal} "
         f"({range_per_hundred(model['specificity'], turned=True)}); AUROC {span(model['auroc'])}."
@@ -99,7 +100,7 @@ def _warnings(*, leaky: bool, painted: bool, groups: int) -> list[str]:
     warnings = []
     if leaky:
         warnings.append(
-            "Leaky split: cells of the same patient are in training and in test, so the figures are too good."
+            "Leaky split: cells of one patient stand in training and in test, so these figures are too good to be true."
         )
     if painted:
         warnings.append("Painted cells: these are drawings made by the program, not patients.")

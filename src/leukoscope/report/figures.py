@@ -12,20 +12,18 @@ _CLASS_COLOURS = (MODEL, SIZE, GOOD, BAD)
 _STYLES = ("-", "--", "-.", ":")
 
 
-def roc(curve: dict[str, Any]) -> str:
-    """Draw the ROC curve with its band; with several classes, one line for each."""
+def roc(curve: dict[str, Any], *, names: tuple[str, str]) -> str:
+    """Draw the ROC curve with its band, or one line per class; names: normal and ill cells, in plain words."""
     with canvas() as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
-        axes.text(0.97, 0.86, "guessing", color=MUTED, ha="right", fontsize=9.5)
+        axes.text(0.6, 0.5, "guessing", color=MUTED, va="top", fontsize=9.5)
         _curves(axes, curve)
-        _unit(axes, x="normal cells wrongly alarmed at", y="leukemia cells found")
-        if len(curve["classes"]) > 1:
-            _unit(axes, x="cells of other classes wrongly named", y="cells of the class found")
+        _unit(axes, x=f"{names[0]} wrongly alarmed at", y=f"{names[1]} found")
         return drawing(figure, "roc")
 
 
-def pr(curve: dict[str, Any], *, share: float | None) -> str:
-    """Draw the precision–recall curve with its band; `share` is the precision of guessing."""
+def pr(curve: dict[str, Any], *, share: float | None, names: tuple[str, str]) -> str:
+    """Draw the precision–recall curve with its band; share: the precision of guessing, where there is one."""
     with canvas() as (figure, axes):
         if share is not None:
             axes.axhline(share, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
@@ -35,11 +33,7 @@ def pr(curve: dict[str, Any], *, share: float | None) -> str:
                 va="top" if below else "bottom",
             )  # fmt: skip
         _curves(axes, curve)
-        _unit(
-            axes,
-            x="leukemia cells found" if share is not None else "cells of the class found",
-            y="alarms that are right",
-        )
+        _unit(axes, x=f"{names[1]} found", y="alarms that are right")
         return drawing(figure, "pr")
 
 
@@ -59,7 +53,7 @@ def reliability(curve: dict[str, Any]) -> str:
     """Draw how often the disease was there, against the probability that was claimed."""
     with canvas() as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
-        axes.text(0.03, 0.16, "as claimed", color=MUTED, fontsize=9.5, rotation=0)
+        axes.text(0.66, 0.56, "as claimed", color=MUTED, va="top", fontsize=9.5)
         x, y = _floats(curve["mean_probability"]), _floats(curve["value"])
         low, high = _floats(curve["low"]), _floats(curve["high"])
         cells = np.array(curve["cells"], dtype=float)

@@ -77,13 +77,17 @@ Drawn = dict[str, tuple[str, str, str]]  # name -> (SVG in stand-in colours, tit
 
 
 def _draw(metrics: dict[str, Any], learned: list[list[dict[str, float]]]) -> Drawn:
-    curves, table = metrics["curves"], metrics["confusion"]
+    curves, table, names = metrics["curves"], metrics["confusion"], words.sides(metrics)
     drawn = {
         "confusion": (figures.confusion(table["labels"], table["matrix"]), "", words.confusion_words(metrics)),
-        "roc": (figures.roc(curves["roc"]), "Finding against false alarms (ROC)", words.roc_words(metrics)),
+        "roc": (
+            figures.roc(curves["roc"], names=names),
+            "Found and false alarms (ROC)",
+            words.roc_words(metrics),
+        ),
         "pr": (
-            figures.pr(curves["pr"], share=_share(metrics)),
-            "Finding against right alarms",
+            figures.pr(curves["pr"], share=_share(metrics), names=names),
+            "Found and right alarms",
             words.pr_words(metrics),
         ),
         "reliability": (

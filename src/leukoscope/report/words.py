@@ -46,7 +46,7 @@ def meaning(metric: str, number: dict[str, Any], classes: list[str]) -> str:
     if number["value"] is None:
         return "Not defined on these cells."
     many = per_hundred(number)
-    normal, ill = (cells_called(name) for name in classes) if len(classes) == 2 else ("other cells", "cells of a class")
+    normal, ill = sides({"classes": classes, "positive": classes[1] if len(classes) == 2 else ""})
     return {
         "accuracy": f"Of 100 cells it decides {many} rightly.",
         "balanced_accuracy": f"Were all classes as common: {many} of 100 right. Guessing gives {100 // len(classes)}.",
@@ -61,6 +61,13 @@ def meaning(metric: str, number: dict[str, Any], classes: list[str]) -> str:
         "brier": "Mean squared error of the probabilities. 0 is best.",
         "ece": f"Its probabilities are off by {many} points of 100 on average. 0 is best.",
     }.get(metric, "")
+
+
+def sides(metrics: dict[str, Any]) -> tuple[str, str]:
+    """Return what normal cells and ill cells are called."""
+    if not metrics["positive"]:
+        return "cells of other classes", "cells of the class"
+    return cells_called(metrics["classes"][0]), cells_called(metrics["positive"])
 
 
 def roc_words(metrics: dict[str, Any]) -> str:

@@ -1,0 +1,78 @@
+"""Temperature and thresholds, from validation cells only."""
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.metrics import log_loss, roc_curve
+
+from leukoscope.evaluation.calibration import calibrate, fit_temperature, fit_thresholds, temper
+from leukoscope.evaluation.predictions import Predictions
+
+
+def predictions_of(labels: np.ndarray, chance: np.ndarray, *, test: np.ndarray) -> Predictions:
+    count = len(labels)
+    names = np.array([str(row) for row in range(count)])
+    return Predictions(
+        ("hem", "all"), names, labels, names, names, names, names,
+        np.zeros(count, dtype=np.int64), test, np.stack([1 - chance, chance], axis=1),
+    )  # fmt: skip
+
+
+def overlapping(count: int = 4000, *, sureness: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels drawn from true probabilities, and probabilities whose logits are `sureness` times too large."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1.5, count)
+    return (rng.random(count) < expit(logits)).astype(np.int64), expit(sureness * logits)
+
+
+def test_the_temperature_undoes_overconfidence() -> None:
+    labels, chance = overlapping(sureness=3.0)
+    assert fit_temperature(labels, np.stack([1 - chance, chance], axis=1)) == pytest.approx(3.0, rel=0.1)
+
+
+def test_no_other_temperature_gives_a_lower_log_loss() -> None:
+    labels, chance = overlapping(500, sureness=2.0)
+    probabilities = np.stack([1 - chance, chance], axis=1)
+    best = log_loss(labels, temper(probabilities, fit_temperature(labels, probabilities)))
+    assert all(best <= log_loss(labels, temper(probabilities, other)) + 1e-6 for other in np.geomspace(0.1, 10, 60))
+
+
+def test_the_balanced_threshold_has_the_highest_youden_index() -> None:
+    labels, chance = overlapping(300)
+    alarm, found, _ = roc_curve(labels, chance)
+    said = chance >= fit_thresholds(labels, chance)["balanced"]
+    index = said[labels == 1].mean() - said[labels == 0].mean()
+    assert index == pytest.approx((found - alarm).max())
+
+
+def test_high_points_keep_their_promise_on_the_cells_they_were_set_on() -> None:
+    labels, chance = overlapping(300)
+    cuts = fit_thresholds(labels, chance)
+    assert (chance[labels == 1] >= cuts["high_sensitivity"]).mean() >= 0.95
+    assert (chance[labels == 0] < cuts["high_specificity"]).mean() >= 0.95
+    tighter = np.nextafter(cuts["high_sensitivity"], 1) + 0.02
+    assert (chance[labels == 1] >= tighter).mean() < 0.97
+
+
+def test_test_cells_do_not_touch_the_calibration() -> None:
+    labels, chance = overlapping(400)
+    test = np.arange(400) % 2 == 0
+    before = calibrate(predictions_of(labels, chance, test=test))
+    flipped = np.where(test, 1 - labels, labels)
+    after = calibrate(predictions_of(flipped, np.where(test, 0.5, chance), test=test))
+    assert before == after
+
+
+@pytest.mark.parametrize("kept", [lambda labels: labels == 1, lambda labels: labels > 5])
+def test_validation_without_both_classes_falls_back_and_says_so(kept: object) -> None:
+    labels, chance = overlapping(200)
+    test = ~kept(labels)  # type: ignore[operator]
+    calibration = calibrate(predictions_of(labels, chance, test=test))[0]
+    assert calibration.temperature == 1.0
+    assert calibration.thresholds == {"balanced": 0.5, "high_sensitivity": 0.5, "high_specificity": 0.5}
+    assert calibration.note.startswith("Not calibrated")
+
+
+def test_equal_scores_everywhere_give_thresholds_and_no_crash() -> None:
+    cuts = fit_thresholds(np.array([0, 1]), np.array([0.5, 0.5]))
+    assert all(0 <= cut <= 1.000001 for cut in cuts.values())
