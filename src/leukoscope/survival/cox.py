@@ -227,7 +227,7 @@ def _baseline(
     time, start, happened = cohort.time[rows], None if cohort.entry is None else cohort.entry[rows], event[rows]
     times, deaths = np.unique(time[happened], return_counts=True)
     weight, first = np.zeros(len(times)), np.zeros((len(times), len(terms)))
-    periods = np.array([term.active(times) for term in terms]).reshape(len(terms), -1).T
+    periods = np.column_stack([term.active(times) for term in terms] or [np.ones(len(times))])
     for active in np.unique(periods, axis=0):
         here = (periods == active).all(axis=1)
         x = matrix[rows] * active

@@ -108,7 +108,7 @@ def log_log_band(incidence: Array, error: Array, *, z: float = Z95) -> tuple[Arr
     At exactly 0 or 1 the scale has no width and the band is the value itself, as R's survfit has it.
     """
     survival = 1 - np.asarray(incidence, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         width = z * error / (survival * np.abs(np.log(survival)))
         low, high = 1 - survival ** np.exp(-width), 1 - survival ** np.exp(width)
     flat = (survival <= 0) | (survival >= 1) | ~np.isfinite(width)

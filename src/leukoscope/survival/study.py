@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,15 @@ def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival
         "model": explain_fit(fitted, extrapolation=model.extrapolation),
         "judgement": judgement,
         "limits": _limits(cohort, fitted, horizons=horizons) + limits,
-        "provenance": provenance(seed=settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
+        "provenance": _provenance(settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
     }
     return Study(result, model)
+
+
+def _provenance(seed: int) -> dict[str, Any]:
+    facts = provenance(seed=seed)
+    facts["packages"]["lifelines"] = metadata.version("lifelines")
+    return facts
 
 
 def write_study(folder: Path, study: Study) -> None:

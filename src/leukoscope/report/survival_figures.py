@@ -1,0 +1,178 @@
+"""The drawings of survival.html: curves with numbers at risk, hazard ratios, calibration, one patient's curve."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import style
+from .style import INK, MODEL, MUTED, PAPER, SIZE, canvas, drawing
+
+# Stages from mild to grave, cool to warm: (stand-in while drawing, on light ground, on dark ground).
+STAGE_COLOURS = (
+    ("#0a0a01", "#1f6fb2", "#6bb6ee"),
+    ("#0a0a02", "#0b7f73", "#3fc7b4"),
+    ("#0a0a03", "#a86a00", "#f0b54a"),
+    ("#0a0a04", "#b8402a", "#f28b76"),
+    ("#0a0a05", "#7a3b9a", "#c79be0"),
+)
+_LINES = ("-", "--", ":")
+_SMALL = 9.5
+_ROW = 13  # points between rows of numbers at risk
+
+
+def stage_roles() -> dict[str, tuple[str, str, str]]:
+    """Return the colours of the stages as roles of the page: 'stage-1' and up."""
+    return {f"stage-{number}": colours for number, colours in enumerate(STAGE_COLOURS, start=1)}
+
+
+def for_page(svg: str, *, alt: str) -> str:
+    """Return a drawing whose colours, those of the stages too, follow the page."""
+    for number, (stand_in, *_) in enumerate(STAGE_COLOURS, start=1):
+        svg = svg.replace(stand_in, f"var(--stage-{number})")
+    return style.for_page(svg, alt=alt)
+
+
+def for_file(svg: str) -> str:
+    """Return a drawing in the colours of light ground, as a file of its own."""
+    for stand_in, light, _ in STAGE_COLOURS:
+        svg = svg.replace(stand_in, light)
+    return style.for_file(svg)
+
+
+def stage_looks(stages: Sequence[str]) -> dict[str, str]:
+    """Return the role of each stage's colour on the page."""
+    return {name: f"stage-{_number(place, len(stages)) + 1}" for place, name in enumerate(stages)}
+
+
+def _number(place: int, stages: int) -> int:
+    """Return which colour a stage has; a few stages are spread over the whole scale."""
+    count = len(STAGE_COLOURS)
+    return {2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}.get(stages, tuple(range(count)))[place % min(stages, count)]
+
+
+def _look(place: int, stages: int) -> dict[str, Any]:
+    line = _LINES[place // len(STAGE_COLOURS) % len(_LINES)]
+    return {"color": STAGE_COLOURS[_number(place, stages)][0], "linestyle": line}
+
+
+def stage_curves(comparison: Mapping[str, Any], *, curve: str, unit: str, label: str) -> str:
+    """Draw one curve per stage with its band, and the numbers at risk below."""
+    stages = comparison["stages"]
+    with canvas(height=3.3 + 2 * _ROW * (len(stages) + 0.6) / 72) as (figure, axes):
+        for place, (name, stage) in enumerate(stages.items()):
+            _step(axes, stage["curves"][curve], name=name, **_look(place, len(stages)))
+        _percent_axis(axes, label=label)
+        axes.set_xlabel(f"{unit} since the start", labelpad=2)
+        axes.set_xlim(0, max(stage["curves"][curve]["last"] for stage in stages.values()))
+        axes.set_xticks([tick for tick in comparison["ticks"] if tick <= axes.get_xlim()[1]])
+        if len(stages) > 1:
+            axes.legend(loc="lower left" if curve == "survival" else "upper left", fontsize=_SMALL, borderaxespad=0.2)
+        _numbers_at_risk(axes, stages, comparison["ticks"])
+        return drawing(figure, f"curve-{_plain(curve)}")
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+
+
+def _step(axes: Any, curve: Mapping[str, Any], *, name: str, color: str, linestyle: str) -> None:
+    start, last = curve["start"], curve["last"]
+    times = np.array([0.0, *curve["times"], last])
+    value, low, high = (_padded(curve[key], start) for key in ("value", "low", "high"))
+    axes.fill_between(times, low, high, step="post", color=color, alpha=0.13, linewidth=0)
+    axes.step(times, value, where="post", color=color, linestyle=linestyle, label=name, linewidth=1.8)
+
+
+def _padded(values: Sequence[float], start: float) -> Any:
+    inner = [start, *values]
+    return np.array([*inner, inner[-1]])
+
+
+def _percent_axis(axes: Any, *, label: str) -> None:
+    axes.set_ylim(0, 1.01)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
+    axes.set_ylabel(label)
+
+
+def _numbers_at_risk(axes: Any, stages: Mapping[str, Any], ticks: Sequence[float]) -> None:
+    """Write under the axis how many patients each stage still has under observation."""
+    below = 3.4 * _ROW
+    _under(axes, 0, below, "still under observation", colour=MUTED)
+    for place, (name, stage) in enumerate(stages.items()):
+        line = below + _ROW * (1.1 + 2 * place)
+        _under(axes, 0, line, name, colour=_look(place, len(stages))["color"])
+        for tick, count in zip(ticks, stage["at_risk"], strict=True):
+            if tick <= axes.get_xlim()[1]:
+                _under(axes, tick, line + _ROW * 0.95, str(count), colour=INK, align="center" if tick else "left")
+
+
+def _under(axes: Any, x: float, down: float, text: str, *, colour: str, align: str = "left") -> None:
+    axes.annotate(
+        text, xy=(x, 0), xycoords=("data", "axes fraction"), xytext=(0, -down), textcoords="offset points",
+        ha=align, va="top", color=colour, fontsize=_SMALL, annotation_clip=False,
+    )  # fmt: skip
+
+
+def hazard_ratios(rows: Sequence[Mapping[str, Any]], *, name: str) -> str:
+    """Draw hazard ratios with their intervals on a logarithmic scale."""
+    with canvas(height=0.9 + 0.52 * len(rows)) as (figure, axes):
+        places = np.arange(len(rows))[::-1]
+        axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        low, high = (np.clip([row[key] for row in rows], 1e-3, 1e3) for key in ("low", "high"))
+        axes.hlines(places, low, high, color=MODEL, linewidth=2)
+        axes.scatter([row["ratio"] for row in rows], places, s=46, color=MODEL, edgecolor=PAPER, zorder=3)
+        for place, row in zip(places, rows, strict=True):
+            axes.annotate(
+                row["term"],
+                (0, place),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 7),
+                textcoords="offset points",
+                fontsize=_SMALL,
+            )
+        axes.set_xscale("log")
+        limits = min(0.5, float(low.min()) / 1.1), max(2.0, float(high.max()) * 1.1)
+        axes.set_xlim(limits)
+        ticks = [tick for tick in (0.01, 0.03, 0.1, 0.25, 0.5, 1, 2, 4, 10, 30, 100) if limits[0] <= tick <= limits[1]]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        axes.minorticks_off()
+        axes.set_ylim(-0.5, len(rows) - 0.3)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("hazard ratio (right of 1: events come sooner)")
+        return drawing(figure, name)
+
+
+def calibration(entry: Mapping[str, Any]) -> str:
+    """Draw, at one horizon, how many had the event against how many the model expected, in groups of rising risk."""
+    with canvas(height=3.6) as (figure, axes):
+        groups = entry["groups"]
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        x = [group["predicted"] for group in groups]
+        axes.vlines(x, [group["low"] for group in groups], [group["high"] for group in groups], color=MODEL, alpha=0.5)
+        axes.plot(x, [group["observed"] for group in groups], color=MODEL, linewidth=1.2, alpha=0.7)
+        axes.scatter(x, [group["observed"] for group in groups], s=50, color=MODEL, edgecolor=PAPER, zorder=3)
+        _percent_axis(axes, label="of 100, had the event")
+        axes.set_xlim(0, 1.01)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
+        axes.set_xlabel("of 100, expected by the model")
+        return drawing(figure, f"calibration-{_plain(entry['words'])}")
+
+
+def prediction_curve(prediction: Any) -> str:
+    """Draw one patient's survival (and, where events compete, the incidence of the event) with bands."""
+    competing = len(prediction.events) > 1
+    names = [("survival", MODEL)] if not competing else [("survival", MODEL), (prediction.events[0], SIZE)]
+    with canvas() as (figure, axes):
+        for name, colour in names:
+            curve = prediction.curves[name]
+            raw = {key: getattr(curve, key) for key in ("times", "value", "low", "high", "start", "last")}
+            _step(axes, raw, name="free of every event" if name == "survival" else name, color=colour, linestyle="-")
+        _percent_axis(axes, label="of 100 patients")
+        axes.set_xlim(0, prediction.last)
+        axes.set_xlabel(f"{prediction.unit} since the start")
+        if competing:
+            axes.legend(loc="best", fontsize=_SMALL)
+        return drawing(figure, "prediction")
