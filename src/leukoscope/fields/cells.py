@@ -1,0 +1,167 @@
+"""From a field to its white cells: where they are, how large, how sharp, and what speaks against trusting them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import ImageError
+from .detection import ClassicalDetector, Detector, Found, Outline
+from .images import read_pixels, scale_in_file
+from .planes import Mask, Pixels, blur, grown, rescaled, slope
+from .quality import why_not_a_smear
+from .scale import Scale, estimate_scale
+from .stain import Stain, learn_stain, optical_density
+
+PREVIEW = 400  # longer side, in pixels, of the picture from which the stain is learned
+CROP_UM = 27.0  # side of the release's 450-pixel frame
+
+
+@dataclass(frozen=True)
+class Field:
+    """One smear field, ready for cells to be sought in it. `pixels` is uint8 RGB, (height, width, 3)."""
+
+    name: str
+    pixels: Pixels
+    stain: Stain
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class FieldCell:
+    """One white cell of a field. Lengths in pixels of the field (x right, y down) unless the name says otherwise."""
+
+    number: int
+    box: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
+    centre: tuple[float, float]  # x, y
+    outline: Outline
+    area_um2: float
+    nucleus_um2: float
+    sharpness: float  # steepest tenth of the edges per µm, as a share of the cell's contrast
+    flags: tuple[str, ...]  # among FLAGS
+
+
+FLAGS = ("cut off", "touching", "out of focus", "ragged", "too large")
+
+# On 31 fields of BCCD: median 0.76 as taken, 0.49 after a blur of 0.5 µm, 0.33 after 1 µm, 0.26 after 1.5 µm.
+BLURRED = 0.32
+_RAGGED = 0.86  # area over area of the convex hull; smudged cells and clumps of stain fall below
+
+
+def open_field(path: Path, *, um_per_px: float | None = None) -> Field:
+    """Read a field, learn its stain and settle its scale: from the user, else the file, else the red cells.
+
+    Raises:
+        ImageError: the file cannot be read, or is no stained smear; the words say which.
+    """
+    known = Scale.exact(um_per_px, source="user") if um_per_px else None
+    if known is None and (stated := scale_in_file(path)) is not None:
+        known = Scale.exact(stated, source="file")
+    return field_of(read_pixels(path), name=path.name, scale=known)
+
+
+def field_of(pixels: Pixels, *, name: str, scale: Scale | None = None) -> Field:
+    """Make a field of pixels: learn its stain, and estimate its scale unless it is given.
+
+    Raises:
+        ImageError: these pixels are no stained smear, or show nothing whose size is known.
+    """
+    small = preview(pixels)
+    stain = learn_stain(small)
+    if (reason := why_not_a_smear(small, stain)) is not None:
+        raise ImageError(f"{name} {reason}")
+    scale = scale or estimate_scale(pixels, stain)
+    if scale is None:
+        raise ImageError(f"{name}: no red cell and no nucleus to take the scale from. Give it with --um-per-px.")
+    return Field(name, pixels, stain, scale)
+
+
+def preview(pixels: Pixels) -> Pixels:
+    """Return the pixels shrunk or enlarged so that the longer side has PREVIEW pixels."""
+    return rescaled(pixels, PREVIEW / max(pixels.shape[:2]))
+
+
+def find_cells(field: Field, *, detector: Detector | None = None) -> list[FieldCell]:
+    """Return the white cells of a field, numbered from 1 in reading order; an empty list when there are none."""
+    detector = detector or ClassicalDetector()
+    found = detector(field.pixels, field.stain, um_per_px=field.scale.um_per_px)
+    return numbered([describe(one, field) for one in found])
+
+
+def numbered(cells: list[FieldCell]) -> list[FieldCell]:
+    """Return the cells in reading order (rows of their middles, then columns), numbered from 1."""
+    ordered = sorted(cells, key=lambda cell: (round(cell.centre[1]), cell.centre[0]))
+    return [replace(cell, number=number) for number, cell in enumerate(ordered, start=1)]
+
+
+def describe(found: Found, field: Field) -> FieldCell:
+    """Measure one found cell in its field."""
+    um = field.scale.um_per_px
+    outline = smooth(found.outline, reach=0.35 / um)
+    height, width = field.pixels.shape[:2]
+    left, top = np.floor(found.outline.min(axis=0)).astype(int)
+    right, bottom = np.ceil(found.outline.max(axis=0)).astype(int)
+    area, centre = _area_and_centre(outline)
+    box = (max(0, int(left)), max(0, int(top)), min(width, int(right)), min(height, int(bottom)))
+    sharpness = _sharpness(field, box=box, outline=outline)
+    cell = FieldCell(0, box, centre, outline, area * um**2, found.nucleus_share * area * um**2, sharpness, ())
+    return replace(cell, flags=_flags(cell, field, touching=found.touching))
+
+
+def smooth(outline: Outline, *, reach: float) -> Outline:
+    """Return a closed outline without its staircase; `reach` is the standard deviation along it, in its own units."""
+    steps = np.linalg.norm(np.roll(outline, -1, axis=0) - outline, axis=1)
+    spread = reach / max(float(steps.mean()), 1e-6)
+    if spread < 0.5 or len(outline) < 8:
+        return outline
+    turn = np.fft.fftfreq(len(outline))
+    damped = np.fft.fft(outline, axis=0) * np.exp(-2 * (np.pi * turn * spread) ** 2)[:, None]
+    return np.asarray(np.fft.ifft(damped, axis=0).real)
+
+
+def _area_and_centre(outline: Outline) -> tuple[float, tuple[float, float]]:
+    """Return area and centroid of a polygon."""
+    x, y = (outline - outline[0]).T
+    cross = x * np.roll(y, -1) - np.roll(x, -1) * y
+    double = float(cross.sum())
+    if abs(double) < 1e-9:
+        return 0.0, (float(outline[:, 0].mean()), float(outline[:, 1].mean()))
+    middle_x = float(((x + np.roll(x, -1)) * cross).sum() / (3 * double) + outline[0, 0])
+    middle_y = float(((y + np.roll(y, -1)) * cross).sum() / (3 * double) + outline[0, 1])
+    return abs(double) / 2, (middle_x, middle_y)
+
+
+def _sharpness(field: Field, *, box: tuple[int, int, int, int], outline: Outline) -> float:
+    """Return how steep the cell's edges are: change of density per micrometre over the cell's range of density."""
+    um, margin = field.scale.um_per_px, round(1.0 / field.scale.um_per_px) + 1
+    left, top, right, bottom = box
+    rows, columns = slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
+    density = optical_density(field.pixels[rows, columns], field.stain.background)
+    green = blur(density[..., 1], max(0.15 / um, 0.6))
+    inside = _filled(outline - (columns.start, rows.start), shape=(green.shape[0], green.shape[1]), grow=margin // 2)
+    low, high = np.percentile(green[inside], (5, 95))
+    steep = np.hypot(*slope(green))
+    return float(np.percentile(steep[inside], 90) / um / max(float(high - low), 0.05))
+
+
+def _filled(outline: Outline, *, shape: tuple[int, int], grow: int) -> Mask:
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillPoly(mask, [np.rint(outline).astype(np.int32)], 1)
+    return grown(mask > 0, grow)
+
+
+def _flags(cell: FieldCell, field: Field, *, touching: bool) -> tuple[str, ...]:
+    height, width = field.pixels.shape[:2]
+    um = field.scale.um_per_px
+    rim = 0.25 / um + 1
+    left, top, right, bottom = cell.box
+    hull = cv2.contourArea(cv2.convexHull(cell.outline.astype(np.float32))) * um**2
+    true = {
+        "cut off": left < rim or top < rim or right > width - rim or bottom > height - rim,
+        "touching": touching,
+        "out of focus": cell.sharpness < BLURRED,
+        "ragged": cell.area_um2 < _RAGGED * hull,
+        "too large": max(right - left, bottom - top) * um > CROP_UM,
+    }
+    return tuple(name for name in FLAGS if true[name])

@@ -1,0 +1,37 @@
+"""Is this a smear field at all? Clear words for what is not, before cells are sought in it."""
+
+import numpy as np
+
+from .planes import Pixels, Plane, blur
+from .stain import Stain, optical_density
+
+# Measured on 275 fields of BCCD and 1,040 of Aria et al. 2021: at least .18 of each field is empty glass, and the part
+# of a typical pixel's colour that two stains do not explain is at most .057; of ten photographs none comes near both.
+_GLASS = 0.12  # optical density below which a pixel is empty
+_GREY = 10  # grey levels between the channels of the most colourful twentieth
+_BLACK = 12
+
+
+def why_not_a_smear(pixels: Pixels, stain: Stain) -> str | None:
+    """Return in words why no cells can be sought in these pixels (a preview will do), or None."""
+    if float((pixels.max(axis=-1) <= _BLACK).mean()) > 0.35:
+        return "shows cells already cut out on black, or is mostly black. Give it to leukoscope predict as a cell."
+    colourful = pixels.max(axis=-1).astype(int) - pixels.min(axis=-1)
+    density = blur(optical_density(pixels, stain.background), 1.2)
+    strength = np.linalg.norm(density, axis=-1)
+    if float((strength > 0.2).mean()) < 0.003:
+        return "is blank: nothing stained is in it. Choose another field."
+    if np.percentile(colourful, 95) < _GREY:
+        return "is black and white; finding stained cells needs colour. Take the field in colour."
+    glass, unexplained = float((strength < _GLASS).mean()), _unexplained(density, stain)
+    if unexplained > 0.15 or (glass < 0.10 and min(stain.background) < 170):
+        return "does not look like a stained blood smear (a photograph, or another kind of picture)."
+    return None
+
+
+def _unexplained(density: Plane, stain: Stain) -> float:
+    """Return the share of a typical stained pixel's density that red-cell and nucleus colour do not explain."""
+    colours = np.stack([stain.red_cell, stain.nucleus], axis=1).astype(np.float32)
+    stained = density[np.linalg.norm(density, axis=-1) > 0.2]
+    rest = stained - stained @ np.linalg.pinv(colours).T @ colours.T
+    return float(np.median(np.linalg.norm(rest, axis=-1) / np.linalg.norm(stained, axis=-1)))

@@ -1,0 +1,138 @@
+"""Stain: optical density, and the two colours of a Romanowsky smear, learned from each field.
+
+A nucleus takes up azure B and eosin together and so absorbs green far more than blue, whatever the laboratory;
+a red cell does not. That difference ("purple") finds nuclei. Then every pixel is written as a mix of the field's own
+red-cell colour and its own nucleus colour, as Ruifrok & Johnston (Anal Quant Cytol Histol 2001; 23: 291–299) do
+with fixed colours: in the nuclear part red cells vanish and pale cytoplasm stays.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from .planes import Mask, Pixels, Plane, blur, eroded, grown
+
+_OFFSET = 8.0  # grey levels added before the logarithm, so that noise in the dark stays small
+_FOREGROUND = 0.12  # optical density of green above which a pixel is something
+_LEAST_PURPLE = 0.15  # below lies what red cells and their rims reach in a field without nuclei
+_RED_CELL = np.array([0.33, 0.71, 0.62])  # unit vector; used where a field shows no red cell
+_NUCLEUS = np.array([0.55, 0.83, 0.05])
+
+
+@dataclass(frozen=True)
+class Stain:
+    """The colours of one field or slide; everything in optical density.
+
+    `red_cell` and `nucleus` are unit vectors over (red, green, blue). A pixel is nuclear where its purple is above
+    `purple` and its nuclear part above `solid`; it belongs to a white cell where its nuclear part is above `cell`.
+    """
+
+    background: tuple[float, float, float]  # grey levels
+    red_cell: tuple[float, float, float]
+    nucleus: tuple[float, float, float]
+    purple: float
+    solid: float
+    cell: float
+
+
+def background_colour(pixels: Pixels) -> NDArray[np.float32]:
+    """Return the colour of empty glass, in grey levels: the median of the brightest tenth."""
+    darkest = pixels.min(axis=-1)
+    bright = darkest >= np.percentile(darkest, 90)
+    colour: NDArray[np.float32] = np.median(pixels[bright], axis=0).astype(np.float32)
+    return colour
+
+
+def optical_density(pixels: Pixels, background: NDArray[np.float32] | tuple[float, ...]) -> Plane:
+    """Return the optical density against the background, (height, width, 3), natural logarithm."""
+    table = np.arange(256, dtype=np.float32)[:, None]
+    glass = np.asarray(background, dtype=np.float32)[None, :]
+    curve = np.clip(np.log((glass + _OFFSET) / (table + _OFFSET)), -0.2, 3.0).astype(np.float32)
+    return np.stack([curve[pixels[..., channel], channel] for channel in range(3)], axis=-1)
+
+
+def purple(density: Plane) -> Plane:
+    """Return how much more green than blue each pixel absorbs; high in nuclei under any Romanowsky stain."""
+    difference: Plane = density[..., 1] - density[..., 2]
+    return difference
+
+
+def learn_stain(pixels: Pixels, *, noise: float = 1.2) -> Stain:
+    """Learn the colours of a field from its pixels (a preview of about 400 px a side is enough).
+
+    `noise` is the standard deviation, in pixels, of the Gaussian that takes away camera and JPEG noise.
+    """
+    background = background_colour(pixels)
+    density = blur(optical_density(pixels, background), noise)
+    violet = purple(density)
+    threshold = max(_LEAST_PURPLE, _split(violet[density[..., 1] > _FOREGROUND]))
+    nuclei = violet > threshold
+    red_cell, nucleus = _colours(density, nuclei=nuclei)
+    nuclear = nuclear_part(density, red_cell=red_cell, nucleus=nucleus)
+    solid, cell = _levels(nuclear, nuclei=nuclei)
+    return Stain(_triple(background), _triple(red_cell), _triple(nucleus), threshold, solid, cell)
+
+
+def nuclear_part(
+    density: Plane,
+    *,
+    red_cell: NDArray[np.float64] | tuple[float, ...],
+    nucleus: NDArray[np.float64] | tuple[float, ...],
+) -> Plane:
+    """Return the amount of nuclear colour in each pixel once red-cell colour is taken out, (height, width)."""
+    weights = np.linalg.pinv(np.stack([np.asarray(red_cell), np.asarray(nucleus)], axis=1))[1]
+    part: Plane = density @ weights.astype(np.float32)
+    return part
+
+
+def _split(values: NDArray[np.float32]) -> float:
+    """Return where purple values part in two: Otsu's criterion on the root of the histogram, as nuclei are few."""
+    if values.size < 50:
+        return 1.0
+    counts, edges = np.histogram(np.clip(values, -0.1, 1.5), bins=80, range=(-0.1, 1.5))
+    weights = np.sqrt(gaussian_filter1d(counts.astype(np.float64), 1))
+    centres = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(weights)
+    above = below[-1] - below
+    moment = np.cumsum(weights * centres)
+    mean_below = moment / np.maximum(below, 1e-9)
+    mean_above = (moment[-1] - moment) / np.maximum(above, 1e-9)
+    best = int(np.argmax(below * above * (mean_above - mean_below) ** 2))
+    return float(edges[best + 1])
+
+
+def _colours(density: Plane, *, nuclei: Mask) -> tuple[NDArray[np.float64], ...]:
+    """Return unit vectors of the red cells (foreground far from nuclei) and of the nuclei (their inner part)."""
+    reach = max(5, round(0.03 * max(nuclei.shape)))
+    near = grown(nuclei, reach)
+    inner = eroded(nuclei, 1)
+    red = _direction(density[(density.max(axis=-1) > 0.15) & ~near], instead=_RED_CELL)
+    nucleus = _direction(density[inner], instead=_NUCLEUS)
+    if red @ nucleus > 0.985:  # ten degrees: too close to take one out of the other
+        red = _RED_CELL
+    return red, nucleus
+
+
+def _direction(samples: NDArray[np.float32], *, instead: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(samples) < 100:
+        return instead
+    middle = np.median(samples, axis=0).astype(np.float64)
+    return middle / max(float(np.linalg.norm(middle)), 1e-6)
+
+
+def _levels(nuclear: Plane, *, nuclei: Mask) -> tuple[float, float]:
+    """Return the nuclear part that nuclei reach, and the one that pale cytoplasm reaches but red cells do not."""
+    elsewhere = nuclear[~nuclei]
+    base = float(np.median(elsewhere)) if elsewhere.size else 0.0
+    spread = 1.48 * float(np.median(np.abs(elsewhere - base))) if elsewhere.size else 0.0
+    inside = float(np.median(nuclear[nuclei])) if nuclei.any() else 1.0
+    solid = base + 0.4 * (inside - base)
+    cell = base + float(np.clip(0.11 * (inside - base), max(0.06, 2.0 * spread), 0.12))
+    return solid, max(cell, 0.05)  # glass is 0, whatever the red cells are
+
+
+def _triple(values: NDArray[np.float32] | NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
