@@ -57,7 +57,7 @@ def test_imports_point_down(path: Path) -> None:
                 f"{room} imports {name}, which stands no lower. Move what both need to a lower floor, or hand it in."
             )
         if steps[0] == "torch":
-            assert room in MAY_IMPORT_TORCH, f"{room} imports torch. Only models and training may: the core runs without."
+            assert room in MAY_IMPORT_TORCH, f"{room} imports torch. Only models and training may."
 
 
 def test_help_needs_neither_numpy_nor_torch() -> None:

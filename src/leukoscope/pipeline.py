@@ -52,7 +52,7 @@ def run_experiment(given: Input, run: Path, experiment: Experiment, *, resume: b
         LeukoscopeError: whatever a stage finds wrong.
     """
     from .evaluation.evaluate import evaluate
-    from .report import write_report
+    from .report.page import write_report
     from .training.loop import train  # PyTorch: imported when the data have passed
 
     _open_run(run, experiment, resume=resume)

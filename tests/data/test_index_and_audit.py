@@ -157,7 +157,9 @@ def release_list(shared_data: Path) -> Indexed:
 
 def test_the_release_list_has_the_published_numbers_and_its_leaks(shared_data: Path) -> None:
     cells = release_list(shared_data).cells
-    per_part = Counter((cell.part.split("_")[0] if cell.part.startswith("fold") else cell.part, cell.label) for cell in cells)
+    per_part = Counter(
+        (cell.part.split("_")[0] if cell.part.startswith("fold") else cell.part, cell.label) for cell in cells
+    )
     assert per_part == {
         ("fold", "all"): 7272,
         ("fold", "hem"): 3389,

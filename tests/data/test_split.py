@@ -37,8 +37,8 @@ def test_no_subject_group_is_in_two_sets(subjects: int, seed: int, twins: int) -
             cells[b] = replace(cells[b], sha256=cells[a].sha256)
     try:
         plan = make_split(cells, Split(folds=3), seed=seed)
-    except SplitError as refused:
-        assert "too few subjects" in str(refused) or "cannot be cut" in str(refused)
+    except SplitError as refused:  # some seeds join so many subjects that no split is left
+        assert "too few subjects" in str(refused) or "cannot be cut" in str(refused)  # noqa: PT017
         return
     for fold in range(3):
         assert all(len(sides) == 1 for sides in sides_of(plan, cells, fold=fold).values())

@@ -87,7 +87,7 @@ def _write_crops(cells: Sequence[Cell], path: Path, *, prepare: Prepare) -> None
 def _reserve(path: Path, shape: tuple[int, ...]) -> Any:
     """Make the .npy file at full length first: on a full disk this fails at once, and with an error, not a crash."""
     crops = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    with path.open("rb") as file:
+    with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size) if hasattr(os, "posix_fallocate") else None
     return crops
 

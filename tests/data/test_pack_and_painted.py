@@ -1,0 +1,69 @@
+"""Packed crops, and the painted default."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from leukoscope.config import Prepare
+from leukoscope.data.audit import measure_traits
+from leukoscope.data.cells import Cell
+from leukoscope.data.images import read_image
+from leukoscope.data.pack import in_parallel, open_pack, pack
+from leukoscope.data.painted import SOURCE, paint
+from leukoscope.data.prepare import prepare_crop
+from leukoscope.errors import CallError, DataError, ImageError
+
+PREPARE = Prepare(view="frame", size=32)
+
+
+def test_row_i_of_the_pack_is_cell_i(tmp_path: Path, painted: list[Cell]) -> None:
+    crops = pack(painted, tmp_path, prepare=PREPARE)
+    assert crops.shape == (len(painted), 32, 32, 3)
+    for row in (0, 57, len(painted) - 1):
+        assert np.array_equal(crops[row], prepare_crop(read_image(painted[row].path), PREPARE))
+
+
+def test_a_finished_pack_is_kept_and_another_is_made_anew(tmp_path: Path, painted: list[Cell]) -> None:
+    pack(painted, tmp_path, prepare=PREPARE)
+    made = (tmp_path / "crops.npy").stat().st_mtime_ns
+    pack(painted, tmp_path, prepare=PREPARE)
+    assert (tmp_path / "crops.npy").stat().st_mtime_ns == made
+    assert pack(painted[::-1], tmp_path, prepare=PREPARE).shape[0] == len(painted)
+    assert (tmp_path / "crops.npy").stat().st_mtime_ns != made
+    assert pack(painted, tmp_path, prepare=Prepare(view="cell", size=32)).shape[1] == 32
+
+
+def test_a_bad_image_stops_the_pack_by_name_and_leaves_nothing_half_written(
+    tmp_path: Path, painted: list[Cell]
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    cells = [*painted[:5], replace(painted[5], path=bad), *painted[6:9]]
+    with pytest.raises(ImageError, match=r"bad.png is empty"):
+        pack(cells, tmp_path / "pack", prepare=PREPARE)
+    assert list((tmp_path / "pack").iterdir()) == []
+    with pytest.raises(DataError, match="no finished pack"):
+        open_pack(tmp_path / "pack")
+
+
+def test_parallel_work_keeps_its_order() -> None:
+    assert list(in_parallel(lambda number: number**2, range(100))) == [number**2 for number in range(100)]
+
+
+def test_the_same_seed_paints_the_same_cells(tmp_path: Path, painted: list[Cell]) -> None:
+    again = paint(tmp_path, count=120, seed=1)
+    assert [cell.sha256 for cell in again] == [cell.sha256 for cell in painted]
+    assert {cell.source for cell in again} == {SOURCE}
+
+
+def test_painted_sizes_overlap_so_that_size_alone_does_not_decide(painted: list[Cell]) -> None:
+    area = measure_traits(painted).area_px
+    assert 0.55 < roc_auc_score([cell.label == "blast" for cell in painted], area) < 0.9
+
+
+def test_too_few_painted_cells_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CallError, match="48 cells or more"):
+        paint(tmp_path, count=10)
