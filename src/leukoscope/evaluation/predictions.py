@@ -133,11 +133,11 @@ def _probabilities(path: Path, rows: list[Row], classes: tuple[str, ...]) -> Flo
     sums = values.sum(1)
     bad = ~(np.isfinite(values) & (values >= 0) & (values <= 1)).all(1) | ~(np.abs(sums - 1) <= _SUM_TOLERANCE)
     if bad.any():
-        first = int(np.argmax(bad))
+        first, count = int(np.argmax(bad)), int(bad.sum())
         shown = ", ".join(f"{value:.4g}" for value in values[first])
         raise DataError(
             f"{path}, line {first + 2}: {shown} are not probabilities of {', '.join(classes)} that sum to one "
-            f"({int(bad.sum())} such row{'s' * (bad.sum() > 1)}). Run leukoscope train again."
+            f"({count} such row{'s' * (count > 1)}). Run leukoscope train again."
         )
     return np.asarray(values / sums[:, None])
 
