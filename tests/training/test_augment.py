@@ -111,21 +111,23 @@ def test_zoom_scales_the_area_of_the_cell_by_its_square() -> None:
 
 def test_blur_inside_the_cell_is_scipys_gaussian() -> None:
     rng = np.random.default_rng(0)
-    crops = torch.from_numpy(rng.integers(60, 200, size=(2, 32, 32, 3)).astype(np.float32))
+    crops = torch.from_numpy(rng.integers(60, 200, size=(2, 32, 32, 3)).astype(np.uint8))
     still = drawn(OFF, crops)
     sigma = torch.tensor([0.8, 1.5])
     blurred = augment(crops, Draws(still.turn, still.mirror, still.zoom, still.stain, still.light, sigma))
     for number in range(2):
         spread = (float(sigma[number]),) * 2 + (0,)
-        expected = gaussian_filter(crops[number].numpy(), spread, truncate=5 / float(sigma[number]))
+        expected = gaussian_filter(crops[number].float().numpy(), spread, truncate=5 / float(sigma[number]))
         middle = (slice(8, 24), slice(8, 24))  # away from the border, where the two treat the outside differently
         np.testing.assert_allclose(blurred[number].numpy()[middle], expected[middle], atol=0.2)
 
 
 def test_stain_works_on_optical_density() -> None:
-    crops = torch.full((1, 4, 4, 3), 255 * math.exp(-0.5))
+    crops = torch.full((1, 4, 4, 3), 155, dtype=torch.uint8)
     still = drawn(OFF, crops)
     stain = still.stain.clone()
-    stain[:, 0], stain[:, 1] = 2.0, 0.1
+    stain[:, 0], stain[:, 1] = torch.tensor([2.0, 1.0, 0.5]), torch.tensor([0.1, 0.0, 0.0])
     changed = augment(crops, Draws(still.turn, still.mirror, still.zoom, stain, still.light, still.blur))
-    torch.testing.assert_close(changed, torch.full_like(changed, 255 * math.exp(-1.1)), rtol=1e-4, atol=0)
+    share = 155 / 255
+    expected = [255 * share**2 * math.exp(-0.1), 155, 255 * share**0.5]
+    torch.testing.assert_close(changed[0, 2, 3], torch.tensor(expected), rtol=1e-4, atol=0)

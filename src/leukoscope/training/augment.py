@@ -58,34 +58,53 @@ def draw(settings: Augment, *, crops: int, generator: torch.Generator) -> Draws:
 
 
 def augment(crops: Tensor, draws: Draws) -> Tensor:
-    """Return changed crops, float (batch, height, width, 3), 0 to 255, of crops of any type in the same shape.
+    """Return changed crops, float (batch, height, width, 3), 0 to 255, of crops uint8 of the same shape.
 
     A setting that is off leaves its values as they are, to the bit; black stays black.
     """
-    images = crops.permute(0, 3, 1, 2).float()
-    move = Draws(**{field.name: getattr(draws, field.name).to(crops.device) for field in fields(draws)})
+    here = Draws(**{field.name: getattr(draws, field.name).to(crops.device) for field in fields(draws)})
+    restained = (draws.stain[:, 0] != 1).any() or (draws.light != 1).any()
+    images = (_restain(crops, here) if restained else crops.float()).permute(0, 3, 1, 2)
     if (draws.turn != 0).any() or (draws.mirror != 1).any() or (draws.zoom != 1).any():
-        images = _move(images, move)
+        images = _move(images, here)
     if (draws.blur > 0).any():
-        images = _blur(images, move.blur)
-    if (draws.stain[:, 0] != 1).any() or (draws.light != 1).any():
-        images = _restain(images, move)
+        images = _blur(images, here.blur)
     return images.permute(0, 2, 3, 1)
+
+
+def _restain(crops: Tensor, draws: Draws) -> Tensor:
+    """Scale and shift the optical density -log(I / 255) of each colour, and the light, where there is a cell.
+
+    A crop has only 256 values per colour, so they are worked out once and looked up: three passes over the batch
+    instead of eleven. Source of the model: Ruifrok & Johnston, Quantification of histochemical staining by color
+    deconvolution, 2001; of jittering it: Tellez et al., IEEE Transactions on Medical Imaging, 2018.
+    """
+    factor, shift = draws.stain[:, 0, :, None], draws.stain[:, 1, :, None]  # (batch, 3, 1)
+    value = torch.arange(256, device=crops.device, dtype=torch.float32)
+    density = -torch.log(value.clamp(min=1) / _LIGHT)
+    changed = (_LIGHT * torch.exp(-(density * factor + shift)) * draws.light[:, None, None]).clamp(0, _LIGHT)
+    table = torch.where(value > _BLACK, changed, value)  # (batch, 3, 256)
+    places = torch.arange(table[..., 0].numel(), device=crops.device, dtype=torch.int32).view(-1, 1, 1, 3) * 256
+    return table.flatten().index_select(0, (crops.int() + places).flatten()).view(crops.shape)
 
 
 def _move(images: Tensor, draws: Draws) -> Tensor:
     """Mirror, turn and enlarge in one resampling, so that crops are smoothed once."""
-    cos, sin = torch.cos(draws.turn) / draws.zoom, torch.sin(draws.turn) / draws.zoom
-    zero = torch.zeros_like(cos)
-    matrix = torch.stack([cos * draws.mirror, -sin, zero, sin * draws.mirror, cos, zero], dim=1).view(-1, 2, 3)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    height, width = images.shape[2:]
+    # places in the output, -1 to 1 from border to border, and where in the input each comes from
+    down, across = (
+        (2 * torch.arange(side, device=images.device, dtype=images.dtype) + 1) / side - 1 for side in (height, width)
+    )
+    cos, sin = (wave(draws.turn) / draws.zoom for wave in (torch.cos, torch.sin))
+    cos, sin, mirror, down = cos[:, None, None], sin[:, None, None], draws.mirror[:, None, None], down[:, None]
+    grid = torch.stack([(cos * across - sin * down) * mirror, sin * across + cos * down], dim=3)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Blur each crop with a Gaussian of its own, inside its cell: the black around it lends no darkness to the rim."""
     cell = _cell(images)
-    light, share = _gaussian(torch.cat([images * cell, cell], dim=1), sigma).split([3, 1], dim=1)
+    light, share = _gaussian(torch.cat([images * cell, cell], dim=1), sigma).tensor_split([3], dim=1)
     return torch.where(cell, light / share.clamp(min=1e-6), images)
 
 
@@ -99,18 +118,6 @@ def _gaussian(images: Tensor, sigma: Tensor) -> Tensor:
     stacked = functional.conv2d(stacked, kernel[:, :, None, :], padding=(0, reach), groups=stacked.shape[1])
     stacked = functional.conv2d(stacked, kernel[:, :, :, None], padding=(reach, 0), groups=stacked.shape[1])
     return stacked.view_as(images)
-
-
-def _restain(images: Tensor, draws: Draws) -> Tensor:
-    """Scale and shift the optical density -log(I / 255) of each colour, and the light, where there is a cell.
-
-    Source of the model: Ruifrok & Johnston, Quantification of histochemical staining, 2001; jitter after
-    Tellez et al., 2018.
-    """
-    factor, shift = (draws.stain[:, place, :, None, None] for place in (0, 1))
-    density = -torch.log((images / _LIGHT).clamp(min=1 / _LIGHT))
-    changed = _LIGHT * torch.exp(-(density * factor + shift)) * draws.light[:, None, None, None]
-    return torch.where(_cell(images), changed.clamp(0, _LIGHT), images)
 
 
 def _cell(images: Tensor) -> Tensor:

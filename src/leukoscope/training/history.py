@@ -32,10 +32,10 @@ def add_to_tensorboard(folder: Path, row: Epoch) -> None:
     """Append the numbers of one epoch to TensorBoard's event files in `folder`."""
     from torch.utils.tensorboard import SummaryWriter  # an optional package, asked for before training starts
 
-    with SummaryWriter(folder) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(folder) as writer:
         for name, value in row.items():
             if name != "epoch" and value is not None:
-                writer.add_scalar(name, value, row["epoch"])  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, row["epoch"])
 
 
 def best_epoch(history: Sequence[Epoch]) -> int:
