@@ -120,7 +120,7 @@ def test_a_model_that_says_one_class_is_called_out_in_the_first_line(small: Path
 def test_a_model_that_guesses_does_not_beat_the_baseline(tmp_path: Path) -> None:
     verdict = evaluate(write_run(tmp_path / "run", cells=300, strength=0.0))["verdict"]
     assert not verdict["beats_baseline"]
-    assert verdict["text"].startswith("This model does not do better than guessing")
+    assert verdict["text"].startswith("This model is not shown to do better than guessing")
 
 
 def test_a_model_no_better_than_cell_size_is_called_out(tmp_path: Path) -> None:

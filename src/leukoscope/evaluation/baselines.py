@@ -80,7 +80,7 @@ def fit_probe(features: Floats, labels: Ints, asked: Floats, classes: int) -> Fl
     if len(seen) < 2:
         chances[:] = class_shares(labels, classes=classes) if len(seen) else 1 / classes
         return chances
-    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
     chances[:, seen] = model.fit(features, labels).predict_proba(asked)
     return chances
 

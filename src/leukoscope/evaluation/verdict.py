@@ -71,7 +71,7 @@ def _main(
             True,
         )
     if not beats_baseline:
-        return f"This model does not do better than guessing: {_reach(model)}", True
+        return f"This model is not shown to do better than guessing: {_reach(model)}", True
     if beats_size is False:
         return f"This model is not shown to see more than the size of the cell: {_reach(model)}", True
     return _found(classes, model, where=where), False
