@@ -145,7 +145,7 @@ def _study(
 def _say(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
     for stage in result["comparison"]["stages"].values():
-        click.echo(stage["horizons"][-1]["text"])
+        click.echo(_latest(stage))
     tests = result["comparison"]["tests"]
     if tests:
         test = tests["logrank"]
@@ -157,6 +157,12 @@ def _say(result: dict[str, Any]) -> None:
             click.echo(f"Cross-validated C-index, {name}: {c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f}).")
     for limit in result["limits"]:
         click.echo(f"Note: {limit}", err=True)
+
+
+def _latest(stage: dict[str, Any]) -> str:
+    """Return the sentence of the latest horizon that the stage was followed to."""
+    known = [entry["text"] for entry in stage["horizons"] if "survival" in entry]
+    return str(known[-1] if known else stage["horizons"][0]["text"])
 
 
 @survival.command("predict", context_settings=_DYNAMIC)

@@ -56,18 +56,20 @@ def _look(place: int, stages: int) -> dict[str, Any]:
     return {"color": STAGE_COLOURS[_number(place, stages)][0], "linestyle": line}
 
 
-def stage_curves(comparison: Mapping[str, Any], *, curve: str, unit: str, label: str) -> str:
+def stage_curves(comparison: Mapping[str, Any], *, curve: str, unit: str) -> str:
     """Draw one curve per stage with its band, and the numbers at risk below."""
     stages = comparison["stages"]
-    with canvas(height=3.3 + 2 * _ROW * (len(stages) + 0.6) / 72) as (figure, axes):
+    rows = len(stages) * (1.15 if _fit_beside(stages) else 2.05) + 1
+    with canvas(height=3.4 + _ROW * rows / 72) as (figure, axes):
         for place, (name, stage) in enumerate(stages.items()):
             _step(axes, stage["curves"][curve], name=name, **_look(place, len(stages)))
-        _percent_axis(axes, label=label)
+        _percent_axis(axes, label="of 100 patients")
         axes.set_xlabel(f"{unit} since the start", labelpad=2)
         axes.set_xlim(0, max(stage["curves"][curve]["last"] for stage in stages.values()))
-        axes.set_xticks([tick for tick in comparison["ticks"] if tick <= axes.get_xlim()[1]])
+        ticks = [tick for tick in comparison["ticks"] if tick <= axes.get_xlim()[1]]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         if len(stages) > 1:
-            axes.legend(loc="lower left" if curve == "survival" else "upper left", fontsize=_SMALL, borderaxespad=0.2)
+            axes.legend(loc="upper right" if curve == "survival" else "upper left", fontsize=_SMALL, borderaxespad=0.2)
         _numbers_at_risk(axes, stages, comparison["ticks"])
         return drawing(figure, f"curve-{_plain(curve)}")
 
@@ -97,19 +99,27 @@ def _percent_axis(axes: Any, *, label: str) -> None:
 
 def _numbers_at_risk(axes: Any, stages: Mapping[str, Any], ticks: Sequence[float]) -> None:
     """Write under the axis how many patients each stage still has under observation."""
-    below = 3.4 * _ROW
-    _under(axes, 0, below, "still under observation", colour=MUTED)
+    _under(axes, 0, 3.4 * _ROW, "still under observation", colour=MUTED)
+    beside = _fit_beside(stages)
+    line = 3.4 * _ROW
     for place, (name, stage) in enumerate(stages.items()):
-        line = below + _ROW * (1.1 + 2 * place)
-        _under(axes, 0, line, name, colour=_look(place, len(stages))["color"])
+        line += _ROW * (1.15 if beside else 1.05)
+        colour = _look(place, len(stages))["color"]
+        _under(axes, 0, line, name, colour=colour, align="right" if beside else "left", aside=-10 if beside else 0)
+        line += 0 if beside else _ROW
         for tick, count in zip(ticks, stage["at_risk"], strict=True):
             if tick <= axes.get_xlim()[1]:
-                _under(axes, tick, line + _ROW * 0.95, str(count), colour=INK, align="center" if tick else "left")
+                _under(axes, tick, line, f"{count:,}", colour=INK, align="center" if tick else "left")
 
 
-def _under(axes: Any, x: float, down: float, text: str, *, colour: str, align: str = "left") -> None:
+def _fit_beside(stages: Mapping[str, Any]) -> bool:
+    """Tell whether the names of the stages are short enough to stand in the margin."""
+    return max(map(len, stages)) <= 8
+
+
+def _under(axes: Any, x: float, down: float, text: str, *, colour: str, align: str = "left", aside: float = 0) -> None:
     axes.annotate(
-        text, xy=(x, 0), xycoords=("data", "axes fraction"), xytext=(0, -down), textcoords="offset points",
+        text, xy=(x, 0), xycoords=("data", "axes fraction"), xytext=(aside, -down), textcoords="offset points",
         ha=align, va="top", color=colour, fontsize=_SMALL, annotation_clip=False,
     )  # fmt: skip
 

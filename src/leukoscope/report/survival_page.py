@@ -99,7 +99,7 @@ def span(interval: Mapping[str, float | None] | None, digits: int = 2) -> str:
     value, low, high = (
         "–" if interval[key] is None else f"{interval[key]:.{digits}f}" for key in ("value", "low", "high")
     )
-    return f"{value} ({low} to {high})"
+    return f"{value} ({low} to {high})".replace("-", "−")
 
 
 def _alive(cohort: Mapping[str, Any]) -> str:
@@ -112,11 +112,10 @@ def _alive(cohort: Mapping[str, Any]) -> str:
 def _draw(result: Mapping[str, Any]) -> Drawn:
     comparison, cohort, model = result["comparison"], result["cohort"], result["model"]
     alt = " ".join(stage["horizons"][-1]["text"] for stage in comparison["stages"].values())
-    label = f"of 100 patients, {_alive(cohort)}"
-    drawn = {"survival": (figures.stage_curves(comparison, curve="survival", unit=cohort["unit"], label=label), alt)}
+    drawn = {"survival": (figures.stage_curves(comparison, curve="survival", unit=cohort["unit"]), alt)}
     if len(cohort["events"]) > 1:
         for number, event in enumerate(cohort["events"], start=1):
-            svg = figures.stage_curves(comparison, curve=event, unit=cohort["unit"], label=f"of 100 patients, had {event}")
+            svg = figures.stage_curves(comparison, curve=event, unit=cohort["unit"])
             drawn[f"incidence-{number}"] = (svg, f"Cumulative incidence of {event} by stage.")
     for number, cause in enumerate(model.get("causes", ()), start=1):
         if cause["ratios"]:
@@ -129,21 +128,21 @@ def _draw(result: Mapping[str, Any]) -> Drawn:
 
 def headline(result: Mapping[str, Any]) -> dict[str, str]:
     """Return the first lines of the page: do the stages differ, and what does the model add."""
-    stages, tests = result["comparison"]["stages"], result["comparison"]["tests"]
-    ends = [_last_known(stage) for stage in (list(stages.values())[0], list(stages.values())[-1])]
-    texts = dict.fromkeys(text for text in ends if text)
+    stages, tests = list(result["comparison"]["stages"].values()), result["comparison"]["tests"]
+    texts = " ".join(dict.fromkeys(_ends(stages[0], stages[-1])))
     if not tests:
-        return {"level": "caution", "text": " ".join(texts), "small": "There is one stage, so nothing is compared."}
-    p = (tests.get("trend") or tests["logrank"])["p"]
-    verdict = "Survival differs between the stages." if p < 0.05 else "No difference between the stages can be shown."
-    if len(result["cohort"]["events"]) > 1:
-        verdict = verdict.replace("Survival", "Time without any event")
-    return {"level": "" if p < 0.05 else "caution", "text": f"{verdict} {' '.join(texts)}", "small": _adds(result)}
+        return {"level": "caution", "text": texts, "small": "There is one stage, so nothing is compared."}
+    event = result["cohort"]["events"][0]
+    what = "survival" if deadly(event) else event
+    p = tests["gray"][event]["p"] if "gray" in tests else (tests["trend"] or tests["logrank"])["p"]
+    verdict = f"The stages differ in {what}." if p < 0.05 else f"No difference in {what} between the stages is shown."
+    return {"level": "" if p < 0.05 else "caution", "text": f"{verdict} {texts}", "small": _adds(result)}
 
 
-def _last_known(stage: Mapping[str, Any]) -> str:
-    known = [entry["text"] for entry in stage["horizons"] if "survival" in entry]
-    return str(known[-1]) if known else ""
+def _ends(first: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """Return the sentences of the first and the last stage at the latest horizon that both were followed to."""
+    both = [(a["text"], b["text"]) for a, b in zip(first["horizons"], last["horizons"], strict=True) if "survival" in a and "survival" in b]
+    return list(both[-1]) if both else [first["horizons"][0]["text"], last["horizons"][0]["text"]]
 
 
 def _adds(result: Mapping[str, Any]) -> str:
@@ -172,12 +171,12 @@ def _whether_better(judged: Mapping[str, Any]) -> str:
 
 
 def estimators(judged: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """Name the columns of the table of performance: the chosen model first."""
+    """Name the columns of the table of performance: the chosen model, then the simpler answers."""
     if not judged:
         return []
-    names = dict.fromkeys([judged["chosen"], *judged["estimators"]])
     titles = {"model": "Model", "stage alone": "Stage alone", "no covariates": "No covariates"}
-    return [{"key": key, "title": titles.get(key, f"Model, {key}")} for key in names]
+    keys = dict.fromkeys([judged["chosen"], *titles])
+    return [{"key": key, "title": titles.get(key, f"Model, {key}")} for key in keys]
 
 
 def said(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,6 +191,7 @@ def said(result: Mapping[str, Any]) -> dict[str, Any]:
         "scores": _score_words(judged),
         "calibration": [_calibration_words(entry) for entry in (judged or {}).get("calibration", ())],
         "optimism": _optimism_words(judged),
+        "tried": _tried_words(judged),
         "missing": [f"{name} {count}" for name, count in cohort["missing"].items() if count],
         "horizons": listing(horizons),
         "lifelines": result["provenance"]["packages"].get("lifelines", "unknown"),
@@ -264,3 +264,11 @@ def _optimism_words(judged: Mapping[str, Any] | None) -> str:
         f"On the patients it learned from, the model's C-index is {c['apparent']:.3f}. {found['samples']} bootstrap samples "
         f"say that this flatters it by {c['optimism']:.3f}; {c['corrected']:.3f} is left."
     )
+
+
+def _tried_words(judged: Mapping[str, Any] | None) -> str:
+    if not judged or not judged["tried"]:
+        return ""
+    if judged["chosen"] != "model":
+        return f"The {judged['chosen']} penalty was better than the plain model with its whole interval, so it was taken."
+    return f"Shrinking the coefficients ({listing(judged['tried'])}) was tried and was not better beyond doubt, so it was left."

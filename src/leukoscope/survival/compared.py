@@ -13,7 +13,7 @@ from .fitting import curves_of
 from .gray import gray
 from .horizons import Horizon
 from .judgement import as_dict
-from .words import sentence
+from .words import count_sentence
 
 _TICKS = 6
 
@@ -68,30 +68,28 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 
 def _at(cohort: Cohort, curves: Mapping[str, Curve], horizon: Horizon, who: str) -> dict[str, Any]:
+    """Return what is known at one horizon: numbers, `text` (a sentence) and `count` (its end, for a list)."""
+    at_risk = int(((cohort.time >= horizon.time) & (cohort.start <= horizon.time)).sum())
+    facts = {"words": horizon.words, "time": horizon.time, "at_risk": at_risk}
     read = {key: curve.at(horizon.time) for key, curve in curves.items()}
     known = {key: Interval(*values) for key, values in read.items() if values is not None}
-    at_risk = int(((cohort.time >= horizon.time) & (cohort.start <= horizon.time)).sum())
-    base = {"words": horizon.words, "time": horizon.time, "at_risk": at_risk}
     if len(known) < len(curves):
-        last = curves["survival"].last
-        return base | {"text": f"After {horizon.words}: no number; nobody of this stage was followed past {last:.4g} {cohort.unit}."}
-    if curves["survival"].value.size == 0 or known["survival"].value == 1:
-        return base | {name: as_dict(value) for name, value in known.items()} | {"text": _none_yet(cohort, horizon, at_risk)}
-    text = sentence(
-        who, horizon.words, events=cohort.events, survival=known["survival"], incidence=known[cohort.events[0]]
-    )
-    return base | {key: as_dict(value) for key, value in known.items()} | {"text": text}
+        last = f"{curves['survival'].last:.4g} {cohort.unit}"
+        none = f"no number after {horizon.words}: nobody of these was followed past {last}."
+        return facts | {"text": f"Of {who}: {none}", "count": none}
+    if known["survival"].value == 1:
+        count = _none_yet(cohort, horizon, at_risk)
+    else:
+        incidence = known[cohort.events[0]]
+        count = count_sentence(horizon.words, events=cohort.events, survival=known["survival"], incidence=incidence)
+    numbers = {key: as_dict(value) for key, value in known.items()}
+    return facts | numbers | {"text": f"Of 100 {who}, {count}", "count": count}
 
 
 def _none_yet(cohort: Cohort, horizon: Horizon, at_risk: int) -> str:
-    """Say what can be said where nobody had the event: an upper limit from those followed that far (Clopper–Pearson)."""
-    if not at_risk:
-        return f"None of {len(cohort)} patients had {cohort.events[0]} by {horizon.words}, but none was followed that far."
-    most = 100 * (1 - 0.025 ** (1 / at_risk))
-    return (
-        f"None of {len(cohort)} patients had {cohort.events[0]} by {horizon.words}; {at_risk} were followed that far, "
-        f"so up to {most:.0f} of 100 could still be possible."
-    )
+    """Say what can be said where nobody had an event: an upper limit from those followed that far (Clopper–Pearson)."""
+    most = f"up to {100 * (1 - 0.025 ** (1 / at_risk)):.0f} could still" if at_risk else "any number could"
+    return f"none of those seen had an event by {horizon.words}; with {at_risk} followed that far, {most} have one."
 
 
 def _tests(cohort: Cohort) -> dict[str, Any]:

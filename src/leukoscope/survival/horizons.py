@@ -63,9 +63,14 @@ def _unit_named(word: str) -> Unit:
     raise UnknownNameError("unit of time", word, UNITS)
 
 
-def fitting_horizons(follow_up: float, *, unit: str) -> tuple[Horizon, ...]:
-    """Return up to three usual horizons that lie within the time for which enough patients were followed."""
+def fitting_horizons(*, first: float, last: float, unit: str) -> tuple[Horizon, ...]:
+    """Return up to three usual times, spread over those from `first` to `last` (both in `unit`).
+
+    >>> [horizon.words for horizon in fitting_horizons(first=5, last=90, unit="months")]
+    ['six months', 'two years', 'five years']
+    """
     usual = [("1 month", 30.4375), ("3 months", 91.3125), ("6 months", 182.625)]
     usual += [(f"{years} years" if years > 1 else "1 year", 365.25 * years) for years in (1, 2, 3, 5, 10, 15, 20)]
-    within = [text for text, days in usual if days / DAYS[unit] <= follow_up]
-    return tuple(parse_horizon(text, unit=unit) for text in within[-3:])
+    within = [text for text, days in usual if first <= days / DAYS[unit] <= last]
+    chosen = dict.fromkeys(within[place] for place in (0, len(within) // 2, -1)) if within else ()
+    return tuple(parse_horizon(text, unit=unit) for text in chosen)

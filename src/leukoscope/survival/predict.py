@@ -18,7 +18,9 @@ from .horizons import Horizon, in_words
 from .model import ColumnFacts, SurvivalModel, patient_curves
 from .stages import cut_stages
 from .table import Table
-from .words import sentence
+from .words import count_sentence
+
+_ALIKE = "patients like this one"
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,10 @@ def _answer(model: SurvivalModel, curves: Mapping[str, Curve], horizon: Horizon,
         return _past(model, curves["survival"].last, horizon, extrapolate)
     survival = Interval(*found)
     incidence = {event: Interval(*read) for event in model.events if (read := curves[event].at(horizon.time))}
-    text = sentence(
-        "patients like this", horizon.words, events=model.events, survival=survival, incidence=incidence[model.events[0]]
+    count = count_sentence(
+        horizon.words, events=model.events, survival=survival, incidence=incidence[model.events[0]]
     )
-    return Answer(horizon.time, horizon.words, survival, incidence, text)
+    return Answer(horizon.time, horizon.words, survival, incidence, f"Of 100 {_ALIKE}, {count}")
 
 
 def _past(model: SurvivalModel, last: float, horizon: Horizon, extrapolate: Any) -> Answer:
@@ -194,9 +196,12 @@ def _past(model: SurvivalModel, last: float, horizon: Horizon, extrapolate: Any)
         return Answer(horizon.time, horizon.words, None, {}, text)
     survival = extrapolate(horizon.time)
     died = Interval(1 - survival.value, 1 - survival.high, 1 - survival.low)
-    text = sentence("patients like this", horizon.words, events=model.events, survival=survival, incidence=died)
+    count = count_sentence(horizon.words, events=model.events, survival=survival, incidence=died)
     family = (model.extrapolation or {})["family"]
-    text += f" Extrapolated with a {family} curve past the last follow-up ({in_words(last, model.unit)}): an assumption, not an observation."
+    text = (
+        f"Of 100 {_ALIKE}, {count} Extrapolated with a {family} curve past the last follow-up "
+        f"({in_words(last, model.unit)}): an assumption, not an observation."
+    )
     return Answer(horizon.time, horizon.words, survival, {model.events[0]: died}, text, extrapolated=True)
 
 

@@ -70,13 +70,16 @@ def write_study(folder: Path, study: Study) -> None:
 
 
 def choose_horizons(cohort: Cohort, settings: StudySettings) -> tuple[Horizon, ...]:
-    """Return the horizons asked for, or usual ones up to which at least a tenth of the patients were followed."""
+    """Return the horizons asked for, or usual ones between the median of the events and the end of the follow-up.
+
+    The end is where only a tenth of the patients are still followed.
+    """
     if settings.horizons:
-        asked = {horizon.time: horizon for text in settings.horizons for horizon in [parse_horizon(text, unit=cohort.unit)]}
-        return tuple(asked[time] for time in sorted(asked))
-    chosen = fitting_horizons(float(np.quantile(cohort.time, 0.9)), unit=cohort.unit)
-    middle = f"{float(np.median(cohort.time)) or float(cohort.time.max()):.2g}"
-    return chosen or (parse_horizon(middle, unit=cohort.unit),)
+        asked = {found.time: found for text in settings.horizons for found in [parse_horizon(text, unit=cohort.unit)]}
+        return tuple(asked[when] for when in sorted(asked))
+    first, last = float(np.median(cohort.time[cohort.state > 0])), float(np.quantile(cohort.time, 0.9))
+    usual = fitting_horizons(first=first, last=last, unit=cohort.unit)
+    return usual or (parse_horizon(f"{first or float(cohort.time.max()):.2g}", unit=cohort.unit),)
 
 
 def _judged(

@@ -33,18 +33,29 @@ def state(event: str, *, share: float, competing: bool) -> str:
     """Say what the share of people counts: the living, those without the event, or those who have had it."""
     one = round(100 * share) == 1
     if competing:
-        return f"{'has' if one else 'have'} had {event}"
+        return f"{'has' if one else 'have'} {_happened(event)}"
     if deadly(event):
         return "is alive" if one else "are alive"
     return f"{'has' if one else 'have'} had no {event}"
 
 
-def sentence(who: str, when: str, *, events: Sequence[str], survival: Interval, incidence: Interval) -> str:
-    """Return the sentence that stands beside a figure, about survival or, with competing events, about incidence."""
+def _happened(event: str) -> str:
+    """Return an event as something people have done.
+
+    >>> _happened("death in remission"), _happened("relapse"), _happened("graft failure")
+    ('died in remission', 'relapsed', 'had graft failure')
+    """
+    word, *rest = event.split()
+    verb = {"death": "died", "relapse": "relapsed"}.get(word.lower())
+    return " ".join([verb, *rest]) if verb else f"had {event}"
+
+
+def count_sentence(when: str, *, events: Sequence[str], survival: Interval, incidence: Interval) -> str:
+    """Return how many of 100 are alive (with competing events: have had the first one) after a time, and the limits."""
     competing = len(events) > 1
     share = incidence if competing else survival
     what = state(events[0], share=share.value, competing=competing)
-    return f"Of 100 {who}, {of_hundred(share.value)} {what} after {when}; {between(share)}."
+    return f"{of_hundred(share.value)} {what} after {when}; {between(share)}."
 
 
 def listing(items: Sequence[str]) -> str:
