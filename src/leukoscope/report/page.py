@@ -118,7 +118,7 @@ def _share(metrics: dict[str, Any]) -> float | None:
 def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn) -> str:
     """Return the page as HTML."""
     outcome = outcome_of(evidence.predictions, evidence.calibrations)
-    crops = crops_of(run, evidence)
+    crops, stages = crops_of(run, evidence), _optional(run / "run.json") or {}
     return _environment().get_template("report.html").render(
         name=run.resolve().name,
         metrics=metrics,
@@ -133,7 +133,8 @@ def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn)
         figures={key: _figure(key, *each) for key, each in drawn.items()},
         strips=strips(metrics, outcome, evidence),
         mistakes=mistakes(evidence, outcome, crops),
-        stages=_optional(run / "run.json") or {},
+        stages=stages,
+        commands=list(dict.fromkeys(stage["command"] for stage in stages.values())),
         colours=COLOURS,
     )  # fmt: skip
 
