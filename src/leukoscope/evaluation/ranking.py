@@ -86,10 +86,15 @@ def roc_on(grid: Floats, ranking: Ranking) -> Floats:
     >>> roc_on(np.array([0.0, 1.0]), ranking).tolist()
     [[0.5, 1.0]]
     """
-    rate = divide(_from_zero(ranking.hits), ranking.positives[:, None])
-    alarm_rate = divide(_from_zero(ranking.alarms), ranking.negatives[:, None])
-    curves = [np.interp(grid, x, y) for x, y in zip(alarm_rate, rate, strict=True)]
-    return np.reshape(curves, (len(curves), len(grid)))
+    points = np.full((len(ranking.hits), len(grid)), np.nan)
+    for row, (hits, alarms) in enumerate(zip(ranking.hits, ranking.alarms, strict=True)):
+        if hits[-1] > 0 and alarms[-1] > 0:
+            asked = grid * alarms[-1]
+            found = np.interp(asked, alarms, hits)
+            first = asked < alarms[0]  # on the line from the origin to the first threshold
+            found[first] = asked[first] * hits[0] / alarms[0]
+            points[row] = found / hits[-1]
+    return points
 
 
 def precision_on(grid: Floats, ranking: Ranking) -> Floats:
@@ -124,10 +129,6 @@ def risk_on(grid: Floats, ranking: Ranking) -> Floats:
             reached = np.searchsorted(covered, grid * covered[-1] * (1 - 1e-9))
             points[row] = wrong[reached] / covered[reached]
     return points
-
-
-def _from_zero(cumulated: Floats) -> Floats:
-    return np.concatenate([np.zeros((len(cumulated), 1)), cumulated], axis=1)
 
 
 def divide(above: Floats, below: Floats) -> Floats:
