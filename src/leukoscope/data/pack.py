@@ -87,8 +87,12 @@ def _write_crops(cells: Sequence[Cell], path: Path, *, prepare: Prepare) -> None
 def _reserve(path: Path, shape: tuple[int, ...]) -> Any:
     """Make the .npy file at full length first: on a full disk this fails at once, and with an error, not a crash."""
     crops = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size) if hasattr(os, "posix_fallocate") else None
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as full:
+                raise OSError(full.errno, full.strerror, str(path)) from None
     return crops
 
 

@@ -8,7 +8,7 @@ from ..config import Prepare
 from ..errors import ImageError
 from .images import RGB
 
-# JPEG copies of black are not quite black. In C-NMC less than 2 % of the pixels of any cell, all at its edge, are as dark.
+# JPEG copies of black are not quite black; of a C-NMC cell less than 2 % of the pixels, all at its edge, are as dark.
 _BLACK = 24
 
 

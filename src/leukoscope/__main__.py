@@ -1,0 +1,5 @@
+"""python -m leukoscope."""
+
+from .cli import main
+
+main()

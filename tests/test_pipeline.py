@@ -1,0 +1,185 @@
+"""The main job from images to report, as a user runs it, and what happens when it cannot be done."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from leukoscope.artifacts import read_csv, read_json
+from leukoscope.cli import COMMANDS, leukoscope
+from leukoscope.data.painted import paint
+from leukoscope.errors import LeukoscopeError
+
+TINY = (
+    "prepare.size=32", "prepare.view=frame", "split.folds=2", "split.validation=0.4", "train.epochs=1",
+    "evaluate.replicates=100",
+)  # fmt: skip
+
+
+def run(*arguments: str | Path) -> Result:
+    """Run a command inside this process; LeukoscopeErrors come out as result.exception."""
+    return CliRunner().invoke(leukoscope, [str(argument) for argument in arguments])
+
+
+def tiny_run(data: list[str | Path], output: Path, *more: str) -> Result:
+    return run("run", *data, "-o", output, *(part for setting in TINY for part in ("--set", setting)), *more)
+
+
+def in_a_shell(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the installed program as a user does."""
+    command = [sys.executable, "-m", "leukoscope", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run on painted cells."""
+    output = tmp_path_factory.mktemp("runs") / "painted"
+    result = tiny_run(["--painted", "96"], output)
+    assert result.exit_code == 0, result.output
+    return output
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of 48 painted cells, as a user's own: <class>/<subject>_<number>.png."""
+    paint(tmp_path / "images", count=48)
+    return tmp_path / "images"
+
+
+def test_a_run_leaves_files_that_a_person_can_open(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "config.toml", "run.json", "cells.csv", "traits.csv", "audit.json", "split.json", "pack", "predictions.csv",
+        "calibration.json", "metrics.json", "report.html",
+    }  # fmt: skip
+    tested = [row for row in read_csv(finished / "predictions.csv") if row["set"] == "test"]
+    assert len(tested) == len({row["path"] for row in tested}) == 96
+    stages = read_json(finished / "run.json")
+    assert list(stages)[:5] == ["index", "audit", "split", "pack", "train"]
+    assert all(stage["seconds"] >= 0 and stage["version"] for stage in stages.values())
+
+
+def test_painted_cells_are_called_painted_in_the_report(finished: Path) -> None:
+    assert "painted" in (finished / "report.html").read_text().lower()
+    assert "Painted cells" in read_json(finished / "metrics.json")["verdict"]["text"]
+
+
+def test_a_finished_run_is_not_overwritten_but_resumed(finished: Path) -> None:
+    weights = sorted(finished.glob("fold-*/checkpoints/*.safetensors"))
+    made = [path.stat().st_mtime_ns for path in weights]
+    refused = tiny_run(["--painted", "96"], finished)
+    assert refused.exit_code == 1
+    assert "holds a run already. Go on with --resume" in str(refused.exception)
+    (finished / "report.html").unlink()
+    assert run("run", "-o", finished, "--resume").exit_code == 0
+    assert (finished / "report.html").exists()
+    assert [path.stat().st_mtime_ns for path in weights] == made
+    other = run("run", "-o", finished, "--resume", "--set", "train.epochs=9")
+    assert "settings differ" in str(other.exception)
+
+
+def test_a_leaky_run_says_so_in_its_first_line(images: Path, tmp_path: Path) -> None:
+    result = tiny_run([images], tmp_path / "run", "--set", "split.leaky=true")
+    assert result.exit_code == 0, result.output
+    assert "LEAKY" in result.output
+    assert "leak" in read_json(tmp_path / "run" / "metrics.json")["verdict"]["text"].lower()
+
+
+def test_a_bad_image_stops_the_run_and_can_be_left_out(images: Path, tmp_path: Path) -> None:
+    (images / "blast" / "P02_999.png").write_text("not an image")
+    refused = tiny_run([images], tmp_path / "run")
+    assert "P02_999.png is not an image" in str(refused.exception)
+    assert "--skip-unusable" in str(refused.exception)
+    assert not (tmp_path / "run" / "split.json").exists()
+    result = tiny_run([images], tmp_path / "run", "--resume", "--skip-unusable")
+    assert result.exit_code == 0, result.output
+    assert len(read_csv(tmp_path / "run" / "cells.csv")) == 48
+    assert read_json(tmp_path / "run" / "audit.json")["unusable"][0]["name"] == "blast/P02_999.png"
+
+
+def test_one_class_or_one_subject_is_told_before_anything_is_trained(images: Path, tmp_path: Path) -> None:
+    shutil.rmtree(images / "blast")
+    refused = tiny_run([images], tmp_path / "one-class")
+    assert "only the class 'normal'" in str(refused.exception)
+    lone = tmp_path / "lone"
+    for name in ("a", "b"):
+        (lone / name).mkdir(parents=True)
+        Image.open(next(images.rglob("*.png"))).rotate(9).save(lone / name / "P1_1.png")
+    refused = tiny_run([lone], tmp_path / "one-subject")
+    assert "one or two subjects" in str(refused.exception)
+
+
+def test_fewer_subjects_than_folds_names_the_number_to_set(images: Path, tmp_path: Path) -> None:
+    refused = tiny_run([images], tmp_path / "run", "--set", "split.folds=30")
+    assert "Set split.folds to 24 or fewer" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["rnu"], 2, "Did you mean 'run'?"),
+        (["run", "-o", "x"], 2, "Give a folder of images, or --painted"),
+        (["run", "nowhere", "-o", "x"], 1, "nowhere does not exist"),
+        (["run", "--painted", "60", "-o", "x", "--set", "train.epoch=1"], 2, "Did you mean 'train.epochs'?"),
+        (["run", "--painted", "60", "-o", "x", "--config", "dmo"], 2, "Did you mean 'demo'?"),
+        (["run", "--painted", "60", "-o", "x", "--set", "model.name=seed-cn"], 2, "seed-cnn"),
+        (["data", "split", "nowhere.csv", "-o", "split.json"], 1, "nowhere.csv does not exist"),
+        (["evaluate", "nowhere"], 2, "does not exist"),
+    ],
+)
+def test_a_wrong_call_gets_one_line_and_a_status(
+    tmp_path: Path, arguments: list[str], status: int, message: str
+) -> None:
+    result = in_a_shell(*arguments, cwd=tmp_path)
+    assert result.returncode == status, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "\x1b[" not in result.stderr + result.stdout  # no colours in a pipe
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of two megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here (needs root)")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_told_and_what_was_finished_stays(images: Path, small_disk: Path) -> None:
+    result = in_a_shell(
+        "run", images, "-o", small_disk / "run", "--set", "prepare.view=frame", "--set", "prepare.size=256",
+        "--set", "split.folds=2", "--set", "split.validation=0.4",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "The disk is full" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (small_disk / "run" / "split.json").exists()
+    assert list((small_disk / "run" / "pack").iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Examples:" in result.output
+    assert f"leukoscope {command}" in result.output
+
+
+def test_errors_of_the_operating_system_are_one_line_too() -> None:
+    from leukoscope.cli import _explain_os
+
+    assert "Free some space" in _explain_os(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.csv"))
+    assert "change its rights" in _explain_os(PermissionError(errno.EACCES, "Permission denied", "a.csv"))
+    assert issubclass(LeukoscopeError, Exception)
