@@ -31,6 +31,7 @@ from .history import Epoch, add_to_tensorboard, best_epoch, is_over, measures, w
 from .optimise import make_optimizer, set_rates
 from .predictions import join_folds, write_fold
 from .prepared import Prepared, read_prepared
+from .probe import probe_fold
 from .randomness import generator_of, rng_of, seed_of
 
 _LOOK_EVERY = 16  # steps between looks at the loss; each look makes a GPU wait
@@ -48,15 +49,15 @@ def train(run: Path, *, resume: bool = False) -> None:
     """
     started = time.perf_counter()
     prepared = read_prepared(run)
-    if not resume and any(run.glob("fold-*/checkpoints/*.safetensors")):
-        raise CallError(f"{run} has checkpoints. Go on with --resume, or choose a new folder.")
+    _check_checkpoints(prepared, resume=resume)
     if prepared.experiment.train.tensorboard:
         require("tensorboard", feature="train.tensorboard", extra="tensorboard")
     fabric = start_fabric(prepared.experiment.train)
+    fit = probe_fold if prepared.experiment.train.mode == "probe" else train_fold
     folds = [run / f"fold-{number}" for number in range(len(prepared.plan.folds))]
     for number, folder in enumerate(folds):
         if not (folder / "predictions.csv").exists():  # the last file that a fold writes
-            train_fold(fabric, prepared, fold=number, folder=folder)
+            fit(fabric, prepared, fold=number, folder=folder)
     join_folds([folder / "predictions.csv" for folder in folds], run / "predictions.csv")
     seed, device = prepared.experiment.seed, str(fabric.device)
     record_stage(run, "train", started=started, seed=seed, device=device, folds=len(folds), resumed=resume)
@@ -195,20 +196,25 @@ def _restore(last: Path, task: Task) -> list[Epoch]:
     if not last.exists():
         return []
     facts = read_facts(last)
-    _refuse_other_settings(facts["identity"], task.prepared.identity(), where=last)
     load_checkpoint(last, task.network, optimizer=task.optimizer)
     task.fabric.strategy.precision.load_state_dict(facts["precision"])
     history: list[Epoch] = facts["history"]
     return history
 
 
-def _refuse_other_settings(before: dict[str, Any], now: dict[str, Any], *, where: Path) -> None:
-    changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-    if changed:
-        raise TrainingError(
-            f"{where} was made with other settings: {', '.join(changed)} changed since. Set them back in config.toml, "
-            "or start a new run in a new folder."
-        )
+def _check_checkpoints(prepared: Prepared, *, resume: bool) -> None:
+    """Refuse to train over checkpoints, or to go on from those of another experiment."""
+    run, now = prepared.run, prepared.identity()
+    for path in sorted(run.glob("fold-*/checkpoints/*.safetensors")):
+        if not resume:
+            raise CallError(f"{run} has checkpoints. Go on with --resume, or choose a new folder.")
+        before = read_facts(path).get("identity", {})
+        changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+        if changed:
+            raise TrainingError(
+                f"{path} was made with other settings: {', '.join(changed)} changed since. Set them back in "
+                "config.toml, or start a new run in a new folder."
+            )
 
 
 def _stop_on_nan(task: Task, loss: float, *, epoch: int, step: int) -> None:

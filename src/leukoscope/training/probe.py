@@ -1,0 +1,170 @@
+"""Probe mode: a logistic head on features of the frozen backbone, which are computed once per cell and kept."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from ..artifacts import fingerprint, write_whole
+from ..models.catalogue import build_network
+from ..models.network import Network
+from ..progress import track
+from .batches import Rows, cut, read_ahead
+from .checkpoint import save_checkpoint
+from .folds import FoldSets, fold_sets
+from .history import Epoch, measures, write_history
+from .predictions import write_fold
+from .prepared import Prepared
+from .randomness import seed_of
+
+Features = NDArray[np.float32]
+# Inverse strengths of the L2 penalty on standardised features that are tried on the validation subjects.
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def probe_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -> None:
+    """Fit a logistic head for one fold; write what training writes, so that everything later is the same.
+
+    Of the heads of all `STRENGTHS`, the one with the lowest validation loss is kept. Images are not augmented.
+    """
+    began = time.perf_counter()
+    network = frozen_network(prepared)
+    features = embeddings(fabric, prepared, network)
+    sets = fold_sets(prepared, fold=fold)
+    strength = choose_head(network, features, prepared.labels, sets=sets)
+    row = {"epoch": 1, "learning_rate": 0.0} | _row(network, features, prepared.labels, sets=sets)
+    facts = {
+        "identity": prepared.identity(),
+        "fold": fold,
+        "classes": list(prepared.plan.classes),
+        "strength": strength,
+    }
+    save_checkpoint(folder / "checkpoints" / "best.safetensors", network, facts=facts | row, optimizer=None)
+    write_history(folder / "history.csv", [row | {"seconds": round(time.perf_counter() - began, 3)}])
+    rows_of = {"validation": sets.validation, "test": sets.test}
+    predicted = {name: (rows, _chances(network, features[rows])) for name, rows in rows_of.items()}
+    write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
+
+
+def frozen_network(prepared: Prepared) -> Network:
+    """Return the network with its backbone as it stays; the same for all folds, so that features are shared."""
+    torch.manual_seed(seed_of("weights", prepared.experiment.seed, 0))
+    network = build_network(prepared.experiment.model, classes=prepared.classes, size=prepared.crops.shape[0])
+    return network.to(memory_format=torch.channels_last).eval()
+
+
+def embeddings(fabric: Fabric, prepared: Prepared, network: Network) -> Features:
+    """Return the pooled features of all cells, memory-mapped float32 (cells, channels), computing them at most once.
+
+    They are kept under RUN/embeddings by what decides them: the images' bytes, their preparation, the weights.
+    """
+    path = prepared.run / "embeddings" / f"{_key(prepared, network)}.npy"
+    if not path.exists():
+        _embed(fabric, prepared, network, path)
+    features: Features = np.load(path, mmap_mode="r", allow_pickle=False)
+    return features
+
+
+def choose_head(network: Network, features: Features, labels: NDArray[np.int64], *, sets: FoldSets) -> float:
+    """Give the network the logistic head with the lowest validation loss; return its strength."""
+    scaler = StandardScaler().fit(features[sets.train])
+    learnt = scaler.transform(features[sets.train])
+    losses, heads = {}, {}
+    for strength in STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=2000).fit(
+            learnt, labels[sets.train], _cell_weights(labels, sets)
+        )
+        heads[strength] = unscaled(model, scaler)
+        set_head(network, *heads[strength])
+        judged = judge(network, features, labels, rows=sets.validation, weights=sets.validation_weights)
+        losses[strength] = judged["validation_loss"]
+    best = min(losses, key=lambda strength: losses[strength])
+    set_head(network, *heads[best])
+    return best
+
+
+def judge(
+    network: Network, features: Features, labels: NDArray[np.int64], *, rows: Rows, weights: NDArray[np.float64]
+) -> Epoch:
+    """Return the validation measures of the network's head on some cells."""
+    return measures(_chances(network, features[rows]), labels[rows], weights=weights)
+
+
+def unscaled(model: LogisticRegression, scaler: StandardScaler) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return weight and bias of a head that takes features as they are and gives what `model` gives of scaled ones."""
+    weight = model.coef_ / scaler.scale_
+    return weight, model.intercept_ - weight @ scaler.mean_
+
+
+def set_head(network: Network, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
+    """Write weight (outputs, channels) and bias (outputs,) into the head."""
+    with torch.no_grad():
+        network.head.weight.copy_(torch.from_numpy(weight))
+        network.head.bias.copy_(torch.from_numpy(bias))
+
+
+class _Embedder(nn.Module):
+    """A network that gives its embedding, as Fabric wants it: by forward."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crops: Tensor) -> Tensor:
+        return self.network.embedding(crops)
+
+
+def _embed(fabric: Fabric, prepared: Prepared, network: Network, path: Path) -> None:
+    model = fabric.setup_module(_Embedder(network).eval())
+    batches = cut(np.arange(len(prepared.cells)), batch_size=prepared.experiment.train.batch_size)
+    with write_whole(path) as beside, torch.inference_mode():
+        shape = (len(prepared.cells), network.channels)
+        kept = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+        for rows, crops in track(read_ahead(prepared.crops, batches), "Embedding cells", total=len(batches)):
+            kept[rows] = model(torch.from_numpy(crops).to(fabric.device)).float().cpu().numpy()
+        kept.flush()
+    network.cpu()
+
+
+def _key(prepared: Prepared, network: Network) -> str:
+    weights = hashlib.sha256()
+    for value in network.backbone.state_dict().values():
+        weights.update(value.cpu().contiguous().numpy().tobytes())
+    facts = {
+        "cells": [cell.sha256 for cell in prepared.cells],
+        "prepare": prepared.experiment.prepare.model_dump(mode="json"),
+        "network": prepared.experiment.model.name,
+        "precision": prepared.experiment.train.precision,
+        "weights": weights.hexdigest(),
+    }
+    return fingerprint(facts)[:32]
+
+
+def _row(network: Network, features: Features, labels: NDArray[np.int64], *, sets: FoldSets) -> Epoch:
+    in_loss = sets.loss_weights.double().numpy()
+    learnt = judge(network, features, labels, rows=sets.train, weights=in_loss)
+    judged = judge(network, features, labels, rows=sets.validation, weights=sets.validation_weights)
+    return {"train_loss": learnt["validation_loss"], "train_accuracy": learnt["validation_accuracy"]} | judged
+
+
+def _cell_weights(labels: NDArray[np.int64], sets: FoldSets) -> NDArray[np.float64]:
+    """Return what each training cell counts in the fit; a sampler's draws become weights, which is their mean."""
+    if sets.draws is not None:
+        return sets.draws * len(sets.train)
+    in_loss: NDArray[np.float64] = sets.loss_weights.double().numpy()[labels[sets.train]]
+    return in_loss
+
+
+def _chances(network: Network, features: Features) -> NDArray[np.float64]:
+    """Return the probabilities (cells, classes) of embedded cells."""
+    with torch.inference_mode():
+        logits = network.logits_of(torch.from_numpy(np.ascontiguousarray(features)))
+        chances: NDArray[np.float64] = torch.softmax(logits.double(), dim=1).numpy()
+    return chances
