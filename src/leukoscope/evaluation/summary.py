@@ -21,7 +21,9 @@ def summary(metrics: dict[str, Any]) -> str:
     leaky = ", leaky split" if metrics["split"]["leaky"] else ""
     tested = f"Tested on {data['cells']:,} {kind} of {data['groups']} subject groups{leaky}."
     rows = [_row(metrics["estimators"], name, label) for name, label in SHOWN.items()]
-    return "\n".join([metrics["verdict"]["text"], "", tested, *rows, NOT_A_DIAGNOSIS])
+    worst = metrics["subjects"][0]
+    least = f"Worst subject group: {worst['group']}, {worst['cells'] - worst['wrong']} of {worst['cells']} cells right."
+    return "\n".join([metrics["verdict"]["text"], "", tested, *rows, least, NOT_A_DIAGNOSIS])
 
 
 def comparison_table(result: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def pr(curve: dict[str, Any], *, share: float | None, names: tuple[str, str]) ->
     with canvas() as (figure, axes):
         if share is not None:
             axes.axhline(share, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
-            below = share > 0.9
+            below = share > 0.3
             axes.text(
                 0.02, share + (-0.03 if below else 0.02), "guessing", color=MUTED, fontsize=9.5,
                 va="top" if below else "bottom",

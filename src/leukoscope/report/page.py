@@ -18,6 +18,7 @@ from .flow import flow
 from .pictures import crops_of, examples, mistakes
 from .style import COLOURS, for_file, for_page
 
+_ROWS = 120  # subject groups on the page; all of them stand in metrics.json
 _DOTS = 48  # per subject: quantiles of its cells, so that the page does not grow with their number
 
 
@@ -192,7 +193,7 @@ def strips(metrics: dict[str, Any], outcome: Outcome, evidence: Evidence) -> lis
     codes = {
         str(name): code for code, name in enumerate(np.unique(evidence.predictions.group[evidence.predictions.test]))
     }
-    return [row | {"dots": _dots(outcome, codes[row["group"]])} for row in metrics["subjects"]]
+    return [row | {"dots": _dots(outcome, codes[row["group"]])} for row in metrics["subjects"][:_ROWS]]
 
 
 def _dots(outcome: Outcome, code: int) -> list[dict[str, Any]]:

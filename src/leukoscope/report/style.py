@@ -26,8 +26,8 @@ COLOURS = {
     "paper": ("#080808", "#ffffff", "#171c22"),
 }
 INK, MUTED, GRID, MODEL, SIZE, GOOD, BAD, PAPER = (colours[0] for colours in COLOURS.values())
-WIDTH = 4.6  # inches; drawn for a phone's width, so that the letters stay readable there
-HEIGHT = 3.7
+WIDTH = 4.3  # inches; drawn for a phone's width, so that the letters stay readable there
+HEIGHT = 3.5
 
 _RULES: Any = {
     "svg.fonttype": "none",
