@@ -18,7 +18,7 @@ FLOORS = [
     {"models", "evaluation", "explain"},
     {"training", "inference", "fields", "survival", "interop"},
     {"report", "serve"},
-    {"pipeline"},
+    {"pipeline", "export"},
     {"cli"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

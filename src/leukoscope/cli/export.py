@@ -1,0 +1,34 @@
+"""leukoscope export: from a run to a model that travels."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
+@click.option("--fold", "folds", multiple=True, type=int, help="Only this fold. May stand several times. [default: all]")
+@click.option("--half", is_flag=True, help="Store large weights in half precision: half the size.")
+@click.option("--no-weights", is_flag=True, help="Leave out weights.safetensors, which only further training needs.")
+def export(run: Path, output: Path, folds: tuple[int, ...], half: bool, no_weights: bool) -> None:
+    """Make a model bundle of an evaluated RUN: all its folds averaged, or some of them.
+
+    The bundle holds everything that an answer needs (preparation, networks, calibration, operating points, figures,
+    a card for people) and predicts without PyTorch.
+
+    \b
+    Examples:
+      leukoscope export runs/first -o models/first
+      leukoscope export runs/first -o models/first-0 --fold 0 --half
+      leukoscope predict cells/ --model models/first
+    """
+    from ..errors import require
+
+    for module in ("torch", "timm", "onnx", "onnxscript"):
+        require(module, feature="Exporting a model", extra="train")
+    from ..export import export_run
+
+    bundle = export_run(run, output, folds=folds, half=half, weights=not no_weights, say=click.echo)
+    size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
+    click.echo(f"bundle    {bundle.path} ({size / 1e6:.1f} MB)")

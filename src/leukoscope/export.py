@@ -1,0 +1,166 @@
+"""A finished run becomes a bundle: networks, calibration, figures and card in one folder that needs no PyTorch."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .artifacts import provenance, read_json, record_stage
+from .config import Experiment
+from .errors import CallError, DataError
+from .evaluation.calibration import OPERATING_POINTS, fit_thresholds
+from .evaluation.evaluate import Evidence, gather
+from .evaluation.ranking import Floats
+from .inference.bundle import CARD, Bundle, Manifest, Member, SubjectFigures, write_bundle
+from .inference.ensemble import CLASSES_KEY
+from .report.card import card
+
+# What a bundle must say about data that it was trained on, by the source in cells.csv.
+CREDITS = {
+    "C-NMC 2019": {
+        "licence": "CC BY 3.0",
+        "credit": "Gupta and Gupta, ALL Challenge dataset of ISBI 2019 (C-NMC 2019), The Cancer Imaging Archive, "
+        "doi 10.7937/tcia.2019.dc64i46r",
+    },
+    "painted": {"licence": "none needed", "credit": "Drawings made by leukoscope, not patients."},
+}
+_UNKNOWN = {"licence": "unknown to leukoscope", "credit": "Ask whoever gave you the images before passing weights on."}
+_WORST = 5  # subjects that the bundle names
+
+Say = Callable[[str], None]
+
+
+def export_run(
+    run: Path, folder: Path, *, folds: Sequence[int] = (), half: bool = False, weights: bool = True, say: Say = print
+) -> Bundle:
+    """Write a bundle of the folds of an evaluated run (default: all of them, averaged).
+
+    half: store large weights in half precision. weights: put weights.safetensors into the bundle as well.
+
+    Raises:
+        DataError: the run is not evaluated, or its files do not fit each other.
+        CallError: the run has no such fold, or something stands at `folder` already.
+    """
+    from .training.export import export_fold  # PyTorch: imported when everything else is known to fit
+
+    started = time.perf_counter()
+    experiment = Experiment.read(run / "config.toml")
+    metrics = _read_metrics(run)
+    evidence = gather(run, positive=experiment.evaluate.positive)
+    if metrics["split"]["hash"] != evidence.plan.hash:
+        raise DataError(f"{run / 'metrics.json'} belongs to another split. Run leukoscope evaluate {run} again.")
+    chosen = _choose(evidence, folds)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CallError(f"{folder} exists already. Choose another folder, or delete it first.")
+    members, files = [], {}
+    for fold in chosen:
+        say(f"export    fold {fold}")
+        metadata = {CLASSES_KEY: "\n".join(evidence.predictions.classes), "leukoscope.fold": str(fold)}
+        exported = export_fold(run, fold=fold, metadata=metadata, half=half)
+        place = f"member-{len(members)}/" if len(chosen) > 1 else ""
+        member = Member(
+            graph=f"{place}model.onnx",
+            weights=f"{place}weights.safetensors" if weights else "",
+            network=experiment.model.name,
+            prepare=experiment.prepare,
+            fold=fold,
+            temperature=evidence.calibrations[fold].temperature,
+        )
+        members.append(member)
+        files |= {member.graph: exported.onnx} | ({member.weights: exported.safetensors} if weights else {})
+    manifest = _manifest(run, experiment, evidence, metrics, members)
+    bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
+    record_stage(run, "export", started=started, folds=chosen, half=half, seal=bundle.manifest.seal)
+    return bundle
+
+
+def _read_metrics(run: Path) -> dict[str, Any]:
+    path = run / "metrics.json"
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Run leukoscope evaluate {run} first.")
+    metrics: dict[str, Any] = read_json(path)
+    return metrics
+
+
+def _choose(evidence: Evidence, folds: Sequence[int]) -> list[int]:
+    known = evidence.predictions.folds
+    strange = [fold for fold in folds if fold not in known]
+    if strange:
+        raise CallError(f"This run has no fold {strange[0]}. Folds: {', '.join(map(str, known))}.")
+    return sorted(set(folds)) or known
+
+
+def _manifest(
+    run: Path, experiment: Experiment, evidence: Evidence, metrics: dict[str, Any], members: list[Member]
+) -> Manifest:
+    predictions, plan = evidence.predictions, evidence.plan
+    thresholds = operating_points(evidence, [member.fold for member in members])
+    sources = sorted({cell.source for cell in evidence.cells})
+    kept = ("verdict", "data", "split", "operating_points", "per_class", "bootstrap", "notes")
+    return Manifest(
+        name=f"{experiment.model.name}, {run.resolve().name}",
+        classes=predictions.classes,
+        positive=predictions.classes[1] if predictions.binary else "",
+        members=tuple(members),
+        operating_points=thresholds,
+        subjects=subject_figures(evidence, thresholds),
+        metrics={name: metrics[name] for name in kept if name in metrics}
+        | {"estimators": metrics["estimators"], "worst_subjects": metrics["subjects"][:_WORST]},
+        training={
+            "cells": plan.cells,
+            "split": plan.hash,
+            "scheme": plan.scheme,
+            "settings": experiment.model_dump(mode="json"),
+            "made": provenance(seed=experiment.seed),
+        },
+        credits=tuple({"data": source} | CREDITS.get(source, _UNKNOWN) for source in sources),
+    )
+
+
+def operating_points(evidence: Evidence, folds: Sequence[int]) -> dict[str, float]:
+    """Return one threshold per operating point from the validation cells of some folds, each calibrated by its own.
+
+    No cell is scored by a network that has learned from it. With more than two classes there are none.
+    """
+    predictions = evidence.predictions
+    if not predictions.binary:
+        return {}
+    if len(folds) == 1:
+        return dict(evidence.calibrations[folds[0]].thresholds or {})
+    rows = predictions.pick(~predictions.test & np.isin(predictions.fold, folds))
+    if len(set(rows.label.tolist())) < 2:
+        return dict.fromkeys(OPERATING_POINTS, 0.5)
+    return fit_thresholds(rows.label, _calibrated(evidence, ~predictions.test & np.isin(predictions.fold, folds)))
+
+
+def subject_figures(evidence: Evidence, thresholds: dict[str, float]) -> tuple[SubjectFigures, ...]:
+    """Count, for every tested subject group, the cells that each operating point calls the disease.
+
+    Every cell is scored by the fold that tested it, so by a network that has not learned from this subject.
+    """
+    predictions = evidence.predictions
+    if not predictions.binary:
+        return ()
+    test, scores = predictions.pick(predictions.test), _calibrated(evidence, predictions.test)
+    figures = []
+    for group in sorted(set(test.group.tolist())):
+        here = test.group == group
+        labels = set(test.label[here].tolist())
+        if len(labels) == 1:
+            called = {point: int((scores[here] >= edge).sum()) for point, edge in thresholds.items()}
+            figures.append(
+                SubjectFigures(group=group, label=test.classes[labels.pop()], cells=int(here.sum()), called=called)
+            )
+    return tuple(figures)
+
+
+def _calibrated(evidence: Evidence, chosen: Any) -> Floats:
+    """Return the probability of the disease of some cells, each calibrated by its fold."""
+    rows = evidence.predictions.pick(chosen)
+    scores = np.empty(len(rows))
+    for fold, calibration in evidence.calibrations.items():
+        here = rows.fold == fold
+        scores[here] = calibration.probabilities(rows.probabilities[here])[:, 1]
+    return scores

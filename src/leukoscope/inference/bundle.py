@@ -1,0 +1,254 @@
+"""The model bundle: a folder that holds everything a model needs to answer, every file proven by its SHA-256.
+
+BUNDLE/
+  bundle.json           what this module describes as Manifest, with a seal over itself
+  card.md               the same for people
+  model.onnx            uint8 crops (batch, size, size, 3) -> probabilities, activation map, embedding
+  weights.safetensors   the same weights for PyTorch, to go on training from
+An ensemble has model.onnx and weights.safetensors of every member in member-0/, member-1/ and so on.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from ..artifacts import fingerprint, read_json, sha256_of
+from ..config import Prepare, Settings
+from ..errors import BundleError, CallError, DataError, LeukoscopeError, UnknownNameError
+
+FORMAT = 1
+MANIFEST, CARD = "bundle.json", "card.md"
+OPERATING_POINTS = ("balanced", "high_sensitivity", "high_specificity")
+SHIPPED = Path(__file__).parent.parent / "bundles" / "default"
+
+_AGAIN = "Copy the whole bundle again, or make it again with leukoscope export."
+
+
+class Member(Settings):
+    """One network of a bundle."""
+
+    graph: str
+    """File of the ONNX graph, inside the bundle."""
+    weights: str = ""
+    """File of the same weights for PyTorch; empty where the bundle leaves them out."""
+    network: str
+    """Name of the network, as `leukoscope models list` shows it."""
+    prepare: Prepare
+    fold: int = 0
+    """Fold whose validation and test subjects this member has not learned from."""
+    temperature: float = Field(1.0, gt=0)
+    """What its logits are divided by."""
+
+
+class SubjectFigures(Settings):
+    """How a model did on the cells of one subject group that it had not learned from."""
+
+    group: str
+    label: str
+    """Class that all these cells have; groups with several classes are left out."""
+    cells: int = Field(gt=0)
+    called: dict[str, int]
+    """Operating point -> how many of them were called the disease."""
+
+
+class Manifest(Settings):
+    """Everything that bundle.json says."""
+
+    format: Literal[1] = FORMAT
+    name: str
+    classes: tuple[str, ...] = Field(min_length=2)
+    positive: str = ""
+    """The class that counts as disease; empty with more than two classes."""
+    members: tuple[Member, ...] = Field(min_length=1)
+    """Their calibrated probabilities and maps are averaged; the embedding is that of the first."""
+    operating_points: dict[str, float] = {}
+    """Operating point -> smallest probability of the disease that is called disease; empty: the likeliest class."""
+    views: Literal["one", "flips", "turns"] = "one"
+    """Test-time augmentation: the crop alone, its 4 mirrorings, or these and their quarter turns (8)."""
+    subjects: tuple[SubjectFigures, ...] = ()
+    metrics: dict[str, Any] = {}
+    """From metrics.json of the run: verdict, data, split, figures with intervals, worst subjects."""
+    training: dict[str, Any] = {}
+    """Fingerprint of the cells, hash and scheme of the split, settings, versions."""
+    credits: tuple[dict[str, str], ...] = ()
+    """Data sets and their licences."""
+    gate: dict[str, Any] = {}
+    """When a cell is refused: written and read by inference.gate."""
+    conformal: dict[str, Any] = {}
+    """When a cell is unsure: written and read by inference.conformal."""
+    files: dict[str, str] = {}
+    """Every other file of the bundle -> SHA-256."""
+    seal: str = ""
+    """Fingerprint of all the rest of bundle.json."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on the disk whose every file is as it was when it was made."""
+
+    path: Path
+    manifest: Manifest
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one of its files, proven again.
+
+        Raises:
+            BundleError: the bundle has no such file, or it has changed since the bundle was opened.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path} has no file '{name}'. {_AGAIN}")
+        try:
+            content = (self.path / name).read_bytes()
+        except FileNotFoundError:
+            raise BundleError(f"{self.path / name} is missing. {_AGAIN}") from None
+        if sha256(content).hexdigest() != self.manifest.files[name]:
+            raise _changed(self.path / name)
+        return content
+
+
+def open_bundle(path: Path | str | None = None) -> Bundle:
+    """Open a bundle and prove every file of it; without a path, the one that is shipped with leukoscope.
+
+    Raises:
+        BundleError: it is missing, incomplete, changed, or made by a newer version.
+    """
+    folder = Path(path) if path is not None else _shipped()
+    manifest = _read_manifest(folder)
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name} is missing. {_AGAIN}")
+        if sha256_of(folder / name) != digest:
+            raise _changed(folder / name)
+    return Bundle(folder, manifest)
+
+
+def write_bundle(folder: Path, manifest: Manifest, *, files: Mapping[str, bytes]) -> Bundle:
+    """Write a new bundle, whole or not at all; `files` must hold every file but bundle.json.
+
+    Raises:
+        CallError: something stands at `folder` already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CallError(f"{folder} exists already. Choose another folder, or delete it first.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        beside.chmod(0o755)
+        _fill(beside, manifest, files)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return open_bundle(folder)
+
+
+def amend_bundle(bundle: Bundle, *, files: Mapping[str, bytes] | None = None, **changes: Any) -> Bundle:
+    """Write a bundle again in its place with some entries of bundle.json changed and some files added.
+
+    For example `amend_bundle(bundle, gate={...}, files={"gate.safetensors": content})`.
+    """
+    kept = {name: bundle.read(name) for name in bundle.manifest.files}
+    manifest = Manifest.model_validate(bundle.manifest.model_dump() | changes)
+    old = bundle.path.with_name(f".{bundle.path.name}.old")
+    bundle.path.rename(old)
+    try:
+        amended = write_bundle(bundle.path, manifest, files=kept | dict(files or {}))
+    except BaseException:
+        old.rename(bundle.path)
+        raise
+    shutil.rmtree(old)
+    return amended
+
+
+def operating_point(manifest: Manifest, name: str) -> str:
+    """Return the name of an operating point as the bundle spells it; 'high-sensitivity' is understood.
+
+    Raises:
+        UnknownNameError: there is no such operating point.
+    """
+    spelled = name.replace("-", "_")
+    if spelled not in OPERATING_POINTS:
+        raise UnknownNameError("operating point", name, [point.replace("_", "-") for point in OPERATING_POINTS])
+    if spelled != "balanced" and not manifest.operating_points:
+        raise CallError(f"{manifest.name} has more than two classes, so it has no operating points. Leave it out.")
+    return spelled
+
+
+def _shipped() -> Path:
+    if not (SHIPPED / MANIFEST).exists():
+        raise BundleError(
+            "No model is shipped with this installation. Name one (--model BUNDLE, or leukoscope.load(BUNDLE)); "
+            "leukoscope export makes one from a run."
+        )
+    return SHIPPED
+
+
+def _fill(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    digests = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
+    table = manifest.model_dump(mode="json", exclude={"seal"}) | {"files": digests}
+    table = json.loads(json.dumps(table, allow_nan=False))
+    text = json.dumps(table | {"seal": fingerprint(table)}, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    if not folder.exists():
+        raise BundleError(f"{folder} does not exist. Give the folder of a model bundle.")
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"{folder} is not a model bundle: it has no {MANIFEST}. {_AGAIN}")
+    table = _read_table(folder / MANIFEST)
+    if table["format"] > FORMAT:
+        raise BundleError(
+            f"{folder} was made by a newer leukoscope (bundle format {table['format']}, this one reads {FORMAT}). "
+            "Update leukoscope."
+        )
+    if table.get("seal") != fingerprint({name: value for name, value in table.items() if name != "seal"}):
+        raise _changed(folder / MANIFEST)
+    try:
+        manifest = Manifest.model_validate(table)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise BundleError(f"{folder / MANIFEST} cannot be used: {where}: {first['msg']}. {_AGAIN}") from None
+    _check(folder, manifest)
+    return manifest
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        table = read_json(path)
+    except DataError:
+        raise _changed(path) from None
+    if not isinstance(table, dict) or not isinstance(table.get("format"), int):
+        raise BundleError(f"{path} does not describe a model bundle. {_AGAIN}")
+    return table
+
+
+def _check(folder: Path, manifest: Manifest) -> None:
+    """Refuse entries that contradict each other or lead out of the folder."""
+    binary = len(manifest.classes) == 2
+    if len(set(manifest.classes)) < len(manifest.classes) or (binary and manifest.positive != manifest.classes[1]):
+        raise BundleError(
+            f"{folder / MANIFEST} has no usable class list: {', '.join(manifest.classes)}, "
+            f"positive '{manifest.positive}'. {_AGAIN}"
+        )
+    named = {member.graph for member in manifest.members} | {each.weights for each in manifest.members if each.weights}
+    strays = [name for name in manifest.files if PurePosixPath(name).is_absolute() or ".." in Path(name).parts]
+    if strays or not named <= manifest.files.keys():
+        wrong = (strays or sorted(named - manifest.files.keys()))[0]
+        raise BundleError(f"{folder / MANIFEST} names the file '{wrong}', which is not part of the bundle. {_AGAIN}")
+    if binary and set(manifest.operating_points) != set(OPERATING_POINTS):
+        raise BundleError(f"{folder / MANIFEST} lacks operating points: {', '.join(OPERATING_POINTS)}. {_AGAIN}")
+
+
+def _changed(path: Path) -> LeukoscopeError:
+    return BundleError(f"{path} was changed or damaged since the bundle was made (SHA-256 differs). {_AGAIN}")

@@ -1,0 +1,144 @@
+"""The networks of a bundle as one: prepared crops in; calibrated probabilities, map and embedding out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ..config import Prepare
+from ..errors import BundleError
+from .bundle import Bundle, Member
+from .onnx_file import points_outside
+from .views import VIEWS, View, turn, turn_back
+
+Floats = NDArray[np.floating]
+Crops = NDArray[np.uint8]  # (batch, size, size, 3)
+
+OUTPUTS = ("probabilities", "map", "embedding")
+CLASSES_KEY = "leukoscope.classes"  # in the graph's metadata
+_SMALLEST = 1e-9
+_QUIET = 4  # ONNX Runtime's level for fatal errors: what is wrong is said by our own errors
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a bundle says about a batch."""
+
+    probabilities: Floats
+    """(batch, classes) float64, calibrated."""
+    maps: NDArray[np.float32]
+    """(batch, classes, h, w): evidence for each class at each place, centred over the classes. Members with smaller
+    maps are enlarged to the first one's."""
+    embedding: NDArray[np.float32]
+    """(batch, channels) of the first member, of the crop as it is."""
+
+
+class Ensemble:
+    """The sessions of a bundle, each on one thread: callers that want more run several batches at once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Load the graphs of a bundle.
+
+        Raises:
+            BundleError: a graph keeps data outside the bundle, cannot be loaded, or does not fit bundle.json.
+        """
+        self.manifest = bundle.manifest
+        self.preparations: list[Prepare] = list(dict.fromkeys(member.prepare for member in bundle.manifest.members))
+        """Distinct preparations; `run` takes crops of each."""
+        self._sessions = [_open_session(bundle, member) for member in bundle.manifest.members]
+
+    def run(self, crops: list[Crops]) -> Outputs:
+        """Return what the members say together about the same cells, prepared in each of `preparations`."""
+        said = [
+            self._ask(session, member, crops[self.preparations.index(member.prepare)])
+            for session, member in zip(self._sessions, self.manifest.members, strict=True)
+        ]
+        plane = said[0].maps.shape[2:]
+        return Outputs(
+            np.mean([each.probabilities for each in said], axis=0),
+            np.mean([_enlarge(each.maps, plane) for each in said], axis=0, dtype=np.float32),
+            said[0].embedding,
+        )
+
+    def _ask(self, session: onnxruntime.InferenceSession, member: Member, crops: Crops) -> Outputs:
+        views = VIEWS[self.manifest.views]
+        said = [_look(session, crops, view) for view in views]
+        chances = np.mean([probabilities for probabilities, _, _ in said], axis=0, dtype=np.float64)
+        maps = np.mean([evidence for _, evidence, _ in said], axis=0, dtype=np.float32)
+        return Outputs(temper(chances, member.temperature), maps, said[0][2])
+
+
+def temper(probabilities: Floats, temperature: float) -> Floats:
+    """Divide the logits of probabilities (cells, classes) by the temperature.
+
+    The same as evaluation.calibration.temper, in NumPy alone: SciPy takes longer to import than an image to answer.
+
+    >>> temper(np.array([[0.1, 0.9]]), 2.0).round(2).tolist()
+    [[0.25, 0.75]]
+    """
+    logits = np.log(np.clip(np.asarray(probabilities, dtype=np.float64), _SMALLEST, 1)) / temperature
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+def _look(
+    session: onnxruntime.InferenceSession, crops: Crops, view: View
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    seen = np.ascontiguousarray(turn(crops, view, axes=(1, 2)))
+    probabilities, maps, embedding = session.run(OUTPUTS, {"crops": seen})
+    return probabilities, turn_back(maps, view, axes=(2, 3)), embedding
+
+
+def _enlarge(maps: NDArray[np.float32], plane: tuple[int, ...]) -> NDArray[np.float32]:
+    """Bring maps (batch, classes, h, w) to another plane, each place taking its nearest value."""
+    if maps.shape[2:] == plane:
+        return maps
+    rows, columns = ((np.arange(new) * old) // new for new, old in zip(plane, maps.shape[2:], strict=True))
+    return maps[:, :, rows[:, None], columns]
+
+
+def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSession:
+    onnx, where = bundle.read(member.graph), bundle.path / member.graph
+    try:
+        outside = points_outside(onnx)
+    except ValueError:
+        raise BundleError(f"{where} is not an ONNX file. Make the bundle again with leukoscope export.") from None
+    if outside:
+        raise BundleError(
+            f"{where} keeps data in files outside the bundle, which no hash protects, so it is not loaded. "
+            "Make the bundle again with leukoscope export."
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = _QUIET
+    try:
+        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except Exception as failed:  # ONNX Runtime has no common error below Exception
+        reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+        raise BundleError(
+            f"{where} cannot be loaded by ONNX Runtime {onnxruntime.__version__} ({reason}). "
+            "Make the bundle again with leukoscope export, or update onnxruntime."
+        ) from None
+    _check_graph(bundle, member, session)
+    return session
+
+
+def _check_graph(bundle: Bundle, member: Member, session: onnxruntime.InferenceSession) -> None:
+    where, size = bundle.path / member.graph, member.prepare.size
+    inputs, outputs = session.get_inputs(), {each.name: each.shape for each in session.get_outputs()}
+    if [(each.name, each.type, each.shape[1:]) for each in inputs] != [("crops", "tensor(uint8)", [size, size, 3])]:
+        found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+        raise BundleError(
+            f"{where} takes {found}, but bundle.json prepares uint8 crops of {size} px. "
+            "Make the bundle again with leukoscope export."
+        )
+    classes = ", ".join(bundle.manifest.classes)
+    made_for = session.get_modelmeta().custom_metadata_map.get(CLASSES_KEY, "nothing").replace("\n", ", ")
+    if set(outputs) != set(OUTPUTS) or outputs["probabilities"][1] != len(bundle.manifest.classes):
+        raise BundleError(f"{where} does not give probabilities, map and embedding for the classes {classes}.")
+    if made_for != classes:
+        raise BundleError(
+            f"{where} was made for the classes {made_for}, but bundle.json lists {classes}. "
+            "Make the bundle again with leukoscope export."
+        )

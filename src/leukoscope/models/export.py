@@ -1,0 +1,106 @@
+"""A network as one ONNX file that needs nothing else, and its weights as safetensors."""
+
+import io
+import logging
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from safetensors.torch import save
+
+from ..errors import CallError
+from .network import Network, WithMap
+
+_OPSET = 18
+_OUTPUTS = ("probabilities", "map", "embedding")
+
+
+def to_onnx(network: Network, *, size: int, metadata: Mapping[str, str] | None = None, half: bool = False) -> bytes:
+    """Return an ONNX file of the network: uint8 crops (batch, size, size, 3) to what WithMap gives, in one pass.
+
+    half: keep matrices and kernels in half precision in the file; they are widened once, when the file is loaded.
+
+    Raises:
+        CallError: the network has a layer that ONNX cannot express.
+    """
+    model = WithMap(network).eval()
+    crops = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), _silent("torch.onnx", "onnxscript", "onnx_ir"):
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                model,
+                (crops,),
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=["crops"],
+                output_names=list(_OUTPUTS),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+        except Exception as failed:
+            line = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+            raise CallError(f"This network cannot be written as ONNX ({line}). Choose another backbone.") from failed
+    assert program is not None
+    file = program.model_proto
+    if half:
+        _store_in_half(file.graph)
+    del file.metadata_props[:]
+    helper.set_model_props(file, dict(metadata or {}))
+    file.producer_name, file.doc_string = "leukoscope", ""
+    _forget_origins(file.graph)
+    onnx.checker.check_model(file)
+    content: bytes = file.SerializeToString(deterministic=True)
+    return content
+
+
+def to_safetensors(network: Network, *, metadata: Mapping[str, str] | None = None, half: bool = False) -> bytes:
+    """Return the weights as a safetensors file; `half` keeps matrices and kernels in half precision."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if half:
+        tensors = {name: value.half() if _is_large(tuple(value.shape), value.is_floating_point()) else value
+                   for name, value in tensors.items()}  # fmt: skip
+    return save(tensors, metadata=dict(metadata or {}))
+
+
+def _is_large(shape: tuple[int, ...], floating: bool) -> bool:
+    """Tell what is worth storing in half: biases and statistics are few, and some are too small or large for it."""
+    return floating and len(shape) >= 2
+
+
+def _store_in_half(graph: onnx.GraphProto) -> None:
+    """Store large initialisers in half precision behind a Cast, which ONNX Runtime folds away when it loads."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and _is_large(tuple(tensor.dims), True):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
+            casts.append(helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    for place, cast in enumerate(casts):
+        graph.node.insert(place, cast)
+
+
+def _forget_origins(graph: onnx.GraphProto) -> None:
+    """Take out the exporter's notes: they hold paths and source lines of this machine."""
+    for owner in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del owner.metadata_props[:]
+        owner.doc_string = ""
+
+
+class _silent:  # noqa: N801  # used like a function
+    """Keep the exporter's chatter from the terminal; its errors are raised."""
+
+    def __init__(self, *names: str) -> None:
+        self._loggers = [logging.getLogger(name) for name in names]
+
+    def __enter__(self) -> None:
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.CRITICAL)
+
+    def __exit__(self, *_: object) -> None:
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.setLevel(level)
