@@ -42,10 +42,10 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     writers = {"qupath": _qupath_writer}
     also = [writers[name](output) for name in dict.fromkeys(formats)]
     results = extract(_files(fields), output, wishes=Wishes(**options), report=_say, also=also)
-    usable = [result for result in results if not result.problem]
+    usable = [result for result in results if result.scale]
     count = sum(result.cells for result in results)
     click.echo(f"{count} white cells in {len(usable)} of {len(results)} fields: {output / 'cells.csv'}")
-    if len(usable) < len(results):
+    if any(result.problem for result in results):
         raise SystemExit(ImageError.exit_status)
 
 

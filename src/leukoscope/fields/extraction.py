@@ -18,8 +18,11 @@ from .detection import ClassicalDetector
 from .drawing import draw_outlines
 from .normalisation import RELEASE_STAIN, Normaliser, measure, normaliser, sample_crops
 from .planes import Pixels
+from .quality import out_of_focus
 from .scale import Scale, common_scale
 from .table import cell_row, field_row, write_cells, write_fields
+
+_BLURRED = "out of focus: take the field again"
 
 Report = Callable[[str, bool], None]  # a line, and whether it tells of a problem
 Also = Callable[[Field, Sequence[FieldCell]], None]  # another format, written while the field is at hand
@@ -38,11 +41,14 @@ class Wishes:
 
 @dataclass(frozen=True)
 class FieldResult:
-    """What came of one field; `problem` is empty unless the field could not be used."""
+    """What came of one field; `problem` is empty unless it could not be used, or not be trusted."""
 
     name: str
-    cells: int
-    problem: str
+    size: tuple[int, int]  # width, height in pixels
+    cells: int = 0
+    flagged: int = 0
+    scale: Scale | None = None
+    problem: str = ""
 
 
 def extract(
@@ -51,38 +57,50 @@ def extract(
     """Cut out the cells of all fields into `output`; tell `report` one line per field, hand each field to `also`."""
     shared = {} if wishes.each_scale or wishes.um_per_px else _shared_scales(files)
     cell_rows: list[dict[str, Any]] = []
-    field_rows: list[dict[str, Any]] = []
     results: list[FieldResult] = []
     for path, name in track(list(zip(files, names_of(files), strict=True)), "Fields", total=len(files)):
         try:
             field = open_field(path, um_per_px=wishes.um_per_px)
-        except ImageError as problem:
-            results.append(FieldResult(name, 0, str(problem)))
-            field_rows.append(field_row(path.name, size=(0, 0), cells=(), scale=None, problem=str(problem)))
-            report(str(problem), True)
+        except ImageError as refusal:
+            results.append(FieldResult(path.name, (0, 0), problem=str(refusal)))
+            report(str(refusal), True)
             continue
         field = replace(field, name=name, scale=shared.get(path, field.scale))
         cells = _wanted(find_cells(field), wishes)
         cell_rows += _write_field(field, cells, output=output, wishes=wishes)
         for write in also:
             write(field, cells)
-        height, width = field.pixels.shape[:2]
-        field_rows.append(field_row(path.name, size=(width, height), cells=cells, scale=field.scale, problem=""))
-        results.append(FieldResult(name, len(cells), ""))
-        report(f"{path.name}: {count_words(cells)}, {field.scale}", False)
+        results.append(_result(path.name, field, cells))
+        report(_line(results[-1]), bool(results[-1].problem))
     write_cells(output / "cells.csv", cell_rows)
-    write_fields(output / "fields.csv", field_rows)
+    write_fields(output / "fields.csv", [_field_row(result) for result in results])
     write_json(output / "cells.json", provenance() | {"detector": ClassicalDetector.name, "stain": wishes.method})
     return results
 
 
-def count_words(cells: Sequence[FieldCell]) -> str:
-    """Return the number of white cells in words, with how many are flagged."""
-    if not cells:
-        return "no white cells"
+def _result(name: str, field: Field, cells: Sequence[FieldCell]) -> FieldResult:
+    height, width = field.pixels.shape[:2]
+    blurred = out_of_focus(field.pixels, field.stain, um_per_px=field.scale.um_per_px)
     flagged = sum(bool(cell.flags) for cell in cells)
-    note = f" ({flagged} flagged)" if flagged else ""
-    return f"{len(cells)} white cell{'s' * (len(cells) > 1)}{note}"
+    return FieldResult(name, (width, height), len(cells), flagged, field.scale, _BLURRED if blurred else "")
+
+
+def _line(result: FieldResult) -> str:
+    flagged = f" ({result.flagged} flagged)" if result.flagged else ""
+    problem = f"; {result.problem}" if result.problem else ""
+    return f"{result.name}: {count_words(result.cells)}{flagged}, {result.scale}{problem}"
+
+
+def _field_row(result: FieldResult) -> dict[str, Any]:
+    return field_row(
+        result.name, size=result.size, cells=result.cells, flagged=result.flagged, scale=result.scale,
+        problem=result.problem,
+    )  # fmt: skip
+
+
+def count_words(cells: int) -> str:
+    """Return the number of white cells in words."""
+    return f"{cells} white cell{'s' * (cells > 1)}" if cells else "no white cells"
 
 
 def field_normaliser(field: Field, cells: Sequence[FieldCell], *, method: str) -> Normaliser:

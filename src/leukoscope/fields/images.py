@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
 from .planes import Pixels
@@ -42,7 +42,7 @@ def read_pixels(path: Path) -> Pixels:
 
 
 def scale_in_file(path: Path) -> float | None:
-    """Return the micrometres per pixel that the file states, or None where it states none that a microscope gives.
+    """Return the micromicrometres per pixel that the file states, or None where it states none that a microscope gives.
 
     A camera's 72 or 300 dots per inch are meant for printers and lie far outside what a microscope gives.
     """
@@ -54,7 +54,7 @@ def scale_in_file(path: Path) -> float | None:
     return next((um for um in candidates if um is not None and low <= um <= high), None)
 
 
-def _opened(path: Path) -> ImageFile.ImageFile:
+def _opened(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
@@ -82,9 +82,10 @@ def _read_deep(path: Path) -> Pixels:
 def _ome(description: str) -> float | None:
     match = re.search(r'PhysicalSizeX="([\d.eE+-]+)"', description)
     unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', description)
-    if match is None or (unit is not None and unit.group(1) not in ("µm", "um", "micron")):
+    if match is None:
         return None
-    return float(match.group(1))
+    name = unit.group(1) if unit else "µm"
+    return float(match.group(1)) * {"nm": 1e-3, "mm": 1e3, "cm": 1e4}.get(name, 1.0)
 
 
 def _imagej(description: str, tags: Any) -> float | None:

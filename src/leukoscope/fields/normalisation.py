@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UnknownNameError
-from .planes import Pixels
+from .planes import Pixels, brightest
 
 Samples = NDArray[np.uint8]  # (pixels, 3), RGB, taken from inside white cells
 
@@ -65,7 +65,7 @@ Normaliser = Callable[[Pixels], Pixels]
 
 def sample_crops(crops: Iterable[Pixels], *, every: int = 37) -> Samples:
     """Return every n-th pixel of the cells in crops on black."""
-    taken = [crop[crop.max(axis=-1) > _BLACK][::every] for crop in crops]
+    taken = [crop[brightest(crop) > _BLACK][::every] for crop in crops]
     return np.concatenate(taken) if taken else np.zeros((0, 3), np.uint8)
 
 
@@ -99,7 +99,7 @@ def normaliser(method: str, source: StainStatistics | None, *, target: StainStat
     change = METHODS[method](source, target)
 
     def apply(crop: Pixels) -> Pixels:
-        inside = crop.max(axis=-1) > 0
+        inside = brightest(crop) > 0
         result = np.zeros_like(crop)
         result[inside] = change(crop[inside])
         return result

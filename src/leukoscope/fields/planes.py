@@ -1,9 +1,12 @@
 """The arrays of this room, and OpenCV's operations on them with their types kept."""
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+Number = TypeVar("Number", np.uint8, np.float32)
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Plane = NDArray[np.float32]  # (height, width), or (height, width, 3) for optical density
 Mask = NDArray[np.bool_]  # (height, width)
@@ -13,6 +16,16 @@ Labels = NDArray[np.int32]  # (height, width); 0 is nothing
 def blur(plane: Plane, spread: float) -> Plane:
     """Return the plane after a Gaussian of the given standard deviation in pixels."""
     return np.asarray(cv2.GaussianBlur(plane, (0, 0), spread), np.float32)
+
+
+def brightest(pixels: NDArray[Number]) -> NDArray[Number]:
+    """Return the largest of the three channels; three times as fast as max over the last axis."""
+    return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+
+
+def darkest(pixels: NDArray[Number]) -> NDArray[Number]:
+    """Return the smallest of the three channels."""
+    return np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 
 
 def slope(plane: Plane) -> tuple[Plane, Plane]:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .planes import Mask, Pixels, Plane, blur, grown, parts, rescaled, resized, slope
+from .planes import Mask, Pixels, Plane, blur, brightest, grown, parts, rescaled, resized, slope
 from .stain import Stain, optical_density, purple
 
 RED_CELL_UM = 7.2
@@ -119,13 +119,15 @@ def _circles(window: Pixels, stain: Stain) -> list[tuple[float, float]]:
     """Return circles that are not white cells as (diameter in pixels, share of the window)."""
     density = blur(optical_density(window, stain.background), 1.0)
     away = ~grown(purple(density) > stain.purple, 3)
-    rows, columns, toward_row, toward_column = _edges(np.minimum(density.max(axis=-1), 1.0), away=away)
-    votes = []
+    rows, columns, toward_row, toward_column = _edges(np.minimum(brightest(density), 1.0), away=away)
     height, width = window.shape[:2]
+    top, best = np.zeros((2, height, width), np.float32)
     for radius in (float(radius) for radius in _RADII if 2.5 * radius < min(height, width)):
         y, x = np.rint(rows + radius * toward_row), np.rint(columns + radius * toward_column)
-        votes.append(_tally(y.astype(int), x.astype(int), shape=(height, width), radius=radius))
-    return [(2 * radius, support**3 * radius**2 / (height * width)) for support, radius in _best(np.array(votes))]
+        votes = _tally(y.astype(int), x.astype(int), shape=(height, width), radius=radius)
+        better = votes > top
+        top[better], best[better] = votes[better], radius
+    return [(2 * radius, support**3 * radius**2 / (height * width)) for support, radius in _best(top, radii=best)]
 
 
 def _edges(dark: Plane, *, away: Mask) -> tuple[Plane, Plane, Plane, Plane]:
@@ -150,17 +152,14 @@ def _tally(rows: NDArray[np.int_], columns: NDArray[np.int_], *, shape: tuple[in
     return blur(votes.reshape(height, width).astype(np.float32), spread) * np.float32(spread**2 / radius)
 
 
-def _best(votes: NDArray[np.float32]) -> list[tuple[float, float]]:
+def _best(top: Plane, *, radii: Plane) -> list[tuple[float, float]]:
     """Return (support, radius) of circles that do not lie in each other, best first."""
-    if not len(votes):
-        return []
-    top, which = votes.max(axis=0), votes.argmax(axis=0)
-    peak = (top > _SUPPORT) & (top >= cv2.dilate(top, np.ones((7, 7), np.uint8)))
+    peak = np.asarray((top > _SUPPORT) & (top >= cv2.dilate(top, np.ones((7, 7), np.uint8))))
     rows, columns = np.nonzero(peak)
     kept: list[tuple[float, float, int, int]] = []
     for at in np.argsort(-top[peak]):
         y, x = int(rows[at]), int(columns[at])
-        radius = float(_RADII[which[y, x]])
+        radius = float(radii[y, x])
         if all((y - v) ** 2 + (x - u) ** 2 > (0.7 * max(radius, other)) ** 2 for _, other, v, u in kept):
             kept.append((float(top[y, x]), radius, y, x))
     return [(support, radius) for support, radius, _, _ in kept]
@@ -186,4 +185,4 @@ def _nucleus_diameter(pixels: Pixels, stain: Stain) -> float | None:
     if not areas.size or areas[-1] < 30:
         return None
     middle = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
-    return factor * 2 * float(np.sqrt(middle / np.pi))
+    return float(factor * 2 * np.sqrt(middle / np.pi))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from .planes import Mask, Pixels, Plane, blur, eroded, grown
+from .planes import Mask, Pixels, Plane, blur, brightest, darkest, eroded, grown
 
 _OFFSET = 8.0  # grey levels added before the logarithm, so that noise in the dark stays small
 _FOREGROUND = 0.12  # optical density of green above which a pixel is something
@@ -39,8 +39,8 @@ class Stain:
 
 def background_colour(pixels: Pixels) -> NDArray[np.float32]:
     """Return the colour of empty glass, in grey levels: the median of the brightest tenth."""
-    darkest = pixels.min(axis=-1)
-    bright = darkest >= np.percentile(darkest, 90)
+    least = darkest(pixels)
+    bright = least >= np.percentile(least, 90)
     colour: NDArray[np.float32] = np.median(pixels[bright], axis=0).astype(np.float32)
     return colour
 
@@ -108,7 +108,7 @@ def _colours(density: Plane, *, nuclei: Mask) -> tuple[NDArray[np.float64], ...]
     reach = max(5, round(0.03 * max(nuclei.shape)))
     near = grown(nuclei, reach)
     inner = eroded(nuclei, 1)
-    red = _direction(density[(density.max(axis=-1) > 0.15) & ~near], instead=_RED_CELL)
+    red = _direction(density[(brightest(density) > 0.15) & ~near], instead=_RED_CELL)
     nucleus = _direction(density[inner], instead=_NUCLEUS)
     if red @ nucleus > 0.985:  # ten degrees: too close to take one out of the other
         red = _RED_CELL

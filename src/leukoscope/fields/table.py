@@ -38,11 +38,10 @@ def cell_row(
 
 
 def field_row(
-    field: str, *, size: tuple[int, int], cells: Sequence[FieldCell], scale: Scale | None, problem: str
+    field: str, *, size: tuple[int, int], cells: int, flagged: int, scale: Scale | None, problem: str
 ) -> dict[str, Any]:
     """Return one row of fields.csv; `size` is width and height in pixels."""
-    row = {"field": field, "width": size[0], "height": size[1], "cells": len(cells), "problem": problem}
-    row |= {"flagged": sum(bool(cell.flags) for cell in cells)}
+    row = {"field": field, "width": size[0], "height": size[1], "cells": cells, "flagged": flagged, "problem": problem}
     if scale is None:
         return row | {"um_per_px": "", "um_low": "", "um_high": "", "scale": ""}
     numbers = {"um_per_px": scale.um_per_px, "um_low": scale.low, "um_high": scale.high}
