@@ -192,12 +192,16 @@ def test_a_report_before_the_evaluation_says_what_to_run(tmp_path: Path) -> None
         write_report(run)
 
 
-def test_metrics_of_another_split_are_refused(tmp_path: Path) -> None:
+def test_metrics_of_another_split_or_with_a_part_missing_are_refused(tmp_path: Path) -> None:
     run = written(tmp_path / "run", images=False).parent
     metrics = read_json(run / "metrics.json")
     metrics["split"]["hash"] = "0" * 64
     write_json(run / "metrics.json", metrics)
     with pytest.raises(DataError, match="another split"):
+        write_report(run)
+    del metrics["curves"]
+    write_json(run / "metrics.json", metrics)
+    with pytest.raises(DataError, match="not whole"):
         write_report(run)
 
 

@@ -18,6 +18,10 @@ from .flow import flow
 from .pictures import crops_of, examples, mistakes
 from .style import COLOURS, for_file, for_page
 
+_PARTS = set(
+    "classes positive verdict notes data split estimators differences per_class operating_points confusion subjects "
+    "curves folds bootstrap".split()
+)
 _ROWS = 120  # subject groups on the page; all of them stand in metrics.json
 _DOTS = 48  # per subject: quantiles of its cells, so that the page does not grow with their number
 
@@ -51,8 +55,8 @@ def read_metrics(run: Path) -> dict[str, Any]:
     if not path.exists():
         raise DataError(f"{path} does not exist. Run leukoscope evaluate {run} first.")
     metrics: dict[str, Any] = read_json(path)
-    if not isinstance(metrics, dict) or metrics.get("format") != 1:
-        raise DataError(f"{path} is not metrics of format 1. Run leukoscope evaluate {run} again.")
+    if not isinstance(metrics, dict) or metrics.get("format") != 1 or not metrics.keys() >= _PARTS:
+        raise DataError(f"{path} is not metrics of format 1, or not whole. Run leukoscope evaluate {run} again.")
     return metrics
 
 
