@@ -1,0 +1,261 @@
+"""Whole slides: read by tiles in constant memory, every cell counted once, picked up again where a run was killed.
+
+A tile is read with a margin wider than any cell. A cell belongs to the tile that holds its middle; the margin shows
+it whole, and the tile next door sees the same cell and leaves it. Stain and scale are settled once for the slide, on
+windows that do not depend on the tiles, so the list of cells does not depend on the size of the tiles either.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import ImageError, require
+from .cells import Field, FieldCell, describe, find_cells
+from .detection import ClassicalDetector
+from .images import MAX_PIXELS
+from .planes import Pixels, darkest, rescaled
+from .quality import out_of_focus, why_not_a_smear
+from .scale import PLAUSIBLE_UM_PER_PX, Scale, common_scale, estimate_scale
+from .stain import Stain, learn_stain
+
+MARGIN_UM = 40.0  # wider than the largest cell
+_WINDOWS = 9  # places from which stain, scale and focus are learned
+_WINDOW = 1024  # pixels
+_THUMBNAIL = 1024  # pixels
+_EDGE = 8  # pixels around a cell that its crop needs for resampling
+_STAINED = 28  # grey levels that something stained is darker than glass
+
+
+class Slide(Protocol):
+    """A large image that is read piece by piece."""
+
+    name: str
+    size: tuple[int, int]  # width, height in pixels
+    um_per_px: float | None
+
+    def read(self, left: int, top: int, width: int, height: int) -> Pixels:
+        """Return a rectangle at full resolution, uint8 RGB, (height, width, 3)."""
+        ...
+
+    def thumbnail(self, longest: int) -> Pixels:
+        """Return the whole slide, shrunk to about `longest` pixels."""
+        ...
+
+
+class TiffSlide:
+    """A pyramidal or tiled TIFF, SVS, NDPI, or OME-TIFF; reads pixels and scale and no other tag."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a slide.
+
+        Raises:
+            ImageError: the file is no slide, or its directory of tiles is broken.
+            MissingExtraError: the extra `wsi` is not installed.
+        """
+        tiffslide = require("tiffslide", feature="Reading slides", extra="wsi")
+        self.name = path.name
+        try:
+            self._slide = tiffslide.TiffSlide(path)
+            width, height = self._slide.dimensions
+        except Exception as broken:  # noqa: BLE001 - the library raises whatever its parsers raise
+            raise ImageError(f"{path} cannot be opened as a slide ({_first_line(broken)}). Copy it again.") from None
+        self.size = (int(width), int(height))
+        self.um_per_px = _plausible(self._slide.properties.get("tiffslide.mpp-x"))
+
+    def read(self, left: int, top: int, width: int, height: int) -> Pixels:
+        """Return a rectangle at full resolution."""
+        return self._region((left, top), level=0, size=(width, height))
+
+    def thumbnail(self, longest: int) -> Pixels:
+        """Return the whole slide from its smallest level that is large enough, else strip by strip."""
+        levels = self._slide.level_dimensions
+        fitting = [level for level, size in enumerate(levels) if longest <= max(size) <= 8 * longest]
+        if fitting:
+            whole = self._region((0, 0), level=fitting[-1], size=levels[fitting[-1]])
+            return rescaled(whole, longest / max(whole.shape[:2]))
+        return _by_strips(self, longest)
+
+    def _region(self, corner: tuple[int, int], *, level: int, size: tuple[int, int]) -> Pixels:
+        try:
+            region = self._slide.read_region(corner, level, size, as_array=True)
+        except Exception as broken:  # noqa: BLE001 - decoders raise whatever they raise
+            where = f"at {corner[0]}, {corner[1]}"
+            raise ImageError(f"{self.name} is damaged {where} ({_first_line(broken)}). Copy it again.") from None
+        return np.ascontiguousarray(region[..., :3], dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was learned of a slide before cells are sought in it; plain data that processes can share."""
+
+    stain: Stain
+    scale: Scale
+    blurred: int  # of the windows looked at
+    windows: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of a slide: the part that owns cells, in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def is_slide(path: Path) -> bool:
+    """Return whether a file is to be read by tiles: a slide's suffix, or a TIFF too large to be read whole."""
+    if path.suffix.lower() in (".svs", ".ndpi", ".scn", ".bif"):
+        return True
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    tifffile = require("tifffile", feature="Reading slides", extra="wsi")
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            return bool(page.imagewidth * page.imagelength > min(MAX_PIXELS, 30_000_000) and page.is_tiled)
+    except Exception:  # noqa: BLE001 - not readable: the reader of fields says why
+        return False
+
+
+def look_at(slide: Slide, *, um_per_px: float | None = None) -> Look:
+    """Learn stain, scale and focus of a slide from windows where most is stained.
+
+    Raises:
+        ImageError: nothing stained is on the slide, or its scale cannot be told.
+    """
+    windows = [slide.read(*place) for place in _places(slide)]
+    if not windows:
+        raise ImageError(f"{slide.name} is blank: nothing stained is on it. Choose another slide.")
+    mosaic = np.concatenate([_square(rescaled(window, 0.4)) for window in windows])
+    stain = learn_stain(mosaic)
+    if (reason := why_not_a_smear(mosaic, stain)) is not None:
+        raise ImageError(f"{slide.name} {reason}")
+    scale = _scale_of(slide, windows, stain, um_per_px=um_per_px)
+    blurred = sum(out_of_focus(window, stain, um_per_px=scale.um_per_px) for window in windows)
+    return Look(stain, scale, blurred, len(windows))
+
+
+def tiles_of(slide: Slide, *, tile: int, um_per_px: float) -> list[Tile]:
+    """Return the tiles of a slide, row by row; corners lie on the detector's grid."""
+    step = ClassicalDetector().grid(um_per_px)
+    side = max(step, tile // step * step)
+    width, height = slide.size
+    return [
+        Tile(left, top, min(left + side, width), min(top + side, height))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+
+
+def tile_cells(slide: Slide, look: Look, tile: Tile) -> list[FieldCell]:
+    """Return the cells whose middle lies in a tile, in pixels of the slide."""
+    left, top, pixels = read_with_margin(slide, tile, um_per_px=look.scale.um_per_px)
+    if not _anything_stained(pixels, look.stain):
+        return []
+    field = Field(slide.name, pixels, look.stain, look.scale)
+    found = ClassicalDetector()(pixels, look.stain, um_per_px=look.scale.um_per_px)
+    cells = [moved(describe(one, field), right=left, down=top) for one in found]
+    return [cell for cell in cells if _owns(tile, cell)]
+
+
+def read_with_margin(slide: Slide, tile: Tile, *, um_per_px: float) -> tuple[int, int, Pixels]:
+    """Return left, top and the pixels of a tile with its margin; the corner lies on the detector's grid."""
+    step = ClassicalDetector().grid(um_per_px)
+    margin = math.ceil(MARGIN_UM / um_per_px / step) * step
+    left, top = max(0, tile.left - margin), max(0, tile.top - margin)
+    right, bottom = min(slide.size[0], tile.right + margin), min(slide.size[1], tile.bottom + margin)
+    return left, top, slide.read(left, top, right - left, bottom - top)
+
+
+def window_field(slide: Slide, look: Look, cell: FieldCell) -> tuple[Field, FieldCell]:
+    """Return the surroundings of one cell as a field of its own, and the cell in its pixels."""
+    left, top = max(0, cell.box[0] - _EDGE), max(0, cell.box[1] - _EDGE)
+    right, bottom = min(slide.size[0], cell.box[2] + _EDGE), min(slide.size[1], cell.box[3] + _EDGE)
+    pixels = slide.read(left, top, right - left, bottom - top)
+    return Field(slide.name, pixels, look.stain, look.scale), moved(cell, right=-left, down=-top)
+
+
+def sample_cells(slide: Slide, look: Look) -> Iterator[tuple[Field, list[FieldCell]]]:
+    """Yield the windows from which the slide was learned, with their cells."""
+    for left, top, width, height in _places(slide):
+        field = Field(slide.name, slide.read(left, top, width, height), look.stain, look.scale)
+        yield field, find_cells(field)
+
+
+def moved(cell: FieldCell, *, right: int, down: int) -> FieldCell:
+    box = (cell.box[0] + right, cell.box[1] + down, cell.box[2] + right, cell.box[3] + down)
+    centre = (cell.centre[0] + right, cell.centre[1] + down)
+    return replace(cell, box=box, centre=centre, outline=cell.outline + np.array([right, down]))
+
+
+def _owns(tile: Tile, cell: FieldCell) -> bool:
+    # A thousandth of a pixel decides ties the same way for both neighbours, whatever their rounding.
+    x, y = (round(value, 3) for value in cell.centre)
+    return tile.left <= x < tile.right and tile.top <= y < tile.bottom
+
+
+def _anything_stained(pixels: Pixels, stain: Stain) -> bool:
+    return bool((darkest(pixels[::4, ::4]) < min(stain.background) - _STAINED).mean() > 1e-4)
+
+
+def _places(slide: Slide) -> list[tuple[int, int, int, int]]:
+    """Return left, top, width, height of windows with many stained pixels, spread over the slide."""
+    small = slide.thumbnail(_THUMBNAIL)
+    zoom = max(slide.size) / max(small.shape[:2])
+    levels = darkest(small).astype(int)
+    stained = (levels < np.percentile(levels, 90) - _STAINED).astype(float)
+    cell = max(1, round(_WINDOW / zoom))
+    rows, columns = (max(1, side // cell) for side in small.shape[:2])
+    share = stained[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell).mean(axis=(1, 3))
+    usable = [place for place in np.argsort(-share, axis=None) if share.flat[place] > 0.02]
+    middle = usable[: max(_WINDOWS, len(usable) * 3 // 4)]  # the emptiest quarter only where little else is there
+    chosen = [middle[round(step)] for step in np.linspace(0, len(middle) - 1, min(_WINDOWS, len(middle)))]
+    places = []
+    for place in dict.fromkeys(int(one) for one in chosen):
+        row, column = divmod(place, columns)
+        left, top = round(column * cell * zoom), round(row * cell * zoom)
+        places.append((left, top, min(_WINDOW, slide.size[0] - left), min(_WINDOW, slide.size[1] - top)))
+    return places
+
+
+def _scale_of(slide: Slide, windows: Sequence[Pixels], stain: Stain, *, um_per_px: float | None) -> Scale:
+    if um_per_px:
+        return Scale.exact(um_per_px, source="user")
+    if slide.um_per_px:
+        return Scale.exact(slide.um_per_px, source="file")
+    scales = [scale for window in windows if (scale := estimate_scale(window, stain)) is not None]
+    if not scales:
+        raise ImageError(f"{slide.name}: no red cell and no nucleus to take the scale from. Give it with --um-per-px.")
+    return common_scale(scales)
+
+
+def _by_strips(slide: Slide, longest: int) -> Pixels:
+    """Return a thumbnail of a slide without levels, read in strips so that memory stays small."""
+    width, height = slide.size
+    factor = longest / max(width, height)
+    strips = [(top, min(1024, height - top)) for top in range(0, height, 1024)]
+    return np.concatenate([rescaled(slide.read(0, top, width, high), factor) for top, high in strips])
+
+
+def _square(window: Pixels) -> Pixels:
+    """Return a window padded with its own border to a common width, so that windows can be stacked."""
+    side = round(_WINDOW * 0.4)
+    height, width = window.shape[:2]
+    return np.pad(window, ((0, 0), (0, max(0, side - width)), (0, 0)), mode="reflect" if width > side // 2 else "edge")[
+        : min(height, side), :side
+    ]
+
+
+def _plausible(value: Any) -> float | None:
+    low, high = PLAUSIBLE_UM_PER_PX
+    return float(value) if value and low <= float(value) <= high else None
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0][:120]
