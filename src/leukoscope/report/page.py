@@ -18,10 +18,8 @@ from .flow import flow
 from .pictures import crops_of, examples, mistakes
 from .style import COLOURS, for_file, for_page
 
-_PARTS = set(
-    "classes positive verdict notes data split estimators differences per_class operating_points confusion subjects "
-    "curves folds bootstrap".split()
-)
+_PARTS = {"classes", "positive", "verdict", "notes", "data", "split", "folds", "bootstrap"}
+_PARTS |= {"estimators", "differences", "per_class", "operating_points", "confusion", "subjects", "curves"}
 _ROWS = 120  # subject groups on the page; all of them stand in metrics.json
 _DOTS = 48  # per subject: quantiles of its cells, so that the page does not grow with their number
 
