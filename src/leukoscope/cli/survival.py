@@ -132,7 +132,7 @@ def _study(
 
     started = time.perf_counter()
     cohort = read_cohort(table, settings)
-    for note in [*(f"{len(d.lines)} rows left out: {d.reason}." for d in cohort.dropped), *cohort.notes]:
+    for note in [*(f"Rows left out: {len(d.lines)}; {d.reason}." for d in cohort.dropped), *cohort.notes]:
         click.echo(f"Note: {note}", err=True)
     study = run_study(cohort, settings, title=title)
     write_study(output, study)

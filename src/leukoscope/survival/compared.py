@@ -21,7 +21,7 @@ _TICKS = 6
 def compare(cohort: Cohort, *, horizons: Sequence[Horizon]) -> dict[str, Any]:
     """Describe every stage and test whether they differ."""
     curves = {name: curves_of(cohort.take(cohort.stage == place)) for place, name in enumerate(cohort.stages)}
-    ticks = _ticks(float(cohort.time.max()))
+    ticks = _ticks(float(cohort.time.max()), unit=cohort.unit)
     until = _restriction(curves, horizons)
     return {
         "ticks": ticks.tolist(),
@@ -34,12 +34,14 @@ def compare(cohort: Cohort, *, horizons: Sequence[Horizon]) -> dict[str, Any]:
     }
 
 
-def _ticks(last: float) -> Array:
-    """Return about six round times from zero to the last follow-up."""
-    rough = last / (_TICKS - 1)
-    power = 10 ** np.floor(np.log10(rough)) if rough > 0 else 1.0
-    step = next((factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough), rough)
-    return np.asarray(np.arange(0, last + step / 1e6, step or 1.0))
+def _ticks(last: float, *, unit: str) -> Array:
+    """Return about six round times from zero to the last follow-up; months go in halves and wholes of years."""
+    steps = [1.0, 3, 6, 12, 24, 36, 60, 120] if unit == "months" else []
+    power = 10 ** np.floor(np.log10(last / _TICKS)) if last > 0 else 1.0
+    steps += [factor * power for factor in (1, 2, 2.5, 5, 10)]
+    fitting = [step for step in steps if last / step <= _TICKS + 1] or [last]
+    step = (fitting if unit == "months" and last > _TICKS else sorted(fitting))[0] or 1.0
+    return np.asarray(np.arange(0, last + step / 1e6, step))
 
 
 def _restriction(curves: Mapping[str, Mapping[str, Curve]], horizons: Sequence[Horizon]) -> float:
@@ -75,21 +77,21 @@ def _at(cohort: Cohort, curves: Mapping[str, Curve], horizon: Horizon, who: str)
     known = {key: Interval(*values) for key, values in read.items() if values is not None}
     if len(known) < len(curves):
         last = f"{curves['survival'].last:.4g} {cohort.unit}"
-        none = f"no number after {horizon.words}: nobody of these was followed past {last}."
-        return facts | {"text": f"Of {who}: {none}", "count": none}
+        none = f"no number after {horizon.words}: nobody was followed past {last}."
+        return facts | {"text": f"For {who}, {none}", "count": none}
+    facts |= {key: as_dict(value) for key, value in known.items()}
     if known["survival"].value == 1:
-        count = _none_yet(cohort, horizon, at_risk)
-    else:
-        incidence = known[cohort.events[0]]
-        count = count_sentence(horizon.words, events=cohort.events, survival=known["survival"], incidence=incidence)
-    numbers = {key: as_dict(value) for key, value in known.items()}
-    return facts | numbers | {"text": f"Of 100 {who}, {count}", "count": count}
+        none = _none_yet(horizon, at_risk)
+        return facts | {"text": f"For {who}, {none}", "count": none}
+    incidence = known[cohort.events[0]]
+    count = count_sentence(horizon.words, events=cohort.events, survival=known["survival"], incidence=incidence)
+    return facts | {"text": f"Of 100 {who}, {count}", "count": count}
 
 
-def _none_yet(cohort: Cohort, horizon: Horizon, at_risk: int) -> str:
+def _none_yet(horizon: Horizon, at_risk: int) -> str:
     """Say what can be said where nobody had an event: an upper limit from those followed that far (Clopper–Pearson)."""
-    most = f"up to {100 * (1 - 0.025 ** (1 / at_risk)):.0f} could still" if at_risk else "any number could"
-    return f"none of those seen had an event by {horizon.words}; with {at_risk} followed that far, {most} have one."
+    most = f"up to {100 * (1 - 0.025 ** (1 / at_risk)):.0f} of 100" if at_risk else "any number"
+    return f"no event was seen by {horizon.words}; with {at_risk} followed that far, {most} could still have one."
 
 
 def _tests(cohort: Cohort) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def fit_cause(design: Design, *, cause: int, penalty: float = 0.0) -> CauseFit:
     if events < FEWEST_EVENTS:
         name = design.cohort.events[cause]
         bare = fit_terms(design, (), cause=cause)
-        return CauseFit(bare, bare, (), (f"Only {events} patients had {name}: its hazard is taken as the same for all.",))
+        return CauseFit(bare, bare, (), (f"Too few had {name} ({events}): its hazard is taken as the same for all.",))
     simple = fit_terms(design, design.terms, cause=cause, penalty=penalty)
     checks = _check(design, simple, cause=cause)
     strata = tuple(check.column for check in checks if check.action.startswith("own baseline"))
@@ -273,8 +273,8 @@ def proportionality(design: Design, model: CauseModel, *, cause: int, columns: S
     ranks = rankdata(times)
     slope = (ranks - ranks.mean()) @ residuals @ model.covariance * len(times)
     spread = len(times) * np.sum((ranks - ranks.mean()) ** 2)
-    part = slope[chosen]
-    statistic = part @ np.linalg.solve(model.covariance[np.ix_(chosen, chosen)] * spread, part)
+    part, scale = slope[chosen], np.linalg.pinv(model.covariance[np.ix_(chosen, chosen)], hermitian=True)
+    statistic = part @ scale @ part / spread if spread > 0 else 0.0  # all events at one time: nothing can change
     return chi_squared(statistic, len(chosen))
 
 

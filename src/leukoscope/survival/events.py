@@ -73,7 +73,7 @@ def _binary(table: Table, name: str) -> np.ndarray:
     codes = [_code(cell) for cell in table.column(name)]
     strange = Counter(code for code in codes if code and code not in _NO | _YES)
     if strange:
-        found = listed([f"'{code}' ({count} rows)" for code, count in strange.most_common()])
+        found = listed([f"'{code}' ({count} ×)" for code, count in strange.most_common()])
         example = ",".join(f"{code}=…" for code in sorted(set(codes) - {""})[:4])
         raise DataError(
             f"{table.where}: column '{name}' has values whose meaning is not known: {found}. "
@@ -88,7 +88,7 @@ def _mapped(table: Table, settings: StudySettings) -> tuple[np.ndarray, tuple[st
     codes = [_code(cell) for cell in table.column(settings.event)]
     outside = Counter(code for code in codes if code and code not in meaning)
     if outside:
-        found = listed([f"'{code}' ({count} rows)" for code, count in outside.most_common()])
+        found = listed([f"'{code}' ({count} ×)" for code, count in outside.most_common()])
         raise DataError(f"{table.where}: column '{settings.event}' has values outside --events: {found}. Add them.")
     events = _main_event_first(meaning, settings)
     place = {CENSORED: 0} | {name: index for index, name in enumerate(events, start=1)}

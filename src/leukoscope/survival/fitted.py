@@ -16,7 +16,7 @@ from .model import Term
 def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None) -> dict[str, Any]:
     """Describe the model of every cause, the Fine–Gray model where events compete, and the extrapolating curve."""
     if not fitted.causes or fitted.design is None:
-        return {"kind": "curves of the stages", "unmodelled": fitted.model.unmodelled, "notes": list(fitted.notes)}
+        return {"kind": "curves of the stages", "penalty": 0.0, "unmodelled": fitted.model.unmodelled, "notes": list(fitted.notes)}
     design = fitted.design
     events = int((design.cohort.state == 1).sum())
     return {

@@ -35,14 +35,15 @@ def fit_model(cohort: Cohort, *, penalty: float = 0.0, curves: bool = True) -> F
     `curves` off leaves the curves of modelled stages out (they are not needed to judge).
     """
     unmodelled = _unmodelled(cohort)
-    stages = [name for name in cohort.stages if name not in unmodelled]
+    seen = set(np.unique(cohort.stage).tolist())
+    stages = [name for place, name in enumerate(cohort.stages) if place in seen and name not in unmodelled]
     design, causes, notes = _causes(cohort, stages, penalty=penalty)
-    needed = cohort.stages if curves or not causes else tuple(unmodelled)
+    needed = [cohort.stages[place] for place in sorted(seen)] if curves or not causes else list(unmodelled)
     model = SurvivalModel(
         unit=cohort.unit, events=cohort.events, stage_column=cohort.stage_column, stages=cohort.stages,
         stage_curves={name: curves_of(cohort.take(cohort.stage == cohort.stages.index(name))) for name in needed},
         stage_cuts=cohort.stage_cuts, causes=tuple(fit.model for fit in causes), unmodelled=unmodelled,
-        columns=tuple(_facts(name, values) for name, values in design.cohort.covariates.items()) if causes else (),
+        columns=tuple(_facts(name, values) for name, values in design.cohort.covariates.items() if len(values)),
     )  # fmt: skip
     return Fitted(model, design, causes, tuple(notes))
 
@@ -51,9 +52,9 @@ def _unmodelled(cohort: Cohort) -> dict[str, str]:
     events = np.bincount(cohort.stage[cohort.state == 1], minlength=len(cohort.stages))
     patients = np.bincount(cohort.stage, minlength=len(cohort.stages))
     return {
-        name: f"none of the {patients[place]} patients of {cohort.stage_column} {name} had {cohort.events[0]}"
+        name: f"nobody with {cohort.stage_column} {name} had {cohort.events[0]} (patients: {patients[place]})"
         for place, name in enumerate(cohort.stages)
-        if events[place] == 0
+        if patients[place] and not events[place]
     }
 
 

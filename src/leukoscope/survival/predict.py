@@ -17,7 +17,7 @@ from .curves import Array, Curve, Interval, median
 from .horizons import Horizon, in_words
 from .model import ColumnFacts, SurvivalModel, patient_curves
 from .stages import cut_stages
-from .table import Table
+from .table import Table, is_missing
 from .words import count_sentence
 
 _ALIKE = "patients like this one"
@@ -114,20 +114,28 @@ def _columns(model: SurvivalModel, patient: Mapping[str, str]) -> tuple[dict[str
     """Return the patient as columns of one row, as stated, and notes on values outside what the model saw."""
     known = [model.stage_column, *(facts.source for facts in model.columns)]
     given = {_matching(name, known): value.strip() for name, value in patient.items()}
-    missing = [name for name in known if not given.get(name)]
-    if missing:
-        raise CallError(f"The model also needs: {', '.join(missing)}. Give each, such as --{missing[0].lower()} VALUE.")
+    _need(given, [model.stage_column])
     stage = _stage(model, given[model.stage_column])
     columns: dict[str, Array] = {model.stage_column: np.array([stage])}
     notes: list[str] = []
-    for facts in model.columns:
-        columns[facts.name] = _value(facts, given[facts.source], notes)
+    if model.causes and stage not in model.unmodelled:
+        _need(given, known)
+        for facts in model.columns:
+            columns[facts.name] = _value(facts, given[facts.source], notes)
     return columns, {**given, model.stage_column: stage}, notes
 
 
+def _need(given: Mapping[str, str], known: Sequence[str]) -> None:
+    missing = [name for name in known if is_missing(given.get(name, ""))]
+    if missing:
+        raise CallError(f"The model also needs: {', '.join(missing)}. Give each, such as --{missing[0].lower()} VALUE.")
+
+
 def _matching(name: str, known: Sequence[str]) -> str:
-    """Find a column whatever its case and dashes."""
+    """Find a column whatever its case and dashes; 'stage' always means the first one, the stage."""
     same = [column for column in known if _plain(column) == _plain(name)]
+    if not same and _plain(name) == "stage":
+        return known[0]
     if not same:
         raise UnknownNameError("covariate", name, known)
     return same[0]

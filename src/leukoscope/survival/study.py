@@ -51,7 +51,7 @@ def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival
         "comparison": compare(cohort, horizons=horizons),
         "model": explain_fit(fitted, extrapolation=model.extrapolation),
         "judgement": judgement,
-        "limits": _limits(cohort, fitted, horizons=horizons) + limits,
+        "limits": _limits(cohort, fitted) + limits,
         "provenance": _provenance(settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
     }
     return Study(result, model)
@@ -91,8 +91,8 @@ def _judged(
     judged, notes = _judgeable(fitted.design.cohort, rng)
     within = tuple(horizon for horizon in horizons if horizon.time < judged.time.max())
     events = int((judged.state == 1).sum())
-    if events < JUDGED_EVENTS or not within:
-        return None, fitted, [f"Not judged: {events} events are too few to test the model on patients it has not seen."]
+    if hindrance := _hindrance(fitted, events=events, within=within):
+        return None, fitted, [f"Not judged: {hindrance}."]
     penalties = PENALTIES if events < SHRINK_BELOW * fitted.coefficients else ()
     judgement = judge(
         judged, horizons=within, folds=settings.folds, repeats=settings.repeats, penalties=penalties, rng=rng
@@ -102,6 +102,17 @@ def _judged(
     judgement["tried"] = [f"ridge {p:g}" for p in penalties]
     judgement["optimism"] = optimism(judged, horizons=within, samples=settings.bootstrap, penalty=penalty, rng=rng)
     return judgement, fit_model(cohort, penalty=penalty) if penalty else fitted, notes
+
+
+def _hindrance(fitted: Fitted, *, events: int, within: Sequence[Horizon]) -> str:
+    """Say what makes a judgement impossible, if anything does."""
+    if events < JUDGED_EVENTS:
+        return f"{events} events are too few to test the model on patients it has not seen"
+    if not within:
+        return "no horizon lies within the follow-up"
+    if not fitted.coefficients and not fitted.causes[0].model.strata:
+        return "without stages and covariates all patients have the same curve, and there is nothing to rank by"
+    return ""
 
 
 def _judgeable(cohort: Cohort, rng: np.random.Generator) -> tuple[Cohort, list[str]]:
@@ -138,9 +149,21 @@ def _finished(
     )  # fmt: skip
 
 
-def _limits(cohort: Cohort, fitted: Fitted, *, horizons: Sequence[Horizon]) -> list[str]:
-    limits = [*fitted.notes, *(f"{fact[0].upper()}{fact[1:]}: its curve is shown, the model does not cover it." for fact in fitted.model.unmodelled.values())]
+def _limits(cohort: Cohort, fitted: Fitted) -> list[str]:
+    limits = list(fitted.notes)
+    limits += [f"{fact[0].upper()}{fact[1:]}: the model does not cover this stage." for fact in fitted.model.unmodelled.values()]
     if len(cohort.stages) == 1:
         limits.append(f"There is only one stage ({cohort.stages[0]}), so nothing is compared.")
-    return limits
+    return limits + _emptied(cohort, fitted)
 
+
+def _emptied(cohort: Cohort, fitted: Fitted) -> list[str]:
+    """Name the stages whose curve falls to zero early because late entry left too few under observation."""
+    curves = {name: stage["survival"] for name, stage in fitted.model.stage_curves.items()}
+    zero = {name: float(curve.times[curve.value <= 0][0]) for name, curve in curves.items() if (curve.value <= 0).any()}
+    return [
+        f"The curve of {cohort.stage_column} {name} falls to zero at {when:.3g} {cohort.unit}, where so few were under "
+        "observation (late entry) that all of them had the event; it says nothing of those who entered later."
+        for name, when in zero.items()
+        if when < curves[name].last
+    ]

@@ -25,7 +25,9 @@ def of_hundred(share: float) -> str:
 
 
 def between(interval: Interval) -> str:
-    """Return the limits of a share: 'between 51 and 71'."""
+    """Return the limits of a share: 'between 51 and 71'; at exactly 0 or 1 there is no way to compute any."""
+    if interval.low == interval.value == interval.high:
+        return "no limits can be given"
     return f"between {of_hundred(interval.low)} and {of_hundred(interval.high)}"
 
 

@@ -1,0 +1,163 @@
+"""The model file: its predictions against lifelines and R, its intervals against R's survfit and simulation."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from lifelines import CoxPHFitter, LogLogisticAFTFitter, LogNormalAFTFitter, WeibullAFTFitter
+
+from leukoscope.errors import DataError
+from leukoscope.survival.aft import fit_aft, survival_at
+from leukoscope.survival.cohort import Cohort
+from leukoscope.survival.cox import columns_of, fit_terms, make_design
+from leukoscope.survival.fitting import fit_model
+from leukoscope.survival.model import (
+    CauseModel,
+    SurvivalModel,
+    Term,
+    patient_curves,
+    read_model,
+    term_matrix,
+    write_model,
+)
+
+from .conftest import drawn
+
+
+def _model(cohort: Cohort, causes: tuple[CauseModel, ...]) -> SurvivalModel:
+    return SurvivalModel(
+        unit=cohort.unit, events=cohort.events, stage_column=cohort.stage_column, stages=cohort.stages,
+        stage_curves={}, causes=causes,
+    )  # fmt: skip
+
+
+def _patient(**values: object) -> dict[str, np.ndarray]:
+    return {name: np.array([value]) for name, value in values.items()}
+
+
+def test_predictions_from_json_equal_lifelines(larynx: Cohort, tmp_path: Path) -> None:
+    design = make_design(larynx, stages=larynx.stages)
+    frame = pd.DataFrame({t.name: t.values(design.columns) for t in design.terms})
+    fitter = CoxPHFitter().fit(frame.assign(time=larynx.time, event=larynx.state), "time", "event")
+    write_model(tmp_path / "model.json", fit_model(larynx).model)
+    times = np.array([0.5, 1.0, 2.5, 5.0, 8.0])
+    ours = 1 - read_model(tmp_path).incidence(columns_of(larynx), times)[0]
+    theirs = fitter.predict_survival_function(frame, times=times).to_numpy().T
+    assert ours == pytest.approx(theirs, abs=1e-9)
+
+
+def test_intervals_of_one_patient_equal_r(ebmt: Cohort) -> None:
+    # f <- coxph(Surv(srv, srvstat) ~ score + age, e)
+    # survfit(f, data.frame(score = "High risk", age = 50), stype = 2, ctype = 1, conf.type = "log-log")
+    ebmt = replace(ebmt, covariates={"age": ebmt.covariates["age"]})
+    design = make_design(ebmt, stages=ebmt.stages)
+    model = _model(ebmt, (fit_terms(design, design.terms, cause=0),))
+    curve = patient_curves(model, _patient(score="High risk", age=50.0), points=9999)["survival"]
+    assert curve.at(365) == pytest.approx((0.4047071108, 0.3339352113, 0.4742307957), abs=1e-6)
+    assert curve.at(2000) == pytest.approx((0.2515479921, 0.1861439735, 0.3220854685), abs=1e-6)
+
+
+def test_intervals_with_strata_equal_r(ebmt: Cohort) -> None:
+    # the same with coxph(Surv(srv, srvstat) ~ strata(score) + age, e)
+    ebmt = replace(ebmt, covariates={"age": ebmt.covariates["age"]})
+    design = make_design(ebmt, stages=ebmt.stages)
+    model = _model(ebmt, (fit_terms(design, design.terms[-1:], cause=0, strata=("score",)),))
+    curve = patient_curves(model, _patient(score="High risk", age=50.0), points=9999)["survival"]
+    assert curve.at(1000) == pytest.approx((0.3325539299, 0.2562763074, 0.4105460263), abs=1e-6)
+
+
+def _transplants(bmt: Cohort) -> tuple[Cohort, SurvivalModel]:
+    apart = replace(bmt, time=bmt.time + np.arange(1, 178) * 1e-5)
+    design = make_design(apart, stages=apart.stages)
+    terms = [Term(phase, "Phase", level=phase) for phase in ("CR2", "CR3", "Relapse")]
+    terms += [Term("Age", "Age"), Term("AML", "D", level="AML")]
+    return apart, _model(apart, tuple(fit_terms(design, terms, cause=cause) for cause in (0, 1)))
+
+
+def test_cause_specific_models_and_incidence_equal_r(bmt: Cohort) -> None:
+    # riskRegression 2022.11.28: CSC(Hist(ftime + i * 1e-5, Status) ~ Phase + Age + D); predict(..., product.limit = FALSE)
+    apart, model = _transplants(bmt)
+    r = [0.171112443809, 0.374413726160, 1.489630245159, -0.003218027878, -0.596251904748]
+    assert model.causes[0].coefficients == pytest.approx(r, abs=1e-6)
+    risk = model.incidence(_patient(Phase="CR2", Age=34.0, D="AML"), np.array([6.0, 12, 24]))[:, 0]
+    # R adds up S(t-) dH, we S(t-) - S(t) shared among the causes, so that everything adds to one: 0.0003 apart
+    assert risk[0] == pytest.approx([0.08137959322, 0.1354157009, 0.1576651278], abs=5e-4)
+    assert risk[1] == pytest.approx([0.2300169563, 0.39649498, 0.4217613623], abs=2.5e-3)
+
+
+def test_the_delta_method_agrees_with_simulation(bmt: Cohort) -> None:
+    """Draw coefficients and baseline increments from their estimated distribution; compare standard errors."""
+    _, model = _transplants(bmt)
+    patient = _patient(Phase="CR2", Age=34.0, D="AML")
+    curve = patient_curves(model, patient, points=9999)["relapse"]
+    rng, risks = np.random.default_rng(0), []
+    for _ in range(1500):
+        risks.append(_model(_transplants_of(model), tuple(_disturbed(c, rng) for c in model.causes)).incidence(patient, np.array([12.0]))[0, 0, 0])
+    place = np.searchsorted(curve.times, 12, side="right") - 1
+    assert np.sqrt(curve.variance[place]) == pytest.approx(np.std(risks), rel=0.1)
+
+
+def _transplants_of(model: SurvivalModel) -> Cohort:
+    return replace(drawn(3), unit="months", events=model.events, stages=model.stages, stage_column="Phase")
+
+
+def _disturbed(cause: CauseModel, rng: np.random.Generator) -> CauseModel:
+    """Move coefficients by their covariance, and each increment by its own noise and as the coefficients bid."""
+    shift = rng.multivariate_normal(np.zeros(len(cause.terms)), cause.covariance)
+    baseline = cause.baselines["all"]
+    hazard = baseline.hazard * np.exp(-baseline.means @ shift)
+    # gamma noise keeps increments positive, with the mean and variance that are estimated
+    shape = baseline.hazard**2 / baseline.variance
+    noisy = hazard * rng.gamma(shape) / shape
+    return replace(cause, coefficients=cause.coefficients + shift, baselines={"all": replace(baseline, hazard=noisy)})
+
+
+def test_accelerated_failure_time_equals_lifelines(larynx: Cohort) -> None:
+    design = make_design(larynx, stages=larynx.stages)
+    fit = fit_aft(design)
+    assert fit is not None
+    fitters = {"Weibull": WeibullAFTFitter, "log-normal": LogNormalAFTFitter, "log-logistic": LogLogisticAFTFitter}
+    frame = pd.DataFrame({f"x{place}": t.values(design.columns) for place, t in enumerate(design.terms)})
+    fitter = fitters[fit["family"]]().fit(frame.assign(time=larynx.time, event=larynx.state), "time", "event")
+    theirs = fitter.predict_survival_function(frame.iloc[[80]], times=[3.0, 15.0]).to_numpy().ravel()
+    patient = {name: values[[80]] for name, values in design.columns.items()}
+    ours = [survival_at(fit, patient, when) for when in (3.0, 15.0)]
+    assert [interval.value for interval in ours] == pytest.approx(theirs, abs=1e-9)
+    assert all(interval.low < interval.value < interval.high for interval in ours)
+
+
+def test_accelerated_failure_time_coefficients_equal_survreg(larynx: Cohort) -> None:
+    # survreg(Surv(years, died) ~ stage + age, larynx, dist = "lognormal"); our age is centred
+    fit = fit_aft(make_design(larynx, stages=larynx.stages))
+    assert fit is not None
+    assert fit["family"] == "log-normal"
+    r = [3.3831825177 - 0.0184995030 * larynx.covariates["age"].mean(), -0.1989383309, -0.8995098165, -1.8573602939]
+    assert fit["parameters"][:4] == pytest.approx(r, abs=2e-4)
+    assert np.exp(fit["parameters"][-1]) == pytest.approx(1.2637876948, abs=2e-4)
+
+
+def test_the_file_is_plain_json_and_comes_back_whole(tmp_path: Path) -> None:
+    cohort = drawn(200, competing=True)
+    model = fit_model(cohort).model
+    write_model(tmp_path / "model.json", model)
+    json.loads((tmp_path / "model.json").read_text())
+    again = read_model(tmp_path)
+    times = np.array([3.0, 12.0, 30.0])
+    assert np.array_equal(model.incidence(columns_of(cohort), times), again.incidence(columns_of(cohort), times))
+    assert again.stages == model.stages
+
+
+def test_a_damaged_or_newer_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"format": 1}')
+    with pytest.raises(DataError, match="not a whole survival model"):
+        read_model(tmp_path)
+    (tmp_path / "model.json").write_text('{"format": 99}')
+    with pytest.raises(DataError, match="newer"):
+        read_model(tmp_path)
+
+
+def test_a_design_without_terms_has_no_columns() -> None:
+    assert term_matrix((), {}, patients=4).shape == (4, 0)
