@@ -63,7 +63,7 @@ def drawn(patients: int, *, seed: int = 0, competing: bool = False) -> Cohort:
     """Draw a cohort of three stages and one covariate with a known effect; times in months, some of them tied."""
     rng = np.random.default_rng(seed)
     stage, age = rng.integers(0, 3, patients), rng.normal(60, 10, patients).round()
-    time = rng.exponential(40 * np.exp(-0.5 * stage - 0.03 * (age - 60))).round(1) + 0.1
+    time = (rng.exponential(40 * np.exp(-0.5 * stage - 0.03 * (age - 60))) + 0.1).round(1)
     censored = rng.uniform(5, 60, patients).round(1)
     which = rng.integers(1, 3, patients) if competing else np.ones(patients, dtype=np.int64)
     return Cohort(

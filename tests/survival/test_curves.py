@@ -95,7 +95,7 @@ def test_the_variance_of_incidence_equals_lifelines_without_ties() -> None:
     theirs = AalenJohansenFitter(calculate_variance=True).fit(time, state, event_of_interest=1)
     ours = aalen_johansen(risk_table(time, state, causes=2), last=float(time.max()))[0]
     expected = theirs.variance_.reindex(ours.times, method="ffill").to_numpy()
-    assert ours.variance == pytest.approx(expected, rel=1e-6)
+    assert ours.variance[:-1] == pytest.approx(expected[:-1], rel=1e-9)  # at the last time lifelines has 0/0
 
 
 def test_without_censoring_the_variance_of_incidence_is_binomial(bmt: Cohort) -> None:

@@ -53,7 +53,8 @@ def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None) ->
     """
     score, covariance = _scores(table)
     weights = np.arange(1.0, len(score) + 1) if places is None else np.asarray(places, dtype=float)
-    return chi_squared((weights @ score) ** 2 / (weights @ covariance @ weights), 1)
+    variance = weights @ covariance @ weights
+    return chi_squared((weights @ score) ** 2 / variance if variance > 1e-12 else 0.0, 1)  # 1e-12: nobody to compare
 
 
 def pairwise(table: RiskTable) -> dict[tuple[int, int], tuple[Test, float]]:

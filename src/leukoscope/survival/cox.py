@@ -17,6 +17,7 @@ from .model import Baseline, CauseModel, Term, stratum_names, term_matrix
 PROPORTIONAL_P = 0.05  # below it, after Holm's correction over the columns, hazards count as not proportional
 FEWEST_EVENTS = 10  # with fewer events of a cause its hazard is estimated without covariates
 _STRATUM_EVENTS = 5  # every stratum needs this many events for a baseline of its own
+_TIGHT = {"precision": 1e-10, "r_precision": 1e-13}  # of Newton's method in lifelines; its default is good to five digits
 
 
 class NoFitError(LeukoscopeError):
@@ -176,7 +177,7 @@ def _fit(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lifelines warns of what `_determined` checks
-            fitter.fit(frame, "time", "event", **options)
+            fitter.fit(frame, "time", "event", fit_options=_TIGHT, **options)
     except (lifelines.exceptions.ConvergenceError, lifelines.exceptions.StatError, np.linalg.LinAlgError, ValueError):
         raise NoFitError("The coefficients are not determined by these data.") from None
     coefficients, covariance = fitter.params_.to_numpy(), fitter.variance_matrix_.to_numpy()

@@ -35,7 +35,8 @@ def gray(table: RiskTable, *, cause: int) -> Test:
     weight, dead = groups.weight, groups.cause.sum(axis=1)
     total = weight.sum(axis=1)
     exposed = weight * (1 - groups.incidence_before)
-    expected = dead @ (exposed / exposed.sum(axis=1, keepdims=True))
+    together = exposed.sum(axis=1, keepdims=True)
+    expected = dead @ np.divide(exposed, together, out=np.zeros_like(exposed), where=together > 1e-12)
     score = groups.cause.sum(axis=0) - expected
     pooled = np.cumsum(dead / total)
     covariance = _covariance(groups, dead=dead, total=total, pooled=pooled)
@@ -59,7 +60,9 @@ def _covariance(groups: _Groups, *, dead: Array, total: Array, pooled: Array) ->
     weight, alive = groups.weight, groups.survival > 0
     a = np.einsum("tg,gh->tgh", weight, np.eye(weight.shape[1])) - weight[:, :, None] * weight[:, None] / total[:, None, None]
     pooled_before = np.concatenate([[0.0], pooled[:-1]])
-    c = np.cumsum(a * (dead / (total * (1 - pooled_before)))[:, None, None], axis=0)
+    exposed = total * (1 - pooled_before)
+    rate = np.divide(dead, exposed, out=np.zeros_like(dead), where=exposed > 1e-12)  # 1e-12: everybody has had it
+    c = np.cumsum(a * rate[:, None, None], axis=0)
     left = np.where(alive, (1 - pooled)[:, None] / np.where(alive, groups.survival, 1), 0.0)
     own = a + (1 - left)[:, None] * (c[-1] - c)
     other = left[:, None] * (c[-1] - c)
