@@ -54,7 +54,8 @@ def export_run(
     chosen = _choose(evidence, folds)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CallError(f"{folder} exists already. Choose another folder, or delete it first.")
-    members, files = [], {}
+    members: list[Member] = []
+    files: dict[str, bytes] = {}
     for fold in chosen:
         say(f"export    fold {fold}")
         metadata = {CLASSES_KEY: "\n".join(evidence.predictions.classes), "leukoscope.fold": str(fold)}

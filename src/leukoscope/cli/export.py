@@ -8,7 +8,7 @@ import click
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
-@click.option("--fold", "folds", multiple=True, type=int, help="Only this fold. May stand several times. [default: all]")
+@click.option("--fold", "folds", multiple=True, type=int, help="Only this fold; may stand several times.")
 @click.option("--half", is_flag=True, help="Store large weights in half precision: half the size.")
 @click.option("--no-weights", is_flag=True, help="Leave out weights.safetensors, which only further training needs.")
 def export(run: Path, output: Path, folds: tuple[int, ...], half: bool, no_weights: bool) -> None:

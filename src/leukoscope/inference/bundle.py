@@ -61,29 +61,29 @@ class SubjectFigures(Settings):
 class Manifest(Settings):
     """Everything that bundle.json says."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str
     classes: tuple[str, ...] = Field(min_length=2)
     positive: str = ""
     """The class that counts as disease; empty with more than two classes."""
     members: tuple[Member, ...] = Field(min_length=1)
     """Their calibrated probabilities and maps are averaged; the embedding is that of the first."""
-    operating_points: dict[str, float] = {}
+    operating_points: dict[str, float] = Field(default_factory=dict)
     """Operating point -> smallest probability of the disease that is called disease; empty: the likeliest class."""
     views: Literal["one", "flips", "turns"] = "one"
     """Test-time augmentation: the crop alone, its 4 mirrorings, or these and their quarter turns (8)."""
     subjects: tuple[SubjectFigures, ...] = ()
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = Field(default_factory=dict)
     """From metrics.json of the run: verdict, data, split, figures with intervals, worst subjects."""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     """Fingerprint of the cells, hash and scheme of the split, settings, versions."""
     credits: tuple[dict[str, str], ...] = ()
     """Data sets and their licences."""
-    gate: dict[str, Any] = {}
+    gate: dict[str, Any] = Field(default_factory=dict)
     """When a cell is refused: written and read by inference.gate."""
-    conformal: dict[str, Any] = {}
+    conformal: dict[str, Any] = Field(default_factory=dict)
     """When a cell is unsure: written and read by inference.conformal."""
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)
     """Every other file of the bundle -> SHA-256."""
     seal: str = ""
     """Fingerprint of all the rest of bundle.json."""

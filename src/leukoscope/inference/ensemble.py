@@ -56,16 +56,16 @@ class Ensemble:
         ]
         plane = said[0].maps.shape[2:]
         return Outputs(
-            np.mean([each.probabilities for each in said], axis=0),
-            np.mean([_enlarge(each.maps, plane) for each in said], axis=0, dtype=np.float32),
+            np.stack([each.probabilities for each in said]).mean(axis=0),
+            np.stack([_enlarge(each.maps, plane) for each in said]).mean(axis=0),
             said[0].embedding,
         )
 
     def _ask(self, session: onnxruntime.InferenceSession, member: Member, crops: Crops) -> Outputs:
         views = VIEWS[self.manifest.views]
         said = [_look(session, crops, view) for view in views]
-        chances = np.mean([probabilities for probabilities, _, _ in said], axis=0, dtype=np.float64)
-        maps = np.mean([evidence for _, evidence, _ in said], axis=0, dtype=np.float32)
+        chances = np.stack([probabilities for probabilities, _, _ in said]).mean(axis=0, dtype=np.float64)
+        maps = np.stack([evidence for _, evidence, _ in said]).mean(axis=0)
         return Outputs(temper(chances, member.temperature), maps, said[0][2])
 
 
@@ -114,7 +114,7 @@ def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSessio
     options.log_severity_level = _QUIET
     try:
         session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except Exception as failed:  # ONNX Runtime has no common error below Exception
+    except Exception as failed:  # noqa: BLE001  # ONNX Runtime has no common error below Exception
         reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
         raise BundleError(
             f"{where} cannot be loaded by ONNX Runtime {onnxruntime.__version__} ({reason}). "

@@ -22,8 +22,8 @@ class Opinion:
     """A class, 'unsure' or 'refused'."""
     reason: str = ""
     """Why it is unsure or refused, in one sentence."""
-    quality: str = ""
-    """What is wrong with the picture, or 'good'; empty where the bundle has no gate."""
+    quality: float | None = None
+    """How fit the picture is to be judged, from 0 to 1; None where the bundle has no gate or nothing could be seen."""
     probabilities: dict[str, float] | None = None
     """Calibrated probability of each class; None for a refused image."""
     called: str = ""
@@ -43,14 +43,28 @@ class Opinion:
             **{f"prob_{name}": round(chances[name], 6) if name in chances else "" for name in classes},
             "decision": self.decision,
             "reason": self.reason,
-            "quality": self.quality,
+            "quality": "" if self.quality is None else round(self.quality, 3),
         }
 
 
-def columns_of(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of predictions.csv.
+def attention(opinion: Opinion, *, positive: str, threshold: float) -> tuple[int, float]:
+    """Return a sort key, the neediest first: unsure, refused, called diseased (surest first), all others.
+
+    Unsure and other cells come in the order of how near they are to being called otherwise.
+    """
+    if opinion.probabilities is None:
+        return 1, float(opinion.readable)
+    chance = opinion.probabilities.get(positive, max(opinion.probabilities.values()))
+    if opinion.decision == UNSURE:
+        return 0, abs(chance - threshold)
+    return (2, -chance) if opinion.decision == positive else (3, abs(chance - threshold))
+
+
+def columns_of(classes: Sequence[str], *, subject: bool = False) -> tuple[str, ...]:
+    """Return the columns of predictions.csv, with or without one for the subject.
 
     >>> columns_of(("hem", "all"))
     ('path', 'prob_hem', 'prob_all', 'decision', 'reason', 'quality')
     """
-    return ("path", *(f"prob_{name}" for name in classes), "decision", "reason", "quality")
+    first = ("path", "subject") if subject else ("path",)
+    return (*first, *(f"prob_{name}" for name in classes), "decision", "reason", "quality")

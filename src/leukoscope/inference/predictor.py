@@ -14,7 +14,7 @@ from ..data.prepare import prepare_crop
 from ..errors import ImageError
 from .bundle import Bundle, open_bundle, operating_point
 from .ensemble import Crops, Ensemble, Floats, Outputs
-from .opinion import REFUSED, UNSURE, Opinion
+from .opinion import REFUSED, Opinion
 
 T = TypeVar("T")
 Image: TypeAlias = Path | str | RGB
@@ -71,8 +71,7 @@ class Predictor:
         Raises:
             ImageError: an image holds no cell.
         """
-        prepared = [self._prepare(image) for image in images]
-        return self._ensemble.run([np.stack(crops) for crops in zip(*prepared, strict=True)])
+        return self._ensemble.run(_stacked([self._prepare(image) for image in images]))
 
     def outputs_of_crops(self, crops: Crops) -> Outputs:
         """Return the same for crops (batch, size, size, 3) that are prepared already (one preparation in the bundle).
@@ -90,26 +89,28 @@ class Predictor:
     def _answer(self, chunk: list[tuple[str, Image]], *, point: str, with_crops: bool) -> list[Opinion]:
         looked = [self._look(name, image) for name, image in chunk]
         seen = [each for each in looked if isinstance(each, _Seen)]
-        if seen:
-            outputs = self._ensemble.run([np.stack(crops) for crops in zip(*(each.crops for each in seen), strict=True)])
-        opinions: list[Opinion] = []
-        place = 0
-        for (name, _), each in zip(chunk, looked, strict=True):
-            if isinstance(each, Opinion):
-                opinions.append(each)
-            else:
-                opinions.append(self._judge(name, each, outputs, place, point=point, with_crop=with_crops))
-                place += 1
-        return opinions
+        if not seen:
+            return [each for each in looked if isinstance(each, Opinion)]
+        outputs = self._ensemble.run(_stacked([each.crops for each in seen]))
+        places = iter(range(len(seen)))
+        return [
+            each
+            if isinstance(each, Opinion)
+            else self._judge(name, each, outputs, next(places), point=point, with_crop=with_crops)
+            for (name, _), each in zip(chunk, looked, strict=True)
+        ]
 
     def _look(self, name: str, image: Image) -> "_Seen | Opinion":
         try:
             read = _check_array(image) if isinstance(image, np.ndarray) else read_image(Path(image))
+        except ImageError as unusable:
+            return Opinion(name, REFUSED, _reason(unusable, name), readable=False)
+        except PermissionError:
+            return Opinion(name, REFUSED, "No permission to read it. Change its rights.", readable=False)
+        try:
             return _Seen(read, self._prepare(read))
-        except (ImageError, PermissionError) as unusable:
-            reason = "is not readable: no permission." if isinstance(unusable, PermissionError) else str(unusable)
-            reason = reason.removeprefix(f"{Path(name)} ")
-            return Opinion(name, REFUSED, reason[:1].upper() + reason[1:], readable=False)
+        except ImageError as unusable:
+            return Opinion(name, REFUSED, _reason(unusable, name))
 
     def _judge(self, name: str, seen: _Seen, outputs: Outputs, place: int, *, point: str, with_crop: bool) -> Opinion:
         crop = seen.crops[0] if with_crop else None
@@ -141,6 +142,17 @@ def load(path: Path | str | None = None) -> Predictor:
 
 def _name_of(image: Any, number: int) -> str:
     return f"image {number}" if isinstance(image, np.ndarray) else str(image)
+
+
+def _stacked(crops: list[list[RGB]]) -> list[Crops]:
+    """Turn the crops of each image into one batch for each preparation."""
+    return [np.stack(batch) for batch in zip(*crops, strict=True)]
+
+
+def _reason(unusable: ImageError, name: str) -> str:
+    """Return a reason that stands beside the name, so that it need not hold it."""
+    text = str(unusable).removeprefix(f"{Path(name)} ")
+    return text[:1].upper() + text[1:]
 
 
 def _chunks(items: Iterable[T]) -> Iterator[list[T]]:

@@ -1,6 +1,5 @@
 """A network as one ONNX file that needs nothing else, and its weights as safetensors."""
 
-import io
 import logging
 import warnings
 from collections.abc import Mapping

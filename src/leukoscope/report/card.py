@@ -13,7 +13,12 @@ _FIGURES = {
     "f1_weighted": "Weighted F1",
     "ece": "Calibration error",
 }
-_OTHERS = {"model": "This model", "majority": "Majority class", "size": "Cell size alone", "colour": "Cell colour alone"}
+_OTHERS = {
+    "model": "This model",
+    "majority": "Majority class",
+    "size": "Cell size alone",
+    "colour": "Cell colour alone",
+}
 _POINTS = {"balanced": "balanced", "high_sensitivity": "high sensitivity", "high_specificity": "high specificity"}
 _VIEWS = {"one": "none", "flips": "4 mirrorings", "turns": "8 mirrorings and turns"}
 
@@ -33,18 +38,18 @@ def _head(manifest: Manifest) -> list[str]:
 def _answers(manifest: Manifest) -> list[str]:
     member, count = manifest.members[0], len(manifest.members)
     networks = sorted({each.network for each in manifest.members})
-    lines = [
+    disease = f"; {manifest.positive} counts as disease" if manifest.positive else ""
+    return [
         "## What it answers",
         "",
-        f"- Classes: {', '.join(manifest.classes)}" + (f"; {manifest.positive} counts as disease" if manifest.positive else ""),
+        f"- Classes: {', '.join(manifest.classes)}{disease}",
         f"- Network: {' and '.join(networks)}" + (f", {count} of them averaged after calibration" if count > 1 else ""),
         f"- Image: {_prepare(member.prepare.model_dump())}",
         f"- Test-time augmentation: {_VIEWS[manifest.views]}",
         f"- Refuses images unlike its own: {'yes' if manifest.gate else 'no gate in this bundle'}",
         f"- Says unsure: {'yes, by conformal prediction' if manifest.conformal else 'no such rule in this bundle'}",
         "",
-    ]  # fmt: skip
-    return lines
+    ]
 
 
 def _prepare(prepare: dict[str, Any]) -> str:
@@ -59,16 +64,17 @@ def _prepare(prepare: dict[str, Any]) -> str:
 def _data(manifest: Manifest) -> list[str]:
     data, split = manifest.metrics.get("data", {}), manifest.metrics.get("split", {})
     lines = ["## Data", ""]
-    for credit in manifest.credits:
-        lines.append(f"- {credit['data']}: {credit['credit']} Licence: {credit['licence']}.")
+    lines += [f"- {each['data']}: {each['credit']} Licence: {each['licence']}." for each in manifest.credits]
     if data:
         per_class = ", ".join(f"{count:,} {name}" for name, count in data.get("per_class", {}).items())
         lines.append(f"- Tested on {data['cells']:,} cells of {data['groups']} subject groups: {per_class}.")
-        leaky = " **Leaky: cells of one patient stand in training and test.**" if split.get("leaky") else ""
-        lines.append(
-            f"- Split: {split['scheme']}, {split['folds']} fold{'s' * (split['folds'] != 1)}, "
-            f"whole subject groups.{leaky}" if not leaky else f"- Split: {split['scheme']}.{leaky}"
-        )  # fmt: skip
+        if split.get("leaky"):
+            lines.append(
+                "- **Leaky split: cells of one patient stand in training and test. Do not believe the figures.**"
+            )
+        else:
+            folds = f"{split['folds']} fold{'s' * (split['folds'] != 1)}"
+            lines.append(f"- Split: {split['scheme']}, {folds}, subject groups kept whole.")
     return [*lines, ""]
 
 
@@ -80,7 +86,8 @@ def _figures(manifest: Manifest) -> list[str]:
     lines = [
         "## Figures",
         "",
-        "Each cell is scored by a network that has not learned from its subject. Value (95 % interval over subject groups).",
+        "Each cell is scored by a network that has not learned from its subject. "
+        "Value (95 % interval over subject groups).",
         "",
         f"| Figure | {' | '.join(shown.values())} |",
         f"|---|{'---|' * len(shown)}",
@@ -94,7 +101,9 @@ def _figures(manifest: Manifest) -> list[str]:
     for name, row in points.items():
         edge = manifest.operating_points.get(name)
         threshold = f"{edge:.3f}" if edge is not None else "–"
-        lines.append(f"| {_POINTS.get(name, name)} | {threshold} | {span(row['sensitivity'])} | {span(row['specificity'])} |")
+        lines.append(
+            f"| {_POINTS.get(name, name)} | {threshold} | {span(row['sensitivity'])} | {span(row['specificity'])} |"
+        )
     return [*lines, ""]
 
 
@@ -108,17 +117,19 @@ def _subjects(manifest: Manifest) -> list[str]:
 
 
 def _limits(manifest: Manifest) -> list[str]:
-    return [
+    lines = [
         "## Limits",
         "",
         "- For research. It is no medical device, and nothing it says is a diagnosis.",
         "- It knows single, segmented cells of the kind named above. With cells of another laboratory, camera or stain "
         "its figures do not hold: published models fall to an AUROC of .55 to .75 there.",
-        "- The figures are those of the single networks on subjects they had not seen; the averaged answer of several "
-        "networks cannot be tested on the same subjects.",
-        *(f"- {note}" for note in manifest.metrics.get("notes", [])),
-        "",
-    ][: None if len(manifest.members) > 1 else 5] + ([] if len(manifest.members) > 1 else [""])
+    ]
+    if len(manifest.members) > 1:
+        lines.append(
+            "- The figures are those of the single networks on subjects they had not seen; their average cannot be "
+            "tested on the same subjects, since each of these is known to some of them."
+        )
+    return [*lines, *(f"- {note}" for note in manifest.metrics.get("notes", [])), ""]
 
 
 def _provenance(manifest: Manifest) -> list[str]:

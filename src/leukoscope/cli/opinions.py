@@ -1,0 +1,116 @@
+"""Opinions in the terminal: every cell of a few, counts and the neediest of many, one line per subject."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..inference.bundle import Manifest
+from ..inference.opinion import REFUSED, UNSURE, Opinion, attention
+from ..inference.subjects import Tally
+
+_ALL_SHOWN = 40  # cells that are listed one by one
+_NEEDIEST = 12  # of more than that
+_SUBJECTS = 60
+
+
+class Shown:
+    """The few opinions that the terminal will show, kept while all of them stream by."""
+
+    def __init__(self, manifest: Manifest, *, point: str) -> None:
+        self._manifest = manifest
+        self._threshold = manifest.operating_points.get(point, 1.0)
+        self._first: list[Opinion] = []
+        self._neediest: list[tuple[tuple[int, float], int, Opinion]] = []
+        self._count = 0
+
+    def add(self, opinion: Opinion) -> None:
+        """Look at one more opinion."""
+        self._count += 1
+        if self._count <= _ALL_SHOWN + 1:
+            self._first.append(opinion)
+        need = attention(opinion, positive=self._manifest.positive, threshold=self._threshold)
+        if need[0] < 2:
+            self._neediest.append((need, self._count, opinion))
+            if len(self._neediest) > 4 * _NEEDIEST:
+                self._neediest = sorted(self._neediest)[:_NEEDIEST]
+
+    def print(self, tally: Tally) -> None:
+        """Print the table of cells, the counts, and the subjects."""
+        console = Console(highlight=False, soft_wrap=False)
+        if self._count <= _ALL_SHOWN:
+            console.print(self._table(self._first))
+        elif self._neediest:
+            console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
+        console.print(counts(tally))
+        subjects = tally.summaries()
+        if subjects:
+            console.print(_subject_table(subjects[:_SUBJECTS], self._manifest))
+        if len(subjects) > _SUBJECTS:
+            console.print(f"and {len(subjects) - _SUBJECTS} more subjects: see --json or --html")
+        console.print("Research use, not a diagnosis.", style="dim")
+
+    def _table(self, opinions: list[Opinion]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        shown = [self._manifest.positive] if self._manifest.positive else list(self._manifest.classes)
+        table.add_column("image", overflow="fold", max_width=48)
+        for name in shown:
+            table.add_column(name, justify="right")
+        table.add_column("decision", no_wrap=True)
+        table.add_column("reason", overflow="fold")
+        for opinion in opinions:
+            chances = opinion.probabilities or {}
+            numbers = (f"{100 * chances[name]:.0f} %" if name in chances else "–" for name in shown)
+            decision = Text(opinion.decision, style=self._style(opinion))
+            table.add_row(Text(_end_of(opinion.name)), *numbers, decision, Text(opinion.reason))
+        return table
+
+    def _style(self, opinion: Opinion) -> str:
+        styles = {UNSURE: "yellow", REFUSED: "magenta", self._manifest.positive: "bold red"}
+        return styles.get(opinion.decision, "")
+
+
+def counts(tally: Tally) -> str:
+    """Say in one line what was decided.
+
+    For example '1,000 cells: 512 all, 430 hem, 50 unsure, 8 refused (3 of them cannot be used as images)'.
+    """
+    parts = [f"{number:,} {decision}" for decision, number in tally.decisions.items() if number]
+    text = f"{tally.all.cells:,} cell{'s' * (tally.all.cells != 1)}: {', '.join(parts)}"
+    bad = tally.all.unreadable
+    return text + (f" ({bad} cannot be used as images)" if bad else "")
+
+
+def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    share = "share" in rows[0]
+    for title in ("subject", "cells", f"called {manifest.positive}", "unsure", "refused"):
+        table.add_column(title, justify="left" if title == "subject" else "right")
+    if share:
+        table.add_column(f"share of {manifest.positive} (95 % interval)")
+    for row in rows:
+        numbers = [f"{row[name]:,}" for name in ("cells", "called", "unsure", "refused")]
+        table.add_row(Text(row["subject"]), *numbers, *([_share(row["share"])] if share else []))
+    return table
+
+
+def _share(share: dict[str, float | None]) -> str:
+    """Return a share with its interval in per cent.
+
+    >>> _share({"value": 0.5, "low": 0.251, "high": 0.749})
+    '50 % (25 to 75)'
+    """
+    if share["low"] is None or share["high"] is None:
+        return "–"
+    value = "not known" if share["value"] is None else f"{100 * share['value']:.0f} %"
+    return f"{value} ({100 * share['low']:.0f} to {100 * share['high']:.0f})"
+
+
+def _end_of(path: str, *, room: int = 46) -> str:
+    """Return the end of a long path: the name says more than the folder.
+
+    >>> _end_of("a/" * 40 + "cell.png", room=12)
+    '…/a/cell.png'
+    """
+    return path if len(path) <= room else f"…{path[1 - room :]}"

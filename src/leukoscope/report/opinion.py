@@ -1,0 +1,187 @@
+"""opinion.html: every cell with picture, heat map, probability and decision, the neediest first; one offline file."""
+
+import base64
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..artifacts import write_text
+from ..evaluation.verdict import span
+from ..inference.bundle import Manifest
+from ..inference.opinion import REFUSED, UNSURE, Opinion, attention
+from ..inference.subjects import Tally
+from .pictures import picture
+from .style import COLOURS
+
+SIDE = 144  # pixels of a cell's picture
+_AGAINST, _FOR = (0, 114, 178), (230, 120, 0)  # blue and orange of Okabe and Ito 2008
+_STRONGEST = 0.72  # opacity of the strongest evidence: the cell must stay visible under it
+_SCALE = 0.98  # share of cells whose strongest evidence the colour scale covers
+
+_FIGURES = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+}
+_POINTS = {"balanced": "balanced", "high_sensitivity": "high sensitivity", "high_specificity": "high specificity"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """What the page keeps of one cell."""
+
+    need: tuple[int, float]
+    number: int
+    opinion: Opinion
+    subject: str
+    picture: str
+    evidence: NDArray[np.float32] | None
+    """(h, w) for the disease, or for the called class with more than two classes."""
+
+
+class OpinionPage:
+    """Cells gathered one by one, then written as one page."""
+
+    def __init__(self, manifest: Manifest, *, point: str) -> None:
+        self._manifest, self._point = manifest, point
+        self._threshold = manifest.operating_points.get(point, 1.0)
+        self._cards: list[_Card] = []
+
+    def add(self, opinion: Opinion, *, subject: str = "") -> None:
+        """Take in one opinion that comes with its crop."""
+        need = attention(opinion, positive=self._manifest.positive, threshold=self._threshold)
+        shown = "" if opinion.crop is None else picture(opinion.crop, side=SIDE)
+        evidence = self._evidence(opinion)
+        light = Opinion(
+            opinion.name, opinion.decision, reason=opinion.reason, quality=opinion.quality,
+            probabilities=opinion.probabilities, called=opinion.called, readable=opinion.readable,
+        )  # fmt: skip
+        self._cards.append(_Card(need, len(self._cards), light, subject, shown, evidence))
+
+    def write(self, path: Path, tally: Tally) -> None:
+        """Write the page, whole or not at all."""
+        write_text(path, self.render(tally))
+
+    def render(self, tally: Tally) -> str:
+        """Return the page as HTML."""
+        manifest = self._manifest
+        return _environment().get_template("opinion.html").render(
+            manifest=manifest,
+            point=_POINTS[self._point],
+            threshold=manifest.operating_points.get(self._point),
+            headline=headline(tally, manifest),
+            groups=self._groups(),
+            heat=any(card.evidence is not None for card in self._cards),
+            subjects=tally.summaries(),
+            figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
+            colours=COLOURS,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            **{"for": _css(_FOR), "against": _css(_AGAINST)},
+        )  # fmt: skip
+
+    def _evidence(self, opinion: Opinion) -> NDArray[np.float32] | None:
+        if opinion.map is None or not opinion.called or opinion.map[0].size == 1:
+            return None
+        row = self._manifest.classes.index(self._manifest.positive or opinion.called)
+        return np.asarray(opinion.map[row], dtype=np.float32)
+
+    def _figures(self) -> dict[str, Any]:
+        model = self._manifest.metrics.get("estimators", {}).get("model", {})
+        return {name: model[name] for name in _FIGURES if name in model}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the cells in groups of one decision, the neediest first."""
+        strongest = [float(np.abs(card.evidence).max()) for card in self._cards if card.evidence is not None]
+        scale = max(float(np.quantile(strongest, _SCALE)), 1e-9) if strongest else 1.0
+        positive = self._manifest.positive
+        others = [name for name in self._manifest.classes if name != positive]
+        order = [UNSURE, REFUSED, *([positive] if positive else []), *others]
+        ranked = sorted(self._cards, key=lambda card: (card.need, card.number))
+        cells = {name: [self._cell(card, scale) for card in ranked if card.opinion.decision == name] for name in order}
+        return [
+            {"decision": name, "key": f"g{place}", "title": _title(name, len(cells[name])), "cells": cells[name]}
+            for place, name in enumerate(order)
+            if cells[name]
+        ]
+
+    def _cell(self, card: _Card, scale: float) -> dict[str, Any]:
+        chances = card.opinion.probabilities or {}
+        signed = bool(self._manifest.positive)
+        shown = self._manifest.positive or card.opinion.called
+        chance = chances.get(shown)
+        return {
+            "name": PurePath(card.opinion.name).name,
+            "path": card.opinion.name,
+            "subject": card.subject,
+            "picture": card.picture,
+            "heat": "" if card.evidence is None else heat_map(card.evidence, scale=scale, signed=signed),
+            "shown": shown,
+            "percent": None if chance is None else f"{100 * chance:.0f}",
+            "decision": card.opinion.decision,
+            "reason": card.opinion.reason,
+        }  # fmt: skip
+
+
+def _title(decision: str, count: int) -> str:
+    cells = f"{count:,} cell{'s' * (count != 1)}"
+    if decision == UNSURE:
+        return f"Unsure: {cells} for a person to decide"
+    return f"Refused: {cells} not judged" if decision == REFUSED else f"Called {decision}: {cells}"
+
+
+def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
+    """Return the first sentence of the page, and how alarmed it should look."""
+    everyone, positive = tally.all, manifest.positive
+    said = [f"{tally.decisions[name]:,} called {name}" for name in reversed(manifest.classes) if tally.decisions[name]]
+    text = f"Of {everyone.cells:,} cell{'s' * (everyone.cells != 1)}, {' and '.join(said) or 'none was judged'}"
+    rest = []
+    if everyone.unsure:
+        rest.append(f"{everyone.unsure:,} left to a person")
+    if everyone.refused:
+        rest.append(f"{everyone.refused:,} refused")
+    text += f"; {', '.join(rest)}." if rest else "."
+    share = tally.decisions.get(positive, 0)
+    level = "caution" if rest or share else "pass"
+    return {"text": text, "level": level if everyone.answered else "fail"}
+
+
+def heat_map(evidence: NDArray[np.float32], *, scale: float, signed: bool) -> str:
+    """Return evidence (h, w) as a small transparent picture, a data: address that the page stretches over the cell.
+
+    Orange speaks for the class, blue (only when `signed`) against it; `scale` is the evidence of full strength.
+    """
+    strength = np.clip(evidence / scale, -1 if signed else 0, 1)
+    pixels = np.zeros((*evidence.shape, 4), np.uint8)
+    pixels[..., :3] = np.where(strength[..., None] >= 0, _FOR, _AGAINST)
+    pixels[..., 3] = np.round(255 * _STRONGEST * np.abs(strength))
+    stream = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _css(colour: tuple[int, int, int]) -> str:
+    return f"rgb{colour}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("leukoscope.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"thousands": "{:,}".format, "percent": _percent}
+    return environment
