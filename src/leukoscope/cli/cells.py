@@ -24,41 +24,67 @@ from ..errors import CallError, DataError, ImageError
     help="How crops are brought to the colours of the training cells.",
 )
 @click.option("--whole-only", is_flag=True, help="Leave out cells that the border of the field cuts off.")
-@click.option("--to", "formats", multiple=True, type=click.Choice(["qupath"]), help="Write this format as well.")
+@click.option("--to", "formats", multiple=True, type=click.Choice(["qupath", "dicom"]), help="Write this as well.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, for slides.")
 def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **options: Any) -> None:
-    """Find the white cells in smear FIELDS (image files or folders) and cut each one out.
+    """Find the white cells in smear FIELDS and cut each one out.
 
-    Writes crops/ (one cell on black, at the scale of the training cells), cells.csv, fields.csv, and outlines/ with
-    every cell numbered. A field that cannot be used is named and the rest goes on; the exit status is then 1.
+    FIELDS are images, DICOM microscope images, slides (SVS, NDPI, pyramidal TIFF) or folders of them. Writes crops/
+    (one cell on black, at the scale of the training cells), cells.csv, fields.csv, and outlines/ with every cell
+    numbered. A field that cannot be used is named and the rest goes on; the exit status is then 1.
 
     \b
     Examples:
       leukoscope cells smear/ -o found/
       leukoscope cells field-1.tif field-2.tif --um-per-px 0.065 -o found/
-      leukoscope cells smear/ --to qupath -o found/
+      leukoscope cells slide.svs --jobs 4 --to qupath -o found/
+      leukoscope cells slide.dcm --to dicom -o found/
     """
     from ..fields.extraction import Wishes, extract
+    from ..interop.dicom_images import DicomImage, is_dicom
 
-    writers = {"qupath": _qupath_writer}
+    files = _files(fields)
+    foreign = {path: DicomImage for path in files if is_dicom(path)}
+    if "dicom" in formats and (others := [path.name for path in files if path not in foreign]):
+        raise CallError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")
+    writers = {"qupath": _qupath_writer, "dicom": _dicom_writer}
     also = [writers[name](output) for name in dict.fromkeys(formats)]
-    results = extract(_files(fields), output, wishes=Wishes(**options), report=_say, also=also)
+    results = extract(files, output, wishes=Wishes(**options), report=_say, also=also, foreign=foreign)
     usable = [result for result in results if result.scale]
-    count = sum(result.cells for result in results)
+    count = sum(len(result.cells) for result in results)
     click.echo(f"{count} white cells in {len(usable)} of {len(results)} fields: {output / 'cells.csv'}")
     if any(result.problem for result in results):
         raise SystemExit(ImageError.exit_status)
 
 
 def _qupath_writer(output: Path) -> Any:
-    from ..fields.cells import Field, FieldCell
     from ..interop.qupath import Shape, write_geojson
 
-    def shape(cell: FieldCell) -> Shape:
+    def shape(cell: Any) -> Shape:
         sizes = {"Area µm²": cell.area_um2, "Nucleus µm²": cell.nucleus_um2, "Sharpness": cell.sharpness}
         return Shape(cell.outline, f"Cell {cell.number}", "White cell", sizes)
 
-    def write(field: Field, cells: Sequence[FieldCell]) -> None:
-        write_geojson(output / "qupath" / f"{field.name}.geojson", [shape(cell) for cell in cells])
+    def write(_: Path, name: str, found: Sequence[Any]) -> None:
+        write_geojson(output / "qupath" / f"{name}.geojson", [shape(cell) for cell in found])
+
+    return write
+
+
+def _dicom_writer(output: Path) -> Any:
+    from importlib import metadata
+
+    from ..fields.detection import ClassicalDetector
+    from ..interop.dicom_images import DicomImage
+    from ..interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
+
+    algorithm = Algorithm(f"leukoscope {ClassicalDetector.name}", metadata.version("leukoscope"))
+
+    def write(path: Path, name: str, found: Sequence[Any]) -> None:
+        source = DicomImage(path).identity()
+        listed = [DicomCell(cell.outline, f"Cell {cell.number}", "White cell", cell.area_um2) for cell in found]
+        write_report(output / "dicom" / f"{name}-report.dcm", source, listed, algorithm=algorithm)
+        if listed and "FrameOfReferenceUID" in source:
+            write_annotations(output / "dicom" / f"{name}-outlines.dcm", source, listed, algorithm=algorithm)
 
     return write
 
@@ -70,13 +96,15 @@ def _say(line: str, problem: bool) -> None:
 def _files(given: tuple[Path, ...]) -> list[Path]:
     """Return the image files that are named, and those in the folders that are named."""
     from ..fields.images import SUFFIXES
+    from ..fields.slides import SUFFIXES as SLIDES
 
+    known = (*SUFFIXES, *SLIDES, ".dcm")
     files: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
             if not inside:
-                raise DataError(f"{path} holds no image ({', '.join(SUFFIXES)}). Check the path.")
+                raise DataError(f"{path} holds no image ({', '.join(known)}). Check the path.")
             files += inside
         elif path.exists():
             files.append(path)

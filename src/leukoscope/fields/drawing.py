@@ -1,10 +1,13 @@
 """A field with its cells outlined and numbered, for a person to check."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from ..artifacts import write_whole
 from .cells import Field, FieldCell
 from .planes import Pixels, rescaled
 
@@ -51,3 +54,9 @@ def _number(picture: Pixels, cell: FieldCell, *, zoom: float, colour: tuple[int,
     base = int(above if above > high else min(cell.box[3] * zoom + high + 3, picture.shape[0] - 2))
     for ink, thick in (((255, 255, 255), 3), (colour, 1)):
         cv2.putText(picture, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, size, ink, thick, cv2.LINE_AA)
+
+
+def write_png(path: Path, pixels: Pixels) -> None:
+    """Write pixels and nothing else: no tag of the source goes along."""
+    with write_whole(path) as beside:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(beside, format="PNG")

@@ -1,31 +1,31 @@
 """The whole way for a set of fields: scale, cells, crops, outlines, tables. One bad field never stops the others."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from ..artifacts import provenance, write_json, write_whole
+from ..artifacts import provenance, write_json
 from ..errors import ImageError
 from ..progress import track
-from .cells import Field, FieldCell, find_cells, open_field
+from .cells import Field, FieldCell, field_of, find_cells, open_field
 from .crops import CROP_SIDE, cut_crop
 from .detection import ClassicalDetector
-from .drawing import draw_outlines
+from .drawing import draw_outlines, write_png
 from .normalisation import RELEASE_STAIN, Normaliser, measure, normaliser, sample_crops
-from .planes import Pixels
 from .quality import out_of_focus
 from .scale import Scale, common_scale
+from .slide_extraction import TILE, Open, extract_slide
+from .slides import Slide, TiffSlide, is_slide
 from .table import cell_row, field_row, write_cells, write_fields
 
-_BLURRED = "out of focus: take the field again"
+_BLURRED = "out of focus: take it again"
+_SMALL = 30_000_000  # pixels; a slide no larger than this is read whole, as a field
 
 Report = Callable[[str, bool], None]  # a line, and whether it tells of a problem
-Also = Callable[[Field, Sequence[FieldCell]], None]  # another format, written while the field is at hand
+Also = Callable[[Path, str, Sequence[FieldCell]], None]  # another format: source, name for its files, cells
+Foreign = Callable[[Path], Slide]  # opens what is no ordinary image, such as DICOM
 
 
 @dataclass(frozen=True)
@@ -37,70 +37,141 @@ class Wishes:
     subject: str = ""
     method: str = "reinhard"
     whole_only: bool = False
+    jobs: int = 1
+    tile: int = TILE
 
 
 @dataclass(frozen=True)
-class FieldResult:
-    """What came of one field; `problem` is empty unless it could not be used, or not be trusted."""
+class Extracted:
+    """What came of one field or slide; `problem` is empty unless it could not be used, or not be trusted."""
 
+    path: Path
     name: str
-    size: tuple[int, int]  # width, height in pixels
-    cells: int = 0
-    flagged: int = 0
+    size: tuple[int, int] = (0, 0)  # width, height in pixels
     scale: Scale | None = None
+    cells: tuple[FieldCell, ...] = ()
+    crops: tuple[Path, ...] = ()  # one for each cell
     problem: str = ""
+
+    @property
+    def flagged(self) -> int:
+        """Return how many cells carry a flag."""
+        return sum(bool(cell.flags) for cell in self.cells)
+
+    def __str__(self) -> str:
+        if self.scale is None:
+            return self.problem
+        flagged = f" ({self.flagged} flagged)" if self.flagged else ""
+        problem = f"; {self.problem}" if self.problem else ""
+        return f"{self.path.name}: {count_words(len(self.cells))}{flagged}, {self.scale}{problem}"
 
 
 def extract(
-    files: Sequence[Path], output: Path, *, wishes: Wishes, report: Report, also: Sequence[Also] = ()
-) -> list[FieldResult]:
-    """Cut out the cells of all fields into `output`; tell `report` one line per field, hand each field to `also`."""
-    shared = {} if wishes.each_scale or wishes.um_per_px else _shared_scales(files)
-    cell_rows: list[dict[str, Any]] = []
-    results: list[FieldResult] = []
+    files: Sequence[Path],
+    output: Path,
+    *,
+    wishes: Wishes,
+    report: Report,
+    also: Sequence[Also] = (),
+    foreign: Mapping[Path, Foreign] | None = None,
+) -> list[Extracted]:
+    """Cut out the cells of all fields and slides into `output`; tell `report` one line for each.
+
+    `foreign` names, by path, what opens the files that are no ordinary images.
+    """
+    openers = {path: opener for path in files if (opener := _opener(path, foreign or {})) is not None}
+    plain = [path for path in files if path not in openers]
+    shared = {} if wishes.each_scale or wishes.um_per_px else _shared_scales(plain)
+    results: list[Extracted] = []
     for path, name in track(list(zip(files, names_of(files), strict=True)), "Fields", total=len(files)):
         try:
-            field = open_field(path, um_per_px=wishes.um_per_px)
+            if path in openers:
+                result = _slide(openers[path], path, name=name, output=output, wishes=wishes)
+            else:
+                result = _field(_opened(path, name=name, wishes=wishes, shared=shared), path, output, wishes=wishes)
+            for write in also:
+                write(path, name, result.cells)
         except ImageError as refusal:
-            results.append(FieldResult(path.name, (0, 0), problem=str(refusal)))
-            report(str(refusal), True)
-            continue
-        field = replace(field, name=name, scale=shared.get(path, field.scale))
-        cells = _wanted(find_cells(field), wishes)
-        cell_rows += _write_field(field, cells, output=output, wishes=wishes)
-        for write in also:
-            write(field, cells)
-        results.append(_result(path.name, field, cells))
-        report(_line(results[-1]), bool(results[-1].problem))
-    write_cells(output / "cells.csv", cell_rows)
-    write_fields(output / "fields.csv", [_field_row(result) for result in results])
-    write_json(output / "cells.json", provenance() | {"detector": ClassicalDetector.name, "stain": wishes.method})
+            result = Extracted(path, name, problem=str(refusal))
+        results.append(result)
+        report(str(result), bool(result.problem))
+    _write_tables(results, output, wishes=wishes)
     return results
-
-
-def _result(name: str, field: Field, cells: Sequence[FieldCell]) -> FieldResult:
-    height, width = field.pixels.shape[:2]
-    blurred = out_of_focus(field.pixels, field.stain, um_per_px=field.scale.um_per_px)
-    flagged = sum(bool(cell.flags) for cell in cells)
-    return FieldResult(name, (width, height), len(cells), flagged, field.scale, _BLURRED if blurred else "")
-
-
-def _line(result: FieldResult) -> str:
-    flagged = f" ({result.flagged} flagged)" if result.flagged else ""
-    problem = f"; {result.problem}" if result.problem else ""
-    return f"{result.name}: {count_words(result.cells)}{flagged}, {result.scale}{problem}"
-
-
-def _field_row(result: FieldResult) -> dict[str, Any]:
-    return field_row(
-        result.name, size=result.size, cells=result.cells, flagged=result.flagged, scale=result.scale,
-        problem=result.problem,
-    )  # fmt: skip
 
 
 def count_words(cells: int) -> str:
     """Return the number of white cells in words."""
     return f"{cells} white cell{'s' * (cells > 1)}" if cells else "no white cells"
+
+
+def _opener(path: Path, foreign: Mapping[Path, Foreign]) -> Open | None:
+    if path in foreign:
+        return partial(foreign[path], path)
+    return partial(TiffSlide, path) if is_slide(path) else None
+
+
+def _opened(path: Path, *, name: str, wishes: Wishes, shared: Mapping[Path, Scale]) -> Field:
+    field = open_field(path, um_per_px=wishes.um_per_px)
+    return replace(field, name=name, scale=shared.get(path, field.scale))
+
+
+def _slide(opener: Open, path: Path, *, name: str, output: Path, wishes: Wishes) -> Extracted:
+    """Extract a slide; one that is no larger than a field is treated as a field."""
+    slide = opener()
+    if slide.size[0] * slide.size[1] <= _SMALL:
+        known = wishes.um_per_px or slide.um_per_px
+        scale = Scale.exact(known, source="user" if wishes.um_per_px else "file") if known else None
+        field = field_of(slide.read(0, 0, *slide.size), name=path.name, scale=scale)
+        return _field(replace(field, name=name), path, output, wishes=wishes)
+    found = extract_slide(
+        opener, output, name=name, um_per_px=wishes.um_per_px, method=wishes.method, tile=wishes.tile, jobs=wishes.jobs
+    )
+    blurred = [_BLURRED] if 2 * found.look.blurred > found.look.windows else []
+    problem = "; ".join([*blurred, *found.problems])
+    kept = [(cell, crop) for cell, crop in zip(found.cells, found.crops, strict=True) if _wanted(cell, wishes)]
+    cells, crops = zip(*kept, strict=True) if kept else ((), ())
+    return Extracted(path, name, found.size, found.look.scale, cells, crops, problem)
+
+
+def _field(field: Field, path: Path, output: Path, *, wishes: Wishes) -> Extracted:
+    """Write crops and outlines of one field."""
+    cells = tuple(cell for cell in find_cells(field) if _wanted(cell, wishes))
+    stain = field_normaliser(field, cells, method=wishes.method)
+    crops = tuple(output / "crops" / field.name / f"{field.name}-{cell.number:03d}.png" for cell in cells)
+    for cell, crop in zip(cells, crops, strict=True):
+        write_png(crop, stain(cut_crop(field, cell)))
+    write_png(output / "outlines" / f"{field.name}.png", draw_outlines(field, cells))
+    height, width = field.pixels.shape[:2]
+    blurred = out_of_focus(field.pixels, field.stain, um_per_px=field.scale.um_per_px)
+    return Extracted(path, field.name, (width, height), field.scale, cells, crops, _BLURRED if blurred else "")
+
+
+def _wanted(cell: FieldCell, wishes: Wishes) -> bool:
+    return not (wishes.whole_only and "cut off" in cell.flags)
+
+
+def _write_tables(results: Sequence[Extracted], output: Path, *, wishes: Wishes) -> None:
+    rows = [
+        cell_row(
+            cell, crop=crop, folder=output, field=result.name, subject=wishes.subject, scale=result.scale,
+            side=CROP_SIDE,
+        )
+        for result in results
+        if result.scale is not None
+        for cell, crop in zip(result.cells, result.crops, strict=True)
+    ]  # fmt: skip
+    write_cells(output / "cells.csv", rows)
+    write_fields(
+        output / "fields.csv",
+        [
+            field_row(
+                result.path.name, size=result.size, cells=len(result.cells), flagged=result.flagged,
+                scale=result.scale, problem=result.problem,
+            )
+            for result in results
+        ],
+    )  # fmt: skip
+    write_json(output / "cells.json", provenance() | {"detector": ClassicalDetector.name, "stain": wishes.method})
 
 
 def field_normaliser(field: Field, cells: Sequence[FieldCell], *, method: str) -> Normaliser:
@@ -120,10 +191,6 @@ def names_of(files: Sequence[Path]) -> list[str]:
         seen[file.stem] += 1
         names.append(file.stem if seen[file.stem] == 1 else f"{file.stem}-{seen[file.stem]}")
     return names
-
-
-def _wanted(cells: list[FieldCell], wishes: Wishes) -> list[FieldCell]:
-    return [cell for cell in cells if not (wishes.whole_only and "cut off" in cell.flags)]
 
 
 def _shared_scales(files: Sequence[Path]) -> dict[Path, Scale]:
@@ -146,27 +213,3 @@ def _readable(files: Sequence[Path]) -> Iterator[tuple[Path, Field]]:
             yield path, open_field(path)
         except ImageError:
             continue  # named later, when its cells are sought
-
-
-def _write_field(field: Field, cells: Sequence[FieldCell], *, output: Path, wishes: Wishes) -> list[dict[str, Any]]:
-    """Write crops and outlines of one field; return the rows of its cells."""
-    stain = field_normaliser(field, cells, method=wishes.method)
-    rows = []
-    for cell in cells:
-        name = f"{field.name}-{cell.number:03d}"
-        crop = output / "crops" / field.name / f"{name}.png"
-        _write_png(crop, stain(cut_crop(field, cell)))
-        rows.append(
-            cell_row(
-                cell, crop=crop, folder=output, field=field.name, name=name, subject=wishes.subject,
-                scale=field.scale, side=CROP_SIDE,
-            )
-        )  # fmt: skip
-    _write_png(output / "outlines" / f"{field.name}.png", draw_outlines(field, cells))
-    return rows
-
-
-def _write_png(path: Path, pixels: Pixels) -> None:
-    """Write pixels and nothing else: no tag of the source goes along."""
-    with write_whole(path) as beside:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(beside, format="PNG")

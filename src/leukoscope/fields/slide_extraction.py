@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..artifacts import fingerprint, read_json, write_json, write_whole
+from ..artifacts import fingerprint, read_json, write_json
 from ..errors import ImageError
 from ..progress import track
 from .cells import FieldCell, numbered
 from .crops import cut_crop
 from .detection import ClassicalDetector
-from .drawing import draw_marks
+from .drawing import draw_marks, write_png
 from .normalisation import RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
 from .slides import Look, Slide, Tile, look_at, sample_cells, tile_cells, tiles_of, window_field
 
@@ -71,7 +70,7 @@ def extract_slide(
         cells += done.cells
         problems += [done.problem] if done.problem else []
     ordered = numbered(cells)
-    _write_png(output / "outlines" / f"{name}.png", draw_marks(slide.thumbnail(1600), slide.size, ordered))
+    write_png(output / "outlines" / f"{name}.png", draw_marks(slide.thumbnail(1600), slide.size, ordered))
     crops = [crop_path(work, cell) for cell in ordered]
     return SlideResult(look, slide.size, ordered, crops, tuple(problems))
 
@@ -132,7 +131,7 @@ def _tile(slide: Slide, work: Work, tile: Tile) -> _Done:
 def _write_crops(slide: Slide, work: Work, cells: list[FieldCell]) -> None:
     stain: Normaliser = normaliser(work.method, work.source, target=RELEASE_STAIN)
     for cell in cells:
-        _write_png(crop_path(work, cell), stain(cut_crop(*window_field(slide, work.look, cell))))
+        write_png(crop_path(work, cell), stain(cut_crop(*window_field(slide, work.look, cell))))
 
 
 def _to_json(cell: FieldCell) -> dict[str, Any]:
@@ -153,8 +152,3 @@ def _from_json(value: dict[str, Any]) -> FieldCell:
     cell = FieldCell(0, (left, top, right, bottom), (value["centre"][0], value["centre"][1]), thin, 0, 0, 0, ())
     numbers = {name: value[name] for name in ("area_um2", "nucleus_um2", "sharpness")}
     return replace(cell, flags=tuple(value["flags"]), **numbers)
-
-
-def _write_png(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    with write_whole(path) as beside:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(beside, format="PNG")

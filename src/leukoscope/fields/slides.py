@@ -22,6 +22,7 @@ from .quality import out_of_focus, why_not_a_smear
 from .scale import PLAUSIBLE_UM_PER_PX, Scale, common_scale, estimate_scale
 from .stain import Stain, learn_stain
 
+SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")
 MARGIN_UM = 40.0  # wider than the largest cell
 _WINDOWS = 9  # places from which stain, scale and focus are learned
 _WINDOW = 1024  # pixels
@@ -110,7 +111,7 @@ class Tile:
 
 def is_slide(path: Path) -> bool:
     """Return whether a file is to be read by tiles: a slide's suffix, or a TIFF too large to be read whole."""
-    if path.suffix.lower() in (".svs", ".ndpi", ".scn", ".bif"):
+    if path.suffix.lower() in SUFFIXES:
         return True
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False

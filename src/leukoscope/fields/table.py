@@ -21,13 +21,13 @@ FIELD_COLUMNS = ("field", "width", "height", "cells", "flagged", "um_per_px", "u
 
 
 def cell_row(
-    cell: FieldCell, *, crop: Path, folder: Path, field: str, name: str, subject: str, scale: Scale, side: int
+    cell: FieldCell, *, crop: Path, folder: Path, field: str, subject: str, scale: Scale, side: int
 ) -> dict[str, Any]:
     """Return one row of cells.csv; the crop's path is written relative to `folder`."""
     left, top, right, bottom = cell.box
     return {
         "path": crop.relative_to(folder).as_posix(),
-        "label": "", "subject": subject, "part": "", "source": "field", "name": name,
+        "label": "", "subject": subject, "part": "", "source": "field", "name": crop.stem,
         "sha256": sha256_of(crop), "width": side, "height": side,
         "field": field, "number": cell.number, "left": left, "top": top, "right": right, "bottom": bottom,
         "centre_x": f"{cell.centre[0]:.1f}", "centre_y": f"{cell.centre[1]:.1f}",

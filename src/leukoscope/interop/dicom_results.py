@@ -1,0 +1,216 @@
+"""Write what was found as DICOM: outlines as Microscopy Bulk Simple Annotations, counts and cells as a TID 1500 report.
+
+Both carry the source's patient, study and specimen as the source states them, refer to the source image by its
+UIDs, and name the algorithm and the model bundle. They lie in a new series of the source's study.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..artifacts import write_whole
+from ..errors import DataError, require
+
+MANUFACTURER = "leukoscope developers"
+MOST_REPORTED = 500  # cells; a report with more is not read by anyone, and the annotations hold them all
+
+# Class name -> code, scheme, meaning. What a model calls a blast is no SNOMED CT concept: it has a code of its own.
+CODES = {
+    "White cell": ("52501007", "SCT", "Leukocyte"),
+    "blast": ("BLAST", "99LEUKOSCOPE", "Classified as leukemic blast"),
+    "normal": ("NORMAL", "99LEUKOSCOPE", "Classified as normal white cell"),
+    "refused": ("REFUSED", "99LEUKOSCOPE", "White cell out of the reach of the model"),
+}
+
+
+@dataclass(frozen=True)
+class DicomCell:
+    """One cell for DICOM; x and y in pixels of the (total) image."""
+
+    outline: NDArray[np.float64]  # (points, 2)
+    name: str
+    classification: str
+    area_um2: float
+    probability: float | None = None  # of the class "blast"
+    evaluations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What has found and classified the cells."""
+
+    name: str
+    version: str
+    bundle: str = ""  # name and fingerprint of the model bundle; empty when cells were found but not classified
+
+
+def write_annotations(path: Path, source: Any, cells: Sequence[DicomCell], *, algorithm: Algorithm) -> None:
+    """Write the outlines as Microscopy Bulk Simple Annotations, one group for each class.
+
+    Raises:
+        MissingExtraError: the extra `dicom` is not installed.
+        DataError: there are no cells, or the source has no frame of reference (a single camera field): the report
+            holds the outlines then.
+    """
+    highdicom = require("highdicom", feature="DICOM", extra="dicom")
+    if not cells or "FrameOfReferenceUID" not in source:
+        raise DataError(f"{path.name}: annotations need cells and a frame of reference. Read the report instead.")
+    classes = sorted({cell.classification for cell in cells})
+    groups = [
+        _group(number, name, [cell for cell in cells if cell.classification == name], algorithm=algorithm)
+        for number, name in enumerate(classes, start=1)
+    ]
+    annotations = highdicom.ann.MicroscopyBulkSimpleAnnotations(
+        source_images=[source], annotation_coordinate_type="2D", annotation_groups=groups,
+        content_label="LEUKOSCOPE", content_description="White cells", **_maker(instance=1, series=901),
+    )  # fmt: skip
+    _save(path, annotations)
+
+
+def write_report(path: Path, source: Any, cells: Sequence[DicomCell], *, algorithm: Algorithm) -> None:
+    """Write counts by class and each cell (at most MOST_REPORTED) as a Comprehensive SR by TID 1500.
+
+    Raises:
+        MissingExtraError: the extra `dicom` is not installed.
+    """
+    highdicom = require("highdicom", feature="DICOM", extra="dicom")
+    sr, codes = highdicom.sr, require("pydicom.sr.codedict", feature="DICOM", extra="dicom").codes
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=highdicom.UID(), name=algorithm.name, manufacturer_name=MANUFACTURER, model_name=algorithm.bundle or None
+    )
+    context = sr.ObservationContext(
+        observer_device_context=sr.ObserverContext(
+            observer_type=codes.DCM.Device, observer_identifying_attributes=device
+        )
+    )
+    identification = _identification(sr, algorithm)
+    report = sr.MeasurementReport(
+        observation_context=context,
+        procedure_reported=codes.SCT.LightMicroscopy,
+        imaging_measurements=[
+            *_counts(sr, source, cells, identification=identification),
+            *(_cell(sr, source, cell, identification=identification) for cell in cells[:MOST_REPORTED]),
+        ],
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    _save(
+        path,
+        sr.ComprehensiveSR(evidence=[source], content=report[0], is_complete=True, **_maker(instance=1, series=902)),
+    )
+
+
+def _group(number: int, name: str, cells: Sequence[DicomCell], *, algorithm: Algorithm) -> Any:
+    highdicom = require("highdicom", feature="DICOM", extra="dicom")
+    concept = highdicom.sr.CodedConcept
+    areas = np.array([cell.area_um2 for cell in cells], dtype=np.float32)
+    measured = [highdicom.ann.Measurements(_area_name(concept), areas, concept("um2", "UCUM", "um2"))]
+    if all(cell.probability is not None for cell in cells):
+        values = np.array([cell.probability for cell in cells], dtype=np.float32)
+        measured.append(highdicom.ann.Measurements(_probability_name(concept), values, _one(concept)))
+    return highdicom.ann.AnnotationGroup(
+        number=number, uid=highdicom.UID(), label=name[:64],
+        annotated_property_category=concept("4421005", "SCT", "Cell structure"),
+        annotated_property_type=_type_of(concept, name), graphic_type="POLYGON",
+        graphic_data=[_polygon(cell.outline) for cell in cells], algorithm_type="AUTOMATIC",
+        algorithm_identification=_sequence(highdicom, algorithm), measurements=measured,
+        description=f"{len(cells)} cells",
+    )  # fmt: skip
+
+
+def _counts(sr: Any, source: Any, cells: Sequence[DicomCell], *, identification: Any) -> list[Any]:
+    """Return one measurement group with the number of cells of each class."""
+    concept = sr.CodedConcept
+    counts = Counter(cell.classification for cell in cells) or Counter({"White cell": 0})
+    unit = concept("{cells}", "UCUM", "cells")
+    name = concept("CELLS", "99LEUKOSCOPE", "Number of cells")
+    return [
+        sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=sr.TrackingIdentifier(identifier=f"{label} count"),
+            finding_type=_type_of(concept, label),
+            algorithm_id=identification,
+            measurements=[sr.Measurement(name=name, value=float(count), unit=unit)],
+            source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source)],
+        )
+        for label, count in sorted(counts.items())
+    ]
+
+
+def _cell(sr: Any, source: Any, cell: DicomCell, *, identification: Any) -> Any:
+    concept = sr.CodedConcept
+    measured = [sr.Measurement(name=_area_name(concept), value=cell.area_um2, unit=concept("um2", "UCUM", "um2"))]
+    if cell.probability is not None:
+        measured.append(sr.Measurement(name=_probability_name(concept), value=cell.probability, unit=_one(concept)))
+    closed = np.concatenate([_polygon(cell.outline), _polygon(cell.outline)[:1]])
+    region = sr.ImageRegion(
+        graphic_type="POLYLINE", graphic_data=closed, source_image=sr.SourceImageForRegion.from_source_image(source),
+        pixel_origin_interpretation="VOLUME" if "TotalPixelMatrixRows" in source else None,
+    )  # fmt: skip
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(identifier=cell.name, uid=_uid()),
+        referenced_region=region,
+        finding_type=_type_of(concept, cell.classification),
+        algorithm_id=identification,
+        measurements=measured,
+    )
+
+
+def _identification(sr: Any, algorithm: Algorithm) -> Any:
+    parameters = [f"bundle={algorithm.bundle}"] if algorithm.bundle else None
+    return sr.AlgorithmIdentification(name=algorithm.name, version=algorithm.version, parameters=parameters)
+
+
+def _sequence(highdicom: Any, algorithm: Algorithm) -> Any:
+    family = highdicom.sr.CodedConcept("123109", "DCM", "Artificial Intelligence")
+    parameters = {"bundle": algorithm.bundle} if algorithm.bundle else None
+    return highdicom.AlgorithmIdentificationSequence(
+        name=algorithm.name, family=family, version=algorithm.version, parameters=parameters
+    )
+
+
+def _polygon(outline: NDArray[np.float64], *, points: int = 100) -> NDArray[np.float32]:
+    chosen = outline[np.linspace(0, len(outline), min(points, len(outline)), endpoint=False).astype(int)]
+    return np.asarray(np.clip(chosen, 0, None), np.float32)
+
+
+def _type_of(concept: Any, name: str) -> Any:
+    return concept(*CODES.get(name, CODES["White cell"]))
+
+
+def _area_name(concept: Any) -> Any:
+    return concept("42798000", "SCT", "Area")
+
+
+def _probability_name(concept: Any) -> Any:
+    return concept("PROB_BLAST", "99LEUKOSCOPE", "Probability of blast cell")
+
+
+def _one(concept: Any) -> Any:
+    return concept("1", "UCUM", "no units")
+
+
+def _uid() -> Any:
+    return require("highdicom", feature="DICOM", extra="dicom").UID()
+
+
+def _maker(*, instance: int, series: int) -> dict[str, Any]:
+    """Return who has made an object and where it stands: what every new DICOM object must say."""
+    common = {"manufacturer": MANUFACTURER, "series_number": series, "instance_number": instance}
+    return common | {"series_instance_uid": _uid(), "sop_instance_uid": _uid()} | _device(series)
+
+
+def _device(series: int) -> dict[str, Any]:
+    if series == 902:  # reports have no equipment module of their own in highdicom
+        return {}
+    version = metadata.version("leukoscope")
+    return {"manufacturer_model_name": "leukoscope", "software_versions": version, "device_serial_number": version}
+
+
+def _save(path: Path, dataset: Any) -> None:
+    with write_whole(path) as beside:
+        dataset.save_as(beside)
