@@ -66,9 +66,8 @@ class Consultation:
         """Answer, write what is asked for, and print the table or JSON."""
         from ..artifacts import write_csv
         from ..inference.opinion import columns_of
-        from ..report.opinion import OpinionPage
 
-        page = OpinionPage(self.predictor.manifest, point=self.point) if html else None
+        page = self._page() if html else None
         columns = columns_of(self.predictor.classes, subject=any(source.subject for source in self.sources))
         rows = self._rows(page=page, as_json=as_json, columns=columns)
         if csv:
@@ -92,9 +91,8 @@ class Consultation:
             if page:
                 page.add(opinion, subject=source.subject)
             if as_json:
-                click.echo(
-                    (",\n" if number else "\n") + json.dumps(_plain(source, opinion), ensure_ascii=False), nl=False
-                )
+                line = json.dumps(_plain(source, opinion), ensure_ascii=False)
+                click.echo(f",\n{line}" if number else f"\n{line}", nl=False)
             values = {"subject": source.subject} | opinion.row(self.predictor.classes)
             yield {name: values[name] for name in columns}
         if as_json:
