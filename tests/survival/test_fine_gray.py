@@ -1,5 +1,7 @@
 """Fine and Gray's model against crr of cmprsk 2.2-11 (R 4.2.2), the model of Scrucca et al. 2010."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,8 +30,6 @@ def test_coefficients_and_robust_errors_equal_cmprsk(bmt: Cohort) -> None:
 
 
 def test_left_truncation_is_refused(bmt: Cohort) -> None:
-    from dataclasses import replace
-
     design = make_design(replace(bmt, entry=np.zeros(len(bmt))), stages=bmt.stages)
     with pytest.raises(CallError, match="left-truncated"):
         fit_fine_gray(design, TERMS)

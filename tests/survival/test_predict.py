@@ -1,0 +1,151 @@
+"""Answers for one patient: within the data, at their end, past it; by covariates or by the curve of the stage."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leukoscope.errors import CallError, DataError, UnknownNameError
+from leukoscope.survival.aft import fit_aft
+from leukoscope.survival.cohort import Cohort
+from leukoscope.survival.cox import make_design
+from leukoscope.survival.fitting import fit_model
+from leukoscope.survival.horizons import Horizon
+from leukoscope.survival.model import SurvivalModel, read_model, write_model
+from leukoscope.survival.predict import as_json, ask, ask_table, fields_of, write_predictions
+
+from .conftest import drawn, table
+
+TWO_YEARS, THIRTY_YEARS = Horizon(24.0, "two years"), Horizon(360.0, "thirty years")
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return drawn(300)
+
+
+@pytest.fixture(scope="module")
+def model(cohort: Cohort) -> SurvivalModel:
+    design = make_design(cohort, stages=cohort.stages)
+    return replace(fit_model(cohort).model, horizons=((24.0, "two years"),), extrapolation=fit_aft(design))
+
+
+def test_the_answer_is_a_sentence_with_its_limits(model: SurvivalModel) -> None:
+    answer = ask(model, {"stage": "II", "age": "60"}).answers[0]
+    assert answer.survival is not None
+    assert answer.survival.low < answer.survival.value < answer.survival.high
+    value, low, high = (round(100 * share) for share in (answer.survival.value, answer.survival.low, answer.survival.high))
+    assert answer.text == f"Of 100 patients like this one, {value} are alive after two years; between {low} and {high}."
+
+
+def test_past_the_last_follow_up_no_number_is_invented(model: SurvivalModel) -> None:
+    answer = ask(model, {"stage": "II", "age": "60"}, horizons=[THIRTY_YEARS]).answers[0]
+    assert answer.survival is None
+    assert answer.incidence == {}
+    assert "no number" in answer.text
+
+
+def test_an_extrapolated_number_is_marked_as_such(model: SurvivalModel) -> None:
+    patient = {"stage": "II", "age": "60"}
+    within, past = ask(model, patient, horizons=[TWO_YEARS, THIRTY_YEARS], extrapolate=True).answers
+    assert not within.extrapolated
+    assert past.extrapolated
+    assert "an assumption, not an observation" in past.text
+
+
+def test_a_graver_stage_has_the_lower_survival(model: SurvivalModel) -> None:
+    first, second, third = (ask(model, {"stage": stage, "age": "60"}).answers[0].survival for stage in model.stages)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert first.value > second.value > third.value
+
+
+def test_a_value_outside_what_was_seen_is_answered_with_a_warning(model: SurvivalModel) -> None:
+    assert "outside what the model saw" in ask(model, {"stage": "II", "age": "150"}).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("patient", "error", "message"),
+    [
+        ({"stage": "II"}, CallError, "also needs: age"),
+        ({"age": "60"}, CallError, "also needs: stage"),
+        ({"stage": "VII", "age": "60"}, UnknownNameError, "Known: I, II, III"),
+        ({"stage": "II", "age": "old"}, CallError, "not a number"),
+        ({"stage": "II", "age": "nan"}, CallError, "also needs: age"),
+        ({"stage": "II", "age": "60", "wbc": "4"}, UnknownNameError, "Known: stage, age"),
+    ],
+)
+def test_a_bad_patient_is_refused(
+    model: SurvivalModel, patient: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ask(model, patient)
+
+
+def test_stage_means_the_stage_whatever_its_column_is_called(cohort: Cohort) -> None:
+    model = replace(fit_model(replace(cohort, stage_column="Ann Arbor")).model, horizons=((24.0, "two years"),))
+    by_alias = ask(model, {"stage": "II", "age": "60"}).answers[0].survival
+    assert by_alias == ask(model, {"ann-arbor": "ii", "Age": "60"}).answers[0].survival
+
+
+def test_too_few_events_are_answered_by_the_curve_of_the_stage() -> None:
+    small = drawn(9)
+    model = replace(fit_model(small).model, horizons=((5.0, "five months"),))
+    assert model.causes == ()
+    prediction = ask(model, {"stage": "II", "age": "60"})
+    assert "observed curve" in prediction.method
+    assert "covariates are not used" in prediction.notes[0]
+
+
+def test_a_stage_without_an_event_is_answered_by_its_curve() -> None:
+    cohort = drawn(200)
+    quiet = replace(cohort, state=np.where(cohort.stage == 0, 0, cohort.state))
+    model = replace(fit_model(quiet).model, horizons=((12.0, "one year"),))
+    assert "I" in model.unmodelled
+    answer = ask(model, {"stage": "I", "age": "60"}).answers[0]
+    assert "no limits can be given" in answer.text
+    assert ask(model, {"stage": "II", "age": "60"}).method.startswith("Cox")
+
+
+def test_a_stage_cut_from_a_number_is_asked_by_the_number(wbc: Cohort, tmp_path: Path) -> None:
+    fitted = replace(fit_model(wbc).model, horizons=((2.0, "two years"),))
+    write_model(tmp_path / "model.json", fitted)
+    model = read_model(tmp_path)
+    prediction = ask(model, {"sokal": "1.0", "age": "50"})
+    assert prediction.patient["sokal"] == "0.8 < sokal ≤ 1.2"
+    assert fields_of(model)[0] == {"name": "sokal", "kind": "number", "cuts": [0.8, 1.2]}
+
+
+def test_competing_events_are_answered_with_the_incidence_of_each() -> None:
+    model = replace(fit_model(drawn(300, competing=True)).model, horizons=((24.0, "two years"),))
+    answer = ask(model, {"stage": "II", "age": "60"}).answers[0]
+    assert answer.survival is not None
+    total = answer.survival.value + sum(interval.value for interval in answer.incidence.values())
+    assert total == pytest.approx(1.0)
+    assert "have relapsed after two years" in answer.text
+    with pytest.raises(CallError, match="no smooth curve to extrapolate"):
+        ask(model, {"stage": "II", "age": "60"}, extrapolate=True)
+
+
+def test_a_table_is_answered_row_by_row_and_a_bad_row_is_named(model: SurvivalModel, tmp_path: Path) -> None:
+    good = table("name,stage,age\na,I,50\nb,III,70\n")
+    predictions = ask_table(model, good, horizons=[TWO_YEARS, THIRTY_YEARS])
+    write_predictions(tmp_path / "p.csv", predictions, good)
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert len(lines) == 5
+    assert ",,," in lines[2]  # past the data the numbers stay empty
+    with pytest.raises(DataError, match="line 3"):
+        ask_table(model, table("stage,age\nI,50\nIX,70\n"))
+
+
+def test_the_form_of_the_reading_room_names_choices_and_ranges(model: SurvivalModel) -> None:
+    stage, age = fields_of(model)
+    assert stage == {"name": "stage", "kind": "choice", "choices": ["I", "II", "III"]}
+    assert age["kind"] == "number"
+    assert age["low"] < age["typical"] < age["high"]
+
+
+def test_a_prediction_says_what_it_is_for(model: SurvivalModel) -> None:
+    assert "not for decisions about a patient" in as_json(ask(model, {"stage": "II", "age": "60"}))["use"]

@@ -1,0 +1,193 @@
+"""The whole path on the command line: from a CSV to survival.html, and from its model to an answer."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from leukoscope.cli import leukoscope
+from leukoscope.errors import LeukoscopeError
+from leukoscope.survival.judgement import judge, optimism
+from leukoscope.survival.settings import StudySettings
+from leukoscope.survival.study import choose_horizons, run_study
+
+from .conftest import drawn
+
+Call = Callable[..., Result]
+QUICK = ("--repeats", "1", "--bootstrap", "3")
+
+
+@pytest.fixture
+def call() -> Call:
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(leukoscope, ["survival", *words])
+
+    return run
+
+
+def _write(path: Path, *, competing: bool = False, patients: int = 150) -> Path:
+    cohort = drawn(patients, seed=3, competing=competing)
+    rows = [
+        f"P{row},{cohort.stages[cohort.stage[row]]},{cohort.time[row]},{cohort.state[row]},{cohort.covariates['age'][row]:.0f}"
+        for row in range(patients)
+    ]
+    path.write_text("\n".join(["patient,<b>stage,months,died,age", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    words = ["fit", str(_write(folder / "cohort.csv")), "--time", "months", "--event", "died", "--stage", "<b>stage"]
+    result = CliRunner().invoke(leukoscope, ["survival", *words, "--covariates", "age", *QUICK, "-o", str(folder / "out")])
+    assert result.exit_code == 0, result.output
+    return folder / "out"
+
+
+def test_fit_writes_numbers_model_figures_and_page(fitted: Path) -> None:
+    names = {path.relative_to(fitted).as_posix() for path in fitted.rglob("*.*")}
+    assert {"survival.json", "model.json", "survival.html", "run.json", "figures/survival.svg"} <= names
+    result = json.loads((fitted / "survival.json").read_text())
+    assert result["format"] == 1
+    assert result["comparison"]["tests"]["logrank"]["df"] == 2
+    assert {"model", "stage alone", "no covariates"} <= set(result["judgement"]["estimators"])
+
+
+class _Page(HTMLParser):
+    """Collects what a page would load from elsewhere, and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in {"script", "link", "img", "iframe", "object"}:
+            self.loads.append(tag)
+        if tag == "b" and ("", None) in attrs:
+            self.loads.append("raw markup")
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def _read(path: Path) -> tuple[_Page, str]:
+    page = _Page()
+    page.feed(path.read_text())
+    return page, " ".join(" ".join(page.text).split())
+
+
+def test_the_page_stands_alone_and_says_what_it_is_not_for(fitted: Path) -> None:
+    page, text = _read(fitted / "survival.html")
+    assert page.loads == []
+    assert "not for decisions about a patient" in text
+    assert "TRIPOD+AI" in text
+    assert "Model card" in text
+    assert re.search(r"\d+ are alive after .*; between \d+ and \d+\.", text)
+
+
+def test_names_from_the_table_are_escaped_on_the_page(fitted: Path) -> None:
+    raw = (fitted / "survival.html").read_text()
+    assert "<b>stage I" not in raw
+    assert "&lt;b&gt;stage" in raw
+
+
+def test_no_figure_id_stands_twice_on_the_page(fitted: Path) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', (fitted / "survival.html").read_text())
+    assert len(ids) == len(set(ids))
+
+
+def test_predict_answers_from_the_folder_that_fit_wrote(call: Call, fitted: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "curve.svg"
+    result = call("predict", str(fitted), "--stage", "II", "--age=60", "--horizons", "1 year", "--picture", str(picture))
+    assert result.exit_code == 0, result.output
+    assert "Of 100 patients like this one" in result.output
+    assert "<svg" in picture.read_text()
+    told = call("predict", str(fitted), "--stage", "II", "--age", "60", "--json")
+    assert json.loads(told.output)["horizons"][0]["survival"]["value"] < 1
+
+
+def test_predict_past_the_data_gives_no_number(call: Call, fitted: Path) -> None:
+    result = call("predict", str(fitted), "--stage", "II", "--age", "60", "--horizons", "40 years")
+    assert result.exit_code == 0
+    assert "no number" in result.output
+
+
+def test_competing_events_make_a_page_too(call: Call, tmp_path: Path) -> None:
+    path = _write(tmp_path / "c.csv", competing=True)
+    result = call(
+        "fit", str(path), "--time", "months", "--event", "died", "--stage", "<b>stage", "--covariates", "age", *QUICK,
+        "--events", "0=censored,1=relapse,2=death", "--competing", "death", "-o", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    _, text = _read(tmp_path / "out" / "survival.html")
+    assert "Gray's test" in text
+    assert "Fine and Gray" in text
+    assert "have relapsed" in text
+
+
+@pytest.mark.parametrize(
+    ("patients", "said"),
+    [(5, "at least 10 are needed"), (14, "fewer than 2 each|at least 10 are needed|too few to test")],
+)
+def test_a_handful_of_patients_gets_curves_and_a_plain_limit(call: Call, tmp_path: Path, patients: int, said: str) -> None:
+    path = _write(tmp_path / "c.csv", patients=patients)
+    words = ("--time", "months", "--event", "died", "--stage", "<b>stage", "--covariates", "age", *QUICK)
+    result = call("fit", str(path), *words, "-o", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert re.search(said, result.output)
+    _, text = _read(tmp_path / "out" / "survival.html")
+    assert "What this page cannot say" in text
+
+
+def test_a_bad_table_ends_with_an_error_and_writes_nothing(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("months,died,stage\n-3,1,I\n4,0,II\n")
+    result = call("fit", str(tmp_path / "c.csv"), "--time", "months", "--event", "died", "--stage", "stage", "-o", str(tmp_path / "out"))
+    assert isinstance(result.exception, LeukoscopeError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_stage_is_described_and_not_compared() -> None:
+    cohort = drawn(120)
+    one = cohort.take(cohort.stage == 1)
+    alone = StudySettings(time="months", event="died", stage="stage", repeats=1, bootstrap=0)
+    single = replace(one, stages=("II",), stage=np.zeros(len(one), dtype=np.int64), covariates={})
+    result = run_study(single, alone).result
+    assert result["comparison"]["tests"] == {}
+    assert any("only one stage" in limit for limit in result["limits"])
+    assert any("nothing to rank by" in limit for limit in result["limits"])
+
+
+def test_every_figure_of_the_judgement_has_an_interval_around_it() -> None:
+    cohort = drawn(200)
+    settings = StudySettings(time="months", event="died", stage="stage")
+    judged = judge(cohort, horizons=choose_horizons(cohort, settings), folds=4, repeats=2, rng=np.random.default_rng(0))
+    for figure in judged["estimators"]["model"].values():
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    assert judged["estimators"]["no covariates"]["c_index"]["value"] == pytest.approx(0.5)
+    assert judged["estimators"]["model"]["c_index"]["value"] > judged["estimators"]["no covariates"]["c_index"]["value"]
+
+
+def test_the_same_seed_gives_the_same_judgement() -> None:
+    cohort = drawn(100)
+    settings = StudySettings(time="months", event="died", stage="stage", horizons=("12",))
+    horizons = choose_horizons(cohort, settings)
+    one, two = (judge(cohort, horizons=horizons, folds=3, repeats=1, rng=np.random.default_rng(7)) for _ in range(2))
+    assert one == two
+
+
+def test_noise_looks_good_on_its_own_patients_and_optimism_says_so() -> None:
+    rng = np.random.default_rng(0)
+    cohort = drawn(80)
+    noisy = replace(cohort, covariates={f"noise{place}": rng.normal(size=80) for place in range(6)})
+    horizons = choose_horizons(noisy, StudySettings(time="months", event="died", stage="stage", horizons=("12",)))
+    found = optimism(noisy, horizons=horizons, samples=15, penalty=0.0, rng=rng)
+    assert found is not None
+    assert found["c_index"]["optimism"] > 0.01
+    assert found["c_index"]["corrected"] < found["c_index"]["apparent"]
