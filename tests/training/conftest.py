@@ -1,12 +1,14 @@
 """A small prepared run folder: images in files, cells, a split and packed crops, made with the real stages."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from leukoscope.artifacts import sha256_of, write_csv
@@ -39,6 +41,13 @@ def write_images(folder: Path, *, subjects: int, each: int, labels: tuple[str, .
             facts = {"part": f"fold_{subject % 3}", "source": "folder", "name": path.name, "sha256": sha256_of(path)}
             cells.append(Cell(path=path, label=label, subject=str(subject), width=SIDE, height=SIDE, **facts))
     return cells
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and lose much on a busy machine; child processes inherit this."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

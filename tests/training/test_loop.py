@@ -174,3 +174,39 @@ def test_the_facts_beside_a_checkpoint_are_those_inside_it(trained: Path) -> Non
         path = trained / "fold-0" / "checkpoints" / f"{name}.safetensors"
         with safetensors.safe_open(path, framework="np") as file:
             assert json.loads(file.metadata()["leukoscope"]) == read_json(path.with_suffix(".json"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train__batch_size": 1}, "train.batch_size to 2 or more"),
+        ({"train__devices": 2}, "trains on one device"),
+        ({"train__precision": "16-mixed"}, "needs a GPU"),
+        ({"augment__zoom": (0.0, 1.0)}, "augment.zoom|above 0"),
+        ({"model__name": "timm:no-such"}, "timm has no backbone"),
+    ],
+)
+def test_settings_that_cannot_work_are_the_calls_fault(
+    make_run: MakeRun, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises((CallError, ValueError), match=message):
+        train(make_run(**settings))
+
+
+def test_a_damaged_pack_is_named(make_run: MakeRun) -> None:
+    run = make_run()
+    crops = run / "pack" / "crops.npy"
+    crops.write_bytes(crops.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"crops\.npy is damaged"):
+        train(run)
+    (run / "pack" / "pack.json").write_text("{}")
+    crops.write_bytes(b"")
+    with pytest.raises(DataError, match="data pack again"):
+        train(run)
+
+
+def test_size_sampling_without_sizes_says_which_command_writes_them(make_run: MakeRun) -> None:
+    run = make_run(train__balance="size-sampler")
+    (run / "traits.csv").unlink()
+    with pytest.raises(DataError, match="leukoscope data audit"):
+        train(run)

@@ -45,9 +45,7 @@ def test_the_head_is_scikit_learns_and_the_network_gives_the_table(make_run: Mak
             np.testing.assert_allclose(mine, chances[place[(run / row["path"]).resolve()]], atol=1e-5)
 
 
-def test_features_are_computed_once_and_again_when_the_crops_change(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_are_computed_once_for_all_folds_and_runs(make_run: MakeRun) -> None:
     run = make_run(split=KFOLD, train__mode="probe")
     train(run)
     kept = list((run / "embeddings").glob("*.npy"))

@@ -11,6 +11,7 @@ from ..data.pack import open_pack
 from ..errors import DataError
 
 Rows = NDArray[np.int64]
+_AGAIN = "Delete the pack folder and run leukoscope data pack again."
 
 
 class Crops:
@@ -18,10 +19,16 @@ class Crops:
 
     Read with plain file reads, not through the memory map: pages of a map that were touched count as memory of this
     process, so training on 15,000 cells would seem to need all of them at once.
+
+    Raises:
+        DataError: the pack is missing, unfinished or damaged.
     """
 
     def __init__(self, pack: Path) -> None:
-        mapped = open_pack(pack)
+        try:
+            mapped = open_pack(pack)
+        except (ValueError, EOFError) as damaged:
+            raise DataError(f"{pack}/crops.npy is damaged ({damaged}). {_AGAIN}") from None
         self.shape: tuple[int, ...] = mapped.shape[1:]
         """(size, size, 3)"""
         self.count = len(mapped)
@@ -39,7 +46,7 @@ class Crops:
             for row, crop in zip(rows, crops, strict=True):
                 file.seek(self._start + int(row) * crop.nbytes)
                 if file.readinto(crop.data) != crop.nbytes:
-                    raise DataError(f"{self._path} ends before row {row}. Run leukoscope data pack again.")
+                    raise DataError(f"{self._path} ends before row {row}. {_AGAIN}")
         return crops
 
 

@@ -1,6 +1,6 @@
 """Where training runs: Lightning Fabric with the device, precision and number of processes of the settings."""
 
-import warnings
+import logging
 
 from lightning_fabric import Fabric
 
@@ -14,6 +14,9 @@ def start_fabric(train: Train) -> Fabric:
     Raises:
         CallError: this machine has no such device, or it cannot compute with that precision.
     """
+    if train.devices > 1:
+        raise CallError(f"train.devices = {train.devices}: this version trains on one device. Set train.devices = 1.")
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # it tells what the settings already say
     try:
         fabric = Fabric(accelerator=train.accelerator, devices=train.devices, precision=train.precision)
     except (RuntimeError, ValueError, TypeError) as failed:  # Fabric's MisconfigurationException is a RuntimeError
@@ -22,7 +25,7 @@ def start_fabric(train: Train) -> Fabric:
             f"train.accelerator = '{train.accelerator}' with train.devices = {train.devices} and train.precision = "
             f"'{train.precision}' does not work on this machine ({reason}). Try train.accelerator = 'cpu'."
         ) from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice for DataLoaders, which are not used
-        fabric.launch()
+    if train.precision == "16-mixed" and fabric.device.type == "cpu":  # Fabric would quietly take bf16 instead
+        raise CallError("train.precision = '16-mixed' needs a GPU. Set '32-true', or 'bf16-mixed', on this machine.")
+    fabric.launch()
     return fabric

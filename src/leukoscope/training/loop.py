@@ -115,6 +115,8 @@ def train_epoch(task: Task, *, epoch: int) -> Epoch:
     settings = task.prepared.experiment.train
     order = task.sets.order(rng_of("order", *task.where(epoch, 0)))
     batches = cut(order, batch_size=settings.batch_size)
+    if len(batches[-1]) < 2:
+        raise CallError("A batch of one cell has nothing to normalise over. Set train.batch_size to 2 or more.")
     _set_mode(task.network, frozen=settings.mode == "head-then-full" and epoch < settings.frozen_epochs)
     loss, right = torch.zeros((), device=task.fabric.device), torch.zeros((), device=task.fabric.device)
     reading = track(read_ahead(task.prepared.crops, batches), _label(task, epoch), total=len(batches))

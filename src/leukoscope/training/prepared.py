@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifacts import read_csv, read_json
-from ..config import Experiment
-from ..data.cells import Cell, read_cells
+from ..config import Experiment, Prepare
+from ..data.cells import Cell, cells_fingerprint, read_cells
 from ..data.split import SplitPlan, read_split
 from ..errors import DataError
 from .batches import Crops, Rows
@@ -39,14 +39,25 @@ class Prepared:
         return np.flatnonzero(self.plan.sets(self.cells, fold=fold) == name)
 
     def area(self) -> NDArray[np.float64]:
-        """Return the area of every cell in px, from traits.csv."""
+        """Return the area of every cell in px, from traits.csv.
+
+        Raises:
+            DataError: the table is missing, is not that of these cells, or holds something that is not a number.
+        """
         path = self.run / "traits.csv"
+        if not path.exists():
+            raise DataError(
+                f"{path} does not exist; train.balance = 'size-sampler' needs it. Run leukoscope data audit."
+            )
         rows = read_csv(path, required=("area_px",))
         if len(rows) != len(self.cells):
             raise DataError(
                 f"{path} has {len(rows)} rows for {len(self.cells)} cells. Run leukoscope data audit again."
             )
-        return np.array([float(row["area_px"]) for row in rows])
+        try:
+            return np.array([float(row["area_px"]) for row in rows])
+        except ValueError as strange:
+            raise DataError(f"{path}: area_px must be a number ({strange}). Run leukoscope data audit again.") from None
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the weights, by dotted name: a run is resumed only where this is the same."""
@@ -57,8 +68,7 @@ class Prepared:
             if isinstance(table, dict)
             for name, value in table.items()
         }
-        pack = read_json(self.run / "pack" / "pack.json")["cells"]
-        return flat | {"seed": self.experiment.seed, "split.json": self.plan.hash, "pack": pack}
+        return flat | {"seed": self.experiment.seed, "split.json": self.plan.hash, "cells.csv": self.plan.cells}
 
 
 def read_prepared(run: Path) -> Prepared:
@@ -71,12 +81,20 @@ def read_prepared(run: Path) -> Prepared:
     cells = read_cells(run / "cells.csv")
     plan = read_split(run / "split.json", cells)
     crops = Crops(run / "pack")
-    size = experiment.prepare.size
-    if (crops.count, *crops.shape) != (len(cells), size, size, 3):
-        raise DataError(
-            f"{run}/pack holds {crops.count} crops of {crops.shape[0]} px, but cells.csv lists {len(cells)} cells and "
-            f"config.toml asks for {size} px. Run leukoscope data pack again."
-        )
+    _check_pack(run / "pack", cells, experiment.prepare, shape=(crops.count, *crops.shape))
     number = {name: index for index, name in enumerate(plan.classes)}
     labels = np.array([number.get(cell.label, -1) for cell in cells], dtype=np.int64)
     return Prepared(run, experiment, cells, plan, crops, labels)
+
+
+def _check_pack(pack: Path, cells: list[Cell], prepare: Prepare, *, shape: tuple[int, ...]) -> None:
+    facts = read_json(pack / "pack.json")
+    expected = {"cells": cells_fingerprint(cells), "prepare": prepare.model_dump(mode="json")}
+    other = [name for name, value in expected.items() if not isinstance(facts, dict) or facts.get(name) != value]
+    if other or shape != (len(cells), prepare.size, prepare.size, 3):
+        what = {
+            "cells": "of other cells than those of cells.csv",
+            "prepare": "prepared otherwise than config.toml says",
+        }
+        reason = what[other[0]] if other else f"of the shape {shape}"
+        raise DataError(f"{pack} holds crops {reason}. Run leukoscope data pack again.")

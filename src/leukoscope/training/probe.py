@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ..artifacts import fingerprint, write_whole
+from ..errors import DataError
 from ..models.catalogue import build_network
 from ..models.network import Network
 from ..progress import track
@@ -68,7 +69,10 @@ def embeddings(fabric: Fabric, prepared: Prepared, network: Network) -> Features
     path = prepared.run / "embeddings" / f"{_key(prepared, network)}.npy"
     if not path.exists():
         _embed(fabric, prepared, network, path)
-    features: Features = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        features: Features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as damaged:
+        raise DataError(f"{path} is damaged ({damaged}). Delete it and run the same command with --resume.") from None
     return features
 
 
