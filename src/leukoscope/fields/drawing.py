@@ -59,4 +59,4 @@ def _number(picture: Pixels, cell: FieldCell, *, zoom: float, colour: tuple[int,
 def write_png(path: Path, pixels: Pixels) -> None:
     """Write pixels and nothing else: no tag of the source goes along."""
     with write_whole(path) as beside:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(beside, format="PNG")
+        Image.fromarray(np.ascontiguousarray(pixels)).save(beside, format="PNG", compress_level=1)

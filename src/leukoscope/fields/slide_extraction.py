@@ -70,7 +70,7 @@ def extract_slide(
         cells += done.cells
         problems += [done.problem] if done.problem else []
     ordered = numbered(cells)
-    write_png(output / "outlines" / f"{name}.png", draw_marks(slide.thumbnail(1600), slide.size, ordered))
+    write_png(output / "outlines" / f"{name}.png", draw_marks(slide.thumbnail(1024), slide.size, ordered))
     crops = [crop_path(work, cell) for cell in ordered]
     return SlideResult(look, slide.size, ordered, crops, tuple(problems))
 

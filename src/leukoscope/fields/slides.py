@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ImageError, require
 from .cells import Field, FieldCell, describe, find_cells
-from .detection import ClassicalDetector
+from .detection import ClassicalDetector, Outline
 from .images import MAX_PIXELS
 from .planes import Pixels, darkest, rescaled
 from .quality import out_of_focus, why_not_a_smear
@@ -74,7 +74,7 @@ class TiffSlide:
     def thumbnail(self, longest: int) -> Pixels:
         """Return the whole slide from its smallest level that is large enough, else strip by strip."""
         levels = self._slide.level_dimensions
-        fitting = [level for level, size in enumerate(levels) if longest <= max(size) <= 8 * longest]
+        fitting = [level for level, size in enumerate(levels) if longest / 2 <= max(size) <= 8 * longest]
         if fitting:
             whole = self._region((0, 0), level=fitting[-1], size=levels[fitting[-1]])
             return rescaled(whole, longest / max(whole.shape[:2]))
@@ -130,9 +130,7 @@ def look_at(slide: Slide, *, um_per_px: float | None = None) -> Look:
     Raises:
         ImageError: nothing stained is on the slide, or its scale cannot be told.
     """
-    windows = [slide.read(*place) for place in _places(slide)]
-    if not windows:
-        raise ImageError(f"{slide.name} is blank: nothing stained is on it. Choose another slide.")
+    windows = _windows(slide)
     mosaic = np.concatenate([_square(rescaled(window, 0.4)) for window in windows])
     stain = learn_stain(mosaic)
     if (reason := why_not_a_smear(mosaic, stain)) is not None:
@@ -161,7 +159,8 @@ def tile_cells(slide: Slide, look: Look, tile: Tile) -> list[FieldCell]:
         return []
     field = Field(slide.name, pixels, look.stain, look.scale)
     found = ClassicalDetector()(pixels, look.stain, um_per_px=look.scale.um_per_px)
-    cells = [moved(describe(one, field), right=left, down=top) for one in found]
+    near = [one for one in found if _reaches(one.outline + np.array([left, top]), tile)]
+    cells = [moved(describe(one, field), right=left, down=top) for one in near]
     return [cell for cell in cells if _owns(tile, cell)]
 
 
@@ -184,8 +183,8 @@ def window_field(slide: Slide, look: Look, cell: FieldCell) -> tuple[Field, Fiel
 
 def sample_cells(slide: Slide, look: Look) -> Iterator[tuple[Field, list[FieldCell]]]:
     """Yield the windows from which the slide was learned, with their cells."""
-    for left, top, width, height in _places(slide):
-        field = Field(slide.name, slide.read(left, top, width, height), look.stain, look.scale)
+    for pixels in _windows(slide):
+        field = Field(slide.name, pixels, look.stain, look.scale)
         yield field, find_cells(field)
 
 
@@ -193,6 +192,12 @@ def moved(cell: FieldCell, *, right: int, down: int) -> FieldCell:
     box = (cell.box[0] + right, cell.box[1] + down, cell.box[2] + right, cell.box[3] + down)
     centre = (cell.centre[0] + right, cell.centre[1] + down)
     return replace(cell, box=box, centre=centre, outline=cell.outline + np.array([right, down]))
+
+
+def _reaches(outline: Outline, tile: Tile) -> bool:
+    """Return whether a cell lies in a tile at least in part: others are not worth measuring."""
+    (left, top), (right, bottom) = outline.min(axis=0), outline.max(axis=0)
+    return bool(left < tile.right and right > tile.left and top < tile.bottom and bottom > tile.top)
 
 
 def _owns(tile: Tile, cell: FieldCell) -> bool:
@@ -205,13 +210,26 @@ def _anything_stained(pixels: Pixels, stain: Stain) -> bool:
     return bool((darkest(pixels[::4, ::4]) < min(stain.background) - _STAINED).mean() > 1e-4)
 
 
+def _windows(slide: Slide) -> list[Pixels]:
+    """Return the windows to learn from; damaged ones are left out as long as one is whole."""
+    windows, damage = [], ImageError(f"{slide.name} is blank: nothing stained is on it. Choose another slide.")
+    for place in _places(slide):
+        try:
+            windows.append(slide.read(*place))
+        except ImageError as problem:
+            damage = problem
+    if not windows:
+        raise damage
+    return windows
+
+
 def _places(slide: Slide) -> list[tuple[int, int, int, int]]:
     """Return left, top, width, height of windows with many stained pixels, spread over the slide."""
     small = slide.thumbnail(_THUMBNAIL)
     zoom = max(slide.size) / max(small.shape[:2])
     levels = darkest(small).astype(int)
     stained = (levels < np.percentile(levels, 90) - _STAINED).astype(float)
-    cell = max(1, round(_WINDOW / zoom))
+    cell = min(max(1, round(_WINDOW / zoom)), *small.shape[:2])
     rows, columns = (max(1, side // cell) for side in small.shape[:2])
     share = stained[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell).mean(axis=(1, 3))
     usable = [place for place in np.argsort(-share, axis=None) if share.flat[place] > 0.02]

@@ -3,6 +3,7 @@
 Only pixels, scale and the identity that results must carry are read; the patient's data stay in the source object.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def _open(path: Path) -> Any:
         raise ImageError(f"{path} is a DICOM object without pixels. Export the image, not only its header.")
     if head.get("SamplesPerPixel", 1) != 3:
         raise ImageError(f"{path} is black and white; finding stained cells needs colour. Take the field in colour.")
+    logging.getLogger("highdicom").setLevel(logging.ERROR)  # it warns of every image without a colour profile
     try:
         image = highdicom.imread(path, lazy_frame_retrieval=kind == _WHOLE_SLIDE)
     except Exception as broken:  # noqa: BLE001

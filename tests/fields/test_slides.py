@@ -1,0 +1,165 @@
+"""Slides by tiles: the same cells whatever the tiles, and no run is lost."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import tifffile
+
+from leukoscope.errors import ImageError
+from leukoscope.fields.images import read_pixels
+from leukoscope.fields.planes import rescaled
+from leukoscope.fields.scale import Scale
+from leukoscope.fields.slide_extraction import extract_slide
+from leukoscope.fields.slides import Look, TiffSlide, is_slide, look_at, read_with_margin, tile_cells, tiles_of
+from leukoscope.fields.stain import learn_stain
+
+from .conftest import Painting
+
+
+def write_pyramid(path, pixels, *, um_per_px=None, levels=3, compression=None):
+    """Write a tiled TIFF with smaller levels inside, as slide scanners do."""
+    tags = {"tile": (256, 256), "photometric": "rgb", "compression": compression}
+    if um_per_px:
+        tags |= {"resolution": (10_000 / um_per_px,) * 2, "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, subifds=levels, **tags)
+        for level in range(1, levels + 1):
+            writer.write(rescaled(pixels, 0.5**level), subfiletype=1, **{**tags, "resolution": None})
+
+
+@pytest.fixture(scope="module")
+def mosaic():
+    """A painted slide of 120x100 µm at 0.1 µm: cells everywhere, also where tiles will meet."""
+    rng = np.random.default_rng(3)
+    painting = Painting(120, 100)
+    for x, y in rng.uniform((8, 8), (112, 92), (40, 2)):
+        if all(np.hypot(x - u, y - v) > 10.5 for u, v, _ in painting.white):
+            painting.white_cell(x, y, radius=rng.uniform(4.5, 6))
+    return painting, painting.red_cells(rng, count=60).taken(rng)
+
+
+@pytest.fixture
+def slide_path(mosaic, tmp_path):
+    path = tmp_path / "slide.tif"
+    write_pyramid(path, mosaic[1], um_per_px=0.1)
+    return path
+
+
+def _listed(cells):
+    return sorted((*cell.box, round(cell.area_um2, 2), round(cell.sharpness, 3), cell.flags) for cell in cells)
+
+
+def _by_tiles(slide, look, *, tile):
+    tiles = tiles_of(slide, tile=tile, um_per_px=look.scale.um_per_px)
+    return [cell for one in tiles for cell in tile_cells(slide, look, one)]
+
+
+def test_a_pyramid_is_read_as_it_was_written(mosaic, slide_path):
+    slide = TiffSlide(slide_path)
+    assert slide.size == (1200, 1000)
+    assert slide.um_per_px == pytest.approx(0.1, rel=1e-3)
+    assert np.array_equal(slide.read(700, 300, 400, 200), mosaic[1][300:500, 700:1100])
+    assert max(slide.thumbnail(500).shape) == 500
+
+
+def test_the_size_of_tiles_does_not_change_the_list_of_cells(mosaic, slide_path):
+    slide = TiffSlide(slide_path)
+    look = look_at(slide)
+    whole = _listed(_by_tiles(slide, look, tile=5000))
+    assert len(whole) == pytest.approx(len(mosaic[0].white), abs=2)
+    for tile in (700, 333):
+        assert _listed(_by_tiles(slide, look, tile=tile)) == whole
+
+
+def test_the_size_of_tiles_does_not_change_the_cells_of_real_fields(shared_data, tmp_path):
+    fields = [read_pixels(path) for path in sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[::23][:6]]
+    rows = [np.concatenate(fields[row : row + 3], axis=1) for row in (0, 3)]
+    path = tmp_path / "real.tif"
+    write_pyramid(path, np.concatenate(rows), compression="jpeg")
+    slide = TiffSlide(path)
+    look = look_at(slide, um_per_px=0.083)
+    whole = _listed(_by_tiles(slide, look, tile=9000))
+    assert len(whole) >= 5
+    for tile in (640, 413):  # 640: seams lie on the seams of the mosaic; 413: seams cross cells
+        assert _listed(_by_tiles(slide, look, tile=tile)) == whole
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_cells(slide_path, tmp_path, monkeypatch):
+    import leukoscope.fields.slide_extraction as module
+
+    whole = extract_slide(partial(TiffSlide, slide_path), tmp_path / "whole", name="slide", tile=500)
+    real, calls = module.tile_cells, []
+
+    def killed_at_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "tile_cells", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        extract_slide(partial(TiffSlide, slide_path), tmp_path / "out", name="slide", tile=500)
+    calls.clear()
+    calls.extend([()] * 10)  # no more kills
+    again = extract_slide(partial(TiffSlide, slide_path), tmp_path / "out", name="slide", tile=500)
+    tiles = 6
+    assert len(calls) - 10 == tiles - 2  # two were done
+    assert _listed(again.cells) == _listed(whole.cells)
+    assert all(crop.exists() for crop in again.crops)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(slide_path, tmp_path):
+    one = extract_slide(partial(TiffSlide, slide_path), tmp_path / "one", name="slide", tile=600)
+    two = extract_slide(partial(TiffSlide, slide_path), tmp_path / "two", name="slide", tile=600, jobs=2)
+    assert _listed(one.cells) == _listed(two.cells)
+    assert [crop.name for crop in one.crops] == [crop.name for crop in two.crops]
+    for mine, other in zip(one.crops, two.crops, strict=True):
+        assert mine.read_bytes() == other.read_bytes()
+
+
+def test_a_margin_lies_on_the_detectors_grid(slide_path):
+    slide = TiffSlide(slide_path)
+    for tile in tiles_of(slide, tile=500, um_per_px=0.05):
+        left, top, _ = read_with_margin(slide, tile, um_per_px=0.05)
+        assert left % 3 == top % 3 == 0
+
+
+def test_a_slide_that_ends_early_is_named(slide_path):
+    slide_path.write_bytes(slide_path.read_bytes()[:100_000])
+    with pytest.raises(ImageError, match=r"slide\.tif"):
+        look_at(TiffSlide(slide_path))
+
+
+def test_damaged_tiles_are_named_and_the_rest_goes_on(mosaic, tmp_path):
+    path = tmp_path / "slide.tif"
+    write_pyramid(path, mosaic[1], um_per_px=0.1, compression="jpeg")
+    with tifffile.TiffFile(path) as file:
+        offset, length = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\0" * length)
+    found = extract_slide(partial(TiffSlide, path), tmp_path / "out", name="slide", tile=512)
+    assert any("damaged" in problem for problem in found.problems)
+    assert len(found.cells) > 8
+
+
+def test_a_blank_slide_is_named(tmp_path):
+    path = tmp_path / "blank.tif"
+    write_pyramid(path, np.full((1500, 2000, 3), 230, np.uint8))
+    with pytest.raises(ImageError, match="blank"):
+        look_at(TiffSlide(path))
+
+
+def test_only_large_or_named_slides_are_read_by_tiles(slide_path, tmp_path):
+    assert not is_slide(slide_path)  # small enough to be read as a field
+    assert is_slide(tmp_path / "slide.svs")
+    assert not is_slide(tmp_path / "field.png")
+
+
+def test_a_look_is_plain_data_that_processes_can_share(mosaic):
+    import pickle
+
+    look = Look(learn_stain(rescaled(mosaic[1], 0.2)), Scale.exact(0.1, source="user"), 0, 9)
+    assert pickle.loads(pickle.dumps(look)) == look
