@@ -85,14 +85,14 @@ def _open(path: Path) -> Any:
     highdicom = require("highdicom", feature="DICOM", extra="dicom")
     pydicom = require("pydicom", feature="DICOM", extra="dicom")
     try:
-        head = pydicom.dcmread(path, stop_before_pixels=True)
+        head = pydicom.dcmread(path, defer_size=4096)  # pixels stay in the file
     except Exception as broken:  # noqa: BLE001 - parsers raise whatever they raise
         raise ImageError(f"{path} cannot be read as DICOM ({type(broken).__name__}). Export it again.") from None
     kind = str(head.get("SOPClassUID", ""))
     if kind not in MICROSCOPE_CLASSES:
         shown = pydicom.uid.UID(kind).name if kind else "an unknown kind of object"
         raise ImageError(f"{path} is {shown}. Known: {', '.join(MICROSCOPE_CLASSES.values())}.")
-    if "Rows" not in head:
+    if "Rows" not in head or "PixelData" not in head:
         raise ImageError(f"{path} is a DICOM object without pixels. Export the image, not only its header.")
     if head.get("SamplesPerPixel", 1) != 3:
         raise ImageError(f"{path} is black and white; finding stained cells needs colour. Take the field in colour.")

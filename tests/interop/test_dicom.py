@@ -1,0 +1,245 @@
+"""DICOM in and out, checked by pydicom and, where it is installed, by dciodvfy of dicom3tools."""
+
+import io
+import shutil
+import subprocess
+from datetime import UTC, datetime
+
+import numpy as np
+import pydicom
+import pytest
+from click.testing import CliRunner
+from highdicom.ann import MicroscopyBulkSimpleAnnotations
+from highdicom.sr import srread
+from PIL import Image
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    VLMicroscopicImageStorage,
+    VLWholeSlideMicroscopyImageStorage,
+    generate_uid,
+)
+
+from leukoscope.cli import leukoscope
+from leukoscope.errors import DataError, ImageError
+from leukoscope.interop.dicom_images import DicomImage, is_dicom
+from leukoscope.interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
+from tests.fields.conftest import Painting
+
+PATIENT = "DOE^JANE"
+ALGORITHM = Algorithm("leukoscope classical-1", "0.1.0", "lite0 1a2b3c")
+
+
+def _code(value, scheme, meaning):
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, scheme, meaning
+    return code
+
+
+def _common(kind, *, syntax=ExplicitVRLittleEndian):
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = kind, syntax
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    image = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SOPClassUID, image.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID
+    image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
+    image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = PATIENT, "4711", "19700101", "F"
+    now = datetime(2020, 1, 1, 12, tzinfo=UTC)
+    image.StudyDate = image.ContentDate = now.strftime("%Y%m%d")
+    image.StudyTime = image.ContentTime = now.strftime("%H%M%S")
+    image.AccessionNumber, image.StudyID, image.ReferringPhysicianName = "A1", "1", ""
+    image.SeriesNumber = image.InstanceNumber = 1
+    image.Modality = "SM" if kind == VLWholeSlideMicroscopyImageStorage else "GM"
+    image.Manufacturer = image.ManufacturerModelName = image.DeviceSerialNumber = image.SoftwareVersions = "test"
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit, image.PixelRepresentation = 7, 0
+    image.ContainerIdentifier, image.AcquisitionContextSequence = "C1", []
+    image.ContainerTypeCodeSequence = [_code("433466003", "SCT", "Microscope slide")]
+    specimen = Dataset()
+    specimen.SpecimenIdentifier, specimen.SpecimenUID = "S1", generate_uid()
+    specimen.IssuerOfTheSpecimenIdentifierSequence = specimen.SpecimenPreparationSequence = []
+    image.IssuerOfTheContainerIdentifierSequence, image.SpecimenDescriptionSequence = [], [specimen]
+    return image
+
+
+def write_field(path, pixels, *, mm=None, kind=VLMicroscopicImageStorage):
+    image = _common(kind)
+    image.ImageType, image.PatientOrientation = ["ORIGINAL", "PRIMARY"], ["", ""]
+    image.Rows, image.Columns = pixels.shape[:2]
+    if mm:
+        image.PixelSpacing = [mm, mm]
+    image.PixelData = pixels.tobytes()
+    image.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_slide(path, pixels, *, mm, side=128, jpeg=False):
+    height, width = pixels.shape[:2]
+    rows, columns = -(-height // side), -(-width // side)
+    padded = np.full((rows * side, columns * side, 3), 230, np.uint8)
+    padded[:height, :width] = pixels
+    frames = [
+        padded[y : y + side, x : x + side] for y in range(0, rows * side, side) for x in range(0, columns * side, side)
+    ]
+    image = _common(VLWholeSlideMicroscopyImageStorage, syntax=JPEGBaseline8Bit if jpeg else ExplicitVRLittleEndian)
+    image.ImageType, image.FrameOfReferenceUID = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], generate_uid()
+    image.PositionReferenceIndicator, image.DimensionOrganizationType = "SLIDE_CORNER", "TILED_FULL"
+    image.Rows = image.Columns = side
+    image.NumberOfFrames, image.TotalPixelMatrixFocalPlanes, image.NumberOfOpticalPaths = len(frames), 1, 1
+    image.TotalPixelMatrixRows, image.TotalPixelMatrixColumns = height, width
+    image.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
+    origin, measures, shared, path_item = Dataset(), Dataset(), Dataset(), Dataset()
+    origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem = 20, 40
+    measures.PixelSpacing, measures.SliceThickness = [mm, mm], 0.001
+    path_item.OpticalPathIdentifier = "1"
+    path_item.IlluminationTypeCodeSequence = [_code("111744", "DCM", "Brightfield illumination")]
+    image.TotalPixelMatrixOriginSequence, image.OpticalPathSequence = [origin], [path_item]
+    shared.PixelMeasuresSequence = [measures]
+    image.SharedFunctionalGroupsSequence = [shared]
+    image.ImagedVolumeWidth, image.ImagedVolumeHeight, image.ImagedVolumeDepth = width * mm, height * mm, 0.001
+    image.PixelData = (
+        encapsulate([_jpeg(frame) for frame in frames]) if jpeg else b"".join(map(np.ndarray.tobytes, frames))
+    )
+    if jpeg:
+        image.PhotometricInterpretation = "YBR_FULL_422"
+    image["PixelData"].VR = "OB"
+    image.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _jpeg(frame):
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def pixels():
+    rng = np.random.default_rng(5)
+    return Painting(64, 48).white_cell(14, 14).white_cell(44, 30).red_cells(rng, count=14).taken(rng)
+
+
+@pytest.fixture
+def cells():
+    turn = np.linspace(0, 2 * np.pi, 80, endpoint=False)
+    circle = np.stack([140 + 60 * np.cos(turn), 130 + 60 * np.sin(turn)], axis=1)
+    return [
+        DicomCell(circle, "Cell 1", "blast", 113.1, 0.93),
+        DicomCell(circle + 200, "Cell 2", "normal", 113.1, 0.07),
+        DicomCell(circle + 90, "Cell 3", "blast", 113.1, 0.81),
+    ]
+
+
+def test_a_single_field_is_read_with_its_scale(pixels, tmp_path):
+    image = DicomImage(write_field(tmp_path / "field.dcm", pixels, mm=1e-4))
+    assert image.size == (640, 480)
+    assert image.um_per_px == pytest.approx(0.1)
+    assert np.array_equal(image.read(100, 50, 300, 200), pixels[50:250, 100:400])
+
+
+@pytest.mark.parametrize("jpeg", [False, True], ids=["plain", "jpeg"])
+def test_a_whole_slide_is_read_by_rectangles_across_its_frames(pixels, tmp_path, jpeg):
+    image = DicomImage(write_slide(tmp_path / "slide.dcm", pixels, mm=1e-4, jpeg=jpeg))
+    assert image.size == (640, 480)
+    assert image.um_per_px == pytest.approx(0.1)
+    difference = image.read(100, 50, 300, 200).astype(int) - pixels[50:250, 100:400]
+    assert np.abs(difference).mean() < (2 if jpeg else 1e-9)
+    assert image.thumbnail(320).shape == (240, 320, 3)
+
+
+def test_what_is_no_microscope_image_is_named(pixels, tmp_path):
+    with pytest.raises(ImageError, match="CT Image Storage"):
+        DicomImage(write_field(tmp_path / "ct.dcm", pixels, kind=CTImageStorage))
+
+
+def test_dicom_without_pixels_is_named(pixels, tmp_path):
+    path = write_field(tmp_path / "field.dcm", pixels)
+    image = pydicom.dcmread(path)
+    del image.PixelData
+    image.save_as(path)
+    with pytest.raises(ImageError, match="no pixels"):
+        DicomImage(path)
+
+
+def test_dicom_is_known_by_its_letters_not_its_name(pixels, tmp_path):
+    assert is_dicom(write_field(tmp_path / "IM00001", pixels))
+    (tmp_path / "text.dcm").write_text("no")
+    assert not is_dicom(tmp_path / "text.dcm")
+
+
+def test_a_report_counts_the_cells_and_keeps_the_sources_identity(pixels, cells, tmp_path):
+    image = DicomImage(write_field(tmp_path / "field.dcm", pixels))
+    source = image.identity()
+    write_report(tmp_path / "report.dcm", source, cells, algorithm=ALGORITHM)
+    report = srread(tmp_path / "report.dcm")
+    assert report.StudyInstanceUID == source.StudyInstanceUID
+    assert (str(report.PatientName), report.PatientID) == (PATIENT, "4711")
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    counts = [
+        (group.finding_type.meaning, group.get_measurements()[0].value)
+        for group in report.content.get_image_measurement_groups()
+    ]
+    assert counts == [("Classified as leukemic blast", 2), ("Classified as normal white cell", 1)]
+    regions = report.content.get_planar_roi_measurement_groups()
+    assert len(regions) == 3
+    assert "lite0 1a2b3c" in str(pydicom.dcmread(tmp_path / "report.dcm"))
+
+
+def test_annotations_hold_every_outline_and_its_probability(pixels, cells, tmp_path):
+    image = DicomImage(write_slide(tmp_path / "slide.dcm", pixels, mm=1e-4))
+    write_annotations(tmp_path / "outlines.dcm", image.identity(), cells, algorithm=ALGORITHM)
+    read = MicroscopyBulkSimpleAnnotations.from_dataset(pydicom.dcmread(tmp_path / "outlines.dcm"))
+    blasts, normal = read.get_annotation_groups()
+    assert (blasts.label, normal.label) == ("blast", "normal")
+    outlines = blasts.get_graphic_data(coordinate_type="2D")
+    assert np.allclose(outlines[0], cells[0].outline, atol=1e-3)
+    _, values, _ = blasts.get_measurements()
+    assert values[:, 1] == pytest.approx([0.93, 0.81])
+    assert read.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == image.identity().SOPInstanceUID  # fmt: skip  # noqa: E501
+
+
+def test_a_camera_field_has_no_annotations_and_says_where_the_outlines_are(pixels, cells, tmp_path):
+    source = DicomImage(write_field(tmp_path / "field.dcm", pixels)).identity()
+    with pytest.raises(DataError, match="report"):
+        write_annotations(tmp_path / "outlines.dcm", source, cells, algorithm=ALGORITHM)
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (package dicom3tools) is not installed")
+def test_dciodvfy_finds_no_error(pixels, cells, tmp_path):
+    slide = DicomImage(write_slide(tmp_path / "slide.dcm", pixels, mm=1e-4)).identity()
+    write_annotations(tmp_path / "outlines.dcm", slide, cells, algorithm=ALGORITHM)
+    write_report(tmp_path / "report.dcm", slide, cells, algorithm=ALGORITHM)
+    for name in ("outlines.dcm", "report.dcm"):
+        found = subprocess.run(["dciodvfy", tmp_path / name], capture_output=True, text=True, check=False)
+        errors = [line for line in found.stderr.splitlines() if line.startswith("Error")]
+        # The release of 2022 asks for the absence of this attribute, and complains although it is absent.
+        assert [line for line in errors if "CommonZCoordinateValue" not in line] == []
+
+
+def test_the_command_reads_dicom_and_writes_dicom_and_no_patient_elsewhere(pixels, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_field(tmp_path / "in" / "field.dcm", pixels, mm=1e-4)
+    write_slide(tmp_path / "in" / "slide.dcm", pixels, mm=1e-4)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(leukoscope, ["cells", str(tmp_path / "in"), "-o", str(out), "--to", "dicom"])
+    assert result.exit_code == 0, result.output
+    assert "4 white cells in 2 of 2 fields" in result.output
+    assert sorted(path.name for path in (out / "dicom").iterdir()) == [
+        "field-report.dcm", "slide-outlines.dcm", "slide-report.dcm",
+    ]  # fmt: skip
+    for path in out.rglob("*"):
+        if path.is_file() and path.parent.name != "dicom":
+            assert b"DOE" not in path.read_bytes()
+
+
+def test_dicom_results_of_other_sources_are_refused(pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "field.png")
+    result = CliRunner().invoke(
+        leukoscope, ["cells", str(tmp_path / "field.png"), "-o", str(tmp_path), "--to", "dicom"]
+    )
+    assert "needs DICOM sources" in str(result.exception)
