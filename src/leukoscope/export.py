@@ -6,15 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save
 
 from .artifacts import provenance, read_json, record_stage
 from .config import Experiment
+from .data.images import read_image
+from .data.pack import in_parallel, open_pack
 from .errors import CallError, DataError
 from .evaluation.calibration import OPERATING_POINTS, fit_thresholds
 from .evaluation.evaluate import Evidence, gather
 from .evaluation.ranking import Floats
-from .inference.bundle import CARD, Bundle, Manifest, Member, SubjectFigures, write_bundle
+from .inference.bundle import CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, write_bundle
+from .inference.conformal import fit_conformal
 from .inference.ensemble import CLASSES_KEY
+from .inference.gate import FILE, fit_gate
+from .inference.predictor import Predictor
+from .inference.quality import fit_quality, measure
+from .progress import track
 from .report.card import card
 
 # What a bundle must say about data that it was trained on, by the source in cells.csv.
@@ -33,11 +41,19 @@ Say = Callable[[str], None]
 
 
 def export_run(
-    run: Path, folder: Path, *, folds: Sequence[int] = (), half: bool = False, weights: bool = True, say: Say = print
+    run: Path,
+    folder: Path,
+    *,
+    folds: Sequence[int] = (),
+    half: bool = False,
+    weights: bool = True,
+    alpha: float = 0.1,
+    say: Say = print,
 ) -> Bundle:
     """Write a bundle of the folds of an evaluated run (default: all of them, averaged).
 
     half: store large weights in half precision. weights: put weights.safetensors into the bundle as well.
+    alpha: share of each class that may be called another; cells that would make it more are 'unsure'.
 
     Raises:
         DataError: the run is not evaluated, or its files do not fit each other.
@@ -73,8 +89,66 @@ def export_run(
         files |= {member.graph: exported.onnx} | ({member.weights: exported.safetensors} if weights else {})
     manifest = _manifest(run, experiment, evidence, metrics, members)
     bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
+    bundle = learn_doubt(bundle, run, evidence, alpha=alpha, say=say)
     record_stage(run, "export", started=started, folds=chosen, half=half, seal=bundle.manifest.seal)
     return bundle
+
+
+def learn_doubt(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, say: Say) -> Bundle:
+    """Add to a bundle when it refuses and when it is unsure, learned from the cells of its run.
+
+    A rule for which the run has too few cells or subjects is left out, said aloud, and noted in the card.
+    """
+    rules: dict[str, Callable[[], dict[str, Any]]] = {
+        "conformal": lambda: fit_conformal(*_scored(evidence), alpha=alpha),
+        "quality": lambda: fit_quality(_traits(evidence)),
+        "gate": lambda: _gate(bundle, run, evidence, files),
+    }
+    files: dict[str, bytes] = {}
+    learned: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, fit in rules.items():
+        say(f"export    {name}")
+        try:
+            learned[name] = fit()
+        except DataError as too_few:
+            notes.append(f"No {name} rule: {too_few}")
+            say(f"          {notes[-1]}")
+    metrics = bundle.manifest.metrics | {"notes": [*bundle.manifest.metrics.get("notes", []), *notes]}
+    manifest = bundle.manifest.model_copy(update=learned | {"metrics": metrics})
+    return amend_bundle(bundle, files=files | {CARD: card(manifest).encode()}, metrics=metrics, **learned)
+
+
+def _gate(bundle: Bundle, run: Path, evidence: Evidence, files: dict[str, bytes]) -> dict[str, Any]:
+    gate = fit_gate(*_embedded(bundle, run, evidence))
+    # Single precision: in half, the rounding of strong directions drowns the weak ones that the distance weighs most.
+    arrays = {"mean": gate.space.mean, "axes": gate.space.axes, "spread": gate.space.spread}
+    files[FILE] = save({name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()})
+    return gate.table()
+
+
+def _scored(evidence: Evidence) -> tuple[Floats, Any, Any]:
+    """Return calibrated probabilities, labels and subject groups of all test cells, each scored by its own fold."""
+    test = evidence.predictions.pick(evidence.predictions.test)
+    return _calibrated(evidence, evidence.predictions.test), test.label, test.group
+
+
+def _traits(evidence: Evidence) -> list[Any]:
+    paths = [cell.path for cell in evidence.cells if cell.label]
+    measured = in_parallel(lambda path: measure(read_image(path)), paths)
+    return list(track(measured, "Measuring pictures", total=len(paths)))
+
+
+def _embedded(bundle: Bundle, run: Path, evidence: Evidence) -> tuple[Any, Any]:
+    """Return embeddings and subject groups of the cells that the first member has not learned from."""
+    fold = bundle.manifest.members[0].fold
+    sets = evidence.plan.sets(evidence.cells, fold=fold)
+    rows = [row for row, part in enumerate(sets) if part in ("validation", "test")]
+    predictor, crops = Predictor(bundle), open_pack(run / "pack")
+    batches = [rows[start : start + 8] for start in range(0, len(rows), 8)]
+    found = in_parallel(lambda batch: predictor.outputs_of_crops(np.asarray(crops[batch])).embedding, batches)
+    embeddings = np.concatenate(list(track(found, "Embedding cells", total=len(batches))))
+    return embeddings, np.array([evidence.plan.group_of(evidence.cells[row]) for row in rows])
 
 
 def _read_metrics(run: Path) -> dict[str, Any]:
@@ -133,7 +207,8 @@ def operating_points(evidence: Evidence, folds: Sequence[int]) -> dict[str, floa
     rows = predictions.pick(~predictions.test & np.isin(predictions.fold, folds))
     if len(set(rows.label.tolist())) < 2:
         return dict.fromkeys(OPERATING_POINTS, 0.5)
-    return fit_thresholds(rows.label, _calibrated(evidence, ~predictions.test & np.isin(predictions.fold, folds)))
+    chosen = ~predictions.test & np.isin(predictions.fold, folds)
+    return fit_thresholds(rows.label, _calibrated(evidence, chosen)[:, 1])
 
 
 def subject_figures(evidence: Evidence, thresholds: dict[str, float]) -> tuple[SubjectFigures, ...]:
@@ -144,7 +219,7 @@ def subject_figures(evidence: Evidence, thresholds: dict[str, float]) -> tuple[S
     predictions = evidence.predictions
     if not predictions.binary:
         return ()
-    test, scores = predictions.pick(predictions.test), _calibrated(evidence, predictions.test)
+    test, scores = predictions.pick(predictions.test), _calibrated(evidence, predictions.test)[:, 1]
     figures = []
     for group in sorted(set(test.group.tolist())):
         here = test.group == group
@@ -158,10 +233,10 @@ def subject_figures(evidence: Evidence, thresholds: dict[str, float]) -> tuple[S
 
 
 def _calibrated(evidence: Evidence, chosen: Any) -> Floats:
-    """Return the probability of the disease of some cells, each calibrated by its fold."""
+    """Return the probabilities (cells, classes) of some cells, each calibrated by its fold."""
     rows = evidence.predictions.pick(chosen)
-    scores = np.empty(len(rows))
+    probabilities = np.empty_like(rows.probabilities)
     for fold, calibration in evidence.calibrations.items():
         here = rows.fold == fold
-        scores[here] = calibration.probabilities(rows.probabilities[here])[:, 1]
-    return scores
+        probabilities[here] = calibration.probabilities(rows.probabilities[here])
+    return probabilities

@@ -11,11 +11,15 @@ import click
 @click.option("--fold", "folds", multiple=True, type=int, help="Only this fold; may stand several times.")
 @click.option("--half", is_flag=True, help="Store large weights in half precision: half the size.")
 @click.option("--no-weights", is_flag=True, help="Leave out weights.safetensors, which only further training needs.")
-def export(run: Path, output: Path, folds: tuple[int, ...], half: bool, no_weights: bool) -> None:
+@click.option(
+    "--alpha", type=click.FloatRange(0.001, 0.499), default=0.1, show_default=True,
+    help="Share of each class that may be called another; more cells are unsure when it is small.",
+)  # fmt: skip
+def export(run: Path, output: Path, folds: tuple[int, ...], half: bool, no_weights: bool, alpha: float) -> None:
     """Make a model bundle of an evaluated RUN: all its folds averaged, or some of them.
 
-    The bundle holds everything that an answer needs (preparation, networks, calibration, operating points, figures,
-    a card for people) and predicts without PyTorch.
+    The bundle holds everything that an answer needs (preparation, networks, calibration, operating points, when to
+    refuse and when to be unsure, figures, a card for people) and predicts without PyTorch.
 
     \b
     Examples:
@@ -29,6 +33,6 @@ def export(run: Path, output: Path, folds: tuple[int, ...], half: bool, no_weigh
         require(module, feature="Exporting a model", extra="train")
     from ..export import export_run
 
-    bundle = export_run(run, output, folds=folds, half=half, weights=not no_weights, say=click.echo)
+    bundle = export_run(run, output, folds=folds, half=half, weights=not no_weights, alpha=alpha, say=click.echo)
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
     click.echo(f"bundle    {bundle.path} ({size / 1e6:.1f} MB)")

@@ -54,7 +54,7 @@ class Shown:
     def _table(self, opinions: list[Opinion]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         shown = [self._manifest.positive] if self._manifest.positive else list(self._manifest.classes)
-        table.add_column("image", overflow="fold", max_width=48)
+        table.add_column("image", no_wrap=True)
         for name in shown:
             table.add_column(name, justify="right")
         table.add_column("decision", no_wrap=True)
@@ -107,7 +107,7 @@ def _share(share: dict[str, float | None]) -> str:
     return f"{value} ({100 * share['low']:.0f} to {100 * share['high']:.0f})"
 
 
-def _end_of(path: str, *, room: int = 46) -> str:
+def _end_of(path: str, *, room: int = 30) -> str:
     """Return the end of a long path: the name says more than the folder.
 
     >>> _end_of("a/" * 40 + "cell.png", room=12)

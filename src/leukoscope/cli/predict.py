@@ -80,6 +80,11 @@ class Consultation:
         if not as_json:
             self.shown.print(self.tally)
 
+    def _page(self) -> "OpinionPage":
+        from ..report.opinion import OpinionPage  # brings matplotlib and scikit-learn: not for a quick answer
+
+        return OpinionPage(self.predictor.manifest, point=self.point)
+
     def _rows(self, *, page: "OpinionPage | None", as_json: bool, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         """Yield a row of the table per image; JSON is printed as the rows go by."""
         if as_json:

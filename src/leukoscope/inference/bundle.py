@@ -79,8 +79,10 @@ class Manifest(Settings):
     """Fingerprint of the cells, hash and scheme of the split, settings, versions."""
     credits: tuple[dict[str, str], ...] = ()
     """Data sets and their licences."""
+    quality: dict[str, Any] = Field(default_factory=dict)
+    """What pictures of training cells are like: written and read by inference.quality."""
     gate: dict[str, Any] = Field(default_factory=dict)
-    """When a cell is refused: written and read by inference.gate."""
+    """How far from the training cells is too far: written and read by inference.gate."""
     conformal: dict[str, Any] = Field(default_factory=dict)
     """When a cell is unsure: written and read by inference.conformal."""
     files: dict[str, str] = Field(default_factory=dict)

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..data.images import MIN_SIDE, RGB, read_image
 from ..data.pack import in_parallel
 from ..data.prepare import prepare_crop
 from ..errors import ImageError
 from .bundle import Bundle, open_bundle, operating_point
+from .doubt import Doubt
 from .ensemble import Crops, Ensemble, Floats, Outputs
-from .opinion import REFUSED, Opinion
+from .opinion import REFUSED, UNSURE, Opinion
 
 T = TypeVar("T")
 Image: TypeAlias = Path | str | RGB
@@ -27,8 +29,21 @@ _CHUNK = 4  # images that one thread reads, prepares and predicts together
 class _Seen:
     """An image that could be read, and its crops, one per preparation."""
 
-    image: RGB
     crops: list[RGB]
+    quality: float | None
+    refused: str
+    """What is wrong with the picture; empty when it can be judged."""
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What the networks and the rules of doubt say about one cell."""
+
+    decision: str
+    reason: str
+    called: str
+    probabilities: Floats
+    evidence: NDArray[np.float32]
 
 
 class Predictor:
@@ -43,6 +58,7 @@ class Predictor:
         self.manifest = bundle.manifest
         self.classes = bundle.manifest.classes
         self._ensemble = Ensemble(bundle)
+        self._doubt = Doubt(bundle)
 
     def predict(self, images: Image | Iterable[Image], *, point: str = "balanced") -> list[Opinion]:
         """Return one opinion per image: files, arrays uint8 (height, width, 3), or one of either.
@@ -88,15 +104,10 @@ class Predictor:
 
     def _answer(self, chunk: list[tuple[str, Image]], *, point: str, with_crops: bool) -> list[Opinion]:
         looked = [self._look(name, image) for name, image in chunk]
-        seen = [each for each in looked if isinstance(each, _Seen)]
-        if not seen:
-            return [each for each in looked if isinstance(each, Opinion)]
-        outputs = self._ensemble.run(_stacked([each.crops for each in seen]))
-        places = iter(range(len(seen)))
+        fit = [each for each in looked if isinstance(each, _Seen) and not each.refused]
+        judged = iter(self._judge(fit, point=point))
         return [
-            each
-            if isinstance(each, Opinion)
-            else self._judge(name, each, outputs, next(places), point=point, with_crop=with_crops)
+            each if isinstance(each, Opinion) else self._say(name, each, judged, with_crop=with_crops)
             for (name, _), each in zip(chunk, looked, strict=True)
         ]
 
@@ -108,20 +119,38 @@ class Predictor:
         except PermissionError:
             return Opinion(name, REFUSED, "No permission to read it. Change its rights.", readable=False)
         try:
-            return _Seen(read, self._prepare(read))
+            crops = self._prepare(read)
         except ImageError as unusable:
             return Opinion(name, REFUSED, _reason(unusable, name))
+        quality = self._doubt.of_picture(read)
+        return _Seen(crops, quality.score, quality.reason) if quality else _Seen(crops, None, "")
 
-    def _judge(self, name: str, seen: _Seen, outputs: Outputs, place: int, *, point: str, with_crop: bool) -> Opinion:
+    def _judge(self, fit: list[_Seen], *, point: str) -> Iterator[_Verdict]:
+        if not fit:
+            return
+        outputs = self._ensemble.run(_stacked([each.crops for each in fit]))
+        far = self._doubt.of_cells(outputs.embedding)
+        for probabilities, evidence, reason in zip(outputs.probabilities, outputs.maps, far, strict=True):
+            called = self._call(probabilities, point)
+            doubt = reason or self._doubt.of_decision(probabilities, called=called)
+            decision = REFUSED if reason else UNSURE if doubt else self.classes[called]
+            yield _Verdict(decision, doubt, self.classes[called], probabilities, evidence)
+
+    def _say(self, name: str, seen: _Seen, judged: Iterator[_Verdict], *, with_crop: bool) -> Opinion:
         crop = seen.crops[0] if with_crop else None
-        probabilities = outputs.probabilities[place]
-        called = self._call(probabilities, point)
+        if seen.refused:
+            return Opinion(name, REFUSED, seen.refused, quality=seen.quality, crop=crop)
+        verdict = next(judged)
+        if verdict.decision == REFUSED:
+            return Opinion(name, REFUSED, verdict.reason, quality=seen.quality, crop=crop)
         return Opinion(
             name,
-            self.classes[called],
-            probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
-            called=self.classes[called],
-            map=outputs.maps[place],
+            verdict.decision,
+            verdict.reason,
+            quality=seen.quality,
+            probabilities=dict(zip(self.classes, verdict.probabilities.tolist(), strict=True)),
+            called=verdict.called,
+            map=verdict.evidence,
             crop=crop,
         )
 
