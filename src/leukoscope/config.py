@@ -57,6 +57,9 @@ class Model(Settings):
     weights: str = ""
     """Pretrained weights of a timm backbone: 'hub', or the path of a local file; empty starts from random weights."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    norm_momentum: float = Field(0.99, ge=0, lt=1)
+    """Share of their old value that the moving statistics of seed-cnn's batch normalisation keep at each step. Keras'
+    0.99 needs many hundred steps; before that the network, once it stops training, may call every cell the same."""
 
 
 class Augment(Settings):

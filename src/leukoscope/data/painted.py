@@ -74,7 +74,7 @@ def _donor(number: int, rng: np.random.Generator) -> Donor:
         blast=blast,
         radius=rng.normal(46 if blast else 42, 5),
         stain=np.array([0.9, 1.25, 0.55]) * rng.normal(1, 0.08, 3),
-        grain=float(np.exp(rng.normal(np.log(1.6 if blast else 2.9), 0.18))),
+        grain=float(np.exp(rng.normal(np.log(2.2 if blast else 4.2), 0.18))),
     )
 
 

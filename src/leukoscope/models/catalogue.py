@@ -46,7 +46,7 @@ def build_network(settings: Model, *, classes: int, size: int) -> Network:
         raise UnknownNameError("network", settings.name, [*_OWN, f"{PREFIX}<any timm backbone>"])
     if settings.weights:
         raise CallError(f"{settings.name} has no pretrained weights; leave model.weights empty.")
-    return _OWN[settings.name](classes=classes, dropout=settings.dropout)
+    return _OWN[settings.name](classes=classes, dropout=settings.dropout, momentum=settings.norm_momentum)
 
 
 def find(pattern: str = "") -> list[Entry]:

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 # Defaults of keras.layers.BatchNormalization; Keras' momentum is the share that is kept, PyTorch's the share taken in.
 EPSILON = 1e-3
-MOMENTUM = 1 - 0.99
+MOMENTUM = 0.99
 
 
 class SameConv2d(nn.Conv2d):
@@ -35,18 +35,19 @@ class KerasBatchNorm2d(nn.BatchNorm2d):
     PyTorch takes in the unbiased one, which is larger by n / (n - 1) with n places per channel in the batch.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=EPSILON, momentum=MOMENTUM)
+    def __init__(self, channels: int, *, momentum: float = MOMENTUM) -> None:
+        super().__init__(channels, eps=EPSILON, momentum=1 - momentum)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
+        assert self.momentum is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         places = input.numel() // input.shape[1]
         unbiased = self.running_var * (places / (places - 1)) if places > 1 else self.running_var.clone()
         output = functional.batch_norm(
-            input, self.running_mean, unbiased, self.weight, self.bias, True, MOMENTUM, EPSILON
+            input, self.running_mean, unbiased, self.weight, self.bias, True, self.momentum, EPSILON
         )
         with torch.no_grad():
             self.running_var.copy_(unbiased * ((places - 1) / places))

@@ -49,6 +49,19 @@ def count(module: nn.Module, *, trainable: bool | None = None) -> int:
     return {None: learnt + moving, True: learnt, False: moving}[trainable]
 
 
+def describe(network: Network, *, name: str, size: int) -> dict[str, Any]:
+    """Return the table as plain data, the content of RUN/model.json."""
+    layers = [("Input", (size, size, 3), 0)] + [
+        (row.kind, row.shape, row.parameters) for row in layers_of(network, size=size)
+    ]
+    return {
+        "name": name,
+        "parameters": count(network),
+        "trainable": count(network, trainable=True),
+        "layers": [{"name": kind, "output_shape": list(shape), "parameters": n} for kind, shape, n in layers],
+    }
+
+
 def summary_table(network: Network, *, size: int) -> str:
     """Return the table as text: kind, output shape and parameters of each layer, then the totals."""
     rows = [("Layer", "Output shape", "Parameters")]
