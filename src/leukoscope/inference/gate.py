@@ -23,7 +23,7 @@ FILE = "gate.safetensors"
 
 RATE = 0.03
 """Share of the cells of new subjects that may be refused: below the aim of 5 %, which quality has a part in."""
-_COMPONENTS = 32  # of 32, 64, 128 and 256 the fewest; they refuse the same
+_COMPONENTS = 32  # 8, 64 and 128 refuse the same
 _SHRINKAGE = 0.1  # of the components' spreads towards their mean: few subjects make the first ones too wide
 _FOLDS = 5  # of subjects, for the threshold
 _FEWEST_SUBJECTS = 4
@@ -104,7 +104,8 @@ def why_far(distance: float) -> str:
     """
     if distance <= 1:
         return ""
-    return f"Unlike the training cells ({distance:.1f} times the distance allowed): another stain, camera or kind of picture."
+    times = f"{distance:.1f} times the distance allowed"
+    return f"Unlike the training cells ({times}): another stain, camera or kind of picture."
 
 
 def fit_gate(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, seed: int = 0) -> Gate:
@@ -136,16 +137,16 @@ def fit_gate(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, se
 
 def fit_space(points: Floats) -> Space:
     """Learn mean, axes and spreads from embeddings (cells, channels) by the maximum-likelihood solution, shrunk."""
+    from sklearn.decomposition import PCA  # only fitting pays for it
+
     cells, channels = points.shape
     kept = max(1, min(_COMPONENTS, channels // 2, cells // 4))
-    mean = points.mean(0)
-    values, vectors = np.linalg.eigh(np.cov((points - mean).T, bias=True).reshape(channels, channels))
-    along, beside = values[::-1][:kept], values[::-1][kept:]
-    along = (1 - _SHRINKAGE) * along + _SHRINKAGE * along.mean()
-    rest = beside.mean() if len(beside) else along.mean()
+    found = PCA(kept, random_state=0).fit(points.astype(np.float32))
+    along = found.explained_variance_ * (1 - _SHRINKAGE) + found.explained_variance_.mean() * _SHRINKAGE
     smallest = 1e-9 + 1e-6 * along.mean()  # channels that are always zero must not divide by it
-    spread = np.maximum(np.append(along, rest), smallest)
-    return Space(mean.astype(np.float32), vectors[:, ::-1][:, :kept].T.astype(np.float32), spread.astype(np.float32))
+    spread = np.maximum(np.append(along, found.noise_variance_), smallest)
+    mean, axes, spread = (each.astype(np.float32) for each in (found.mean_, found.components_, spread))
+    return Space(mean, axes, spread)
 
 
 def _folds(subject: NDArray[np.intp], *, seed: int) -> Iterator[NDArray[np.bool_]]:
