@@ -12,7 +12,9 @@ from leukoscope.survival.gray import gray
 
 
 def _table(cohort: Cohort) -> RiskTable:
-    return risk_table(cohort.time, cohort.state, group=cohort.stage, groups=len(cohort.stages), causes=len(cohort.events))
+    return risk_table(
+        cohort.time, cohort.state, group=cohort.stage, groups=len(cohort.stages), causes=len(cohort.events)
+    )
 
 
 def test_logrank_of_the_leukemia_trial_is_the_published_16_79(leukemia: Cohort) -> None:
@@ -50,7 +52,9 @@ def test_pairs_equal_r_and_holm_never_makes_p_smaller(larynx: Cohort) -> None:
 def test_logrank_with_late_entry_equals_lifelines_of_the_counts(ebmt: Cohort) -> None:
     two = ebmt.take(ebmt.stage < 2)
     group = risk_table(two.time, two.state, group=two.stage, groups=2, start=np.zeros(len(two)))
-    theirs = logrank_test(two.time[two.stage == 0], two.time[two.stage == 1], two.state[two.stage == 0], two.state[two.stage == 1])
+    theirs = logrank_test(
+        two.time[two.stage == 0], two.time[two.stage == 1], two.state[two.stage == 0], two.state[two.stage == 1]
+    )
     assert logrank(group).statistic == pytest.approx(theirs.test_statistic, rel=1e-9)
 
 
@@ -78,5 +82,7 @@ def test_the_difference_of_restricted_means_adds_up(larynx: Cohort) -> None:
     difference, p = restricted_mean_difference(first, last, until=4)
     # R: 1.876923077 - 3.685022640, standard errors 0.3936274870 and 0.1354935798
     assert difference.value == pytest.approx(-1.808099563, abs=1e-8)
-    assert difference.high - difference.value == pytest.approx(1.959963985 * np.hypot(0.3936274870, 0.1354935798), abs=1e-8)
+    assert difference.high - difference.value == pytest.approx(
+        1.959963985 * np.hypot(0.3936274870, 0.1354935798), abs=1e-8
+    )
     assert p < 1e-4

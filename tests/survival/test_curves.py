@@ -43,7 +43,8 @@ def test_kaplan_meier_equals_lifelines_everywhere(ebmt: Cohort) -> None:
 
 
 def test_late_entry_equals_r(ebmt: Cohort) -> None:
-    # e$entry <- (e$patid * 7) %% 60; survfit(Surv(entry, srv, srvstat) ~ 1, e[e$entry < e$srv, ], conf.type = "log-log")
+    # e$entry <- (e$patid * 7) %% 60
+    # survfit(Surv(entry, srv, srvstat) ~ 1, e[e$entry < e$srv, ], conf.type = "log-log")
     entry = (ebmt.covariates["patid"] * 7) % 60
     keep = entry < ebmt.time
     table = risk_table(ebmt.time[keep], ebmt.state[keep], start=entry[keep])

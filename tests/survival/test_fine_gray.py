@@ -22,7 +22,15 @@ def test_coefficients_and_robust_errors_equal_cmprsk(bmt: Cohort) -> None:
     # crr(ftime, Status, model.matrix(~ Sex + D + relevel(Phase, "Relapse") + Source + Age)); published in
     # Scrucca, Santucci and Aversa 2010, Bone Marrow Transplantation 45:1388, table 2: 0.0352, -0.4723, -1.102 ...
     fit = fit_fine_gray(make_design(bmt, stages=bmt.stages), TERMS)
-    coefficients = [0.03524636100, -0.47233425190, -1.10175805019, -1.01995519965, -0.73140477558, 0.92114508274, -0.01846643786]
+    coefficients = [
+        0.03524636100,
+        -0.47233425190,
+        -1.10175805019,
+        -1.01995519965,
+        -0.73140477558,
+        0.92114508274,
+        -0.01846643786,
+    ]
     errors = [0.28997745262, 0.30537522786, 0.37641428530, 0.35578444188, 0.57663438313, 0.55301760754, 0.01188050634]
     assert fit.coefficients == pytest.approx(coefficients, abs=1e-8)
     assert np.sqrt(np.diag(fit.covariance)) == pytest.approx(errors, abs=1e-8)

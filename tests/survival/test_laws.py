@@ -58,7 +58,9 @@ def test_incidence_never_falls_and_adds_to_one_with_survival(cohort: Cohort) -> 
     assert together == pytest.approx(np.ones(len(together)), abs=1e-12)
     for event in cohort.events:
         assert (np.diff(curves[event].value, prepend=0.0) >= 0).all()
-        assert ((curves[event].low <= curves[event].value + 1e-12) & (curves[event].value <= curves[event].high + 1e-12)).all()
+        assert (
+            (curves[event].low <= curves[event].value + 1e-12) & (curves[event].value <= curves[event].high + 1e-12)
+        ).all()
 
 
 @given(cohorts(), st.randoms(use_true_random=False), st.sampled_from([7.0, 30.4375, 365.25, 0.1]))

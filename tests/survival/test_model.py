@@ -69,17 +69,18 @@ def test_intervals_with_strata_equal_r(ebmt: Cohort) -> None:
     assert curve.at(1000) == pytest.approx((0.3325539299, 0.2562763074, 0.4105460263), abs=1e-6)
 
 
-def _transplants(bmt: Cohort) -> tuple[Cohort, SurvivalModel]:
+def _transplants(bmt: Cohort) -> SurvivalModel:
     apart = replace(bmt, time=bmt.time + np.arange(1, 178) * 1e-5)
     design = make_design(apart, stages=apart.stages)
     terms = [Term(phase, "Phase", level=phase) for phase in ("CR2", "CR3", "Relapse")]
     terms += [Term("Age", "Age"), Term("AML", "D", level="AML")]
-    return apart, _model(apart, tuple(fit_terms(design, terms, cause=cause) for cause in (0, 1)))
+    return _model(apart, tuple(fit_terms(design, terms, cause=cause) for cause in (0, 1)))
 
 
 def test_cause_specific_models_and_incidence_equal_r(bmt: Cohort) -> None:
-    # riskRegression 2022.11.28: CSC(Hist(ftime + i * 1e-5, Status) ~ Phase + Age + D); predict(..., product.limit = FALSE)
-    apart, model = _transplants(bmt)
+    # riskRegression 2022.11.28: CSC(Hist(ftime + i * 1e-5, Status) ~ Phase + Age + D)
+    # predict(..., product.limit = FALSE)
+    model = _transplants(bmt)
     r = [0.171112443809, 0.374413726160, 1.489630245159, -0.003218027878, -0.596251904748]
     assert model.causes[0].coefficients == pytest.approx(r, abs=1e-6)
     risk = model.incidence(_patient(Phase="CR2", Age=34.0, D="AML"), np.array([6.0, 12, 24]))[:, 0]
@@ -90,18 +91,14 @@ def test_cause_specific_models_and_incidence_equal_r(bmt: Cohort) -> None:
 
 def test_the_delta_method_agrees_with_simulation(bmt: Cohort) -> None:
     """Draw coefficients and baseline increments from their estimated distribution; compare standard errors."""
-    _, model = _transplants(bmt)
+    model = _transplants(bmt)
     patient = _patient(Phase="CR2", Age=34.0, D="AML")
     curve = patient_curves(model, patient, points=9999)["relapse"]
-    rng, risks = np.random.default_rng(0), []
-    for _ in range(1500):
-        risks.append(_model(_transplants_of(model), tuple(_disturbed(c, rng) for c in model.causes)).incidence(patient, np.array([12.0]))[0, 0, 0])
+    rng, time = np.random.default_rng(0), np.array([12.0])
+    disturbed = (replace(model, causes=tuple(_disturbed(cause, rng) for cause in model.causes)) for _ in range(1500))
+    risks = [other.incidence(patient, time)[0, 0, 0] for other in disturbed]
     place = np.searchsorted(curve.times, 12, side="right") - 1
     assert np.sqrt(curve.variance[place]) == pytest.approx(np.std(risks), rel=0.1)
-
-
-def _transplants_of(model: SurvivalModel) -> Cohort:
-    return replace(drawn(3), unit="months", events=model.events, stages=model.stages, stage_column="Phase")
 
 
 def _disturbed(cause: CauseModel, rng: np.random.Generator) -> CauseModel:

@@ -35,7 +35,9 @@ def test_the_answer_is_a_sentence_with_its_limits(model: SurvivalModel) -> None:
     answer = ask(model, {"stage": "II", "age": "60"}).answers[0]
     assert answer.survival is not None
     assert answer.survival.low < answer.survival.value < answer.survival.high
-    value, low, high = (round(100 * share) for share in (answer.survival.value, answer.survival.low, answer.survival.high))
+    value, low, high = (
+        round(100 * share) for share in (answer.survival.value, answer.survival.low, answer.survival.high)
+    )
     assert answer.text == f"Of 100 patients like this one, {value} are alive after two years; between {low} and {high}."
 
 

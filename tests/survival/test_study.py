@@ -45,7 +45,9 @@ def _write(path: Path, *, competing: bool = False, patients: int = 150) -> Path:
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     words = ["fit", str(_write(folder / "cohort.csv")), "--time", "months", "--event", "died", "--stage", "<b>stage"]
-    result = CliRunner().invoke(leukoscope, ["survival", *words, "--covariates", "age", *QUICK, "-o", str(folder / "out")])
+    result = CliRunner().invoke(
+        leukoscope, ["survival", *words, "--covariates", "age", *QUICK, "-o", str(folder / "out")]
+    )
     assert result.exit_code == 0, result.output
     return folder / "out"
 
@@ -105,7 +107,9 @@ def test_no_figure_id_stands_twice_on_the_page(fitted: Path) -> None:
 
 def test_predict_answers_from_the_folder_that_fit_wrote(call: Call, fitted: Path, tmp_path: Path) -> None:
     picture = tmp_path / "curve.svg"
-    result = call("predict", str(fitted), "--stage", "II", "--age=60", "--horizons", "1 year", "--picture", str(picture))
+    result = call(
+        "predict", str(fitted), "--stage", "II", "--age=60", "--horizons", "1 year", "--picture", str(picture)
+    )
     assert result.exit_code == 0, result.output
     assert "Of 100 patients like this one" in result.output
     assert "<svg" in picture.read_text()
@@ -136,7 +140,9 @@ def test_competing_events_make_a_page_too(call: Call, tmp_path: Path) -> None:
     ("patients", "said"),
     [(5, "at least 10 are needed"), (14, "fewer than 2 each|at least 10 are needed|too few to test")],
 )
-def test_a_handful_of_patients_gets_curves_and_a_plain_limit(call: Call, tmp_path: Path, patients: int, said: str) -> None:
+def test_a_handful_of_patients_gets_curves_and_a_plain_limit(
+    call: Call, tmp_path: Path, patients: int, said: str
+) -> None:
     path = _write(tmp_path / "c.csv", patients=patients)
     words = ("--time", "months", "--event", "died", "--stage", "<b>stage", "--covariates", "age", *QUICK)
     result = call("fit", str(path), *words, "-o", str(tmp_path / "out"))
@@ -148,7 +154,18 @@ def test_a_handful_of_patients_gets_curves_and_a_plain_limit(call: Call, tmp_pat
 
 def test_a_bad_table_ends_with_an_error_and_writes_nothing(call: Call, tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("months,died,stage\n-3,1,I\n4,0,II\n")
-    result = call("fit", str(tmp_path / "c.csv"), "--time", "months", "--event", "died", "--stage", "stage", "-o", str(tmp_path / "out"))
+    result = call(
+        "fit",
+        str(tmp_path / "c.csv"),
+        "--time",
+        "months",
+        "--event",
+        "died",
+        "--stage",
+        "stage",
+        "-o",
+        str(tmp_path / "out"),
+    )
     assert isinstance(result.exception, LeukoscopeError)
     assert not (tmp_path / "out").exists()
 

@@ -50,7 +50,11 @@ def demo_command(output: Path, show: bool) -> None:
 @survival.command("fit")
 @click.argument("cohort", type=_FILE)
 @click.option("--time", "time_column", required=True, help="Column: time to the event or the last visit.")
-@click.option("--unit", type=click.Choice(["days", "weeks", "months", "years"]), help="Unit of all times; read from the name of the time column if it says so.")
+@click.option(
+    "--unit",
+    type=click.Choice(["days", "weeks", "months", "years"]),
+    help="Unit of all times; read from the name of the time column if it says so.",
+)
 @click.option("--event", required=True, help="Column: what happened (0/1, true/false, alive/dead, or see --events).")
 @click.option("--events", default="", help="What its values mean: '0=censored,1=relapse,2=death'.")
 @click.option("--event-name", default="", help="The event in a word, for the page: 'death'.")
@@ -62,10 +66,20 @@ def demo_command(output: Path, show: bool) -> None:
 @click.option("--entry", default="", help="Column: time at which the patient came under observation.")
 @click.option("--id", "id_column", default="", help="Column that names the patient, to find repeated rows.")
 @click.option("--covariates", default="", help="More predictors, with commas: 'age,log(wbc)'.")
-@click.option("--horizons", default="", help="Times to answer for: '1 year,2 years'; chosen from the follow-up if absent.")
+@click.option(
+    "--horizons", default="", help="Times to answer for: '1 year,2 years'; chosen from the follow-up if absent."
+)
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(2, 20))
-@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1, 100), help="Repeats of the cross-validation.")
-@click.option("--bootstrap", default=50, show_default=True, type=click.IntRange(0, 1000), help="Samples for the optimism; 0 leaves it out.")
+@click.option(
+    "--repeats", default=5, show_default=True, type=click.IntRange(1, 100), help="Repeats of the cross-validation."
+)
+@click.option(
+    "--bootstrap",
+    default=50,
+    show_default=True,
+    type=click.IntRange(0, 1000),
+    help="Samples for the optimism; 0 leaves it out.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--title", default="Survival by stage", show_default=True)
 @click.option("-o", "--output", required=True, type=_FOLDER, help="Folder to write.")
@@ -122,9 +136,7 @@ def _cuts(text: str) -> tuple[float, ...]:
         raise CallError(f"--stage-cuts '{text}' are not numbers. Write them with commas: 0.8,1.2.") from None
 
 
-def _study(
-    table: Path, settings: Any, output: Path, *, title: str, source: str = "", links: Any = ()
-) -> None:
+def _study(table: Path, settings: Any, output: Path, *, title: str, source: str = "", links: Any = ()) -> None:
     from ..artifacts import record_stage
     from ..report.survival_page import write_page
     from ..survival.cohort import read_cohort

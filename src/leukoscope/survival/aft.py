@@ -52,7 +52,11 @@ def _fit(design: Design, family: str) -> dict[str, Any] | None:
             fitter.fit(pandas.DataFrame(columns), "time", "event", entry_col="entry" if "entry" in columns else None)
     except (lifelines.exceptions.ConvergenceError, lifelines.exceptions.StatError, np.linalg.LinAlgError, ValueError):
         return None
-    order = [(location, "Intercept"), *[(location, f"x{place}") for place in range(len(design.terms))], (shape, "Intercept")]
+    order = [
+        (location, "Intercept"),
+        *[(location, f"x{place}") for place in range(len(design.terms))],
+        (shape, "Intercept"),
+    ]
     parameters = fitter.params_.loc[order].to_numpy()
     covariance = fitter.variance_matrix_.loc[order, order].to_numpy()
     if not (np.isfinite(parameters).all() and np.isfinite(covariance).all() and (np.diag(covariance) >= 0).all()):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CallError, DataError
-from .events import Outcome, read_outcome
+from .events import read_outcome
 from .horizons import Unit, unit_in
 from .settings import StudySettings
 from .stages import cut_names, cut_stages, order_stages

@@ -26,7 +26,9 @@ def compare(cohort: Cohort, *, horizons: Sequence[Horizon]) -> dict[str, Any]:
     return {
         "ticks": ticks.tolist(),
         "stages": {
-            name: _stage(cohort.take(cohort.stage == place), name, curves[name], horizons=horizons, ticks=ticks, until=until)
+            name: _stage(
+                cohort.take(cohort.stage == place), name, curves[name], horizons=horizons, ticks=ticks, until=until
+            )
             for place, name in enumerate(cohort.stages)
         },
         "tests": _tests(cohort) if len(cohort.stages) > 1 else {},
@@ -121,4 +123,3 @@ def _mean_differences(curves: Mapping[str, Mapping[str, Curve]], until: float) -
         {"stages": [a, b], **as_dict(difference), "p": p, "p_holm": after}
         for (a, b), (difference, p), after in zip(pairs, found, corrected, strict=True)
     ]
-

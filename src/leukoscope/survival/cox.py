@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -17,7 +17,10 @@ from .model import Baseline, CauseModel, Term, stratum_names, term_matrix
 PROPORTIONAL_P = 0.05  # below it, after Holm's correction over the columns, hazards count as not proportional
 FEWEST_EVENTS = 10  # with fewer events of a cause its hazard is estimated without covariates
 _STRATUM_EVENTS = 5  # every stratum needs this many events for a baseline of its own
-_TIGHT = {"precision": 1e-10, "r_precision": 1e-13}  # of Newton's method in lifelines; its default is good to five digits
+_TIGHT = {
+    "precision": 1e-10,
+    "r_precision": 1e-13,
+}  # of Newton's method in lifelines; its default is good to five digits
 
 
 class NoFitError(LeukoscopeError):
@@ -61,7 +64,7 @@ def make_design(cohort: Cohort, *, stages: Sequence[str]) -> Design:
 
 def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -> list[Term]:
     values = columns_of(cohort)[name]
-    if len(np.unique(values)) < 2:  # noqa: PLR2004
+    if len(np.unique(values)) < 2:
         if name != cohort.stage_column:
             notes.append(f"'{name}' is the same for every patient: nothing can be learned from it, so it is left out.")
         return []
@@ -71,7 +74,9 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
     eventful = [level for level in levels if (cohort.state[values == level] == 1).any()]
     silent = [level for level in levels if level not in eventful]
     if silent:
-        notes.append(f"'{name}' = {', '.join(silent)}: nobody had the event, so it is judged together with {eventful[0]}.")
+        notes.append(
+            f"'{name}' = {', '.join(silent)}: nobody had the event, so it is judged together with {eventful[0]}."
+        )
     return [Term(f"{name} = {level}", name, level=level) for level in eventful[1:]]
 
 
@@ -82,16 +87,20 @@ def _levels(values: Array) -> list[str]:
 
 
 def _independent(terms: list[Term], cohort: Cohort, notes: list[str]) -> list[Term]:
-    """Leave out terms that earlier ones determine (collinear)."""
+    """Leave out terms that earlier ones determine (collinear): nothing of them is left beside the others."""
     matrix = term_matrix(terms, columns_of(cohort), patients=len(cohort))
+    centred = matrix - matrix.mean(axis=0)
+    products = centred.T @ centred
     kept: list[int] = []
     for place in range(len(terms)):
-        candidate = np.column_stack([np.ones(len(cohort)), matrix[:, [*kept, place]]])
-        scaled = candidate / np.maximum(np.linalg.norm(candidate, axis=0), 1e-300)
-        if np.linalg.svd(scaled, compute_uv=False)[-1] > 1e-7:  # noqa: PLR2004  single precision: beyond it, noise
+        others, own = products[np.ix_(kept, kept)], products[kept, place]
+        rest = products[place, place] - own @ np.linalg.solve(others, own)
+        if rest > 1e-9 * products[place, place]:  # as a share of its variance; below it, rounding
             kept.append(place)
         else:
-            notes.append(f"'{terms[place].name}' follows exactly from the other covariates (collinear) and is left out.")
+            notes.append(
+                f"'{terms[place].name}' follows exactly from the other covariates (collinear) and is left out."
+            )
     return [terms[place] for place in kept]
 
 
@@ -154,34 +163,53 @@ def _repaired(design: Design, *, strata: Sequence[str], split: Sequence[str], wh
     return tuple(terms)
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What is fitted: x (patients, terms), times in the unit of the cohort, and the name of each patient's stratum."""
+
+    x: Array
+    terms: tuple[Term, ...]
+    time: Array
+    start: Array | None
+    event: Array
+    strata: Array
+
+    def of(self, stratum: str) -> "_Sample":
+        """Return the patients of one stratum."""
+        rows = self.strata == stratum
+        start = None if self.start is None else self.start[rows]
+        return _Sample(self.x[rows], self.terms, self.time[rows], start, self.event[rows], self.strata[rows])
+
+
 def fit_terms(
     design: Design, terms: Sequence[Term], *, cause: int, strata: Sequence[str] = (), penalty: float = 0.0
 ) -> CauseModel:
     """Fit given terms and strata with lifelines (Efron's ties, ridge penalty) and add Breslow's baseline hazard."""
     cohort, columns = design.cohort, design.columns
     names = stratum_names(strata, columns, patients=len(cohort))
-    matrix, event = term_matrix(terms, columns, patients=len(cohort)), cohort.state == cause + 1
-    coefficients, covariance = _fit(matrix, terms, cohort, event, names, penalty) if terms else (np.zeros(0), np.zeros((0, 0)))
-    baselines = {
-        str(name): _baseline(matrix, terms, coefficients, cohort, event, names == name) for name in np.unique(names)
-    }
+    matrix = term_matrix(terms, columns, patients=len(cohort))
+    sample = _Sample(matrix, tuple(terms), cohort.time, cohort.entry, cohort.state == cause + 1, names)
+    coefficients, covariance = _fit(sample, penalty=penalty) if terms else (np.zeros(0), np.zeros((0, 0)))
+    baselines = {str(name): _baseline(sample.of(name), coefficients) for name in np.unique(names)}
     return CauseModel(cohort.events[cause], tuple(terms), coefficients, covariance, baselines, tuple(strata), penalty)
 
 
-def _fit(
-    matrix: Array, terms: Sequence[Term], cohort: Cohort, event: Array, strata: Array, penalty: float
-) -> tuple[Array, Array]:
+def _fit(sample: _Sample, *, penalty: float) -> tuple[Array, Array]:
     lifelines = require("lifelines", feature="Fitting a survival model", extra="survival")
-    frame, options = _episodes(matrix, terms, cohort, event, strata)
-    fitter = lifelines.CoxPHFitter(penalizer=penalty)
+    frame = _frame(sample)
+    options = {"entry_col": "entry"} if sample.start is not None else {}
+    strata = ["stratum"] if frame["stratum"].nunique() > 1 else None
+    fitter = lifelines.CoxPHFitter(penalizer=penalty, strata=strata)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lifelines warns of what `_determined` checks
-            fitter.fit(frame, "time", "event", fit_options=_TIGHT, **options)
+            fitter.fit(
+                frame if strata else frame.drop(columns="stratum"), "time", "event", fit_options=_TIGHT, **options
+            )
     except (lifelines.exceptions.ConvergenceError, lifelines.exceptions.StatError, np.linalg.LinAlgError, ValueError):
         raise NoFitError("The coefficients are not determined by these data.") from None
     coefficients, covariance = fitter.params_.to_numpy(), fitter.variance_matrix_.to_numpy()
-    if not _determined(coefficients, covariance, matrix):
+    if not _determined(coefficients, covariance, sample.x):
         raise NoFitError("A covariate separates those with and without the event; its effect has no limit.")
     return coefficients, covariance
 
@@ -189,59 +217,57 @@ def _fit(
 def _determined(coefficients: Array, covariance: Array, matrix: Array) -> bool:
     """Refuse coefficients that ran away: a hazard ratio above e^10 per standard deviation, or no variance."""
     spread = np.maximum(matrix.std(axis=0), 1e-12)
-    return bool(np.isfinite(covariance).all() and (np.abs(coefficients) * spread < 10).all())  # noqa: PLR2004
+    return bool(np.isfinite(covariance).all() and (np.abs(coefficients) * spread < 10).all())
 
 
-def _episodes(
-    matrix: Array, terms: Sequence[Term], cohort: Cohort, event: Array, strata: Array
-) -> tuple[object, dict[str, object]]:
+def _frame(sample: _Sample) -> Any:
     """Return lifelines' table: one row per patient, or one per patient and period where an effect changes in time.
 
     Periods are strata: nobody of the late period is at risk in the early one, so no delayed entry is needed for them.
     """
-    pandas: ModuleType = require("pandas", feature="Fitting a survival model", extra="survival")
-    when = next((term.split for term in terms if term.period), None)
-    time, start = cohort.time, cohort.entry
-    pieces = [(np.ones(len(time), dtype=bool), time, event, np.zeros(1), "")] if when is None else [
-        (np.ones(len(time), dtype=bool) if start is None else start < when, np.minimum(time, when), event & (time <= when),
-         np.array([when]), "early"),
-        (time > when, time, event, np.array([np.nextafter(when, np.inf)]), "late"),
-    ]  # fmt: skip
+    pandas = require("pandas", feature="Fitting a survival model", extra="survival")
+    when = next((term.split for term in sample.terms if term.period), None)
+    episodes = [(sample, 0.0, "")] if when is None else _episodes(sample, when)
     frames = []
-    for rows, until, happened, at, period in pieces:
-        active = np.concatenate([term.active(at) for term in terms])
-        data = {f"x{place}": (matrix[:, place] * active[place])[rows] for place in range(len(terms))}
-        data |= {"time": until[rows], "event": happened[rows], "stratum": np.char.add(strata, period)[rows]}
-        if start is not None:
-            data["entry"] = (start if period != "late" else np.maximum(start, when))[rows]
-        frames.append(pandas.DataFrame(data))
-    frame = pandas.concat(frames)
-    several = frame["stratum"].nunique() > 1
-    options: dict[str, object] = {"entry_col": "entry"} if start is not None else {}
-    return (frame, options | {"strata": ["stratum"]}) if several else (frame.drop(columns="stratum"), options)
+    for part, at, period in episodes:
+        active = np.concatenate([term.active(np.array([at])) for term in part.terms])
+        data = {f"x{place}": part.x[:, place] * active[place] for place in range(len(part.terms))}
+        data |= {"time": part.time, "event": part.event, "stratum": np.char.add(part.strata, period)}
+        frames.append(pandas.DataFrame(data if part.start is None else data | {"entry": part.start}))
+    return pandas.concat(frames)
 
 
-def _baseline(
-    matrix: Array, terms: Sequence[Term], coefficients: Array, cohort: Cohort, event: Array, rows: Array
-) -> Baseline:
+def _episodes(sample: _Sample, when: float) -> list[tuple[_Sample, float, str]]:
+    """Cut follow-up at a time; return each part with a time inside it and its name."""
+    before = np.ones(len(sample.time), dtype=bool) if sample.start is None else sample.start < when
+    event = sample.event & (sample.time <= when)
+    early = replace(sample, time=np.minimum(sample.time, when), event=event, strata=np.where(before, "in", "out"))
+    late = np.where(sample.time > when, "in", "out")
+    start = None if sample.start is None else np.maximum(sample.start, when)
+    parts = [(early, when, " early"), (replace(sample, start=start, strata=late), np.nextafter(when, np.inf), " late")]
+    return [
+        (replace(part.of("in"), strata=sample.strata[part.strata == "in"]), float(at), name) for part, at, name in parts
+    ]
+
+
+def _baseline(sample: _Sample, coefficients: Array) -> Baseline:
     """Return Breslow's hazard increments of one stratum, their variance, and the mean terms of those at risk."""
-    time, start, happened = cohort.time[rows], None if cohort.entry is None else cohort.entry[rows], event[rows]
-    times, deaths = np.unique(time[happened], return_counts=True)
-    weight, first = np.zeros(len(times)), np.zeros((len(times), len(terms)))
-    periods = np.column_stack([term.active(times) for term in terms] or [np.ones(len(times))])
+    times, deaths = np.unique(sample.time[sample.event], return_counts=True)
+    weight, first = np.zeros(len(times)), np.zeros((len(times), len(sample.terms)))
+    periods = np.column_stack([term.active(times) for term in sample.terms] or [np.ones(len(times))])
     for active in np.unique(periods, axis=0):
         here = (periods == active).all(axis=1)
-        x = matrix[rows] * active
+        x = sample.x * active
         relative = np.exp(x @ coefficients)
-        sums = _sums_at_risk(np.column_stack([relative, relative[:, None] * x]), time, start, times[here])
+        sums = _sums_at_risk(np.column_stack([relative, relative[:, None] * x]), sample, times[here])
         weight[here], first[here] = sums[:, 0], sums[:, 1:]
-    return Baseline(times, deaths / weight, deaths / weight**2, first / weight[:, None], float(time.max()))
+    return Baseline(times, deaths / weight, deaths / weight**2, first / weight[:, None], float(sample.time.max()))
 
 
-def _sums_at_risk(values: Array, time: Array, start: Array | None, when: Array) -> Array:
+def _sums_at_risk(values: Array, sample: _Sample, when: Array) -> Array:
     """Sum rows of `values` (patients, k) over those with start < t <= time, for each t in `when`."""
-    total = _sums_from(values, time, when)
-    return total if start is None else total - _sums_from(values, start, when)
+    total = _sums_from(values, sample.time, when)
+    return total if sample.start is None else total - _sums_from(values, sample.start, when)
 
 
 def _sums_from(values: Array, key: Array, when: Array) -> Array:
@@ -254,23 +280,26 @@ def _sums_from(values: Array, key: Array, when: Array) -> Array:
 def schoenfeld(design: Design, model: CauseModel, *, cause: int) -> tuple[Array, Array]:
     """Return the times of the events of a cause and their Schoenfeld residuals, (events,) and (events, terms)."""
     cohort, columns = design.cohort, design.columns
-    rows = np.flatnonzero(cohort.state == cause + 1)
-    matrix = term_matrix(model.terms, columns, patients=len(cohort))
+    happened = cohort.state == cause + 1
+    residuals = term_matrix(model.terms, columns, patients=len(cohort))
     names = model.stratum(columns, patients=len(cohort))
-    residuals = np.empty((len(rows), len(model.terms)))
-    for place, row in enumerate(rows):
-        baseline = model.baselines[str(names[row])]
-        residuals[place] = matrix[row] - baseline.means[np.searchsorted(baseline.times, cohort.time[row])]
-    return cohort.time[rows], residuals
+    for name, baseline in model.baselines.items():
+        rows = happened & (names == name)
+        residuals[rows] -= baseline.means[np.searchsorted(baseline.times, cohort.time[rows])]
+    return cohort.time[happened], residuals[happened]
 
 
-def proportionality(design: Design, model: CauseModel, *, cause: int, columns: Sequence[str] | None = None) -> Test:
-    """Test proportional hazards of some columns (None: all together) against the rank of time.
+def proportionality(design: Design, model: CauseModel, *, cause: int, columns: Sequence[str] = ()) -> Test:
+    """Test proportional hazards of some columns (none named: of all together) against the rank of time.
 
     Source: Grambsch and Therneau (1994), Biometrika 81:515.
     """
     times, residuals = schoenfeld(design, model, cause=cause)
-    chosen = [place for place, term in enumerate(model.terms) if columns is None or term.column in columns]
+    return _slope_test(times, residuals, model, columns=columns or [term.column for term in model.terms])
+
+
+def _slope_test(times: Array, residuals: Array, model: CauseModel, *, columns: Sequence[str]) -> Test:
+    chosen = [place for place, term in enumerate(model.terms) if term.column in columns]
     ranks = rankdata(times)
     slope = (ranks - ranks.mean()) @ residuals @ model.covariance * len(times)
     spread = len(times) * np.sum((ranks - ranks.mean()) ** 2)
@@ -281,7 +310,8 @@ def proportionality(design: Design, model: CauseModel, *, cause: int, columns: S
 
 def _check(design: Design, model: CauseModel, *, cause: int) -> tuple[Proportionality, ...]:
     columns = list(dict.fromkeys(term.column for term in model.terms))
-    tests = [proportionality(design, model, cause=cause, columns=[name]) for name in columns]
+    times, residuals = schoenfeld(design, model, cause=cause)
+    tests = [_slope_test(times, residuals, model, columns=[name]) for name in columns]
     adjusted = holm([test.p for test in tests])
     return tuple(
         Proportionality(name, test, p, _action(design, name, cause=cause) if p < PROPORTIONAL_P else "none needed")

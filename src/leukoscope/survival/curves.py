@@ -4,7 +4,7 @@ lifelines fits the models; the curves stand here because one table of counts (`R
 trend and Gray tests, which lifelines lacks or keeps closed, and because its Aalen–Johansen moves tied times at random.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm
@@ -30,7 +30,13 @@ class RiskTable:
 
 
 def risk_table(
-    time: Array, state: Array, *, group: Array | None = None, groups: int = 1, start: Array | None = None, causes: int = 0
+    time: Array,
+    state: Array,
+    *,
+    group: Array | None = None,
+    groups: int = 1,
+    start: Array | None = None,
+    causes: int = 0,
 ) -> RiskTable:
     """Count who is at risk and what happens, at every time with an event of any cause.
 
@@ -82,8 +88,8 @@ def thinned(curve: Curve, *, most: int = 2000) -> Curve:
     if len(curve.times) <= most:
         return curve
     kept = np.unique(np.linspace(0, len(curve.times) - 1, most).round().astype(int))
-    arrays = (getattr(curve, name)[kept] for name in ("times", "value", "low", "high", "variance"))
-    return Curve(*arrays, last=curve.last, start=curve.start)
+    arrays = {name: getattr(curve, name)[kept] for name in ("times", "value", "low", "high", "variance")}
+    return replace(curve, **arrays)
 
 
 def kaplan_meier(table: RiskTable, *, last: float) -> Curve:

@@ -51,7 +51,7 @@ def _leukemia(datasets: Any) -> list[dict[str, Any]]:
 
 DEMOS = (
     Demo(
-        "larynx", "Cancer of the larynx by stage", "Kardaun 1983, in Klein and Moeschberger 2003: 90 men, the Netherlands",
+        "larynx", "Cancer of the larynx by stage", "Kardaun 1983, in Klein and Moeschberger 2003: 90 men",
         StudySettings(time="years", event="died", stage="stage", covariates=("age",)), _larynx,
     ),
     Demo(

@@ -54,8 +54,8 @@ def _times(table: Table, name: str) -> np.ndarray:
     negative = np.flatnonzero(times < 0)
     if len(negative):
         raise DataError(
-            f"{table.where}: column '{name}' has times below zero: {table.show(negative.tolist(), table.column(name))}. "
-            "A time counts from diagnosis on; mend these rows."
+            f"{table.where}: column '{name}' has times below zero: "
+            f"{table.show(negative.tolist(), table.column(name))}. A time counts from diagnosis on; mend these rows."
         )
     return times
 
@@ -114,7 +114,9 @@ def _add_competing(outcome: Outcome, table: Table, name: str, time_column: str) 
     when = _times(table, time_column) if time_column else outcome.time
     if happened[np.isnan(when)].any():
         rows = np.flatnonzero(happened & np.isnan(when)).tolist()
-        raise DataError(f"{table.where}: '{name}' happened but its time is missing: {table.show(rows, table.column(name))}.")
+        raise DataError(
+            f"{table.where}: '{name}' happened but its time is missing: {table.show(rows, table.column(name))}."
+        )
     both = happened & (outcome.state > 0) & (when == outcome.time)
     if both.any() and not time_column:
         rows = np.flatnonzero(both).tolist()

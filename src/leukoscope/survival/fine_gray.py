@@ -129,7 +129,7 @@ def _score_parts(data: _Data, coefficients: Array) -> Array:
     after = np.where(data.state > 1, 1 / data.chance, 0)
     total = plain[upto] + after * (late[-1] - late[upto])
     total_mean = plain_mean[upto] + after[:, None] * (late_mean[-1] - late_mean[upto])
-    parts = -np.exp(data.x @ coefficients)[:, None] * (data.x * total[:, None] - total_mean)
+    parts: Array = -np.exp(data.x @ coefficients)[:, None] * (data.x * total[:, None] - total_mean)
     own = data.state == 1
     parts[own] += data.x[own] - mean[np.searchsorted(data.times, data.time[own])]
     return parts

@@ -1,4 +1,4 @@
-"""The fitted model as survival.json holds it: hazard ratios, proportional hazards, what was done, in numbers and words."""
+"""The fitted model as survival.json holds it: hazard ratios, the check of proportional hazards, what was done."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,12 @@ from .model import Term
 def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None) -> dict[str, Any]:
     """Describe the model of every cause, the Fine–Gray model where events compete, and the extrapolating curve."""
     if not fitted.causes or fitted.design is None:
-        return {"kind": "curves of the stages", "penalty": 0.0, "unmodelled": fitted.model.unmodelled, "notes": list(fitted.notes)}
+        return {
+            "kind": "curves of the stages",
+            "penalty": 0.0,
+            "unmodelled": fitted.model.unmodelled,
+            "notes": list(fitted.notes),
+        }
     design = fitted.design
     events = int((design.cohort.state == 1).sum())
     return {
@@ -30,7 +35,9 @@ def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None) -> d
         "causes": [_cause(design, fit, number) for number, fit in enumerate(fitted.causes)],
         "fine_gray": _fine_gray(design) if len(fitted.causes) > 1 else None,
         "references": _references(design),
-        "extrapolation": {key: extrapolation[key] for key in ("family", "aic", "aic_of", "last")} if extrapolation else None,
+        "extrapolation": {key: extrapolation[key] for key in ("family", "aic", "aic_of", "last")}
+        if extrapolation
+        else None,
         "unmodelled": fitted.model.unmodelled,
         "notes": list(fitted.notes),
     }
@@ -51,7 +58,9 @@ def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
                 for check in fit.checks
             ],
         },
-        "before_repair": None if simple is model else hazard_ratios(simple.terms, simple.coefficients, simple.covariance),
+        "before_repair": None
+        if simple is model
+        else hazard_ratios(simple.terms, simple.coefficients, simple.covariance),
     }
 
 

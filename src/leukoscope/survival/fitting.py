@@ -63,12 +63,15 @@ def _causes(cohort: Cohort, stages: Sequence[str], *, penalty: float) -> tuple[D
     events = int((design.cohort.state == 1).sum())
     notes = list(design.notes)
     if events < FEWEST_EVENTS:
-        notes.append(f"No model: only {events} events; at least {FEWEST_EVENTS} are needed. The answers are the curves of the stages.")
+        notes.append(
+            f"No model: only {events} events; at least {FEWEST_EVENTS} are needed. "
+            "The answers are the curves of the stages."
+        )
         return design, (), notes
     if events < FEWEST_PER_COEFFICIENT * len(design.terms):
         notes.append(
-            f"No model: {events} events for {len(design.terms)} coefficients are fewer than {FEWEST_PER_COEFFICIENT} each. "
-            "Name fewer --covariates. The answers are the curves of the stages."
+            f"No model: {events} events for {len(design.terms)} coefficients are fewer than "
+            f"{FEWEST_PER_COEFFICIENT} each. Name fewer --covariates. The answers are the curves of the stages."
         )
         return design, (), notes
     try:
@@ -93,4 +96,6 @@ def _facts(name: str, values: Array) -> ColumnFacts:
         levels, counts = np.unique(values, return_counts=True)
         return ColumnFacts(name, bare_name(name), levels=tuple(map(str, levels[np.argsort(-counts, kind="stable")])))
     stated = np.exp(values) if name != bare_name(name) else values
-    return ColumnFacts(name, bare_name(name), low=float(stated.min()), high=float(stated.max()), mean=float(stated.mean()))
+    return ColumnFacts(
+        name, bare_name(name), low=float(stated.min()), high=float(stated.max()), mean=float(stated.mean())
+    )

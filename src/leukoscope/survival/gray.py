@@ -58,7 +58,10 @@ def _groups(table: RiskTable, *, cause: int) -> _Groups:
 def _covariance(groups: _Groups, *, dead: Array, total: Array, pooled: Array) -> Array:
     """Return the (groups, groups) covariance of the scores: martingale terms of the cause and of the others."""
     weight, alive = groups.weight, groups.survival > 0
-    a = np.einsum("tg,gh->tgh", weight, np.eye(weight.shape[1])) - weight[:, :, None] * weight[:, None] / total[:, None, None]
+    a = (
+        np.einsum("tg,gh->tgh", weight, np.eye(weight.shape[1]))
+        - weight[:, :, None] * weight[:, None] / total[:, None, None]
+    )
     pooled_before = np.concatenate([[0.0], pooled[:-1]])
     exposed = total * (1 - pooled_before)
     rate = np.divide(dead, exposed, out=np.zeros_like(dead), where=exposed > 1e-12)  # 1e-12: everybody has had it
@@ -68,7 +71,8 @@ def _covariance(groups: _Groups, *, dead: Array, total: Array, pooled: Array) ->
     other = left[:, None] * (c[-1] - c)
     spread_own, spread_other = _spread_own(groups, dead=dead, total=total), _spread_other(groups)
     covariance: Array = np.einsum("tik,tjk,tk->ij", own, own, spread_own)
-    return covariance + np.einsum("tik,tjk,tk->ij", other, other, spread_other)
+    covariance += np.einsum("tik,tjk,tk->ij", other, other, spread_other)
+    return covariance
 
 
 def _spread_own(groups: _Groups, *, dead: Array, total: Array) -> Array:

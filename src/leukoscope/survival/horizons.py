@@ -9,7 +9,7 @@ from ..errors import CallError, UnknownNameError
 Unit = Literal["days", "weeks", "months", "years"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 DAYS: dict[str, float] = {"days": 1.0, "weeks": 7.0, "months": 365.25 / 12, "years": 365.25}
-_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 @dataclass(frozen=True)

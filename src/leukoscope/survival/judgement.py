@@ -13,6 +13,7 @@ from .curves import Array, Curve, Interval
 from .fitting import Fitted, curves_of, fit_model
 from .horizons import Horizon
 from .scores import (
+    Pairs,
     auc_pairs,
     bootstrap_weights,
     brier_parts,
@@ -161,10 +162,11 @@ def _scores(
     return scores
 
 
-def _ratio(pairs: Any, risks: Array, folds: Array, weights: Array) -> Array:
+def _ratio(pairs: Pairs, risks: Array, folds: Array, weights: Array) -> Array:
     sums = [concordance(pairs, risk, weights=weights, folds=fold) for risk, fold in zip(risks, folds, strict=True)]
     wins, total = np.sum([s[0] for s in sums], axis=0), np.sum([s[1] for s in sums], axis=0)
-    return np.divide(wins, total, out=np.full(len(total), np.nan), where=total > 0)
+    ratio: Array = np.divide(wins, total, out=np.full(len(total), np.nan), where=total > 0)
+    return ratio
 
 
 def _minus(replicates: Mapping[str, dict[str, Array]], first: str) -> dict[str, dict[str, Array]]:
@@ -178,7 +180,8 @@ def _minus(replicates: Mapping[str, dict[str, Array]], first: str) -> dict[str, 
 
 def _intervals(replicates: Mapping[str, dict[str, Array]]) -> dict[str, dict[str, dict[str, float | None]]]:
     return {
-        name: {key: as_dict(percentile(values)) for key, values in scores.items()} for name, scores in replicates.items()
+        name: {key: as_dict(percentile(values)) for key, values in scores.items()}
+        for name, scores in replicates.items()
     }
 
 
@@ -205,27 +208,31 @@ def optimism(
 ) -> dict[str, Any] | None:
     """Return apparent figures, how much they flatter, and what is left: bootstrap after Harrell et al. (1996)."""
     horizon = horizons[len(horizons) // 2]
-    fitted = cox(cohort, penalty=penalty)
-    apparent = _apparent(fitted, cohort, horizon)
+    pairs = concordance_pairs(cohort)
+    apparent = _apparent(cox(cohort, penalty=penalty), cohort, horizon, pairs)
     gaps = []
     for _ in track(range(samples), "Optimism"):
         sample = cohort.take(rng.integers(0, len(cohort), len(cohort)))
         if (sample.state == 1).sum() and horizon.time <= sample.time.max():
             predictor = cox(sample, penalty=penalty)
-            gaps.append(_apparent(predictor, sample, horizon) - _apparent(predictor, cohort, horizon))
+            flattered = _apparent(predictor, sample, horizon, concordance_pairs(sample))
+            gaps.append(flattered - _apparent(predictor, cohort, horizon, pairs))
     if not gaps:
         return None
     gap = np.mean(gaps, axis=0)
     names = ("c_index", f"brier at {horizon.words}")
     return {
         "samples": len(gaps),
-        **{name: {"apparent": a, "optimism": g, "corrected": a - g} for name, a, g in zip(names, apparent, gap, strict=True)},
+        **{
+            name: {"apparent": a, "optimism": g, "corrected": a - g}
+            for name, a, g in zip(names, apparent, gap, strict=True)
+        },
     }
 
 
-def _apparent(predictor: Predictor, cohort: Cohort, horizon: Horizon) -> Array:
+def _apparent(predictor: Predictor, cohort: Cohort, horizon: Horizon, pairs: Pairs) -> Array:
     when = np.array([horizon.time])
     risk = predictor(cohort, when)
-    wins, total = concordance(concordance_pairs(cohort), risk[:, 0], weights=np.ones((len(cohort), 1)))
+    wins, total = concordance(pairs, risk[:, 0], weights=np.ones((len(cohort), 1)))
     brier = brier_parts(cohort, risk, times=when, censoring=censoring_curve(cohort)).mean()
     return np.array([float(wins[0] / total[0]), float(brier)])

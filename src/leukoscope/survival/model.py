@@ -133,7 +133,9 @@ class SurvivalModel:
         """Return each patient's cumulative incidence of each event, (events, patients, times); NaN past the data."""
         patients = len(columns[self.stage_column])
         parts = [
-            self._incidence_rows({name: values[first : first + _ROWS_AT_ONCE] for name, values in columns.items()}, times)
+            self._incidence_rows(
+                {name: values[first : first + _ROWS_AT_ONCE] for name, values in columns.items()}, times
+            )
             for first in range(0, patients, _ROWS_AT_ONCE)
         ]
         return np.concatenate(parts, axis=1)
@@ -145,8 +147,27 @@ class SurvivalModel:
         for names in sorted(set(zip(*strata.tolist(), strict=True))):
             rows = np.flatnonzero((strata == np.array(names)[:, None]).all(axis=0))
             chosen = {name: values[rows] for name, values in columns.items()}
-            result[:, rows] = _sampled(_paths(self.causes, names, chosen, patients=len(rows)), times)
+            if len(self.causes) == 1:  # no other event to share with, so no path through all times is needed
+                result[0, rows] = _single(self.causes[0], names[0], chosen, patients=len(rows), times=times)
+            else:
+                result[:, rows] = _sampled(_paths(self.causes, names, chosen, patients=len(rows)), times)
         return result
+
+
+def _single(cause: CauseModel, stratum: str, columns: Mapping[str, Array], *, patients: int, times: Array) -> Array:
+    """Return 1 - exp(-hazard summed to each time), (patients, times); NaN past the last follow-up."""
+    baseline = cause.baselines[stratum]
+    matrix = term_matrix(cause.terms, columns, patients=patients)
+    places = np.searchsorted(baseline.times, times, side="right")
+    holds = np.column_stack(
+        [term.active(baseline.times) for term in cause.terms] or [np.zeros((len(baseline.times), 0))]
+    )
+    hazard = np.zeros((patients, len(times)))
+    for active in np.unique(holds, axis=0):
+        here = (holds == active).all(axis=1)
+        summed = np.concatenate([[0.0], np.cumsum(np.where(here, baseline.hazard, 0.0))])
+        hazard += np.exp(matrix @ (cause.coefficients * active))[:, None] * summed[places]
+    return np.asarray(np.where(times > baseline.last, np.nan, -np.expm1(-hazard)))
 
 
 @dataclass(frozen=True)
@@ -168,7 +189,7 @@ class Paths:
     @property
     def survival(self) -> Array:
         """Chance to be free of every event just after each time, (patients, times)."""
-        return np.exp(-np.cumsum(self.hazard.sum(axis=0), axis=-1))
+        return np.asarray(np.exp(-np.cumsum(self.hazard.sum(axis=0), axis=-1)))
 
     @property
     def incidence(self) -> Array:
@@ -177,7 +198,7 @@ class Paths:
         before = np.concatenate([np.ones((len(survival), 1)), survival[:, :-1]], axis=1)
         total = self.hazard.sum(axis=0)
         share = np.divide(self.hazard, total, out=np.zeros_like(self.hazard), where=total > 0)
-        return np.cumsum(share * (before - survival), axis=-1)
+        return np.asarray(np.cumsum(share * (before - survival), axis=-1))
 
 
 def _paths(

@@ -147,7 +147,9 @@ def _plain(name: str) -> str:
 
 def _stage(model: SurvivalModel, text: str) -> str:
     if model.stage_cuts and text not in model.stages:
-        name = cut_stages(np.array([_number(model.stage_column, text)]), cuts=model.stage_cuts, name=model.stage_column)[0]
+        name = cut_stages(
+            np.array([_number(model.stage_column, text)]), cuts=model.stage_cuts, name=model.stage_column
+        )[0]
         if name not in model.stages:
             raise CallError(f"No patient of the cohort had {name}, so nothing is known about {text}.")
         return name
@@ -166,7 +168,8 @@ def _value(facts: ColumnFacts, text: str, notes: list[str]) -> Array:
     value = _number(facts.source, text)
     if not facts.low <= value <= facts.high:
         notes.append(
-            f"{facts.source} {value:g} is outside what the model saw ({facts.low:.4g} to {facts.high:.4g}): be doubtful."
+            f"{facts.source} {value:g} is outside what the model saw ({facts.low:.4g} to {facts.high:.4g}): "
+            "be doubtful."
         )
     if facts.logarithm and value <= 0:
         raise CallError(f"{facts.source} is {text}, but the model takes its logarithm: give a number above zero.")
@@ -189,9 +192,7 @@ def _answer(model: SurvivalModel, curves: Mapping[str, Curve], horizon: Horizon,
         return _past(model, curves["survival"].last, horizon, extrapolate)
     survival = Interval(*found)
     incidence = {event: Interval(*read) for event in model.events if (read := curves[event].at(horizon.time))}
-    count = count_sentence(
-        horizon.words, events=model.events, survival=survival, incidence=incidence[model.events[0]]
-    )
+    count = count_sentence(horizon.words, events=model.events, survival=survival, incidence=incidence[model.events[0]])
     return Answer(horizon.time, horizon.words, survival, incidence, f"Of 100 {_ALIKE}, {count}")
 
 
@@ -284,4 +285,3 @@ def _flat(prediction: Prediction, answer: Answer) -> dict[str, object]:
         "horizon": answer.words, "time": answer.time, "extrapolated": answer.extrapolated, "median": middle,
         "note": "" if survival else answer.text,
     }  # fmt: skip
-

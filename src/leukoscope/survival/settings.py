@@ -17,7 +17,7 @@ class StudySettings(Settings):
     """Column with the stage, phase or risk group at diagnosis."""
     unit: Unit | None = None
     """Unit of every time in the table; None reads it from the name of the time column."""
-    events: dict[str, str] = {}
+    events: dict[str, str] = Field(default_factory=dict)
     """What the values of the event column mean: {'0': 'censored', '1': 'relapse', '2': 'death'}."""
     event_name: str = ""
     """What happens, in a word, for the page: 'death'. Empty: taken from `events` or from the column's name."""
@@ -41,5 +41,5 @@ class StudySettings(Settings):
     repeats: int = Field(5, ge=1, le=100)
     """Repetitions of the cross-validation."""
     bootstrap: int = Field(50, ge=0, le=1000)
-    """Bootstrap samples for the optimism of the apparent figures; 0 leaves it out."""
+    """Most bootstrap samples for the optimism of the apparent figures (large cohorts take fewer); 0 leaves it out."""
     seed: int = 0

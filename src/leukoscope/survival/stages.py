@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -77,5 +78,5 @@ def cut_stages(values: np.ndarray, *, cuts: Sequence[float], name: str) -> list[
 
 def cut_names(cuts: Sequence[float], *, name: str) -> tuple[str, ...]:
     """Return the names of the groups between cuts, lowest first."""
-    middle = [f"{low:g} < {name} ≤ {high:g}" for low, high in zip(cuts, cuts[1:], strict=False)]
+    middle = [f"{low:g} < {name} ≤ {high:g}" for low, high in pairwise(cuts)]
     return (f"{name} ≤ {cuts[0]:g}", *middle, f"{name} > {cuts[-1]:g}")

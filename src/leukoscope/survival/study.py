@@ -24,6 +24,8 @@ from .settings import StudySettings
 FORMAT = 1
 JUDGED_EVENTS = 20  # fewer events cannot be dealt into folds that each hold a few
 SHRINK_BELOW = 20  # events per coefficient; above it a penalty has little to mend and is not tried
+SAMPLED_PATIENTS = 25_000  # in all bootstrap samples together: optimism shrinks, and is surer, as a cohort grows
+FEWEST_SAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival
         "format": FORMAT,
         "title": title,
         "settings": settings.model_dump(mode="json"),
-        "cohort": describe(cohort) | {"median_follow_up": as_dict(median_follow_up(cohort.time, cohort.state, start=cohort.entry))},
+        "cohort": describe(cohort)
+        | {"median_follow_up": as_dict(median_follow_up(cohort.time, cohort.state, start=cohort.entry))},
         "horizons": [{"time": horizon.time, "words": horizon.words} for horizon in horizons],
         "comparison": compare(cohort, horizons=horizons),
         "model": explain_fit(fitted, extrapolation=model.extrapolation),
@@ -100,7 +103,8 @@ def _judged(
     penalty = _better_penalty(judgement)
     judgement["chosen"] = f"ridge {penalty:g}" if penalty else "model"
     judgement["tried"] = [f"ridge {p:g}" for p in penalties]
-    judgement["optimism"] = optimism(judged, horizons=within, samples=settings.bootstrap, penalty=penalty, rng=rng)
+    samples = min(settings.bootstrap, max(FEWEST_SAMPLES, SAMPLED_PATIENTS // len(judged)))
+    judgement["optimism"] = optimism(judged, horizons=within, samples=samples, penalty=penalty, rng=rng)
     return judgement, fit_model(cohort, penalty=penalty) if penalty else fitted, notes
 
 
@@ -151,7 +155,10 @@ def _finished(
 
 def _limits(cohort: Cohort, fitted: Fitted) -> list[str]:
     limits = list(fitted.notes)
-    limits += [f"{fact[0].upper()}{fact[1:]}: the model does not cover this stage." for fact in fitted.model.unmodelled.values()]
+    limits += [
+        f"{fact[0].upper()}{fact[1:]}: the model does not cover this stage."
+        for fact in fitted.model.unmodelled.values()
+    ]
     if len(cohort.stages) == 1:
         limits.append(f"There is only one stage ({cohort.stages[0]}), so nothing is compared.")
     return limits + _emptied(cohort, fitted)

@@ -62,7 +62,10 @@ def _results(result: Mapping[str, Any]) -> dict[str, str]:
         answers["12f"] = "Not applicable: no model was updated."
     if result["judgement"]:
         chosen = result["judgement"]["estimators"][result["judgement"]["chosen"]]["c_index"]
-        answers["23a"] = f"Cross-validated C-index {chosen['value']:.3f} ({chosen['low']:.3f} to {chosen['high']:.3f}); all figures on this page."
+        answers["23a"] = (
+            f"Cross-validated C-index {chosen['value']:.3f} ({chosen['low']:.3f} to {chosen['high']:.3f}); "
+            "all figures on this page."
+        )
     if result["limits"]:
         answers["26"] = " ".join(result["limits"]) + " Further limits are for the authors."
     return answers
@@ -75,7 +78,9 @@ def _left_out(cohort: Mapping[str, Any]) -> str:
 
 def _missing(cohort: Mapping[str, Any]) -> str:
     counts = [f"{name} {count}" for name, count in cohort["missing"].items() if count]
-    return f"Missing values: {listing(counts)}. Complete cases only; nothing was imputed." if counts else "None missing."
+    return (
+        f"Missing values: {listing(counts)}. Complete cases only; nothing was imputed." if counts else "None missing."
+    )
 
 
 def _size(model: Mapping[str, Any]) -> str:

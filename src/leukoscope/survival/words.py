@@ -17,9 +17,9 @@ def of_hundred(share: float) -> str:
     ('62', 'fewer than one', '100')
     """
     percent = 100 * share
-    if 0 < percent < 0.5:  # noqa: PLR2004  rounds to 0
+    if 0 < percent < 0.5:
         return "fewer than one"
-    if 99.5 < percent < 100:  # noqa: PLR2004  rounds to 100
+    if 99.5 < percent < 100:
         return "more than 99"
     return str(round(percent))
 
