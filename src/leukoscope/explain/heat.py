@@ -1,0 +1,56 @@
+"""A heat map: how much each pixel of a crop speaks for a class, in log-odds where the method has a unit."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.images import RGB
+
+Heat = NDArray[np.float32]
+"""(size, size): above zero speaks for the class, below zero against it."""
+Crops = NDArray[np.uint8]  # (batch, size, size, 3)
+Predict = Callable[[Crops], NDArray[np.floating]]
+"""Crops to probabilities (batch, classes)."""
+Maps = Callable[[Crops], NDArray[np.floating]]
+"""Crops to activation maps (batch, classes, h, w)."""
+
+BATCH = 64
+_SMALLEST = 1e-6  # probabilities nearer to 0 or 1 are float32 rounding
+_FOR, _AGAINST = np.array([214, 40, 40]), np.array([38, 92, 190])  # red and blue, told apart by the colour-blind too
+_STRONGEST = 0.65  # opacity of the strongest heat
+
+
+def log_odds(predict: Predict, crops: Crops, *, target: int) -> NDArray[np.float64]:
+    """Return how sure the model is of class `target` for each crop, in log-odds, predicting in batches."""
+    parts = [predict(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)]
+    chance = np.clip(np.concatenate(parts)[:, target].astype(np.float64), _SMALLEST, 1 - _SMALLEST)
+    return np.asarray(np.log(chance / (1 - chance)))
+
+
+def enlarge(plane: NDArray[np.floating], *, size: int, start: float | None = None, step: float | None = None) -> Heat:
+    """Enlarge a map (places, places) to the crop's pixels, linearly between the middles of what its places see.
+
+    start, step: those middles, in pixels (`places.Grid`); by default each place sees its own tile.
+    """
+    count = len(plane)
+    step = step or size / count
+    start = size / count / 2 if start is None else start
+    where = (np.arange(size) + 0.5 - start) / step  # of each pixel's middle, in places
+    low = np.clip(np.floor(where).astype(int), 0, max(0, count - 2))
+    share = np.clip(where - low, 0, 1)
+    high = np.minimum(low + 1, count - 1)
+    rows = plane[low] * (1 - share)[:, None] + plane[high] * share[:, None]
+    return np.asarray(rows[:, low] * (1 - share) + rows[:, high] * share, dtype=np.float32)
+
+
+def overlay(crop: RGB, heat: Heat, *, strongest: float | None = None) -> RGB:
+    """Draw heat over a crop: red speaks for the class, blue against it, the crop shows through where it is weak.
+
+    strongest: heat that gets the full colour; by default the strongest in the picture.
+    """
+    limit = strongest or float(np.abs(heat).max()) or 1.0
+    strength = np.clip(heat / limit, -1, 1)[..., None]
+    opacity = _STRONGEST * np.abs(strength)
+    painted = crop * (1 - opacity) + np.where(strength > 0, _FOR, _AGAINST) * opacity
+    return np.asarray(painted.round(), dtype=np.uint8)
