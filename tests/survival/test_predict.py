@@ -1,5 +1,7 @@
 """Answers for one patient: within the data, at their end, past it; by covariates or by the curve of the stage."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,3 +153,20 @@ def test_the_form_of_the_reading_room_names_choices_and_ranges(model: SurvivalMo
 
 def test_a_prediction_says_what_it_is_for(model: SurvivalModel) -> None:
     assert "not for decisions about a patient" in as_json(ask(model, {"stage": "II", "age": "60"}))["use"]
+
+
+def test_prediction_needs_neither_lifelines_nor_pandas(model: SurvivalModel, tmp_path: Path) -> None:
+    write_model(tmp_path / "model.json", model)
+    program = (
+        "import sys, pathlib; from leukoscope.survival.model import read_model; from leukoscope.survival.predict import ask; "
+        f"ask(read_model(pathlib.Path({str(tmp_path)!r})), {{'stage': 'II', 'age': '60'}}); "
+        "assert not {'lifelines', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_times_past_the_stages_own_follow_up_are_said_to_lean_on_the_others(cohort: Cohort) -> None:
+    short = cohort.take((cohort.stage < 2) | (cohort.time < 10))
+    model = replace(fit_model(short).model, horizons=((24.0, "two years"),))
+    assert "leans on the other stages" in ask(model, {"stage": "III", "age": "60"}).notes[0]
+    assert ask(model, {"stage": "I", "age": "60"}).notes == ()

@@ -78,6 +78,7 @@ def ask(
     stage = str(columns[model.stage_column][0])
     if model.causes and stage not in model.unmodelled:
         curves, method = patient_curves(model, columns, points=400), "Cox model; intervals by the delta method"
+        notes += _borrowed(model, stage, asked)
     else:
         curves, method = model.stage_curves[stage], f"observed curve of {model.stage_column} {stage}"
         notes += _why_observed(model, stage)
@@ -93,6 +94,17 @@ def _why_observed(model: SurvivalModel, stage: str) -> list[str]:
     if stage in model.unmodelled:
         return [f"The model does not cover this stage: {model.unmodelled[stage]}. Covariates are not used."]
     return ["There were too few events for a model, so this is the curve of the stage; covariates are not used."]
+
+
+def _borrowed(model: SurvivalModel, stage: str, asked: Sequence[Horizon]) -> list[str]:
+    """Say where an answer rests on the other stages alone, because nobody of this one was followed so far."""
+    last = model.stage_curves[stage]["survival"].last if stage in model.stage_curves else np.inf
+    if all(horizon.time <= last for horizon in asked):
+        return []
+    return [
+        f"Nobody with {model.stage_column} {stage} was followed past {in_words(last, model.unit)}; what is said of later "
+        "times leans on the other stages and on hazards staying proportional."
+    ]
 
 
 def survivor(model: SurvivalModel, columns: Mapping[str, Array]) -> Any:
