@@ -197,7 +197,7 @@ def _shared_scales(files: Sequence[Path]) -> dict[Path, Scale]:
     """Return one scale for each group of fields of one folder and size whose files do not state it."""
     groups: dict[tuple[Path, tuple[int, ...]], list[tuple[Path, Scale]]] = defaultdict(list)
     for path, field in _readable(files):
-        if field.scale.source in ("red cells", "nuclei"):
+        if field.scale.source not in ("user", "file"):
             groups[path.parent, field.pixels.shape].append((path, field.scale))
     return {
         path: common_scale([scale for _, scale in group])

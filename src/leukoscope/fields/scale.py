@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .planes import Mask, Pixels, Plane, blur, brightest, grown, parts, rescaled, resized, slope
+from .planes import Mask, Pixels, Plane, blur, brightest, grown, opened, parts, rescaled, resized, slope
 from .stain import Stain, optical_density, purple
 
 RED_CELL_UM = 7.2
@@ -26,6 +26,7 @@ RELEASE_UM_PER_PX = 0.060
 
 PLAUSIBLE_UM_PER_PX = (0.015, 1.6)  # finer than any objective resolves, coarser than a white cell of eight pixels
 
+_NUCLEUS_CONTRAST = 0.4  # purple above red cells; rims of red cells reach 0.3, pale nuclei stand among red cells
 _WINDOW = 288  # side of the square that is searched at each level, in pixels
 _RADII = np.geomspace(4.5, 42, 17)  # pixels of the level
 _BLUR = 0.13  # of the radius: red cells are not perfect circles
@@ -37,7 +38,7 @@ class Scale:
     """Micrometres per pixel, where the number comes from, and the interval it may lie in."""
 
     um_per_px: float
-    source: str  # "user", "file", "red cells", "nuclei", "red cells of 12 fields"
+    source: str  # "user", "file", "red cells", "nuclei", "few red cells", "red cells of 12 fields"
     low: float
     high: float
 
@@ -53,16 +54,20 @@ class Scale:
 
 
 def estimate_scale(pixels: Pixels, stain: Stain) -> Scale | None:
-    """Measure the scale on the red cells; on the nuclei where there are too few; None where there is neither."""
-    diameter = red_cell_diameter(pixels, stain)
-    if diameter is not None:
+    """Measure the scale on three red cells or more, else on the nuclei, else on one or two red cells, else None."""
+    circles = _circles_of(pixels, stain)
+    if (diameter := _mode(circles, least=3)) is not None:
         low, high = (share * RED_CELL_UM / diameter for share in RED_CELL_SPREAD)
         return Scale(RED_CELL_UM / diameter, "red cells", low, high)
-    diameter = _nucleus_diameter(pixels, stain)
-    if diameter is None:
-        return None
-    um_per_px = NUCLEUS_UM / diameter
-    return Scale(um_per_px, "nuclei", um_per_px / 1.5, um_per_px * 1.5)
+    if (diameter := _nucleus_diameter(pixels, stain)) is not None:
+        return _roughly(NUCLEUS_UM / diameter, source="nuclei")
+    if (diameter := _mode(circles, least=1)) is not None:
+        return _roughly(RED_CELL_UM / diameter, source="few red cells")
+    return None
+
+
+def _roughly(um_per_px: float, *, source: str) -> Scale:
+    return Scale(um_per_px, source, um_per_px / 1.5, um_per_px * 1.5)
 
 
 def common_scale(scales: Sequence[Scale]) -> Scale:
@@ -78,14 +83,12 @@ def common_scale(scales: Sequence[Scale]) -> Scale:
 
 def red_cell_diameter(pixels: Pixels, stain: Stain) -> float | None:
     """Return the usual diameter of the field's red cells in pixels, or None where fewer than three are seen."""
-    diameters, shares = [], []
-    for level in _levels(pixels, stain):
-        for diameter, share in level:
-            diameters.append(diameter)
-            shares.append(share)
-    if not diameters:
-        return None
-    return _mode(np.array(diameters), weights=np.array(shares))
+    return _mode(_circles_of(pixels, stain), least=3)
+
+
+def _circles_of(pixels: Pixels, stain: Stain) -> NDArray[np.float64]:
+    """Return diameter in pixels and share of the field of every circle at every level, (circles, 2)."""
+    return np.array([circle for level in _levels(pixels, stain) for circle in level]).reshape(-1, 2)
 
 
 def _levels(pixels: Pixels, stain: Stain) -> Iterator[list[tuple[float, float]]]:
@@ -165,22 +168,30 @@ def _best(top: Plane, *, radii: Plane) -> list[tuple[float, float]]:
     return [(support, radius) for support, radius, _, _ in kept]
 
 
-def _mode(diameters: NDArray[np.float64], *, weights: NDArray[np.float64]) -> float | None:
-    """Return the diameter round which most of the area lies (within a fifth); None below three circles."""
-    logs = np.log(diameters)
+def _mode(circles: NDArray[np.float64], *, least: int) -> float | None:
+    """Return the diameter round which most of the area lies (within a fifth); None below `least` circles."""
+    if not len(circles):
+        return None
+    logs, weights = np.log(circles[:, 0]), circles[:, 1]
     near = np.abs(logs[:, None] - logs[None, :]) < 0.2
     best = int(np.argmax(near @ weights))
     chosen = near[best]
-    if chosen.sum() < 3:
+    if chosen.sum() < least:
         return None
     return float(np.exp(np.average(logs[chosen], weights=weights[chosen])))
 
 
 def _nucleus_diameter(pixels: Pixels, stain: Stain) -> float | None:
-    """Return the diameter of the nucleus that takes up most purple area, in pixels."""
+    """Return the diameter of the nucleus that takes up most purple area, in pixels; None where nothing is a nucleus."""
     factor = max(1.0, max(pixels.shape[:2]) / 1024)
     density = blur(optical_density(rescaled(pixels, 1 / factor), stain.background), 1.2)
-    _, found, _ = parts(purple(density) > stain.purple)
+    violet = purple(density)
+    nuclei = opened(violet > stain.purple, 2)
+    elsewhere = (density[..., 1] > 0.12) & ~grown(nuclei, 3)
+    base = float(np.median(violet[elsewhere])) if elsewhere.any() else 0.0
+    if not nuclei.any() or np.percentile(violet[nuclei], 75) - base < _NUCLEUS_CONTRAST:
+        return None
+    _, found, _ = parts(nuclei)
     areas = np.sort(found[1:].astype(float))
     if not areas.size or areas[-1] < 30:
         return None
