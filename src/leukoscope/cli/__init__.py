@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("compare", "compare", "Paired difference between two runs, with its interval."),
     "export": ("export", "export", "Make a model bundle of a run; it predicts without PyTorch."),
     "predict": ("predict", "predict", "Second opinion on cell images: class, unsure or refused."),
+    "explain": ("explain", "explain", "Draw where in the cell the answer comes from."),
     "cells": ("cells", "cells", "Find the white cells in smear fields and cut each one out."),
     "survival": ("survival", "survival", "Compare survival by stage, fit a model, predict for a patient."),
     "models": ("models", "models", "List networks and print their layers."),

@@ -17,7 +17,7 @@ Maps = Callable[[Crops], NDArray[np.floating]]
 
 BATCH = 64
 _SMALLEST = 1e-6  # probabilities nearer to 0 or 1 are float32 rounding
-_FOR, _AGAINST = np.array([214, 40, 40]), np.array([38, 92, 190])  # red and blue, told apart by the colour-blind too
+_FOR, _AGAINST = np.array([230, 120, 0]), np.array([0, 114, 178])  # orange and blue of Okabe and Ito 2008
 _STRONGEST = 0.65  # opacity of the strongest heat
 
 
@@ -45,7 +45,7 @@ def enlarge(plane: NDArray[np.floating], *, size: int, start: float | None = Non
 
 
 def overlay(crop: RGB, heat: Heat, *, strongest: float | None = None) -> RGB:
-    """Draw heat over a crop: red speaks for the class, blue against it, the crop shows through where it is weak.
+    """Draw heat over a crop: orange speaks for the class, blue against it, the crop shows through where it is weak.
 
     strongest: heat that gets the full colour; by default the strongest in the picture.
     """
@@ -54,3 +54,10 @@ def overlay(crop: RGB, heat: Heat, *, strongest: float | None = None) -> RGB:
     opacity = _STRONGEST * np.abs(strength)
     painted = crop * (1 - opacity) + np.where(strength > 0, _FOR, _AGAINST) * opacity
     return np.asarray(painted.round(), dtype=np.uint8)
+
+
+def beside(crop: RGB, heat: Heat, *, side: int = 256) -> RGB:
+    """Return the crop and its overlay next to each other, each at least `side` pixels wide."""
+    times = max(1, -(-side // len(crop)))
+    pair = np.hstack([crop, overlay(crop, heat)])
+    return np.asarray(pair.repeat(times, axis=0).repeat(times, axis=1), dtype=np.uint8)
