@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 DRAWS = 4000
 LEVEL = 0.95
 _SURE = 1e-9  # a spread between subjects below this is none
+_ALIKE = 0.99  # cells of one subject are never taken to be all the same
 _NO_BETTER = 1e-6  # sensitivity + specificity - 1 of a model that calls blasts and normal cells alike
 
 
@@ -92,14 +93,17 @@ def draw_rates(right: Floats, cells: Floats, *, rng: np.random.Generator, draws:
     Each draw picks the subjects anew with replacement, estimates mean and spread between them (the analysis-of-
     variance estimator of the intraclass correlation: Ridout et al. 1999, doi 10.1111/j.0006-341X.1999.00137.x), and
     draws one rate from the beta distribution with that mean and spread. Chance within a subject is thus not
-    mistaken for a difference between subjects.
+    mistaken for a difference between subjects. A spread seen in few subjects is itself uncertain: it is drawn as a
+    variance with that many degrees of freedom is (without this, 95 % intervals hold 88 % with 8 subjects, 93 % with 20).
     """
     subjects = len(cells)
     picks = rng.integers(subjects, size=(draws, subjects))
     right, cells = right[picks], cells[picks]  # (draws, subjects)
     total = cells.sum(1)
     mean = (right.sum(1) + 0.5) / (total + 1)
-    spread = _intraclass_correlation(right, cells)
+    freedom = subjects - 1
+    uncertain = subjects / rng.chisquare(freedom, size=draws)  # resampling alone makes variances too small by (n-1)/n
+    spread = np.minimum(_intraclass_correlation(right, cells) * uncertain, _ALIKE)
     some = spread > _SURE
     strength = (1 - spread[some]) / spread[some]
     rates = mean.copy()
@@ -116,7 +120,7 @@ def _intraclass_correlation(right: Floats, cells: Floats) -> Floats:
     size = (total - (cells**2).sum(1) / total) / (subjects - 1)
     spread = between + (size - 1) * within
     alike = np.divide(between - within, spread, out=np.zeros_like(spread), where=spread > 0)
-    return np.asarray(np.clip(alike, 0, 0.99))
+    return np.asarray(np.clip(alike, 0, _ALIKE))
 
 
 def _counts(figures: Sequence[SubjectFigures], point: str) -> tuple[Floats, Floats]:

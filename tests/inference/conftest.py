@@ -1,0 +1,75 @@
+"""Bundles made by real exports of small real runs."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from leukoscope.artifacts import read_json
+from leukoscope.config import Experiment
+from leukoscope.export import export_run
+from leukoscope.inference.bundle import Bundle, Manifest, open_bundle, write_bundle
+from leukoscope.pipeline import Input, run_experiment
+
+SETTINGS = {
+    "prepare": {"view": "frame", "size": 64},
+    "split": {"scheme": "kfold", "folds": 2},
+    "train": {"epochs": 2, "accelerator": "cpu", "learning_rate": 0.003},
+    "evaluate": {"replicates": 100},
+}
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and lose much on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def painted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two folds on 160 painted cells."""
+    run = tmp_path_factory.mktemp("painted") / "run"
+    run_experiment(Input(painted=160), run, Experiment.of(SETTINGS), say=_silent)
+    return run
+
+
+@pytest.fixture(scope="session")
+def ensemble(painted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Both folds of the painted run as one bundle."""
+    return export_run(painted_run, tmp_path_factory.mktemp("ensemble") / "bundle", say=_silent)
+
+
+@pytest.fixture(scope="session")
+def single(painted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One fold of the painted run, without any rule to refuse or doubt, so that every cell is answered."""
+    exported = export_run(painted_run, tmp_path_factory.mktemp("single") / "bundle", folds=[1], say=_silent)
+    return changed(exported, exported.path.parent / "open", quality={}, gate={}, conformal={})
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Bundle], Path]:
+    """Copy a bundle to a folder that the test may damage."""
+
+    def copy(bundle: Bundle) -> Path:
+        return Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+
+    return copy
+
+
+def changed(bundle: Bundle, folder: Path, **changes: object) -> Bundle:
+    """Write the bundle again with other entries, properly sealed: as somebody would who means it."""
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    write_bundle(folder, Manifest.model_validate(bundle.manifest.model_dump() | changes), files=files)
+    return open_bundle(folder)
+
+
+def facts(path: Path) -> dict[str, object]:
+    """Return bundle.json as it stands."""
+    table: dict[str, object] = read_json(path / "bundle.json")
+    return table

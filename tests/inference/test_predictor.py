@@ -1,0 +1,164 @@
+"""From images to opinions: the same numbers on every way, in order, past every bad file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from leukoscope.artifacts import read_csv
+from leukoscope.data.images import read_image
+from leukoscope.data.prepare import prepare_crop
+from leukoscope.evaluation.calibration import OPERATING_POINTS as EVALUATED
+from leukoscope.evaluation.calibration import temper as evaluated_temper
+from leukoscope.inference.bundle import OPERATING_POINTS, Bundle
+from leukoscope.inference.ensemble import temper
+from leukoscope.inference.opinion import attention
+from leukoscope.inference.predictor import Predictor
+from leukoscope.inference.views import VIEWS, View, turn, turn_back
+
+from .conftest import changed
+
+
+def painted(run: Path) -> list[Path]:
+    return sorted((run / "painted").rglob("*.png"))
+
+
+def test_every_fold_says_what_training_wrote_down(painted_run: Path, ensemble: Bundle, tmp_path: Path) -> None:
+    for fold in (0, 1):
+        rows = [row for row in read_csv(painted_run / "predictions.csv") if row["fold"] == str(fold)]
+        member = ensemble.manifest.members[fold].model_copy(update={"temperature": 1.0})
+        alone = changed(ensemble, tmp_path / str(fold), members=[member.model_dump()])
+        images = [read_image(painted_run / row["path"]) for row in rows]
+        raw = Predictor(alone).outputs(images).probabilities
+        wrote = np.array([[float(row["prob_normal"]), float(row["prob_blast"])] for row in rows])
+        assert np.abs(raw - wrote).max() < 1e-5
+
+
+def test_an_ensemble_is_the_mean_of_its_calibrated_members(painted_run: Path, ensemble: Bundle, tmp_path: Path) -> None:
+    images = [read_image(path) for path in painted(painted_run)[:6]]
+    each = [
+        Predictor(changed(ensemble, tmp_path / str(fold), members=[member.model_dump()])).outputs(images)
+        for fold, member in enumerate(ensemble.manifest.members)
+    ]
+    both = Predictor(ensemble).outputs(images)
+    assert np.allclose(both.probabilities, (each[0].probabilities + each[1].probabilities) / 2, atol=1e-7)
+    assert np.allclose(both.maps, (each[0].maps + each[1].maps) / 2, atol=1e-6)
+    assert np.array_equal(both.embedding, each[0].embedding)
+
+
+def test_members_may_prepare_images_in_their_own_ways(painted_run: Path, single: Bundle, tmp_path: Path) -> None:
+    member = single.manifest.members[0].model_dump()
+    other = member | {"prepare": member["prepare"] | {"view": "cell"}}
+    images = [read_image(path) for path in painted(painted_run)[:3]]
+    alone = [
+        Predictor(changed(single, tmp_path / name, members=[each])).outputs(images).probabilities
+        for name, each in (("frame", member), ("cell", other))
+    ]
+    mixed = Predictor(changed(single, tmp_path / "mixed", members=[member, other]))
+    assert not np.allclose(alone[0], alone[1])
+    assert np.allclose(mixed.outputs(images).probabilities, np.mean(alone, axis=0))
+    with pytest.raises(ValueError, match="different ways"):
+        mixed.outputs_of_crops(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+def test_files_and_arrays_give_the_same_answers_in_their_order(painted_run: Path, single: Bundle) -> None:
+    paths = painted(painted_run)[::-3]
+    predictor = Predictor(single)
+    from_files = predictor.predict(paths)
+    from_arrays = predictor.predict([read_image(path) for path in paths])
+    assert [opinion.name for opinion in from_files] == [str(path) for path in paths]
+    assert [opinion.name for opinion in from_arrays[:2]] == ["image 1", "image 2"]
+    assert [opinion.probabilities for opinion in from_files] == [opinion.probabilities for opinion in from_arrays]
+    assert predictor.predict(paths[0])[0].probabilities == pytest.approx(from_files[0].probabilities, abs=1e-6)
+
+
+def test_bad_files_are_refused_by_name_and_the_others_answered(
+    painted_run: Path, single: Bundle, tmp_path: Path
+) -> None:
+    good = painted(painted_run)[:9]
+    bad = {"empty.png": b"", "text.png": b"not an image", "short.png": good[0].read_bytes()[:200]}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    mixed = [*good[:4], *(tmp_path / name for name in bad), tmp_path / "gone.png", *good[4:], tmp_path / "black.png"]
+    opinions = Predictor(single).predict(mixed)
+    assert [opinion.name for opinion in opinions] == [str(path) for path in mixed]
+    refused = {Path(opinion.name).name: opinion for opinion in opinions if opinion.decision == "refused"}
+    assert set(refused) == {*bad, "gone.png", "black.png"}
+    assert not any(refused[name].readable for name in (*bad, "gone.png"))
+    assert refused["black.png"].readable
+    assert all(opinion.reason and opinion.probabilities is None and not opinion.called for opinion in refused.values())
+    assert str(tmp_path) not in refused["empty.png"].reason
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((64, 64), np.uint8), np.zeros((64, 64, 4), np.uint8),
+        np.ones((64, 64, 3), np.float32), np.ones((8, 8, 3), np.uint8),
+    ],
+)  # fmt: skip
+def test_arrays_of_another_kind_are_refused(single: Bundle, array: np.ndarray) -> None:
+    (opinion,) = Predictor(single).predict([array])
+    assert opinion.decision == "refused"
+    assert not opinion.readable
+
+
+def test_operating_points_decide(painted_run: Path, single: Bundle) -> None:
+    predictor, edges = Predictor(single), single.manifest.operating_points
+    for point in ("balanced", "high-sensitivity", "high-specificity"):
+        for opinion in predictor.predict(painted(painted_run)[:40], point=point):
+            assert opinion.probabilities is not None
+            ill = opinion.probabilities["blast"] >= edges[point.replace("-", "_")]
+            assert opinion.decision == ("blast" if ill else "normal")
+
+
+def crop_of(run: Path, bundle: Bundle) -> np.ndarray:
+    """Return one prepared crop; turned before preparation, its pixels would be rounded otherwise."""
+    return prepare_crop(read_image(painted(run)[0]), bundle.manifest.members[0].prepare)
+
+
+def test_views_average_what_each_view_says(painted_run: Path, single: Bundle, tmp_path: Path) -> None:
+    crop = crop_of(painted_run, single)
+    member = single.manifest.members[0].model_copy(update={"temperature": 1.0}).model_dump()
+    plain, flips, turns = (
+        Predictor(changed(single, tmp_path / views, members=[member], views=views))
+        for views in ("one", "flips", "turns")
+    )
+    seen = [crop, crop[:, ::-1], crop[::-1], crop[::-1, ::-1]]
+    turned = [each.transpose(1, 0, 2) for each in seen]
+    mean_of_flips = plain.outputs_of_crops(np.stack(seen)).probabilities.mean(0)
+    mean_of_turns = plain.outputs_of_crops(np.stack(seen + turned)).probabilities.mean(0)
+    assert np.allclose(flips.outputs_of_crops(crop[None]).probabilities, mean_of_flips, atol=1e-6)
+    assert np.allclose(turns.outputs_of_crops(crop[None]).probabilities, mean_of_turns, atol=1e-6)
+    assert np.array_equal(turns.outputs_of_crops(crop[None]).embedding, plain.outputs_of_crops(crop[None]).embedding)
+
+
+def test_a_turned_cell_gets_the_same_answer(painted_run: Path, single: Bundle, tmp_path: Path) -> None:
+    predictor = Predictor(changed(single, tmp_path / "turns", views="turns"))
+    crop = crop_of(painted_run, single)
+    straight = predictor.outputs_of_crops(crop[None]).probabilities
+    assert np.allclose(straight, predictor.outputs_of_crops(np.rot90(crop)[None].copy()).probabilities, atol=1e-6)
+
+
+@given(height=st.integers(1, 5), width=st.integers(1, 5), view=st.sampled_from(VIEWS["turns"]))
+def test_turning_back_undoes_turning(height: int, width: int, view: View) -> None:
+    maps = np.arange(2 * height * width).reshape(2, height, width)
+    assert np.array_equal(turn_back(turn(maps, view, axes=(1, 2)), view, axes=(1, 2)), maps)
+
+
+def test_temper_is_that_of_the_evaluation() -> None:
+    chances = np.random.default_rng(0).dirichlet([0.2, 0.3, 0.4], size=200)
+    for temperature in (0.05, 0.7, 1.0, 3.0, 20.0):
+        assert np.allclose(temper(chances, temperature), evaluated_temper(chances, temperature), atol=1e-12)
+    assert OPERATING_POINTS == EVALUATED
+
+
+def test_the_neediest_come_first(painted_run: Path, ensemble: Bundle) -> None:
+    opinions = Predictor(ensemble).predict([*painted(painted_run)[:30], Path("gone.png")])
+    ranked = sorted(opinions, key=lambda opinion: attention(opinion, positive="blast", threshold=0.5))
+    order = [("unsure", "refused", "blast", "normal").index(opinion.decision) for opinion in ranked]
+    assert order == sorted(order)
