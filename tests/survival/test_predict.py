@@ -158,8 +158,10 @@ def test_a_prediction_says_what_it_is_for(model: SurvivalModel) -> None:
 def test_prediction_needs_neither_lifelines_nor_pandas(model: SurvivalModel, tmp_path: Path) -> None:
     write_model(tmp_path / "model.json", model)
     program = (
-        "import sys, pathlib; from leukoscope.survival.model import read_model; from leukoscope.survival.predict import ask; "
-        f"ask(read_model(pathlib.Path({str(tmp_path)!r})), {{'stage': 'II', 'age': '60'}}); "
+        "import sys, pathlib\n"
+        "from leukoscope.survival.model import read_model\n"
+        "from leukoscope.survival.predict import ask\n"
+        f"ask(read_model(pathlib.Path({str(tmp_path)!r})), {{'stage': 'II', 'age': '60'}})\n"
         "assert not {'lifelines', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -35,37 +35,36 @@ def fit_aft(design: Design) -> dict[str, Any] | None:
 
 def _fit(design: Design, family: str) -> dict[str, Any] | None:
     lifelines = require("lifelines", feature="Fitting a survival model", extra="survival")
-    pandas = require("pandas", feature="Fitting a survival model", extra="survival")
     name, location, shape, power = _FAMILIES[family]
-    cohort = design.cohort
-    smallest = float(cohort.time[cohort.time > 0].min())
-    matrix = term_matrix(design.terms, design.columns, patients=len(cohort))
-    columns = {f"x{place}": matrix[:, place] for place in range(matrix.shape[1])}
-    # a time of zero has no logarithm; half the smallest time stands for "before the first look"
-    columns |= {"time": np.where(cohort.time > 0, cohort.time, smallest / 2), "event": cohort.state == 1}
-    if cohort.entry is not None:
-        columns["entry"] = cohort.entry
-    fitter = getattr(lifelines, name)()
+    frame, fitter = _frame(design), getattr(lifelines, name)()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a fit that did not converge shows in its covariance, checked below
-            fitter.fit(pandas.DataFrame(columns), "time", "event", entry_col="entry" if "entry" in columns else None)
+            fitter.fit(frame, "time", "event", entry_col="entry" if "entry" in frame else None)
     except (lifelines.exceptions.ConvergenceError, lifelines.exceptions.StatError, np.linalg.LinAlgError, ValueError):
         return None
-    order = [
-        (location, "Intercept"),
-        *[(location, f"x{place}") for place in range(len(design.terms))],
-        (shape, "Intercept"),
-    ]
-    parameters = fitter.params_.loc[order].to_numpy()
-    covariance = fitter.variance_matrix_.loc[order, order].to_numpy()
+    terms = [(location, f"x{place}") for place in range(len(design.terms))]
+    order = [(location, "Intercept"), *terms, (shape, "Intercept")]
+    parameters, covariance = fitter.params_.loc[order].to_numpy(), fitter.variance_matrix_.loc[order, order].to_numpy()
     if not (np.isfinite(parameters).all() and np.isfinite(covariance).all() and (np.diag(covariance) >= 0).all()):
         return None
     return {
         "family": family, "power": power, "terms": [vars(term) for term in design.terms],
         "parameters": parameters.tolist(), "covariance": covariance.tolist(),
-        "aic": float(fitter.AIC_), "last": float(cohort.time.max()),
+        "aic": float(fitter.AIC_), "last": float(design.cohort.time.max()),
     }  # fmt: skip
+
+
+def _frame(design: Design) -> Any:
+    """Return lifelines' table, one row per patient."""
+    pandas = require("pandas", feature="Fitting a survival model", extra="survival")
+    cohort, columns = design.cohort, design.columns
+    matrix = term_matrix(design.terms, columns, patients=len(cohort))
+    smallest = float(cohort.time[cohort.time > 0].min())
+    data = {f"x{place}": matrix[:, place] for place in range(matrix.shape[1])}
+    # a time of zero has no logarithm; half the smallest time stands for "before the first look"
+    data |= {"time": np.where(cohort.time > 0, cohort.time, smallest / 2), "event": cohort.state == 1}
+    return pandas.DataFrame(data if cohort.entry is None else data | {"entry": cohort.entry})
 
 
 def survival_at(fit: Mapping[str, Any], columns: Mapping[str, Array], when: float) -> Interval:

@@ -102,8 +102,8 @@ def _borrowed(model: SurvivalModel, stage: str, asked: Sequence[Horizon]) -> lis
     if all(horizon.time <= last for horizon in asked):
         return []
     return [
-        f"Nobody with {model.stage_column} {stage} was followed past {in_words(last, model.unit)}; what is said of later "
-        "times leans on the other stages and on hazards staying proportional."
+        f"Nobody with {model.stage_column} {stage} was followed past {in_words(last, model.unit)}; "
+        "what is said of later times leans on the other stages and on hazards staying proportional."
     ]
 
 
