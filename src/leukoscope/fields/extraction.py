@@ -14,6 +14,7 @@ from .crops import CROP_SIDE, cut_crop
 from .detection import ClassicalDetector
 from .drawing import draw_outlines, write_png
 from .normalisation import RELEASE_STAIN, Normaliser, measure, normaliser, sample_crops
+from .planes import Pixels
 from .quality import out_of_focus
 from .scale import Scale, common_scale
 from .slide_extraction import TILE, Open, extract_slide
@@ -136,10 +137,10 @@ def _slide(opener: Open, path: Path, *, name: str, output: Path, wishes: Wishes)
 def _field(field: Field, path: Path, output: Path, *, wishes: Wishes) -> Extracted:
     """Write crops and outlines of one field."""
     cells = tuple(cell for cell in find_cells(field) if _wanted(cell, wishes))
-    stain = field_normaliser(field, cells, method=wishes.method)
+    pictures = normalised_crops(field, cells, method=wishes.method)
     crops = tuple(output / "crops" / field.name / f"{field.name}-{cell.number:03d}.png" for cell in cells)
-    for cell, crop in zip(cells, crops, strict=True):
-        write_png(crop, stain(cut_crop(field, cell)))
+    for crop, picture in zip(crops, pictures, strict=True):
+        write_png(crop, picture)
     write_png(output / "outlines" / f"{field.name}.png", draw_outlines(field, cells))
     height, width = field.pixels.shape[:2]
     blurred = out_of_focus(field.pixels, field.stain, um_per_px=field.scale.um_per_px)
@@ -181,6 +182,12 @@ def field_normaliser(field: Field, cells: Sequence[FieldCell], *, method: str) -
     whole = [cell for cell in cells if "cut off" not in cell.flags] or list(cells)
     source = measure(sample_crops(cut_crop(field, cell) for cell in whole[:60]))
     return normaliser(method, source, target=RELEASE_STAIN)
+
+
+def normalised_crops(field: Field, cells: Sequence[FieldCell], *, method: str = "reinhard") -> list[Pixels]:
+    """Return the crops of a field's cells as the model knows them: its scale, its stain, black around each cell."""
+    stain = field_normaliser(field, cells, method=method)
+    return [stain(cut_crop(field, cell)) for cell in cells]
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
