@@ -15,7 +15,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert (experiment.train.epochs, experiment.model.name, experiment.augment.zoom) == (3, "timm:resnet18", (0.8, 1.2))
 
 
-@pytest.mark.parametrize("name", ["demo", "ellassir-2022"])
+@pytest.mark.parametrize("name", ["demo", "ellassir-2022", "fine-tune"])
 def test_shipped_experiments_are_valid(name: str) -> None:
     assert Experiment.read(shipped(name)) != Experiment()
 

@@ -20,15 +20,17 @@ class Settings(BaseModel):
 class Prepare(Settings):
     """How an image becomes the crop that a model sees."""
 
-    view: Literal["frame", "window", "cell"] = "window"
+    view: Literal["frame", "window", "cell", "area"] = "window"
     """frame: the whole image, padded to a square. window: a square of `window` source pixels around the middle,
-    so that scale is kept. cell: a square around the cell itself, so that cell size is taken away."""
+    so that scale is kept. cell: a square around the cell itself, so that cell size is taken away. area: likewise, but
+    in proportion to the cell's area and around its centre of mass, so that debris at its rim moves nothing."""
     size: int = Field(128, ge=16, le=1024)
     """Side of the crop, in pixels."""
     window: int = Field(450, ge=16, le=8192)
     """Side of the square cut from the source, in source pixels (view = window)."""
     margin: float = Field(0.05, ge=0, le=1)
-    """Black border around the cell, as a share of its longer side (view = cell)."""
+    """Black border around the cell, as a share of its longer side (view = cell) or of the diameter of a disc of its
+    area (view = area)."""
 
 
 class Split(Settings):
@@ -72,6 +74,8 @@ class Augment(Settings):
     """Enlarge by a factor drawn between these two (log-uniform). Wide ranges take the size shortcut away."""
     stain: float = Field(0.0, ge=0, le=1)
     """Strength of changes to the stain: each optical-density channel is scaled and shifted by up to this share."""
+    contrast: float = Field(0.0, ge=0, lt=1)
+    """Strength of changes to the contrast of a cell around its own mean colour."""
     brightness: float = Field(0.0, ge=0, le=1)
     blur: float = Field(0.0, ge=0, le=5)
     """Largest standard deviation of Gaussian blur, in crop pixels."""
@@ -85,9 +89,11 @@ class Train(Settings):
     cached features of the frozen backbone."""
     epochs: int = Field(20, ge=1)
     frozen_epochs: int = Field(1, ge=0)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=2)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(0.01, gt=0)
+    head_rate: float = Field(1.0, gt=0)
+    """Factor of the learning rate for the head, which starts from nothing where the backbone is pretrained."""
     weight_decay: float = Field(0.0, ge=0)
     warmup: float = Field(0.0, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from zero."""
@@ -95,6 +101,9 @@ class Train(Settings):
     """Let the learning rate fall to zero along a cosine."""
     balance: Literal["none", "weights", "sampler", "size-sampler"] = "weights"
     """Against class imbalance: weights in the loss, or a sampler that draws classes (and sizes) evenly."""
+    subject_balance: float = Field(0.0, ge=0, le=1)
+    """How far the samplers also even out subjects: a cell's chance falls with the number of its subject group's cells
+    to this power. 0 ignores subjects, 1 draws every subject equally often."""
     patience: int = Field(0, ge=0)
     """Stop after this many epochs without a better validation loss; 0 never stops early."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import binary_opening, label
 
 from ..config import Prepare
 from ..errors import ImageError
@@ -48,5 +49,22 @@ def _square(image: RGB, mask: NDArray[np.bool_], prepare: Prepare) -> tuple[int,
         longer = max(right - left, bottom - top)
         side = longer + 2 * round(prepare.margin * longer)
         return (left + right - side) // 2, (top + bottom - side) // 2, side
+    if prepare.view == "area":
+        x, y, area = _centre_and_area(mask)
+        side = max(1, round(2 * np.sqrt(area / np.pi) * (1 + 2 * prepare.margin)))
+        return round(x - side / 2), round(y - side / 2), side
     side = prepare.window if prepare.view == "window" else max(height, width)
     return (width - side) // 2, (height - side) // 2, side
+
+
+def _centre_and_area(mask: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Return x, y and area in pixels of the largest piece of the mask, without what hangs on it by a thread."""
+    height, width = mask.shape
+    small = mask[: height // 2 * 2, : width // 2 * 2].reshape(height // 2, 2, width // 2, 2).any(axis=(1, 3))
+    pieces, count = label(binary_opening(small, iterations=3) if small.size else small)
+    if not count:  # thinner than the opening: take it as it is
+        pieces, small = mask.astype(int), mask
+    scale = 1 if small is mask else 2
+    sizes = np.bincount(pieces.ravel())[1:]
+    rows, columns = np.nonzero(pieces == sizes.argmax() + 1)
+    return scale * (columns.mean() + 0.5), scale * (rows.mean() + 0.5), scale**2 * float(sizes.max())

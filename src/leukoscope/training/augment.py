@@ -31,6 +31,8 @@ class Draws:
     """Above 1 the cell looks larger."""
     stain: Tensor
     """(batch, 2, 3): factor and shift of the optical density of each colour channel."""
+    contrast: Tensor
+    """Factor of a pixel's distance from the cell's mean colour."""
     light: Tensor
     """Factor of brightness."""
     blur: Tensor
@@ -59,6 +61,7 @@ def draw(settings: Augment, *, crops: int, generator: torch.Generator) -> Draws:
         mirror=torch.where((uniform(0, 1) < 0.5) & torch.tensor(settings.flip), -1.0, 1.0),
         zoom=uniform(math.log(smallest), math.log(largest)).exp(),
         stain=torch.stack([1 + uniform(-1, 1, 3) * settings.stain, uniform(-1, 1, 3) * settings.stain / 4], dim=1),
+        contrast=1 + uniform(-1, 1) * settings.contrast,
         light=1 + uniform(-1, 1) * settings.brightness,
         blur=uniform(0, settings.blur),
     )
@@ -70,7 +73,7 @@ def augment(crops: Tensor, draws: Draws) -> Tensor:
     A setting that is off leaves its values as they are, to the bit; black stays black.
     """
     here = Draws(**{field.name: getattr(draws, field.name).to(crops.device) for field in fields(draws)})
-    restained = (draws.stain[:, 0] != 1).any() or (draws.light != 1).any()
+    restained = (draws.stain[:, 0] != 1).any() or (draws.light != 1).any() or (draws.contrast != 1).any()
     images = (_restain(crops, here) if restained else crops.float()).permute(0, 3, 1, 2)
     if (draws.turn != 0).any() or (draws.mirror != 1).any() or (draws.zoom != 1).any():
         images = _move(images, here)
@@ -80,7 +83,7 @@ def augment(crops: Tensor, draws: Draws) -> Tensor:
 
 
 def _restain(crops: Tensor, draws: Draws) -> Tensor:
-    """Scale and shift the optical density -log(I / 255) of each colour, and the light, where there is a cell.
+    """Scale and shift the optical density -log(I / 255) of each colour, the contrast and the light of each cell.
 
     A crop has only 256 values per colour, so they are worked out once and looked up: three passes over the batch
     instead of eleven. Source of the model: Ruifrok & Johnston, Quantification of histochemical staining by color
@@ -88,11 +91,21 @@ def _restain(crops: Tensor, draws: Draws) -> Tensor:
     """
     factor, shift = draws.stain[:, 0, :, None], draws.stain[:, 1, :, None]  # (batch, 3, 1)
     value = torch.arange(256, device=crops.device, dtype=torch.float32)
-    density = -torch.log(value.clamp(min=1) / _LIGHT)
+    mean = _mean_colour(crops)
+    contrasted = torch.where(
+        draws.contrast[:, None, None] == 1, value, mean + (value - mean) * draws.contrast[:, None, None]
+    )
+    density = -torch.log(contrasted.clamp(min=1) / _LIGHT)
     changed = (_LIGHT * torch.exp(-(density * factor + shift)) * draws.light[:, None, None]).clamp(0, _LIGHT)
     table = torch.where(value > _BLACK, changed, value)  # (batch, 3, 256)
     places = torch.arange(table[..., 0].numel(), device=crops.device, dtype=torch.int32).view(-1, 1, 1, 3) * 256
     return table.flatten().index_select(0, (crops.int() + places).flatten()).view(crops.shape)
+
+
+def _mean_colour(crops: Tensor) -> Tensor:
+    """Return the mean colour of each cell, (batch, 3, 1)."""
+    cell = crops.amax(dim=3, keepdim=True) > _BLACK
+    return ((crops * cell).sum(dim=(1, 2)) / cell.sum(dim=(1, 2)).clamp(min=1))[..., None]
 
 
 def _move(images: Tensor, draws: Draws) -> Tensor:

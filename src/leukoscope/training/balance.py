@@ -45,6 +45,14 @@ def size_draws(labels: Ints, area: Floats, *, classes: int) -> Floats:
     return _as_shares((shared / np.maximum(counts, 1))[labels, bins])
 
 
+def even_out_subjects(draws: Floats, labels: Ints, groups: NDArray[np.str_], *, power: float) -> Floats:
+    """Return the draws with cells of large subject groups drawn less often; each class keeps its share, (cells,)."""
+    _, code, count = np.unique(groups, return_inverse=True, return_counts=True)
+    evened = draws * count[code] ** -power
+    before, after = (np.bincount(labels, weights=values) for values in (draws, evened))
+    return _as_shares(evened * (before / np.maximum(after, 1e-300))[labels])
+
+
 def _as_shares(weights: Floats) -> Floats:
     shares: Floats = weights / weights.sum()
     return shares

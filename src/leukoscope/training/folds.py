@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .balance import Floats, class_draws, class_weights, size_draws
+from .balance import Floats, class_draws, class_weights, even_out_subjects, size_draws
 from .batches import Rows
 from .prepared import Prepared
 
@@ -41,6 +41,9 @@ def fold_sets(prepared: Prepared, *, fold: int) -> FoldSets:
         draws = class_draws(labels, classes=classes)
     elif balance == "size-sampler":
         draws = size_draws(labels, prepared.area()[train], classes=classes)
+    if draws is not None:
+        groups = np.array([prepared.plan.group_of(prepared.cells[row]) for row in train])
+        draws = even_out_subjects(draws, labels, groups, power=prepared.experiment.train.subject_balance)
     even = np.ones(classes)
     in_loss = class_weights(labels, classes=classes) if balance == "weights" else even
     judged = even if balance == "none" else class_weights(prepared.labels[validation], classes=classes)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..artifacts import record_stage
+from ..artifacts import record_stage, write_json
 from ..errors import CallError, TrainingError, require
 from ..models.catalogue import build_network
 from ..models.network import Network
+from ..models.summary import describe
 from ..progress import track
 from .augment import augment, draw
 from .batches import Rows, cut, read_ahead
@@ -53,6 +54,7 @@ def train(run: Path, *, resume: bool = False) -> None:
     if prepared.experiment.train.tensorboard:
         require("tensorboard", feature="train.tensorboard", extra="tensorboard")
     fabric = start_fabric(prepared.experiment.train)
+    _write_layers(prepared)
     fit = probe_fold if prepared.experiment.train.mode == "probe" else train_fold
     folds = [run / f"fold-{number}" for number in range(len(prepared.plan.folds))]
     for number, folder in enumerate(folds):
@@ -217,6 +219,13 @@ def _check_checkpoints(prepared: Prepared, *, resume: bool) -> None:
                 f"{path} was made with other settings: {', '.join(changed)} changed since. Set them back in "
                 "config.toml, or start a new run in a new folder."
             )
+
+
+def _write_layers(prepared: Prepared) -> None:
+    """Write RUN/model.json, the layer table for the report; weights play no part in it."""
+    settings, size = prepared.experiment.model, prepared.experiment.prepare.size
+    network = build_network(settings.model_copy(update={"weights": ""}), classes=prepared.classes, size=size)
+    write_json(prepared.run / "model.json", describe(network, name=settings.name, size=size))
 
 
 def _stop_on_nan(task: Task, loss: float, *, epoch: int, step: int) -> None:

@@ -13,9 +13,12 @@ _EPSILON = 1e-7  # Keras' default; PyTorch's is 1e-8
 
 def make_optimizer(network: Network, train: Train) -> torch.optim.Optimizer:
     """Return the optimiser that the settings name; weight decay spares biases and normalisation."""
-    decayed = [weight for weight in network.parameters() if weight.ndim > 1]
-    spared = [weight for weight in network.parameters() if weight.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = []
+    for part, factor in ((network.backbone, 1.0), (network.head, train.head_rate)):
+        decayed = [weight for weight in part.parameters() if weight.ndim > 1]
+        spared = [weight for weight in part.parameters() if weight.ndim <= 1]
+        groups.append({"params": decayed, "weight_decay": train.weight_decay, "factor": factor})
+        groups.append({"params": spared, "weight_decay": 0.0, "factor": factor})
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
     optimizer: torch.optim.Optimizer = kind(groups, lr=train.learning_rate, betas=_BETAS, eps=_EPSILON)
     return optimizer
@@ -29,7 +32,7 @@ def set_rates(optimizer: torch.optim.Optimizer, train: Train, *, step: int, step
     """
     rate = rate_at(train, step=step, steps=steps)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
         group["eps"] = _EPSILON / math.sqrt(1 - _BETAS[1] ** (step + 1))
     return rate
 
