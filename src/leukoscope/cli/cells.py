@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..errors import CallError, DataError, ImageError
+from ..errors import CallError, DataError, ImageError, require
 
 
 @click.command()
@@ -40,6 +40,8 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
       leukoscope cells slide.svs --jobs 4 --to qupath -o found/
       leukoscope cells slide.dcm --to dicom -o found/
     """
+    for module in ("cv2", "skimage"):
+        require(module, feature="Finding cells in fields", extra="fields")
     from ..fields.extraction import Wishes, extract
     from ..interop.dicom_images import DicomImage, is_dicom
 
