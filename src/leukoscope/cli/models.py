@@ -1,5 +1,7 @@
 """leukoscope models: list networks and print their layers."""
 
+from pathlib import Path
+
 import click
 
 
@@ -11,7 +13,28 @@ def models() -> None:
     Examples:
       leukoscope models list
       leukoscope models summary seed-cnn --size 450
+      leukoscope models show models/first
     """
+
+
+@models.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+def show(bundle: Path | None) -> None:
+    """Prove every file of a model BUNDLE (default: the shipped model) and print its card.
+
+    \b
+    Examples:
+      leukoscope models show
+      leukoscope models show models/first
+    """
+    from ..inference.bundle import CARD
+    from ..inference.predictor import load
+
+    predictor = load(bundle)
+    click.echo(predictor.bundle.read(CARD).decode())
+    click.echo(
+        f"All {len(predictor.manifest.files) + 1} files are as they were made. Seal {predictor.manifest.seal}", err=True
+    )
 
 
 @models.command("list")

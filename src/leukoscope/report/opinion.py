@@ -22,8 +22,8 @@ from .style import COLOURS
 
 SIDE = 144  # pixels of a cell's picture
 _AGAINST, _FOR = (0, 114, 178), (230, 120, 0)  # blue and orange of Okabe and Ito 2008
-_STRONGEST = 0.72  # opacity of the strongest evidence: the cell must stay visible under it
-_SCALE = 0.98  # share of cells whose strongest evidence the colour scale covers
+_STRONGEST = 0.8  # opacity of the strongest evidence: the cell must stay visible under it
+_SCALE = 0.4  # share of cells whose strongest evidence stays below full strength: few cells have far more than most
 
 _FIGURES = {
     "auroc": "AUROC",
