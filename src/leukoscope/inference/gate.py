@@ -71,8 +71,9 @@ class Gate:
         from safetensors.numpy import save
 
         half = {"mean": self.space.mean, "axes": self.space.axes}
-        arrays = {name: array.astype(np.float16) for name, array in half.items()}
-        return bytes(save(arrays | {"spread": self.space.spread.astype(np.float32)}))
+        # safetensors writes the memory as it lies: an array in Fortran order would come back scrambled
+        arrays = {name: np.ascontiguousarray(array, dtype=np.float16) for name, array in half.items()}
+        return bytes(save(arrays | {"spread": np.ascontiguousarray(self.space.spread)}))
 
 
 def read_gate(table: dict[str, Any], content: bytes) -> Gate:
