@@ -40,6 +40,15 @@ def test_few_cells_of_unseen_subjects_are_refused() -> None:
     assert gate.facts["refused_across_subjects"] == pytest.approx(0.05, abs=0.03)
 
 
+def test_with_fewer_cells_than_channels_unseen_subjects_still_pass() -> None:
+    rng = np.random.default_rng(8)
+    wide = rng.normal(size=(CHANNELS, 400))
+    points, group = cells_of(rng, subjects=12)
+    new, _ = cells_of(rng, subjects=12, first=100)
+    gate = fit_gate(points @ wide, group, rate=0.05)
+    assert (gate.distances(new @ wide) > 1).mean() < 0.2
+
+
 def test_what_leaves_the_plane_of_the_training_cells_is_refused() -> None:
     rng = np.random.default_rng(2)
     points, group = cells_of(rng, subjects=40)

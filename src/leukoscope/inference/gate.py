@@ -144,8 +144,10 @@ def fit_space(points: Floats) -> Space:
     kept = max(1, min(_COMPONENTS, channels // 2, cells // 4))
     found = PCA(kept, random_state=0).fit(points.astype(np.float32))
     along = found.explained_variance_ * (1 - _SHRINKAGE) + found.explained_variance_.mean() * _SHRINKAGE
+    # Not found.noise_variance_: with fewer cells than channels that one depends on the number of cells.
+    left = max(0.0, float(points.var(axis=0).sum() - found.explained_variance_.sum()))
     smallest = 1e-9 + 1e-6 * along.mean()  # channels that are always zero must not divide by it
-    spread = np.maximum(np.append(along, found.noise_variance_), smallest)
+    spread = np.maximum(np.append(along, left / max(1, channels - kept)), smallest)
     mean, axes, spread = (each.astype(np.float32) for each in (found.mean_, found.components_, spread))
     return Space(mean, axes, spread)
 

@@ -1,0 +1,88 @@
+"""Heat lies where the evidence is: no flip, no transpose, no half pixel."""
+
+import numpy as np
+import pytest
+import torch
+
+from leukoscope.explain.heat import beside, enlarge, overlay
+from leukoscope.explain.lime import lime
+from leukoscope.explain.occlusion import occlude
+from leukoscope.explain.superpixels import superpixels
+from tests.explain.known import EXPECTED, PLACE, SIZE, cell, middle, predict
+
+
+def test_occlusion_finds_the_place() -> None:
+    heat = occlude(predict, cell(), target=1)
+    assert middle(heat) == pytest.approx(EXPECTED, abs=1.0)
+    assert heat[PLACE].mean() > 10 * np.abs(heat[60:, :40]).mean()
+
+
+def test_occlusion_of_the_other_class_is_the_same_with_another_sign() -> None:
+    np.testing.assert_allclose(occlude(predict, cell(), target=0), -occlude(predict, cell(), target=1), atol=1e-5)
+
+
+def test_lime_finds_the_place() -> None:
+    heat = lime(predict, cell(), target=1, rng=np.random.default_rng(0), count=40)
+    assert middle(np.where(heat > heat.max() / 2, heat, 0)) == pytest.approx(EXPECTED, abs=4)
+    assert heat[PLACE].mean() > 5 * np.abs(heat[60:, :40]).mean()
+
+
+def test_lime_gives_a_plain_model_its_own_weights() -> None:
+    crop = cell(1)
+    patches = superpixels(crop, count=12)
+    truth = np.random.default_rng(1).normal(0, 1, 12)
+    share = [np.where(patches == patch, 1.0, 0.0) / (patches == patch).sum() for patch in range(12)]
+
+    def there(crops: np.ndarray) -> np.ndarray:
+        same = (crops == crop).all(axis=3)
+        present = np.stack([(same * each).sum(axis=(1, 2)) > 0.7 for each in share], axis=1)
+        chance = 1 / (1 + np.exp(-(present @ truth)))
+        return np.stack([1 - chance, chance], axis=1)
+
+    heat = lime(there, crop, target=1, rng=np.random.default_rng(2), samples=500, count=12)
+    found = np.array([heat[patches == patch].mean() for patch in range(12)])
+    assert np.corrcoef(found, truth)[0, 1] > 0.99
+    np.testing.assert_allclose(found, truth, atol=0.25)
+
+
+def test_superpixels_cover_the_cell_and_nothing_else() -> None:
+    crop = cell(2)
+    patches = superpixels(crop, count=30)
+    np.testing.assert_array_equal(patches >= 0, crop.max(axis=2) > 24)
+    sizes = np.bincount(patches[patches >= 0])
+    assert len(sizes) == 30
+    assert sizes.max() < 12 * np.median(sizes)
+    np.testing.assert_array_equal(patches, superpixels(crop, count=30))
+
+
+def test_a_black_crop_has_no_heat() -> None:
+    black = np.zeros((SIZE, SIZE, 3), np.uint8)
+    assert not occlude(predict, black, target=1).any()
+    assert not lime(predict, black, target=1, rng=np.random.default_rng(0)).any()
+
+
+@pytest.mark.parametrize("places", [1, 2, 4, 7])
+def test_a_map_is_enlarged_as_by_pytorch(places: int) -> None:
+    plane = np.random.default_rng(places).normal(size=(places, places)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(plane)[None, None], size=(SIZE, SIZE), mode="bilinear", align_corners=False
+    )
+    np.testing.assert_allclose(enlarge(plane, size=SIZE), expected[0, 0].numpy(), atol=1e-5)
+
+
+def test_a_place_that_looks_elsewhere_is_drawn_there() -> None:
+    plane = np.zeros((8, 8), np.float32)
+    plane[2, 5] = 1
+    assert middle(enlarge(plane, size=SIZE)) == pytest.approx((2.5 * 12 - 0.5, 5.5 * 12 - 0.5), abs=0.1)
+    assert middle(enlarge(plane, size=SIZE, start=0.0, step=12.0)) == pytest.approx((23.5, 59.5), abs=0.1)
+
+
+def test_evidence_for_is_orange_and_against_is_blue() -> None:
+    crop = np.full((4, 4, 3), 100, np.uint8)
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0], heat[0, 1] = 1, -1
+    drawn = overlay(crop, heat).astype(int)
+    assert drawn[0, 0, 0] > drawn[0, 0, 2]
+    assert drawn[0, 1, 2] > drawn[0, 1, 0]
+    np.testing.assert_array_equal(drawn[1:], crop[1:])
+    assert beside(crop, heat, side=16).shape == (16, 32, 3)
