@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_opening, label
 
 from ..config import Prepare
 from ..errors import ImageError
@@ -19,10 +18,9 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
     Raises:
         ImageError: the image is all black, so there is no cell to see.
     """
-    mask = cell_mask(image)
-    if not mask.any():
+    if image.max() <= _BLACK:
         raise ImageError("is all black: there is no cell to see. Remove it or replace it.")
-    left, top, side = _square(image, mask, prepare)
+    left, top, side = _square(image, prepare)
     # Image.crop fills what lies outside the source with black, as the release's own background.
     square = Image.fromarray(image).crop((left, top, left + side, top + side))
     # Pillow widens the bilinear kernel when it shrinks, so nothing is skipped between two pixels.
@@ -31,8 +29,9 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
 
 def cell_mask(image: RGB) -> NDArray[np.bool_]:
     """Return where the cell is, (height, width): all that is not black background."""
-    brightest: NDArray[np.bool_] = image.max(axis=2) > _BLACK
-    return brightest
+    # Channel by channel: numpy's own maximum along an axis of three takes thirty times as long.
+    brightest = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
+    return np.asarray(brightest > _BLACK)
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
@@ -41,16 +40,16 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _square(image: RGB, mask: NDArray[np.bool_], prepare: Prepare) -> tuple[int, int, int]:
+def _square(image: RGB, prepare: Prepare) -> tuple[int, int, int]:
     """Return (left, top, side) of the source square that becomes the crop."""
     height, width = image.shape[:2]
     if prepare.view == "cell":
-        left, top, right, bottom = bounding_box(mask)
+        left, top, right, bottom = bounding_box(cell_mask(image))
         longer = max(right - left, bottom - top)
         side = longer + 2 * round(prepare.margin * longer)
         return (left + right - side) // 2, (top + bottom - side) // 2, side
     if prepare.view == "area":
-        x, y, area = _centre_and_area(mask)
+        x, y, area = _centre_and_area(cell_mask(image))
         side = max(1, round(2 * np.sqrt(area / np.pi) * (1 + 2 * prepare.margin)))
         return round(x - side / 2), round(y - side / 2), side
     side = prepare.window if prepare.view == "window" else max(height, width)
@@ -59,6 +58,8 @@ def _square(image: RGB, mask: NDArray[np.bool_], prepare: Prepare) -> tuple[int,
 
 def _centre_and_area(mask: NDArray[np.bool_]) -> tuple[float, float, float]:
     """Return x, y and area in pixels of the largest piece of the mask, without what hangs on it by a thread."""
+    from scipy.ndimage import binary_opening, label  # for this view alone: a first answer should not wait for SciPy
+
     height, width = mask.shape
     small = mask[: height // 2 * 2, : width // 2 * 2].reshape(height // 2, 2, width // 2, 2).any(axis=(1, 3))
     pieces, count = label(binary_opening(small, iterations=3) if small.size else small)

@@ -57,6 +57,7 @@ def _prepare(prepare: dict[str, Any]) -> str:
         "frame": "the whole image",
         "window": f"a square of {prepare['window']} source pixels around the middle",
         "cell": "a square around the cell, so that its size is taken away",
+        "area": "a square in proportion to the cell's area, so that its size is taken away",
     }
     return f"one segmented cell on black; {views[prepare['view']]}, at {prepare['size']} px"
 
