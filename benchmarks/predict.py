@@ -1,0 +1,195 @@
+"""From image files on disk to probabilities: leukoscope beside keras.Model.predict, on the same weights and files.
+
+    python benchmarks/predict.py --keras-python VENV/bin/python [--images 400]
+
+VENV is an environment of its own with tensorflow and pillow. Every image is a 450 px BMP, as in the C-NMC release;
+both sides read, rescale and predict it with the paper's seed-cnn. Printed: images per second of either side and their
+ratio, the largest difference of a probability, seconds from starting Python to the first answer, and the peak memory
+for ten thousand files beside that for five hundred.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE = 450
+ROUNDS = 3  # of each side in turn; the fastest of each counts, since other work can only slow it
+
+KERAS = """
+import json, sys, time
+import keras, numpy as np
+from keras import layers
+
+folder, weights, batch = sys.argv[1], np.load(sys.argv[2]), int(sys.argv[3])
+image = keras.Input((450, 450, 3))
+x = layers.Rescaling(1 / 255)(image)
+for filters in (16, 32, 64, 128):
+    x = layers.Conv2D(filters, 2, strides=2, padding="same")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Activation("relu")(x)
+    x = layers.Dropout(0.2)(x) if filters == 128 else layers.MaxPooling2D(2, 2, padding="same")(x)
+x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
+model = keras.Model(image, layers.Dense(1, activation="sigmoid")(x))
+for number, variable in enumerate(model.weights):
+    variable.assign(weights[str(number)])
+
+def files():
+    return keras.utils.image_dataset_from_directory(
+        folder, labels=None, image_size=(450, 450), batch_size=batch, shuffle=False, verbose=False
+    )
+
+model.predict(files().take(2), verbose=0)
+for line in sys.stdin:
+    start = time.perf_counter()
+    chances = model.predict(files(), verbose=0)[:, 0]
+    print(json.dumps({"seconds": time.perf_counter() - start, "chances": chances.tolist()}), flush=True)
+"""
+
+MEMORY = """
+import resource, sys
+import leukoscope
+from pathlib import Path
+paths = sorted(Path(sys.argv[2]).glob("*.bmp"))
+wanted = int(sys.argv[3])
+count = sum(1 for _ in leukoscope.load(sys.argv[1]).stream(paths[i % len(paths)] for i in range(wanted)))
+assert count == wanted
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def write_images(folder: Path, *, count: int, rng: np.random.Generator) -> None:
+    """Write cells of smooth noise on black, BMP as in the release."""
+    down, across = np.mgrid[:SIZE, :SIZE] - SIZE / 2
+    disc = np.hypot(down, across)[..., None] < 130
+    for number in range(count):
+        small = Image.fromarray(rng.integers(60, 220, (30, 30, 3), dtype=np.uint8))
+        cell = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)) * disc
+        Image.fromarray(cell.astype(np.uint8)).save(folder / f"cell_{number:05}.bmp")
+
+
+def write_models(folder: Path) -> tuple[Path, Path]:
+    """Write seed-cnn with random weights as a bundle, and the same weights in the order of Keras."""
+    import torch
+
+    from leukoscope.config import Model, Prepare
+    from leukoscope.inference.bundle import OPERATING_POINTS, Manifest, Member, write_bundle
+    from leukoscope.inference.ensemble import CLASSES_KEY
+    from leukoscope.models.catalogue import build_network
+    from leukoscope.models.export import to_onnx
+
+    torch.manual_seed(0)
+    network = build_network(Model(name="seed-cnn"), classes=2, size=SIZE)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+    onnx = to_onnx(network, size=SIZE, metadata={CLASSES_KEY: "hem\nall"})
+    member = Member(graph="model.onnx", network="seed-cnn", prepare=Prepare(view="window", size=SIZE, window=SIZE))
+    points = dict.fromkeys(OPERATING_POINTS, 0.5)
+    manifest = Manifest(
+        name="benchmark", classes=("hem", "all"), positive="all", members=(member,), operating_points=points
+    )
+    bundle = write_bundle(folder / "bundle", manifest, files={"model.onnx": onnx, "card.md": b"benchmark"})
+    kept = {name: value.numpy() for name, value in network.state_dict().items() if "num_batches" not in name}
+    order = [
+        value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T if value.ndim == 2 else value
+        for value in kept.values()
+    ]
+    np.savez(folder / "keras.npz", **{str(number): value for number, value in enumerate(order)})
+    return bundle.path, folder / "keras.npz"
+
+
+def time_ours(bundle: Path, images: Path) -> tuple[float, np.ndarray]:
+    """Return seconds for all files, and the probabilities."""
+    import leukoscope
+
+    predictor = leukoscope.load(bundle)
+    paths = sorted(images.glob("*.bmp"))
+    predictor.predict(paths[:8])
+    start = time.perf_counter()
+    chances = [(opinion.probabilities or {})["all"] for opinion in predictor.stream(paths)]
+    return time.perf_counter() - start, np.array(chances)
+
+
+def compare_speed(keras_python: Path, *, bundle: Path, weights: Path, images: Path, batch: int) -> None:
+    """Print images per second of both sides, taking turns on the same machine, and their ratio."""
+    command = [str(keras_python), "-c", KERAS, str(images), str(weights), str(batch)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    ours: list[float] = []
+    theirs: list[float] = []
+    with subprocess.Popen(command, text=True, **pipes) as keras:  # type: ignore[call-overload]
+        for _ in range(ROUNDS):
+            keras.stdin.write("go\n")
+            keras.stdin.flush()
+            answer = json.loads(keras.stdout.readline())
+            theirs.append(answer["seconds"])
+            seconds, chances = time_ours(bundle, images)
+            ours.append(seconds)
+        keras.stdin.close()
+    count = len(chances)
+    print(f"{count} files of {SIZE} px, best of {ROUNDS}, keras.Model.predict in batches of {batch}")
+    print(f"  keras       {count / min(theirs):7.1f} images/s")
+    print(f"  leukoscope  {count / min(ours):7.1f} images/s")
+    print(f"  ratio       {min(theirs) / min(ours):7.2f}")
+    print(f"  largest difference of a probability {np.abs(chances - answer['chances']).max():.1e}")
+
+
+def first_answer(bundle: Path, images: Path) -> None:
+    """Print the seconds from starting Python to the first answer, on the command line and in Python."""
+    image = str(next(images.glob("*.bmp")))
+    python = f"import leukoscope; leukoscope.load({str(bundle)!r}).predict({image!r})"
+    program = "from leukoscope.cli import main; main()"
+    for name, command in {
+        "Python": [sys.executable, "-c", python],
+        "command line": [sys.executable, "-c", program, "predict", image, "--model", str(bundle)],
+    }.items():
+        seconds, used = [], []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            seconds.append(time.perf_counter() - start)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        print(f"first answer, {name}: {min(seconds):.2f} s ({min(used):.2f} s of processor time)")
+
+
+def memory(bundle: Path, images: Path) -> None:
+    """Print the peak memory for five hundred and for ten thousand files."""
+    peaks = []
+    for count in (500, 10_000):
+        command = [sys.executable, "-c", MEMORY, str(bundle), str(images), str(count)]
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        print(f"peak memory, {count} files: {peaks[-1]:.0f} MiB")
+    print(f"  ratio {peaks[1] / peaks[0]:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--keras-python", type=Path, help="Python of an environment with tensorflow and pillow")
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=32, help="of keras.Model.predict")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        write_images(folder / "images", count=arguments.images, rng=np.random.default_rng(0))
+        bundle, weights = write_models(folder)
+        first_answer(bundle, folder / "images")
+        if arguments.keras_python:
+            compare_speed(
+                arguments.keras_python, bundle=bundle, weights=weights, images=folder / "images", batch=arguments.batch
+            )
+        memory(bundle, folder / "images")
+
+
+if __name__ == "__main__":
+    main()
