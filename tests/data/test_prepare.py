@@ -36,6 +36,17 @@ def test_the_cell_view_takes_size_and_place_away() -> None:
     assert bounding_box(cell_mask(small)) == pytest.approx((3, 3, 61, 61), abs=1)
 
 
+def test_the_area_view_is_not_moved_by_what_hangs_on_the_cell() -> None:
+    prepare = Prepare(view="area", size=64, margin=0.1)
+    plain, torn = disc(450, 90), disc(450, 90)
+    torn[223:227, 300:420] = (120, 60, 160)  # a thread
+    torn[215:235, 410:430] = (120, 60, 160)  # and debris at its end
+    difference = np.abs(prepare_crop(plain, prepare).astype(int) - prepare_crop(torn, prepare))
+    assert (difference.max(axis=2) > 20).mean() < 0.03
+    assert area(prepare_crop(plain, prepare)) == pytest.approx(np.pi / 4 / 1.2**2, rel=0.03)
+    assert area(prepare_crop(disc(450, 40, (150, 200)), prepare)) == pytest.approx(np.pi / 4 / 1.2**2, rel=0.05)
+
+
 def test_the_frame_view_shows_the_whole_image_without_distortion() -> None:
     wide = np.full((100, 200, 3), 90, dtype=np.uint8)
     crop = prepare_crop(wide, Prepare(view="frame", size=100))

@@ -1,6 +1,7 @@
 """Laws of augmentation: black stays black, what is off changes nothing, the same seed gives the same batch."""
 
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -13,7 +14,7 @@ from leukoscope.config import Augment
 from leukoscope.training.augment import Draws, augment, draw
 
 OFF = Augment(flip=False, rotate=False)
-STRONG = Augment(flip=True, rotate=True, zoom=(0.5, 2.0), stain=0.5, brightness=0.5, blur=2.0)
+STRONG = Augment(flip=True, rotate=True, zoom=(0.5, 2.0), stain=0.5, contrast=0.5, brightness=0.5, blur=2.0)
 
 
 def cells(count: int, *, side: int = 24, seed: int = 0) -> torch.Tensor:
@@ -34,6 +35,7 @@ SETTINGS = st.builds(
     rotate=st.booleans(),
     zoom=st.tuples(st.floats(0.4, 1.0), st.floats(1.0, 2.5)),
     stain=st.floats(0, 1),
+    contrast=st.floats(0, 0.9),
     brightness=st.floats(0, 1),
     blur=st.floats(0, 3),
 )
@@ -90,9 +92,9 @@ def test_several_processes_that_share_a_batch_see_what_one_would() -> None:
 def test_a_mirror_and_a_quarter_turn_are_exact() -> None:
     crops = cells(1)
     still = drawn(OFF, crops)
-    mirrored = Draws(still.turn, -still.mirror, still.zoom, still.stain, still.light, still.blur)
+    mirrored = replace(still, mirror=-still.mirror)
     torch.testing.assert_close(augment(crops, mirrored), crops.float().flip(2), atol=1e-2, rtol=0)
-    quarter = Draws(still.turn + math.pi / 2, still.mirror, still.zoom, still.stain, still.light, still.blur)
+    quarter = replace(still, turn=still.turn + math.pi / 2)
     turned = augment(crops, quarter)
     matches = [torch.allclose(turned, crops.float().rot90(times, (1, 2)), atol=1e-1) for times in (1, 3)]
     assert any(matches)
@@ -103,7 +105,7 @@ def test_zoom_scales_the_area_of_the_cell_by_its_square() -> None:
     still = drawn(OFF, crops)
     areas = {}
     for zoom in (0.5, 1.0, 1.5):
-        draws = Draws(still.turn, still.mirror, still.zoom * zoom, still.stain, still.light, still.blur)
+        draws = replace(still, zoom=still.zoom * zoom)
         areas[zoom] = (augment(crops, draws).amax(dim=3) > 50).sum().item()
     assert areas[0.5] / areas[1.0] == pytest.approx(0.25, rel=0.1)
     assert areas[1.5] / areas[1.0] == pytest.approx(2.25, rel=0.1)
@@ -114,7 +116,7 @@ def test_blur_inside_the_cell_is_scipys_gaussian() -> None:
     crops = torch.from_numpy(rng.integers(60, 200, size=(2, 32, 32, 3)).astype(np.uint8))
     still = drawn(OFF, crops)
     sigma = torch.tensor([0.8, 1.5])
-    blurred = augment(crops, Draws(still.turn, still.mirror, still.zoom, still.stain, still.light, sigma))
+    blurred = augment(crops, replace(still, blur=sigma))
     for number in range(2):
         spread = (float(sigma[number]),) * 2 + (0,)
         expected = gaussian_filter(crops[number].float().numpy(), spread, truncate=5 / float(sigma[number]))
@@ -127,7 +129,17 @@ def test_stain_works_on_optical_density() -> None:
     still = drawn(OFF, crops)
     stain = still.stain.clone()
     stain[:, 0], stain[:, 1] = torch.tensor([2.0, 1.0, 0.5]), torch.tensor([0.1, 0.0, 0.0])
-    changed = augment(crops, Draws(still.turn, still.mirror, still.zoom, stain, still.light, still.blur))
+    changed = augment(crops, replace(still, stain=stain))
     share = 155 / 255
     expected = [255 * share**2 * math.exp(-0.1), 155, 255 * share**0.5]
     torch.testing.assert_close(changed[0, 2, 3], torch.tensor(expected), rtol=1e-4, atol=0)
+
+
+def test_contrast_keeps_the_mean_colour_of_the_cell() -> None:
+    crops = cells(3)
+    still = drawn(OFF, crops)
+    flatter = augment(crops, replace(still, contrast=torch.full((3,), 0.5)))
+    inside = crops.amax(dim=3) > 0
+    before, after = crops[inside].float(), flatter[inside]
+    assert torch.allclose(after.mean(dim=0), before.mean(dim=0), atol=0.5)
+    assert after.std() == pytest.approx(float(before.std()) / 2, rel=0.02)

@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from leukoscope.errors import TrainingError
-from leukoscope.training.balance import class_draws, class_weights, size_draws
+from leukoscope.training.balance import class_draws, class_weights, even_out_subjects, size_draws
 
 
 def test_class_weights_are_scikit_learns() -> None:
@@ -46,3 +46,13 @@ def test_classes_without_a_common_size_are_refused() -> None:
     labels = np.repeat([0, 1], 100)
     with pytest.raises(TrainingError, match="share almost no cell size"):
         size_draws(labels, labels * 1000.0 + np.arange(200), classes=2)
+
+
+def test_evened_subjects_keep_the_share_of_their_class() -> None:
+    labels = np.array([0] * 6 + [1] * 6)
+    groups = np.array(["a"] * 5 + ["b"] + ["c"] * 4 + ["d"] * 2)
+    draws = np.full(12, 1 / 12)
+    assert np.allclose(even_out_subjects(draws, labels, groups, power=0), draws)
+    evened = even_out_subjects(draws, labels, groups, power=1)
+    share = {name: evened[groups == name].sum() for name in "abcd"}
+    assert share == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.25, "d": 0.25})

@@ -5,7 +5,7 @@ import torch
 
 from leukoscope.config import Train
 from leukoscope.models.seed_cnn import seed_cnn
-from leukoscope.training.optimise import make_optimizer, rate_at
+from leukoscope.training.optimise import make_optimizer, rate_at, set_rates
 
 
 def test_the_rate_rises_over_the_warm_up_and_falls_along_pytorchs_cosine() -> None:
@@ -26,7 +26,16 @@ def test_without_a_schedule_the_rate_is_level() -> None:
 
 def test_weight_decay_spares_biases_and_normalisation() -> None:
     network = seed_cnn(classes=2, dropout=0)
-    decayed, spared = make_optimizer(network, Train(optimizer="adamw", weight_decay=0.05)).param_groups
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0)
-    assert {weight.ndim for weight in decayed["params"]} == {2, 4}
-    assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
+    groups = make_optimizer(network, Train(optimizer="adamw", weight_decay=0.05)).param_groups
+    assert all((weight.ndim > 1) == (group["weight_decay"] == 0.05) for group in groups for weight in group["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def test_the_head_learns_at_its_own_rate() -> None:
+    network = seed_cnn(classes=2, dropout=0)
+    settings = Train(learning_rate=0.01, head_rate=5)
+    optimizer = make_optimizer(network, settings)
+    set_rates(optimizer, settings, step=0, steps=7)
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    assert rates[id(network.head.weight)] == pytest.approx(0.05)
+    assert {rates[id(weight)] for weight in network.backbone.parameters()} == {0.01}

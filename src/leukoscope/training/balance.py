@@ -48,7 +48,7 @@ def size_draws(labels: Ints, area: Floats, *, classes: int) -> Floats:
 def even_out_subjects(draws: Floats, labels: Ints, groups: NDArray[np.str_], *, power: float) -> Floats:
     """Return the draws with cells of large subject groups drawn less often; each class keeps its share, (cells,)."""
     _, code, count = np.unique(groups, return_inverse=True, return_counts=True)
-    evened = draws * count[code] ** -power
+    evened = draws * count[code].astype(float) ** -power
     before, after = (np.bincount(labels, weights=values) for values in (draws, evened))
     return _as_shares(evened * (before / np.maximum(after, 1e-300))[labels])
 
