@@ -70,11 +70,10 @@ def test_a_map_is_enlarged_as_by_pytorch(places: int) -> None:
     np.testing.assert_allclose(enlarge(plane, size=SIZE), expected[0, 0].numpy(), atol=1e-5)
 
 
-def test_a_place_that_looks_elsewhere_is_drawn_there() -> None:
+def test_a_place_of_the_map_is_drawn_over_its_tile() -> None:
     plane = np.zeros((8, 8), np.float32)
     plane[2, 5] = 1
     assert middle(enlarge(plane, size=SIZE)) == pytest.approx((2.5 * 12 - 0.5, 5.5 * 12 - 0.5), abs=0.1)
-    assert middle(enlarge(plane, size=SIZE, start=0.0, step=12.0)) == pytest.approx((23.5, 59.5), abs=0.1)
 
 
 def test_evidence_for_is_orange_and_against_is_blue() -> None:

@@ -6,6 +6,10 @@ be compared with those of methods that judge every cell by itself. Mark them whe
 After the idea of the C-NMC 2019 winner: Pan, Liu, Xia & Shen, Neighborhood-Correction Algorithm for Classification of
 Normal and Malignant Cells, 2019, doi 10.1007/978-981-15-0798-4_8. They correct labels with Fisher vectors of
 intermediate features; here log-odds are averaged over nearest embeddings.
+
+Off by default: on 4,133 cells with a logistic head on frozen ImageNet features it added .012 [.002, .019] to the AUROC
+of grouped five-fold cross-validation with a whole fold as the batch, .009 [-.009, .020] with batches of 100 cells,
+and .006 [-.009, .019] under shift.
 """
 
 import numpy as np
