@@ -42,9 +42,7 @@ def main() -> None:
     crops = real_crops(asked.data, predictor, count=asked.cells)
     maps, predict = outputs_of(predictor)
     random_maps, random_predict = randomised(predictor)
-    print(
-        f"{len(crops)} cells, crops of {crops.shape[1]} px, map {maps(crops[:1]).shape[2]} places; measured grid {grid}"
-    )
+    print(f"{len(crops)} cells, crops of {crops.shape[1]} px, {maps(crops[:1]).shape[2]} places a side")
     ours = methods(predict, maps)
     theirs = methods(random_predict, random_maps)
     occlusion = [ours["occlusion"](crop, said(predict, crop)) for crop in crops]
@@ -127,10 +125,15 @@ def row(name: str, method: Method, other: Method, *, predict: Predict, crops: Cr
         f"{name:20} {found['inside'] or 0:.3f} ({found['cell_share']:.3f})  "
         f"{found['deletion']:.3f} ({found['deletion_random']:.3f})   {shown['deletion']}  "
         f"{found['insertion']:.3f} ({found['insertion_random']:.3f})    {shown['insertion']}  "
-        f"{found['randomised'] or 0:+.3f}      {found['occlusion']:+.3f}      {found['seconds']:.2f}",
+        f"{signed(found['randomised'])}      {found['occlusion']:+.3f}      {found['seconds']:.2f}",
         flush=True,
     )
     return found
+
+
+def signed(value: float | None) -> str:
+    """Return a correlation, or a dash where the network with shuffled weights answers the same to everything."""
+    return "  –   " if value is None else f"{value:+.3f}"
 
 
 def gain(curve: Callable, predict: Predict, crops: Crops, heats: list) -> list[float]:

@@ -8,6 +8,7 @@ from leukoscope.explain.heat import beside, enlarge, overlay
 from leukoscope.explain.lime import lime
 from leukoscope.explain.occlusion import occlude
 from leukoscope.explain.superpixels import superpixels
+from leukoscope.models.network import Network, WithMap
 from tests.explain.known import EXPECTED, PLACE, SIZE, cell, middle, predict
 
 
@@ -68,6 +69,17 @@ def test_a_map_is_enlarged_as_by_pytorch(places: int) -> None:
         torch.from_numpy(plane)[None, None], size=(SIZE, SIZE), mode="bilinear", align_corners=False
     )
     np.testing.assert_allclose(enlarge(plane, size=SIZE), expected[0, 0].numpy(), atol=1e-5)
+
+
+def test_the_map_of_a_network_lies_over_what_it_answers_to() -> None:
+    brightness = torch.nn.Conv2d(3, 2, 8, stride=8)
+    network = Network(brightness, channels=2, classes=2, dropout=0, mean=(0, 0, 0), std=(1, 1, 1)).eval()
+    with torch.no_grad():
+        for weight, value in ((brightness.weight, 0.01), (network.head.weight, 1), (brightness.bias, -1.2)):
+            weight.fill_(value)
+        _, maps, _ = WithMap(network)(torch.from_numpy(cell()[None]))
+    heat = enlarge(maps[0, 1].numpy(), size=SIZE)
+    assert middle(np.where(heat > heat.max() / 2, heat, 0)) == pytest.approx(EXPECTED, abs=1.5)
 
 
 def test_a_place_of_the_map_is_drawn_over_its_tile() -> None:
