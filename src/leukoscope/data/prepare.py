@@ -21,6 +21,8 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
     if image.max() <= _BLACK:
         raise ImageError("is all black: there is no cell to see. Remove it or replace it.")
     left, top, side = _square(image, prepare)
+    if (left, top) == (0, 0) and image.shape[:2] == (side, side) == (prepare.size, prepare.size):
+        return image  # it is its own crop already, as the release's images are at 450 px
     # Image.crop fills what lies outside the source with black, as the release's own background.
     square = Image.fromarray(image).crop((left, top, left + side, top + side))
     # Pillow widens the bilinear kernel when it shrinks, so nothing is skipped between two pixels.

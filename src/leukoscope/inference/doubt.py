@@ -34,13 +34,13 @@ class Doubt:
 
         return judge(measure(image), self._limits)
 
-    def of_cells(self, embedding: NDArray[np.float32]) -> list[str]:
-        """Return for each cell of a batch why it is too unlike the training cells, or ''."""
+    def of_cell(self, embedding: NDArray[np.float32]) -> str:
+        """Return why a cell with this embedding (channels,) is too unlike the training cells, or ''."""
         if self._gate is None:
-            return [""] * len(embedding)
+            return ""
         from .gate import why_far
 
-        return [why_far(float(distance)) for distance in self._gate.distances(embedding)]
+        return why_far(float(self._gate.distances(embedding[None])[0]))
 
     def of_decision(self, probabilities: Floats, *, called: int) -> str:
         """Return why a cell with these probabilities (classes,) must not be called this class, or ''.

@@ -1,13 +1,11 @@
 """The one way from an image to an answer: the command line, Python, the server and every check go through it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..data.images import MIN_SIDE, RGB, read_image
 from ..data.pack import in_parallel
@@ -18,32 +16,11 @@ from .doubt import Doubt
 from .ensemble import Crops, Ensemble, Floats, Outputs
 from .opinion import REFUSED, UNSURE, Opinion
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from .quality import Quality
+
 Image: TypeAlias = Path | str | RGB
 """An image file, or an image as uint8 (height, width, 3)."""
-
-_CHUNK = 4  # images that one thread reads, prepares and predicts together
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """An image that could be read, and its crops, one per preparation."""
-
-    crops: list[RGB]
-    quality: float | None
-    refused: str
-    """What is wrong with the picture; empty when it can be judged."""
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What the networks and the rules of doubt say about one cell."""
-
-    decision: str
-    reason: str
-    called: str
-    probabilities: Floats
-    evidence: NDArray[np.float32]
 
 
 class Predictor:
@@ -74,12 +51,11 @@ class Predictor:
         """Yield one opinion per image while reading ahead a few; `with_crops` adds the prepared crop to each."""
         point = operating_point(self.manifest, point)
 
-        def answer(chunk: list[tuple[str, Image]]) -> list[Opinion]:
-            return self._answer(chunk, point=point, with_crops=with_crops)
+        def answer(named: tuple[str, Image]) -> Opinion:
+            return self._answer(*named, point=point, with_crop=with_crops)
 
         named = ((_name_of(image, number), image) for number, image in enumerate(images, start=1))
-        for opinions in in_parallel(answer, _chunks(named)):
-            yield from opinions
+        yield from in_parallel(answer, named)
 
     def outputs(self, images: Sequence[RGB]) -> Outputs:
         """Return the calibrated probabilities, maps and embeddings of images that are already read; no gate.
@@ -102,16 +78,8 @@ class Predictor:
     def _prepare(self, image: RGB) -> list[RGB]:
         return [prepare_crop(image, each) for each in self._ensemble.preparations]
 
-    def _answer(self, chunk: list[tuple[str, Image]], *, point: str, with_crops: bool) -> list[Opinion]:
-        looked = [self._look(name, image) for name, image in chunk]
-        fit = [each for each in looked if isinstance(each, _Seen) and not each.refused]
-        judged = iter(self._judge(fit, point=point))
-        return [
-            each if isinstance(each, Opinion) else self._say(name, each, judged, with_crop=with_crops)
-            for (name, _), each in zip(chunk, looked, strict=True)
-        ]
-
-    def _look(self, name: str, image: Image) -> "_Seen | Opinion":
+    def _answer(self, name: str, image: Image, *, point: str, with_crop: bool) -> Opinion:
+        """Look at one image. Alone, not in a batch: it then stays in the processor's cache, which is faster."""
         try:
             read = _check_array(image) if isinstance(image, np.ndarray) else read_image(Path(image))
         except ImageError as unusable:
@@ -120,38 +88,28 @@ class Predictor:
             return Opinion(name, REFUSED, "No permission to read it. Change its rights.", readable=False)
         try:
             crops = self._prepare(read)
-        except ImageError as unusable:
-            return Opinion(name, REFUSED, _reason(unusable, name))
+        except ImageError as empty:
+            return Opinion(name, REFUSED, _reason(empty, name))
         quality = self._doubt.of_picture(read)
-        return _Seen(crops, quality.score, quality.reason) if quality else _Seen(crops, None, "")
+        opinion = self._judge(name, crops, quality, point=point)
+        return replace(opinion, quality=quality.score if quality else None, crop=crops[0] if with_crop else None)
 
-    def _judge(self, fit: list[_Seen], *, point: str) -> Iterator[_Verdict]:
-        if not fit:
-            return
-        outputs = self._ensemble.run(_stacked([each.crops for each in fit]))
-        far = self._doubt.of_cells(outputs.embedding)
-        for probabilities, evidence, reason in zip(outputs.probabilities, outputs.maps, far, strict=True):
-            called = self._call(probabilities, point)
-            doubt = reason or self._doubt.of_decision(probabilities, called=called)
-            decision = REFUSED if reason else UNSURE if doubt else self.classes[called]
-            yield _Verdict(decision, doubt, self.classes[called], probabilities, evidence)
-
-    def _say(self, name: str, seen: _Seen, judged: Iterator[_Verdict], *, with_crop: bool) -> Opinion:
-        crop = seen.crops[0] if with_crop else None
-        if seen.refused:
-            return Opinion(name, REFUSED, seen.refused, quality=seen.quality, crop=crop)
-        verdict = next(judged)
-        if verdict.decision == REFUSED:
-            return Opinion(name, REFUSED, verdict.reason, quality=seen.quality, crop=crop)
+    def _judge(self, name: str, crops: list[RGB], quality: "Quality | None", *, point: str) -> Opinion:
+        if quality and quality.reason:
+            return Opinion(name, REFUSED, quality.reason)
+        outputs = self._ensemble.run([crop[None] for crop in crops])
+        if far := self._doubt.of_cell(outputs.embedding[0]):
+            return Opinion(name, REFUSED, far)
+        probabilities = outputs.probabilities[0]
+        called = self._call(probabilities, point)
+        doubt = self._doubt.of_decision(probabilities, called=called)
         return Opinion(
             name,
-            verdict.decision,
-            verdict.reason,
-            quality=seen.quality,
-            probabilities=dict(zip(self.classes, verdict.probabilities.tolist(), strict=True)),
-            called=verdict.called,
-            map=verdict.evidence,
-            crop=crop,
+            UNSURE if doubt else self.classes[called],
+            doubt,
+            probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
+            called=self.classes[called],
+            map=outputs.maps[0],
         )
 
     def _call(self, probabilities: Floats, point: str) -> int:
@@ -182,12 +140,6 @@ def _reason(unusable: ImageError, name: str) -> str:
     """Return a reason that stands beside the name, so that it need not hold it."""
     text = str(unusable).removeprefix(f"{Path(name)} ")
     return text[:1].upper() + text[1:]
-
-
-def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    waiting = iter(items)
-    while chunk := list(islice(waiting, _CHUNK)):
-        yield chunk
 
 
 def _check_array(image: RGB) -> RGB:

@@ -94,7 +94,7 @@ def draw_rates(right: Floats, cells: Floats, *, rng: np.random.Generator, draws:
     variance estimator of the intraclass correlation: Ridout et al. 1999, doi 10.1111/j.0006-341X.1999.00137.x), and
     draws one rate from the beta distribution with that mean and spread. Chance within a subject is thus not
     mistaken for a difference between subjects. A spread seen in few subjects is itself uncertain: it is drawn as a
-    variance with that many degrees of freedom is (without this, 95 % intervals hold 88 % with 8 subjects, 93 % with 20).
+    variance with so many degrees of freedom is (without this, 95 % intervals hold 88 % with 8 subjects, 93 % with 20).
     """
     subjects = len(cells)
     picks = rng.integers(subjects, size=(draws, subjects))

@@ -1,0 +1,139 @@
+"""opinion.html and the card: every cell, the neediest first, offline, honest."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukoscope.config import Prepare
+from leukoscope.inference.bundle import OPERATING_POINTS, Manifest, Member, SubjectFigures
+from leukoscope.inference.opinion import Opinion
+from leukoscope.inference.subjects import Tally
+from leukoscope.report.card import card
+from leukoscope.report.opinion import OpinionPage, headline, heat_map
+
+MEMBER = Member(graph="model.onnx", network="seed-cnn", prepare=Prepare(size=64))
+FIGURES = tuple(
+    SubjectFigures(group=f"{label}{number}", label=label, cells=40, called=dict.fromkeys(OPERATING_POINTS, called))
+    for label, called in (("hem", 4), ("all", 34))
+    for number in range(6)
+)
+BINARY = Manifest(
+    name="test <model>", classes=("hem", "all"), positive="all", members=(MEMBER,), subjects=FIGURES,
+    operating_points=dict(zip(OPERATING_POINTS, (0.5, 0.2, 0.8), strict=True)),
+)  # fmt: skip
+THREE = Manifest(name="three", classes=("a", "b", "c"), members=(MEMBER,))
+
+
+def opinion(name: str, chance: float, decision: str = "", reason: str = "") -> Opinion:
+    called = "all" if chance >= 0.5 else "hem"
+    evidence = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 4, 4)
+    crop = np.full((64, 64, 3), 90, np.uint8)
+    chances = {"hem": 1 - chance, "all": chance}
+    maps = np.concatenate([-evidence, evidence])
+    return Opinion(name, decision or called, reason, probabilities=chances, called=called, map=maps, crop=crop)
+
+
+OPINIONS = [
+    opinion("x/normal.png", 0.1),
+    opinion("x/blast.png", 0.97),
+    Opinion("x/broken.png", "refused", "Is empty (0 bytes).", readable=False),
+    opinion("x/doubt.png", 0.55, "unsure", "Both hem and all are plausible."),
+    opinion("x/<script>alert(1)</script>.png", 0.7),
+]
+
+
+def page_of(opinions: list[Opinion], manifest: Manifest = BINARY, *, subject: str = "") -> str:
+    page, tally = OpinionPage(manifest, point="balanced"), Tally(manifest, point="balanced")
+    for each in opinions:
+        page.add(each, subject=subject)
+        tally.add(each, subject=subject)
+    return page.render(tally)
+
+
+def test_every_cell_stands_on_the_page_the_neediest_first() -> None:
+    html = page_of(OPINIONS)
+    places = [html.index(f'title="x/{name}') for name in ("doubt", "broken", "blast", "&lt;script", "normal")]
+    assert places == sorted(places)
+    assert html.count("<figure") == len(OPINIONS)
+    assert "Both hem and all are plausible." in html
+    assert "Is empty (0 bytes)." in html
+    assert "all 97 %" in html
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
+    html = page_of(OPINIONS, subject="P1")
+    assert "<script" not in html
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", html)
+    assert "default-src 'none'" in html
+    assert "url(" not in html
+
+
+def test_the_page_is_well_formed() -> None:
+    opened: list[str] = []
+
+    class Check(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag not in ("meta", "img", "input", "br"):
+                opened.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert opened.pop() == tag
+
+    Check().feed(page_of(OPINIONS, subject="P1"))
+    assert not opened
+
+
+def test_every_part_says_that_it_is_no_diagnosis() -> None:
+    html = page_of(OPINIONS, subject="P1")
+    assert html.count("not a diagnosis") >= 1 + len(re.findall("<section", html))
+
+
+def test_a_subject_shows_its_corrected_share() -> None:
+    html = page_of(OPINIONS[:2] * 20, subject="P1")
+    share = re.search(r"<b>(\d+)</b> <span class=\"soft nowrap\">\((\d+) to (\d+)\)", html)
+    assert share
+    value, low, high = map(int, share.groups())
+    assert low <= value <= high
+    assert value == pytest.approx(100 * (0.5 - 0.1) / (0.85 - 0.1), abs=1)  # Rogan–Gladen: se 34/40, sp 36/40
+
+
+def test_more_classes_have_no_threshold_and_no_share() -> None:
+    chances = {"a": 0.2, "b": 0.5, "c": 0.3}
+    html = page_of([Opinion("x.png", "b", probabilities=chances, called="b")], THREE, subject="P1")
+    assert "b 50 %" in html
+    assert "to correct the shares" in html
+
+
+def test_heat_is_transparent_where_there_is_no_evidence_and_two_colours_elsewhere() -> None:
+    address = heat_map(np.array([[0.0, 2.0], [-1.0, 0.5]], np.float32), scale=1.0, signed=True)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
+    assert pixels[0, 0, 3] == 0
+    assert pixels[0, 1, 3] == pixels[1, 0, 3] > pixels[1, 1, 3] > 0
+    assert pixels[0, 1, 0] > pixels[0, 1, 2]  # orange for the class
+    assert pixels[1, 0, 2] > pixels[1, 0, 0]  # blue against it
+
+
+def test_a_map_of_one_place_is_not_shown() -> None:
+    flat = Opinion("x.png", "all", probabilities={"hem": 0, "all": 1}, called="all", map=np.ones((2, 1, 1), np.float32))
+    assert "Heat map" not in page_of([flat])
+
+
+def test_the_headline_counts() -> None:
+    tally = Tally(BINARY, point="balanced")
+    for each in OPINIONS:
+        tally.add(each)
+    said = headline(tally, BINARY)
+    assert said["text"] == "Of 5 cells, 2 called all and 1 called hem; 1 left to a person, 1 refused."
+    assert said["level"] == "caution"
+
+
+def test_a_card_of_little_is_still_a_card() -> None:
+    text = card(THREE)
+    assert text.startswith("# three")
+    assert "not a diagnosis" in text
+    assert "None" not in text
