@@ -33,7 +33,7 @@ def test_the_distance_is_that_of_scipy_with_the_same_covariance() -> None:
 def test_few_cells_of_unseen_subjects_are_refused() -> None:
     rng = np.random.default_rng(1)
     shares = []
-    for _ in range(8):
+    for _ in range(5):
         gate = fit_gate(*cells_of(rng, subjects=40), rate=0.05)
         shares.append((gate.distances(cells_of(rng, subjects=40, first=100)[0]) > 1).mean())
     assert 0.02 < np.mean(shares) < 0.08
