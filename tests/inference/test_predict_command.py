@@ -53,6 +53,8 @@ def test_bad_files_among_good_ones_end_with_status_one(cells: Path, single: Bund
     result = predict(cells, "--model", single.path, "-o", tmp_path / "out.csv")
     assert result.exit_code == 1
     assert "2 cannot be used as images" in result.output
+    for name in ("empty.png", "text.png"):
+        assert len([line for line in result.stderr.splitlines() if name in line]) == 1
     assert "Traceback" not in result.output
     rows = {Path(row["path"]).name: row for row in read_csv(tmp_path / "out.csv")}
     assert len(rows) == CELLS + 2

@@ -13,6 +13,7 @@ from ..inference.subjects import Tally
 _ALL_SHOWN = 40  # cells that are listed one by one
 _NEEDIEST = 12  # of more than that
 _SUBJECTS = 60
+_UNUSABLE = 50
 
 
 class Shown:
@@ -23,6 +24,7 @@ class Shown:
         self._threshold = manifest.operating_points.get(point, 1.0)
         self._first: list[Opinion] = []
         self._neediest: list[tuple[tuple[int, float], int, Opinion]] = []
+        self._unusable: list[str] = []
         self._count = 0
 
     def add(self, opinion: Opinion) -> None:
@@ -30,11 +32,18 @@ class Shown:
         self._count += 1
         if self._count <= _ALL_SHOWN + 1:
             self._first.append(opinion)
+        if not opinion.readable and len(self._unusable) < _UNUSABLE:
+            self._unusable.append(f"{opinion.name}: {opinion.reason}")
         need = attention(opinion, positive=self._manifest.positive, threshold=self._threshold)
         if need[0] < 2:
             self._neediest.append((need, self._count, opinion))
             if len(self._neediest) > 4 * _NEEDIEST:
                 self._neediest = sorted(self._neediest)[:_NEEDIEST]
+
+    def unusable(self, tally: Tally) -> list[str]:
+        """Return one line for each file that cannot be used as an image; of very many, the first ones."""
+        more = tally.all.unreadable - len(self._unusable)
+        return [*self._unusable, *([f"and {more:,} more files that cannot be used"] if more else [])]
 
     def print(self, tally: Tally) -> None:
         """Print the table of cells, the counts, and the subjects."""

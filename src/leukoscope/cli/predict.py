@@ -44,6 +44,8 @@ def predict(
     predictor = load(model)
     consultation = Consultation(predictor, sources_of(images), point=point)
     consultation.hold(csv=output, html=html, as_json=as_json)
+    for line in consultation.shown.unusable(consultation.tally):
+        click.secho(line, fg="red", err=True)
     for path in (output, html):
         if path:
             click.echo(f"Wrote {path}", err=as_json)

@@ -81,7 +81,7 @@ class Predictor:
     def _answer(self, name: str, image: Image, *, point: str, with_crop: bool) -> Opinion:
         """Look at one image. Alone, not in a batch: it then stays in the processor's cache, which is faster."""
         try:
-            read = _check_array(image) if isinstance(image, np.ndarray) else read_image(Path(image))
+            read = _check_array(image) if isinstance(image, np.ndarray) else _read_file(Path(image))
         except ImageError as unusable:
             return Opinion(name, REFUSED, _reason(unusable, name), readable=False)
         except PermissionError:
@@ -140,6 +140,12 @@ def _reason(unusable: ImageError, name: str) -> str:
     """Return a reason that stands beside the name, so that it need not hold it."""
     text = str(unusable).removeprefix(f"{Path(name)} ")
     return text[:1].upper() + text[1:]
+
+
+def _read_file(path: Path) -> RGB:
+    if not path.exists():
+        raise ImageError("does not exist. Check the path.")
+    return read_image(path)
 
 
 def _check_array(image: RGB) -> RGB:

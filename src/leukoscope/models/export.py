@@ -1,5 +1,6 @@
 """A network as one ONNX file that needs nothing else, and its weights as safetensors."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from ..errors import CallError
 from .network import Network, WithMap
@@ -25,7 +27,8 @@ def to_onnx(network: Network, *, size: int, metadata: Mapping[str, str] | None =
     Raises:
         CallError: the network has a layer that ONNX cannot express.
     """
-    model = WithMap(network).eval()
+    # In half precision the folded weights would be too small to be kept exactly.
+    model = WithMap(network if half else _with_scale_folded(network)).eval()
     crops = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), _silent("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
@@ -54,6 +57,30 @@ def to_onnx(network: Network, *, size: int, metadata: Mapping[str, str] | None =
     onnx.checker.check_model(file)
     content: bytes = file.SerializeToString(deterministic=True)
     return content
+
+
+class _AsTheyAre(nn.Module):
+    """Crops (batch, height, width, 3) to (batch, 3, height, width), 0 to 255 as they are."""
+
+    def forward(self, crops: Tensor) -> Tensor:
+        return crops.permute(0, 3, 1, 2).float()
+
+
+def _with_scale_folded(network: Network) -> Network:
+    """Put the division by 255 into the first convolution where nothing is subtracted: a pass over the image less.
+
+    With a mean to subtract this would be wrong at the border, where padding is zero after the subtraction.
+    """
+    first = next(iter(network.backbone.children()), None)
+    if not isinstance(first, nn.Conv2d) or first.in_channels != 3 or network.rescaling.shift.any():
+        return network
+    folded = copy.deepcopy(network)
+    convolution = next(iter(folded.backbone.children()))
+    assert isinstance(convolution, nn.Conv2d)
+    with torch.no_grad():
+        convolution.weight.mul_(network.rescaling.scale.view(1, 3, 1, 1))
+    folded.rescaling = _AsTheyAre()  # type: ignore[assignment]
+    return folded
 
 
 def to_safetensors(network: Network, *, metadata: Mapping[str, str] | None = None, half: bool = False) -> bytes:
