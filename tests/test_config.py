@@ -1,5 +1,6 @@
 """Settings are closed, validated, and say which key was meant."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,14 @@ def test_shipped_experiments_are_valid(name: str) -> None:
         ("train.epochs=many", "train.epochs: Input should be a valid integer"),
         ("train.epochs=0", "greater than or equal to 1"),
         ("train.epochs", "write it as key=value"),
-        ("seed.deep=1", "unknown key|Input should be"),
+        ("seed.deep=1", "Input should be"),
         ("split.scheme=parts", "needs split.test_parts"),
+        ("augment.zoom=[2, 1]", "zoom is [smallest, largest]"),
         ("prepare.view=round", "'frame', 'window' or 'cell'"),
     ],
 )
 def test_a_wrong_setting_names_the_right_one(override: str, reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason.replace("?", r"\?").replace("'", "'")):
+    with pytest.raises(ConfigError, match=re.escape(reason)):
         Experiment.read(overrides=(override,))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from .artifacts import read_text, write_text
 from .errors import ConfigError, UnknownNameError, nearest
@@ -59,6 +59,12 @@ class Model(Settings):
     weights: str = ""
     """Pretrained weights of a timm backbone: 'hub', or the path of a local file; empty starts from random weights."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    reduce: int = Field(1, ge=1, le=8)
+    """Side of the squares of crop pixels that a timm backbone's network averages first. Crops of 256 px reduced by 2
+    cost as much as crops of 128 px, but turn and zoom without losing the fine grain of the chromatin."""
+    gain: float = Field(1.0, gt=0, le=10)
+    """Factor of brightness before a timm backbone's own standardisation, inside the network. Cells cut out on black
+    are dark: those of C-NMC fill the lower half of the scale, so 2 brings them to the contrast of photographs."""
     norm_momentum: float = Field(0.99, ge=0, lt=1)
     """Share of their old value that the moving statistics of seed-cnn's batch normalisation keep at each step. Keras'
     0.99 needs many hundred steps; before that the network, once it stops training, may call every cell the same."""
@@ -70,7 +76,7 @@ class Augment(Settings):
     flip: bool = True
     rotate: bool = True
     """Turn by any angle."""
-    zoom: tuple[float, float] = (1.0, 1.0)
+    zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     """Enlarge by a factor drawn between these two (log-uniform). Wide ranges take the size shortcut away."""
     stain: float = Field(0.0, ge=0, le=1)
     """Strength of changes to the stain: each optical-density channel is scaled and shifted by up to this share."""
@@ -79,6 +85,12 @@ class Augment(Settings):
     brightness: float = Field(0.0, ge=0, le=1)
     blur: float = Field(0.0, ge=0, le=5)
     """Largest standard deviation of Gaussian blur, in crop pixels."""
+
+    @model_validator(mode="after")
+    def _zoom_rises(self) -> Self:
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError("zoom is [smallest, largest], such as [0.8, 1.25]")
+        return self
 
 
 class Train(Settings):

@@ -49,6 +49,13 @@ def test_a_bad_image_stops_the_pack_by_name_and_leaves_nothing_half_written(
         open_pack(tmp_path / "pack")
 
 
+def test_a_damaged_pack_is_named(tmp_path: Path, painted: list[Cell]) -> None:
+    pack(painted[:4], tmp_path, prepare=PREPARE)
+    (tmp_path / "crops.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(DataError, match=r"crops.npy is damaged.*data pack again"):
+        open_pack(tmp_path)
+
+
 def test_parallel_work_keeps_its_order() -> None:
     assert list(in_parallel(lambda number: number**2, range(100))) == [number**2 for number in range(100)]
 

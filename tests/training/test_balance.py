@@ -31,7 +31,14 @@ def test_drawn_cells_cannot_be_told_apart_by_their_size() -> None:
     assert draws.sum() == pytest.approx(1)
     np.testing.assert_allclose(np.bincount(labels, weights=draws), [0.5, 0.5])
     chosen = rng.choice(len(labels), size=20_000, p=draws)
-    assert abs(roc_auc_score(labels[chosen], area[chosen]) - 0.5) < 0.03
+    before, after = (abs(roc_auc_score(labels[rows], area[rows]) - 0.5) for rows in (slice(None), chosen))
+    assert after < 0.2 * before  # a tenth of each class is drawn as it comes
+
+
+def test_cells_of_a_size_that_only_one_class_has_are_still_drawn() -> None:
+    labels = np.repeat([0, 1], 100)
+    draws = size_draws(labels, np.arange(200.0) - 50 * labels, classes=2)
+    assert (draws > 0).all()
 
 
 def test_no_cell_is_drawn_much_more_often_than_its_like() -> None:

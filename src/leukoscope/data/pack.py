@@ -51,7 +51,10 @@ def open_pack(folder: Path) -> NDArray[np.uint8]:
     """
     if not (folder / "pack.json").exists():
         raise DataError(f"{folder} holds no finished pack. Run leukoscope data pack.")
-    crops: NDArray[np.uint8] = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
+    try:
+        crops: NDArray[np.uint8] = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as damaged:
+        raise DataError(f"{folder / 'crops.npy'} is damaged ({damaged}). Run leukoscope data pack again.") from None
     return crops
 
 

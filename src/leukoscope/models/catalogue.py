@@ -40,8 +40,7 @@ def build_network(settings: Model, *, classes: int, size: int) -> Network:
         BundleError: its weights file is missing, damaged, or does not fit.
     """
     if settings.name.startswith(PREFIX):
-        name = settings.name.removeprefix(PREFIX)
-        return timm_network(name, weights=settings.weights, classes=classes, dropout=settings.dropout, size=size)
+        return timm_network(settings, classes=classes, size=size)
     if settings.name not in _OWN:
         raise UnknownNameError("network", settings.name, [*_OWN, f"{PREFIX}<any timm backbone>"])
     if settings.weights:

@@ -7,20 +7,22 @@ RGB = tuple[float, float, float]
 
 
 class Rescaling(nn.Module):
-    """Prepared crops, 0 to 255, (batch, height, width, 3) to standardised (batch, 3, height, width).
+    """Prepared crops, 0 to 255, (batch, height, width, 3) to standardised (batch, 3, height / reduce, width / reduce).
 
     The transpose is only a view: the memory stays in the order of the crops, which is the fast one for convolutions.
     """
 
-    def __init__(self, *, mean: RGB, std: RGB) -> None:
+    def __init__(self, *, mean: RGB, std: RGB, reduce: int) -> None:
         super().__init__()
+        self.reduce = reduce
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(3, 1, 1)), persistent=False)
         self.register_buffer("shift", -torch.tensor(mean).view(3, 1, 1) / torch.tensor(std).view(3, 1, 1), False)
         self.scale: Tensor
         self.shift: Tensor
 
     def forward(self, crops: Tensor) -> Tensor:
-        return crops.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
+        images = crops.permute(0, 3, 1, 2).to(self.scale.dtype) * self.scale + self.shift
+        return nn.functional.avg_pool2d(images, self.reduce) if self.reduce > 1 else images
 
 
 class GlobalAveragePool(nn.Module):
@@ -38,10 +40,10 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, *, channels: int, classes: int, dropout: float, mean: RGB, std: RGB
+        self, backbone: nn.Module, *, channels: int, classes: int, dropout: float, mean: RGB, std: RGB, reduce: int = 1
     ) -> None:
         super().__init__()
-        self.rescaling = Rescaling(mean=mean, std=std)
+        self.rescaling = Rescaling(mean=mean, std=std, reduce=reduce)
         self.backbone = backbone
         self.pool = GlobalAveragePool()
         self.dropout = nn.Dropout(dropout)

@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ..config import Model
 from ..errors import CallError
 from .network import Network
 from .weights import load_backbone
@@ -36,25 +37,27 @@ class PlaneOf(nn.Module):
         return features.permute(0, 3, 1, 2) if self.channels_last else features
 
 
-def timm_network(name: str, *, weights: str, classes: int, dropout: float, size: int) -> Network:
+def timm_network(settings: Model, *, classes: int, size: int) -> Network:
     """Return a timm backbone with a pooled linear head for crops of `size` pixels.
 
-    Args:
-        name: a name from timm's list, without 'timm:'.
-        weights: '' for random ones, 'hub' for the pretrained ones of the model hub, or the path of a local file.
+    Its weights are random, the hub's ('hub'), or those of a local file, as settings.weights says.
 
     Raises:
         UnknownBackboneError: timm has no such backbone; shows the nearest names.
         CallError: the hub cannot be reached, or the backbone cannot take crops of this size.
         BundleError: the file is missing, damaged, or does not fit this backbone.
     """
+    name, weights = settings.name.removeprefix(PREFIX), settings.weights
     _refuse_unknown(name)
-    body = _create(name, size=size, pretrained=weights == "hub")
-    mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
-    channels = _keep_what_is_used(body, size=size)
+    body = _create(name, size=size // settings.reduce, pretrained=weights == "hub")
+    mean, std = (tuple(value / settings.gain for value in body.pretrained_cfg[key]) for key in ("mean", "std"))
+    channels = _keep_what_is_used(body, size=size // settings.reduce)
     if weights not in ("", "hub"):
         load_backbone(body, weights, name=name)
-    return Network(PlaneOf(body), channels=channels, classes=classes, dropout=dropout, mean=mean, std=std)
+    return Network(
+        PlaneOf(body), channels=channels, classes=classes, dropout=settings.dropout, mean=mean, std=std,
+        reduce=settings.reduce,
+    )  # fmt: skip
 
 
 def matching(pattern: str) -> list[str]:

@@ -7,7 +7,8 @@ from ..errors import TrainingError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-_SIZE_BINS = 20
+_SIZE_BINS = 8
+_AS_IT_COMES = 0.1
 
 
 def class_weights(labels: Ints, *, classes: int) -> Floats:
@@ -23,11 +24,11 @@ def class_draws(labels: Ints, *, classes: int) -> Floats:
 
 
 def size_draws(labels: Ints, area: Floats, *, classes: int) -> Floats:
-    """Return the probability of drawing each cell so that cell size says nothing about the class, (cells,).
+    """Return the probability of drawing each cell so that cell size says little about the class, (cells,).
 
     Cells are sorted into bins of equal count by area (px), and every class is drawn with the same distribution over
-    the bins: the smallest of the classes' own shares, scaled to one. So cells of a size that only one class has are
-    never drawn, and no cell is drawn much more often than its like.
+    the bins: the smallest of the classes' own shares. No cell is drawn more often than its like for that. A tenth of
+    each class is drawn as it comes, so that sizes that only one class has are not strange to the network.
 
     Raises:
         TrainingError: the classes share no size.
@@ -36,13 +37,15 @@ def size_draws(labels: Ints, area: Floats, *, classes: int) -> Floats:
     bins = np.searchsorted(edges, area, side="right")
     counts = np.zeros((classes, _SIZE_BINS))
     np.add.at(counts, (labels, bins), 1)
-    shared = (counts / counts.sum(axis=1, keepdims=True)).min(axis=0)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    shared = shares.min(axis=0)
     if shared.sum() < 0.05:
         raise TrainingError(
             "The classes share almost no cell size, so train.balance = 'size-sampler' would leave nearly no cells. "
-            "Use 'sampler', and take size away with prepare.view = 'cell'."
+            "Use 'sampler', and take size away with prepare.view = 'area'."
         )
-    return _as_shares((shared / np.maximum(counts, 1))[labels, bins])
+    weights = _AS_IT_COMES + (shared / np.maximum(shares, 1e-12))[labels, bins]
+    return _as_shares(weights / np.bincount(labels, weights=weights)[labels])
 
 
 def even_out_subjects(draws: Floats, labels: Ints, groups: NDArray[np.str_], *, power: float) -> Floats:
