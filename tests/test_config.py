@@ -32,7 +32,7 @@ def test_shipped_experiments_are_valid(name: str) -> None:
         ("seed.deep=1", "Input should be"),
         ("split.scheme=parts", "needs split.test_parts"),
         ("augment.zoom=[2, 1]", "zoom is [smallest, largest]"),
-        ("prepare.view=round", "'frame', 'window' or 'cell'"),
+        ("prepare.view=round", "'frame', 'window', 'cell' or 'area'"),
     ],
 )
 def test_a_wrong_setting_names_the_right_one(override: str, reason: str) -> None:

@@ -21,6 +21,7 @@ from .errors import CallError, DataError
 from .evaluation.shortcuts import shortcut_probe
 
 Say = Callable[[str], None]
+STAGES = ("audit", "split", "pack", "train", "report")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Input:
     """Leave out images that cannot be used, name them in audit.json, and go on."""
 
 
-def run_experiment(given: Input, run: Path, experiment: Experiment, *, resume: bool = False, say: Say = print) -> Path:
-    """Take cells to a report; return the path of report.html.
+def run_experiment(
+    given: Input, run: Path, experiment: Experiment, *, resume: bool = False, until: str = "report", say: Say = print
+) -> Path:
+    """Take cells to a report; return the path of the last file that was written, such as report.html.
 
     Every stage writes files into RUN and is skipped when a resumed run has them already.
 
@@ -45,6 +48,7 @@ def run_experiment(given: Input, run: Path, experiment: Experiment, *, resume: b
         run: the folder to write; must be new or empty unless `resume`.
         experiment: all settings, copied to RUN/config.toml.
         resume: go on with a run that was stopped.
+        until: the last stage to run, one of STAGES.
         say: takes one line of plain words per stage.
 
     Raises:
@@ -57,11 +61,19 @@ def run_experiment(given: Input, run: Path, experiment: Experiment, *, resume: b
 
     _open_run(run, experiment, resume=resume)
     cells = stage_cells(given, run, experiment, say=say)
+    if until == "audit":
+        return run / "audit.json"
     stage_split(cells, run, experiment, say=say)
+    if until == "split":
+        return run / "split.json"
     stage_pack(cells, run, experiment, say=say)
+    if until == "pack":
+        return run / "pack"
     if not (run / "predictions.csv").exists():
         say(f"train     {experiment.model.name}, {experiment.train.epochs} epochs, mode {experiment.train.mode}")
         train(run, resume=resume)
+    if until == "train":
+        return run / "predictions.csv"
     metrics = evaluate(run)
     say(f"evaluate  {metrics['verdict']['text']}")
     return write_report(run)

@@ -111,14 +111,18 @@ def test_a_changed_hash_and_another_table_are_refused(tmp_path: Path) -> None:
         read_split(path, cells)
 
 
-def test_testing_on_a_part_leaves_out_the_training_cells_of_its_subjects() -> None:
-    cells = make_cells(24)
-    cells.append(replace(cells[0], part="part_1", name="again.png", sha256="f" * 64))  # S0 is otherwise in part_0
+@pytest.mark.parametrize(("again", "gives_up", "tested"), [(1, ("S0", "part_1", 1), 48), (9, ("S0", "part_0", 6), 57)])
+def test_subjects_in_two_parts_give_up_the_side_with_fewer_cells(
+    again: int, gives_up: tuple[str, str, int], tested: int
+) -> None:
+    cells = make_cells(24)  # S0 has six cells in part_0
+    cells += [
+        replace(cells[0], part="part_1", name=f"again{number}.png", sha256=f"{number:064x}") for number in range(again)
+    ]
     plan = make_split(cells, Split(scheme="parts", test_parts=("part_1",)), seed=0)
-    assert [(row.group, row.part, row.cells) for row in plan.excluded] == [("S0", "part_0", 6)]
-    sides = plan.sets(cells, fold=0)
-    assert (sides == "test").sum() == 49
-    assert (sides == "excluded").sum() == 6
+    assert [(row.group, row.part, row.cells) for row in plan.excluded] == [gives_up]
+    assert all(len(sides) == 1 for sides in sides_of(plan, cells, fold=0).values())
+    assert (plan.sets(cells, fold=0) == "test").sum() == tested
 
 
 def test_the_leaky_split_puts_a_patient_on_both_sides_and_says_so() -> None:

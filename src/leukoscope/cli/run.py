@@ -12,11 +12,13 @@ from .options import experiment_options, layout_options, make_layout, read_exper
 @click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--painted", type=int, default=0, metavar="N", help="Paint N cells instead of reading images.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--until", default="report", show_default=True, help="Last stage: audit, split, pack, train or report.",
+              type=click.Choice(["audit", "split", "pack", "train", "report"]), metavar="STAGE")  # fmt: skip
 @click.option("--skip-unusable", is_flag=True, help="Leave out images that cannot be used, and name them in the audit.")
 @layout_options
 @experiment_options
 def run(
-    data: Path | None, run: Path, painted: int, resume: bool, skip_unusable: bool,
+    data: Path | None, run: Path, painted: int, resume: bool, until: str, skip_unusable: bool,
     labels: Path | None, config: str | None, overrides: tuple[str, ...], **layout: str | None,
 ) -> None:  # fmt: skip
     """Index, audit, split, train, calibrate, evaluate and report.
@@ -41,5 +43,5 @@ def run(
     else:
         experiment = read_experiment(config, overrides)
     given = Input(data, painted, make_layout(**layout), labels, skip_unusable)
-    report = run_experiment(given, run, experiment, resume=resume, say=click.echo)
-    click.echo(f"report    {report}")
+    written = run_experiment(given, run, experiment, resume=resume, until=until, say=click.echo)
+    click.echo(f"{until:<9} {written}")

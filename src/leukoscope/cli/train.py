@@ -11,7 +11,7 @@ import click
 def train(run: Path, resume: bool) -> None:
     """Train every fold of a prepared RUN, or resume it.
 
-    RUN is a folder that holds config.toml, cells.csv, split.json and pack/, as `leukoscope run --until split` leaves
+    RUN is a folder that holds config.toml, cells.csv, split.json and pack/, as `leukoscope run --until pack` leaves
     it. Each fold gets its history.csv and checkpoints; predictions.csv holds the raw probabilities of all validation
     and test cells. A run that was killed and resumed ends with the same weights as one that was not.
 

@@ -31,7 +31,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Excluded:
-    """Cells that take no part: those of a group that also stands in a part that is tested on."""
+    """Cells that take no part: those of a group that stands in a part learnt from and in one tested on."""
 
     group: str
     part: str
@@ -217,12 +217,15 @@ def _parts(table: _Units, settings: Split) -> Planned:
     _check_parts(table, settings)
     tested = np.isin(table.parts, settings.test_parts)
     offered = np.isin(table.parts, settings.train_parts) if settings.train_parts else ~tested
-    test = np.flatnonzero(tested)
-    # A group on both sides is tested on, not learnt from, so that the test set stays as it was published.
-    double = offered & np.isin(table.units, table.units[test])
-    fold = table.fold(np.flatnonzero(offered & ~double), test, settings.validation)
-    pairs = Counter(zip(table.groups[double].tolist(), table.parts[double].tolist(), strict=True))
-    reason = f"also in {', '.join(settings.test_parts)}, which is tested on"
+    # A group that stands on both sides gives up the side on which it has fewer cells.
+    learnt, asked = (Counter(table.units[side].tolist()) for side in (offered, tested))
+    double = [unit for unit in learnt if unit in asked]
+    keeps_test = np.isin(table.units, [unit for unit in double if asked[unit] >= learnt[unit]])
+    keeps_train = np.isin(table.units, [unit for unit in double if asked[unit] < learnt[unit]])
+    dropped = (offered & keeps_test) | (tested & keeps_train)
+    fold = table.fold(np.flatnonzero(offered & ~dropped), np.flatnonzero(tested & ~dropped), settings.validation)
+    pairs = Counter(zip(table.groups[dropped].tolist(), table.parts[dropped].tolist(), strict=True))
+    reason = "the same subjects stand on the other side with more cells"
     return [fold], [Excluded(group, part, count, reason) for (group, part), count in sorted(pairs.items())]
 
 
