@@ -19,3 +19,7 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"real data not found at {SHARED}/data (set LEUKOSCOPE_SHARED)")
     return SHARED / "data"
+
+
+# Needs TensorFlow, which no test does: it wrote the golden numbers once.
+collect_ignore = ["golden/make_keras_golden.py"]

@@ -29,6 +29,8 @@ def test_shipped_experiments_are_valid(name: str) -> None:
         ("train.epochs=many", "train.epochs: Input should be a valid integer"),
         ("train.epochs=0", "greater than or equal to 1"),
         ("train.epochs", "write it as key=value"),
+        ("seed=-1", "greater than or equal to 0"),
+        ("train.learning_rate=inf", "finite number"),
         ("seed.deep=1", "Input should be"),
         ("split.scheme=parts", "needs split.test_parts"),
         ("augment.zoom=[2, 1]", "zoom is [smallest, largest]"),

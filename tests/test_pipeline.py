@@ -110,11 +110,39 @@ def test_one_class_or_one_subject_is_told_before_anything_is_trained(images: Pat
     refused = tiny_run([images], tmp_path / "one-class")
     assert "only the class 'normal'" in str(refused.exception)
     lone = tmp_path / "lone"
-    for name in ("a", "b"):
+    for turn, name in enumerate(["a", "b"]):
         (lone / name).mkdir(parents=True)
-        Image.open(next(images.rglob("*.png"))).rotate(9).save(lone / name / "P1_1.png")
+        Image.open(next(images.rglob("*.png"))).rotate(9 * turn).save(lone / name / "P1_1.png")
     refused = tiny_run([lone], tmp_path / "one-subject")
     assert "one or two subjects" in str(refused.exception)
+
+
+def test_one_image_with_two_labels_is_told(images: Path, tmp_path: Path) -> None:
+    shutil.copy(images / "blast" / "P02_000.png", images / "normal" / "P99_000.png")
+    refused = tiny_run([images], tmp_path / "run")
+    assert "One pair of byte-identical images carries two labels" in str(refused.exception)
+    assert "blast/P02_000.png and normal/P99_000.png" in str(refused.exception)
+
+
+def test_there_must_be_a_run_to_resume(images: Path, tmp_path: Path) -> None:
+    refused = tiny_run([images], tmp_path / "typo", "--resume")
+    assert "There is no run in" in str(refused.exception)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_run_can_end_before_training(images: Path, tmp_path: Path) -> None:
+    assert tiny_run([images], tmp_path / "run", "--until", "split").exit_code == 0
+    assert (tmp_path / "run" / "split.json").exists()
+    assert not (tmp_path / "run" / "pack").exists()
+
+
+def test_a_damaged_pack_is_made_again(images: Path, tmp_path: Path) -> None:
+    assert tiny_run([images], tmp_path / "run", "--until", "pack").exit_code == 0
+    crops = tmp_path / "run" / "pack" / "crops.npy"
+    whole = crops.read_bytes()
+    crops.write_bytes(whole[:1000])
+    assert run("run", "-o", tmp_path / "run", "--resume", "--until", "pack").exit_code == 0
+    assert crops.read_bytes() == whole
 
 
 def test_fewer_subjects_than_folds_names_the_number_to_set(images: Path, tmp_path: Path) -> None:

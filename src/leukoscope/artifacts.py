@@ -7,6 +7,7 @@ can be compared with diff.
 import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -74,7 +75,7 @@ def read_text(path: Path) -> str:
         DataError: the file is missing or is not text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check the path, or run the stage that writes it.") from None
     except UnicodeDecodeError:
@@ -95,18 +96,30 @@ def read_csv(path: Path, *, required: Sequence[str] = ()) -> list[Row]:
     Raises:
         DataError: the file is missing, empty, ragged, or lacks a required column.
     """
-    reader = csv.DictReader(read_text(path).splitlines())
-    missing = [name for name in required if name not in (reader.fieldnames or [])]
-    if missing:
-        raise DataError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. "
-            f"It has: {', '.join(reader.fieldnames or ['nothing'])}."
-        )
-    rows = list(reader)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        _check_header(path, reader.fieldnames or [], required)
+        rows = list(reader)
+    except csv.Error as broken:
+        raise DataError(f"{path}, line {reader.line_num}: {broken}. Is a quotation mark left open?") from None
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise DataError(f"{path}, line {number}: the row does not have {len(reader.fieldnames or [])} cells.")
+            raise DataError(f"{path}, row {number}: it does not have {len(reader.fieldnames or [])} cells.")
     return rows
+
+
+def _check_header(path: Path, found: Sequence[str], required: Sequence[str]) -> None:
+    missing = [name for name in required if name not in found]
+    if missing:
+        separator = next((sign for sign in (";", "\t") if len(found) == 1 and sign in found[0]), None)
+        cure = f" It is separated by {separator!r}: save it with commas." if separator else ""
+        raise DataError(
+            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. "
+            f"It has: {', '.join(found or ['nothing'])}.{cure}"
+        )
+    twice = sorted({name for name in found if list(found).count(name) > 1})
+    if twice:
+        raise DataError(f"{path} has two columns called {', '.join(twice)}. Rename or delete one.")
 
 
 def sha256_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from .errors import ConfigError, UnknownNameError, nearest
 class Settings(BaseModel):
     """Base of all settings: immutable, and closed to names it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Prepare(Settings):
@@ -136,7 +136,7 @@ class Evaluate(Settings):
 class Experiment(Settings):
     """Everything that decides a run; copied into RUN/config.toml."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     prepare: Prepare = Prepare()
     split: Split = Split()
     model: Model = Model()

@@ -109,7 +109,9 @@ def audit_cells(cells: Sequence[Cell], run: Path, *, skip_unusable: bool = False
     found["shortcuts"] = shortcuts(cells, traits, found)
     if found["unusable"] and not skip_unusable:
         write_json(run / "audit-failed.json", found)
-        raise DataError(describe_unusable(found, listed_in=run / "audit-failed.json"))
+        cure = "To leave them out and go on, repeat the command with --resume --skip-unusable."
+        raise DataError(f"{describe_unusable(found, listed_in=run / 'audit-failed.json')} {cure}")
+    refuse_conflicts(found)
     kept = [row for row in range(len(cells)) if row not in traits.problems]
     if not kept:
         raise DataError("No image is left that can be used. Index a folder of cell images.")
@@ -150,7 +152,7 @@ def describe_audit(found: dict[str, Any]) -> str:
     if found["joined_subjects"]:
         text += "; kept together: " + ", ".join("=".join(group) for group in found["joined_subjects"])
     if found["unusable"]:
-        text += f"; {len(found['unusable'])} unusable images left out"
+        text += f"; unusable images: {len(found['unusable'])}"
     return text
 
 
@@ -159,7 +161,16 @@ def describe_unusable(found: dict[str, Any], *, listed_in: Path) -> str:
     problems = [row["problem"] for row in found["unusable"]]
     more = f" … and {len(problems) - 3} more, listed in {listed_in}." if len(problems) > 3 else ""
     several = f"{len(problems)} images cannot be used" if len(problems) > 1 else "One image cannot be used"
-    return f"{several}: {' '.join(problems[:3])}{more} To leave them out and go on: --skip-unusable."
+    return f"{several}: {' '.join(problems[:3])}{more}"
+
+
+def refuse_conflicts(found: dict[str, Any]) -> None:
+    """Raise DataError where one image carries two labels."""
+    if conflicts := found["label_conflicts"]:
+        first, second = conflicts[0]
+        pairs = "One pair of byte-identical images carries" if len(conflicts) == 1 else (
+            f"{len(conflicts)} pairs of byte-identical images carry")  # fmt: skip
+        raise DataError(f"{pairs} two labels: {first} and {second}. Only one can be right: remove the other.")
 
 
 def describe_split(plan: SplitPlan, cells: Sequence[Cell]) -> str:
@@ -217,6 +228,8 @@ def describe_parts(found: dict[str, Any]) -> str:
 
 def _open_run(run: Path, experiment: Experiment, *, resume: bool) -> None:
     config = run / "config.toml"
+    if resume and not config.exists():
+        raise CallError(f"There is no run in {run} to go on with. Check the folder, or start one without --resume.")
     if config.exists():
         if not resume:
             raise CallError(f"{run} holds a run already. Go on with --resume, or choose a new folder.")

@@ -265,3 +265,62 @@ def test_verify_names_what_is_missing_changed_and_extra(shared_data: Path, tmp_p
     assert not found.complete
     with pytest.raises(DataError, match="no file of C-NMC"):
         cnmc.verify(labels.parent.parent / "training_data" / "fold_0" / "all" / "..")
+
+
+@pytest.mark.parametrize("name", ["final_images", "prelim", "my finals"])
+def test_a_folder_that_merely_sounds_like_the_release_is_the_users_own(tmp_path: Path, name: str) -> None:
+    save_cell(tmp_path / name / "normal" / "P1_1.png")
+    (cell,) = index(tmp_path / name).cells
+    assert (cell.label, cell.subject, cell.source) == ("normal", "P1", "folder")
+
+
+@pytest.mark.parametrize("part", ["fold_0", "train", "Test", "validation"])
+def test_parts_are_not_taken_for_classes(tmp_path: Path, part: str) -> None:
+    save_cell(tmp_path / part / "normal" / "P1_1.png")
+    with pytest.raises(DataError, match="parts and not classes"):
+        index(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["P1_a\nb.png", "P1_a\u2028b.png", "P1_\udcff.png"])
+def test_a_name_that_cannot_stand_in_a_table_is_refused(tmp_path: Path, name: str) -> None:
+    save_cell(tmp_path / "a" / "P1_1.png")
+    (tmp_path / "a" / "P1_1.png").rename(tmp_path / "a" / name)
+    with pytest.raises(DataError, match="Rename the file"):
+        index(tmp_path)
+
+
+def test_links_that_are_not_followed_are_counted(tmp_path: Path) -> None:
+    save_cell(tmp_path / "a" / "P1_1.png")
+    (tmp_path / "a" / "broken.png").symlink_to("nowhere.png")
+    assert index(tmp_path).ignored == Counter({"link that is not followed": 1})
+
+
+def test_subjects_whose_names_hold_a_plus_are_not_mixed_up() -> None:
+    groups = joined(["x", "x+y", "y"], [("x", "y")])
+    assert sorted(groups.values()) == [("x", "y"), ("x+y",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("path;label;subject\na.png;x;1\n", "separated by ';': save it with commas"),
+        ("path,label,label,subject\na.png,x,y,1\n", "two columns called label"),
+        ("path,label,subject\na.png,x,\n", "row 2: no subject"),
+        ("path,label,subject\na.png,x\n", "row 2: it does not have 3 cells"),
+        ("path,label,subject\na.png,x,1\n./a.png,x,1\n", "stands twice"),
+        ("path,label,subject\n.,x,1\n", "is a folder"),
+        ('path,label,subject\na.png,"x,1\n' + "x" * 200_000, "Is a quotation mark left open"),
+    ],
+)
+def test_a_table_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    save_cell(tmp_path / "a.png")
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        index(tmp_path / "table.csv")
+
+
+def test_quoted_line_breaks_and_a_byte_order_mark_are_read_as_they_stand(tmp_path: Path) -> None:
+    save_cell(tmp_path / "a.png")
+    (tmp_path / "table.csv").write_bytes('\ufeffpath,label,subject\r\na.png,"nor\nmal",1\r\n'.encode())
+    (cell,) = index(tmp_path / "table.csv").cells
+    assert cell.label == "nor\nmal"

@@ -179,10 +179,10 @@ def test_the_facts_beside_a_checkpoint_are_those_inside_it(trained: Path) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train__batch_size": 1}, "train.batch_size to 2 or more"),
+        ({"train__batch_size": 1}, "greater than or equal to 2"),
         ({"train__devices": 2}, "trains on one device"),
         ({"train__precision": "16-mixed"}, "needs a GPU"),
-        ({"augment__zoom": (0.0, 1.0)}, "augment.zoom|above 0"),
+        ({"augment__zoom": (0.0, 1.0)}, "greater than 0"),
         ({"model__name": "timm:no-such"}, "timm has no backbone"),
     ],
 )

@@ -76,7 +76,14 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
     from ..data.audit import audit, measure_traits, write_traits
     from ..data.cells import read_cells
     from ..errors import DataError
-    from ..pipeline import describe_audit, describe_parts, describe_shortcuts, describe_unusable, shortcuts
+    from ..pipeline import (
+        describe_audit,
+        describe_parts,
+        describe_shortcuts,
+        describe_unusable,
+        refuse_conflicts,
+        shortcuts,
+    )
 
     cells = read_cells(table)
     traits = None if names_only else measure_traits(cells)
@@ -91,7 +98,8 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
         click.echo(describe_shortcuts(found["shortcuts"]))
     click.echo(f"Wrote {output}")
     if found["unusable"]:
-        raise DataError(describe_unusable(found, listed_in=output))
+        raise DataError(f"{describe_unusable(found, listed_in=output)} Mend or remove them.")
+    refuse_conflicts(found)
 
 
 @data.command("verify")
@@ -155,7 +163,7 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
 @click.option("--train-part", multiple=True, help="Part to train on (parts); may stand several times.")
 @click.option("--test-part", multiple=True, help="Part to test on (parts); may stand several times.")
 @click.option("--leaky", is_flag=True, help="Split by image, as the paper did: patients stand on both sides.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def split_command(
     table: Path, output: Path, audited: Path | None, scheme: str | None, folds: int | None,
     train_part: tuple[str, ...], test_part: tuple[str, ...], leaky: bool, seed: int,

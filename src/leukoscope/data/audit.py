@@ -77,6 +77,7 @@ def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
         "sizes": {f"{width}x{height}": n for (width, height), n in Counter((c.width, c.height) for c in cells).items()},
         "unusable": [{"name": cells[row].name, "problem": text} for row, text in problems.items()],
         "exact_duplicates": _exact_duplicates(cells) | {"joins": _several(joined(subjects, sharing_bytes(cells)))},
+        "label_conflicts": [[a.name, b.name] for a, b in _identical_pairs(cells) if a.label and b.label != a.label],
         "near_duplicates": _near_summary(near),
         "twins": [list(pair) for pair in twins],
         "joined_subjects": _several(groups),

@@ -53,7 +53,7 @@ def read_cells(path: Path) -> list[Cell]:
             cells.append(_cell_of(row, folder))
         except ValueError:
             raise DataError(f"{path}, line {line}: width and height must be whole numbers of pixels.") from None
-    _refuse_double_names(cells, where=path)
+    refuse_double_names(cells, where=path)
     return cells
 
 
@@ -111,7 +111,8 @@ def _cell_of(row: Row, folder: Path) -> Cell:
     )
 
 
-def _refuse_double_names(cells: Sequence[Cell], *, where: Path) -> None:
+def refuse_double_names(cells: Sequence[Cell], *, where: Path) -> None:
+    """Raise DataError where an image stands twice."""
     seen: set[str] = set()
     for cell in cells:
         if cell.name in seen:

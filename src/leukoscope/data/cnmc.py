@@ -32,6 +32,7 @@ SHARED_CELLS = (("1", "15", "17", "18", "20"), ("H2", "H7"))
 found by `leukoscope data audit` on 4,137 originals and seen by eye. Both tables are held true by tests; they are
 stated here because a part of the release may lack the very images that prove them."""
 _NAME = re.compile(r"UID_(?P<subject>[Hh]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)")
+_TEST_FOLDER = re.compile(r"C-NMC_test_(prelim|final)_phase_data")
 _LABELS_FILE = "C-NMC_test_prelim_phase_data_labels.csv"
 
 
@@ -63,9 +64,8 @@ def part_of(path: PurePosixPath) -> str:
     for folder in reversed(path.parent.parts):
         if re.fullmatch(r"fold_\d", folder):
             return folder
-        for word in ("prelim", "final"):
-            if word in folder.lower():
-                return f"{word}_test"
+        if test := _TEST_FOLDER.match(folder):
+            return f"{test[1]}_test"
     return ""
 
 

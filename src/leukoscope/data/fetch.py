@@ -7,6 +7,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from base64 import b64encode
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -27,8 +28,8 @@ _MOST_BYTES = 40_000_000_000
 def fetch(source: str, folder: Path) -> Path:
     """Bring the release into FOLDER and return FOLDER.
 
-    A broken download goes on where it ended when the same command is given again; files that were already unpacked
-    with the right length are kept.
+    The archive lies beside FOLDER, not in it. A broken download goes on where it ended when the same command is given
+    again; files that were already unpacked whole are kept.
 
     Args:
         source: 'kaggle' (needs KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle/kaggle.json), an http(s) URL of a zip
@@ -39,10 +40,10 @@ def fetch(source: str, folder: Path) -> Path:
         DataError: the source cannot be reached, ends early, is no zip archive, or has unsafe names in it.
     """
     if source == "kaggle":
-        archive = download(KAGGLE, folder / "cnmc-leukemia.zip", headers=_kaggle_headers())
+        archive = download(KAGGLE, folder.parent / "cnmc-leukemia.zip", headers=_kaggle_headers())
     elif source.startswith(("http://", "https://")):
         name = PurePosixPath(urllib.parse.urlparse(source).path).name or "archive.zip"
-        archive = download(source, folder / name)
+        archive = download(source, folder.parent / name)
     else:
         archive = Path(source)
     unpack(archive, folder)
@@ -71,14 +72,12 @@ def download(url: str, path: Path, *, headers: dict[str, str] | None = None) -> 
             if isinstance(broken, OSError) and broken.filename:  # the disk, not the line
                 raise
         time.sleep(min(0.2 * 2**attempt, 5))
-    raise DataError(
-        f"The connection to {url} broke {_TRIES} times. What came is kept in {part}; "
-        "give the same command again to go on."
-    )
+    kept = f"What came is kept in {part}; give" if part.exists() else "Nothing came. Check the address, then give"
+    raise DataError(f"The connection to {url} broke {_TRIES} times. {kept} the same command again to go on.")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip archive under FOLDER, each file whole or not at all; keep files that are there with their length.
+    """Unpack a zip archive under FOLDER, each file whole or not at all; keep files that are there whole.
 
     Raises:
         DataError: not a zip archive, damaged, too large, or a name that would leave the folder.
@@ -93,7 +92,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 )
             for member in track(members, "Unpacking", total=len(members)):
                 target = targets[member.filename]
-                if not (target.exists() and target.stat().st_size == member.file_size):
+                if not _is_there(target, member):
                     _unpack_one(packed, member, target)
     except FileNotFoundError:
         raise DataError(f"{archive} does not exist. Give a zip archive, a URL, or 'kaggle'.") from None
@@ -146,6 +145,16 @@ def _unpack_one(packed: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) 
             if written > member.file_size:
                 raise zipfile.BadZipFile(f"{member.filename} is longer than it claims")
             file.write(chunk)
+
+
+def _is_there(target: Path, member: zipfile.ZipInfo) -> bool:
+    if not target.exists() or target.stat().st_size != member.file_size:
+        return False
+    crc = 0
+    with target.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc == member.CRC
 
 
 def _refusal(url: str, refused: urllib.error.HTTPError) -> str:

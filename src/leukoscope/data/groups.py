@@ -35,7 +35,8 @@ def joined(subjects: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[st
     members: dict[int, list[str]] = defaultdict(list)
     for subject, group in zip(subjects, component, strict=True):
         members[int(group)].append(subject)
-    return {"+".join(group): tuple(group) for group in members.values()}
+    glue = next(sign for sign in ("+", "&", "|", "\x1f") if not any(sign in subject for subject in subjects))
+    return {glue.join(group): tuple(group) for group in members.values()}
 
 
 def group_of_subject(groups: dict[str, tuple[str, ...]]) -> dict[str, str]:
@@ -46,7 +47,7 @@ def group_of_subject(groups: dict[str, tuple[str, ...]]) -> dict[str, str]:
 def sharing_bytes(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     """Return pairs of subjects under which the same bytes stand."""
     first: dict[str, str] = {}
-    return [(first.setdefault(cell.sha256, cell.subject), cell.subject) for cell in cells]
+    return [(first.setdefault(cell.sha256, cell.subject), cell.subject) for cell in cells if cell.subject]
 
 
 def _known_twins(cells: Sequence[Cell]) -> list[tuple[str, str]]:

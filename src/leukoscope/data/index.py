@@ -1,5 +1,6 @@
 """From a folder or a table of images to cells.csv."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,9 +11,11 @@ from ..artifacts import read_csv, sha256_of
 from ..errors import ConfigError, DataError, ImageError
 from ..progress import track
 from . import cnmc
-from .cells import Cell, natural
+from .cells import Cell, natural, refuse_double_names
 from .images import FORMATS, read_size
 from .pack import in_parallel
+
+_PART = re.compile(r"(?i)fold[_-]?\d+|train(ing)?|test(ing)?|val(id(ation)?)?")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def index(where: Path, *, layout: Layout | None = None, labels: Path | None = No
     else:
         raise DataError(f"{where} does not exist. Give a folder of images or a CSV that lists them.")
     indexed.cells = _measured(sorted(indexed.cells, key=lambda cell: natural(cell.name)))
+    refuse_double_names(indexed.cells, where=where)
     return indexed
 
 
@@ -102,13 +106,22 @@ def _walk(root: Path) -> tuple[list[PurePosixPath], Counter[str]]:
     ignored: Counter[str] = Counter()
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
-        if not path.is_file() or any(step.startswith((".", "__MACOSX")) for step in inside.parts):
+        if any(step.startswith((".", "__MACOSX")) for step in inside.parts):
             continue
-        if path.suffix.lower() in FORMATS:
+        if not path.is_file():
+            ignored["link that is not followed"] += path.is_symlink()
+        elif path.suffix.lower() in FORMATS:
+            _refuse_strange_name(inside)
             images.append(PurePosixPath(inside))
         else:
             ignored[path.suffix or path.name] += 1
     return images, ignored
+
+
+def _refuse_strange_name(inside: Path) -> None:
+    name = str(inside)
+    if not name.isprintable():  # line breaks, and bytes that are no text
+        raise DataError(f"{name!r} has characters that cannot stand in a table. Rename the file.")
 
 
 def _count(ignored: Counter[str]) -> str:
@@ -145,6 +158,7 @@ def _original(inside: PurePosixPath, originals: dict[str, str], labels: Path) ->
 
 
 def _from_folders(root: Path, images: Sequence[PurePosixPath], layout: Layout) -> Indexed:
+    _refuse_parts_as_classes(root, {inside.parts[0] for inside in images if len(inside.parts) > 1})
     indexed = Indexed([])
     pattern = re.compile(layout.subject_pattern)
     lonely = 0
@@ -165,15 +179,29 @@ def _from_folders(root: Path, images: Sequence[PurePosixPath], layout: Layout) -
     return indexed
 
 
+def _refuse_parts_as_classes(root: Path, classes: set[str]) -> None:
+    parts = sorted(name for name in classes if _PART.fullmatch(name))
+    if parts:
+        raise DataError(
+            f"{root} holds the folders {', '.join(parts)}, which are parts and not classes. Give a folder whose own "
+            "folders are the classes, or a CSV with a column for the part."
+        )
+
+
 def _from_table(table: Path, layout: Layout) -> list[Cell]:
     columns = (layout.path_column, layout.label_column, layout.subject_column)
     rows = read_csv(table, required=columns)
     if not rows:
         raise DataError(f"{table} lists no images. Add one row per image.")
+    for number, row in enumerate(rows, start=2):
+        if row[layout.label_column].strip() and not row[layout.subject_column].strip():
+            raise DataError(f"{table}, row {number}: no subject. Cells of unknown patients cannot be kept apart.")
+    folder = table.parent.resolve()
     return [
         _cell(
-            table.parent.resolve(), PurePosixPath(row[columns[0]]), label=row[columns[1]], subject=row[columns[2]],
-            part=row.get(layout.part_column, ""), source="table", name=row[columns[0]],
+            folder, PurePosixPath(os.path.normpath(row[layout.path_column])), label=row[layout.label_column].strip(),
+            subject=row[layout.subject_column].strip(), part=row.get(layout.part_column, "").strip(), source="table",
+            name=os.path.normpath(row[layout.path_column]),
         )
         for row in rows
     ]  # fmt: skip
@@ -187,6 +215,8 @@ def _measured(cells: list[Cell]) -> list[Cell]:
             digest = sha256_of(cell.path)
         except FileNotFoundError:
             raise DataError(f"{cell.path} does not exist, although the table lists it. Correct the path.") from None
+        except IsADirectoryError:
+            raise DataError(f"{cell.path} is a folder; the table must list images. Correct the path.") from None
         try:
             width, height = read_size(cell.path)
         except ImageError:

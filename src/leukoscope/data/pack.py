@@ -36,7 +36,7 @@ def pack(cells: Sequence[Cell], folder: Path, *, prepare: Prepare) -> NDArray[np
         "prepare": prepare.model_dump(mode="json"),
     }
     described = folder / "pack.json"
-    if not (described.exists() and (folder / "crops.npy").exists() and read_json(described) == facts):
+    if not (described.exists() and read_json(described) == facts and _opens(folder)):
         described.unlink(missing_ok=True)  # never let an old description stand beside new crops
         _write_crops(cells, folder / "crops.npy", prepare=prepare)
         write_json(described, facts)
@@ -56,6 +56,14 @@ def open_pack(folder: Path) -> NDArray[np.uint8]:
     except (OSError, ValueError, EOFError) as damaged:
         raise DataError(f"{folder / 'crops.npy'} is damaged ({damaged}). Run leukoscope data pack again.") from None
     return crops
+
+
+def _opens(folder: Path) -> bool:
+    try:
+        open_pack(folder)
+    except DataError:
+        return False
+    return True
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

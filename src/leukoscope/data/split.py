@@ -168,7 +168,7 @@ class _Units:
         Of several shuffles, the chunk in which the rarest class comes from the most subjects is taken: a threshold
         tuned on one patient would be that patient's.
         """
-        count = max(2, round(1 / share))
+        count = max(2, min(round(1 / share), len(set(self.units[rows]))))
         offered = [chunk for again in range(5) for chunk in self.chunks(rows, count, again=again)]
         held = max(offered, key=lambda chunk: (self._fewest_units(chunk), -abs(len(chunk) / len(rows) - share)))
         kept = np.setdiff1d(rows, held)
