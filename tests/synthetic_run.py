@@ -1,17 +1,19 @@
 """A run folder as training leaves it, made from a seed: subjects that differ, scores that overlap, no network."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from leukoscope.artifacts import write_csv, write_json
+from leukoscope.artifacts import read_csv, write_csv, write_json
 from leukoscope.config import Experiment
-from leukoscope.data.cells import Cell, write_cells
+from leukoscope.data.cells import Cell, read_cells, write_cells
 from leukoscope.data.images import read_image
 from leukoscope.data.prepare import prepare_crop
-from leukoscope.data.split import SplitPlan, make_split, write_split
+from leukoscope.data.split import Fold, SplitPlan, make_split, read_split, write_split
 
 TRAITS = ("path", "area_px", "mean_red", "mean_green", "mean_blue")
 SIDE = 96
@@ -40,7 +42,7 @@ def write_run(
     label = owner % len(classes)
     shift = rng.normal(0, 0.6, subjects)[owner]
     area = np.exp(rng.normal(0, 0.25, cells) + size_effect * label + shift / 4) * 1500
-    table = [_cell(run, row, owner[row], classes[label[row]], source) for row in range(cells)]
+    table = [_cell(run, row, owner[row], classes[label[row]], source=source, seed=seed) for row in range(cells)]
     write_cells(run / "cells.csv", table)
     _write_traits(run, table, area, rng)
     plan = make_split(table, experiment.split, seed=seed)
@@ -59,6 +61,27 @@ def write_run(
     return run
 
 
+def narrow(run: Path, keep: Callable[[str, str, str], bool]) -> None:
+    """Take subject groups out of validation and test, in split.json and predictions.csv alike.
+
+    keep: takes set, group and label.
+    """
+    cells = read_cells(run / "cells.csv")
+    plan = read_split(run / "split.json", cells)
+    label = {plan.group_of(cell): cell.label for cell in cells}
+    folds = [
+        Fold(
+            fold.train, *(tuple(each for each in getattr(fold, name) if keep(name, each, label[each])) for name in HELD)
+        )
+        for fold in plan.folds
+    ]
+    write_split(run / "split.json", replace(plan, folds=tuple(folds)))
+    rows = read_csv(run / "predictions.csv")
+    kept = [row for row in rows if keep(row["set"], row["group"], row["label"])]
+    write_csv(run / "predictions.csv", kept, columns=tuple(rows[0]))
+
+
+HELD = ("validation", "test")
 MODEL = {
     "name": "seed-cnn",
     "parameters": 44529,
@@ -71,10 +94,10 @@ MODEL = {
 }
 
 
-def _cell(run: Path, row: int, owner: int, label: str, source: str) -> Cell:
+def _cell(run: Path, row: int, owner: int, label: str, *, source: str, seed: int) -> Cell:
     name = f"UID_{owner}_{row}_1_{label}.png"
     path = (run / "images" / name).resolve()
-    return Cell(path, label, str(owner), f"fold_{owner % 3}", source, name, f"{row:064x}", SIDE, SIDE)
+    return Cell(path, label, str(owner), f"fold_{owner % 3}", source, name, f"{seed:032x}{row:032x}", SIDE, SIDE)
 
 
 def _write_traits(run: Path, table: list[Cell], area: Any, rng: np.random.Generator) -> None:

@@ -16,7 +16,7 @@ from leukoscope.cli.evaluate import evaluate as command
 from leukoscope.errors import DataError, LeukoscopeError, SplitError
 from leukoscope.evaluation.evaluate import evaluate, gather
 from leukoscope.evaluation.outcomes import outcome_of
-from tests.synthetic_run import write_run
+from tests.synthetic_run import narrow, write_run
 
 Rows = list[dict[str, str]]
 
@@ -166,7 +166,7 @@ def test_the_disease_can_be_chosen_and_turns_sensitivity_and_specificity_around(
 
 
 def test_validation_of_one_class_is_noted_and_not_calibrated(small: Path) -> None:
-    change(small, lambda rows: [row for row in rows if row["set"] == "test" or row["label"] == "all"])
+    narrow(small, lambda name, _, label: name == "test" or label == "all")
     metrics = evaluate(small)
     assert metrics["folds"][0]["temperature"] == 1.0
     assert any("Not calibrated" in note for note in metrics["notes"])
@@ -182,18 +182,16 @@ def test_a_run_without_traits_says_that_the_probes_are_left_out(small: Path) -> 
 
 
 def test_test_cells_of_one_class_give_undefined_numbers_and_a_verdict(small: Path) -> None:
-    change(small, lambda rows: [row for row in rows if row["set"] == "validation" or row["label"] == "all"])
+    narrow(small, lambda name, _, label: name == "validation" or label == "all")
     metrics = evaluate(small)
     assert metrics["estimators"]["model"]["auroc"] == {"value": None, "low": None, "high": None, "undefined": 100}
     assert "Not every class" in metrics["verdict"]["text"] or metrics["verdict"]["one_class"]
 
 
 def test_one_tested_subject_has_numbers_but_no_intervals(small: Path) -> None:
-    def keep_one(rows: Rows) -> Rows:
-        only = next(row["group"] for row in rows if row["set"] == "test")
-        return [row for row in rows if row["set"] == "validation" or row["group"] == only]
-
-    change(small, keep_one)
+    rows = csv.DictReader((small / "predictions.csv").read_text().splitlines())
+    only = next(row["group"] for row in rows if row["set"] == "test")
+    narrow(small, lambda name, group, _: name == "validation" or group == only)
     metrics = evaluate(small)
     assert metrics["estimators"]["model"]["accuracy"]["low"] is None
     assert "Only 1 subject group tested" in metrics["verdict"]["text"]
@@ -208,6 +206,29 @@ def _set(column: str, value: str) -> Callable[[Rows], None]:
 
 def _without(column: str) -> Callable[[Rows], Rows]:
     return lambda rows: [{name: value for name, value in row.items() if name != column} for row in rows]
+
+
+_OTHER = {"hem": "all", "all": "hem"}
+
+
+def _first(rows: Rows, name: str) -> dict[str, str]:
+    return next(row for row in rows if row["set"] == name)
+
+
+def _drop(rows: Rows, name: str) -> Rows:
+    gone = _first(rows, name)
+    return [row for row in rows if row is not gone]
+
+
+def _turned(rows: Rows) -> None:
+    rows[0]["label"] = _OTHER[rows[0]["label"]]
+
+
+def _tested(rows: Rows) -> Rows:
+    """Give a whole group of validation cells of a fold as test cells, and leave out their true test."""
+    group = _first(rows, "validation")["group"]
+    kept = [row for row in rows if row["group"] != group or (row["set"] == "validation" and row["fold"] == "0")]
+    return [row | ({"set": "test"} if row["group"] == group else {}) for row in kept]
 
 
 FAULTS: dict[str, tuple[Callable[[Rows], Any], str]] = {
@@ -227,7 +248,28 @@ FAULTS: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "a cell that is not in cells.csv": (_set("path", "images/stranger.png"), "stranger.png is not in cells.csv"),
     "no test cells": (lambda rows: [row for row in rows if row["set"] != "test"], "no test cells"),
     "a cell tested twice": (lambda rows: [*rows, rows[-1]], "tested 2 times"),
+    "a validation cell twice": (lambda rows: [*rows, _first(rows, "validation")], "stands more than once in fold 0"),
+    "another label": (_turned, r"line 2: the label of .* but '(hem|all)' in cells.csv .1 such row"),
+    "every label turned": (lambda rows: [row | {"label": _OTHER[row["label"]]} for row in rows], "line 2: the label"),
+    "another subject": (_set("subject", "99"), r"line 5: the subject of .* is '99', but '\d+' in cells.csv"),
+    "another group": (_set("group", "alone"), r"line 5: the group of .* is 'alone', but .* in split.json"),
+    "each cell a group": (
+        lambda rows: [row | {"group": row["path"]} for row in rows],
+        r"line 2: the group of .* \(\d\d+ such rows\). Run leukoscope train",
+    ),
+    "another source": (_set("source", "clinic"), "the source of .* is 'clinic', but 'folder' in cells.csv"),
+    "validation cells called test": (_tested, "is 'test', but 'validation' in split.json"),
+    "a missing test cell": (lambda rows: _drop(rows, "test"), "lacks 1 predictions"),
+    "a missing validation cell": (lambda rows: _drop(rows, "validation"), r"lacks 1 predictions.*validation, fold 0"),
+    "a missing fold": (lambda rows: [row for row in rows if row["fold"] != "1"], r"lacks .* fold 1\).*--resume"),
 }
+
+
+def test_a_leaky_run_must_fit_its_split_too(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", cells=100, subjects=10, settings={"split": {"leaky": True}})
+    change(run, lambda rows: _drop(rows, "test"))
+    with pytest.raises(DataError, match="lacks 1 predictions"):
+        evaluate(run)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

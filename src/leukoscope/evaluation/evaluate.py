@@ -1,6 +1,5 @@
 """One run, evaluated: predictions.csv becomes calibration.json and metrics.json."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..config import Experiment
 from ..data.audit import read_traits
 from ..data.cells import Cell, read_cells
 from ..data.split import SplitPlan, read_split
-from ..errors import DataError
+from .agreement import rows_of
 from .baselines import COLUMNS, class_shares, features_of, label_statistics, majority, probe
 from .calibration import Calibration, calibrate, calibration_table
 from .intervals import Bootstrap, Statistics, bootstrap, number, plain
@@ -110,27 +109,13 @@ def gather(run: Path, *, positive: str = "") -> Evidence:
     """Read predictions.csv with cells.csv and split.json of a run, and calibrate every fold.
 
     Raises:
-        DataError: a predicted cell is not in cells.csv, or a fold is not in split.json.
+        DataError: predictions.csv does not fit cells.csv and split.json, or is not complete.
     """
     cells = read_cells(run / "cells.csv")
     plan = read_split(run / "split.json", cells)
     predictions = read_predictions(run / "predictions.csv", positive=positive, leaky=plan.leaky)
-    if predictions.folds[-1] >= len(plan.folds):
-        raise DataError(
-            f"{run / 'predictions.csv'} has fold {predictions.folds[-1]}, but split.json has {len(plan.folds)}."
-        )
-    rows = _rows(run, predictions, cells)
+    rows = rows_of(run / "predictions.csv", predictions, cells=cells, plan=plan)
     return Evidence(predictions, calibrate(predictions), cells, plan, rows)
-
-
-def _rows(run: Path, predictions: Predictions, cells: list[Cell]) -> Ints:
-    folder = run.resolve()
-    place = {str(cell.path): row for row, cell in enumerate(cells)}
-    found = [place.get(os.path.normpath(folder / path), -1) for path in predictions.path.tolist()]
-    if -1 in found:
-        stranger = predictions.path[found.index(-1)]
-        raise DataError(f"{run / 'predictions.csv'}: {stranger} is not in cells.csv. Run leukoscope train again.")
-    return np.array(found, dtype=np.int64)
 
 
 def _estimators(run: Path, evidence: Evidence) -> tuple[dict[str, Outcome], list[str]]:
