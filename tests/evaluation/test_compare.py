@@ -1,16 +1,19 @@
 """Two runs compared on the cells that both tested."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from leukoscope.artifacts import read_json
+from leukoscope.artifacts import read_csv, read_json
 from leukoscope.cli.compare import compare as command
+from leukoscope.data.cells import cells_fingerprint, read_cells, write_cells
+from leukoscope.data.split import read_split, write_split
 from leukoscope.errors import DataError
 from leukoscope.evaluation.compare import compare
-from tests.synthetic_run import write_run
+from tests.synthetic_run import narrow, write_run
 
 SMALL = {"cells": 240, "subjects": 20}
 
@@ -46,20 +49,50 @@ def test_the_paired_interval_is_narrower_than_both_together(runs: tuple[Path, Pa
 
 def test_only_shared_cells_are_compared(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(runs[1], tmp_path / "part"))
-    lines = (copy / "predictions.csv").read_text().splitlines()
-    kept = [line for line in lines if ",fold_0," not in line or ",validation," in line]
-    (copy / "predictions.csv").write_text("\n".join(kept) + "\n")
-    cells = compare(runs[0], copy)["cells"]
-    assert cells["shared"] == cells["b"] < cells["a"]
+    plan = read_split(copy / "split.json", read_cells(copy / "cells.csv"))
+    gone = {group for fold in plan.folds for group in fold.test[:1]}
+    narrow(copy, lambda name, group, _: name == "validation" or group not in gone)
+    found = compare(runs[0], copy)["cells"]
+    assert found["shared"] == found["b"] < found["a"]
 
 
-def test_runs_without_a_shared_cell_cannot_be_compared(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    other = write_run(tmp_path / "other", seed=9, **SMALL)
+def renamed(run: Path, old: str, new: str) -> Path:
+    """Call the images of a run otherwise, wherever they are named."""
+    plan = read_split(run / "split.json", read_cells(run / "cells.csv"))
     for name in ("cells.csv", "predictions.csv", "traits.csv"):
-        (other / name).write_text((other / name).read_text().replace("UID_", "OTHER_"))
-    # cells.csv was changed after the split was made: the split is made for other cells and is refused first
-    with pytest.raises(DataError):
+        (run / name).write_text((run / name).read_text().replace(old, new))
+    fingerprint = cells_fingerprint(read_cells(run / "cells.csv"))
+    write_split(run / "split.json", replace(plan, cells=fingerprint))
+    return run
+
+
+@pytest.mark.parametrize(("old", "new"), [("images/", "copies/"), ("UID_", "OTHER_")])
+def test_the_same_images_are_matched_under_other_names(
+    runs: tuple[Path, Path], tmp_path: Path, old: str, new: str
+) -> None:
+    copy = renamed(Path(shutil.copytree(runs[1], tmp_path / "copy")), old, new)
+    assert compare(runs[0], copy)["differences"] == compare(*runs)["differences"]
+
+
+def test_other_images_of_the_same_names_are_not_matched(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", seed=9, **SMALL)
+    names = [{Path(row["path"]).name for row in read_csv(run / "cells.csv")} for run in (runs[0], other)]
+    assert names[0] & names[1]
+    with pytest.raises(DataError, match="share no test cell: no image"):
         compare(runs[0], other)
+
+
+def test_images_that_stand_twice_are_matched_once_each(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in runs]
+    for copy in copies:
+        cells = read_cells(copy / "cells.csv")
+        plan = read_split(copy / "split.json", cells)
+        assert cells[0].subject == cells[1].subject
+        write_cells(copy / "cells.csv", [replace(cells[0], sha256=cells[1].sha256), *cells[1:]])
+        fingerprint = cells_fingerprint(read_cells(copy / "cells.csv"))
+        write_split(copy / "split.json", replace(plan, cells=fingerprint))
+    assert compare(*copies)["cells"] == {"shared": 240, "a": 240, "b": 240}
+    assert set(compare(copies[0], copies[0])["differences"]["auroc"].values()) == {0.0}
 
 
 def test_runs_with_other_classes_cannot_be_compared(runs: tuple[Path, Path], tmp_path: Path) -> None:

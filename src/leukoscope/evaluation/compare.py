@@ -1,6 +1,5 @@
 """Two runs on the same test cells: how much better is one, and is that more than chance?"""
 
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from .ranking import Floats, Ints
 def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
     """Measure both runs on the test cells that they share; every difference is B minus A over the same replicates.
 
-    Cells are matched by their file, or by file name where the runs saw copies in different folders.
+    Cells are matched by the SHA-256 of their images, wherever the files lie and whatever they are called.
 
     Raises:
         DataError: the runs share no test cell, or differ in their classes or in the label of a cell.
@@ -32,7 +31,7 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
     a, b = (gather(run, positive=settings.evaluate.positive) for run in (run_a, run_b))
     tests = [each.predictions.pick(each.predictions.test) for each in (a, b)]
     _same_classes(run_a, run_b, classes=[test.classes for test in tests])
-    rows = _match(run_a, run_b, tests=tests)
+    rows = _match(run_a, run_b, runs=(a, b))
     _same_labels(run_a, run_b, tests=tests, rows=rows)
     groups = joined_groups(tests[0].group[rows[0]], tests[1].group[rows[1]])
     outcomes = {name: _shared(each, picked, groups) for name, each, picked in zip("ab", (a, b), rows, strict=True)}
@@ -76,35 +75,28 @@ def _same_classes(run_a: Path, run_b: Path, *, classes: list[tuple[str, ...]]) -
         )
 
 
-def _match(run_a: Path, run_b: Path, *, tests: list[Predictions]) -> tuple[Ints, Ints]:
+def _match(run_a: Path, run_b: Path, *, runs: tuple[Evidence, Evidence]) -> tuple[Ints, Ints]:
     """Return the rows of the shared cells in A and in B."""
-    files = [_files(run, test) for run, test in zip((run_a, run_b), tests, strict=True)]
-    pairs = _pairs(*files)
-    if not len(pairs[0]):
-        pairs = _pairs(*([Path(file).name for file in each] for each in files))
-    if not len(pairs[0]):
+    a, b = ({image: row for row, image in enumerate(_images(run))} for run in runs)
+    shared = [image for image in a if image in b]
+    if not shared:
         raise DataError(
-            f"{run_a} and {run_b} share no test cell. Compare runs whose test sets overlap, "
-            "such as two models on one split."
+            f"{run_a} and {run_b} share no test cell: no image of one has the bytes (sha256 in cells.csv) of an image "
+            "of the other. Compare runs whose test sets overlap, such as two models on one split."
         )
-    return pairs
-
-
-def _files(run: Path, test: Predictions) -> list[str]:
-    folder = run.resolve()
-    return [os.path.normpath(folder / path) for path in test.path.tolist()]
-
-
-def _pairs(a: list[str], b: list[str]) -> tuple[Ints, Ints]:
-    """Match names that stand once on either side."""
-    once = [{name: row for row, name in enumerate(names) if counted[name] == 1} for names, counted in _counted(a, b)]
-    shared = [name for name in once[0] if name in once[1]]
-    rows_a, rows_b = (np.array([rows[name] for name in shared], dtype=np.int64) for rows in once)
+    rows_a, rows_b = (np.array([rows[image] for image in shared], dtype=np.int64) for rows in (a, b))
     return rows_a, rows_b
 
 
-def _counted(*lists: list[str]) -> list[tuple[list[str], Counter[str]]]:
-    return [(names, Counter(names)) for names in lists]
+def _images(evidence: Evidence) -> list[tuple[str, int]]:
+    """Return, per test cell, the SHA-256 of its bytes, and how many cells before it by name have the same bytes."""
+    cells = [evidence.cells[row] for row in evidence.rows[evidence.predictions.test]]
+    seen: Counter[str] = Counter()
+    images = [("", 0)] * len(cells)
+    for row in sorted(range(len(cells)), key=lambda row: cells[row].name):
+        images[row] = (cells[row].sha256, seen[cells[row].sha256])
+        seen[cells[row].sha256] += 1
+    return images
 
 
 def _same_labels(run_a: Path, run_b: Path, *, tests: list[Predictions], rows: tuple[Ints, Ints]) -> None:
