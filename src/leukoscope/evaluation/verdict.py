@@ -13,6 +13,8 @@ _PLAIN = {
     "normal": "normal cells",
 }
 
+_BESIDE_GUESSING = {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
+
 
 def cells_called(name: str) -> str:
     """Return a class in plain words.
@@ -40,10 +42,13 @@ def verdict(
 
     Returns text, level (fail, caution, good), and what it rests on.
     """
-    beats_baseline = all(_above(differences["majority"][name]) for name in ("balanced_accuracy", "auroc"))
+    shown = {name: _above(differences["majority"][name]) for name in _BESIDE_GUESSING}
+    beats_baseline = all(shown.values())
     beats_size = _above(differences["size"]["auroc"]) if "size" in differences else None
     where = f"{'painted ' * painted}subjects it has never seen" if not leaky else "cells of patients it was trained on"
-    main, failed = _main(classes, model, said=said, beats_baseline=beats_baseline, beats_size=beats_size, where=where)
+    main, failed = _found(classes, model, where=where), False
+    if fault := _fault(model, differences, said=said, shown=shown, beats_size=beats_size):
+        main, failed = fault, True
     warnings = _warnings(leaky=leaky, painted=painted, groups=groups)
     return {
         "text": " ".join([main, *warnings]),
@@ -60,25 +65,37 @@ def _above(difference: dict[str, Any]) -> bool:
     return difference["low"] is not None and difference["low"] > 0
 
 
-def _main(
-    classes: tuple[str, ...], model: Numbers, *, said: str, beats_baseline: bool, beats_size: bool | None, where: str
-) -> tuple[str, bool]:
+def _fault(
+    model: Numbers, differences: dict[str, Numbers], *, said: str, shown: dict[str, bool], beats_size: bool | None
+) -> str:
+    """Return why the figures carry nothing, or ''."""
     if said:
-        return f"This model says '{said}' to every cell: it has learned nothing that a diagnosis could rest on.", True
+        return f"This model says '{said}' to every cell: it has learned nothing that a diagnosis could rest on."
     if model["auroc"]["value"] is None:
-        return (
-            "Not every class is among the test cells, so it cannot be said whether this model tells them apart.",
-            True,
-        )
-    if not beats_baseline:
-        return f"This model is not shown to do better than guessing: {_reach(model)}", True
+        return "Not every class is among the test cells, so it cannot be said whether this model tells them apart."
+    if not all(shown.values()):
+        return _like_guessing(model, differences["majority"], shown)
     if beats_size is False:
-        return f"This model is not shown to see more than the size of the cell: {_reach(model)}", True
-    return _found(classes, model, where=where), False
+        more = span(differences["size"]["auroc"])
+        return (
+            f"This model is not shown to see more than the size of the cell: its AUROC is {span(model['auroc'])}; "
+            f"less the AUROC of size alone, {more}."
+        )
+    return ""
 
 
-def _reach(model: Numbers) -> str:
-    return f"balanced accuracy {span(model['balanced_accuracy'])}, AUROC {span(model['auroc'])}."
+def _like_guessing(model: Numbers, more: Numbers, shown: dict[str, bool]) -> str:
+    """Say which figures fail, so that one that does not cannot seem to contradict the sentence."""
+    figures = {passed: [name for name in shown if shown[name] == passed] for passed in (True, False)}
+    if not figures[True]:
+        both = ", ".join(f"{_BESIDE_GUESSING[name]} {span(model[name])}" for name in shown)
+        return f"This model is not shown to do better than guessing: {both}."
+    fails, holds = figures[False][0], figures[True][0]
+    guess = model[fails]["value"] - more[fails]["value"]
+    return (
+        f"By its {_BESIDE_GUESSING[fails]}, {span(model[fails])}, this model is not shown to do better than guessing "
+        f"({guess:.2f}); only by its {_BESIDE_GUESSING[holds]}, {span(model[holds])}, it is."
+    )
 
 
 def _found(classes: tuple[str, ...], model: Numbers, *, where: str) -> str:
