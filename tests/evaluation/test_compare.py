@@ -40,6 +40,12 @@ def test_a_run_does_not_differ_from_itself(runs: tuple[Path, Path]) -> None:
     assert set(compare(runs[0], runs[0])["differences"]["auroc"].values()) == {0.0}
 
 
+def test_the_calibration_error_and_its_difference_lie_in_their_intervals(runs: tuple[Path, Path]) -> None:
+    result = compare(*runs)
+    for number in (result["a"]["ece"], result["b"]["ece"], result["differences"]["ece"]):
+        assert number["low"] < number["value"] < number["high"]
+
+
 def test_the_paired_interval_is_narrower_than_both_together(runs: tuple[Path, Path]) -> None:
     result = compare(*runs)
     width = {name: result[name]["auroc"]["high"] - result[name]["auroc"]["low"] for name in ("a", "b")}

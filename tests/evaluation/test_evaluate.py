@@ -67,8 +67,9 @@ def test_every_number_lies_in_its_interval_and_beside_its_baselines(run: Path) -
     assert set(metrics["estimators"]) == {"model", "majority", "size", "colour"}
     for numbers in metrics["estimators"].values():
         for name, number in numbers.items():
-            if name != "ece":  # its bins make it larger in replicates than on all cells
-                assert number["low"] - 1e-6 <= number["value"] <= number["high"] + 1e-6, name
+            assert number["low"] - 1e-6 <= number["value"] <= number["high"] + 1e-6, name
+    for numbers in metrics["differences"].values():
+        assert numbers["ece"]["low"] <= numbers["ece"]["value"] <= numbers["ece"]["high"]
     assert metrics["estimators"]["majority"]["auroc"] == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert metrics["estimators"]["majority"]["balanced_accuracy"]["value"] == 0.5
 

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from leukoscope.evaluation.intervals import bootstrap, draw, interval
+from leukoscope.evaluation.intervals import Bootstrap, bootstrap, draw, interval
 from leukoscope.evaluation.outcomes import Outcome, measure
 
 
@@ -94,3 +97,41 @@ def test_one_subject_group_has_no_interval() -> None:
 def test_an_undefined_number_is_none_and_not_zero() -> None:
     found = interval(np.nan, np.full(10, np.nan), groups=5)
     assert (found["value"], found["low"], found["high"], found["undefined"]) == (None, None, None, 10)
+
+
+@given(
+    value=st.floats(0, 1),
+    replicates=arrays(float, 60, elements=st.floats(0, 1) | st.just(np.nan)),
+    other=st.floats(0, 1),
+    others=arrays(float, 60, elements=st.floats(0, 1)),
+)
+def test_the_calibration_error_always_lies_in_its_own_interval(
+    value: float, replicates: np.ndarray, other: float, others: np.ndarray
+) -> None:
+    point = {"a.ece": np.float64(value), "b.ece": np.float64(other)}
+    sampled = Bootstrap(point, {"a.ece": replicates, "b.ece": others}, groups=9)
+    for found, least in ((sampled.interval("a.ece"), 0), (sampled.difference("a.ece", "b.ece"), -1)):
+        if found["low"] is not None:
+            assert least <= found["low"] <= found["value"] <= found["high"] <= 1
+
+
+def test_centring_keeps_the_width_of_the_replicates_and_leaves_other_metrics_alone() -> None:
+    swollen = np.random.default_rng(2).normal(0.3, 0.02, 2000)
+    replicates = {"model.ece": swollen, "model.auroc": swollen}
+    sampled = Bootstrap({name: np.float64(0.2) for name in replicates}, replicates, groups=9)
+    centred, usual = sampled.interval("model.ece"), sampled.interval("model.auroc")
+    assert usual["low"] > usual["value"]
+    assert centred["high"] - centred["low"] == pytest.approx(usual["high"] - usual["low"], abs=2e-6)
+    assert (centred["high"] + centred["low"]) / 2 == pytest.approx(0.2, abs=0.003)
+
+
+def test_well_calibrated_probabilities_have_their_calibration_error_in_its_interval() -> None:
+    rng = np.random.default_rng(8)
+    chance = rng.uniform(size=2000)
+    labels, group = (rng.uniform(size=2000) < chance).astype(np.int64), rng.integers(40, size=2000)
+    probabilities = np.stack([1 - chance, chance], axis=1)
+    outcome = Outcome(labels, probabilities, (chance > 0.5).astype(np.int64), np.abs(chance - 0.5), {}, group)
+    sampled = bootstrap(lambda weights: measure(outcome, weights), groups=40, cells=2000, replicates=500)
+    assert np.mean(sampled.replicates["ece"] > sampled.point["ece"]) > 0.75  # without swelling it were half
+    found = sampled.interval("ece")
+    assert 0 <= found["low"] < found["value"] < found["high"]

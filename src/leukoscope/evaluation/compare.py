@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from ..errors import DataError
 from .baselines import label_statistics
 from .evaluate import Evidence, experiment_of, gather
-from .intervals import Statistics, bootstrap
+from .intervals import METHOD, Statistics, bootstrap
 from .metrics import LOWER_IS_BETTER, METRICS
 from .outcomes import SUBJECT_METRICS, Outcome, measure, measure_subjects, outcome_of
 from .predictions import Predictions
@@ -58,7 +58,7 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
         "b": {name: sampled.interval(f"b.{name}") for name in names},
         "differences": {name: sampled.difference(f"b.{name}", f"a.{name}") for name in names},
         "lower_is_better": sorted(LOWER_IS_BETTER),
-        "bootstrap": {"replicates": replicates, "seed": seed, "unit": "subject group", "interval": "95 % percentile"},
+        "bootstrap": {"replicates": replicates, "seed": seed, "unit": "subject group", "interval": METHOD},
     }
 
 

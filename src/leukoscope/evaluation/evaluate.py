@@ -15,7 +15,7 @@ from ..data.split import SplitPlan, read_split
 from .agreement import rows_of
 from .baselines import COLUMNS, class_shares, features_of, label_statistics, majority, probe
 from .calibration import Calibration, calibrate, calibration_table
-from .intervals import Bootstrap, Statistics, bootstrap, number, plain
+from .intervals import METHOD, Bootstrap, Statistics, bootstrap, number, plain
 from .metrics import BINS, METRICS, confusion, reliability
 from .outcomes import (
     COVERAGE_GRID,
@@ -181,7 +181,7 @@ def _metrics(
             "replicates": settings.evaluate.replicates,
             "seed": settings.seed,
             "unit": "subject group",
-            "interval": "95 % percentile",
+            "interval": METHOD,
             "groups": sampled.groups,
         },
     }

@@ -245,6 +245,7 @@ COUNTED = {
 CHANCES = {"brier": brier, "ece": ece}
 METRICS = (*COUNTED, "auroc", "auprc", *CHANCES)
 LOWER_IS_BETTER = frozenset(CHANCES)
+SWELLING = frozenset({"ece"})  # a sum of distances: chance alone raises it, in a replicate more than on all cells
 
 
 def _right(table: Floats) -> Floats:
