@@ -35,7 +35,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks
+	for part in bootstrap memory survival; do $(BIN)/python benchmarks/$$part.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs build dist
