@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leukoscope.cli.survival import _cuts
 from leukoscope.errors import CallError, DataError, LeukoscopeError, UnknownNameError
 from leukoscope.survival.cohort import describe, read_cohort
 from leukoscope.survival.settings import StudySettings
@@ -147,3 +148,9 @@ def test_broken_files_give_one_clear_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text(text)
     with pytest.raises(LeukoscopeError, match=r"c\.csv"):
         read_cohort(tmp_path / "c.csv", StudySettings(time="months", event="died", stage="stage"))
+
+
+@pytest.mark.parametrize("text", ["1,nan", "inf", "low"])
+def test_cuts_that_are_no_numbers_are_an_error_of_the_call(text: str) -> None:
+    with pytest.raises(CallError, match="are not numbers. Write them with commas"):
+        _cuts(text)

@@ -1,5 +1,6 @@
 """leukoscope survival: a table of patients with stage and outcome becomes curves, tests, a model and a page."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -131,7 +132,10 @@ def _cuts(text: str) -> tuple[float, ...]:
     from ..errors import CallError
 
     try:
-        return tuple(float(part) for part in _list(text))
+        cuts = tuple(float(part) for part in _list(text))
+        if not all(map(math.isfinite, cuts)):
+            raise ValueError
+        return cuts
     except ValueError:
         raise CallError(f"--stage-cuts '{text}' are not numbers. Write them with commas: 0.8,1.2.") from None
 
