@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,6 +17,7 @@ from ..inference.bundle import Manifest
 from ..inference.opinion import REFUSED, UNSURE, Opinion, attention
 from ..inference.subjects import Tally
 from .pictures import picture
+from .rendering import environment
 from .style import COLOURS
 
 SIDE = 144  # pixels of a cell's picture
@@ -73,7 +73,7 @@ class OpinionPage:
     def render(self, tally: Tally) -> str:
         """Return the page as HTML."""
         manifest = self._manifest
-        return _environment().get_template("opinion.html").render(
+        return environment(percent=_percent).get_template("opinion.html").render(
             manifest=manifest,
             point=_POINTS[self._point],
             threshold=manifest.operating_points.get(self._point),
@@ -173,15 +173,3 @@ def _css(colour: tuple[int, int, int]) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f}"
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("leukoscope.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"thousands": "{:,}".format, "percent": _percent}
-    return environment

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -16,6 +15,7 @@ from ..evaluation.verdict import cells_called, span
 from . import figures, words
 from .flow import flow
 from .pictures import crops_of, examples, mistakes
+from .rendering import environment
 from .style import COLOURS, for_file, for_page
 
 _PARTS = {"classes", "positive", "verdict", "notes", "data", "split", "folds", "bootstrap"}
@@ -122,7 +122,7 @@ def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn)
     """Return the page as HTML."""
     outcome = outcome_of(evidence.predictions, evidence.calibrations)
     crops, stages = crops_of(run, evidence), _optional(run / "run.json") or {}
-    return _environment().get_template("report.html").render(
+    return environment(span=span, short=short, cells_called=cells_called).get_template("report.html").render(
         name=run.resolve().name,
         metrics=metrics,
         headline=[_headline(metrics, name) for name in words.HEADLINE],
@@ -140,18 +140,6 @@ def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn)
         commands=list(dict.fromkeys(stage["command"] for stage in stages.values())),
         colours=COLOURS,
     )  # fmt: skip
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("leukoscope.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"span": span, "short": short, "cells_called": cells_called, "thousands": "{:,}".format}
-    return environment
 
 
 def short(value: float | None, digits: int = 2) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from ..artifacts import write_text
 from ..survival.tripod import checklist
 from ..survival.words import deadly, listing
 from . import survival_figures as figures
+from .rendering import environment
 from .style import COLOURS
 from .survival_words import open_time, p_value, said, significant, span
 
@@ -30,7 +30,8 @@ def write_page(
 
 def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: Sequence[tuple[str, str]] = ()) -> str:
     """Return the page as HTML."""
-    return _environment().get_template("survival.html").render(
+    pages = environment(p=p_value, span=span, listing=listing, sig=significant, open=open_time)
+    return pages.get_template("survival.html").render(
         r=result, source=source, links=links,
         cohort=result["cohort"], model=result["model"], judged=result["judgement"], tests=result["comparison"]["tests"],
         figures={name: Markup(figures.for_page(svg, alt=alt)) for name, (svg, alt) in drawn.items()},
@@ -39,18 +40,6 @@ def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: 
         looks=figures.stage_looks(list(result["comparison"]["stages"])),
         alive=_alive(result["cohort"]), said=said(result),
     )  # fmt: skip
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("leukoscope.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "p": p_value, "span": span, "thousands": "{:,}".format, "listing": listing,
-        "sig": significant, "open": open_time,
-    }  # fmt: skip
-    return environment
 
 
 def _alive(cohort: Mapping[str, Any]) -> str:

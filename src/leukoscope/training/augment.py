@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..config import Augment
-from ..errors import ConfigError
 
 _BLACK = 1.0  # of 255; cells are cut out on black, and resampling leaves a little light on their rim
 _LIGHT = 255.0
@@ -44,18 +43,12 @@ class Draws:
 
 
 def draw(settings: Augment, *, crops: int, generator: torch.Generator) -> Draws:
-    """Draw what shall happen to a batch of crops.
-
-    Raises:
-        ConfigError: the zoom range is not one.
-    """
+    """Draw what shall happen to a batch of crops."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(crops, *shape, generator=generator)
 
     smallest, largest = settings.zoom
-    if not 0 < smallest <= largest:
-        raise ConfigError(f"augment.zoom = [{smallest}, {largest}]: give two factors above 0, the smaller first.")
     return Draws(
         turn=uniform(-math.pi, math.pi) * settings.rotate,
         mirror=torch.where((uniform(0, 1) < 0.5) & torch.tensor(settings.flip), -1.0, 1.0),
