@@ -78,13 +78,18 @@ class Augment(Settings):
     """Turn by any angle."""
     zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     """Enlarge by a factor drawn between these two (log-uniform). Wide ranges take the size shortcut away."""
+    shift: float = Field(0.0, ge=0, le=0.5)
+    """Move by up to this share of the crop's side, across and down."""
     stain: float = Field(0.0, ge=0, le=1)
     """Strength of changes to the stain: each optical-density channel is scaled and shifted by up to this share."""
+    colour: float = Field(0.0, ge=0, le=1)
+    """Strength of changes of colour, as another lamp or camera brings them: each channel times e to the power of up
+    to this, either way."""
     contrast: float = Field(0.0, ge=0, lt=1)
     """Strength of changes to the contrast of a cell around its own mean colour."""
     brightness: float = Field(0.0, ge=0, le=1)
     blur: float = Field(0.0, ge=0, le=5)
-    """Largest standard deviation of Gaussian blur, in crop pixels."""
+    """Largest standard deviation of Gaussian blur, in crop pixels; half of the crops stay sharp."""
 
     @model_validator(mode="after")
     def _zoom_rises(self) -> Self:
@@ -111,11 +116,23 @@ class Train(Settings):
     """Share of all steps over which the learning rate rises from zero."""
     cosine: bool = False
     """Let the learning rate fall to zero along a cosine."""
+    second_moment: float = Field(0.999, gt=0, lt=1)
+    """Decay of Adam's mean of squared gradients; shorter memory (0.99) suits runs of a few hundred steps."""
+    clip: float = Field(0.0, ge=0)
+    """Largest norm of the gradient; a longer one is cut to it. 0 never cuts."""
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly over all classes, so that no cell is learnt as beyond doubt."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights over the steps, with which the run predicts; 0 predicts with the
+    weights as the last step left them."""
     balance: Literal["none", "weights", "sampler", "size-sampler"] = "weights"
     """Against class imbalance: weights in the loss, or a sampler that draws classes (and sizes) evenly."""
     subject_balance: float = Field(0.0, ge=0, le=1)
     """How far the samplers also even out subjects: a cell's chance falls with the number of its subject group's cells
     to this power. 0 ignores subjects, 1 draws every subject equally often."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch that the run predicts with: the one of the lowest validation loss, or the last one, which is the
+    better choice where the rate falls to zero and the validation subjects are few."""
     patience: int = Field(0, ge=0)
     """Stop after this many epochs without a better validation loss; 0 never stops early."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

@@ -14,7 +14,9 @@ from leukoscope.config import Augment
 from leukoscope.training.augment import Draws, augment, draw
 
 OFF = Augment(flip=False, rotate=False)
-STRONG = Augment(flip=True, rotate=True, zoom=(0.5, 2.0), stain=0.5, contrast=0.5, brightness=0.5, blur=2.0)
+STRONG = Augment(
+    flip=True, rotate=True, zoom=(0.5, 2.0), shift=0.2, stain=0.5, colour=0.3, contrast=0.5, brightness=0.5, blur=2.0
+)
 
 
 def cells(count: int, *, side: int = 24, seed: int = 0) -> torch.Tensor:
@@ -35,6 +37,7 @@ SETTINGS = st.builds(
     rotate=st.booleans(),
     zoom=st.tuples(st.floats(0.4, 1.0), st.floats(1.0, 2.5)),
     stain=st.floats(0, 1),
+    colour=st.floats(0, 1),
     contrast=st.floats(0, 0.9),
     brightness=st.floats(0, 1),
     blur=st.floats(0, 3),
@@ -71,7 +74,7 @@ def test_settings_that_are_off_change_nothing() -> None:
     assert torch.equal(augment(crops, drawn(OFF, crops)), crops.float())
 
 
-@pytest.mark.parametrize("field", ["flip", "rotate", "zoom", "stain", "brightness", "blur"])
+@pytest.mark.parametrize("field", ["flip", "rotate", "zoom", "shift", "stain", "colour", "brightness", "blur"])
 def test_each_setting_alone_changes_cells(field: str) -> None:
     crops = cells(8)
     value = {"flip": True, "rotate": True, "zoom": (0.8, 1.2)}.get(field, 0.5)
@@ -143,3 +146,25 @@ def test_contrast_keeps_the_mean_colour_of_the_cell() -> None:
     before, after = crops[inside].float(), flatter[inside]
     assert torch.allclose(after.mean(dim=0), before.mean(dim=0), atol=0.5)
     assert after.std() == pytest.approx(float(before.std()) / 2, rel=0.02)
+
+
+def test_a_shift_moves_the_cell_by_whole_pixels() -> None:
+    crops = cells(1)  # 24 px a side, so 2 / 24 is one pixel
+    still = drawn(OFF, crops)
+    moved = augment(crops, replace(still, shift=torch.tensor([[3 * 2 / 24, -2 * 2 / 24]])))
+    assert torch.allclose(moved, torch.roll(crops.float(), (-2, 3), dims=(1, 2)), atol=1e-3)
+
+
+def test_colour_multiplies_each_channel() -> None:
+    crops = cells(6)
+    changed = augment(crops, drawn(Augment(flip=False, rotate=False, colour=0.2), crops))
+    cell = crops.amax(dim=3) > 1
+    for before, after, inside in zip(crops.float(), changed, cell, strict=True):
+        factors = after[inside] / before[inside]
+        assert torch.allclose(factors, factors[:1].expand_as(factors), rtol=1e-3)
+        assert ((factors[0].log().abs() > 0) & (factors[0].log().abs() <= 0.2001)).all()
+
+
+def test_about_half_of_the_crops_stay_sharp() -> None:
+    draws = draw(Augment(blur=2.0), crops=400, generator=torch.Generator().manual_seed(0))
+    assert 150 < int((draws.blur == 0).sum()) < 250

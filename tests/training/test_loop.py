@@ -1,12 +1,15 @@
 """Training of a small prepared run, from its files to its files."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from leukoscope.artifacts import read_csv, read_json, sha256_of
 from leukoscope.config import Experiment, Model
@@ -15,8 +18,9 @@ from leukoscope.data.pack import open_pack
 from leukoscope.data.split import read_split
 from leukoscope.errors import CallError, DataError, TrainingError
 from leukoscope.models.catalogue import build_network
-from leukoscope.training.checkpoint import load_checkpoint
-from leukoscope.training.loop import train
+from leukoscope.models.seed_cnn import seed_cnn
+from leukoscope.training.checkpoint import load_checkpoint, read_facts
+from leukoscope.training.loop import follow, train
 
 MakeRun = Callable[..., Path]
 
@@ -210,3 +214,42 @@ def test_size_sampling_without_sizes_says_which_command_writes_them(make_run: Ma
     (run / "traits.csv").unlink()
     with pytest.raises(DataError, match="leukoscope data audit"):
         train(run)
+
+
+def test_the_average_follows_as_pytorchs_own() -> None:
+    torch.manual_seed(0)
+    network = seed_cnn(classes=2, dropout=0)
+    mine, decay = copy.deepcopy(network), 0.5
+    peer = AveragedModel(network, avg_fn=get_ema_avg_fn(decay))
+    peer.update_parameters(network)  # its first update copies
+    for step in range(20, 25):  # late enough for the full decay
+        for weight in network.parameters():
+            weight.data.add_(torch.randn_like(weight))
+        follow(mine, network, decay=decay, step=step)
+        peer.update_parameters(network)
+    for (name, average), reference in zip(mine.named_parameters(), peer.module.parameters(), strict=True):
+        assert torch.allclose(average, reference, atol=1e-5), name
+
+
+def test_an_averaged_run_predicts_with_the_average(make_run: MakeRun) -> None:
+    run = make_run(train={"epochs": 2, "batch_size": 8, "accelerator": "cpu", "average": 0.9, "keep": "last"})
+    train(run)
+    checkpoints = run / "fold-0" / "checkpoints"
+    with safetensors.safe_open(checkpoints / "last.safetensors", framework="pt") as last:
+        averaged = {name.removeprefix("average."): last.get_tensor(name) for name in last.keys() if "average." in name}  # noqa: SIM118
+        moved = [not torch.equal(value, last.get_tensor(f"weights.{name}")) for name, value in averaged.items()]
+    with safetensors.safe_open(checkpoints / "best.safetensors", framework="pt") as best:
+        assert all(torch.equal(best.get_tensor(f"weights.{name}"), value) for name, value in averaged.items())
+    assert any(moved)
+
+
+def test_the_last_epoch_is_kept_when_asked(make_run: MakeRun) -> None:
+    """A rate that destroys: the first epoch has the lowest validation loss."""
+    train_settings = {"epochs": 3, "batch_size": 8, "accelerator": "cpu", "learning_rate": 3.0}
+    epochs = {}
+    for keep in ("best", "last"):
+        run = make_run(keep, train=train_settings | {"keep": keep})
+        train(run)
+        epochs[keep] = read_facts(run / "fold-0" / "checkpoints" / "best.safetensors")["epoch"]
+    assert epochs["last"] == 3
+    assert epochs["best"] < 3

@@ -16,6 +16,7 @@ from ..config import Augment
 
 _BLACK = 1.0  # of 255; cells are cut out on black, and resampling leaves a little light on their rim
 _LIGHT = 255.0
+_AS_IT_IS = torch.tensor([[1.0], [0.0]])  # factor and shift of an optical density that stays
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Draws:
     """1 or -1."""
     zoom: Tensor
     """Above 1 the cell looks larger."""
+    shift: Tensor
+    """(batch, 2): across and down, where 2 is the side of the crop."""
     stain: Tensor
     """(batch, 2, 3): factor and shift of the optical density of each colour channel."""
     contrast: Tensor
@@ -49,14 +52,17 @@ def draw(settings: Augment, *, crops: int, generator: torch.Generator) -> Draws:
         return low + (high - low) * torch.rand(crops, *shape, generator=generator)
 
     smallest, largest = settings.zoom
+    # To multiply a channel by e^c is to take c off its optical density.
+    thicker = uniform(-1, 1, 3) * settings.stain / 4 + uniform(-1, 1, 3) * settings.colour
     return Draws(
         turn=uniform(-math.pi, math.pi) * settings.rotate,
         mirror=torch.where((uniform(0, 1) < 0.5) & torch.tensor(settings.flip), -1.0, 1.0),
         zoom=uniform(math.log(smallest), math.log(largest)).exp(),
-        stain=torch.stack([1 + uniform(-1, 1, 3) * settings.stain, uniform(-1, 1, 3) * settings.stain / 4], dim=1),
+        shift=uniform(-2, 2, 2) * settings.shift,
+        stain=torch.stack([1 + uniform(-1, 1, 3) * settings.stain, thicker], dim=1),
         contrast=1 + uniform(-1, 1) * settings.contrast,
         light=1 + uniform(-1, 1) * settings.brightness,
-        blur=uniform(0, settings.blur),
+        blur=uniform(0, settings.blur) * (uniform(0, 1) < 0.5),
     )
 
 
@@ -66,9 +72,9 @@ def augment(crops: Tensor, draws: Draws) -> Tensor:
     A setting that is off leaves its values as they are, to the bit; black stays black.
     """
     here = Draws(**{field.name: getattr(draws, field.name).to(crops.device) for field in fields(draws)})
-    restained = (draws.stain[:, 0] != 1).any() or (draws.light != 1).any() or (draws.contrast != 1).any()
+    restained = (draws.stain != _AS_IT_IS).any() or (draws.light != 1).any() or (draws.contrast != 1).any()
     images = (_restain(crops, here) if restained else crops.float()).permute(0, 3, 1, 2)
-    if (draws.turn != 0).any() or (draws.mirror != 1).any() or (draws.zoom != 1).any():
+    if (draws.turn != 0).any() or (draws.mirror != 1).any() or (draws.zoom != 1).any() or (draws.shift != 0).any():
         images = _move(images, here)
     if (draws.blur > 0).any():
         images = _blur(images, here.blur)
@@ -102,7 +108,7 @@ def _mean_colour(crops: Tensor) -> Tensor:
 
 
 def _move(images: Tensor, draws: Draws) -> Tensor:
-    """Mirror, turn and enlarge in one resampling, so that crops are smoothed once."""
+    """Mirror, turn, enlarge and move in one resampling, so that crops are smoothed once."""
     height, width = images.shape[2:]
     # places in the output, -1 to 1 from border to border, and where in the input each comes from
     down, across = (
@@ -110,7 +116,8 @@ def _move(images: Tensor, draws: Draws) -> Tensor:
     )
     cos, sin = (wave(draws.turn) / draws.zoom for wave in (torch.cos, torch.sin))
     cos, sin, mirror, down = cos[:, None, None], sin[:, None, None], draws.mirror[:, None, None], down[:, None]
-    grid = torch.stack([(cos * across - sin * down) * mirror, sin * across + cos * down], dim=3)
+    right, below = draws.shift[:, :, None, None].unbind(dim=1)
+    grid = torch.stack([(cos * across - sin * down) * mirror - right, sin * across + cos * down - below], dim=3)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -19,11 +19,16 @@ from ..models.network import Network
 Facts = dict[str, Any]
 _WEIGHTS = "weights."
 _OPTIMIZER = "optimizer."
+_AVERAGE = "average."
 
 
-def save_checkpoint(path: Path, network: Network, *, facts: Facts, optimizer: torch.optim.Optimizer | None) -> None:
-    """Write weights, optimiser state and facts, whole or not at all."""
+def save_checkpoint(
+    path: Path, network: Network, *, facts: Facts, optimizer: torch.optim.Optimizer | None = None,
+    average: Network | None = None,
+) -> None:  # fmt: skip
+    """Write weights, those of their average, optimiser state and facts, whole or not at all."""
     tensors = {_WEIGHTS + name: value for name, value in network.state_dict().items()}
+    tensors |= {_AVERAGE + name: value for name, value in average.state_dict().items()} if average else {}
     tensors |= _optimizer_tensors(optimizer) if optimizer else {}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     write_json(path.with_suffix(".json"), facts)
@@ -51,8 +56,10 @@ def read_facts(path: Path) -> Facts:
     return facts
 
 
-def load_checkpoint(path: Path, network: Network, *, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Load weights, and optimiser state where an optimiser is given.
+def load_checkpoint(
+    path: Path, network: Network, *, optimizer: torch.optim.Optimizer | None = None, average: Network | None = None
+) -> None:
+    """Load weights, and their average and the optimiser's state where these are given.
 
     Raises:
         TrainingError: the file is damaged or belongs to another network.
@@ -61,6 +68,8 @@ def load_checkpoint(path: Path, network: Network, *, optimizer: torch.optim.Opti
         with safetensors.safe_open(path, framework="pt") as file:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network.load_state_dict(_under(_WEIGHTS, tensors))
+        if average:
+            average.load_state_dict(_under(_AVERAGE, tensors))
     except (safetensors.SafetensorError, RuntimeError, OSError) as damaged:
         raise _damaged(path, damaged) from None
     if optimizer:

@@ -4,6 +4,7 @@ Nothing random has a memory: every draw comes from (seed, fold, epoch, step), so
 and resumed from its last checkpoint goes the way it would have gone.
 """
 
+import copy
 import math
 import time
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class Task:
     """The network as Fabric wraps it for device, precision and processes."""
     stepper: Any
     """The optimiser as Fabric wraps it."""
+    average: Network | None
+    """The moving average of the network over the steps, which predicts where the settings ask for it."""
 
     def where(self, epoch: int, step: int) -> tuple[int, int, int, int]:
         return self.prepared.experiment.seed, self.fold, epoch, step
@@ -96,7 +99,7 @@ def train_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
         _keep(folder, task, history)
         if settings.tensorboard:
             add_to_tensorboard(folder / "tensorboard", history[-1])
-    load_checkpoint(folder / "checkpoints" / "best.safetensors", task.network)
+    load_checkpoint(folder / "checkpoints" / "best.safetensors", task.average or task.network)
     sets = {"validation": task.sets.validation, "test": task.sets.test}
     predicted = {name: (rows, predict(task, rows)) for name, rows in sets.items()}
     write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
@@ -108,8 +111,9 @@ def start_fold(fabric: Fabric, prepared: Prepared, *, fold: int) -> Task:
     network = build_network(prepared.experiment.model, classes=prepared.classes, size=prepared.crops.shape[0])
     network.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(network, prepared.experiment.train)
+    average = copy.deepcopy(network).to(fabric.device) if prepared.experiment.train.average else None
     model, stepper = fabric.setup(network, optimizer)
-    return Task(fabric, prepared, fold, fold_sets(prepared, fold=fold), network, optimizer, model, stepper)
+    return Task(fabric, prepared, fold, fold_sets(prepared, fold=fold), network, optimizer, model, stepper, average)
 
 
 def train_epoch(task: Task, *, epoch: int) -> Epoch:
@@ -126,6 +130,8 @@ def train_epoch(task: Task, *, epoch: int) -> Epoch:
         done = epoch * len(batches) + step
         rate = set_rates(task.optimizer, settings, step=done, steps=settings.epochs * len(batches))
         loss_now, right_now = train_step(task, rows, crops, epoch=epoch, step=step)
+        if task.average:
+            follow(task.average, task.network, decay=settings.average, step=done)
         loss += loss_now * len(rows)
         right += right_now
         if step % _LOOK_EVERY == 0 or step == len(batches) - 1:
@@ -135,19 +141,32 @@ def train_epoch(task: Task, *, epoch: int) -> Epoch:
 
 def train_step(task: Task, rows: Rows, crops: NDArray[np.uint8], *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
     """Learn from one batch; return its mean loss and how many cells were right."""
-    fabric, where = task.fabric, task.where(epoch, step)
+    fabric, where, settings = task.fabric, task.where(epoch, step), task.prepared.experiment.train
     mine = slice(fabric.global_rank, None, fabric.world_size)  # this process's share of the batch
     draws = draw(task.prepared.experiment.augment, crops=len(rows), generator=generator_of("augment", *where))
     images = augment(_on(fabric, crops[mine]), draws.share(mine))
     labels = _on(fabric, task.prepared.labels[rows[mine]])
     torch.manual_seed(seed_of("dropout", *where, fabric.global_rank))
     logits = task.model(images).float()
-    losses = functional.cross_entropy(logits, labels, reduction="none")
+    losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=settings.smoothing)
     loss = (losses * task.sets.loss_weights.to(fabric.device)[labels]).mean()
     fabric.backward(loss)
+    if settings.clip:
+        fabric.clip_gradients(task.model, task.stepper, max_norm=settings.clip)
     task.stepper.step()
     task.stepper.zero_grad()
     return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+
+def follow(average: Network, network: Network, *, decay: float, step: int) -> None:
+    """Move an average of weights and moving statistics towards the network as it is after step `step`, from 0.
+
+    Early steps count for more, (1 + step) / (10 + step) at most, so that the random start is soon forgotten.
+    """
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            mean.lerp_(now, share) if mean.is_floating_point() else mean.copy_(now)
 
 
 def validate(task: Task) -> Epoch:
@@ -158,12 +177,12 @@ def validate(task: Task) -> Epoch:
 
 def predict(task: Task, rows: Rows) -> NDArray[np.float64]:
     """Return the raw probabilities (rows, classes) of some cells."""
-    task.model.eval()
+    model = (task.average or task.model).eval()
     batches = cut(rows, batch_size=task.prepared.experiment.train.batch_size)
     chances = [np.empty((0, task.prepared.classes))]
     with torch.inference_mode():
         for _, crops in read_ahead(task.prepared.crops, batches):
-            logits = task.model(_on(task.fabric, crops)).double()
+            logits = model(_on(task.fabric, crops)).double()
             chances.append(torch.softmax(logits, dim=1).cpu().numpy())
     return np.concatenate(chances)
 
@@ -180,18 +199,19 @@ def _set_mode(network: Network, *, frozen: bool) -> None:
 
 
 def _keep(folder: Path, task: Task, history: list[Epoch]) -> None:
-    """Write the best epoch, the history, then the last epoch.
+    """Write the epoch to predict with, the history, then the last epoch.
 
     The last one counts: after a kill before it, the epoch is trained again and the same files are written again.
     """
     facts = {"identity": task.prepared.identity(), "fold": task.fold, "classes": list(task.prepared.plan.classes)}
     checkpoints = folder / "checkpoints"
-    if best_epoch(history) == len(history) - 1:
+    if task.prepared.experiment.train.keep == "last" or best_epoch(history) == len(history) - 1:
         measured = {name: value for name, value in history[-1].items() if name != "seconds"}
-        save_checkpoint(checkpoints / "best.safetensors", task.network, facts=facts | measured, optimizer=None)
+        save_checkpoint(checkpoints / "best.safetensors", task.average or task.network, facts=facts | measured)
     write_history(folder / "history.csv", history)
     facts |= {"history": history, "precision": task.fabric.strategy.precision.state_dict()}
-    save_checkpoint(checkpoints / "last.safetensors", task.network, facts=facts, optimizer=task.optimizer)
+    last = checkpoints / "last.safetensors"
+    save_checkpoint(last, task.network, facts=facts, optimizer=task.optimizer, average=task.average)
 
 
 def _restore(last: Path, task: Task) -> list[Epoch]:
@@ -200,7 +220,7 @@ def _restore(last: Path, task: Task) -> list[Epoch]:
     if not last.exists():
         return []
     facts = read_facts(last)
-    load_checkpoint(last, task.network, optimizer=task.optimizer)
+    load_checkpoint(last, task.network, optimizer=task.optimizer, average=task.average)
     task.fabric.strategy.precision.load_state_dict(facts["precision"])
     history: list[Epoch] = facts["history"]
     return history

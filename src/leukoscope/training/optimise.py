@@ -7,7 +7,7 @@ import torch
 from ..config import Train
 from ..models.network import Network
 
-_BETAS = (0.9, 0.999)
+_FIRST_MOMENT = 0.9
 _EPSILON = 1e-7  # Keras' default; PyTorch's is 1e-8
 
 
@@ -20,7 +20,9 @@ def make_optimizer(network: Network, train: Train) -> torch.optim.Optimizer:
         groups.append({"params": decayed, "weight_decay": train.weight_decay, "factor": factor})
         groups.append({"params": spared, "weight_decay": 0.0, "factor": factor})
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
-    optimizer: torch.optim.Optimizer = kind(groups, lr=train.learning_rate, betas=_BETAS, eps=_EPSILON)
+    optimizer: torch.optim.Optimizer = kind(
+        groups, lr=train.learning_rate, betas=(_FIRST_MOMENT, train.second_moment), eps=_EPSILON
+    )
     return optimizer
 
 
@@ -33,7 +35,7 @@ def set_rates(optimizer: torch.optim.Optimizer, train: Train, *, step: int, step
     rate = rate_at(train, step=step, steps=steps)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-        group["eps"] = _EPSILON / math.sqrt(1 - _BETAS[1] ** (step + 1))
+        group["eps"] = _EPSILON / math.sqrt(1 - train.second_moment ** (step + 1))
     return rate
 
 

@@ -47,7 +47,7 @@ def probe_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
         "classes": list(prepared.plan.classes),
         "strength": strength,
     }
-    save_checkpoint(folder / "checkpoints" / "best.safetensors", network, facts=facts | row, optimizer=None)
+    save_checkpoint(folder / "checkpoints" / "best.safetensors", network, facts=facts | row)
     write_history(folder / "history.csv", [row | {"seconds": round(time.perf_counter() - began, 3)}])
     rows_of = {"validation": sets.validation, "test": sets.test}
     predicted = {name: (rows, _chances(network, features[rows])) for name, rows in rows_of.items()}
