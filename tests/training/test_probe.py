@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from leukoscope.artifacts import read_csv, read_json, sha256_of
-from leukoscope.config import Model
+from leukoscope.config import Experiment, Model
 from leukoscope.data.cells import read_cells
 from leukoscope.data.pack import open_pack
 from leukoscope.models.catalogue import build_network
@@ -63,3 +63,13 @@ def test_the_probe_knows_every_way_of_balancing(make_run: MakeRun, balance: str)
     run = make_run(train__mode="probe", train__balance=balance, subjects=14, split__validation=0.3)
     train(run)
     assert float(read_csv(run / "fold-0" / "history.csv")[0]["validation_auroc"]) > 0.9
+
+
+def test_features_of_another_gain_are_not_taken_for_these(make_run: MakeRun) -> None:
+    run = make_run(train__mode="probe")
+    train(run)
+    for path in (*run.glob("fold-*/*.csv"), *run.glob("fold-*/checkpoints/*")):
+        path.unlink()
+    Experiment.read(run / "config.toml", overrides=("model.gain=2",)).write(run / "config.toml")
+    train(run)
+    assert len(list((run / "embeddings").glob("*.npy"))) == 2

@@ -144,7 +144,7 @@ def _key(prepared: Prepared, network: Network) -> str:
     facts = {
         "cells": [cell.sha256 for cell in prepared.cells],
         "prepare": prepared.experiment.prepare.model_dump(mode="json"),
-        "network": prepared.experiment.model.name,
+        "network": prepared.experiment.model.model_dump(mode="json", exclude={"weights", "dropout"}),
         "precision": prepared.experiment.train.precision,
         "weights": weights.hexdigest(),
     }
