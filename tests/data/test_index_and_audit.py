@@ -1,8 +1,11 @@
 """From folders to cells.csv, and what the audit finds in it."""
 
+import errno
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -292,7 +295,49 @@ def test_a_name_that_cannot_stand_in_a_table_is_refused(tmp_path: Path, name: st
 def test_links_that_are_not_followed_are_counted(tmp_path: Path) -> None:
     save_cell(tmp_path / "a" / "P1_1.png")
     (tmp_path / "a" / "broken.png").symlink_to("nowhere.png")
-    assert index(tmp_path).ignored == Counter({"link that is not followed": 1})
+    (tmp_path / "a" / "round").symlink_to("..")
+    found = index(tmp_path)
+    assert list(found.ignored.items()) == [("link that is not followed", 2)]
+    assert [cell.name for cell in found.cells] == ["a/P1_1.png"]
+
+
+def test_a_folder_of_images_alone_is_said_to_hold_nothing_else(tmp_path: Path) -> None:
+    save_cell(tmp_path / "a" / "P1_1.png")
+    assert list(index(tmp_path).ignored) == []
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_cell(tmp_path / "a" / "P1_1.png")
+    (tmp_path / "a" / "secret").mkdir(mode=0)
+    if os.geteuid() == 0:  # root reads everything
+        listing = os.scandir
+        closed = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "a" / "secret"))
+        monkeypatch.setattr(os, "scandir", lambda at: _raise(closed) if str(at).endswith("secret") else listing(at))
+    with pytest.raises(PermissionError, match="secret"):
+        index(tmp_path)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (["cohort/normal", "cohort/blast"], True),
+        (["site1/normal", "site1/blast", "site2/normal", "site2/blast"], True),
+        (["set/normal/P1", "set/blast/P2"], True),
+        (["normal/P1", "normal/P2", "blast/P3"], False),
+        (["normal", "blast"], False),
+    ],
+)
+def test_what_was_taken_for_classes_is_told_where_they_may_stand_deeper(
+    tmp_path: Path, folders: list[str], told: bool
+) -> None:
+    for folder in folders:
+        save_cell(tmp_path / folder / "P1_1.png", side=50)
+    notes = index(tmp_path).notes
+    assert any("If the classes stand one folder deeper" in note for note in notes) == told
 
 
 def test_subjects_whose_names_hold_a_plus_are_not_mixed_up() -> None:
@@ -308,19 +353,22 @@ def test_subjects_whose_names_hold_a_plus_are_not_mixed_up() -> None:
         ("path,label,subject\na.png,x,\n", "row 2: no subject"),
         ("path,label,subject\na.png,x\n", "row 2: it does not have 3 cells"),
         ("path,label,subject\na.png,x,1\n./a.png,x,1\n", "stands twice"),
+        ("path,label,subject\na.png,x,1\n{here}/a.png,x,2\n", "stands twice"),
+        ('path,label,subject\na.png,"x\ny",1\n', "has a line break"),
         ("path,label,subject\n.,x,1\n", "is a folder"),
         ('path,label,subject\na.png,"x,1\n' + "x" * 200_000, "Is a quotation mark left open"),
     ],
 )
 def test_a_table_that_cannot_be_trusted_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     save_cell(tmp_path / "a.png")
-    (tmp_path / "table.csv").write_text(text)
+    (tmp_path / "table.csv").write_text(text.replace("{here}", str(tmp_path)))
     with pytest.raises(DataError, match=reason):
         index(tmp_path / "table.csv")
 
 
-def test_quoted_line_breaks_and_a_byte_order_mark_are_read_as_they_stand(tmp_path: Path) -> None:
+def test_line_breaks_in_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
     save_cell(tmp_path / "a.png")
-    (tmp_path / "table.csv").write_bytes('\ufeffpath,label,subject\r\na.png,"nor\nmal",1\r\n'.encode())
+    table = '\ufeffpath,label,subject,remark\r\na.png,normal,1,"seen\ntwice"\r\n'
+    (tmp_path / "table.csv").write_bytes(table.encode())
     (cell,) = index(tmp_path / "table.csv").cells
-    assert cell.label == "nor\nmal"
+    assert (cell.label, cell.subject) == ("normal", "1")

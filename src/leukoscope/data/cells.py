@@ -114,7 +114,9 @@ def _cell_of(row: Row, folder: Path) -> Cell:
 def refuse_double_names(cells: Sequence[Cell], *, where: Path) -> None:
     """Raise DataError where an image stands twice."""
     seen: set[str] = set()
+    files: set[Path] = set()
     for cell in cells:
-        if cell.name in seen:
+        if cell.name in seen or cell.path in files:
             raise DataError(f"{where}: '{cell.name}' stands twice. Give each image one row and a name of its own.")
         seen.add(cell.name)
+        files.add(cell.path)

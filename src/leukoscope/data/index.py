@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from ..artifacts import read_csv, sha256_of
 from ..errors import ConfigError, DataError, ImageError
@@ -104,18 +105,29 @@ def _walk(root: Path) -> tuple[list[PurePosixPath], Counter[str]]:
     """Return the images under a folder, and how many other files there are of each suffix; hidden ones do not count."""
     images: list[PurePosixPath] = []
     ignored: Counter[str] = Counter()
-    for path in sorted(root.rglob("*")):
+    for path in sorted(_files(root)):
         inside = path.relative_to(root)
-        if any(step.startswith((".", "__MACOSX")) for step in inside.parts):
-            continue
         if not path.is_file():
-            ignored["link that is not followed"] += path.is_symlink()
+            ignored["link that is not followed"] += 1
         elif path.suffix.lower() in FORMATS:
             _refuse_strange_name(inside)
             images.append(PurePosixPath(inside))
         else:
             ignored[path.suffix or path.name] += 1
     return images, ignored
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Yield files, and links to folders; a folder that may not be read is an error, never left out unseen."""
+    for where, folders, files in os.walk(root, onerror=_raise):
+        seen = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        links = [name for name in seen if Path(where, name).is_symlink()]
+        folders[:] = [name for name in seen if name not in links]
+        yield from (Path(where, name) for name in files + links if not name.startswith((".", "__MACOSX")))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _refuse_strange_name(inside: Path) -> None:
@@ -176,7 +188,30 @@ def _from_folders(root: Path, images: Sequence[PurePosixPath], layout: Layout) -
             f"No subject could be read from {lonely} of {len(images)} names; each of these images counts as a subject "
             "of its own, so cells of one patient may stand on both sides of a split. Use --subject-pattern."
         )
+    indexed.notes += _notes_of_levels(root, images)
     return indexed
+
+
+def _notes_of_levels(root: Path, images: Sequence[PurePosixPath]) -> list[str]:
+    """Say what was taken for what where the classes may stand one folder deeper than they were looked for."""
+    below: dict[str, set[str]] = defaultdict(set)
+    for inside in images:
+        if len(inside.parts) > 2:
+            below[inside.parts[0]].add(inside.parts[1])
+    kinds = set(map(frozenset, below.values()))
+    deeper = any(len(inside.parts) > 3 for inside in images)
+    if not deeper and (len(kinds) != 1 or len(next(iter(kinds))) < 2):
+        return []
+    first = next(iter(below))
+    return [
+        f"Taken as classes: {_some(below)}; as subjects: {_some(below[first])}. If the classes stand one folder "
+        f"deeper, index a folder such as {root / first}, or give a CSV with one row per image."
+    ]
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names, key=natural)
+    return ", ".join(ordered[:4]) + " …" * (len(ordered) > 4)
 
 
 def _refuse_parts_as_classes(root: Path, classes: set[str]) -> None:
@@ -194,6 +229,7 @@ def _from_table(table: Path, layout: Layout) -> list[Cell]:
     if not rows:
         raise DataError(f"{table} lists no images. Add one row per image.")
     for number, row in enumerate(rows, start=2):
+        _refuse_strange_text(table, number, [row.get(name, "") for name in (*columns, layout.part_column)])
         if row[layout.label_column].strip() and not row[layout.subject_column].strip():
             raise DataError(f"{table}, row {number}: no subject. Cells of unknown patients cannot be kept apart.")
     folder = table.parent.resolve()
@@ -205,6 +241,14 @@ def _from_table(table: Path, layout: Layout) -> list[Cell]:
         )
         for row in rows
     ]  # fmt: skip
+
+
+def _refuse_strange_text(table: Path, number: int, texts: list[str]) -> None:
+    strange = next((text for text in texts if not text.strip().isprintable()), None)
+    if strange is not None:
+        raise DataError(
+            f"{table}, row {number}: {strange!r} has a line break or another sign that no name should have."
+        )
 
 
 def _measured(cells: list[Cell]) -> list[Cell]:
