@@ -1,0 +1,150 @@
+// One's own tokens; for an admin also people and the log.
+
+import { get, send } from "./api.js";
+import { element, find, icon } from "./element.js";
+import { blame, complain, confirmed, enter, note } from "./frame.js";
+import { when, whole } from "./words.js";
+
+const ROLES = ["reader", "reviewer", "admin"];
+const ENTRIES = 50;
+const me = await enter();
+
+function introduce() {
+  const where = me.laboratory ? ` in ${me.laboratory}` : "";
+  find("me").textContent = `You are signed in as ${me.name}, ${me.role}${where}.`;
+  if (me.role !== "admin") return;
+  find("page-title").textContent = "Accounts";
+  find("people").hidden = find("log").hidden = false;
+}
+
+// --- people -------------------------------------------------------------------------------------------------------
+
+async function showPeople() {
+  const { accounts } = await get("/accounts");
+  find("people-list").replaceChildren(...accounts.map(person));
+}
+
+function person(account) {
+  const role = element("select", { "aria-label": `Role of ${account.name}`, onchange: () => change(account, { role: role.value }) }, ...ROLES.map((name) => element("option", { value: name, selected: name === account.role }, name)));
+  const toggle = element("button", { type: "button", onclick: () => change(account, { active: !account.active }) }, account.active ? "Close" : "Open again");
+  toggle.setAttribute("aria-label", `${account.active ? "Close" : "Open"} the account of ${account.name}`);
+  const own = account.name === me.name;
+  role.disabled = toggle.disabled = own;
+  return element(
+    "li",
+    { class: account.active ? "" : "closed" },
+    element("div", {}, element("b", {}, account.name), element("span", { class: "soft" }, [own ? "you" : "", account.laboratory, account.active ? "" : "closed"].filter(Boolean).join(", "))),
+    role,
+    element("button", { type: "button", onclick: () => newPassword(account), "aria-label": `New password for ${account.name}` }, "New password"),
+    toggle,
+  );
+}
+
+async function change(account, what) {
+  try {
+    await send("PATCH", `/accounts/${account.id}`, what);
+    note(`${account.name}: saved.`);
+  } catch (error) {
+    complain(error);
+  }
+  await refresh();
+}
+
+/** The password is made here and shown once: nobody has to think one up for somebody else. */
+async function newPassword(account) {
+  const sure = await sureOf(`Give ${account.name} a new password?`);
+  if (!sure) return;
+  const password = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => "abcdefghjkmnpqrstuvwxyz23456789"[byte % 31]).join("").replace(/(.{4})(?=.)/g, "$1-");
+  try {
+    await send("PATCH", `/accounts/${account.id}`, { password });
+    showOnce(`New password of ${account.name}, shown only now: `, password);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+const sureOf = (title) => confirmed({ title, words: "The old one ends at once.", yes: "Yes" });
+
+function showOnce(words, secret) {
+  find("once").replaceChildren(element("span", {}, words), element("code", {}, secret));
+  find("once").hidden = false;
+  find("once").scrollIntoView({ block: "nearest" });
+}
+
+async function addPerson(event) {
+  event.preventDefault();
+  const { name, password, role, laboratory } = event.target.elements;
+  const account = { name: name.value.trim(), password: password.value, role: role.value, ...(laboratory.value.trim() ? { laboratory: laboratory.value.trim() } : {}) };
+  try {
+    await send("POST", "/accounts", account);
+    event.target.reset();
+    blame(event.target, null);
+    find("new-person").open = false;
+    note(`${account.name} can sign in now.`);
+    await refresh();
+  } catch (error) {
+    blame(event.target, error);
+  }
+}
+
+// --- tokens -------------------------------------------------------------------------------------------------------
+
+async function showTokens() {
+  const { tokens } = await get("/tokens");
+  find("token-list").replaceChildren(...tokens.map(tokenRow));
+}
+
+function tokenRow(token) {
+  const used = token.last_used ? `last used ${when(token.last_used)}` : "never used";
+  return element("li", {}, element("div", {}, element("b", {}, token.name), element("span", { class: "soft" }, `made ${when(token.created)}, ${used}`)), element("button", { type: "button", class: "quiet icon-only", "aria-label": `End the token ${token.name}`, onclick: () => endToken(token) }, icon("bin")));
+}
+
+async function endToken(token) {
+  try {
+    await send("DELETE", `/tokens/${token.id}`);
+    await showTokens();
+  } catch (error) {
+    complain(error);
+  }
+}
+
+async function makeToken(event) {
+  event.preventDefault();
+  try {
+    const made = await send("POST", "/tokens", { name: event.target.elements.name.value.trim() });
+    blame(event.target, null);
+    event.target.reset();
+    showOnce("Copy it now, it is shown only once: ", made.token);
+    await showTokens();
+  } catch (error) {
+    blame(event.target, error);
+  }
+}
+
+// --- the log ------------------------------------------------------------------------------------------------------
+
+async function showLog({ more = false } = {}) {
+  const rows = find("log-rows");
+  const { total, entries, intact } = await get(`/audit-log?${new URLSearchParams({ offset: more ? rows.children.length : 0, limit: ENTRIES })}`);
+  const made = entries.map((entry) => element("tr", {}, element("td", { class: "n" }, whole(entry.number)), element("td", { class: "nowrap" }, when(entry.time)), element("td", {}, entry.account ?? ""), element("td", {}, [entry.action, entry.what ?? entry.subject].filter(Boolean).join(" "))));
+  if (!more) rows.replaceChildren();
+  rows.append(...made);
+  find("log-more").hidden = rows.children.length >= total;
+  find("log-words").textContent = intact === false ? "The chain of this log is broken: entries were changed or taken out. Run leukoscope audit-log verify." : `${whole(total)} entries, each sealed with the one before it.`;
+  find("log-words").className = intact === false ? "caution" : "soft";
+}
+
+async function refresh() {
+  try {
+    await showTokens();
+    if (me.role === "admin") await Promise.all([showPeople(), showLog()]);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+introduce();
+find("person-form").addEventListener("submit", addPerson);
+find("token-form").addEventListener("submit", makeToken);
+find("log-more").addEventListener("click", () => showLog({ more: true }).catch(complain));
+await refresh();

@@ -1,0 +1,411 @@
+// A case: images come in, cells appear, somebody reads them. This module joins the parts; each part knows only itself.
+
+import { get } from "./api.js";
+import { CellList } from "./cells.js";
+import { Closing } from "./closing.js";
+import { debounced, element, find } from "./element.js";
+import { Field } from "./field.js";
+import { complain, enter, keyIsTaken, note, say, singleKeys } from "./frame.js";
+import { Grid } from "./grid.js";
+import { Reader } from "./reader.js";
+import { Reviews } from "./reviews.js";
+import { showFilters, showSummary } from "./summary.js";
+import { receive, upload } from "./upload.js";
+import { count, Vocabulary, whole } from "./words.js";
+
+const caseId = location.pathname.split("/")[2];
+const NARROW = matchMedia("(max-width: 47.99rem)");
+const POLL = 700; // ms
+const FRESH = 1500; // ms between two looks at new cells while the analysis runs
+
+const account = await enter();
+const words = new Vocabulary(await servedModel());
+const list = new CellList(caseId);
+const grid = new Grid(find("grid"), { list, words });
+const reviews = new Reviews({ caseId, list, reader: account.name });
+const closing = new Closing({ caseId, words });
+const frozen = () => closing.signed || closing.item?.may?.review === false;
+const reader = new Reader({ words, frozen });
+const field = new Field({ caseId, words, frozen });
+let begun = false; // somebody has chosen or read a cell: from now on nothing moves under their hands
+let watching = false;
+let looked = 0;
+
+async function servedModel() {
+  try {
+    const { models, served } = await get("/models");
+    return models.find(({ hash }) => hash === served) ?? models[0];
+  } catch (error) {
+    complain(error);
+    return undefined;
+  }
+}
+
+// --- what is shown ------------------------------------------------------------------------------------------------
+
+async function refreshCase() {
+  const item = await get(`/cases/${caseId}`);
+  closing.show(item);
+  const empty = !item.images;
+  if (empty) openAdd(true);
+  find("desk").hidden = empty;
+  document.body.classList.toggle("empty-case", empty);
+  return item;
+}
+
+async function refreshNumbers() {
+  try {
+    closing.summary = await get(`/cases/${caseId}/summary`);
+    showSummary(closing.summary, words);
+    closing.item.cells = closing.summary.cells;
+    closing.show(closing.item);
+    await list.refreshCounts();
+  } catch (error) {
+    complain(error);
+  }
+}
+
+const refreshNumbersSoon = debounced(() => reviews.waiting || refreshNumbers(), 250);
+
+function showCounts() {
+  if (!list.counts) return;
+  showFilters(find("filters"), { counts: list.counts, chosen: list.filter, words, pick: (filter) => ask({ filter }) });
+  describeWall();
+}
+
+function describeWall() {
+  const empty = !list.total;
+  find("wall-words").textContent = empty ? "" : shownWords();
+  find("empty").hidden = !empty;
+  find("grid").hidden = empty;
+  if (empty) find("empty").textContent = watching ? "The first cells will stand here in a moment." : nothingWords();
+}
+
+function shownWords() {
+  const order = { need: "neediest first", probability: "surest first", number: "as they came" }[list.order];
+  return `${count(list.total, "cell")}, ${order}`;
+}
+
+function nothingWords() {
+  const none = { every: "No cells were found in these images.", unread: "Every cell has been read. Sign the case off when you are content.", unsure: "Nothing is unsure.", refused: "Nothing was refused." };
+  return none[list.filter] ?? "No cell is called this.";
+}
+
+async function ask(wanted) {
+  try {
+    await list.load(wanted);
+    find("fresh").hidden = true;
+  } catch (error) {
+    complain(error);
+  }
+}
+
+// --- choosing and reading -----------------------------------------------------------------------------------------
+
+function showChosen({ open = false } = {}) {
+  const cell = list.at(grid.chosen);
+  reader.show(cell);
+  if (cell && open) begun = true;
+  if (cell && open && NARROW.matches) openSheet(true);
+}
+
+function step(by) {
+  begun = true;
+  grid.choose((grid.chosen < 0 ? 0 : grid.chosen) + by);
+}
+
+function label(name) {
+  const cell = list.at(grid.chosen);
+  if (!cell) return;
+  if (frozen()) return void note("This case is signed off. A reviewer can reopen it.");
+  begun = true;
+  reviews.say(cell, name);
+  say(`Cell ${cell.number}: ${words.title(name)}.`);
+  if (grid.chosen + 1 < list.total) step(1);
+  else showChosen();
+}
+
+function agree() {
+  const cell = list.at(grid.chosen);
+  if (!cell) return;
+  if (words.classes.includes(cell.decision)) label(cell.decision);
+  else say("The model does not decide here. Say what it is with a number key.");
+}
+
+async function undo() {
+  if (frozen()) return;
+  const cell = await reviews.undo();
+  if (!cell) return void say("There is nothing to undo.");
+  const place = list.placeOf(cell.id);
+  if (place >= 0) grid.choose(place);
+  else await changed("is back", cell);
+  say(`Cell ${cell.number}: your last reading is taken back.`);
+}
+
+/** On a phone the chosen cell covers the page; Back closes it. */
+function openSheet(open) {
+  if (document.body.classList.contains("sheet-open") === open) return;
+  document.body.classList.toggle("sheet-open", open);
+  for (const part of document.querySelectorAll(".bar, .foot, .case-head, .rail, .wall, .skip, .add, .work, .refusals")) part.inert = open;
+  if (open) {
+    history.pushState({ sheet: true }, "");
+    find("reader-close").focus();
+  } else {
+    grid.node.focus({ preventScroll: true });
+    grid.reveal(Math.max(0, grid.chosen));
+  }
+}
+
+function toggleHeat() {
+  const on = !grid.heat;
+  find("heat-button").setAttribute("aria-pressed", String(on));
+  grid.setHeat(on);
+  reader.setHeat(on);
+  find("heat-key").hidden = !on;
+  say(`Heat maps ${on ? "on" : "off"}`);
+}
+
+function openField() {
+  const cell = list.at(grid.chosen);
+  if (cell?.box) field.open(cell.image, cell.id);
+  else if (cell) note("This cell came as a crop, without a field around it.");
+}
+
+function readingKey(event) {
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const acts = { " ": agree, 0: () => label("unsure"), x: () => label("not_a_cell"), z: undo, h: toggleHeat, f: openField };
+  const act = words.keys.has(key) ? () => label(words.keys.get(key)) : acts[key];
+  if (!act || (key === " " && event.target.closest("button, a, summary"))) return false;
+  event.preventDefault();
+  act();
+  return true;
+}
+
+function movingKey(event) {
+  const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -grid.columns, ArrowDown: grid.columns, PageUp: -grid.screenful, PageDown: grid.screenful, Home: -list.total, End: list.total };
+  if (!(event.key in moves) || event.target.closest("[role=toolbar], .menu, progress")) return false;
+  event.preventDefault();
+  step(document.body.classList.contains("sheet-open") ? Math.sign(moves[event.key]) : moves[event.key]);
+  return true;
+}
+
+function onKey(event) {
+  const undoing = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+  if (undoing && !event.target.closest("input, textarea")) return void (event.preventDefault(), undo());
+  if (keyIsTaken(event) || find("desk").hidden || movingKey(event)) return;
+  if (event.key === "Escape" && document.body.classList.contains("sheet-open")) return void history.back();
+  if (event.key === "Enter" && event.target === grid.node) return void (NARROW.matches ? showChosen({ open: true }) : openField());
+  if (!singleKeys()) return;
+  if (event.key === "+" || event.key === "-" || event.key === "=") return void zoom(grid.step + (event.key === "-" ? -1 : 1));
+  readingKey(event);
+}
+
+function zoom(step) {
+  grid.setStep(step);
+  find("zoom").value = grid.step;
+  localStorage.setItem("cell-size", grid.step);
+}
+
+// --- images coming in ---------------------------------------------------------------------------------------------
+
+function openAdd(open) {
+  find("add").hidden = !open;
+  find("add-button").setAttribute("aria-expanded", String(open));
+}
+
+async function take(files) {
+  if (!files.length) return;
+  if (frozen()) return void note("This case is signed off, so nothing can be added. A reviewer can reopen it.");
+  const kind = document.querySelector("input[name=kind]:checked").value;
+  const scale = find("scale").value.trim().replace(",", ".");
+  try {
+    const sending = upload(caseId, files, { kind, scale, told: showSending });
+    openAdd(false);
+    watch();
+    const state = await sending;
+    showRefused(state.refused);
+    await refreshCase();
+    watch();
+  } catch (error) {
+    complain(error);
+  }
+  find("work").dataset.sending = "";
+}
+
+function showSending({ sent, total }) {
+  find("work").hidden = false;
+  find("work").dataset.sending = sent < total ? "yes" : "";
+  if (sent < total) showWork({ part: sent / total, text: `Sending ${whole(sent)} of ${count(total, "file")}` });
+  if (sent) watch();
+}
+
+function showWork({ part, text }) {
+  find("work-bar").value = part;
+  if (find("work-words").textContent !== text) find("work-words").textContent = text;
+}
+
+function showRefused(refused) {
+  if (!refused?.length) return;
+  const items = refused.map(({ name, error }) => element("li", {}, element("b", {}, name), " ", error));
+  const box = find("refusals");
+  box.querySelector("ul").append(...items);
+  find("refusals-title").textContent = `${count(box.querySelectorAll("li").length, "file")} could not be used`;
+  box.hidden = false;
+}
+
+/** Follow the analysis until it has finished. */
+async function watch() {
+  if (watching) return;
+  watching = true;
+  let told = "";
+  for (let failures = 0; failures < 5; ) {
+    try {
+      const progress = await get(`/cases/${caseId}/progress`);
+      failures = 0;
+      told = await follow(progress, told);
+      if (progress.finished && find("work").dataset.sending !== "yes") break;
+    } catch (error) {
+      if (++failures === 5 || error.status === 401 || error.status === 404) complain(error);
+      if (error.status === 401 || error.status === 404) break;
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL));
+  }
+  watching = false;
+  await finish();
+}
+
+async function follow(progress, told) {
+  const { queued, running, done, failed } = progress;
+  const all = queued + running + done + failed;
+  const now = `${done + failed}/${all}`;
+  if (find("work").dataset.sending !== "yes" && all) {
+    find("work").hidden = progress.finished;
+    showWork({ part: (done + failed) / all, text: `Analysed ${whole(done + failed)} of ${count(all, "image")}` });
+  }
+  shownFailures(progress.failures ?? []);
+  if (now !== told && done && !progress.finished && Date.now() - looked > FRESH) await lookAnew();
+  return now;
+}
+
+const failed = new Set();
+function shownFailures(failures) {
+  showRefused(failures.filter(({ image, name }) => !failed.has(image ?? name) && failed.add(image ?? name)));
+}
+
+/** New cells while the analysis runs: shown at once until somebody has begun to read, then on their wish. */
+async function lookAnew() {
+  looked = Date.now();
+  if (find("desk").hidden) await refreshCase();
+  if (!begun) await ask({});
+  const before = list.cells.length;
+  await refreshNumbers();
+  offerFresh((list.counts?.every ?? 0) - before);
+}
+
+function offerFresh(more) {
+  const offer = begun && list.filter === "every" && more > 0;
+  find("fresh").hidden = !offer;
+  if (offer) find("fresh").textContent = `${count(more, "new cell")}: show`;
+}
+
+async function finish() {
+  find("work").hidden = true;
+  const shown = list.cells.length;
+  await refreshCase();
+  if (!closing.item.images) return;
+  if (!begun) await ask({});
+  await refreshNumbers();
+  if (begun) offerFresh((list.counts?.every ?? 0) - shown);
+  describeWall();
+  if (list.counts) say(`The analysis has finished: ${count(list.counts.every, "cell")}.`);
+}
+
+// --- joining ------------------------------------------------------------------------------------------------------
+
+function listen() {
+  list.addEventListener("renewed", () => (showCounts(), keepChosen()));
+  list.addEventListener("grown", describeWall);
+  list.addEventListener("counted", showCounts);
+  list.addEventListener("changed", ({ detail }) => (detail === grid.chosen && showChosen(), field.replace(list.at(detail)), refreshNumbersSoon()));
+  list.addEventListener("failed", ({ detail }) => complain(detail));
+  grid.addEventListener("chosen", ({ detail }) => showChosen(detail));
+  reviews.addEventListener("failed", ({ detail }) => complain(detail));
+  reviews.addEventListener("settled", refreshNumbersSoon);
+  reader.addEventListener("agree", agree);
+  reader.addEventListener("label", ({ detail }) => label(detail));
+  reader.addEventListener("undo", undo);
+  reader.addEventListener("field", openField);
+  reader.addEventListener("step", ({ detail }) => step(detail));
+  closing.addEventListener("done", async () => (await refreshCase(), await ask({}), refreshNumbers(), showChosen()));
+  closing.addEventListener("field", ({ detail }) => field.open(detail));
+  field.addEventListener("chosen", ({ detail }) => list.placeOf(detail) >= 0 && grid.choose(list.placeOf(detail)));
+  field.addEventListener("key", ({ detail }) => singleKeys() && detail.key !== "f" && readingKey(detail));
+  for (const change of ["added", "redrawn", "removed"]) field.addEventListener(change, ({ detail }) => changed(change, detail));
+  field.addEventListener("closed", () => grid.node.focus({ preventScroll: true }));
+  listenToControls();
+  document.addEventListener("keydown", onKey);
+}
+
+function keepChosen() {
+  const place = reader.cell ? list.placeOf(reader.cell.id) : -1;
+  if (place >= 0) grid.choose(place, { scroll: false });
+  else if (!NARROW.matches && list.total) grid.choose(0, { scroll: false });
+  else reader.show(null);
+}
+
+async function changed(what, cell) {
+  reader.forget(cell.id);
+  say(`Cell ${cell.number} ${what}.`);
+  await ask({});
+  if (what !== "removed" && list.placeOf(cell.id) >= 0) grid.choose(list.placeOf(cell.id));
+  await refreshNumbers();
+}
+
+function listenToControls() {
+  find("add-button").addEventListener("click", () => openAdd(find("add").hidden));
+  find("heat-button").addEventListener("click", toggleHeat);
+  find("order").addEventListener("change", () => ask({ order: find("order").value }));
+  find("zoom").addEventListener("input", () => zoom(Number(find("zoom").value)));
+  find("fresh").addEventListener("click", () => ask({}));
+  find("reader-close").addEventListener("click", () => history.back());
+  find("reader-previous").addEventListener("click", () => step(-1));
+  find("reader-next").addEventListener("click", () => step(1));
+  find("refusals-close").addEventListener("click", () => ((find("refusals").hidden = true), find("refusals").querySelector("ul").replaceChildren()));
+  addEventListener("popstate", () => openSheet(false));
+  NARROW.addEventListener("change", () => !NARROW.matches && openSheet(false));
+  receive({
+    zone: document.documentElement,
+    buttons: { files: find("choose-files"), folder: find("choose-folder") },
+    inputs: { files: find("files"), folder: find("folder") },
+    take,
+    over: (there) => (find("veil").hidden = !there),
+  });
+}
+
+function introduceModel() {
+  const { model } = words;
+  if (!model) return;
+  const painted = model.painted ? " Trained on painted cells: for trying only." : "";
+  find("model-line").textContent = `Model: ${model.name}.${painted}`;
+  const disease = words.positive ? words.title(words.positive) : "";
+  const other = words.classes.find((name) => name !== words.positive);
+  const keys = disease ? [element("i", { class: "for" }), `speaks for ${disease}`, element("i", { class: "against" }), `for ${words.title(other)}`] : [element("i", { class: "for" }), "speaks for the class"];
+  find("heat-key").append(...keys);
+}
+
+try {
+  const stored = Number(localStorage.getItem("cell-size"));
+  zoom(stored || (NARROW.matches ? 2 : 3));
+  introduceModel();
+  listen();
+  const item = await refreshCase();
+  showRefused(JSON.parse(sessionStorage.getItem(`refused-${caseId}`) ?? "[]"));
+  sessionStorage.removeItem(`refused-${caseId}`);
+  if (item.images) {
+    await ask({});
+    refreshNumbers();
+    if (!item.progress?.finished) watch();
+  }
+} catch (error) {
+  complain(error);
+}

@@ -1,0 +1,133 @@
+// The list of cases, and two ways to start one: by name, or by dropping images.
+
+import { get, send } from "./api.js";
+import { debounced, element, find } from "./element.js";
+import { blame, complain, enter } from "./frame.js";
+import { caseName, receive, upload } from "./upload.js";
+import { count, when, whole } from "./words.js";
+
+const PAGE = 50;
+const asked = { query: "", state: "", offset: 0 };
+let turn = 0; // an answer to an older question is dropped
+
+async function list({ more = false } = {}) {
+  asked.offset = more ? find("cases").children.length : 0;
+  const mine = ++turn;
+  try {
+    const found = await get(`/cases?${new URLSearchParams({ ...asked, limit: PAGE })}`);
+    if (mine !== turn) return;
+    const rows = found.cases.map(row);
+    if (more) find("cases").append(...rows);
+    else find("cases").replaceChildren(...rows);
+    describe(found.total);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+function describe(total) {
+  const searching = Boolean(asked.query || asked.state);
+  const none = searching ? "No case is like that." : "No cases yet. Drop images above, and the first cells are read within seconds.";
+  find("list-words").textContent = total ? count(total, "case") : none;
+  find("finding").hidden = !total && !searching;
+  find("more").hidden = find("cases").children.length >= total;
+  document.body.classList.toggle("first-start", !total && !searching);
+}
+
+function row(item) {
+  const read = item.cells - item.unread;
+  const busy = item.progress && !item.progress.finished && item.images > 0;
+  return element(
+    "li",
+    {},
+    element(
+      "a",
+      { class: "case-row", href: `/cases/${item.id}` },
+      element("span", { class: "case-row-name" }, element("b", {}, item.name), item.subject ? element("span", { class: "soft" }, item.subject) : null),
+      element("span", { class: "soft case-row-when" }, when(item.created)),
+      element("span", { class: "case-row-read" }, bar(read, item.cells), element("span", { class: "soft" }, reading(item, { read, busy }))),
+      chip(item, { read, busy }),
+    ),
+  );
+}
+
+function bar(read, cells) {
+  return element("progress", { max: cells || 1, value: read, "aria-label": "Cells read by people" });
+}
+
+function reading(item, { read, busy }) {
+  if (busy) return `${count(item.cells, "cell")} so far`;
+  return item.cells ? `${whole(read)} of ${count(item.cells, "cell")} read` : "no cells";
+}
+
+function chip(item, { busy }) {
+  if (item.state === "signed") return element("span", { class: "chip good" }, "signed off");
+  if (busy) return element("span", { class: "chip model" }, "being analysed");
+  if (item.cells && !item.unread) return element("span", { class: "chip size" }, "ready to sign");
+  return element("span", { class: "chip" }, item.cells ? "to read" : "empty");
+}
+
+async function startWith(files) {
+  if (!files.length) return;
+  const panel = find("upload");
+  panel.hidden = false;
+  try {
+    const made = await send("POST", "/cases", { name: caseName(files) });
+    const state = await upload(made.id, files, { told: showSent });
+    sessionStorage.setItem(`refused-${made.id}`, JSON.stringify(state.refused));
+    location.assign(`/cases/${made.id}`);
+  } catch (error) {
+    panel.hidden = true;
+    complain(error);
+  }
+}
+
+function showSent({ sent, total }) {
+  const [bar, words] = find("upload").children;
+  bar.value = total ? sent / total : 0;
+  words.textContent = `Sending ${whole(sent)} of ${count(total, "file")}`;
+}
+
+function openForm(open) {
+  find("new-form").hidden = !open;
+  find("new-case").setAttribute("aria-expanded", String(open));
+  if (open) find("new-form").elements.name.focus();
+}
+
+function listen() {
+  find("new-case").addEventListener("click", () => openForm(find("new-form").hidden));
+  find("new-cancel").addEventListener("click", () => (openForm(false), find("new-case").focus()));
+  find("new-form").addEventListener("submit", make);
+  find("more").addEventListener("click", () => list({ more: true }));
+  find("query").addEventListener("input", debounced(() => ((asked.query = find("query").value.trim()), list()), 200));
+  for (const button of document.querySelectorAll("[data-state]")) button.addEventListener("click", () => filter(button));
+  const zone = document.documentElement;
+  receive({
+    zone,
+    buttons: { files: find("choose-files"), folder: find("choose-folder") },
+    inputs: { files: find("files"), folder: find("folder") },
+    take: startWith,
+    over: (there) => find("drop").classList.toggle("over", there),
+  });
+}
+
+async function make(event) {
+  event.preventDefault();
+  const { name, subject } = event.target.elements;
+  try {
+    const made = await send("POST", "/cases", { name: name.value.trim(), subject: subject.value.trim() });
+    location.assign(`/cases/${made.id}`);
+  } catch (error) {
+    blame(event.target, error);
+  }
+}
+
+function filter(button) {
+  for (const each of document.querySelectorAll("[data-state]")) each.setAttribute("aria-pressed", String(each === button));
+  asked.state = button.dataset.state;
+  list();
+}
+
+await enter();
+listen();
+await list();

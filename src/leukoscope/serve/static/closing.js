@@ -1,0 +1,167 @@
+// What is done with a case as a whole: export, sign off, reopen, rename, delete, look after its images.
+
+import { address, download, get, send } from "./api.js";
+import { element, find, icon } from "./element.js";
+import { blame, complain, confirmed, menu, note } from "./frame.js";
+import { between, count, percent, when, whole } from "./words.js";
+
+const EXPORTS = [
+  ["html", "Report (HTML)", "for reading on a screen"],
+  ["pdf", "Report (PDF)", "for the file"],
+  ["csv", "Table (CSV)", "one row per cell"],
+  ["geojson", "Outlines (GeoJSON)", "for QuPath"],
+  ["dicom", "DICOM", "reports and outlines, zipped"],
+  ["dataset", "Labelled cells", "to train or adapt a model"],
+];
+
+export class Closing extends EventTarget {
+  constructor({ caseId, words }) {
+    super();
+    Object.assign(this, { caseId, words, item: null, summary: null });
+    menu(find("export-button"), find("export-menu"));
+    menu(find("more-button"), find("more-menu"));
+    find("export-menu").append(...EXPORTS.map((each) => this.exportButton(...each)));
+    find("sign-button").addEventListener("click", () => this.openSign());
+    find("reopen-button").addEventListener("click", () => this.reopen());
+    find("sign-form").addEventListener("submit", (event) => this.sign(event));
+    find("rename-button").addEventListener("click", () => this.openRename());
+    find("rename-form").addEventListener("submit", (event) => this.rename(event));
+    find("delete-button").addEventListener("click", () => this.remove());
+    find("images-button").addEventListener("click", () => this.openImages());
+  }
+
+  get signed() {
+    return this.item?.state === "signed";
+  }
+
+  /** Show what the case is called and what may be done with it now. */
+  show(item) {
+    this.item = item;
+    const may = item.may ?? {};
+    document.title = `${item.name} · leukoscope`;
+    find("case-title").textContent = item.name;
+    find("case-chips").replaceChildren(...this.chips().map(([style, text]) => element("li", { class: style }, text)));
+    find("sign-button").hidden = this.signed || may.sign === false || !item.cells;
+    find("reopen-button").hidden = !this.signed || may.reopen === false;
+    find("add-button").hidden = this.signed || may.review === false;
+    find("rename-button").hidden = this.signed || may.review === false;
+    find("delete-button").hidden = may.delete === false;
+    find("export-button").disabled = !item.cells;
+  }
+
+  chips() {
+    const { subject, signed, created } = this.item;
+    return [
+      subject ? ["", `Subject ${subject}`] : null,
+      created ? ["", when(created)] : null,
+      signed ? ["good", `Signed off by ${signed.by}, ${when(signed.time)}`] : null,
+      signed?.note ? ["", `“${signed.note}”`] : null,
+    ].filter(Boolean);
+  }
+
+  exportButton(kind, title, what) {
+    return element("button", { type: "button", "data-export": kind, onclick: () => this.export(kind, title) }, element("b", {}, title), element("span", { class: "soft" }, what));
+  }
+
+  async export(kind, title) {
+    find("export-button").classList.add("busy");
+    try {
+      const name = await download(`/cases/${this.caseId}/exports/${kind}`);
+      note(`${title}: ${name} is in your downloads.`);
+    } catch (error) {
+      complain(error);
+    }
+    find("export-button").classList.remove("busy");
+  }
+
+  openSign() {
+    blame(find("sign-form"), null);
+    const { cells = 0, read = 0, unsure = 0, refused = 0, blast_share: share } = this.summary ?? {};
+    const disease = this.words.positive ? this.words.title(this.words.positive) : "disease";
+    const known = share && share.value !== null && share.value !== undefined;
+    const facts = [
+      [`${disease[0].toUpperCase()}${disease.slice(1)} share`, known ? percent(share.value) : "not known", known && share.low !== null ? `95 % interval ${between(share.low, share.high)}` : ""],
+      ["Read by people", whole(read), `of ${count(cells, "cell")}`],
+      ["Unsure", whole(unsure), ""],
+      ["Refused", whole(refused), ""],
+    ];
+    const left = cells - read;
+    find("sign-words").replaceChildren(
+      element("dl", { class: "figures" }, ...facts.map(([title, value, more]) => element("div", {}, element("dt", {}, title), element("dd", {}, element("b", {}, value), more ? element("span", {}, more) : null)))),
+      element("p", { class: left ? "caution" : "soft" }, left ? `${count(left, "cell has", "cells have")} been read by nobody. For them the model’s word stands.` : "Every cell has been read."),
+    );
+    find("sign").showModal();
+  }
+
+  async sign(event) {
+    event.preventDefault();
+    await this.act(find("sign"), () => send("POST", `/cases/${this.caseId}/sign-off`, { note: event.target.elements.note.value.trim() }), "Signed off.");
+  }
+
+  async reopen() {
+    const sure = await confirmed({ title: "Reopen this case?", words: "It can then be read and changed again. The sign-off stays in the log.", yes: "Reopen" });
+    if (sure) await this.act(null, () => send("DELETE", `/cases/${this.caseId}/sign-off`), "The case is open again.");
+  }
+
+  openRename() {
+    const { name, subject } = find("rename-form").elements;
+    [name.value, subject.value] = [this.item.name, this.item.subject ?? ""];
+    blame(find("rename-form"), null);
+    find("rename").showModal();
+  }
+
+  async rename(event) {
+    event.preventDefault();
+    const { name, subject } = event.target.elements;
+    await this.act(find("rename"), () => send("PATCH", `/cases/${this.caseId}`, { name: name.value.trim(), subject: subject.value.trim() }), "");
+  }
+
+  async act(dialog, work, words) {
+    try {
+      await work();
+      dialog?.close();
+      if (words) note(words);
+      this.dispatchEvent(new Event("done"));
+    } catch (error) {
+      if (dialog && error.status !== 401) blame(dialog, error);
+      else complain(error);
+    }
+  }
+
+  async remove() {
+    const sure = await confirmed({ title: "Delete this case?", words: `“${this.item.name}” goes with its images, cells and readings. The log keeps that it was there. This cannot be taken back.`, yes: "Delete it" });
+    if (!sure) return;
+    try {
+      await send("DELETE", `/cases/${this.caseId}`);
+      location.assign("/");
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  async openImages() {
+    try {
+      const { images } = await get(`/cases/${this.caseId}/images`);
+      find("image-list").replaceChildren(...(images.length ? images.map((image) => this.imageRow(image)) : [element("li", { class: "soft" }, "No images yet.")]));
+      find("images").showModal();
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  imageRow(image) {
+    const open = element("button", { type: "button", class: "link", onclick: () => (find("images").close(), this.dispatchEvent(new CustomEvent("field", { detail: image.id }))) }, image.name);
+    const drop = element("button", { type: "button", class: "quiet icon-only", "aria-label": `Delete ${image.name}`, onclick: () => this.removeImage(image) }, icon("bin"));
+    const picture = element("img", { alt: "", loading: "lazy", src: address(`/images/${image.id}/picture?side=96`) });
+    const words = [image.kind, image.error].filter(Boolean).join(", ");
+    const free = !this.signed && this.item.may?.delete !== false;
+    return element("li", {}, picture, element("div", {}, image.kind === "crop" ? element("span", {}, image.name) : open, element("span", { class: "soft" }, words)), free ? drop : null);
+  }
+
+  async removeImage(image) {
+    const sure = await confirmed({ title: "Delete this image?", words: `${image.name} goes with its cells and their readings.`, yes: "Delete it" });
+    if (!sure) return;
+    await this.act(null, () => send("DELETE", `/images/${image.id}`), "");
+    find("images").close();
+  }
+}

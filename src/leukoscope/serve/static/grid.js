@@ -1,0 +1,196 @@
+// A wall of cells of which only the rows in sight are in the page, however many there are.
+
+import { labelOf } from "./cells.js";
+import { drawn, element, icon } from "./element.js";
+import { extent, heat, magnification, thumbnail } from "./pictures.js";
+import { percent } from "./words.js";
+
+const WIDTHS = [4.6, 6.3, 8.2, 11, 15]; // rem, smallest to largest
+const GAP = 0.5; // rem
+const CAPTION = 1.75; // rem
+const BEYOND = 2; // rows kept above and below the sight
+const MEASURED = 24; // pictures looked at for the common magnification
+
+export class Grid extends EventTarget {
+  constructor(node, { list, words }) {
+    super();
+    Object.assign(this, { node, list, words, chosen: -1, step: 3, heat: false, rows: new Map(), extents: [], columns: 1 });
+    this.below = element("div", { class: "grid-rows", role: "presentation" });
+    node.append(this.below);
+    list.addEventListener("renewed", () => this.renew());
+    list.addEventListener("grown", () => this.update({ anew: true }));
+    list.addEventListener("changed", ({ detail }) => this.repaint(detail));
+    addEventListener("scroll", () => this.soon(), { passive: true });
+    new ResizeObserver(() => this.measure()).observe(node);
+    node.addEventListener("click", (event) => this.pressed(event));
+    node.addEventListener("focus", () => this.chosen < 0 && this.list.total && this.choose(0, { scroll: false }));
+  }
+
+  setStep(step) {
+    this.step = Math.max(1, Math.min(WIDTHS.length, step));
+    this.measure({ anew: true });
+  }
+
+  setHeat(on) {
+    this.heat = on;
+    this.update({ anew: true });
+  }
+
+  renew() {
+    this.chosen = -1;
+    this.node.removeAttribute("aria-activedescendant");
+    this.measure({ anew: true });
+  }
+
+  /** Work out columns and heights from the width there is. */
+  measure({ anew = false } = {}) {
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const width = this.node.clientWidth;
+    if (!width) return;
+    const gap = GAP * rem;
+    const columns = Math.max(2, Math.floor((width + gap) / (WIDTHS[this.step - 1] * rem + gap)));
+    const tile = (width - gap * (columns - 1)) / columns;
+    const kept = columns === this.columns && tile === this.tile && !anew;
+    Object.assign(this, { columns, tile, rowHeight: tile + CAPTION * rem + gap });
+    this.node.style.setProperty("--columns", columns);
+    if (!kept) this.update({ anew: true });
+  }
+
+  soon() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = undefined;
+      this.update();
+    });
+  }
+
+  /** Bring the rows in the page in step with the sight. */
+  update({ anew = false } = {}) {
+    if (!this.rowHeight) return;
+    const all = Math.ceil(this.list.total / this.columns);
+    this.node.setAttribute("aria-rowcount", all);
+    this.node.setAttribute("aria-colcount", this.columns);
+    this.below.style.height = `${all * this.rowHeight}px`;
+    const [first, last] = this.inSight(all);
+    for (const [row, node] of this.rows) {
+      if (anew || row < first || row > last) {
+        node.remove();
+        this.rows.delete(row);
+      }
+    }
+    for (let row = first; row <= last; row++) if (!this.rows.has(row)) this.addRow(row);
+    this.point();
+  }
+
+  inSight(all) {
+    const top = -this.below.getBoundingClientRect().top;
+    const first = Math.floor(top / this.rowHeight) - BEYOND;
+    const last = Math.ceil((top + innerHeight) / this.rowHeight) + BEYOND;
+    return [Math.max(0, first), Math.min(all - 1, last)];
+  }
+
+  addRow(row) {
+    const node = element("div", { class: "grid-row", role: "row", "aria-rowindex": row + 1 });
+    node.style.transform = `translateY(${row * this.rowHeight}px)`;
+    const end = Math.min(this.list.total, (row + 1) * this.columns);
+    for (let place = row * this.columns; place < end; place++) node.append(this.tileAt(place));
+    this.rows.set(row, node);
+    this.below.append(node);
+  }
+
+  tileAt(place) {
+    const cell = this.list.at(place);
+    const facts = { role: "gridcell", "data-place": place, "aria-colindex": (place % this.columns) + 1, id: `tile-${place}` };
+    if (!cell) return element("div", { ...facts, class: "tile waiting", "aria-label": "loading" });
+    const label = labelOf(cell);
+    const chosen = place === this.chosen;
+    const style = `tile hue-${this.words.hue(label)}${cell.review ? " read" : ""}${chosen ? " chosen" : ""}`;
+    return element("div", { ...facts, class: style, "aria-selected": String(chosen), "aria-label": this.described(cell) }, this.eye(cell), this.caption(cell, label));
+  }
+
+  eye(cell) {
+    const image = element("img", { alt: "", decoding: "async", draggable: "false", src: thumbnail(cell, this.tile) });
+    image.addEventListener("load", () => this.look(image), { once: true });
+    image.addEventListener("error", () => image.parentElement?.classList.add("lost"), { once: true });
+    const over = this.heat && cell.decision !== "refused" ? element("img", { class: "heat", alt: "", decoding: "async", draggable: "false", src: heat(cell) }) : null;
+    over?.addEventListener("error", () => over.remove(), { once: true });
+    return element("span", { class: "eye" }, image, over);
+  }
+
+  caption(cell, label) {
+    const mark = cell.review ? icon(cell.review.label === cell.decision ? "check" : "pen") : drawn("svg", { class: "icon dot", viewBox: "0 0 24 24", "aria-hidden": "true" }, drawn("circle", { cx: 12, cy: 12, r: 5 }));
+    const chance = cell.review || cell.decision === "refused" ? "" : this.chance(cell);
+    return element("span", { class: "caption" }, mark, element("b", {}, this.words.title(label)), element("span", {}, chance));
+  }
+
+  /** The probability that a caption shows: of the disease where it is in doubt, of the class where it is called. */
+  chance(cell) {
+    if (!cell.probability) return "";
+    const of = cell.decision === "unsure" ? this.words.positive : cell.decision;
+    return percent(cell.probability[of] ?? Math.max(...Object.values(cell.probability)));
+  }
+
+  described(cell) {
+    const model = cell.decision === "refused" ? "refused" : `${this.words.title(cell.decision)} ${this.chance(cell)}`;
+    const read = cell.review ? `read as ${this.words.title(cell.review.label)}` : "not yet read";
+    return `Cell ${cell.number}, ${model}, ${read}`;
+  }
+
+  /** Learn from the first pictures how far all can be magnified alike. */
+  look(image) {
+    if (this.extents.length >= MEASURED) return;
+    this.extents.push(extent(image));
+    if (this.extents.length % 6 && this.extents.length < this.list.total) return;
+    document.documentElement.style.setProperty("--magnify", magnification(this.extents).toFixed(2));
+  }
+
+  repaint(place) {
+    const old = this.node.querySelector(`#tile-${place}`);
+    if (!old) return;
+    const fresh = this.tileAt(place);
+    const [was, is] = [old.querySelector(".eye"), fresh.querySelector(".eye")];
+    if (was && is && was.firstChild.src === is.firstChild.src) is.replaceWith(was); // no flicker
+    old.replaceWith(fresh);
+  }
+
+  /** Choose a cell: it is marked, brought into sight, and told to whoever listens. */
+  choose(place, { scroll = true, open = false } = {}) {
+    if (!this.list.total) return;
+    const before = this.chosen;
+    this.chosen = Math.max(0, Math.min(this.list.total - 1, place));
+    if (scroll) this.reveal(this.chosen);
+    for (const each of [before, this.chosen]) if (each >= 0) this.mark(each);
+    this.point();
+    this.dispatchEvent(new CustomEvent("chosen", { detail: { place: this.chosen, open } }));
+  }
+
+  mark(place) {
+    const tile = this.node.querySelector(`#tile-${place}`);
+    tile?.classList.toggle("chosen", place === this.chosen);
+    tile?.setAttribute("aria-selected", String(place === this.chosen));
+  }
+
+  point() {
+    const there = this.chosen >= 0 && this.node.querySelector(`#tile-${this.chosen}`);
+    if (there) this.node.setAttribute("aria-activedescendant", there.id);
+    else this.node.removeAttribute("aria-activedescendant");
+  }
+
+  reveal(place) {
+    const style = getComputedStyle(this.node);
+    const top = this.below.getBoundingClientRect().top + Math.floor(place / this.columns) * this.rowHeight;
+    const [above, under] = [parseFloat(style.scrollMarginTop) || 0, parseFloat(style.scrollMarginBottom) || 0];
+    if (top < above) scrollBy({ top: top - above });
+    else if (top + this.rowHeight > innerHeight - under) scrollBy({ top: top + this.rowHeight - innerHeight + under });
+    this.update();
+  }
+
+  pressed(event) {
+    const tile = event.target.closest("[data-place]");
+    if (tile) this.choose(Number(tile.dataset.place), { scroll: false, open: true });
+  }
+
+  /** Rows that one screen holds, for Page Up and Page Down. */
+  get screenful() {
+    return Math.max(1, Math.floor((innerHeight * 0.8) / this.rowHeight)) * this.columns;
+  }
+}

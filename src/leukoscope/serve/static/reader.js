@@ -1,0 +1,176 @@
+// One cell large: what the model says, how sure it is, its field around it, and the buttons to say what it is.
+
+import { address, get } from "./api.js";
+import { drawn, element, find, icon } from "./element.js";
+import { labelOf } from "./cells.js";
+import { crop, heat } from "./pictures.js";
+import { percent, when } from "./words.js";
+
+const AROUND = 4.5; // the field shown around a cell, in widths of the cell
+const SWIPE = 48; // px
+
+export class Reader extends EventTarget {
+  constructor({ words, frozen = () => false }) {
+    super();
+    Object.assign(this, { words, frozen, cell: null, heat: false, outlines: new Map() });
+    this.node = find("reader");
+    this.picture = element("img", { alt: "", class: "cell", draggable: "false" });
+    this.over = element("img", { alt: "", class: "heat", draggable: "false", hidden: true });
+    this.over.addEventListener("error", () => (this.over.hidden = true));
+    find("stage").append(this.picture, this.over);
+    this.makeButtons();
+    find("around").addEventListener("click", () => this.tell("field"));
+    this.listenToSwipes();
+  }
+
+  makeButtons() {
+    const { words } = this;
+    this.agree = this.button({ text: "Agree", key: "Space", style: "main agree", act: () => this.tell("agree") });
+    const classes = [...words.classes].map((name) => this.button({ text: words.title(name), key: words.key(name), style: `class hue-${words.hue(name)}`, act: () => this.tell("label", name), name }));
+    const unsure = this.button({ text: "Unsure", key: "0", style: "class hue-unsure", act: () => this.tell("label", "unsure"), name: "unsure" });
+    const none = this.button({ text: "Not a cell", key: "X", style: "class hue-refused", act: () => this.tell("label", "not_a_cell"), name: "not_a_cell" });
+    this.undo = this.button({ text: "Undo", key: "Z", style: "quiet", act: () => this.tell("undo"), sign: "undo" });
+    this.labels = [...classes, unsure, none];
+    find("verdicts").append(this.agree, element("div", { class: "classes" }, ...this.labels), this.undo);
+  }
+
+  button({ text, key, style, act, name = "", sign = "" }) {
+    return element("button", { type: "button", class: style, onclick: act, "data-label": name || undefined }, sign ? icon(sign) : null, element("span", {}, text), key ? element("kbd", {}, key) : null);
+  }
+
+  tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+
+  setHeat(on) {
+    this.heat = on;
+    this.showHeat();
+  }
+
+  show(cell) {
+    const fresh = cell?.id !== this.cell?.id || cell?.etag !== this.cell?.etag;
+    this.cell = cell ?? null;
+    find("reader-cell").hidden = !cell;
+    find("reader-none").hidden = Boolean(cell);
+    if (!cell) return;
+    find("reader-title").textContent = `Cell ${cell.number}`;
+    if (fresh) this.showPictures();
+    this.showFacts();
+    this.showButtons();
+  }
+
+  showPictures() {
+    const { cell } = this;
+    this.picture.src = crop(cell);
+    this.picture.alt = `Cell ${cell.number}, large`;
+    this.showHeat();
+    this.showAround();
+  }
+
+  showHeat() {
+    const wanted = this.heat && this.cell && this.cell.decision !== "refused";
+    this.over.hidden = !wanted;
+    if (wanted) this.over.src = heat(this.cell);
+  }
+
+  showFacts() {
+    const { cell, words } = this;
+    find("reader-said").textContent = opinion(cell, words);
+    find("reader-said").className = `said hue-${words.hue(cell.decision)}`;
+    find("chances").replaceChildren(...this.bars());
+    find("reader-why").textContent = cell.reason ?? "";
+    find("reader-why").hidden = !cell.reason;
+    const { review } = cell;
+    find("reader-review").replaceChildren(...(review ? [icon(review.label === cell.decision ? "check" : "pen"), `${review.reader} says ${words.title(review.label)}, ${when(review.time)}`] : []));
+    find("reader-review").hidden = !review;
+    find("reader-file").textContent = cell.name ?? "";
+  }
+
+  bars() {
+    const { cell, words } = this;
+    if (!cell.probability) return [];
+    const shown = words.positive ? [words.positive] : words.classes;
+    return shown.map((name) => this.bar(name, cell.probability[name]));
+  }
+
+  bar(name, chance) {
+    const { words } = this;
+    const line = element("div", { class: `chance hue-${words.hue(name)}`, role: "img", "aria-label": `probability of ${words.title(name)}: ${percent(chance)}` }, element("i", {}), this.cut(name));
+    line.firstChild.style.width = `${100 * chance}%`;
+    return element("div", { class: "chance-row" }, element("span", {}, `${words.title(name)} ${percent(chance)}`), line);
+  }
+
+  /** The operating point from which on a cell is called diseased. */
+  cut(name) {
+    const { thresholds = {} } = this.words.model ?? {};
+    const threshold = name === this.words.positive ? thresholds.balanced : undefined;
+    if (threshold === undefined) return null;
+    const mark = element("u", { title: `called ${this.words.title(name)} from ${percent(threshold)} on` });
+    mark.style.left = `${100 * threshold}%`;
+    return mark;
+  }
+
+  showButtons() {
+    const { cell, words } = this;
+    const decided = words.classes.includes(cell.decision);
+    this.agree.hidden = !decided;
+    this.agree.querySelector("span").textContent = decided ? `Agree: ${words.title(cell.decision)}` : "Agree";
+    for (const button of this.labels) button.setAttribute("aria-pressed", String(Boolean(cell.review) && button.dataset.label === labelOf(cell)));
+    for (const button of [this.agree, this.undo, ...this.labels]) button.disabled = this.frozen();
+  }
+
+  /** The field around a cell that was found in one. */
+  showAround() {
+    const { cell } = this;
+    const node = find("around");
+    node.hidden = !cell.box;
+    node.replaceChildren();
+    if (!cell.box) return;
+    const [x, y, side] = surroundings(cell.box);
+    const view = [x, y, side, side].map(Math.round).join(",");
+    const image = element("img", { alt: "", draggable: "false", src: address(`/images/${cell.image}/picture?box=${view}&side=640`) });
+    const lines = drawn("svg", { viewBox: `${x} ${y} ${side} ${side}`, "aria-hidden": "true" }, outlined(cell));
+    node.setAttribute("aria-label", `Cell ${cell.number} in its field. Open the field.`);
+    node.append(image, lines, element("span", {}, "In its field", element("kbd", {}, "F")));
+    if (!cell.outline) this.fetchOutline(cell, lines);
+  }
+
+  async fetchOutline(cell, lines) {
+    if (!this.outlines.has(cell.id)) this.outlines.set(cell.id, get(`/cells/${cell.id}`).then((whole) => whole.outline, () => null));
+    const outline = await this.outlines.get(cell.id);
+    if (outline) lines.replaceChildren(outlined({ ...cell, outline }));
+  }
+
+  forget(id) {
+    this.outlines.delete(id);
+  }
+
+  listenToSwipes() {
+    let start = null;
+    const stage = find("stage");
+    stage.addEventListener("pointerdown", (event) => (start = event.pointerType === "mouse" ? null : event));
+    stage.addEventListener("pointerup", (event) => {
+      const across = start ? event.clientX - start.clientX : 0;
+      if (Math.abs(across) > SWIPE && Math.abs(across) > 2 * Math.abs(event.clientY - start.clientY)) this.tell("step", across < 0 ? 1 : -1);
+      start = null;
+    });
+  }
+}
+
+export function opinion(cell, words) {
+  if (cell.decision === "refused") return "The model refuses this picture";
+  if (cell.decision === "unsure") return cell.called ? `The model is unsure, and leans to ${words.title(cell.called)}` : "The model is unsure";
+  if (!cell.decision) return "The model has not seen this cell yet";
+  return `The model says ${words.title(cell.decision)}`;
+}
+
+function surroundings([x, y, width, height]) {
+  const side = AROUND * Math.max(width, height);
+  return [x + width / 2 - side / 2, y + height / 2 - side / 2, side];
+}
+
+export function outlined({ box, outline }) {
+  if (outline?.length) return drawn("polygon", { points: outline.map((point) => point.join(",")).join(" "), "vector-effect": "non-scaling-stroke" });
+  const [x, y, width, height] = box;
+  return drawn("rect", { x, y, width, height, rx: 0.12 * width, "vector-effect": "non-scaling-stroke" });
+}

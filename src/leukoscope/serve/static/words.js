@@ -1,0 +1,58 @@
+// Numbers, times and classes in words.
+
+const WHOLE = new Intl.NumberFormat("en");
+const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
+const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+
+export const whole = (number) => WHOLE.format(number);
+export const count = (number, one, many = `${one}s`) => `${whole(number)} ${number === 1 ? one : many}`;
+
+/** 0.934 -> "93 %"; never 0 or 100 for what is not quite so. */
+export function percent(share) {
+  if (share === null || share === undefined) return "–";
+  const points = 100 * share;
+  if (points > 0 && points < 0.5) return "<1 %";
+  if (points < 100 && points >= 99.5) return ">99 %";
+  return `${Math.round(points)} %`;
+}
+
+export function between(low, high) {
+  return `${percent(low).replace(" %", "")} to ${percent(high)}`;
+}
+
+/** "today 19:02", "yesterday 08:15", "3 Nov 2026". */
+export function when(text, now = new Date()) {
+  const time = new Date(text);
+  if (Number.isNaN(time.getTime())) return "";
+  const yesterday = new Date(now.getFullYear(), now.getMonth(), now.getDate() - 1);
+  if (time.toDateString() === now.toDateString()) return `today ${CLOCK.format(time)}`;
+  if (time.toDateString() === yesterday.toDateString()) return `yesterday ${CLOCK.format(time)}`;
+  return DAY.format(time);
+}
+
+/** The model that is served, as the page speaks of it: classes with their words, keys and colours. */
+export class Vocabulary {
+  constructor(model) {
+    this.model = model;
+    this.classes = model?.classes ?? [];
+    this.positive = model?.positive ?? "";
+    this.keys = new Map(this.classes.map((name, place) => [String(place + 1), name]));
+  }
+
+  title(label) {
+    if (label === "not_a_cell") return "not a cell";
+    return this.model?.titles?.[label] ?? label;
+  }
+
+  key(label) {
+    return [...this.keys].find(([, name]) => name === label)?.[0] ?? "";
+  }
+
+  /** The style of a label: disease, other, unsure, refused. */
+  hue(label) {
+    if (label === "unsure" || label === "refused") return label;
+    if (label === "not_a_cell") return "refused";
+    if (!this.positive) return `class-${this.classes.indexOf(label) % 6}`;
+    return label === this.positive ? "disease" : "other";
+  }
+}
