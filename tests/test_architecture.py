@@ -17,7 +17,9 @@ FLOORS = [
     {"data"},
     {"models", "evaluation", "explain"},
     {"training", "inference", "fields", "survival", "interop"},
-    {"report", "serve"},
+    {"smears"},
+    {"report"},
+    {"serve"},
     {"pipeline", "export"},
     {"cli"},
 ]

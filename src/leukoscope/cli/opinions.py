@@ -1,5 +1,7 @@
 """Opinions in the terminal: every cell of a few, counts and the neediest of many, one line per subject."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -45,14 +47,18 @@ class Shown:
         more = tally.all.unreadable - len(self._unusable)
         return [*self._unusable, *([f"and {more:,} more files that cannot be used"] if more else [])]
 
-    def print(self, tally: Tally) -> None:
-        """Print the table of cells, the counts, and the subjects."""
+    def print(self, tally: Tally, *, fields: Sequence[dict[str, Any]] = ()) -> None:
+        """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects."""
         console = Console(highlight=False, soft_wrap=False)
         if self._count <= _ALL_SHOWN:
             console.print(self._table(self._first))
         elif self._neediest:
             console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
         console.print(counts(tally))
+        if fields:
+            console.print(_field_table(fields[:_SUBJECTS], self._manifest))
+        if len(fields) > _SUBJECTS:
+            console.print(f"and {len(fields) - _SUBJECTS} more fields: see --json, --html or --to csv")
         subjects = tally.summaries()
         if subjects:
             console.print(_subject_table(subjects[:_SUBJECTS], self._manifest))
@@ -101,6 +107,20 @@ def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
     for row in rows:
         numbers = [f"{row[name]:,}" for name in ("cells", "called", "unsure", "refused")]
         table.add_row(Text(row["subject"]), *numbers, *([_share(row["share"])] if share else []))
+    return table
+
+
+def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    numbers = ("cells", *(("called",) if manifest.positive else ()), "unsure", "refused")
+    for title in ("field", *numbers, "scale", "problem"):
+        shown = f"called {manifest.positive}" if title == "called" else title
+        table.add_column(shown, justify="right" if title in numbers else "left", no_wrap=title in ("field", "scale"))
+    for row in rows:
+        counted = [f"{row[name]:,}" if row["width"] else "–" for name in numbers]
+        scale = f"{row['um_per_px']:.3g} µm/px, {row['scale']}" if row["width"] else ""
+        problem = row["problem"].removeprefix(f"{row['field']} ").removeprefix(f"{Path(row['field']).name} ")
+        table.add_row(Text(_end_of(row["field"])), *counted, scale, Text(problem))
     return table
 
 

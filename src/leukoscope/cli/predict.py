@@ -1,17 +1,9 @@
-"""leukoscope predict: a second opinion on cell images."""
+"""leukoscope predict: a second opinion on cells, cut out or still in their fields."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from ..inference.inputs import Source
-    from ..inference.opinion import Opinion
-    from ..inference.predictor import Predictor
-    from ..report.opinion import OpinionPage
 
 POINTS = ("balanced", "high-sensitivity", "high-specificity")
 
@@ -19,108 +11,94 @@ POINTS = ("balanced", "high-sensitivity", "high-specificity")
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="Model bundle. [default: the shipped one]")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write one row per image as CSV.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write one row per cell as CSV; with --to, a folder."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page of pictures and heat maps.")
 @click.option("--operating-point", "point", type=click.Choice(POINTS), default="balanced", show_default=True)
-def predict(
-    images: tuple[Path, ...], model: Path | None, output: Path | None, as_json: bool, html: Path | None, point: str
-) -> None:
-    """Say of every cell in IMAGES (files, folders, CSV tables) its class, or unsure, or refused and why.
+@click.option(
+    "--kind",
+    type=click.Choice(["auto", "crops", "fields"]),
+    default="auto",
+    show_default=True,
+    help="What IMAGES show: cells cut out on black, or smear fields and slides.",
+)
+@click.option(
+    "--to",
+    "formats",
+    multiple=True,
+    type=click.Choice(["qupath", "dicom", "csv"]),
+    help="Write this of every field into the folder -o. May stand several times.",
+)
+@click.option("--um-per-px", type=click.FloatRange(0.005, 5), help="Scale of the fields, if you know it.")
+@click.option("--each-scale", is_flag=True, help="Estimate the scale of every field by itself, not of all together.")
+@click.option(
+    "--stain",
+    "method",
+    type=click.Choice(["none", "reinhard", "macenko"]),
+    default="reinhard",
+    show_default=True,
+    help="How cells of fields are brought to the colours of the training cells.",
+)
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, for slides.")
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the work on slides here: a killed run goes on.",
+)
+def predict(images: tuple[Path, ...], model: Path | None, output: Path | None, **options: Any) -> None:
+    """Say of every cell in IMAGES its class, or unsure, or refused and why.
 
-    A subject column in a table, or sub-folders in a folder, add a summary per subject. An image that cannot be used
-    is refused by name, the rest is answered, and the exit status is 1. For research; not a diagnosis.
+    IMAGES are files, folders or CSV tables (columns path and, if you like, subject): cells cut out on black, or smear
+    fields, DICOM microscope images and slides, whose cells are found, cut out and brought to the model's scale and
+    stain first. A subject column, or sub-folders in a folder, add a summary per subject. An image that cannot be used
+    is named, the rest is answered, and the exit status is 1. For research; not a diagnosis.
 
     \b
     Examples:
       leukoscope predict cells/*.bmp
       leukoscope predict cells/ -o predictions.csv --html opinion.html
       leukoscope predict cells.csv --model models/first --operating-point high-sensitivity --json
+      leukoscope predict smear/ -o predictions.csv --html opinion.html
+      leukoscope predict slide.svs --um-per-px 0.12 --jobs 2 --keep work/ --to qupath -o results/
     """
     from ..errors import ImageError
     from ..inference.inputs import sources_of
     from ..inference.predictor import load
+    from ..smears.kinds import SUFFIXES
+    from .consultation import Consultation, Request
 
-    predictor = load(model)
-    consultation = Consultation(predictor, sources_of(images), point=point)
-    consultation.hold(csv=output, html=html, as_json=as_json)
+    request = Request(**_places(output, options.pop("formats")), **options)
+    sources = sources_of(images, suffixes=SUFFIXES)
+    _check_dicom([source.path for source in sources], request.formats)
+    consultation = Consultation(load(model), sources, request)
+    consultation.hold()
     for line in consultation.shown.unusable(consultation.tally):
         click.secho(line, fg="red", err=True)
-    for path in (output, html):
+    for path in (output, request.html):
         if path:
-            click.echo(f"Wrote {path}", err=as_json)
-    if consultation.tally.all.unreadable:
+            click.echo(f"Wrote {path}", err=request.as_json)
+    if not consultation.all_used:
         raise SystemExit(ImageError.exit_status)
 
 
-class Consultation:
-    """All images of one call, answered one after the other; only what is shown at the end is kept."""
+def _places(output: Path | None, formats: tuple[str, ...]) -> dict[str, Any]:
+    """Return where results go: a CSV file, or with other formats a folder that holds the CSV too."""
+    from ..errors import CallError
 
-    def __init__(self, predictor: "Predictor", sources: "list[Source]", *, point: str) -> None:
-        from ..inference.subjects import Tally
-        from .opinions import Shown
-
-        self.predictor, self.sources, self.point = predictor, sources, point.replace("-", "_")
-        self.tally = Tally(predictor.manifest, point=self.point)
-        self.shown = Shown(predictor.manifest, point=self.point)
-
-    def hold(self, *, csv: Path | None, html: Path | None, as_json: bool) -> None:
-        """Answer, write what is asked for, and print the table or JSON."""
-        from ..artifacts import write_csv
-        from ..inference.opinion import columns_of
-
-        page = self._page() if html else None
-        columns = columns_of(self.predictor.classes, subject=any(source.subject for source in self.sources))
-        rows = self._rows(page=page, as_json=as_json, columns=columns)
-        if csv:
-            write_csv(csv, rows, columns=columns)
-        else:
-            for _ in rows:
-                pass
-        if html and page:
-            page.write(html, self.tally)
-        if not as_json:
-            self.shown.print(self.tally)
-
-    def _page(self) -> "OpinionPage":
-        from ..report.opinion import OpinionPage  # brings matplotlib and scikit-learn: not for a quick answer
-
-        return OpinionPage(self.predictor.manifest, point=self.point)
-
-    def _rows(self, *, page: "OpinionPage | None", as_json: bool, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        """Yield a row of the table per image; JSON is printed as the rows go by."""
-        if as_json:
-            facts = {"model": self.predictor.manifest.name, "operating_point": self.point.replace("_", "-")}
-            click.echo(json.dumps(facts, ensure_ascii=False)[:-1] + ', "cells": [', nl=False)
-        for number, (source, opinion) in enumerate(self._opinions(with_crops=page is not None)):
-            self.tally.add(opinion, subject=source.subject)
-            self.shown.add(opinion)
-            if page:
-                page.add(opinion, subject=source.subject)
-            if as_json:
-                line = json.dumps(_plain(source, opinion), ensure_ascii=False)
-                click.echo(f",\n{line}" if number else f"\n{line}", nl=False)
-            values = {"subject": source.subject} | opinion.row(self.predictor.classes)
-            yield {name: values[name] for name in columns}
-        if as_json:
-            rest = {"decisions": self.tally.decisions, "subjects": self.tally.summaries()}
-            click.echo("\n], " + json.dumps(rest, ensure_ascii=False)[1:])
-
-    def _opinions(self, *, with_crops: bool) -> "Iterator[tuple[Source, Opinion]]":
-        from ..progress import track
-
-        paths = (source.path for source in self.sources)
-        opinions = self.predictor.stream(paths, point=self.point, with_crops=with_crops)
-        yield from zip(self.sources, track(opinions, "Looking at cells", total=len(self.sources)), strict=True)
+    if not formats:
+        if output and output.is_dir():
+            raise CallError(f"{output} is a folder. Give the name of a CSV file, or add --to csv.")
+        return {"csv": output}
+    if output is None or output.suffix.lower() == ".csv" or output.is_file():
+        raise CallError(f"--to {formats[0]} writes several files. Give their folder with -o, such as -o results.")
+    return {"csv": output / "predictions.csv", "folder": output, "formats": formats}
 
 
-def _plain(source: "Source", opinion: "Opinion") -> dict[str, Any]:
-    return {
-        "path": opinion.name,
-        "subject": source.subject,
-        "probabilities": opinion.probabilities,
-        "decision": opinion.decision,
-        "called": opinion.called,
-        "reason": opinion.reason,
-        "quality": opinion.quality,
-    }
+def _check_dicom(paths: list[Path], formats: tuple[str, ...]) -> None:
+    from ..errors import CallError
+    from ..interop.dicom_images import is_dicom
+
+    if "dicom" in formats and (others := [path.name for path in paths if not is_dicom(path)]):
+        raise CallError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")

@@ -34,14 +34,21 @@ def draw_outlines(
     return np.asarray(picture, np.uint8)
 
 
-def draw_marks(thumbnail: Pixels, size: tuple[int, int], cells: Sequence[FieldCell]) -> Pixels:
+def draw_marks(
+    thumbnail: Pixels,
+    size: tuple[int, int],
+    cells: Sequence[FieldCell],
+    *,
+    colours: Mapping[int, tuple[int, int, int]] | None = None,
+) -> Pixels:
     """Return a slide's thumbnail with a ring round every cell; `size` is width and height of the slide in pixels."""
     picture = thumbnail.copy()
     zoom = max(picture.shape[:2]) / max(size)
     for cell in cells:
         middle = (round(cell.centre[0] * zoom), round(cell.centre[1] * zoom))
         radius = max(3, round((cell.box[2] - cell.box[0]) * zoom))
-        cv2.circle(picture, middle, radius, FLAGGED if cell.flags else PLAIN, 1, cv2.LINE_AA)
+        colour = (colours or {}).get(cell.number, FLAGGED if cell.flags else PLAIN)
+        cv2.circle(picture, middle, radius, colour, 1, cv2.LINE_AA)
     return picture
 
 

@@ -1,7 +1,7 @@
 """The whole way for a set of fields: scale, cells, crops, outlines, tables. One bad field never stops the others."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,12 @@ from .cells import Field, FieldCell, field_of, find_cells, open_field
 from .crops import CROP_SIDE, cut_crop
 from .detection import ClassicalDetector
 from .drawing import draw_outlines, write_png
-from .normalisation import RELEASE_STAIN, Normaliser, measure, normaliser, sample_crops
+from .normalisation import RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
 from .planes import Pixels
 from .quality import out_of_focus
-from .scale import Scale, common_scale
-from .slide_extraction import TILE, Open, extract_slide
+from .scale import Scale
+from .sharing import SharedScales
+from .slide_extraction import TILE, Open, SlideResult, extract_slide
 from .slides import Slide, TiffSlide, is_slide
 from .table import cell_row, field_row, write_cells, write_fields
 
@@ -80,9 +81,9 @@ def extract(
 
     `foreign` names, by path, what opens the files that are no ordinary images.
     """
-    openers = {path: opener for path in files if (opener := _opener(path, foreign or {})) is not None}
+    openers = {path: opener for path in files if (opener := opener_of(path, foreign or {})) is not None}
     plain = [path for path in files if path not in openers]
-    shared = {} if wishes.each_scale or wishes.um_per_px else _shared_scales(plain)
+    shared = SharedScales(() if wishes.each_scale else plain)
     results: list[Extracted] = []
     for path, name in track(list(zip(files, names_of(files), strict=True)), "Fields", total=len(files)):
         try:
@@ -105,33 +106,29 @@ def count_words(cells: int) -> str:
     return f"{cells} white cell{'s' * (cells > 1)}" if cells else "no white cells"
 
 
-def _opener(path: Path, foreign: Mapping[Path, Foreign]) -> Open | None:
+def opener_of(path: Path, foreign: Mapping[Path, Foreign]) -> Open | None:
+    """Return what opens a file that is read piece by piece; None for an ordinary image."""
     if path in foreign:
         return partial(foreign[path], path)
     return partial(TiffSlide, path) if is_slide(path) else None
 
 
-def _opened(path: Path, *, name: str, wishes: Wishes, shared: Mapping[Path, Scale]) -> Field:
+def _opened(path: Path, *, name: str, wishes: Wishes, shared: SharedScales) -> Field:
     field = open_field(path, um_per_px=wishes.um_per_px)
-    return replace(field, name=name, scale=shared.get(path, field.scale))
+    return replace(field, name=name, scale=shared.of(path, field))
 
 
 def _slide(opener: Open, path: Path, *, name: str, output: Path, wishes: Wishes) -> Extracted:
     """Extract a slide; one that is no larger than a field is treated as a field."""
     slide = opener()
-    if slide.size[0] * slide.size[1] <= _SMALL:
-        known = wishes.um_per_px or slide.um_per_px
-        scale = Scale.exact(known, source="user" if wishes.um_per_px else "file") if known else None
-        field = field_of(slide.read(0, 0, *slide.size), name=path.name, scale=scale)
+    if (field := small_field(slide, um_per_px=wishes.um_per_px)) is not None:
         return _field(replace(field, name=name), path, output, wishes=wishes)
     found = extract_slide(
         opener, output, name=name, um_per_px=wishes.um_per_px, method=wishes.method, tile=wishes.tile, jobs=wishes.jobs
     )
-    blurred = [_BLURRED] if 2 * found.look.blurred > found.look.windows else []
-    problem = "; ".join([*blurred, *found.problems])
     kept = [(cell, crop) for cell, crop in zip(found.cells, found.crops, strict=True) if _wanted(cell, wishes)]
     cells, crops = zip(*kept, strict=True) if kept else ((), ())
-    return Extracted(path, name, found.size, found.look.scale, cells, crops, problem)
+    return Extracted(path, name, found.size, found.look.scale, cells, crops, slide_problem(found))
 
 
 def _field(field: Field, path: Path, output: Path, *, wishes: Wishes) -> Extracted:
@@ -143,8 +140,28 @@ def _field(field: Field, path: Path, output: Path, *, wishes: Wishes) -> Extract
         write_png(crop, picture)
     write_png(output / "outlines" / f"{field.name}.png", draw_outlines(field, cells))
     height, width = field.pixels.shape[:2]
+    return Extracted(path, field.name, (width, height), field.scale, cells, crops, field_problem(field))
+
+
+def small_field(slide: Slide, *, um_per_px: float | None) -> Field | None:
+    """Return a slide that is no larger than a field as one; None where it has to be read by tiles."""
+    if slide.size[0] * slide.size[1] > _SMALL:
+        return None
+    known = um_per_px or slide.um_per_px
+    scale = Scale.exact(known, source="user" if um_per_px else "file") if known else None
+    return field_of(slide.read(0, 0, *slide.size), name=slide.name, scale=scale)
+
+
+def field_problem(field: Field) -> str:
+    """Say why the cells of a field are not to be trusted, or nothing."""
     blurred = out_of_focus(field.pixels, field.stain, um_per_px=field.scale.um_per_px)
-    return Extracted(path, field.name, (width, height), field.scale, cells, crops, _BLURRED if blurred else "")
+    return _BLURRED if blurred else ""
+
+
+def slide_problem(found: SlideResult) -> str:
+    """Say what of a slide could not be read, or not be trusted, or nothing."""
+    blurred = [_BLURRED] if 2 * found.look.blurred > found.look.windows else []
+    return "; ".join([*blurred, *found.problems])
 
 
 def _wanted(cell: FieldCell, wishes: Wishes) -> bool:
@@ -175,13 +192,15 @@ def _write_tables(results: Sequence[Extracted], output: Path, *, wishes: Wishes)
     write_json(output / "cells.json", provenance() | {"detector": ClassicalDetector.name, "stain": wishes.method})
 
 
-def field_normaliser(field: Field, cells: Sequence[FieldCell], *, method: str) -> Normaliser:
+def field_normaliser(
+    field: Field, cells: Sequence[FieldCell], *, method: str, target: StainStatistics = RELEASE_STAIN
+) -> Normaliser:
     """Return what brings the crops of a field to the training stain, judged on all its cells together."""
     if method == "none":
         return lambda crop: crop
     whole = [cell for cell in cells if "cut off" not in cell.flags] or list(cells)
     source = measure(sample_crops(cut_crop(field, cell) for cell in whole[:60]))
-    return normaliser(method, source, target=RELEASE_STAIN)
+    return normaliser(method, source, target=target)
 
 
 def normalised_crops(field: Field, cells: Sequence[FieldCell], *, method: str = "reinhard") -> list[Pixels]:
@@ -198,25 +217,3 @@ def names_of(files: Sequence[Path]) -> list[str]:
         seen[file.stem] += 1
         names.append(file.stem if seen[file.stem] == 1 else f"{file.stem}-{seen[file.stem]}")
     return names
-
-
-def _shared_scales(files: Sequence[Path]) -> dict[Path, Scale]:
-    """Return one scale for each group of fields of one folder and size whose files do not state it."""
-    groups: dict[tuple[Path, tuple[int, ...]], list[tuple[Path, Scale]]] = defaultdict(list)
-    for path, field in _readable(files):
-        if field.scale.source not in ("user", "file"):
-            groups[path.parent, field.pixels.shape].append((path, field.scale))
-    return {
-        path: common_scale([scale for _, scale in group])
-        for group in groups.values()
-        if len(group) >= 3
-        for path, _ in group
-    }
-
-
-def _readable(files: Sequence[Path]) -> Iterator[tuple[Path, Field]]:
-    for path in track(files, "Scale", total=len(files)):
-        try:
-            yield path, open_field(path)
-        except ImageError:
-            continue  # named later, when its cells are sought

@@ -42,7 +42,7 @@ def read_pixels(path: Path) -> Pixels:
 
 
 def scale_in_file(path: Path) -> float | None:
-    """Return the micromicrometres per pixel that the file states, or None where it states none that a microscope gives.
+    """Return the micrometres per pixel that the file states, or None where it states none that a microscope gives.
 
     A camera's 72 or 300 dots per inch are meant for printers and lie far outside what a microscope gives.
     """

@@ -33,6 +33,7 @@ class Work:
     crops: Path
     method: str
     source: StainStatistics | None
+    target: StainStatistics
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def extract_slide(
     name: str,
     um_per_px: float | None = None,
     method: str = "reinhard",
+    target: StainStatistics = RELEASE_STAIN,
     tile: int = TILE,
     jobs: int = 1,
 ) -> SlideResult:
@@ -63,7 +65,7 @@ def extract_slide(
     """
     slide = open_slide()
     look = look_at(slide, um_per_px=um_per_px)
-    work = _prepare(slide, look, output=output, name=name, method=method)
+    work = _prepare(slide, look, output=output, name=name, method=method, target=target)
     tiles = tiles_of(slide, tile=tile, um_per_px=look.scale.um_per_px)
     cells, problems = [], []
     for done in track(_all_tiles(open_slide, work, tiles, jobs=jobs), name, total=len(tiles)):
@@ -86,12 +88,13 @@ class _Done:
     problem: str = ""
 
 
-def _prepare(slide: Slide, look: Look, *, output: Path, name: str, method: str) -> Work:
+def _prepare(slide: Slide, look: Look, *, output: Path, name: str, method: str, target: StainStatistics) -> Work:
     """Settle the stain normalisation and the folder in which finished tiles are remembered."""
     crops = [cut_crop(field, cell) for field, cells in sample_cells(slide, look) for cell in cells[:20]]
     source = measure(sample_crops(crops)) if method != "none" else None
-    key = fingerprint([asdict(look), slide.size, method, ClassicalDetector.name])[:16]
-    return Work(look, name, output / "state" / f"{name}-{key}", output / "crops" / name, method, source)
+    key = fingerprint([asdict(look), slide.size, method, target.to_json(), ClassicalDetector.name])[:16]
+    state, crops_folder = output / "state" / f"{name}-{key}", output / "crops" / name
+    return Work(look, name, state, crops_folder, method, source, target)
 
 
 def _all_tiles(open_slide: Open, work: Work, tiles: list[Tile], *, jobs: int) -> Iterator[_Done]:
@@ -129,7 +132,7 @@ def _tile(slide: Slide, work: Work, tile: Tile) -> _Done:
 
 
 def _write_crops(slide: Slide, work: Work, cells: list[FieldCell]) -> None:
-    stain: Normaliser = normaliser(work.method, work.source, target=RELEASE_STAIN)
+    stain: Normaliser = normaliser(work.method, work.source, target=work.target)
     for cell in cells:
         write_png(crop_path(work, cell), stain(cut_crop(*window_field(slide, work.look, cell))))
 

@@ -85,6 +85,8 @@ class Manifest(Settings):
     """How far from the training cells is too far: written and read by inference.gate."""
     conformal: dict[str, Any] = Field(default_factory=dict)
     """When a cell is unsure: written and read by inference.conformal."""
+    stain: dict[str, Any] = Field(default_factory=dict)
+    """Colours of the training cells, to which those of fields are brought: fields.normalisation.StainStatistics."""
     files: dict[str, str] = Field(default_factory=dict)
     """Every other file of the bundle -> SHA-256."""
     seal: str = ""

@@ -57,6 +57,12 @@ class Predictor:
         named = ((_name_of(image, number), image) for number, image in enumerate(images, start=1))
         yield from in_parallel(answer, named)
 
+    def opinion(
+        self, image: Image, *, name: str = "image", point: str = "balanced", with_crop: bool = False
+    ) -> Opinion:
+        """Return the opinion on one image, asked and answered in this thread: for who brings threads of their own."""
+        return self._answer(name, image, point=operating_point(self.manifest, point), with_crop=with_crop)
+
     def outputs(self, images: Sequence[RGB]) -> Outputs:
         """Return the calibrated probabilities, maps and embeddings of images that are already read; no gate.
 

@@ -4,6 +4,7 @@ Both carry the source's patient, study and specimen as the source states them, r
 UIDs, and name the algorithm and the model bundle. They lie in a new series of the source's study.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ CODES = {
     "White cell": ("52501007", "SCT", "Leukocyte"),
     "blast": ("BLAST", "99LEUKOSCOPE", "Classified as leukemic blast"),
     "normal": ("NORMAL", "99LEUKOSCOPE", "Classified as normal white cell"),
-    "refused": ("REFUSED", "99LEUKOSCOPE", "White cell out of the reach of the model"),
+    "unsure": ("UNSURE", "99LEUKOSCOPE", "White cell left to a person to decide"),
+    "refused": ("REFUSED", "99LEUKOSCOPE", "White cell not judged by the model"),
 }
 
 
@@ -179,7 +181,8 @@ def _polygon(outline: NDArray[np.float64], *, points: int = 100) -> NDArray[np.f
 
 
 def _type_of(concept: Any, name: str) -> Any:
-    return concept(*CODES.get(name, CODES["White cell"]))
+    other = (re.sub(r"[^A-Z0-9]", "_", name.upper())[:16], "99LEUKOSCOPE", f"Classified as {name}"[:64])
+    return concept(*CODES.get(name, other))
 
 
 def _area_name(concept: Any) -> Any:

@@ -23,6 +23,7 @@ class Shape:
     name: str
     classification: str
     measurements: Mapping[str, float] = field(default_factory=dict)
+    colour: tuple[int, int, int] | None = None  # RGB; None: that of the classification
 
 
 def geojson(shapes: Sequence[Shape]) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def write_geojson(path: Path, shapes: Sequence[Shape]) -> None:
 
 
 def _feature(number: int, shape: Shape) -> dict[str, Any]:
-    colour = list(COLOURS.get(shape.classification, (120, 120, 120)))
+    colour = list(shape.colour or COLOURS.get(shape.classification, (120, 120, 120)))
     properties = {
         "objectType": "detection",
         "name": shape.name,

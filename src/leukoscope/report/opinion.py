@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,20 @@ from ..evaluation.verdict import span
 from ..inference.bundle import Manifest
 from ..inference.opinion import REFUSED, UNSURE, Opinion, attention
 from ..inference.subjects import Tally
+from ..smears.colours import colour_of
 from .pictures import picture
 from .rendering import environment
 from .style import COLOURS
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..smears.judging import JudgedCell
+    from ..smears.reading import Smear
+
 SIDE = 144  # pixels of a cell's picture
+FIELD_SIDE = 1280  # pixels of a field's picture
+MOST = 4000  # cells on a page: more make it too heavy to open, and nobody looks at them one by one
 _AGAINST, _FOR = (0, 114, 178), (230, 120, 0)  # blue and orange of Okabe and Ito 2008
 _STRONGEST = 0.8  # opacity of the strongest evidence: the cell must stay visible under it
 _SCALE = 0.4  # share of cells whose strongest evidence stays below full strength: few cells have far more than most
@@ -45,6 +54,23 @@ class _Card:
     picture: str
     evidence: NDArray[np.float32] | None
     """(h, w) for the disease, or for the called class with more than two classes."""
+    field: str = ""
+    """Name of the field in which the cell lies; empty for a cell that came cut out."""
+    place: int = 0
+    """Its number in the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What the page keeps of one field."""
+
+    name: str
+    file: str
+    path: str
+    subject: str
+    picture: str
+    scale: str
+    problem: str
 
 
 class OpinionPage:
@@ -54,9 +80,12 @@ class OpinionPage:
         self._manifest, self._point = manifest, point
         self._threshold = manifest.operating_points.get(point, 1.0)
         self._cards: list[_Card] = []
+        self._fields: list[_Field] = []
+        self._count = 0
 
-    def add(self, opinion: Opinion, *, subject: str = "") -> None:
-        """Take in one opinion that comes with its crop."""
+    def add(self, opinion: Opinion, *, subject: str = "", field: str = "", number: int = 0) -> None:
+        """Take in one opinion that comes with its crop; `field` and `number` say where the cell lies."""
+        self._count += 1
         need = attention(opinion, positive=self._manifest.positive, threshold=self._threshold)
         shown = "" if opinion.crop is None else picture(opinion.crop, side=SIDE)
         evidence = self._evidence(opinion)
@@ -64,21 +93,38 @@ class OpinionPage:
             opinion.name, opinion.decision, reason=opinion.reason, quality=opinion.quality,
             probabilities=opinion.probabilities, called=opinion.called, readable=opinion.readable,
         )  # fmt: skip
-        self._cards.append(_Card(need, len(self._cards), light, subject, shown, evidence))
+        self._cards.append(_Card(need, self._count, light, subject, shown, evidence, field, number))
+        if len(self._cards) >= 2 * MOST:
+            self._cards = self._neediest()
 
-    def write(self, path: Path, tally: Tally) -> None:
+    def add_field(self, smear: "Smear", found: "Sequence[JudgedCell]", *, subject: str = "") -> None:
+        """Take in a field whose cells are added, to be drawn with their outlines in the colours of the decisions."""
+        colours = {judged.cell.number: colour_of(judged.opinion.decision, self._manifest) for judged in found}
+        drawn = smear.draw([judged.cell for judged in found], colours)
+        shown = picture(drawn, side=FIELD_SIDE)
+        self._fields.append(
+            _Field(smear.name, smear.path.name, str(smear.path), subject, shown, str(smear.scale), smear.problem)
+        )
+
+    def write(self, path: Path, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = ()) -> None:
         """Write the page, whole or not at all."""
-        write_text(path, self.render(tally))
+        write_text(path, self.render(tally, fields=fields))
 
-    def render(self, tally: Tally) -> str:
-        """Return the page as HTML."""
+    def render(self, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = ()) -> str:
+        """Return the page as HTML; `fields` are the rows of fields.csv (smears.table)."""
         manifest = self._manifest
+        self._cards = self._neediest()
         return environment(percent=_percent).get_template("opinion.html").render(
             manifest=manifest,
             point=_POINTS[self._point],
             threshold=manifest.operating_points.get(self._point),
             headline=headline(tally, manifest),
             groups=self._groups(),
+            fields=self._field_sections(fields),
+            unusable=[row for row in fields if not row["width"]],
+            shown=len(self._cards),
+            total=self._count,
+            swatches={name: _css(colour_of(name, manifest)) for name in tally.decisions},
             heat=any(card.evidence is not None for card in self._cards),
             subjects=tally.summaries(),
             figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
@@ -97,20 +143,41 @@ class OpinionPage:
         model = self._manifest.metrics.get("estimators", {}).get("model", {})
         return {name: model[name] for name in _FIGURES if name in model}
 
+    def _neediest(self) -> list[_Card]:
+        """Return the cards that need a look most, no more than MOST, in that order."""
+        return sorted(self._cards, key=lambda card: (card.need, card.number))[:MOST]
+
     def _groups(self) -> list[dict[str, Any]]:
-        """Return the cells in groups of one decision, the neediest first."""
-        strongest = [float(np.abs(card.evidence).max()) for card in self._cards if card.evidence is not None]
-        scale = max(float(np.quantile(strongest, _SCALE)), 1e-9) if strongest else 1.0
-        positive = self._manifest.positive
-        others = [name for name in self._manifest.classes if name != positive]
-        order = [UNSURE, REFUSED, *([positive] if positive else []), *others]
-        ranked = sorted(self._cards, key=lambda card: (card.need, card.number))
-        cells = {name: [self._cell(card, scale) for card in ranked if card.opinion.decision == name] for name in order}
+        """Return every decision that was made, with those of its cells that lie in no field, the neediest first."""
+        scale, manifest = self._heat_scale(), self._manifest
+        others = [name for name in manifest.classes if name != manifest.positive]
+        order = [UNSURE, REFUSED, *([manifest.positive] if manifest.positive else []), *others]
+        groups = []
+        for place, name in enumerate(order):
+            cards = [card for card in self._cards if card.opinion.decision == name]
+            cells = [self._cell(card, scale) for card in cards if not card.field]
+            groups.append(
+                {"decision": name, "key": f"g{place}", "title": _title(name, len(cells)), "cells": cells}
+                | {"count": len(cards)}
+            )
+        return [group for group in groups if group["count"]]
+
+    def _field_sections(self, rows: "Sequence[dict[str, Any]]") -> list[dict[str, Any]]:
+        """Return every field with its picture, its row of fields.csv and its cells, the neediest first."""
+        scale, facts = self._heat_scale(), {row["field"]: row for row in rows}
+        cards: dict[str, list[_Card]] = {field.name: [] for field in self._fields}
+        for card in self._cards:
+            if card.field in cards:
+                cards[card.field].append(card)
         return [
-            {"decision": name, "key": f"g{place}", "title": _title(name, len(cells[name])), "cells": cells[name]}
-            for place, name in enumerate(order)
-            if cells[name]
+            {"field": field, "row": facts[field.path], "cells": [self._cell(card, scale) for card in cards[field.name]]}
+            for field in self._fields
         ]
+
+    def _heat_scale(self) -> float:
+        """Return the evidence that is drawn at full strength."""
+        strongest = [float(np.abs(card.evidence).max()) for card in self._cards if card.evidence is not None]
+        return max(float(np.quantile(strongest, _SCALE)), 1e-9) if strongest else 1.0
 
     def _cell(self, card: _Card, scale: float) -> dict[str, Any]:
         chances = card.opinion.probabilities or {}
@@ -127,6 +194,7 @@ class OpinionPage:
             "percent": None if chance is None else f"{100 * chance:.0f}",
             "decision": card.opinion.decision,
             "reason": card.opinion.reason,
+            "number": card.place,
         }  # fmt: skip
 
 
