@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,6 +123,32 @@ def test_one_image_with_two_labels_is_told(images: Path, tmp_path: Path) -> None
     refused = tiny_run([images], tmp_path / "run")
     assert "One pair of byte-identical images carries two labels" in str(refused.exception)
     assert "blast/P02_000.png and normal/P99_000.png" in str(refused.exception)
+
+
+def test_what_would_stop_the_training_is_found_before_anything_is_done(images: Path, tmp_path: Path) -> None:
+    lost = ("--set", "model.name=timm:resnet18", "--set", "model.weights=/nowhere/resnet18.pth")
+    refused = tiny_run([images], tmp_path / "run", *lost)
+    assert "There is no weights file /nowhere/resnet18.pth" in str(refused.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_inside_its_own_input_is_refused(images: Path) -> None:
+    refused = tiny_run([images], images / "runs" / "first")
+    assert "lies inside" in str(refused.exception)
+    assert not (images / "runs").exists()
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on(images: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "leukoscope", "run", images, "-o", tmp_path / "run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        running.stdout.readline()  # the index is written
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert said.startswith("Error: Stopped.")
+    assert "--resume" in said
+    assert "Traceback" not in said
 
 
 def test_there_must_be_a_run_to_resume(images: Path, tmp_path: Path) -> None:

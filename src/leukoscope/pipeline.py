@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .artifacts import read_json, record_stage, write_json
-from .config import Experiment
+from .config import Experiment, Model
 from .data.audit import Traits, audit, measure_traits, write_traits
 from .data.cells import Cell, classes_of, read_cells, write_cells
 from .data.groups import group_of_subject, subject_groups
@@ -17,7 +17,7 @@ from .data.index import Indexed, Layout, index
 from .data.pack import pack
 from .data.painted import paint
 from .data.split import SplitPlan, make_split, read_split, write_split
-from .errors import CallError, DataError
+from .errors import CallError, DataError, require
 from .evaluation.shortcuts import shortcut_probe
 
 Say = Callable[[str], None]
@@ -52,13 +52,17 @@ def run_experiment(
         say: takes one line of plain words per stage.
 
     Raises:
-        CallError: the folder is not empty and `resume` is not set, or the settings differ from the run's own.
+        CallError: the folder is not empty and `resume` is not set, lies inside the data, or the settings differ from
+            the run's own.
         LeukoscopeError: whatever a stage finds wrong.
     """
     from .evaluation.evaluate import evaluate
     from .report.page import write_report
-    from .training.loop import train  # PyTorch: imported when the data have passed
 
+    _refuse_inside(given, run)
+    trained = (run / "predictions.csv").exists()
+    if until in ("train", "report") and not trained:
+        check_network(experiment.model)
     _open_run(run, experiment, resume=resume)
     cells = stage_cells(given, run, experiment, say=say)
     if until == "audit":
@@ -69,7 +73,9 @@ def run_experiment(
     stage_pack(cells, run, experiment, say=say)
     if until == "pack":
         return run / "pack"
-    if not (run / "predictions.csv").exists():
+    if not trained:
+        from .training.loop import train  # PyTorch: not wanted before
+
         say(f"train     {experiment.model.name}, {experiment.train.epochs} epochs, mode {experiment.train.mode}")
         train(run, resume=resume)
     if until == "train":
@@ -224,6 +230,28 @@ def describe_parts(found: dict[str, Any]) -> str:
         classes = ", ".join(f"{number:,} {name}" for name, number in facts["classes"].items())
         rows.append(f"{part or '(none)':12} {facts['images']:7,} {facts['subjects']:8}  {classes}")
     return "\n".join(rows)
+
+
+def check_network(model: Model) -> None:
+    """Find what would stop the training before anything that lasts is done.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        UnknownNameError, CallError: there is no such network, or it cannot have these weights.
+        BundleError: the weights file does not exist.
+    """
+    require("torch", feature="Training", extra="train")
+    require("lightning_fabric", feature="Training", extra="train")
+    from .models.catalogue import check
+
+    check(model)
+
+
+def _refuse_inside(given: Input, run: Path) -> None:
+    data = given.data.resolve() if given.data else None
+    if data and data.is_dir() and run.resolve().is_relative_to(data):
+        raise CallError(f"{run} lies inside {given.data}, where pictures it holds would be read as cells. "
+                        "Choose a folder outside.")  # fmt: skip
 
 
 def _open_run(run: Path, experiment: Experiment, *, resume: bool) -> None:

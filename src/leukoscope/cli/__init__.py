@@ -3,7 +3,7 @@
 import errno
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -21,9 +21,18 @@ COMMANDS = {
     "predict": ("predict", "predict", "Second opinion on cell images: class, unsure or refused."),
     "explain": ("explain", "explain", "Draw where in the cell the answer comes from."),
     "cells": ("cells", "cells", "Find the white cells in smear fields and cut each one out."),
+    "serve": ("serve", "serve", "Open the reading room: cases and human review in the browser."),
+    "accounts": ("serve", "accounts", "Accounts of the reading room: add, list, change."),
+    "audit-log": ("serve", "audit_log", "Prove the audit log of the reading room."),
     "survival": ("survival", "survival", "Compare survival by stage, fit a model, predict for a patient."),
     "models": ("models", "models", "List networks and print their layers."),
 }
+
+
+_STOPPED = (
+    "Stopped. Files that were finished are kept, nothing half-written is. "
+    "To go on, repeat the command; run and train want --resume."
+)
 
 
 class LazyCommands(click.Group):
@@ -43,6 +52,12 @@ class LazyCommands(click.Group):
         if args and args[0] not in COMMANDS:
             ctx.fail(f"No such command '{args[0]}'.{nearest(args[0], COMMANDS)} Known: {', '.join(COMMANDS)}.")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail(_STOPPED, status=130)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -82,6 +97,6 @@ def _explain_os(error: OSError) -> str:
     return f"{error.strerror or error}{where}."
 
 
-def _fail(message: str, *, status: int) -> None:
+def _fail(message: str, *, status: int) -> NoReturn:
     click.secho(f"Error: {message}", fg="red", err=True)
     sys.exit(status)

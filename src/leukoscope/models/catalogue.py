@@ -1,12 +1,14 @@
 """Networks by name."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..config import Model
 from ..errors import CallError, UnknownNameError
 from .network import Network
 from .seed_cnn import seed_cnn, seed_cnn_deep
-from .timm_backbone import PREFIX, matching, timm_network
+from .timm_backbone import PREFIX, matching, refuse_unknown, timm_network
+from .weights import check_file
 
 _OWN = {"seed-cnn": seed_cnn, "seed-cnn-deep": seed_cnn_deep}
 
@@ -39,13 +41,27 @@ def build_network(settings: Model, *, classes: int, size: int) -> Network:
         UnknownNameError, CallError: the name is not known, or the network cannot take such crops.
         BundleError: its weights file is missing, damaged, or does not fit.
     """
+    check(settings)
     if settings.name.startswith(PREFIX):
         return timm_network(settings, classes=classes, size=size)
-    if settings.name not in _OWN:
-        raise UnknownNameError("network", settings.name, [*_OWN, f"{PREFIX}<any timm backbone>"])
-    if settings.weights:
-        raise CallError(f"{settings.name} has no pretrained weights; leave model.weights empty.")
     return _OWN[settings.name](classes=classes, dropout=settings.dropout, momentum=settings.norm_momentum)
+
+
+def check(settings: Model) -> None:
+    """Find a wrong name or path at once, without building anything.
+
+    Raises:
+        UnknownNameError, CallError: the name is not known, or such a network has no pretrained weights.
+        BundleError: the weights file does not exist.
+    """
+    if settings.name.startswith(PREFIX):
+        refuse_unknown(settings.name.removeprefix(PREFIX))
+        if settings.weights not in ("", "hub"):
+            check_file(Path(settings.weights))
+    elif settings.name not in _OWN:
+        raise UnknownNameError("network", settings.name, [*_OWN, f"{PREFIX}<any timm backbone>"])
+    elif settings.weights:
+        raise CallError(f"{settings.name} has no pretrained weights; leave model.weights empty.")
 
 
 def find(pattern: str = "") -> list[Entry]:

@@ -48,7 +48,6 @@ def timm_network(settings: Model, *, classes: int, size: int) -> Network:
         BundleError: the file is missing, damaged, or does not fit this backbone.
     """
     name, weights = settings.name.removeprefix(PREFIX), settings.weights
-    _refuse_unknown(name)
     body = _create(name, size=size // settings.reduce, pretrained=weights == "hub")
     mean, std = (tuple(value / settings.gain for value in body.pretrained_cfg[key]) for key in ("mean", "std"))
     channels = _keep_what_is_used(body, size=size // settings.reduce)
@@ -78,7 +77,7 @@ class UnknownBackboneError(CallError):
         )
 
 
-def _refuse_unknown(name: str) -> None:
+def refuse_unknown(name: str) -> None:
     if not timm.is_model(name):
         raise UnknownBackboneError(name)
 

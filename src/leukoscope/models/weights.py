@@ -42,10 +42,7 @@ def read_weights(path: Path) -> Weights:
     Raises:
         BundleError: the file is missing, damaged, or holds something else.
     """
-    if not path.is_file():
-        raise BundleError(f"There is no weights file {path}. Check model.weights.")
-    if path.suffix not in (".safetensors", *_PICKLED):
-        raise BundleError(f"{path} is neither a .safetensors nor a .pth file. Give one of these as model.weights.")
+    check_file(path)
     try:
         table = load_file(path) if path.suffix == ".safetensors" else _read_pth(path)
     except (
@@ -62,6 +59,14 @@ def read_weights(path: Path) -> Weights:
     if not table:
         raise BundleError(f"{path} holds no tensors. Copy or download it again.")
     return table
+
+
+def check_file(path: Path) -> None:
+    """Raise BundleError where there is no such file, or it is of another kind."""
+    if not path.is_file():
+        raise BundleError(f"There is no weights file {path}. Check model.weights.")
+    if path.suffix not in (".safetensors", *_PICKLED):
+        raise BundleError(f"{path} is neither a .safetensors nor a .pth file. Give one of these as model.weights.")
 
 
 def _read_pth(path: Path) -> Weights:
