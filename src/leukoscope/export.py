@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -25,6 +25,9 @@ from .inference.quality import fit_quality, measure
 from .progress import track
 from .report.card import card
 
+if TYPE_CHECKING:
+    from .models.export import Store
+
 # What a bundle must say about data that it was trained on, by the source in cells.csv.
 CREDITS = {
     "C-NMC 2019": {
@@ -45,14 +48,14 @@ def export_run(
     folder: Path,
     *,
     folds: Sequence[int] = (),
-    half: bool = False,
+    store: "Store" = "single",
     weights: bool = True,
     alpha: float = 0.1,
     say: Say = print,
 ) -> Bundle:
     """Write a bundle of the folds of an evaluated run (default: all of them, averaged).
 
-    half: store large weights in half precision. weights: put weights.safetensors into the bundle as well.
+    store: how large weights are kept. weights: put weights.safetensors into the bundle as well.
     alpha: share of each class that may be called another; cells that would make it more are 'unsure'.
 
     Raises:
@@ -75,7 +78,7 @@ def export_run(
     for fold in chosen:
         say(f"export    fold {fold}")
         metadata = {CLASSES_KEY: "\n".join(evidence.predictions.classes), "leukoscope.fold": str(fold)}
-        exported = export_fold(run, fold=fold, metadata=metadata, half=half)
+        exported = export_fold(run, fold=fold, metadata=metadata, store=store)
         place = f"member-{len(members)}/" if len(chosen) > 1 else ""
         member = Member(
             graph=f"{place}model.onnx",
@@ -90,7 +93,7 @@ def export_run(
     manifest = _manifest(run, experiment, evidence, metrics, members)
     bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
     bundle = learn_doubt(bundle, run, evidence, alpha=alpha, say=say)
-    record_stage(run, "export", started=started, folds=chosen, half=half, seal=bundle.manifest.seal)
+    record_stage(run, "export", started=started, folds=chosen, store=store, seal=bundle.manifest.seal)
     return bundle
 
 

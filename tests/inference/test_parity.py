@@ -14,7 +14,10 @@ from leukoscope.cli import leukoscope as program
 from leukoscope.config import Experiment
 from leukoscope.data.images import read_image
 from leukoscope.data.prepare import prepare_crop
+from leukoscope.export import export_run
 from leukoscope.inference.bundle import Bundle
+from leukoscope.inference.predictor import Predictor
+from leukoscope.models.export import Store
 from leukoscope.models.network import WithMap
 from leukoscope.training.export import read_network
 
@@ -55,15 +58,17 @@ def test_all_ways_agree_on_the_shared_sample(
     assert [opinion.name for opinion in opinions] == [row["path"] for row in read_csv(tmp_path / "out.csv")]
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_half_precision_moves_probabilities_by_little(
-    painted_run: Path, ensemble: Bundle, half: bool, tmp_path: Path
+@pytest.mark.parametrize(("store", "moved"), [("single", CLOSE), ("half", 2e-2), ("int8", 5e-2)])
+def test_small_weights_move_probabilities_by_little(
+    painted_run: Path, ensemble: Bundle, store: Store, moved: float, tmp_path: Path
 ) -> None:
-    from leukoscope.export import export_run
-
-    bundle = export_run(painted_run, tmp_path / "bundle", half=half, say=lambda _: None) if half else ensemble
+    bundle = (
+        ensemble
+        if store == "single"
+        else export_run(painted_run, tmp_path / "bundle", store=store, say=lambda _: None)
+    )
     images = [read_image(path) for path in sorted((painted_run / "painted").rglob("*.png"))[:40]]
-    from leukoscope.inference.predictor import Predictor
-
     said = Predictor(bundle).outputs(images).probabilities
-    assert np.abs(said - torch_answers(painted_run, bundle, images)).max() < (2e-2 if half else CLOSE)
+    assert np.abs(said - torch_answers(painted_run, bundle, images)).max() < moved
+    size = {place.path: (place.path / place.manifest.members[0].graph).stat().st_size for place in (bundle, ensemble)}
+    assert store == "single" or size[bundle.path] < 0.7 * size[ensemble.path]

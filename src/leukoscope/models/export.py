@@ -4,6 +4,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -17,18 +18,23 @@ from .network import Network, WithMap
 
 _OPSET = 18
 _OUTPUTS = ("probabilities", "map", "embedding")
+_WORTH_EIGHT_BITS = 4096  # numbers in an array; smaller ones gain little and are the touchy ones
+
+Store: TypeAlias = Literal["single", "half", "int8"]
+"""How a file keeps matrices and kernels: 4 bytes a number, 2 (probabilities move by some 1e-4), or 1 with a scale for
+each output (some 1e-2; measure it before you rely on it). They are widened once, when the file is loaded."""
 
 
-def to_onnx(network: Network, *, size: int, metadata: Mapping[str, str] | None = None, half: bool = False) -> bytes:
+def to_onnx(
+    network: Network, *, size: int, metadata: Mapping[str, str] | None = None, store: Store = "single"
+) -> bytes:
     """Return an ONNX file of the network: uint8 crops (batch, size, size, 3) to what WithMap gives, in one pass.
-
-    half: keep matrices and kernels in half precision in the file; they are widened once, when the file is loaded.
 
     Raises:
         CallError: the network has a layer that ONNX cannot express.
     """
     # In half precision the folded weights would be too small to be kept exactly.
-    model = WithMap(network if half else _with_scale_folded(network)).eval()
+    model = WithMap(_with_scale_folded(network) if store == "single" else network).eval()
     crops = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), _silent("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
@@ -48,8 +54,8 @@ def to_onnx(network: Network, *, size: int, metadata: Mapping[str, str] | None =
             raise CallError(f"This network cannot be written as ONNX ({line}). Choose another backbone.") from failed
     assert program is not None
     file = program.model_proto
-    if half:
-        _store_in_half(file.graph)
+    if store != "single":
+        _store_small(file.graph, store)
     del file.metadata_props[:]
     helper.set_model_props(file, dict(metadata or {}))
     file.producer_name, file.doc_string = "leukoscope", ""
@@ -83,10 +89,12 @@ def _with_scale_folded(network: Network) -> Network:
     return folded
 
 
-def to_safetensors(network: Network, *, metadata: Mapping[str, str] | None = None, half: bool = False) -> bytes:
-    """Return the weights as a safetensors file; `half` keeps matrices and kernels in half precision."""
+def to_safetensors(
+    network: Network, *, metadata: Mapping[str, str] | None = None, store: Store = "single"
+) -> bytes:
+    """Return the weights as a safetensors file, in half precision where `store` asks for less than single."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    if half:
+    if store != "single":
         tensors = {name: value.half() if _is_large(tuple(value.shape), value.is_floating_point()) else value
                    for name, value in tensors.items()}  # fmt: skip
     return save(tensors, metadata=dict(metadata or {}))
@@ -97,16 +105,26 @@ def _is_large(shape: tuple[int, ...], floating: bool) -> bool:
     return floating and len(shape) >= 2
 
 
-def _store_in_half(graph: onnx.GraphProto) -> None:
-    """Store large initialisers in half precision behind a Cast, which ONNX Runtime folds away when it loads."""
-    casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and _is_large(tuple(tensor.dims), True):
-            name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
-            casts.append(helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
-    for place, cast in enumerate(casts):
-        graph.node.insert(place, cast)
+def _store_small(graph: onnx.GraphProto, store: Store) -> None:
+    """Store large initialisers in fewer bytes behind nodes that widen them; ONNX Runtime folds these when it loads."""
+    widening: list[onnx.NodeProto] = []
+    for tensor in list(graph.initializer):
+        if tensor.data_type != onnx.TensorProto.FLOAT or not _is_large(tuple(tensor.dims), True):
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        if store == "int8" and values.size >= _WORTH_EIGHT_BITS:
+            scale = np.abs(values).max(axis=tuple(range(1, values.ndim)), keepdims=True) / 127
+            scale[scale == 0] = 1  # an output without weights
+            graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
+            small = numpy_helper.from_array(np.rint(values / scale).astype(np.int8), f"{name}.int8")
+            widening.append(helper.make_node("Cast", [small.name], [f"{name}.steps"], to=onnx.TensorProto.FLOAT))
+            widening.append(helper.make_node("Mul", [f"{name}.steps", f"{name}.scale"], [name]))
+        else:
+            small = numpy_helper.from_array(values.astype(np.float16), f"{name}.half")
+            widening.append(helper.make_node("Cast", [small.name], [name], to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(small)
+    for place, node in enumerate(widening):
+        graph.node.insert(place, node)
 
 
 def _forget_origins(graph: onnx.GraphProto) -> None:

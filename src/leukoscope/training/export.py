@@ -9,7 +9,7 @@ import torch
 from ..config import Experiment
 from ..errors import DataError
 from ..models.catalogue import build_network
-from ..models.export import to_onnx, to_safetensors
+from ..models.export import Store, to_onnx, to_safetensors
 from ..models.network import Network
 from .checkpoint import load_checkpoint, read_facts
 
@@ -22,10 +22,8 @@ class Exported:
     safetensors: bytes
 
 
-def export_fold(run: Path, *, fold: int, metadata: Mapping[str, str], half: bool = False) -> Exported:
+def export_fold(run: Path, *, fold: int, metadata: Mapping[str, str], store: Store = "single") -> Exported:
     """Return the best epoch of a fold of a trained run; `metadata` is written into both files.
-
-    half: store matrices and kernels in half precision: half the size, probabilities off by some 1e-4.
 
     Raises:
         DataError: the fold has not been trained.
@@ -33,8 +31,8 @@ def export_fold(run: Path, *, fold: int, metadata: Mapping[str, str], half: bool
     """
     network = read_network(run, fold=fold)
     size = Experiment.read(run / "config.toml").prepare.size
-    safetensors = to_safetensors(network, metadata=metadata, half=half)
-    return Exported(to_onnx(network, size=size, metadata=metadata, half=half), safetensors)
+    safetensors = to_safetensors(network, metadata=metadata, store=store)
+    return Exported(to_onnx(network, size=size, metadata=metadata, store=store), safetensors)
 
 
 def read_network(run: Path, *, fold: int) -> Network:
