@@ -1,0 +1,260 @@
+"""leukoscope serve: the reading room; its accounts; its audit log."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..serve.database import Database
+    from ..serve.settings import Serving
+
+_EXTRA = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "multipart", "prometheus_client")
+
+
+def _place_options(command: Any) -> Any:
+    """Add --data and --database."""
+    where = "PostgreSQL database, as postgresql://user@host/name. [default: SQLite in --data]"
+    command = click.option("--database", default="", envvar="LEUKOSCOPE_DATABASE", metavar="URL", help=where)(command)
+    return click.option(
+        "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("reading-room"), show_default=True,
+        envvar="LEUKOSCOPE_DATA", help="Folder of pictures, embedded database and audit key.",
+    )(command)  # fmt: skip
+
+
+_HELP = {
+    "model": "Model bundle. [default: the shipped one]",
+    "survival": "Folder that `leukoscope survival` wrote; may stand several times.",
+    "host": "Address to open on; others than this machine's own need accounts.",
+    "name": "Host name that browsers call it by; may stand several times.",
+    "plain": "Cookies without Secure although open to others: for a trial without TLS.",
+    "proxy": "Address of the proxy that does TLS; its headers are believed.",
+    "work": "Leave the analysis to other processes on the same database.",
+    "password": "Read the password from this file instead of asking.",
+}
+_FOLDER = click.Path(path_type=Path)
+_POINTS = click.Choice(["balanced", "high-sensitivity", "high-specificity"])
+_ROLES = click.Choice(["reader", "reviewer", "admin"])
+_PASSWORD = click.option(
+    "--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=_HELP["password"]
+)
+
+
+@click.command()
+@_place_options
+@click.option("--model", type=_FOLDER, envvar="LEUKOSCOPE_MODEL", help=_HELP["model"])
+@click.option("--survival", multiple=True, type=_FOLDER, help=_HELP["survival"])
+@click.option("--operating-point", "point", type=_POINTS, default="balanced", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help=_HELP["host"])
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+@click.option("--name", "names", multiple=True, metavar="HOST", help=_HELP["name"])
+@click.option("--plain-http", is_flag=True, help=_HELP["plain"])
+@click.option("--behind-proxy", default="", metavar="ADDRESS", help=_HELP["proxy"])
+@click.option("--no-work", is_flag=True, help=_HELP["work"])
+@click.option("--no-browser", is_flag=True, help="Do not open the browser.")
+def serve(point: str, behind_proxy: str, no_work: bool, no_browser: bool, **given: Any) -> None:
+    """Open the reading room: cases, cells and human review in the browser.
+
+    Prints one address with a one-time token and opens on this machine alone; nothing leaves it. A laboratory gives
+    --database and accounts (leukoscope accounts add). Research use, not a diagnosis.
+
+    \b
+    Examples:
+      leukoscope serve
+      leukoscope serve --model models/first --survival out/survival
+      leukoscope serve --database postgresql://room@db/room --data /srv/room --host 0.0.0.0 --name room.example.org
+    """
+    from ..serve.settings import Serving
+
+    _need_extra()
+    settings = Serving(point=point.replace("-", "_"), work=not no_work, **given)  # type: ignore[arg-type]
+    _run(settings, behind_proxy=behind_proxy, browser=not no_browser)
+
+
+def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:
+    import logging
+
+    import uvicorn
+
+    from ..serve.app import create_app
+
+    place = _listen(settings.host, settings.port)
+    app = create_app(settings)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("leukoscope.serve").setLevel(logging.INFO)
+    config = uvicorn.Config(
+        app, access_log=False, log_level="warning", server_header=False, proxy_headers=bool(behind_proxy),
+        forwarded_allow_ips=behind_proxy or None, timeout_graceful_shutdown=10,
+    )  # fmt: skip
+    token = app.state.room.token
+    address = f"http://{settings.host}:{place.getsockname()[1]}/"
+    click.echo(f"{address}login#token={token.text}" if token else address)
+    click.echo("The reading room is open. Research use, not a diagnosis. Stop with Ctrl-C.", err=True)
+    if browser and settings.local:
+        click.launch(f"{address}login#token={token.text}" if token else address)
+    uvicorn.Server(config).run(sockets=[place])
+
+
+def _listen(host: str, port: int) -> Any:
+    """Take the port, before anything else is opened."""
+    import socket
+
+    from ..errors import CallError
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=512)
+    except OSError as taken:
+        raise CallError(f"Cannot open on {host}, port {port} ({taken.strerror}). Choose another --port.") from None
+
+
+def _need_extra() -> None:
+    from ..errors import require
+
+    for module in _EXTRA:
+        require(module, feature="The reading room", extra="serve")
+
+
+@click.group()
+def accounts() -> None:
+    """Accounts of the reading room: add, list, change.
+
+    \b
+    Examples:
+      leukoscope accounts add ada --role admin --laboratory north
+      leukoscope accounts list --database postgresql://room@db/room
+      leukoscope accounts password ada
+    """
+
+
+@accounts.command("add")
+@click.argument("name")
+@click.option("--role", type=_ROLES, default="reader", show_default=True)
+@click.option("--laboratory", default="main", show_default=True, help="Laboratories do not see each other's cases.")
+@_PASSWORD
+@_place_options
+def add(name: str, role: str, laboratory: str, password_file: Path | None, data: Path, database: str) -> None:
+    """Make an account; asks for the password.
+
+    \b
+    Examples:
+      leukoscope accounts add ada --role admin
+    """
+    from ..serve.accounts import add_account
+
+    password = _password(password_file)
+    with _open(data, database).writing() as session:
+        made = add_account(session, name, role=role, laboratory=laboratory, password=password)
+        _log(data).add(session, _who(), "made account", kind="account", item=made.id, role=role)
+    click.echo(f"Made {role} {name} of {laboratory}.")
+
+
+@accounts.command("list")
+@_place_options
+def list_accounts(data: Path, database: str) -> None:
+    """List all accounts of all laboratories.
+
+    \b
+    Examples:
+      leukoscope accounts list
+    """
+    _need_extra()
+    from sqlalchemy import select
+
+    from ..serve.tables import Account, Laboratory
+
+    with _open(data, database).reading() as session:
+        rows = session.execute(
+            select(Account, Laboratory.name).join(Laboratory).order_by(Laboratory.name, Account.name)
+        )
+        for account, laboratory in rows.tuples():
+            state = "" if account.active else "  (not active)"
+            click.echo(f"{account.name}\t{account.role}\t{laboratory}{state}")
+
+
+@accounts.command("password")
+@click.argument("name")
+@_PASSWORD
+@_place_options
+def change_password(name: str, password_file: Path | None, data: Path, database: str) -> None:
+    """Give an account a new password and end its sessions.
+
+    \b
+    Examples:
+      leukoscope accounts password ada
+    """
+    _need_extra()
+    from sqlalchemy import select
+
+    from ..errors import UnknownNameError
+    from ..serve.accounts import close_sessions, hash_password
+    from ..serve.tables import Account
+
+    hashed = hash_password(_password(password_file))
+    with _open(data, database).writing() as session:
+        account = session.scalar(select(Account).where(Account.name == name))
+        if account is None:
+            raise UnknownNameError("account", name, session.scalars(select(Account.name)))
+        account.password, account.active = hashed, True
+        close_sessions(session, account.id)
+        _log(data).add(session, _who(), "changed account", kind="account", item=account.id, fields=["password"])
+    click.echo(f"{name} has a new password.")
+
+
+@click.group("audit-log")
+def audit_log() -> None:
+    """The audit log of the reading room.
+
+    \b
+    Examples:
+      leukoscope audit-log verify
+      leukoscope audit-log verify --data /srv/room --database postgresql://room@db/room
+    """
+
+
+@audit_log.command("verify")
+@click.option("--head", default="", help="Hash that an earlier verify printed; proves that its line is still there.")
+@_place_options
+def verify(head: str, data: Path, database: str) -> None:
+    """Prove that no line was changed, removed, moved or cut off; exit status 1 otherwise.
+
+    Prints the hash of the last line: keep it elsewhere, and hand it in next time with --head.
+
+    \b
+    Examples:
+      leukoscope audit-log verify
+      leukoscope audit-log verify --head 5b1c…
+    """
+    log = _log(data)
+    with _open(data, database).reading() as session:
+        found = log.verify(session, head=head)
+    click.echo(f"The audit log is intact: {found['entries']:,} lines, the last one {found['head']}")
+
+
+def _open(data: Path, database: str) -> "Database":
+    """Open the database of a room, making its tables the first time."""
+    _need_extra()
+    from ..serve.database import Database
+    from ..serve.settings import Serving
+
+    opened = Database(Serving(data=data, database=database).url)
+    opened.prepare()
+    return opened
+
+
+def _log(data: Path) -> Any:
+    from ..serve.audit_log import AuditLog
+
+    return AuditLog(data)
+
+
+def _who() -> Any:
+    from ..serve.audit_log import Who
+
+    return Who("command line")
+
+
+def _password(file: Path | None) -> str:
+    if file:
+        return file.read_text(encoding="utf-8").strip("\r\n")
+    return str(click.prompt("Password", hide_input=True, confirmation_prompt=True))

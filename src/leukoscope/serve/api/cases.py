@@ -1,0 +1,167 @@
+"""Cases: list, make, change, delete, progress, summary, sign-off."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from .. import cases as shown
+from .. import reviews
+from ..pictures import Pictures
+from ..refusals import Refusal
+from ..security import Me, Reviewer, TheRoom
+from ..summary import summary
+from ..tables import OPEN, SIGNED, Case, Cell, Picture, now
+from .accounts import who
+from .words import LARGEST, Answer, Body, Id, Name, Note, Word
+
+router = APIRouter(prefix="/cases", tags=["cases"])
+
+
+class NewCase(Body):
+    """A case to make."""
+
+    name: Name
+    subject: Word = ""
+
+
+class CaseChange(Body):
+    """What changes of a case."""
+
+    name: Name | None = None
+    subject: Word | None = None
+
+
+class SignOff(Body):
+    """What a reviewer says when signing a case off."""
+
+    note: Note = ""
+
+
+@router.get("")
+def list_cases(
+    *, me: Me, room: TheRoom, query: Word = "", state: Literal["", "open", "signed"] = "",
+    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0, limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> Answer:  # fmt: skip
+    """List the cases of the caller's laboratory, the newest first; `query` is sought in name and subject."""
+    with room.database.reading() as session:
+        return shown.list_cases(session, me, query=query, state=state, offset=offset, limit=limit)
+
+
+@router.post("", status_code=201)
+def make_case(me: Me, room: TheRoom, new: NewCase) -> Answer:
+    """Make an empty case."""
+    with room.database.writing() as session:
+        made = Case(name=new.name, subject=new.subject, laboratory_id=me.laboratory_id, created_by=me.account_id)
+        session.add(made)
+        session.flush()
+        room.log.add(session, who(me), "made", kind="case", item=made.id)
+        return shown.describe_case(session, me, made)
+
+
+@router.get("/{case_id}")
+def one_case(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Return a case, its sign-off, and what the caller may do with it now."""
+    with room.database.reading() as session:
+        return shown.describe_case(session, me, shown.case_of(session, me, case_id))
+
+
+@router.patch("/{case_id}")
+def change_case(me: Me, room: TheRoom, case_id: Id, change: CaseChange) -> Answer:
+    """Change name or subject of an open case."""
+    with room.database.writing() as session:
+        found = shown.case_of(session, me, case_id, to_change=True)
+        found.name = found.name if change.name is None else change.name
+        found.subject = found.subject if change.subject is None else change.subject
+        fields = sorted(change.model_dump(exclude_none=True))
+        room.log.add(session, who(me), "changed", kind="case", item=case_id, fields=fields)
+        return shown.describe_case(session, me, found)
+
+
+@router.delete("/{case_id}")
+def delete_case(me: Reviewer, room: TheRoom, case_id: Id) -> Answer:
+    """Delete a case with all its images, predictions and reviews; the audit log keeps that it was there."""
+    with room.database.writing() as session:
+        found = shown.case_of(session, me, case_id)
+        digests = _digests(session, case_id)
+        session.execute(delete(Case).where(Case.id == found.id))
+        orphans = [digest for digest in digests if not in_use(session, digest)]
+        room.log.add(session, who(me), "deleted", kind="case", item=case_id)
+    remove_all(room.pictures, orphans)
+    return {"deleted": case_id}
+
+
+def _digests(session: Session, case_id: int) -> set[str]:
+    pictures = session.execute(select(Picture.digest, Picture.identity).where(Picture.case_id == case_id))
+    cells = session.scalars(select(Cell.digest).where(Cell.case_id == case_id))
+    return {digest for row in pictures for digest in row if digest} | set(cells)
+
+
+def in_use(session: Session, digest: str) -> bool:
+    """Tell whether any case names a picture."""
+    queries = (
+        select(Picture.id).where((Picture.digest == digest) | (Picture.identity == digest)),
+        select(Cell.id).where(Cell.digest == digest),
+    )
+    return any(session.scalar(query.limit(1)) is not None for query in queries)
+
+
+def remove_all(pictures: Pictures, digests: list[str]) -> None:
+    """Delete pictures that nothing in the database names any more."""
+    for digest in digests:
+        pictures.remove(digest)
+
+
+@router.get("/{case_id}/progress")
+def case_progress(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Return how far the analysis is, and what failed."""
+    with room.database.reading() as session:
+        shown.case_of(session, me, case_id)
+        return shown.progress(session, case_id)
+
+
+@router.get("/{case_id}/summary")
+def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Return the share of blasts with its interval, and what model and readers said."""
+    with room.database.reading() as session:
+        shown.case_of(session, me, case_id)
+        return summary(session, case_id, manifest=room.predictor.manifest, point=room.settings.point)
+
+
+@router.post("/{case_id}/undo")
+def undo(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Take back the caller's last review in this case; `cell` is null when there is none."""
+    with room.database.writing() as session:
+        shown.case_of(session, me, case_id, to_change=True)
+        cell = reviews.undo(session, me, case_id)
+        if cell is None:
+            return {"cell": None}
+        room.log.add(session, who(me), "took back", kind="cell", item=cell.id)
+        return {"cell": shown.one_cell(session, cell.id)}
+
+
+@router.post("/{case_id}/sign-off")
+def sign_off(me: Reviewer, room: TheRoom, case_id: Id, said: SignOff | None = None) -> Answer:
+    """Sign a case off: from then on nothing of it can be changed."""
+    with room.database.writing() as session:
+        found = shown.case_of(session, me, case_id, to_change=True)
+        if not shown.progress(session, case_id)["finished"]:
+            raise Refusal(409, "unfinished", f"Case {case_id} is still being analysed. Wait until that is done.")
+        found.state, found.note = SIGNED, said.note if said else ""
+        found.signed_by, found.signed = me.account_id, now()
+        counts = shown.cell_counts(session, case_id)
+        room.log.add(session, who(me), "signed off", kind="case", item=case_id, counts=counts)
+        return shown.describe_case(session, me, found)
+
+
+@router.delete("/{case_id}/sign-off")
+def reopen(me: Reviewer, room: TheRoom, case_id: Id) -> Answer:
+    """Open a signed case again."""
+    with room.database.writing() as session:
+        found = shown.case_of(session, me, case_id)
+        if found.state != SIGNED:
+            raise Refusal(409, "open", f"Case {case_id} is open already.")
+        found.state, found.signed_by, found.signed = OPEN, None, None
+        room.log.add(session, who(me), "opened again", kind="case", item=case_id)
+        return shown.describe_case(session, me, found)

@@ -1,0 +1,5 @@
+"""Exports of a case."""
+
+from fastapi import APIRouter
+
+router = APIRouter(tags=["exports"])

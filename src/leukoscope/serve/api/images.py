@@ -1,0 +1,222 @@
+"""Images: send, list, look at, delete."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
+
+from .. import cases as shown
+from .. import drawing, queue
+from ..accounts import Caller
+from ..refusals import bad_request
+from ..room import Room
+from ..security import Me, Reviewer, TheRoom
+from ..tables import Case, Cell, Picture
+from ..uploads import Sent, Stored, Unusable, take_in
+from .accounts import who
+from .answers import picture_answer
+from .cases import in_use, remove_all
+from .words import LARGEST, Answer, Id
+
+router = APIRouter(tags=["images"])
+_KINDS = {"auto": "auto", "crops": "crop", "fields": "field"}
+_UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object", "required": ["files"],
+                    "properties": {
+                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "kind": {"type": "string", "enum": list(_KINDS)},
+                        "um_per_px": {"type": "number", "minimum": 0.005, "maximum": 5},
+                    },
+                }
+            }
+        },
+    }
+}  # fmt: skip
+
+
+@router.post("/cases/{case_id}/images", status_code=202, openapi_extra=_UPLOAD)
+async def send_images(
+    me: Me, room: TheRoom, request: Request, case_id: Id, wait: Annotated[float, Query(ge=0, le=30)] = 0
+) -> Answer:
+    """Send cells, fields, DICOM files or zips of them; each is stored, then analysed from the queue.
+
+    With `wait`, the answer comes when the analysis is done, or after so many seconds; it then holds the `cells`.
+    """
+    await run_in_threadpool(_check_case, room, me, case_id)
+    async with _form(request, most=room.settings.limits.files) as form:
+        kind, um_per_px = _wishes(form)
+        sent = [Sent(part.filename or "", part.file, part.size or 0) for part in _files(form)]
+        if not sent:
+            raise bad_request("Nothing was sent. Send files as multipart/form-data.")
+        return await run_in_threadpool(_take_in, room, me, case_id, sent, kind=kind, um_per_px=um_per_px, wait=wait)
+
+
+@asynccontextmanager
+async def _form(request: Request, *, most: int) -> AsyncIterator[FormData]:
+    """Yield the form; its files lie in memory or in nameless temporary files."""
+    try:
+        async with request.form(max_files=most, max_fields=20) as form:
+            yield form
+    except MultiPartException as broken:
+        raise bad_request(f"The upload cannot be read: {broken.message} Send it again.") from None
+    except ClientDisconnect:
+        raise bad_request("The upload broke off; nothing of it was kept. Send it again.") from None
+
+
+def _files(form: FormData) -> list[UploadFile]:
+    return [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+
+
+def _wishes(form: FormData) -> tuple[str, float | None]:
+    kind, scale = str(form.get("kind") or "auto"), str(form.get("um_per_px") or "")
+    if kind not in _KINDS:
+        raise bad_request(f"kind is one of {', '.join(_KINDS)}.")
+    try:
+        um_per_px = float(scale) if scale else None
+    except ValueError:
+        um_per_px = -1.0
+    if um_per_px is not None and not 0.005 <= um_per_px <= 5:
+        raise bad_request("um_per_px is a number of micrometres per pixel between 0.005 and 5.")
+    return _KINDS[kind], um_per_px
+
+
+def _check_case(room: Room, me: Caller, case_id: int) -> None:
+    with room.database.reading() as session:
+        shown.case_of(session, me, case_id, to_change=True)
+
+
+def _take_in(
+    room: Room, me: Caller, case_id: int, sent: list[Sent], *, kind: str, um_per_px: float | None, wait: float
+) -> Answer:
+    """Store group after group, so that the first are analysed while the last are still being stored."""
+    accepted: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    for group in take_in(sent, room.pictures, kind=kind, um_per_px=um_per_px, limits=room.settings.limits):
+        refused += [{"name": each.name, "error": each.error} for each in group if isinstance(each, Unusable)]
+        stored = [each for each in group if isinstance(each, Stored)]
+        if stored:
+            accepted += _queue(room, me, case_id, stored)
+            room.worker.wake()
+    answer: Answer = {"accepted": accepted, "refused": refused}
+    return answer | (_waited(room, case_id, [each["id"] for each in accepted], seconds=wait) if wait else {})
+
+
+def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored]) -> list[dict[str, Any]]:
+    with room.database.writing() as session:
+        shown.case_of(session, me, case_id, to_change=True)
+        more = update(Case).where(Case.id == case_id).values(images_made=Case.images_made + len(stored))
+        last = session.scalar(more.returning(Case.images_made)) or 0
+        rows = [
+            Picture(
+                case_id=case_id, number=number, name=each.name, kind=each.kind, digest=each.digest,
+                identity=each.identity, width=each.width, height=each.height, um_per_px=each.um_per_px,
+            )
+            for number, each in enumerate(stored, start=last - len(stored) + 1)
+        ]  # fmt: skip
+        session.add_all(rows)
+        session.flush()
+        queue.enqueue(session, rows)
+        room.log.add(session, who(me), "sent", kind="case", item=case_id, images=len(rows))
+    return [{"id": row.id, "name": row.name, "kind": row.kind} for row in rows]
+
+
+def _waited(room: Room, case_id: int, ids: list[int], *, seconds: float) -> Answer:
+    """Return cells and progress when these images are analysed, or when the time is over."""
+
+    def finished() -> bool:
+        with room.database.reading() as session:
+            return _left(session, ids) == 0
+
+    room.worker.wait_for(finished, seconds=seconds)
+    with room.database.reading() as session:
+        cells = [cell for image in ids[:500] for cell in shown.cells_of_image(session, image)]
+        return {"cells": cells, "progress": shown.progress(session, case_id)}
+
+
+def _left(session: Session, ids: list[int]) -> int:
+    waiting = (Picture.id >= min(ids, default=1), Picture.id <= max(ids, default=0))
+    open_ = select(Picture.id).where(*waiting, Picture.state.in_(("queued", "running")))
+    return len(set(session.scalars(open_)) & set(ids))
+
+
+@router.get("/cases/{case_id}/images")
+def list_images(
+    me: Me, room: TheRoom, case_id: Id, offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> Answer:  # fmt: skip
+    """List the images of a case in the order in which they came."""
+    with room.database.reading() as session:
+        shown.case_of(session, me, case_id)
+        total = session.scalar(select(func.count()).select_from(Picture).where(Picture.case_id == case_id))
+        query = select(Picture).where(Picture.case_id == case_id).order_by(Picture.number)
+        rows = session.scalars(query.offset(offset).limit(limit))
+        return {"total": total, "images": [_described(row) for row in rows]}
+
+
+@router.get("/images/{image_id}")
+def one_image(me: Me, room: TheRoom, image_id: Id) -> Answer:
+    """Return an image with its cells and their outlines."""
+    with room.database.reading() as session:
+        row = shown.image_of(session, me, image_id)
+        return _described(row) | {"cells": shown.cells_of_image(session, image_id)}
+
+
+def _described(row: Picture) -> dict[str, Any]:
+    return {
+        "id": row.id, "case": row.case_id, "number": row.number, "name": row.name, "kind": row.kind,
+        "width": row.width, "height": row.height, "um_per_px": row.um_per_px, "state": row.state, "error": row.error,
+        "created": row.created,
+    }  # fmt: skip
+
+
+@router.get("/images/{image_id}/picture")
+def image_picture(
+    *, me: Me, room: TheRoom, request: Request, image_id: Id, side: Annotated[int, Query(ge=16, le=4096)] = 1600,
+    box: Annotated[str, Query(max_length=60)] = "",
+) -> Response:  # fmt: skip
+    """Return an image, or the region box=left,top,width,height of it, as JPEG of at most `side` pixels a side."""
+    region = _box(box)
+    with room.database.reading() as session:
+        digest = shown.image_of(session, me, image_id).digest
+    what = f"picture-{side}" + (f"-{'-'.join(map(str, region))}" if region else "")
+    return picture_answer(
+        request, digest, what, lambda: drawing.region(room.pictures.path(digest), side=side, box=region)
+    )
+
+
+def _box(text: str) -> tuple[int, int, int, int] | None:
+    if not text:
+        return None
+    try:
+        left, top, width, height = (round(float(part)) for part in text.split(","))
+    except (ValueError, OverflowError):
+        raise bad_request("box is left,top,width,height in pixels of the image.") from None
+    if not (0 < width <= 20_000 and 0 < height <= 20_000 and max(abs(left), abs(top)) < 10**6):
+        raise bad_request("box has a width and a height between 1 and 20,000 pixels.")
+    return left, top, width, height
+
+
+@router.delete("/images/{image_id}")
+def delete_image(me: Reviewer, room: TheRoom, image_id: Id) -> Answer:
+    """Delete an image with its cells, what the model said and what readers said of them."""
+    with room.database.writing() as session:
+        row = shown.image_of(session, me, image_id, to_change=True)
+        case_id, digests = row.case_id, {row.digest, row.identity} - {""}
+        digests |= set(session.scalars(select(Cell.digest).where(Cell.image_id == image_id)))
+        session.execute(delete(Picture).where(Picture.id == image_id))
+        room.log.add(session, who(me), "deleted", kind="image", item=image_id, case=case_id)
+        orphans = [digest for digest in digests if not in_use(session, digest)]
+    remove_all(room.pictures, orphans)
+    return {"deleted": image_id}

@@ -1,0 +1,160 @@
+"""The database: SQLite beside the pictures for one machine, PostgreSQL for a laboratory; the same tables on both."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.orm import Session
+
+from ..errors import CallError, LeukoscopeError, require
+
+_BUSY_SECONDS = 15  # SQLite: how long a writer waits for another one
+_CONNECT_SECONDS = 5
+_WRITES = "leukoscope_writes"
+_MIGRATION_LOCK = 7_301_644  # PostgreSQL: an advisory lock's number, known to nobody else
+
+
+class DatabaseError(LeukoscopeError):
+    """The database cannot be reached, or is not one that this version can use."""
+
+
+class Database:
+    """Sessions on one database; `reading` never waits for a writer."""
+
+    def __init__(self, url: str) -> None:
+        """Prepare to connect; nothing is opened yet.
+
+        Raises:
+            CallError: the address is none, or of a kind that is not supported.
+        """
+        self.engine = _engine(url)
+        self.embedded = self.engine.dialect.name == "sqlite"
+        self._writer = self.engine.execution_options(**{_WRITES: True})
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Yield a session that sees one state of the database and changes nothing."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """Yield a session whose changes are committed together when the block ends, or not at all."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def prepare(self) -> None:
+        """Bring the tables to this version; several processes may do so at once.
+
+        Raises:
+            DatabaseError: the database cannot be reached, or was made by a newer version.
+        """
+        try:
+            with self.engine.connect() as connection:
+                _migrate(connection)
+        except DBAPIError as failed:
+            raise DatabaseError(f"The database {self.where} cannot be used: {first_line(failed)}.") from None
+
+    @property
+    def where(self) -> str:
+        """Address of the database without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def is_gone(failed: DBAPIError) -> bool:
+    """Tell whether a failure is the database's being away, locked or full, rather than a wrong statement."""
+    text_of = str(failed.orig).lower()
+    away = ("locked", "unable to open", "disk i/o", "full", "connection", "terminat", "shut", "starting up", "timeout")
+    return failed.connection_invalidated or any(word in text_of for word in away)
+
+
+def is_full(failed: DBAPIError) -> bool:
+    """Tell whether the database has no room left on its disk."""
+    said = str(failed.orig).lower()
+    return "full" in said or "no space" in said
+
+
+def first_line(failed: DBAPIError) -> str:
+    """Return what the database said, without the statement and its values."""
+    return (str(failed.orig).strip().splitlines() or [type(failed).__name__])[0].rstrip(".")
+
+
+def _engine(url: str) -> Engine:
+    if url.startswith("postgresql"):
+        require("psycopg", feature="PostgreSQL", extra="serve")
+    elif not url.startswith("sqlite:///"):
+        raise CallError("--database is not an address such as postgresql://user@host/name. Leave it out for SQLite.")
+    try:
+        if url.startswith("sqlite"):
+            return _sqlite(url)
+        return create_engine(
+            url, hide_parameters=True, pool_size=10, max_overflow=30, pool_timeout=10, pool_pre_ping=True,
+            pool_recycle=1800, connect_args={"connect_timeout": _CONNECT_SECONDS},
+        )  # fmt: skip
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise CallError("--database is not an address such as postgresql://user@host/name.") from None
+
+
+def _sqlite(url: str) -> Engine:
+    path = Path(url.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
+        pool_size=10,
+        max_overflow=40,
+    )
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, so that a writer can claim its turn at once
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_SECONDS * 1000}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(connection: Connection) -> None:
+    """Run the migrations that are missing, one process at a time."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+    else:
+        connection.rollback()
+        connection = connection.execution_options(**{_WRITES: True})
+    try:
+        command.upgrade(alembic_config(connection), "head")
+        connection.commit()
+    except Exception as failed:
+        connection.rollback()
+        if "Can't locate revision" in str(failed):
+            raise DatabaseError("The database was made by a newer leukoscope. Update leukoscope.") from None
+        raise
+    finally:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
+            connection.commit()
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Return Alembic's settings for a connection that is open."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,137 @@
+"""The queue: rows that workers lease. A lease that is not renewed goes to somebody else, and work is booked once.
+
+A job is finished in the same transaction that stores its results, and only by whoever still holds its lease: so a
+worker that was thought dead and comes back can store nothing twice.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from .tables import DONE, FAILED, QUEUED, RUNNING, Job, Picture
+
+MOST_ATTEMPTS = 3
+"""An image at which the program has died this often is given up."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A leased job."""
+
+    job_id: int
+    image_id: int
+    case_id: int
+    kind: str
+    digest: str
+    name: str
+    um_per_px: float | None
+
+
+def owner_name() -> str:
+    """Return a name for this process that no other process, now or later, has: host, number and start."""
+    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def enqueue(session: Session, images: Sequence[Picture]) -> None:
+    """Queue images for analysis."""
+    session.add_all(Job(image_id=image.id, case_id=image.case_id, kind=image.kind) for image in images)
+
+
+def lease(session: Session, owner: str, *, most: int, seconds: float) -> list[Task]:
+    """Take up to `most` jobs, the oldest first; a field or slide comes alone. To be committed before they are done."""
+    give_up(session)
+    free = (Job.state == QUEUED) | ((Job.state == RUNNING) & (Job.leased_until < time.time()))
+    chosen = select(Job.id, Job.attempts).where(free).order_by(Job.id).limit(most).with_for_update(skip_locked=True)
+    rows = session.execute(chosen).all()
+    if not rows:
+        return []
+    # What did not come to an end before is tried alone, so that a picture at which the program dies takes no other
+    # with it.
+    ids = [row.id for row in rows if not row.attempts] if not rows[0].attempts else [rows[0].id]
+    session.execute(
+        update(Job)
+        .where(Job.id.in_(ids))
+        .values(state=RUNNING, owner=owner, attempts=Job.attempts + 1, leased_until=time.time() + seconds)
+        .execution_options(synchronize_session=False)
+    )
+    columns = (Job.id, Job.image_id, Job.case_id, Picture.kind, Picture.digest, Picture.name, Picture.um_per_px)
+    tasks = session.execute(select(*columns).join(Picture).where(Job.id.in_(ids)).order_by(Job.id))
+    return [Task(*row) for row in tasks]
+
+
+def renew(session: Session, owner: str, *, seconds: float) -> None:
+    """Say that the owner is alive and still at work."""
+    session.execute(
+        update(Job).where(Job.owner == owner, Job.state == RUNNING).values(leased_until=time.time() + seconds)
+    )
+
+
+def finish(session: Session, task: Task, owner: str, *, error: str = "") -> bool:
+    """Book a job as done or failed; False where it is no longer the owner's, so that nothing may be stored."""
+    state = FAILED if error else DONE
+    mine = (Job.id == task.job_id, Job.owner == owner, Job.state == RUNNING)
+    booked = session.execute(update(Job).where(*mine).values(state=state))
+    if booked.rowcount != 1:  # type: ignore[attr-defined]
+        return False
+    session.execute(update(Picture).where(Picture.id == task.image_id).values(state=state, error=error))
+    return True
+
+
+def hand_back(session: Session, owner: str) -> None:
+    """Give the jobs of an owner back to the queue, as at an orderly end; the attempt does not count."""
+    mine = (Job.owner == owner, Job.state == RUNNING)
+    session.execute(update(Job).where(*mine).values(state=QUEUED, owner="", attempts=Job.attempts - 1))
+
+
+def free_the_dead(session: Session) -> int:
+    """Queue again what processes of this machine held that are no longer there; return how many jobs."""
+    here = f"{socket.gethostname()}/"
+    owners = session.scalars(select(Job.owner).where(Job.state == RUNNING).distinct()).all()
+    dead = [owner for owner in owners if owner.startswith(here) and not _lives(owner)]
+    if not dead:
+        return 0
+    held = (Job.state == RUNNING, Job.owner.in_(dead))
+    freed = session.execute(update(Job).where(*held).values(state=QUEUED, owner=""))
+    return int(freed.rowcount)  # type: ignore[attr-defined]
+
+
+def give_up(session: Session) -> None:
+    """Fail jobs at which the program has died too often."""
+    free = (Job.state == QUEUED) | ((Job.state == RUNNING) & (Job.leased_until < time.time()))
+    hopeless = select(Job.image_id).where(free, Job.attempts >= MOST_ATTEMPTS)
+    images = session.scalars(hopeless).all()
+    if images:
+        error = f"Given up after {MOST_ATTEMPTS} attempts that the program did not survive. Save the picture again."
+        session.execute(update(Job).where(Job.image_id.in_(images)).values(state=FAILED))
+        session.execute(update(Picture).where(Picture.id.in_(images)).values(state=FAILED, error=error))
+
+
+def depth(session: Session) -> dict[str, int]:
+    """Return the number of jobs in each state."""
+    rows = session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples()
+    return dict.fromkeys((QUEUED, RUNNING, DONE, FAILED), 0) | dict(rows.all())
+
+
+def _lives(owner: str) -> bool:
+    _, number, started = owner.rsplit("/", 2)
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return _started(int(number)) == started
+
+
+def _started(process: int) -> str:
+    """Return when a process started, in ticks since the machine did; '' where the system does not say."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""

@@ -1,0 +1,54 @@
+"""What the API refuses, with the HTTP status, a code for programs and a sentence for people."""
+
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from ..errors import LeukoscopeError
+
+
+class Refusal(LeukoscopeError):  # noqa: N818  # the program does not err when it refuses
+    """A request that is not answered as it was asked."""
+
+    def __init__(self, status: int, code: str, message: str, **detail: Any) -> None:
+        super().__init__(message)
+        self.status, self.code, self.detail = status, code, detail
+        self.headers: dict[str, str] = {}
+
+
+def not_found(what: str, item: int | str) -> Refusal:
+    """Return the refusal for something that is not there, or belongs to another laboratory: both look the same."""
+    return Refusal(404, "not_found", f"There is no {what} {item} here. Go back to the list and choose again.")
+
+
+def unknown_caller() -> Refusal:
+    """Return the refusal for somebody who has not logged in."""
+    refusal = Refusal(401, "not_signed_in", "You are not signed in, or your session has ended. Sign in again.")
+    refusal.headers = {"WWW-Authenticate": "Bearer"}
+    return refusal
+
+
+def not_allowed(role: str) -> Refusal:
+    """Return the refusal for somebody whose role is too low."""
+    return Refusal(403, "not_allowed", f"This needs the role {role}. Ask somebody who has it.", needs=role)
+
+
+def signed_off(case: int) -> Refusal:
+    """Return the refusal for a change of a case that has been signed off."""
+    return Refusal(409, "signed", f"Case {case} is signed off. A reviewer can open it again.")
+
+
+def bad_request(message: str, *, code: str = "bad_request", **detail: Any) -> Refusal:
+    """Return the refusal for a request that cannot be understood or makes no sense."""
+    return Refusal(422, code, message, **detail)
+
+
+def too_large(message: str) -> Refusal:
+    """Return the refusal for a request that is larger than allowed."""
+    return Refusal(413, "too_large", message)
+
+
+def answer_of(refusal: Refusal) -> JSONResponse:
+    """Return a refusal as the API's one shape of an error."""
+    body = {"error": {"code": refusal.code, "message": str(refusal), "detail": refusal.detail}}
+    return JSONResponse(body, status_code=refusal.status, headers=refusal.headers)

@@ -1,0 +1,93 @@
+"""Everything that one server process holds: database, pictures, log, model, worker."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CallError
+from ..inference.predictor import Predictor, load
+from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_account
+from .analysis import remember_bundle
+from .audit_log import AuditLog
+from .database import Database
+from .measures import Measures
+from .pictures import Pictures
+from .settings import Serving
+from .worker import Worker
+
+
+@dataclass
+class Room:
+    """A reading room that is ready to open."""
+
+    settings: Serving
+    database: Database
+    pictures: Pictures
+    log: AuditLog
+    predictor: Predictor
+    worker: Worker
+    measures: Measures
+    attempts: Attempts
+    token: OneTimeToken | None
+    """Of the start; None where accounts have passwords."""
+    survival: dict[str, Any] = field(default_factory=dict)
+    """Name -> survival model."""
+
+    def close(self) -> None:
+        """End the worker and give the database back."""
+        if self.settings.work:
+            self.worker.stop()
+        self.database.close()
+
+
+def open_room(settings: Serving) -> Room:
+    """Open what a server needs, and prove that it may be opened.
+
+    Raises:
+        BundleError: there is no usable model.
+        DatabaseError: the database cannot be used.
+        CallError: it would be open to others, but nobody has an account.
+    """
+    predictor = load(settings.model)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    database, pictures, log = Database(settings.url), Pictures(settings.data), AuditLog(settings.data)
+    database.prepare()
+    token = _enter(database, settings)
+    with database.writing() as session:
+        remember_bundle(session, predictor)
+    measures = Measures()
+    worker = Worker(
+        database, pictures, log, predictor, point=settings.point, lease_seconds=settings.lease_seconds,
+        counted=measures.cells,
+    )  # fmt: skip
+    survival = read_survival(settings.survival)
+    return Room(
+        settings, database, pictures, log, predictor, worker, measures, Attempts(settings.attempts), token, survival
+    )
+
+
+def read_survival(folders: tuple[Path, ...]) -> dict[str, Any]:
+    """Return survival models by the names of their folders."""
+    if not folders:
+        return {}
+    from ..survival.model import read_model
+
+    return {folder.resolve().name: read_model(folder) for folder in folders}
+
+
+def _enter(database: Database, settings: Serving) -> OneTimeToken | None:
+    """Return the token of the start where only this machine can call and nobody has a password.
+
+    Raises:
+        CallError: others could call, but nobody has an account.
+    """
+    with database.writing() as session:
+        if not settings.local and not has_admin(session):
+            raise CallError(
+                f"--host {settings.host} opens the room to other machines, but nobody has an account. "
+                "Make one first: leukoscope accounts add NAME --role admin."
+            )
+        if has_people(session):
+            return None
+        local_account(session)
+    return OneTimeToken()

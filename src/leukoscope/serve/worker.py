@@ -1,0 +1,219 @@
+"""The worker: takes images from the queue, asks the model, stores what it says, in one thread beside the server."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..data.images import RGB, read_image
+from ..data.pack import in_parallel
+from ..errors import ImageError, LeukoscopeError
+from ..inference.opinion import Opinion
+from ..inference.predictor import Predictor
+from . import queue
+from .analysis import Drawn, store_cells
+from .audit_log import AuditLog, Who
+from .database import Database
+from .finding import cells_of_field, is_field
+from .pictures import Pictures
+from .queue import Task
+from .tables import CROP
+
+LOG = logging.getLogger("leukoscope.serve")
+_AT_ONCE = 32  # jobs leased together
+_FIRST, _THEN = 4, 24  # answers stored together: few at first, so that something is seen at once
+_IDLE_SECONDS = 2.0  # how long until other processes' uploads are noticed
+_AFTER_TROUBLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image that was read, or why it was not; `field` when its cells must be sought."""
+
+    task: Task
+    image: RGB | None = None
+    error: str = ""
+    field: bool = False
+
+
+class Worker:
+    """One thread that analyses, and one that renews its leases."""
+
+    def __init__(
+        self, database: Database, pictures: Pictures, log: AuditLog, predictor: Predictor, *, point: str,
+        lease_seconds: float, counted: Callable[[int], None] = lambda cells: None,
+    ) -> None:  # fmt: skip
+        self._database, self._pictures, self._log, self._predictor = database, pictures, log, predictor
+        self._point, self._seconds, self._counted = point, lease_seconds, counted
+        self._owner = queue.owner_name()
+        self._work, self._end = threading.Event(), threading.Event()
+        self._done = threading.Condition()
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._run, self._renew)]
+
+    def start(self) -> None:
+        """Begin, taking over what dead processes of this machine had leased."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, *, seconds: float = 10) -> None:
+        """End after the answers that are under way, and hand the rest back to the queue."""
+        self._end.set()
+        self._work.set()
+        self._threads[0].join(seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is still there."""
+        return self._threads[0].is_alive()
+
+    def wake(self) -> None:
+        """Say that there is something in the queue."""
+        self._work.set()
+
+    def wait_for(self, finished: Callable[[], bool], *, seconds: float) -> bool:
+        """Wait until something that the worker brings about is there; return whether it came in time."""
+        until = time.monotonic() + seconds
+        with self._done:
+            while not (there := finished()) and (left := until - time.monotonic()) > 0:
+                self._done.wait(min(left, 0.5))
+        return there
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            try:
+                self._take_over()
+                self._work.clear()
+                if not self._analyse_all():
+                    self._work.wait(_IDLE_SECONDS)
+            except (SQLAlchemyError, OSError) as trouble:  # the database is away or the disk full: both come back
+                LOG.warning("analysis waits: %s", type(trouble).__name__)
+                self._end.wait(_AFTER_TROUBLE_SECONDS)
+            except Exception:  # an image that breaks the program is given up after a few attempts, alone
+                LOG.exception("analysis failed")
+                self._end.wait(_AFTER_TROUBLE_SECONDS)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Queue again what was leased here before trouble came, and what dead processes left behind."""
+        with self._database.writing() as session:
+            queue.hand_back(session, self._owner)
+            queue.free_the_dead(session)
+
+    def _renew(self) -> None:
+        while not self._end.wait(self._seconds / 3) and self.alive:
+            try:
+                with self._database.writing() as session:
+                    queue.renew(session, self._owner, seconds=self._seconds)
+            except SQLAlchemyError as trouble:
+                LOG.warning("lease not renewed: %s", type(trouble).__name__)
+
+    def _analyse_all(self) -> bool:
+        """Analyse until the queue is empty; return whether there was anything."""
+        fields: deque[Seen] = deque()
+        waiting: deque[Task] = deque()
+        answered: list[tuple[Task, Opinion]] = []
+        room, last, anything = _FIRST, time.monotonic(), False
+        for opinion in self._predictor.stream(self._crops(fields, waiting, answered), point=self._point):
+            answered.append((waiting.popleft(), opinion))
+            anything = True
+            if len(answered) >= room or time.monotonic() - last > 0.5:
+                self._store(answered)
+                answered.clear()
+                room, last = _THEN, time.monotonic()
+        self._store(answered)
+        for seen in fields:
+            self._analyse_field(seen)
+        return anything or bool(fields)
+
+    def _crops(self, fields: deque[Seen], waiting: deque[Task], answered: list[tuple[Task, Opinion]]) -> Iterator[RGB]:
+        """Yield the images of the queue that are single cells; put the others aside."""
+        for seen in in_parallel(self._look, self._leased(fields)):
+            if seen.error:
+                self._fail(seen.task, seen.error)
+            elif seen.field:
+                fields.append(seen)
+            elif seen.image is not None:
+                waiting.append(seen.task)
+                yield seen.image
+
+    def _leased(self, fields: deque[Seen]) -> Iterator[Task]:
+        while not self._end.is_set() and len(fields) < _FIRST:
+            with self._database.writing() as session:
+                tasks = queue.lease(session, self._owner, most=_AT_ONCE, seconds=self._seconds)
+            if not tasks:
+                return
+            yield from tasks
+
+    def _look(self, task: Task) -> Seen:
+        """Read an image and settle whether it is one cell or a field of them."""
+        path = self._pictures.path(task.digest)
+        if task.kind not in (CROP, "auto"):
+            return Seen(task, field=True)
+        try:
+            image = read_image(path)
+        except ImageError as unusable:
+            if task.kind == "auto":
+                return Seen(task, field=True)
+            return Seen(task, error=said(unusable, str(path)))
+        return Seen(task, field=True) if task.kind == "auto" and is_field(image) else Seen(task, image)
+
+    def _store(self, answered: list[tuple[Task, Opinion]]) -> None:
+        """Store answers in one transaction, and with them that their jobs are done."""
+        if not answered:
+            return
+        with self._database.writing() as session:
+            cells = 0
+            for task, opinion in answered:
+                error = "" if opinion.readable else opinion.reason
+                if queue.finish(session, task, self._owner, error=error) and not error:
+                    drawn = [(Drawn(task.digest), opinion)]
+                    kept = store_cells(
+                        session, task.case_id, task.image_id, drawn, predictor=self._predictor, point=self._point
+                    )
+                    cells += len(kept)
+            if cells:
+                self._note(session, answered[0][0].case_id, cells=cells)
+        self._tell(cells)
+
+    def _analyse_field(self, seen: Seen) -> None:
+        task = seen.task
+        try:
+            found = cells_of_field(self._pictures.path(task.digest), um_per_px=task.um_per_px)
+            answer = partial(self._predictor.stream, point=self._point)
+            digests = self._pictures.add_all(found.crops)
+            cells = list(zip(found.drawn(digests), answer(found.images), strict=True))
+        except LeukoscopeError as unusable:
+            self._fail(task, said(unusable, str(self._pictures.path(task.digest))))
+            return
+        with self._database.writing() as session:
+            if not queue.finish(session, task, self._owner):
+                return
+            found.keep(session, task.image_id)
+            store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
+            self._note(session, task.case_id, cells=len(cells))
+        self._tell(len(cells))
+
+    def _fail(self, task: Task, error: str) -> None:
+        with self._database.writing() as session:
+            queue.finish(session, task, self._owner, error=error)
+        self._tell(0)
+
+    def _note(self, session: "object", case_id: int, *, cells: int) -> None:
+        seal = self._predictor.manifest.seal
+        self._log.add(session, Who(), "analysed", kind="case", item=case_id, cells=cells, bundle=seal)  # type: ignore[arg-type]
+
+    def _tell(self, cells: int) -> None:
+        self._counted(cells)
+        with self._done:
+            self._done.notify_all()
+
+
+def said(unusable: LeukoscopeError, path: str) -> str:
+    """Return an error's sentence without the path in the store, which means nothing to a reader."""
+    text = str(unusable).replace(path, "").strip(" :")
+    return text[:1].upper() + text[1:]
