@@ -16,12 +16,17 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 
 class LeukoscopeError(Exception):
     """Root of all errors that are the user's to mend; printed as one line, without a traceback."""
 
     exit_status = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross to another process as kind and sentence, whatever the constructor takes."""
+        return _restored, (type(self), str(self))
 
 
 class DataError(LeukoscopeError):
@@ -67,6 +72,10 @@ class MissingExtraError(CallError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs more packages. Install them with: pip install 'leukoscope[{extra}]'")
+
+
+def _restored(kind: type[LeukoscopeError], sentence: str) -> LeukoscopeError:
+    return kind.__new__(kind, sentence)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -184,7 +184,7 @@ def test_the_facts_beside_a_checkpoint_are_those_inside_it(trained: Path) -> Non
     ("settings", "message"),
     [
         ({"train__batch_size": 1}, "greater than or equal to 2"),
-        ({"train__devices": 2}, "trains on one device"),
+        ({"train__accelerator": "no-such"}, "does not work on this machine"),
         ({"train__precision": "16-mixed"}, "needs a GPU"),
         ({"augment__zoom": (0.0, 1.0)}, "greater than 0"),
         ({"model__name": "timm:no-such"}, "timm has no backbone"),

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 # Defaults of keras.layers.BatchNormalization; Keras' momentum is the share that is kept, PyTorch's the share taken in.
 EPSILON = 1e-3
@@ -41,18 +42,31 @@ class KerasBatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        assert self.momentum is not None
-        assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        places = input.numel() // input.shape[1]
-        unbiased = self.running_var * (places / (places - 1)) if places > 1 else self.running_var.clone()
-        output = functional.batch_norm(
-            input, self.running_mean, unbiased, self.weight, self.bias, True, self.momentum, EPSILON
-        )
+        output = biased_batch_norm(input, layer=self)
         with torch.no_grad():
-            self.running_var.copy_(unbiased * ((places - 1) / places))
             self.num_batches_tracked.add_(1)
         return output
+
+
+def biased_batch_norm(input: Tensor, *, layer: KerasBatchNorm2d) -> Tensor:
+    """Normalise a batch; move the layer's statistics, in place, towards its mean and biased variance.
+
+    A PyTorch function mode can take it over, as torch.nn.functional's own: so several processes share a batch.
+    """
+    if has_torch_function_unary(input):
+        shared: Tensor = handle_torch_function(biased_batch_norm, (input,), input, layer=layer)
+        return shared
+    assert layer.momentum is not None
+    assert layer.running_var is not None
+    places = input.numel() // input.shape[1]
+    unbiased = layer.running_var * (places / (places - 1)) if places > 1 else layer.running_var.clone()
+    output = functional.batch_norm(
+        input, layer.running_mean, unbiased, layer.weight, layer.bias, True, layer.momentum, EPSILON
+    )
+    with torch.no_grad():
+        layer.running_var.copy_(unbiased * ((places - 1) / places))
+    return output
 
 
 def same_max_pool() -> nn.MaxPool2d:

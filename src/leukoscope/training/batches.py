@@ -58,12 +58,14 @@ def cut(rows: Rows, *, batch_size: int) -> list[Rows]:
     return np.array_split(rows, -(-len(rows) // batch_size)) if len(rows) else []
 
 
-def read_ahead(crops: Crops, batches: Sequence[Rows]) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
-    """Yield (rows, crops) of each batch, while one thread reads the next."""
+def read_ahead(
+    crops: Crops, batches: Sequence[Rows], *, share: slice = slice(None)
+) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
+    """Yield (rows, crops) of each batch, while one thread reads the next; of the crops only a `share`."""
     with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(crops.read, batches[0]) if batches else None
+        coming = reader.submit(crops.read, batches[0][share]) if batches else None
         for place, rows in enumerate(batches):
             assert coming is not None
             ready = coming.result()
-            coming = reader.submit(crops.read, batches[place + 1]) if place + 1 < len(batches) else None
+            coming = reader.submit(crops.read, batches[place + 1][share]) if place + 1 < len(batches) else None
             yield rows, ready

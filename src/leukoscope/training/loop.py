@@ -7,9 +7,10 @@ and resumed from its last checkpoint goes the way it would have gone.
 import copy
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from ..progress import track
 from .augment import augment, draw
 from .batches import Rows, cut, read_ahead
 from .checkpoint import load_checkpoint, read_facts, save_checkpoint, sweep
-from .device import start_fabric
+from .device import launch
 from .folds import FoldSets, fold_sets
 from .history import Epoch, add_to_tensorboard, best_epoch, is_over, measures, write_history
 from .optimise import make_optimizer, set_rates
@@ -35,35 +36,45 @@ from .predictions import join_folds, write_fold
 from .prepared import Prepared, read_prepared
 from .probe import probe_fold
 from .randomness import generator_of, rng_of, seed_of
+from .together import AsOneBatch
 
 _LOOK_EVERY = 16  # steps between looks at the loss; each look makes a GPU wait
 
 
-def train(run: Path, *, resume: bool = False) -> None:
+def train(run: Path, *, resume: bool = False, devices: int | None = None, accelerator: str | None = None) -> None:
     """Train every fold of a prepared run; write its checkpoints, histories and predictions.csv.
 
-    RUN holds config.toml, cells.csv, split.json and pack/. Folds that are finished are kept.
+    RUN holds config.toml, cells.csv, split.json and pack/. Folds that are finished are kept. `devices` and
+    `accelerator` take the place of the run's own settings: where it is computed does not change what is learnt.
 
     Raises:
         CallError: the run has checkpoints and `resume` is not set; or the device does not exist.
         DataError: a file of the run is missing or does not fit the others.
         TrainingError: the loss is not a number, or a checkpoint is damaged or was made with other settings.
     """
-    started = time.perf_counter()
-    prepared = read_prepared(run)
+    prepared = read_prepared(run).at(devices=devices, accelerator=accelerator)
     _check_checkpoints(prepared, resume=resume)
     if prepared.experiment.train.tensorboard:
         require("tensorboard", feature="train.tensorboard", extra="tensorboard")
-    fabric = start_fabric(prepared.experiment.train)
-    _write_layers(prepared)
-    fit = probe_fold if prepared.experiment.train.mode == "probe" else train_fold
+    launch(prepared.experiment.train, train_folds, prepared, resume)
+
+
+def train_folds(fabric: Fabric, prepared: Prepared, resume: bool) -> None:
+    """Train the folds that are not finished; all processes call this, and the first of them writes."""
+    started, run = time.perf_counter(), prepared.run
+    probing = prepared.experiment.train.mode == "probe"
+    if probing and fabric.world_size > 1:
+        raise CallError("train.mode = 'probe' fits a small head in one process. Set train.devices = 1.")
+    if fabric.is_global_zero:
+        _write_layers(prepared)
     folds = [run / f"fold-{number}" for number in range(len(prepared.plan.folds))]
     for number, folder in enumerate(folds):
         if not (folder / "predictions.csv").exists():  # the last file that a fold writes
-            fit(fabric, prepared, fold=number, folder=folder)
-    join_folds([folder / "predictions.csv" for folder in folds], run / "predictions.csv")
-    seed, device = prepared.experiment.seed, str(fabric.device)
-    record_stage(run, "train", started=started, seed=seed, device=device, folds=len(folds), resumed=resume)
+            (probe_fold if probing else train_fold)(fabric, prepared, fold=number, folder=folder)
+    if fabric.is_global_zero:
+        join_folds([folder / "predictions.csv" for folder in folds], run / "predictions.csv")
+        facts = {"folds": len(folds), "resumed": resume, "processes": fabric.world_size}
+        record_stage(run, "train", started=started, seed=prepared.experiment.seed, device=str(fabric.device), **facts)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,11 @@ class Task:
     average: Network | None
     """The moving average of the network over the steps, which predicts where the settings ask for it."""
 
+    @property
+    def mine(self) -> slice:
+        """This process's share of every batch."""
+        return slice(self.fabric.global_rank, None, self.fabric.world_size)
+
     def where(self, epoch: int, step: int) -> tuple[int, int, int, int]:
         return self.prepared.experiment.seed, self.fold, epoch, step
 
@@ -95,14 +111,17 @@ def train_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
     while not is_over(history, epochs=settings.epochs, patience=settings.patience):
         began, epoch = time.perf_counter(), len(history)
         row = {"epoch": epoch + 1} | train_epoch(task, epoch=epoch) | validate(task)
-        history.append(row | {"seconds": round(time.perf_counter() - began, 3)})
-        _keep(folder, task, history)
-        if settings.tensorboard:
-            add_to_tensorboard(folder / "tensorboard", history[-1])
+        history.append(fabric.broadcast(row | {"seconds": round(time.perf_counter() - began, 3)}))
+        if fabric.is_global_zero:
+            _keep(folder, task, history)
+            if settings.tensorboard:
+                add_to_tensorboard(folder / "tensorboard", history[-1])
+    fabric.barrier()  # until the first process has written the best epoch
     load_checkpoint(folder / "checkpoints" / "best.safetensors", task.average or task.network)
     sets = {"validation": task.sets.validation, "test": task.sets.test}
     predicted = {name: (rows, predict(task, rows)) for name, rows in sets.items()}
-    write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
+    if fabric.is_global_zero:
+        write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
 
 
 def start_fold(fabric: Fabric, prepared: Prepared, *, fold: int) -> Task:
@@ -121,11 +140,12 @@ def train_epoch(task: Task, *, epoch: int) -> Epoch:
     settings = task.prepared.experiment.train
     order = task.sets.order(rng_of("order", *task.where(epoch, 0)))
     batches = cut(order, batch_size=settings.batch_size)
-    if len(batches[-1]) < 2:
-        raise CallError("A batch of one cell has nothing to normalise over. Set train.batch_size to 2 or more.")
+    _check_batches(batches, processes=task.fabric.world_size)
     _set_mode(task.network, frozen=settings.mode == "head-then-full" and epoch < settings.frozen_epochs)
     loss, right = torch.zeros((), device=task.fabric.device), torch.zeros((), device=task.fabric.device)
-    reading = track(read_ahead(task.prepared.crops, batches), _label(task, epoch), total=len(batches))
+    reading = read_ahead(task.prepared.crops, batches, share=task.mine)
+    if task.fabric.is_global_zero:
+        reading = track(reading, _label(task, epoch), total=len(batches))
     for step, (rows, crops) in enumerate(reading):
         done = epoch * len(batches) + step
         rate = set_rates(task.optimizer, settings, step=done, steps=settings.epochs * len(batches))
@@ -135,21 +155,25 @@ def train_epoch(task: Task, *, epoch: int) -> Epoch:
         loss += loss_now * len(rows)
         right += right_now
         if step % _LOOK_EVERY == 0 or step == len(batches) - 1:
-            _stop_on_nan(task, float(loss), epoch=epoch, step=step)
-    return {"learning_rate": rate, "train_loss": float(loss) / len(order), "train_accuracy": float(right) / len(order)}
+            _stop_on_nan(task, _over_all(task, loss, "mean"), epoch=epoch, step=step)
+    loss_mean, share_right = _over_all(task, loss, "mean") / len(order), _over_all(task, right, "sum") / len(order)
+    return {"learning_rate": rate, "train_loss": loss_mean, "train_accuracy": share_right}
 
 
 def train_step(task: Task, rows: Rows, crops: NDArray[np.uint8], *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-    """Learn from one batch; return its mean loss and how many cells were right."""
+    """Learn from one batch, of which `crops` are this process's share.
+
+    Return the batch's mean loss, as the mean over the processes, and how many cells of the share were right.
+    """
     fabric, where, settings = task.fabric, task.where(epoch, step), task.prepared.experiment.train
-    mine = slice(fabric.global_rank, None, fabric.world_size)  # this process's share of the batch
     draws = draw(task.prepared.experiment.augment, crops=len(rows), generator=generator_of("augment", *where))
-    images = augment(_on(fabric, crops[mine]), draws.share(mine))
-    labels = _on(fabric, task.prepared.labels[rows[mine]])
-    torch.manual_seed(seed_of("dropout", *where, fabric.global_rank))
-    logits = task.model(images).float()
+    images = augment(_on(fabric, crops), draws.share(task.mine))
+    labels = _on(fabric, task.prepared.labels[rows[task.mine]])
+    torch.manual_seed(seed_of("dropout", *where))
+    with AsOneBatch(task.mine, total=len(rows)) if fabric.world_size > 1 else nullcontext():
+        logits = task.model(images).float()
     losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=settings.smoothing)
-    loss = (losses * task.sets.loss_weights.to(fabric.device)[labels]).mean()
+    loss = (losses * task.sets.loss_weights.to(fabric.device)[labels]).sum() / (len(rows) / fabric.world_size)
     fabric.backward(loss)
     if settings.clip:
         fabric.clip_gradients(task.model, task.stepper, max_norm=settings.clip)
@@ -178,17 +202,36 @@ def validate(task: Task) -> Epoch:
 def predict(task: Task, rows: Rows) -> NDArray[np.float64]:
     """Return the raw probabilities (rows, classes) of some cells."""
     model = (task.average or task.model).eval()
-    batches = cut(rows, batch_size=task.prepared.experiment.train.batch_size)
-    chances = [np.empty((0, task.prepared.classes))]
+    places = cut(np.arange(len(rows)), batch_size=task.prepared.experiment.train.batch_size)[task.mine]
+    reading = read_ahead(task.prepared.crops, [rows[place] for place in places])
+    chances = np.zeros((len(rows), task.prepared.classes))
     with torch.inference_mode():
-        for _, crops in read_ahead(task.prepared.crops, batches):
+        for place, (_, crops) in zip(places, reading, strict=True):
             logits = model(_on(task.fabric, crops)).double()
-            chances.append(torch.softmax(logits, dim=1).cpu().numpy())
-    return np.concatenate(chances)
+            chances[place] = torch.softmax(logits, dim=1).cpu().numpy()
+    if task.fabric.world_size == 1:
+        return chances
+    shared = task.fabric.all_reduce(_on(task.fabric, chances), reduce_op="sum")
+    return np.asarray(cast(Tensor, shared).cpu())
 
 
 def _on(fabric: Fabric, array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array).to(fabric.device, non_blocking=True)
+
+
+def _over_all(task: Task, value: Tensor, operation: str) -> float:
+    """Return a number of every process as their mean or sum."""
+    return float(cast(Tensor, task.fabric.all_reduce(value.clone(), reduce_op=operation)))
+
+
+def _check_batches(batches: list[Rows], *, processes: int) -> None:
+    if len(batches[-1]) < 2:
+        raise CallError("A batch of one cell has nothing to normalise over. Set train.batch_size to 2 or more.")
+    if len(batches[-1]) < processes:
+        raise CallError(
+            f"A batch of {len(batches[-1])} cells leaves some of {processes} processes without one. "
+            "Set train.batch_size higher, or train.devices lower."
+        )
 
 
 def _set_mode(network: Network, *, frozen: bool) -> None:
@@ -216,7 +259,8 @@ def _keep(folder: Path, task: Task, history: list[Epoch]) -> None:
 
 def _restore(last: Path, task: Task) -> list[Epoch]:
     """Go back to the last checkpoint, where there is one; return the history up to it."""
-    sweep(last.parent)
+    if task.fabric.is_global_zero:
+        sweep(last.parent)
     if not last.exists():
         return []
     facts = read_facts(last)

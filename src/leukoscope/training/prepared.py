@@ -1,8 +1,8 @@
 """A prepared run folder as training sees it: cells, labels, sets and crops, checked against each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,12 @@ class Prepared:
     @property
     def classes(self) -> int:
         return len(self.plan.classes)
+
+    def at(self, **place: Any) -> Self:
+        """Return the same with other settings of where it is computed, such as devices=2; None leaves one as it is."""
+        changed = {name: value for name, value in place.items() if value is not None}
+        train = self.experiment.train.model_copy(update=changed)
+        return replace(self, experiment=self.experiment.model_copy(update={"train": train}))
 
     def rows(self, name: str, *, fold: int) -> Rows:
         """Return the rows of one set, 'train', 'validation' or 'test', of a fold."""
