@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from .artifacts import provenance, read_json, record_stage
 from .config import Experiment
@@ -22,6 +21,7 @@ from .inference.ensemble import CLASSES_KEY
 from .inference.gate import FILE, fit_gate
 from .inference.predictor import Predictor
 from .inference.quality import fit_quality, measure
+from .inference.views import Views
 from .progress import track
 from .report.card import card
 
@@ -51,11 +51,15 @@ def export_run(
     store: "Store" = "single",
     weights: bool = True,
     alpha: float = 0.1,
+    also: Sequence[Path] = (),
+    views: Views = "one",
     say: Say = print,
 ) -> Bundle:
     """Write a bundle of the folds of an evaluated run (default: all of them, averaged).
 
     store: how large weights are kept. weights: put weights.safetensors into the bundle as well.
+    views: test-time augmentation of the bundle.
+    also: evaluated runs of the same settings, split otherwise, whose figures the card shows beside those of this one.
     alpha: share of each class that may be called another; cells that would make it more are 'unsure'.
 
     Raises:
@@ -90,7 +94,8 @@ def export_run(
         )
         members.append(member)
         files |= {member.graph: exported.onnx} | ({member.weights: exported.safetensors} if weights else {})
-    manifest = _manifest(run, experiment, evidence, metrics, members)
+    metrics["other_tests"] = [_other_test(other) for other in also]
+    manifest = _manifest(run, experiment, evidence, metrics, members).model_copy(update={"views": views})
     bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
     bundle = learn_doubt(bundle, run, evidence, alpha=alpha, say=say)
     record_stage(run, "export", started=started, folds=chosen, store=store, seal=bundle.manifest.seal)
@@ -124,9 +129,7 @@ def learn_doubt(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, 
 
 def _gate(bundle: Bundle, run: Path, evidence: Evidence, files: dict[str, bytes]) -> dict[str, Any]:
     gate = fit_gate(*_embedded(bundle, run, evidence))
-    # Single precision: in half, the rounding of strong directions drowns the weak ones that the distance weighs most.
-    arrays = {"mean": gate.space.mean, "axes": gate.space.axes, "spread": gate.space.spread}
-    files[FILE] = save({name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()})
+    files[FILE] = gate.content()
     return gate.table()
 
 
@@ -162,6 +165,18 @@ def _read_metrics(run: Path) -> dict[str, Any]:
     return metrics
 
 
+def _other_test(run: Path) -> dict[str, Any]:
+    """Return what a card says about another run of the same settings."""
+    experiment, metrics = Experiment.read(run / "config.toml"), _read_metrics(run)
+    split = experiment.split
+    test = f"{split.scheme}, seed {experiment.seed}"
+    if split.scheme == "parts":
+        test = (
+            f"trained on {', '.join(split.train_parts) or 'all other parts'}, tested on {', '.join(split.test_parts)}"
+        )
+    return {"test": test, **{name: metrics[name] for name in ("data", "estimators")}}
+
+
 def _choose(evidence: Evidence, folds: Sequence[int]) -> list[int]:
     known = evidence.predictions.folds
     strange = [fold for fold in folds if fold not in known]
@@ -176,7 +191,7 @@ def _manifest(
     predictions, plan = evidence.predictions, evidence.plan
     thresholds = operating_points(evidence, [member.fold for member in members])
     sources = sorted({cell.source for cell in evidence.cells})
-    kept = ("verdict", "data", "split", "operating_points", "per_class", "bootstrap", "notes")
+    kept = ("verdict", "data", "split", "operating_points", "per_class", "bootstrap", "notes", "other_tests")
     return Manifest(
         name=f"{experiment.model.name}, {run.resolve().name}",
         classes=predictions.classes,

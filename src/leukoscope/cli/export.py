@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from ..inference.views import Views
     from ..models.export import Store
 
 
@@ -19,10 +20,21 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--no-weights", is_flag=True, help="Leave out weights.safetensors, which only further training needs.")
 @click.option(
+    "--also", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Run of the same settings, split otherwise, whose figures the card shows too; may stand several times.",
+)  # fmt: skip
+@click.option(
     "--alpha", type=click.FloatRange(0.001, 0.499), default=0.1, show_default=True,
     help="Share of each class that may be called another; more cells are unsure when it is small.",
 )  # fmt: skip
-def export(run: Path, output: Path, folds: tuple[int, ...], store: "Store", no_weights: bool, alpha: float) -> None:
+@click.option(
+    "--views", type=click.Choice(["one", "flips", "turns"]), default="one", show_default=True,
+    help="Look at each cell once, in 4 mirrorings, or in 8 mirrorings and turns, and average.",
+)  # fmt: skip
+def export(
+    run: Path, output: Path, *, folds: tuple[int, ...], store: "Store", no_weights: bool, also: tuple[Path, ...],
+    alpha: float, views: "Views",
+) -> None:  # fmt: skip
     """Make a model bundle of an evaluated RUN: all its folds averaged, or some of them.
 
     The bundle holds everything that an answer needs (preparation, networks, calibration, operating points, when to
@@ -32,6 +44,7 @@ def export(run: Path, output: Path, folds: tuple[int, ...], store: "Store", no_w
     Examples:
       leukoscope export runs/first -o models/first
       leukoscope export runs/first -o models/first-0 --fold 0 --store half
+      leukoscope export runs/kfold -o models/both --also runs/shift --views flips
       leukoscope predict cells/ --model models/first
     """
     from ..errors import require
@@ -40,6 +53,9 @@ def export(run: Path, output: Path, folds: tuple[int, ...], store: "Store", no_w
         require(module, feature="Exporting a model", extra="train")
     from ..export import export_run
 
-    bundle = export_run(run, output, folds=folds, store=store, weights=not no_weights, alpha=alpha, say=click.echo)
+    bundle = export_run(
+        run, output, folds=folds, store=store, weights=not no_weights, also=also, alpha=alpha, views=views,
+        say=click.echo,
+    )  # fmt: skip
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
     click.echo(f"bundle    {bundle.path} ({size / 1e6:.1f} MB)")

@@ -89,9 +89,7 @@ def _with_scale_folded(network: Network) -> Network:
     return folded
 
 
-def to_safetensors(
-    network: Network, *, metadata: Mapping[str, str] | None = None, store: Store = "single"
-) -> bytes:
+def to_safetensors(network: Network, *, metadata: Mapping[str, str] | None = None, store: Store = "single") -> bytes:
     """Return the weights as a safetensors file, in half precision where `store` asks for less than single."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if store != "single":

@@ -105,6 +105,22 @@ def _figures(manifest: Manifest) -> list[str]:
         lines.append(
             f"| {_POINTS.get(name, name)} | {threshold} | {span(row['sensitivity'])} | {span(row['specificity'])} |"
         )
+    return [*lines, "", *_other_tests(manifest)]
+
+
+def _other_tests(manifest: Manifest) -> list[str]:
+    """What the same settings reach when they are tested otherwise, such as on another part than they learned from."""
+    others = manifest.metrics.get("other_tests", [])
+    if not others:
+        return []
+    lines = ["### The same settings, tested otherwise", "", "| Test | Cells | Groups | AUROC | Cell size alone |"]
+    lines.append("|---|---|---|---|---|")
+    for other in others:
+        auroc = {name: span(figures["auroc"]) for name, figures in other["estimators"].items()}
+        data = other["data"]
+        lines.append(
+            f"| {other['test']} | {data['cells']:,} | {data['groups']} | {auroc['model']} | {auroc.get('size', '–')} |"
+        )
     return [*lines, ""]
 
 
