@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leukoscope.cli.survival import _cuts
+from leukoscope.cli.survival import _cuts, _mapping
 from leukoscope.errors import CallError, DataError, LeukoscopeError, UnknownNameError
 from leukoscope.survival.cohort import describe, read_cohort
 from leukoscope.survival.settings import StudySettings
@@ -70,13 +70,76 @@ def test_a_row_given_twice_for_one_patient_counts_once_and_is_said() -> None:
 def test_equal_rows_without_a_patient_column_are_kept_and_said() -> None:
     cohort = cohort_from("months,died,stage\n5,1,I\n5,1,I\n6,0,II\n")
     assert len(cohort) == 3
-    assert any("equal another row" in note and "--id" in note for note in cohort.notes)
+    assert any("1 row equals another row" in note and "--id" in note for note in cohort.notes)
 
 
 def test_codes_outside_the_mapping_are_refused() -> None:
     text = "months,died,stage\n5,1,I\n7,0,II\n9,3,II"
     with pytest.raises(DataError, match=r"outside --events: '3' \(1 ×\)"):
         cohort_from(text, events={"0": "censored", "1": "death"})
+
+
+@pytest.mark.parametrize("alive", ["alive", "Censored", "no event", "LIVING"])
+def test_a_code_for_the_living_is_censored_whatever_its_word(alive: str) -> None:
+    cohort = cohort_from("months,died,stage\n5,1,I\n7,0,II", events={"0": alive, "1": "death"})
+    assert cohort.state.tolist() == [1, 0]
+    assert cohort.events == ("death",)
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ({"1": "relapse", "1.0": "death"}, "gives '1' two meanings: 'relapse' and 'death'"),
+        ({"0": "alive", "NA": "death"}, "'NA' stands for a missing value"),
+        ({"0": "alive", "1": "censored"}, "every value means censored"),
+    ],
+)
+def test_a_mapping_that_says_two_things_or_none_is_refused(events: dict[str, str], message: str) -> None:
+    with pytest.raises(CallError, match=message):
+        cohort_from("months,died,stage\n5,1,I\n7,0,II", events=events)
+
+
+def test_a_code_given_twice_on_the_command_line_is_refused() -> None:
+    assert _mapping("0=alive, 1=death") == {"0": "alive", "1": "death"}
+    with pytest.raises(CallError, match="'1' two meanings"):
+        _mapping("0=alive,1=relapse,1=death")
+    with pytest.raises(CallError, match="is not value=meaning"):
+        _mapping("0=alive,1")
+
+
+def test_competing_events_are_found_in_any_case_and_named_once() -> None:
+    text = "months,died,stage\n5,1,I\n7,0,II\n9,2,II"
+    events = {"0": "alive", "1": "Relapse", "2": "Death"}
+    assert cohort_from(text, events=events, competing=["death"]).events == ("Relapse", "Death")
+    with pytest.raises(CallError, match="twice"):
+        cohort_from(text, events=events, competing=["death", "Death"])
+    with pytest.raises(CallError, match="names every event"):
+        cohort_from(text, events=events, competing=["death", "relapse"])
+    with pytest.raises(CallError, match="--competing-time needs --competing"):
+        cohort_from(text, events=events, competing=["death"], competing_time="months")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"covariates": ["age", "age"]}, "names 'age' twice"),
+        ({"covariates": ["age", "stage"]}, "'stage' is the stage"),
+        ({"covariates": ["log(months)"]}, "is to be predicted"),
+        ({"stage": "died"}, "also the time or an event"),
+        ({"event": "months"}, "both 'months'"),
+        ({"stage_cuts": (1.0,), "stage_order": ("I", "II")}, "leave out --stage-order"),
+    ],
+)
+def test_a_column_has_one_part_to_play(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(CallError, match=message):
+        cohort_from("months,died,stage,age\n5,1,I,60\n7,0,II,70", **settings)
+
+
+def test_spellings_that_differ_in_case_are_one_stage_and_said() -> None:
+    cohort = cohort_from("months,died,stage,sex\n5,1,CR1,f\n7,0,cr1,F\n9,1,CR1,F\n3,1,CR2,M", covariates=["sex"])
+    assert cohort.stages == ("CR1", "CR2")
+    assert cohort.covariates["sex"].tolist() == ["F", "F", "F", "M"]
+    assert "Column 'stage': counted CR1, cr1 as CR1" in cohort.notes[0]
 
 
 def test_of_several_events_all_but_one_must_be_said_to_compete() -> None:
@@ -141,6 +204,25 @@ def test_semicolons_and_decimal_commas_are_read(tmp_path: Path) -> None:
     path.write_text("Monate;tot;Stadium\n5,5;1;I\n7,25;0;II\n", encoding="utf-8-sig")
     cohort = read_cohort(path, StudySettings(time="Monate", event="tot", stage="Stadium", unit="months"))
     assert cohort.time.tolist() == [5.5, 7.25]
+
+
+def test_a_file_that_is_not_utf_8_is_named_with_its_line_and_the_cure(tmp_path: Path) -> None:
+    settings = StudySettings(time="months", event="died", stage="stage")
+    text = "months,died,stage\n5,1,mild\n7,0,schwäche\n"
+    (tmp_path / "c.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"c\.csv, line 3: not UTF-8 .*'ä'.*CSV UTF-8"):
+        read_cohort(tmp_path / "c.csv", settings)
+    (tmp_path / "c.csv").write_bytes(text.encode("utf-16"))
+    assert read_cohort(tmp_path / "c.csv", settings).stages == ("mild", "schwäche")
+    (tmp_path / "c.csv").write_bytes(b"PK\x03\x04 and more")
+    with pytest.raises(DataError, match="is a workbook"):
+        read_cohort(tmp_path / "c.csv", settings)
+
+
+def test_decimal_commas_beside_decimal_points_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("months;died;stage\n5,5;1;I\n1.250;0;II\n")
+    with pytest.raises(DataError, match=r"decimal commas and decimal points: '5,5' \(line 2\), '1.250' \(line 3\)"):
+        read_cohort(tmp_path / "c.csv", StudySettings(time="months", event="died", stage="stage"))
 
 
 @pytest.mark.parametrize("text", ["", "months,died,stage\n", "months,died,stage\n5,1\n", "a,a\n1,2\n"])

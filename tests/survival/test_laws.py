@@ -16,7 +16,11 @@ from leukoscope.survival.cox import columns_of
 from leukoscope.survival.curves import RiskTable, risk_table
 from leukoscope.survival.fitting import curves_of, fit_model
 from leukoscope.survival.gray import gray
+from leukoscope.survival.horizons import Unit
+from leukoscope.survival.judgement import judge
 from leukoscope.survival.model import patient_curves
+from leukoscope.survival.settings import StudySettings
+from leukoscope.survival.study import choose_horizons
 
 from .conftest import drawn
 
@@ -89,6 +93,23 @@ def test_a_fitted_model_knows_neither_row_order_nor_unit(seed: int, factor: floa
     # 1e-9 above each time, so that 3.0 x 365.25 falls on the same side of the step as 3.0
     found = two.incidence(columns_of(other), times * factor * (1 + 1e-9))
     assert found == pytest.approx(expected[:, order], abs=1e-5, nan_ok=True)
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["weeks", "months", "years"]))
+@hypothesis_settings(max_examples=4)
+def test_the_c_index_knows_neither_the_unit_nor_the_horizons(seed: int, unit: Unit) -> None:
+    """The same numbers called weeks or years choose other horizons; who outlives whom stays the same."""
+    cohort = drawn(90, seed=seed, competing=True)
+    factor = {"weeks": 7.0, "months": 1.0, "years": 1 / 12}[unit]
+    asked = StudySettings(time="t", event="e", stage="s")
+    indices = []
+    for other in (cohort, replace(cohort, unit=unit), replace(cohort, unit=unit, time=cohort.time * factor)):
+        judged = judge(
+            other, horizons=choose_horizons(other, asked), folds=3, repeats=1, rng=np.random.default_rng(seed)
+        )
+        indices.append([figures["c_index"]["value"] for figures in judged["estimators"].values()])
+    assert indices[1] == pytest.approx(indices[0], abs=1e-9)
+    assert indices[2] == pytest.approx(indices[0], abs=1e-9)
 
 
 @given(st.integers(0, 10_000), st.floats(30, 90))

@@ -1,5 +1,7 @@
 """Answers for one patient: within the data, at their end, past it; by covariates or by the curve of the stage."""
 
+import csv
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from leukoscope.errors import CallError, DataError, UnknownNameError
 from leukoscope.survival.aft import fit_aft
@@ -15,7 +18,8 @@ from leukoscope.survival.cox import make_design
 from leukoscope.survival.fitting import fit_model
 from leukoscope.survival.horizons import Horizon
 from leukoscope.survival.model import SurvivalModel, read_model, write_model
-from leukoscope.survival.predict import as_json, ask, ask_table, fields_of, write_predictions
+from leukoscope.survival.predict import answer, as_json, ask, ask_table, fields_of, write_predictions
+from leukoscope.survival.table import read_table
 
 from .conftest import drawn, table
 
@@ -99,7 +103,7 @@ def test_too_few_events_are_answered_by_the_curve_of_the_stage() -> None:
     model = replace(fit_model(small).model, horizons=((5.0, "five months"),))
     assert model.causes == ()
     prediction = ask(model, {"stage": "II", "age": "60"})
-    assert "observed curve" in prediction.method
+    assert "Observed curve" in prediction.method
     assert "covariates are not used" in prediction.notes[0]
 
 
@@ -109,7 +113,14 @@ def test_a_stage_without_an_event_is_answered_by_its_curve() -> None:
     model = replace(fit_model(quiet).model, horizons=((12.0, "one year"),))
     assert "I" in model.unmodelled
     answer = ask(model, {"stage": "I", "age": "60"}).answers[0]
-    assert "no limits can be given" in answer.text
+    followed = int(((quiet.stage == 0) & (quiet.time >= 12)).sum())
+    # scipy.stats.binomtest(0, followed, alternative="less").proportion_ci(0.95, "exact")
+    limit = binomtest(0, followed, alternative="less").proportion_ci(0.95).high
+    assert f"{followed} patients were followed that far, so up to {100 * limit:.0f} of 100" in answer.text
+    assert answer.survival is not None
+    assert (answer.survival.value, answer.survival.low) == (1.0, pytest.approx(1 - limit))
+    far = ask(model, {"stage": "I", "age": "60"}, horizons=[THIRTY_YEARS], extrapolate=False)
+    assert far.answers[0].survival is None
     assert ask(model, {"stage": "II", "age": "60"}).method.startswith("Cox")
 
 
@@ -152,7 +163,71 @@ def test_the_form_of_the_reading_room_names_choices_and_ranges(model: SurvivalMo
 
 
 def test_a_prediction_says_what_it_is_for(model: SurvivalModel) -> None:
-    assert "not for decisions about a patient" in as_json(ask(model, {"stage": "II", "age": "60"}))["use"]
+    assert "not a diagnosis" in as_json(ask(model, {"stage": "II", "age": "60"}))["notice"]
+
+
+def test_the_face_for_other_programs_gives_plain_values(model: SurvivalModel) -> None:
+    found = answer(model, "ii", {"Age": 60}, horizons=["2 years", "30 years"])
+    assert json.loads(json.dumps(found)) == found
+    assert {"horizons", "median", "median_text", "sentences", "warnings", "notice"} <= set(found)
+    near, far = found["horizons"]
+    assert near["survival"] == pytest.approx(vars(ask(model, {"stage": "II", "age": "60"}).answers[0].survival))
+    assert far["survival"] is None
+    with pytest.raises(CallError, match="'stage' is the stage"):
+        answer(model, "II", {"stage": "III", "age": 60})
+    with pytest.raises(CallError, match="age is given twice"):
+        answer(model, "II", {"age": 60, "Age": 61})
+
+
+def test_far_outside_what_was_seen_no_number_is_invented(model: SurvivalModel, tmp_path: Path) -> None:
+    found = answer(model, "II", {"age": 6000})
+    assert found["horizons"][0]["survival"] is None
+    assert found["median"] == {"value": None, "low": None, "high": None}
+    assert "far outside what the model saw" in found["warnings"][0]
+
+
+@pytest.mark.parametrize(("text", "value"), [("60,5", 60.5), (" 60.5 ", 60.5), ("+60", 60.0)])
+def test_a_decimal_comma_is_read(model: SurvivalModel, text: str, value: float) -> None:
+    assert answer(model, "II", {"age": text})["horizons"] == answer(model, "II", {"age": value})["horizons"]
+
+
+@pytest.mark.parametrize("text", ["1,234", "6_0", "60 years"])
+def test_a_number_that_can_be_misread_is_refused(model: SurvivalModel, text: str) -> None:
+    with pytest.raises(CallError, match="two ways|not a number"):
+        answer(model, "II", {"age": text})
+
+
+def test_a_table_may_write_its_columns_and_decimals_its_own_way(model: SurvivalModel, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("Name;STAGE;Age\nä;iii;60,5\n", encoding="utf-8-sig")
+    found = ask_table(model, read_table(tmp_path / "t.csv"))
+    assert found[0].answers == ask(model, {"stage": "III", "age": "60.5"}).answers
+    with pytest.raises(DataError, match="could all be 'age'"):
+        ask_table(model, table("stage,Age,AGE\nI,50,51\n"))
+
+
+def test_the_table_of_answers_has_incidences_warnings_and_the_notice(tmp_path: Path) -> None:
+    model = replace(fit_model(drawn(300, competing=True)).model, horizons=((24.0, "two years"),))
+    patients = table("stage,age,time\nII,95,x\n")
+    write_predictions(tmp_path / "p.csv", ask_table(model, patients), patients)
+    row = next(csv.DictReader((tmp_path / "p.csv").open()))
+    assert row["time"] == "x"  # the column of the table is not written over
+    assert row["predicted time"] == "24.0"
+    total = float(row["event-free"]) + float(row["relapse"]) + float(row["death"])
+    assert total == pytest.approx(1, abs=2e-4)
+    assert float(row["relapse low"]) < float(row["relapse"]) < float(row["relapse high"])
+    assert "outside what the model saw" in row["warnings"]
+    assert "not a diagnosis" in row["notice"]
+
+
+def test_a_stage_that_the_model_does_not_cover_is_not_extrapolated() -> None:
+    cohort = drawn(200)
+    quiet = replace(cohort, state=np.where(cohort.stage == 0, 0, cohort.state))
+    smooth = fit_aft(make_design(quiet, stages=("II", "III")))
+    model = replace(fit_model(quiet).model, horizons=((900.0, "75 years"),), extrapolation=smooth)
+    found = ask(model, {"stage": "I", "age": "60"}, extrapolate=True)
+    assert found.answers[0].survival is None
+    assert "nothing to extrapolate from" in found.notes[0]
+    assert "little more than a guess" in ask(model, {"stage": "II", "age": "60"}, extrapolate=True).answers[0].text
 
 
 def test_prediction_needs_neither_lifelines_nor_pandas(model: SurvivalModel, tmp_path: Path) -> None:

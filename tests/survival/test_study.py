@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from leukoscope.cli import leukoscope
-from leukoscope.errors import LeukoscopeError
+from leukoscope.errors import CallError, LeukoscopeError
 from leukoscope.survival.judgement import judge, optimism
 from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import choose_horizons, run_study
@@ -117,6 +117,39 @@ def test_predict_answers_from_the_folder_that_fit_wrote(call: Call, fitted: Path
     assert json.loads(told.output)["horizons"][0]["survival"]["value"] < 1
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("TABLE", "--stage", "II"), "no place beside a TABLE"),
+        (("TABLE", "--picture", "x.svg"), "draws one patient"),
+        (("TABLE", "--json", "-o", "x.csv"), "Leave out one of them"),
+        (("--stage", "II", "--age", "60", "--age", "61"), "--age is given twice"),
+        (("--stage", "II", "--age", "60", "--Age", "61"), "age is given twice"),
+        (("--stage", "--age", "60"), "not followed by a value"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_errors(
+    call: Call, fitted: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "t.csv").write_text("stage,age\nII,60\n")
+    result = call("predict", str(fitted), *(str(tmp_path / "t.csv") if word == "TABLE" else word for word in words))
+    assert isinstance(result.exception, CallError)
+    assert message in str(result.exception)
+
+
+def test_a_table_is_answered_on_the_screen_in_json_and_as_a_file(call: Call, fitted: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("stage,age\nII,60\nIII,99\n")
+    told = call("predict", str(fitted), str(tmp_path / "t.csv"))
+    assert told.output.count("Median survival") == 2
+    assert "Line 3:" in told.output
+    assert "Warning: age 99 is outside" in told.output
+    assert told.output.endswith("Research use, not a diagnosis; not for decisions about a patient.\n")
+    plain = call("predict", str(fitted), str(tmp_path / "t.csv"), "--json")
+    assert len(json.loads(plain.output)) == 2
+    assert call("predict", str(fitted), "--stage", "II", "--age", "60", "-o", str(tmp_path / "p.csv")).exit_code == 0
+    assert (tmp_path / "p.csv").read_text().startswith("stage,age,horizon,time,survival,survival low,survival high,")
+
+
 def test_predict_past_the_data_gives_no_number(call: Call, fitted: Path) -> None:
     result = call("predict", str(fitted), "--stage", "II", "--age", "60", "--horizons", "40 years")
     assert result.exit_code == 0
@@ -132,6 +165,14 @@ def test_competing_events_make_a_page_too(call: Call, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     _, text = _read(tmp_path / "out" / "survival.html")
     assert "Gray's test" in text
+    assert "Pair by pair: relapse" in text
+    assert "curves for any event (relapse or death): p" in text.lower()
+    assert "Median time to the first event of any kind" in text
+    assert "Gray's test, relapse: χ²" in result.output
+    assert "Log-rank test, relapse or death: χ²" in result.output
+    assert "Research use, not a diagnosis" in result.output
+    told = call("predict", str(tmp_path / "out"), "--stage", "II", "--age", "60")
+    assert "Median time to the first event of any kind (relapse or death): " in told.output
     assert "Fine and Gray" in text
     assert "have relapsed" in text
 

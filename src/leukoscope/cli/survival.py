@@ -121,11 +121,16 @@ def _list(text: str, *, separator: str = ",") -> tuple[str, ...]:
 def _mapping(text: str) -> dict[str, str]:
     from ..errors import CallError
 
-    pairs = [part.partition("=") for part in _list(text)]
-    wrong = [value for value, equals, word in pairs if not equals or not word.strip()]
-    if wrong:
-        raise CallError(f"--events: '{wrong[0]}' has no meaning. Write value=meaning, such as \"0=censored,1=death\".")
-    return {value.strip(): word.strip() for value, _, word in pairs}
+    meaning: dict[str, str] = {}
+    for value, equals, word in (part.partition("=") for part in _list(text)):
+        if not (equals and value.strip() and word.strip()):
+            raise CallError(
+                f"--events: '{value}{equals}{word}' is not value=meaning. Write such as \"0=censored,1=death\"."
+            )
+        if value.strip() in meaning:
+            raise CallError(f"--events gives '{value.strip()}' two meanings. Keep one of them.")
+        meaning[value.strip()] = word.strip()
+    return meaning
 
 
 def _cuts(text: str) -> tuple[float, ...]:
@@ -145,10 +150,11 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
     from ..report.survival_page import write_page
     from ..survival.cohort import read_cohort
     from ..survival.study import run_study, write_study
+    from ..survival.words import counted
 
     started = time.perf_counter()
     cohort = read_cohort(table, settings)
-    for note in [*(f"Rows left out: {len(d.lines)}; {d.reason}." for d in cohort.dropped), *cohort.notes]:
+    for note in [*(f"{counted(len(d.lines), 'row')} left out: {d.reason}." for d in cohort.dropped), *cohort.notes]:
         click.echo(f"Note: {note}", err=True)
     study = run_study(cohort, settings, title=title)
     write_study(output, study)
@@ -160,17 +166,19 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
 
 def _say(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
+    from ..report.survival_words import interval_words, model_name, test_lines
+    from ..survival.words import NOTICE
+
     for stage in result["comparison"]["stages"].values():
         click.echo(_latest(stage))
-    tests = result["comparison"]["tests"]
-    if tests:
-        test = tests["logrank"]
-        click.echo(f"Log-rank test: {test['statistic']:.4g} on {test['df']} df, p = {test['p']:.2g}.")
+    for line in test_lines(result["comparison"]["tests"]):
+        click.echo(line)
     if result["judgement"]:
-        chosen = result["judgement"]["chosen"]
-        for name in (chosen, "stage alone"):
-            c = result["judgement"]["estimators"][name]["c_index"]
-            click.echo(f"Cross-validated C-index, {name}: {c['value']:.3f} ({c['low']:.3f} to {c['high']:.3f}).")
+        event, chosen = result["cohort"]["events"][0], result["judgement"]["chosen"]
+        for key in (chosen, "stage alone"):
+            c = result["judgement"]["estimators"][key]["c_index"]
+            click.echo(f"Cross-validated C-index for {event}, {model_name(key)}: {interval_words(c)}.")
+    click.echo(NOTICE)
     for limit in result["limits"]:
         click.echo(f"Note: {limit}", err=True)
 
@@ -186,9 +194,9 @@ def _latest(stage: dict[str, Any]) -> str:
 @click.argument("table", required=False, type=_FILE)
 @click.option("--horizons", default="", help="Times to answer for: '1 year,2 years'; those of the model if absent.")
 @click.option("--extrapolate", is_flag=True, help="Answer past the last follow-up with a smooth curve, marked as such.")
-@click.option("--json", "as_json_text", is_flag=True, help="Print JSON instead of sentences.")
+@click.option("--json", "as_json_text", is_flag=True, help="Print JSON instead of sentences (a list for a TABLE).")
 @click.option("--picture", type=_FILE, help="Write the curve of one patient as SVG.")
-@click.option("-o", "--output", type=_FILE, help="Write the answers for a TABLE as CSV (else they go to the screen).")
+@click.option("-o", "--output", type=_FILE, help="Write the answers as CSV (else they go to the screen).")
 @click.pass_context
 def predict_command(
     context: click.Context, folder: Path, table: Path | None, horizons: str, extrapolate: bool, as_json_text: bool,
@@ -196,7 +204,8 @@ def predict_command(
 ) -> None:  # fmt: skip
     """Predict for a patient, whose values follow as options named like the columns, or for a TABLE of patients.
 
-    Needs only what `survival fit` wrote. Past the last follow-up it gives no number, unless you say --extrapolate.
+    Needs only what `survival fit` wrote. A TABLE is a CSV with the columns that were fitted, and any others.
+    Past the last follow-up it gives no number, unless you say --extrapolate.
 
     \b
     Examples:
@@ -206,33 +215,74 @@ def predict_command(
     """
     from ..survival.horizons import parse_horizon
     from ..survival.model import read_model
-    from ..survival.predict import ask
+    from ..survival.predict import write_predictions
 
     model = read_model(folder)
     asked = tuple(parse_horizon(text, unit=model.unit) for text in _list(horizons))
-    if table is not None and not table.name.startswith("-"):
-        _predict_table(model, table, output=output, horizons=asked, extrapolate=extrapolate)
-        return
-    prediction = ask(model, _patient(context.args, table), horizons=asked, extrapolate=extrapolate)
-    _print(prediction, as_json_text=as_json_text)
+    words = [str(table), *context.args] if table and str(table).startswith("-") else context.args
+    table = None if table and str(table).startswith("-") else table
+    _check_call(words, table, output=output, as_json_text=as_json_text, picture=picture)
+    patients, predictions = _predictions(model, words, table, {"horizons": asked, "extrapolate": extrapolate})
     if picture:
-        from ..artifacts import write_text
-        from ..report.survival_figures import for_file, prediction_curve
+        _draw(predictions[0], picture)
+    if output:
+        write_predictions(output, predictions, patients)
+        click.echo(f"Wrote {output}")
+        return
+    _print(predictions, patients.lines if table else (), as_json_text=as_json_text)
 
-        write_text(picture, for_file(prediction_curve(prediction)))
-        click.echo(f"Wrote {picture}", err=True)
+
+def _check_call(
+    words: list[str], table: Path | None, *, output: Path | None, as_json_text: bool, picture: Path | None
+) -> None:
+    """Refuse options that would have no effect."""
+    from ..errors import CallError
+
+    if table and words:
+        raise CallError(
+            f"'{words[0]}' has no place beside a TABLE, whose rows bring all values. Leave out one of the two."
+        )
+    if table and picture:
+        raise CallError("--picture draws one patient. Give that patient's values instead of a TABLE.")
+    if output and as_json_text:
+        raise CallError("-o writes CSV and --json prints JSON. Leave out one of them.")
 
 
-def _patient(words: list[str], first: Path | None) -> dict[str, str]:
+def _predictions(model: Any, words: list[str], table: Path | None, how: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the patients as a table, that of one row for the patient of the call, and a prediction for each."""
+    from ..survival.predict import ask, ask_table
+    from ..survival.table import Table, read_table
+
+    if table:
+        patients = read_table(table)
+        return patients, ask_table(model, patients, **how)
+    patient = _patient(words)
+    return Table({name: [value] for name, value in patient.items()}, [1], "the call"), [ask(model, patient, **how)]
+
+
+def _draw(prediction: Any, picture: Path) -> None:
+    from ..artifacts import write_text
+    from ..errors import CallError
+    from ..report.survival_figures import for_file, prediction_curve
+
+    if not prediction.curves:
+        raise CallError(f"There is no curve to draw. {prediction.notes[0]}")
+    write_text(picture, for_file(prediction_curve(prediction)))
+    click.echo(f"Wrote {picture}", err=True)
+
+
+def _patient(words: list[str]) -> dict[str, str]:
     """Read '--stage CR2 --age=34' into {'stage': 'CR2', 'age': '34'}."""
     from ..errors import CallError
 
-    words = [part for word in [*([str(first)] if first else []), *words] for part in _parted(word)]
-    patient = {}
+    words = [part for word in words for part in _parted(word)]
+    patient: dict[str, str] = {}
     while words:
         name, *words = words
-        if not name.startswith("--") or not words:
+        if not name.startswith("--") or not words or words[0].startswith("--"):
             raise CallError(f"'{name}' is not followed by a value. Write --column value, such as --stage II --age 34.")
+        if name.removeprefix("--") in patient:
+            raise CallError(f"{name} is given twice. Give it once; for several patients, use a TABLE.")
         patient[name.removeprefix("--")], *words = words
     return patient
 
@@ -242,31 +292,24 @@ def _parted(word: str) -> list[str]:
     return [name, value] if word.startswith("--") and equals else [word]
 
 
-def _print(prediction: Any, *, as_json_text: bool) -> None:
+def _print(predictions: Any, lines: Any, *, as_json_text: bool) -> None:
+    """Print the predictions; `lines` are those of the table they came from, none for a single patient."""
     import json
 
     from ..survival.predict import as_json
+    from ..survival.words import NOTICE
 
     if as_json_text:
-        click.echo(json.dumps(as_json(prediction), indent=1, ensure_ascii=False))
+        found = [as_json(prediction) for prediction in predictions]
+        click.echo(json.dumps(found if lines else found[0], indent=1, ensure_ascii=False))
         return
-    for answer in prediction.answers:
-        click.echo(answer.text)
-    click.echo(prediction.median_text)
-    for note in prediction.notes:
-        click.echo(f"Note: {note}", err=True)
-    click.echo(f"({prediction.method}. Research use only; not for decisions about a patient.)")
-
-
-def _predict_table(model: Any, table: Path, *, output: Path | None, horizons: Any, extrapolate: bool) -> None:
-    from ..survival.predict import ask_table, write_predictions
-    from ..survival.table import read_table
-
-    patients = read_table(table)
-    predictions = ask_table(model, patients, horizons=horizons, extrapolate=extrapolate)
-    if output is None:
-        for line, prediction in zip(patients.lines, predictions, strict=True):
-            click.echo(f"Line {line}: {' '.join(answer.text for answer in prediction.answers)}")
-        return
-    write_predictions(output, predictions, patients)
-    click.echo(f"Wrote {output}")
+    for place, prediction in enumerate(predictions):
+        if lines:
+            click.echo(f"Line {lines[place]}:")
+        for text in [*(answer.text for answer in prediction.answers), prediction.median_text]:
+            click.echo(text)
+        for note in prediction.notes:
+            click.echo(f"Warning: {note}")
+        if not lines:
+            click.echo(f"{prediction.method}.")
+    click.echo(NOTICE)

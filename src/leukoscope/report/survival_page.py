@@ -8,11 +8,11 @@ from markupsafe import Markup
 
 from ..artifacts import write_text
 from ..survival.tripod import checklist
-from ..survival.words import deadly, listing
+from ..survival.words import counted, deadly, in_stage, listing
 from . import survival_figures as figures
 from .rendering import environment
 from .style import COLOURS
-from .survival_words import open_time, p_value, said, significant, span
+from .survival_words import model_name, open_time, p_value, ratio, said, significant, span
 
 Drawn = dict[str, tuple[str, str]]  # name -> (SVG in stand-in colours, what one sees)
 
@@ -30,7 +30,10 @@ def write_page(
 
 def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: Sequence[tuple[str, str]] = ()) -> str:
     """Return the page as HTML."""
-    pages = environment(p=p_value, span=span, listing=listing, sig=significant, open=open_time)
+    pages = environment(
+        p=p_value, span=span, listing=listing, sig=significant, open=open_time, ratio=ratio, counted=counted,
+        in_stage=in_stage,
+    )  # fmt: skip
     return pages.get_template("survival.html").render(
         r=result, source=source, links=links,
         cohort=result["cohort"], model=result["model"], judged=result["judgement"], tests=result["comparison"]["tests"],
@@ -38,7 +41,8 @@ def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: 
         colours={**COLOURS, **figures.stage_roles()},
         headline=headline(result), estimators=estimators(result["judgement"]), checklist=checklist(result),
         looks=figures.stage_looks(list(result["comparison"]["stages"])),
-        alive=_alive(result["cohort"]), said=said(result),
+        alive=_alive(result["cohort"]), median_of=_median_of(result["cohort"]), said=said(result),
+        mean_digits=0 if result["cohort"]["last_follow_up"] >= 500 else 2,
     )  # fmt: skip
 
 
@@ -47,6 +51,13 @@ def _alive(cohort: Mapping[str, Any]) -> str:
     if len(cohort["events"]) > 1:
         return "free of every event"
     return "alive" if deadly(cohort["events"][0]) else f"without {cohort['events'][0]}"
+
+
+def _median_of(cohort: Mapping[str, Any]) -> str:
+    """Say what the median counts."""
+    if len(cohort["events"]) > 1:
+        return "time to the first event of any kind"
+    return "survival" if deadly(cohort["events"][0]) else f"time to {cohort['events'][0]}"
 
 
 def _draw(result: Mapping[str, Any]) -> Drawn:
@@ -123,4 +134,4 @@ def estimators(judged: Mapping[str, Any] | None) -> list[dict[str, str]]:
         return []
     titles = {"model": "Model", "stage alone": "Stage alone", "no covariates": "No covariates"}
     keys = dict.fromkeys([judged["chosen"], *titles])
-    return [{"key": key, "title": titles.get(key, f"Model, {key}")} for key in keys]
+    return [{"key": key, "title": titles.get(key) or model_name(key).capitalize()} for key in keys]

@@ -1,10 +1,11 @@
 """What the numbers of survival.html say, in words that need no statistics."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..survival.horizons import in_words
-from ..survival.words import listing
+from ..survival.words import counted, listing, short
 
 
 def p_value(p: float | None) -> str:
@@ -15,6 +16,8 @@ def p_value(p: float | None) -> str:
     """
     if p is None:
         return "–"
+    if p > 0.99:
+        return "above 0.99"
     return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
@@ -24,9 +27,19 @@ def significant(value: float | None, digits: int = 3) -> str:
     >>> significant(1234567.0), significant(0.01234), significant(None)
     ('1234567', '0.0123', '–')
     """
-    if value is None:
-        return "–"
-    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+    return "–" if value is None else short(value, digits)
+
+
+def ratio(value: float) -> str:
+    """Return a hazard ratio; close to 1 with as many digits as tell it from 1, and without absurd extremes.
+
+    >>> ratio(4.554), ratio(1.0312), ratio(1.000213), ratio(123456.0), ratio(0.00001)
+    ('4.55', '1.03', '1.0002', 'above 1000', 'below 0.001')
+    """
+    if not 1e-3 <= value <= 1e3:
+        return "above 1000" if value > 1 else "below 0.001"
+    digits = 3 + max(0, math.floor(-math.log10(max(abs(value - 1), 1e-6))) - 1)
+    return short(value, digits) if abs(value - 1) < 0.1 and value != 1 else short(value)
 
 
 def open_time(interval: Mapping[str, float | None], unit: str) -> str:
@@ -41,6 +54,25 @@ def open_time(interval: Mapping[str, float | None], unit: str) -> str:
         "beyond the follow-up" if interval[key] is None else significant(interval[key]) for key in ("low", "high")
     )
     return f"{significant(interval['value'])} {unit} ({low} to {high})"
+
+
+def interval_words(interval: Mapping[str, float | None], digits: int = 3) -> str:
+    """Return an estimate with its interval for the terminal, or that it is not known.
+
+    >>> interval_words({"value": 0.65, "low": 0.5, "high": 0.8})
+    '0.650 (0.500 to 0.800)'
+    """
+    return "not known" if interval["value"] is None else span(interval, digits)
+
+
+def model_name(key: str) -> str:
+    """Name a candidate of the judgement: 'ridge 0.01' is the model with shrunken coefficients.
+
+    >>> model_name("model"), model_name("ridge 0.01")
+    ('model', 'shrunken model (ridge penalty 0.01)')
+    """
+    kind, _, penalty = key.partition(" ")
+    return f"shrunken model (ridge penalty {penalty})" if kind == "ridge" else key
 
 
 def span(interval: Mapping[str, float | None] | None, digits: int = 2) -> str:
@@ -70,32 +102,51 @@ def said(result: Mapping[str, Any]) -> dict[str, Any]:
         "calibration": [_calibration_words(entry) for entry in (judged or {}).get("calibration", ())],
         "optimism": _optimism_words(judged),
         "tried": _tried_words(judged),
-        "missing": [f"{name} {count}" for name, count in cohort["missing"].items() if count],
+        "missing": [f"{name} {count:,}" for name, count in cohort["missing"].items() if count],
         "horizons": listing(horizons),
         "lifelines": result["provenance"]["packages"].get("lifelines", "unknown"),
     }
 
 
 def _tests_words(tests: Mapping[str, Any], cohort: Mapping[str, Any]) -> str:
+    """Say what the tests found: of the event that is studied first, then of the others, then of any event."""
     if not tests:
         return ""
-    test, trend = tests["logrank"], tests["trend"]
-    text = (
-        f"Were all stages alike, curves this far apart would come by chance with p {_equals(test['p'])} "
-        f"(log-rank test, {_chi(test)})."
-    )
-    if trend and test["df"] > 1:
-        first, last = cohort["stages"][0]["name"], cohort["stages"][-1]["name"]
-        text += (
-            f" Outcome moves one way from {first} to {last}: p {_equals(trend['p'])} (trend version, {_chi(trend)})."
-        )
-    for event, gray in tests.get("gray", {}).items():
-        text += f" Incidence of {event}: p {_equals(gray['p'])} (Gray's test, {_chi(gray)})."
-    return text
+    competing = len(cohort["events"]) > 1
+    some = f"any event ({tests['of']})" if competing else cohort["events"][0]
+    found = [(f"incidences of {event}", gray, "Gray's test") for event, gray in tests.get("gray", {}).items()]
+    found.append((f"curves for {some}", tests["logrank"], "log-rank test"))
+    (what, test, name), *others = found
+    parts = [f"Were all stages alike, {what} this far apart would come by chance with p {_result(test, name)}."]
+    parts += [f"{what[0].upper()}{what[1:]}: p {_result(test, name)}." for what, test, name in others]
+    if competing and not tests.get("gray"):
+        parts.append("Gray's test of each event by itself does not take late entry.")
+    if tests["trend"] and tests["logrank"]["df"] > 1:
+        parts.append(_trend_words(tests["trend"], cohort, some))
+    return " ".join(parts)
+
+
+def _trend_words(trend: Mapping[str, Any], cohort: Mapping[str, Any], some: str) -> str:
+    verb = "moves" if trend["p"] < 0.05 else "is not shown to move"
+    first, last = cohort["stages"][0]["name"], cohort["stages"][-1]["name"]
+    return f"The time to {some} {verb} one way from {first} to {last}: p {_result(trend, 'trend version')}."
+
+
+def _result(test: Mapping[str, Any], name: str) -> str:
+    return f"{_equals(test['p'])} ({name}, {_chi(test)})"
+
+
+def test_lines(tests: Mapping[str, Any]) -> list[str]:
+    """Return the tests of all stages for the terminal, one line each, saying which event each is of."""
+    if not tests:
+        return []
+    found = [(f"Gray's test, {event}", test) for event, test in tests.get("gray", {}).items()]
+    found.append((f"Log-rank test, {tests['of']}", tests["logrank"]))
+    return [f"{name}: {_chi(test)}, p {_equals(test['p'])}." for name, test in found]
 
 
 def _chi(test: Mapping[str, Any]) -> str:
-    return f"χ² {test['statistic']:.4g} on {test['df']} df"
+    return f"χ² {test['statistic']:.2f} on {test['df']} df"
 
 
 def _equals(p: float) -> str:
@@ -105,30 +156,51 @@ def _equals(p: float) -> str:
 
 def _model_words(model: Mapping[str, Any]) -> str:
     kind = "A Cox model" if len(model["causes"]) == 1 else "A Cox model of each event (cause-specific hazards)"
-    penalty = ", shrunk by a ridge penalty that made it better on unseen patients" if model["penalty"] else ""
+    penalty = (
+        f", its coefficients shrunk towards none (ridge penalty {model['penalty']:g}), which made it better on unseen "
+        "patients"
+        if model["penalty"]
+        else ""
+    )
     return (
-        f"{kind}{penalty}: {model['patients']} patients, {model['events']} events, "
-        f"{model['coefficients']} coefficients. A hazard ratio of 2 means that at any time "
+        f"{kind}{penalty}: {counted(model['patients'], 'patient')}, {counted(model['events'], 'event')}, "
+        f"{counted(model['coefficients'], 'coefficient')}. A hazard ratio of 2 means that at any time "
         "twice as many of those still free of the event have it."
     )
 
 
 def _ratio_words(cause: Mapping[str, Any], references: Mapping[str, str]) -> str:
-    against = listing([f"{column} {level}" for column, level in references.items()])
+    against = listing([f"{column} {level}" for column, level in references.items() if _has(cause, column)])
     compared = f" Categories are compared with {against}." if against else ""
+    numbers = any(not row["level"] for row in cause["ratios"])
+    unit = " The ratio of a number counts for one unit more." if numbers else ""
     clear = [row for row in cause["ratios"] if row["p"] is not None and row["p"] < 0.05]
     if not clear:
-        return f"No ratio is clearly different from 1.{compared}"
-    row = max(clear, key=lambda row: abs(row["coefficient"]))
-    way = "higher" if row["ratio"] > 1 else "lower"
-    times = significant(max(row["ratio"], 1 / row["ratio"]), 2)
-    return f"Clearest: {row['term']}, {times} times {way} hazard.{compared} A number counts per one unit."
+        return f"No ratio is clearly different from 1.{compared}{unit}"
+    row = min(clear, key=lambda row: row["p"])
+    each = "" if row["level"] else ", for each unit more"
+    return f"Clearest: {row['term']}, {_hazard(row['ratio'])}{each}.{compared}{unit if each == '' else ''}"
+
+
+def _has(cause: Mapping[str, Any], column: str) -> bool:
+    return any(row["column"] == column for row in cause["ratios"])
+
+
+def _hazard(value: float) -> str:
+    """Say a hazard ratio in words.
+
+    >>> _hazard(4.55), _hazard(1.03), _hazard(0.6)
+    ('4.6 times the hazard', '3 % higher hazard', '40 % lower hazard')
+    """
+    if value >= 2:
+        return f"{ratio(value) if value > 1e3 else significant(value, 2)} times the hazard"
+    return f"{significant(100 * abs(value - 1), 2)} % {'higher' if value > 1 else 'lower'} hazard"
 
 
 def _score_words(judged: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
     if not judged:
         return {}
-    words = {"c_index": ("C-index", "pairs put in the right order; 0.5 is a coin")}
+    words = {"c_index": ("C-index", "pairs that mean risk over the follow-up puts in the right order; 0.5 is a coin")}
     for key in judged["estimators"]["model"]:
         name, _, horizon = key.partition(" at ")
         if name == "auc":
@@ -171,6 +243,9 @@ def _tried_words(judged: Mapping[str, Any] | None) -> str:
         return ""
     if judged["chosen"] != "model":
         return (
-            f"The {judged['chosen']} penalty was better than the plain model with its whole interval, so it was taken."
+            f"The {model_name(judged['chosen'])} had the lower Brier score, with its whole interval, so it was taken."
         )
-    return f"Shrinking the coefficients ({listing(judged['tried'])}) was tried and was not better beyond doubt."
+    return (
+        f"Shrinking the coefficients towards none (penalties: {listing(judged['tried'])}) was tried and was not better "
+        "beyond doubt."
+    )

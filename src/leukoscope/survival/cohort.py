@@ -14,10 +14,12 @@ from .events import read_outcome
 from .horizons import Unit, unit_in
 from .settings import StudySettings
 from .stages import cut_names, cut_stages, order_stages
-from .table import Table, is_missing, listed, read_table
+from .table import Table, is_missing, listed, one_spelling, read_table, tidy
+from .words import counted
 
 _ID_NAMES = ("id", "patient", "patient_id", "patientid", "patid", "patnr", "subject", "subject_id")
 _MOST_STAGES = 12
+_MOST_LEVELS = 20  # of a covariate in words; more are names or free text
 
 Column = np.ndarray  # (patients,) float with NaN, or str with ''
 
@@ -88,28 +90,52 @@ def read_cohort(path: Path, settings: StudySettings) -> Cohort:
 
 def cohort_of(table: Table, settings: StudySettings) -> Cohort:
     """Make a cohort of a table: parse, leave out what cannot be used and count it, order the stages."""
+    _check_roles(settings)
     unit = settings.unit or unit_in(settings.time)
     if unit is None:
         raise CallError(f"The unit of column '{settings.time}' is not clear. Add --unit days, weeks, months or years.")
     outcome = read_outcome(table, settings)
     entry = _entries(table, settings)
-    stage_names = _stage_names(table, settings)
+    stage_names, joined = _stage_names(table, settings)
     dropped = _unusable(table, settings, time=outcome.time, state=outcome.state, entry=entry, stages=stage_names)
     keep = np.ones(len(table), dtype=bool)
     keep[[row for rows in dropped.values() for row in rows]] = False
     if not keep.any():
         raise DataError(f"{table.where}: no row can be used ({_reasons(dropped)}). Check the column names.")
     stages, ordered = _order(stage_names[keep], settings)
-    notes = [*outcome.notes, *_notes(table, settings, keep=keep, ordered=ordered, stages=stages)]
+    covariates = {name: _covariate(table, name, joined) for name in settings.covariates}
+    notes = [*outcome.notes, *joined, *_notes(table, settings, ordered=ordered, stages=stages)]
     return Cohort(
         time=outcome.time[keep], state=outcome.state[keep], unit=unit, events=outcome.events,
         stage=_places(stage_names[keep], stages),
         stages=stages, ordered=ordered, entry=None if entry is None else entry[keep],
-        covariates={name: _covariate(table, name)[keep] for name in settings.covariates},
+        covariates={name: values[keep] for name, values in covariates.items()},
         rows=len(table), notes=tuple(notes), missing=_missing(table, settings), where=table.where,
         dropped=tuple(Dropped(reason, tuple(table.lines[row] for row in rows)) for reason, rows in dropped.items()),
         stage_column=settings.stage, stage_cuts=settings.stage_cuts,
     )  # fmt: skip
+
+
+def _check_roles(settings: StudySettings) -> None:
+    """Refuse a column that is given two parts to play."""
+    outcome = {settings.time, settings.event, *settings.competing, settings.competing_time, settings.entry} - {""}
+    if settings.stage in outcome:
+        raise CallError(f"--stage '{settings.stage}' is also the time or an event. Name the column with the stage.")
+    if settings.time == settings.event:
+        raise CallError(f"--time and --event are both '{settings.time}'. Name two columns.")
+    if settings.stage_cuts and settings.stage_order:
+        raise CallError("--stage-cuts makes stages in rising order; leave out --stage-order.")
+    twice = [name for name, count in Counter(settings.covariates).items() if count > 1]
+    if twice:
+        raise CallError(f"--covariates names '{twice[0]}' twice. Name every covariate once.")
+    for name in settings.covariates:
+        if bare_name(name) == settings.stage:
+            raise CallError(f"'{settings.stage}' is the stage, so it is in the model; leave it out of --covariates.")
+        if bare_name(name) in outcome:
+            raise CallError(
+                f"'{name}' is a time or an event: it is what is to be predicted, or not known at the start. "
+                "Leave it out of --covariates."
+            )
 
 
 def _entries(table: Table, settings: StudySettings) -> np.ndarray | None:
@@ -125,24 +151,23 @@ def _entries(table: Table, settings: StudySettings) -> np.ndarray | None:
     return entry
 
 
-def _stage_names(table: Table, settings: StudySettings) -> np.ndarray:
-    """Return the stage of each row as text, '' where it is missing."""
+def _stage_names(table: Table, settings: StudySettings) -> tuple[np.ndarray, list[str]]:
+    """Return the stage of each row as text, '' where it is missing, and notes on spellings."""
     if settings.stage_cuts:
         values = np.array(table.numbers(settings.stage))
-        return np.array(cut_stages(values, cuts=settings.stage_cuts, name=settings.stage))
-    cells = ["" if is_missing(cell) else " ".join(cell.split()) for cell in table.column(settings.stage)]
+        return np.array(cut_stages(values, cuts=settings.stage_cuts, name=settings.stage)), []
+    cells, joined = one_spelling([tidy(cell) for cell in table.column(settings.stage)])
     names = sorted(set(cells) - {""})
     if len(names) > _MOST_STAGES:
         raise CallError(
             f"Column '{settings.stage}' has {len(names)} different values ({listed(names)}): too many for stages. "
             "If it is a number, cut it with --stage-cuts 0.8,1.2, or name it in --covariates."
         )
-    return np.array([_whole_number(cell) for cell in cells])
+    return np.array(cells), _spelling_notes(settings.stage, joined)
 
 
-def _whole_number(cell: str) -> str:
-    """Return '2' for '2.0': spreadsheets write whole numbers either way."""
-    return cell[:-2] if cell.endswith(".0") and cell[:-2].isdigit() else cell
+def _spelling_notes(column: str, joined: Sequence[str]) -> list[str]:
+    return [f"Column '{column}': counted {listed(joined)}, which differ in capital letters alone."] if joined else []
 
 
 def _order(names: np.ndarray, settings: StudySettings) -> tuple[tuple[str, ...], bool]:
@@ -217,8 +242,10 @@ def _id_column(table: Table, settings: StudySettings) -> str:
     return next((name for name in table.columns if name.lower() in _ID_NAMES), "")
 
 
-def _covariate(table: Table, name: str) -> Column:
+def _covariate(table: Table, name: str, notes: list[str]) -> Column:
     """Return a covariate as numbers with NaN, or as text with ''; 'log(wbc)' gives the logarithm of wbc.
+
+    Adds notes on spellings.
 
     Raises:
         DataError: the logarithm of a value that is not above zero.
@@ -227,7 +254,15 @@ def _covariate(table: Table, name: str) -> Column:
         return _logarithm(table, name[4:-1])
     if table.is_numeric(name):
         return np.array(table.numbers(name))
-    return np.array(["" if is_missing(cell) else " ".join(cell.split()) for cell in table.column(name)])
+    cells, joined = one_spelling([tidy(cell) for cell in table.column(name)])
+    notes += _spelling_notes(name, joined)
+    levels = set(cells) - {""}
+    if len(levels) > _MOST_LEVELS:
+        raise CallError(
+            f"Column '{name}' has {len(levels)} different words ({listed(sorted(levels))}): too many for a covariate. "
+            "Leave it out, or group its values."
+        )
+    return np.array(cells)
 
 
 def _logarithm(table: Table, name: str) -> Column:
@@ -252,9 +287,7 @@ def bare_name(covariate: str) -> str:
     return covariate[4:-1] if covariate.startswith("log(") and covariate.endswith(")") else covariate
 
 
-def _notes(
-    table: Table, settings: StudySettings, *, keep: np.ndarray, ordered: bool, stages: tuple[str, ...]
-) -> list[str]:
+def _notes(table: Table, settings: StudySettings, *, ordered: bool, stages: tuple[str, ...]) -> list[str]:
     notes = []
     if not ordered and len(stages) > 1:
         notes.append(
@@ -265,11 +298,10 @@ def _notes(
         copies = _copies(table)
         if copies:
             notes.append(
-                f"{copies} rows equal another row in every column. They are kept, since different patients can agree; "
-                "if they are the same patients, name the patient's column with --id."
+                f"{counted(copies, 'row')} {'equals' if copies == 1 else 'equal'} another row in every column. "
+                "This is kept, since different patients can agree; if they are the same patients, name the patient's "
+                "column with --id."
             )
-    if settings.event in settings.covariates or settings.time in settings.covariates:
-        raise CallError("The time and the event cannot also be covariates: they are what is to be predicted.")
     return notes
 
 

@@ -1,6 +1,7 @@
 """The comparison of the stages as survival.json holds it: curves, numbers at risk, medians, means, tests, sentences."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -9,11 +10,11 @@ import numpy as np
 from .cohort import Cohort
 from .comparison import holm, logrank, logrank_trend, pairwise, restricted_mean_difference
 from .curves import Array, Curve, Interval, median, restricted_mean, risk_table
-from .fitting import curves_of
+from .fitting import curves_of, known_until
 from .gray import gray
 from .horizons import Horizon
 from .judgement import as_dict
-from .words import count_sentence
+from .words import any_of, count_sentence, in_stage, limited, none_seen, short
 
 _TICKS = 6
 
@@ -56,7 +57,7 @@ def _stage(
     cohort: Cohort, name: str, curves: Mapping[str, Curve], *, horizons: Sequence[Horizon], ticks: Array, until: float
 ) -> dict[str, Any]:
     mean, error = restricted_mean(curves["survival"], until=until)
-    who = f"patients with {cohort.stage_column} {name}"
+    who = f"patients with {in_stage(cohort.stage_column, name)}"
     return {
         "curves": {key: _curve(curve) for key, curve in curves.items()},
         "at_risk": [int(((cohort.time >= tick) & (cohort.start <= tick)).sum()) for tick in ticks],
@@ -78,22 +79,18 @@ def _at(cohort: Cohort, curves: Mapping[str, Curve], horizon: Horizon, who: str)
     read = {key: curve.at(horizon.time) for key, curve in curves.items()}
     known = {key: Interval(*values) for key, values in read.items() if values is not None}
     if len(known) < len(curves):
-        last = f"{curves['survival'].last:.4g} {cohort.unit}"
+        last = f"{short(curves['survival'].last)} {cohort.unit}"
         none = f"no number after {horizon.words}: nobody was followed past {last}."
         return facts | {"text": f"For {who}, {none}", "count": none}
-    facts |= {key: as_dict(value) for key, value in known.items()}
-    if known["survival"].value == 1:
-        none = _none_yet(horizon, at_risk)
-        return facts | {"text": f"For {who}, {none}", "count": none}
     incidence = known[cohort.events[0]]
+    if incidence.value == 0:
+        seen = known_until(cohort, horizon.time)
+        none = none_seen(horizon.words, event=cohort.events[0], known=seen)
+        facts |= {key: as_dict(value) for key, value in limited(known, event=cohort.events[0], known=seen).items()}
+        return facts | {"text": f"For {who}, {none}", "count": none}
+    facts |= {key: as_dict(value) for key, value in known.items()}
     count = count_sentence(horizon.words, events=cohort.events, survival=known["survival"], incidence=incidence)
     return facts | {"text": f"Of 100 {who}, {count}", "count": count}
-
-
-def _none_yet(horizon: Horizon, at_risk: int) -> str:
-    """Say what can be said where nobody had an event: an upper limit from those followed that far (Clopper–Pearson)."""
-    most = f"up to {100 * (1 - 0.025 ** (1 / at_risk)):.0f} of 100" if at_risk else "any number"
-    return f"no event was seen by {horizon.words}; with {at_risk} followed that far, {most} could still have one."
 
 
 def _tests(cohort: Cohort) -> dict[str, Any]:
@@ -101,16 +98,20 @@ def _tests(cohort: Cohort) -> dict[str, Any]:
     table = risk_table(
         cohort.time, cohort.state, group=cohort.stage, groups=stages, start=cohort.entry, causes=len(cohort.events)
     )
-    pairs = pairwise(table)
+    by_gray = cohort.competing and cohort.entry is None
+    pairs = pairwise(table, test=partial(gray, cause=0) if by_gray else logrank)
     tests: dict[str, Any] = {
+        "of": any_of(cohort.events),  # what the log-rank tests count
         "logrank": vars(logrank(table)),
         "trend": vars(logrank_trend(table)) if cohort.ordered else None,
+        "pairs_of": cohort.events[0] if by_gray else any_of(cohort.events),
+        "pairs_by": "Gray" if by_gray else "log-rank",
         "pairs": [
             {"stages": [cohort.stages[a], cohort.stages[b]], **vars(test), "p_holm": corrected}
             for (a, b), (test, corrected) in pairs.items()
         ],
     }
-    if cohort.competing and cohort.entry is None:
+    if by_gray:
         tests["gray"] = {event: vars(gray(table, cause=cause)) for cause, event in enumerate(cohort.events)}
     return tests
 

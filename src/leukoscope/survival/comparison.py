@@ -1,6 +1,6 @@
 """Do the stages differ? Log-rank, its trend version, pairs with Holm's correction, Gray's test, restricted means."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -57,12 +57,14 @@ def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None) ->
     return chi_squared((weights @ score) ** 2 / variance if variance > 1e-12 else 0.0, 1)  # 1e-12: nobody to compare
 
 
-def pairwise(table: RiskTable) -> dict[tuple[int, int], tuple[Test, float]]:
-    """Return the log-rank test of every pair of groups and its p after Holm's correction (Holm 1979)."""
+def pairwise(
+    table: RiskTable, *, test: Callable[[RiskTable], Test] = logrank
+) -> dict[tuple[int, int], tuple[Test, float]]:
+    """Return a test of every pair of groups and its p after Holm's correction (Holm 1979)."""
     pairs = list(combinations(range(table.at_risk.shape[1]), 2))
-    tests = [logrank(RiskTable(table.times, table.at_risk[:, p], table.events[:, :, p])) for p in map(list, pairs)]
-    adjusted = holm([test.p for test in tests])
-    return {pair: (test, p) for pair, test, p in zip(pairs, tests, adjusted, strict=True)}
+    tests = [test(RiskTable(table.times, table.at_risk[:, p], table.events[:, :, p])) for p in map(list, pairs)]
+    adjusted = holm([found.p for found in tests])
+    return {pair: (found, p) for pair, found, p in zip(pairs, tests, adjusted, strict=True)}
 
 
 def holm(ps: Sequence[float]) -> list[float]:

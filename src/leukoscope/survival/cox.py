@@ -13,6 +13,7 @@ from .cohort import Cohort, bare_name
 from .comparison import Test, chi_squared, holm
 from .curves import Array
 from .model import Baseline, CauseModel, Term, stratum_names, term_matrix
+from .words import happened, listing
 
 PROPORTIONAL_P = 0.05  # below it, after Holm's correction over the columns, hazards count as not proportional
 FEWEST_EVENTS = 10  # with fewer events of a cause its hazard is estimated without covariates
@@ -74,9 +75,8 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
     eventful = [level for level in levels if (cohort.state[values == level] == 1).any()]
     silent = [level for level in levels if level not in eventful]
     if silent:
-        notes.append(
-            f"'{name}' = {', '.join(silent)}: nobody had the event, so it is judged together with {eventful[0]}."
-        )
+        rest = eventful[0] if eventful else "the rest"
+        notes.append(f"'{name}' = {listing(silent)}: nobody had the event there, so the model counts it with {rest}.")
     return [Term(f"{name} = {level}", name, level=level) for level in eventful[1:]]
 
 
@@ -137,7 +137,12 @@ def fit_cause(design: Design, *, cause: int, penalty: float = 0.0) -> CauseFit:
     if events < FEWEST_EVENTS:
         name = design.cohort.events[cause]
         bare = fit_terms(design, (), cause=cause)
-        return CauseFit(bare, bare, (), (f"Too few had {name} ({events}): its hazard is taken as the same for all.",))
+        return CauseFit(
+            bare,
+            bare,
+            (),
+            (f"Too few {happened(name)} ({events}): the hazard of {name} is taken as the same for all.",),
+        )
     simple = fit_terms(design, design.terms, cause=cause, penalty=penalty)
     checks = _check(design, simple, cause=cause)
     strata = tuple(check.column for check in checks if check.action.startswith("own baseline"))

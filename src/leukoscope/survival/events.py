@@ -1,7 +1,7 @@
 """What happened to a patient: event columns in words, numbers or several 0/1 columns, read into states."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +9,11 @@ import numpy as np
 from ..errors import CallError, DataError
 from .settings import StudySettings
 from .table import Table, is_missing, listed
+from .words import counted
 
 CENSORED = "censored"
-_NO = {"0", "false", "no", "alive", "living", "lives", "censored", "cens"}
+_ALIVE = {"alive", "living", "lives", "censored", "cens", "no event", "event-free", "event free", "none", "no"}
+_NO = {"0", "false"} | _ALIVE
 _YES = {"1", "true", "yes", "dead", "died", "deceased", "death", "event"}
 _DEATH = {"d", "srvstat", "status_death"} | _YES - {"1", "true", "yes", "event"}
 
@@ -33,11 +35,16 @@ def read_outcome(table: Table, settings: StudySettings) -> Outcome:
         DataError: negative or text times, or event values that have no meaning yet, named with their lines.
     """
     time = _times(table, settings.time)
+    _check_competing(settings)
     if settings.events:
         state, events = _mapped(table, settings)
     else:
         state, events = _binary(table, settings.event), (settings.event_name or _event_name(settings.event),)
-    columns = [name for name in settings.competing if name not in events]
+    columns = [name for name in settings.competing if not _same(name, events)]
+    if settings.competing_time and not columns:
+        raise CallError(
+            "--competing-time needs --competing with the 0/1 column of that event; the events of --events share --time."
+        )
     outcome = Outcome(time, state, events)
     for name in columns:
         outcome = _add_competing(outcome, table, name, settings.competing_time)
@@ -47,6 +54,19 @@ def read_outcome(table: Table, settings: StudySettings) -> Outcome:
             "compared or predicted without events. Check --event, and --events if its values have another meaning."
         )
     return outcome
+
+
+def _same(name: str, names: Iterable[str]) -> str:
+    """Return the one of `names` that is `name` in any case, or ''."""
+    return next((other for other in names if other.casefold() == name.casefold()), "")
+
+
+def _check_competing(settings: StudySettings) -> None:
+    repeated = [name for name, count in Counter(map(str.casefold, settings.competing)).items() if count > 1]
+    if repeated:
+        raise CallError(f"--competing names '{repeated[0]}' twice. Name every competing event once.")
+    if _same(settings.event, settings.competing) and not settings.events:
+        raise CallError(f"'{settings.event}' is the event that is studied; it cannot compete with itself.")
 
 
 def _times(table: Table, name: str) -> np.ndarray:
@@ -84,28 +104,57 @@ def _binary(table: Table, name: str) -> np.ndarray:
 
 def _mapped(table: Table, settings: StudySettings) -> tuple[np.ndarray, tuple[str, ...]]:
     """Read a column through the mapping that was given; the event that does not compete comes first."""
-    meaning = {_code(value): " ".join(word.split()) for value, word in settings.events.items()}
+    meaning = _meanings(settings.events)
     codes = [_code(cell) for cell in table.column(settings.event)]
     outside = Counter(code for code in codes if code and code not in meaning)
     if outside:
         found = listed([f"'{code}' ({count} ×)" for code, count in outside.most_common()])
         raise DataError(f"{table.where}: column '{settings.event}' has values outside --events: {found}. Add them.")
     events = _main_event_first(meaning, settings)
+    meaning = {code: _same(word, events) or CENSORED for code, word in meaning.items()}
+    if settings.event_name:
+        meaning = {code: settings.event_name if word == events[0] else word for code, word in meaning.items()}
+        events = (settings.event_name, *events[1:])
     place = {CENSORED: 0} | {name: index for index, name in enumerate(events, start=1)}
     return np.array([place[meaning[code]] if code else -1 for code in codes]), events
 
 
+def _meanings(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the meaning of each code; 'alive' and its like mean censored.
+
+    Raises:
+        CallError: two values are one code ('1' and '1.0'), or a value stands for a missing one.
+    """
+    meaning: dict[str, str] = {}
+    for value, words in given.items():
+        code, word = _code(value), " ".join(words.split())
+        if not code:
+            raise CallError(f"--events: '{value}' stands for a missing value in a table, so it cannot have a meaning.")
+        if code in meaning:
+            raise CallError(f"--events gives '{code}' two meanings: '{meaning[code]}' and '{word}'. Keep one of them.")
+        meaning[code] = CENSORED if word.casefold() in _ALIVE else word
+    return meaning
+
+
 def _main_event_first(meaning: Mapping[str, str], settings: StudySettings) -> tuple[str, ...]:
-    names = [name for name in dict.fromkeys(meaning.values()) if name != CENSORED]
-    competing = [name for name in settings.competing if name in names]
+    words = [word for word in meaning.values() if word != CENSORED]
+    names = list({word.casefold(): word for word in reversed(words)}.values())[::-1]
+    competing = [same for name in settings.competing if (same := _same(name, names))]
     main = [name for name in names if name not in competing]
     if len(main) != 1:
-        known = ", ".join(names) or "none"
-        raise CallError(
-            f"--events names these events: {known}. Exactly one can be the event that is studied; "
-            f'list the others in --competing, such as --competing "{names[-1] if names else "relapse"}".'
-        )
+        raise CallError(_which_event(names, main=main))
     return (*main, *competing)
+
+
+def _which_event(names: Sequence[str], *, main: Sequence[str]) -> str:
+    if not names:
+        return '--events names no event: every value means censored. Give the event\'s value, as in "0=alive,1=death".'
+    if not main:
+        return f"--competing names every event of --events ({', '.join(names)}). Leave out the one that is studied."
+    return (
+        f"--events names these events: {', '.join(names)}. Exactly one can be the event that is studied; "
+        f'list the others in --competing, such as --competing "{main[-1]}".'
+    )
 
 
 def _add_competing(outcome: Outcome, table: Table, name: str, time_column: str) -> Outcome:
@@ -126,7 +175,8 @@ def _add_competing(outcome: Outcome, table: Table, name: str, time_column: str) 
             "with --competing-time, or keep only the first event of each row."
         )
     first = happened & (when <= outcome.time)
-    notes = (f"In {int(both.sum())} rows '{name}' has the same time as '{outcome.events[0]}' and counts as the first.",)
+    tied = counted(int(both.sum()), "row")
+    notes = (f"In {tied} '{name}' has the same time as '{outcome.events[0]}' and counts as the first.",)
     return Outcome(
         time=np.where(first, when, outcome.time),
         state=np.where(first, len(outcome.events) + 1, outcome.state),

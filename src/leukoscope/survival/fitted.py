@@ -69,7 +69,7 @@ def hazard_ratios(terms: Sequence[Term], coefficients: Array, covariance: Array)
     errors = np.sqrt(np.diag(covariance))
     return [
         {
-            "term": term.name, "column": term.column, "coefficient": float(b), "error": float(e),
+            "term": term.name, "column": term.column, "level": term.level, "coefficient": float(b), "error": float(e),
             "ratio": float(np.exp(b)), "low": float(np.exp(b - Z95 * e)), "high": float(np.exp(b + Z95 * e)),
             "p": float(2 * norm.sf(abs(b / e))) if e > 0 else None,
         }

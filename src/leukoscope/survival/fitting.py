@@ -9,7 +9,9 @@ from .cohort import Cohort, bare_name
 from .cox import FEWEST_EVENTS, CauseFit, Design, NoFitError, fit_cause, make_design
 from .curves import Array, Curve, aalen_johansen, kaplan_meier, risk_table, thinned
 from .model import ColumnFacts, SurvivalModel
+from .words import counted, happened, in_stage
 
+_KEPT = 200  # times at which a model file says how many were followed so far
 FEWEST_PER_COEFFICIENT = 2  # events; below it no model is fitted
 ADVISED_PER_COEFFICIENT = 10  # events; below it the page warns (Peduzzi et al. 1995)
 
@@ -42,17 +44,33 @@ def fit_model(cohort: Cohort, *, penalty: float = 0.0, curves: bool = True) -> F
     model = SurvivalModel(
         unit=cohort.unit, events=cohort.events, stage_column=cohort.stage_column, stages=cohort.stages,
         stage_curves={name: curves_of(cohort.take(cohort.stage == cohort.stages.index(name))) for name in needed},
+        followed={name: _followed(cohort.take(cohort.stage == cohort.stages.index(name))) for name in needed},
         stage_cuts=cohort.stage_cuts, causes=tuple(fit.model for fit in causes), unmodelled=unmodelled,
         columns=tuple(_facts(name, values) for name, values in design.cohort.covariates.items() if len(values)),
     )  # fmt: skip
     return Fitted(model, design, causes, tuple(notes))
 
 
+def known_until(cohort: Cohort, when: float) -> int:
+    """Return of how many patients it is known whether they had the first event by a time.
+
+    They were followed so far, or something else had ruled it out before.
+    """
+    followed = (cohort.time >= when) & (cohort.start <= when)
+    return int((followed | ((cohort.state > 1) & (cohort.time < when))).sum())
+
+
+def _followed(cohort: Cohort) -> dict[str, Array]:
+    times = np.unique(np.quantile(cohort.time, np.linspace(0, 1, _KEPT), method="nearest"))
+    return {"times": times, "known": np.array([known_until(cohort, when) for when in times])}
+
+
 def _unmodelled(cohort: Cohort) -> dict[str, str]:
     events = np.bincount(cohort.stage[cohort.state == 1], minlength=len(cohort.stages))
     patients = np.bincount(cohort.stage, minlength=len(cohort.stages))
     return {
-        name: f"nobody with {cohort.stage_column} {name} had {cohort.events[0]} (patients: {patients[place]})"
+        name: f"none of {counted(int(patients[place]), 'patient')} with {in_stage(cohort.stage_column, name)} "
+        f"{happened(cohort.events[0])}"
         for place, name in enumerate(cohort.stages)
         if patients[place] and not events[place]
     }
@@ -64,14 +82,14 @@ def _causes(cohort: Cohort, stages: Sequence[str], *, penalty: float) -> tuple[D
     notes = list(design.notes)
     if events < FEWEST_EVENTS:
         notes.append(
-            f"No model: only {events} events; at least {FEWEST_EVENTS} are needed. "
-            "The answers are the curves of the stages."
+            f"No model: {counted(events, 'event')} among those it could learn from; at least {FEWEST_EVENTS} are "
+            "needed. The answers are the curves of the stages."
         )
         return design, (), notes
     if events < FEWEST_PER_COEFFICIENT * len(design.terms):
         notes.append(
             f"No model: {events} events for {len(design.terms)} coefficients are fewer than "
-            f"{FEWEST_PER_COEFFICIENT} each. Name fewer --covariates. The answers are the curves of the stages."
+            f"{FEWEST_PER_COEFFICIENT} for each. Name fewer --covariates. The answers are the curves of the stages."
         )
         return design, (), notes
     try:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import CallError, UnknownNameError
+from .words import short
 
 Unit = Literal["days", "weeks", "months", "years"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 DAYS: dict[str, float] = {"days": 1.0, "weeks": 7.0, "months": 365.25 / 12, "years": 365.25}
+_LONGEST = 1e6  # in any unit; above it a horizon is a slip of the hand
 _NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -37,7 +39,7 @@ def in_words(time: float, unit: str) -> str:
     years = time * DAYS[unit] / DAYS["years"]
     if unit != "years" and years >= 1 and abs(years - round(years)) < 1e-3:
         time, unit = years, "years"
-    number = f"{time:.4g}"
+    number = short(time, 4)
     if number.isdigit() and int(number) < len(_NUMBER_WORDS):
         number = _NUMBER_WORDS[int(number)]
     return f"{number} {unit.rstrip('s') if number == 'one' else unit}"
@@ -50,8 +52,10 @@ def parse_horizon(text: str, *, unit: str) -> Horizon:
         CallError: not a time, or not above zero.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
-    if not match or float(match[1]) <= 0:
-        raise CallError(f"Horizon '{text}' is not a time above zero. Write it as '2 years', '6 months' or '24'.")
+    if not match or not 0 < float(match[1]) < _LONGEST:
+        raise CallError(
+            f"Horizon '{text}' is not a time above zero and below a million. Write it as '2 years', '6 months' or '24'."
+        )
     named = _unit_named(match[2]) if match[2] else unit
     return Horizon(float(match[1]) * DAYS[named] / DAYS[unit], in_words(float(match[1]), named))
 

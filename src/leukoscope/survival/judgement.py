@@ -149,8 +149,8 @@ def _scores(
     """Return every score of one candidate over all replicates, (1 + replicates,) each."""
     censoring = censoring_curve(cohort)
     at = {h.words: int(np.searchsorted(held.times, h.time)) for h in horizons}
-    main = at[horizons[len(horizons) // 2].words]
-    scores = {"c_index": _ratio(concordance_pairs(cohort), risks[:, :, main], held.folds, weights)}
+    ranks = _over_follow_up(risks[:, :, np.searchsorted(held.times, grid)], grid)
+    scores = {"c_index": _ratio(concordance_pairs(cohort), ranks, held.folds, weights)}
     for horizon in horizons:
         pairs = auc_pairs(cohort, horizon=horizon.time, censoring=censoring)
         scores[f"auc at {horizon.words}"] = _ratio(pairs, risks[:, :, at[horizon.words]], held.folds, weights)
@@ -160,6 +160,15 @@ def _scores(
     for horizon in horizons:
         scores[f"brier at {horizon.words}"] = brier[:, at[horizon.words]]
     return scores
+
+
+def _over_follow_up(risk: Array, grid: Array) -> Array:
+    """Return the mean risk over the follow-up, (..., patients), by which patients are ranked.
+
+    Curves of stages may cross, so that the risk at one horizon would rank them by the horizon that was chosen. Nine
+    digits keep equal risks equal in every unit of time.
+    """
+    return np.asarray(integrated(risk, times=grid).round(9) if len(grid) > 1 else risk[..., 0])
 
 
 def _ratio(pairs: Pairs, risks: Array, folds: Array, weights: Array) -> Array:
@@ -207,16 +216,16 @@ def optimism(
     cohort: Cohort, *, horizons: tuple[Horizon, ...], samples: int, penalty: float, rng: np.random.Generator
 ) -> dict[str, Any] | None:
     """Return apparent figures, how much they flatter, and what is left: bootstrap after Harrell et al. (1996)."""
-    horizon = horizons[len(horizons) // 2]
+    horizon, grid = horizons[len(horizons) // 2], _grid(cohort)
     pairs = concordance_pairs(cohort)
-    apparent = _apparent(cox(cohort, penalty=penalty), cohort, horizon, pairs)
+    apparent = _apparent(cox(cohort, penalty=penalty), cohort, horizon, pairs, grid)
     gaps = []
     for _ in track(range(samples), "Optimism"):
         sample = cohort.take(rng.integers(0, len(cohort), len(cohort)))
         if (sample.state == 1).sum() and horizon.time <= sample.time.max():
             predictor = cox(sample, penalty=penalty)
-            flattered = _apparent(predictor, sample, horizon, concordance_pairs(sample))
-            gaps.append(flattered - _apparent(predictor, cohort, horizon, pairs))
+            flattered = _apparent(predictor, sample, horizon, concordance_pairs(sample), grid)
+            gaps.append(flattered - _apparent(predictor, cohort, horizon, pairs, grid))
     if not gaps:
         return None
     gap = np.mean(gaps, axis=0)
@@ -230,9 +239,10 @@ def optimism(
     }
 
 
-def _apparent(predictor: Predictor, cohort: Cohort, horizon: Horizon, pairs: Pairs) -> Array:
+def _apparent(predictor: Predictor, cohort: Cohort, horizon: Horizon, pairs: Pairs, grid: Array) -> Array:
+    risk = predictor(cohort, np.append(grid, horizon.time))
+    ranks = _over_follow_up(risk[:, :-1], grid)
+    wins, total = concordance(pairs, ranks, weights=np.ones((len(cohort), 1)))
     when = np.array([horizon.time])
-    risk = predictor(cohort, when)
-    wins, total = concordance(pairs, risk[:, 0], weights=np.ones((len(cohort), 1)))
-    brier = brier_parts(cohort, risk, times=when, censoring=censoring_curve(cohort)).mean()
+    brier = brier_parts(cohort, risk[:, -1:], times=when, censoring=censoring_curve(cohort)).mean()
     return np.array([float(wins[0] / total[0]), float(brier)])

@@ -114,6 +114,7 @@ class SurvivalModel:
     """Everything a prediction needs. Without `causes` (too few events) it answers with the curves of the stages.
 
     `stage_curves`: for each stage, survival under the name 'survival' and the incidence of each event under its name.
+    `followed`: for each stage, `times` and how many patients' course was `known` up to then (see `known_until`).
     """
 
     unit: str
@@ -121,6 +122,7 @@ class SurvivalModel:
     stage_column: str
     stages: tuple[str, ...]
     stage_curves: dict[str, dict[str, Curve]]
+    followed: dict[str, dict[str, Array]] = field(default_factory=dict)
     stage_cuts: tuple[float, ...] = ()
     columns: tuple[ColumnFacts, ...] = ()
     causes: tuple[CauseModel, ...] = ()
@@ -128,6 +130,12 @@ class SurvivalModel:
     horizons: tuple[tuple[float, str], ...] = ()
     extrapolation: dict[str, Any] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def known_until(self, stage: str, when: float) -> int:
+        """Return of how many patients of a stage it is known whether they had the first event by a time."""
+        followed = self.followed.get(stage, {"times": np.zeros(0), "known": np.zeros(0)})
+        place = int(np.searchsorted(followed["times"], when))  # the next later time: rather too few than too many
+        return int(followed["known"][place]) if place < len(followed["known"]) else 0
 
     def incidence(self, columns: Mapping[str, Array], times: Array) -> Array:
         """Return each patient's cumulative incidence of each event, (events, patients, times); NaN past the data."""
@@ -324,6 +332,10 @@ def _model_of(raw: Mapping[str, Any]) -> SurvivalModel:
         stage_curves={
             stage: {name: _curve_of(curve) for name, curve in curves.items()}
             for stage, curves in raw["stage_curves"].items()
+        },
+        followed={
+            stage: {name: np.array(values, dtype=float) for name, values in found.items()}
+            for stage, found in raw.get("followed", {}).items()  # files of the first version lack it
         },
         stage_cuts=tuple(raw["stage_cuts"]),
         columns=tuple(ColumnFacts(**{**facts, "levels": tuple(facts["levels"])}) for facts in raw["columns"]),

@@ -1,8 +1,9 @@
 """Answer for one patient: chances at horizons with intervals, the median, a curve, and how far the data go.
 
-`ask` is what the command line and the reading room both call.
+`answer` is the face for other programs: a model, a stage and covariates in, a plain dict out.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ from ..artifacts import write_csv
 from ..errors import CallError, DataError, UnknownNameError
 from .aft import survival_at
 from .curves import Array, Curve, Interval, median
-from .horizons import Horizon, in_words
+from .horizons import Horizon, in_words, parse_horizon
 from .model import ColumnFacts, SurvivalModel, patient_curves
 from .stages import cut_stages
-from .table import Table, is_missing
-from .words import count_sentence
+from .table import Table, as_number, is_missing, tidy
+from .words import NOTICE, any_of, count_sentence, deadly, in_stage, limited, none_seen, short
 
 _ALIKE = "patients like this one"
+_UNKNOWN = Interval(np.nan, np.nan, np.nan)
+_BOLD = 2.0  # times the longest follow-up; what is extrapolated past it is little more than a guess
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,45 @@ class Prediction:
     last: float = 0.0
 
 
+def answer(
+    model: SurvivalModel, stage: object, covariates: Mapping[str, object] | None = None, *,
+    horizons: Sequence[str] = (), extrapolate: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Predict for one patient and return plain numbers and sentences, ready for JSON.
+
+    Keys: `horizons` (each with `time`, `words`, `text`, `extrapolated`, and `survival` and `incidence` by event as
+    {value, low, high}, null and empty where nothing is known), `median`, `median_text`, `sentences`, `warnings`,
+    `notice`, `patient`, `events`, `unit`, `method`, `last_follow_up`. Times are in `unit`; shares lie in [0, 1];
+    intervals are 95 %. `horizons` are written as on the command line: '2 years'.
+
+    Raises:
+        CallError, UnknownNameError: a value is missing, unknown or no number.
+    """
+    asked = [parse_horizon(text, unit=model.unit) for text in horizons]
+    patient = {model.stage_column: str(stage)} | {
+        _free(name, model): str(value) for name, value in (covariates or {}).items()
+    }
+    return as_json(ask(model, patient, horizons=asked, extrapolate=extrapolate))
+
+
+def _free(name: str, model: SurvivalModel) -> str:
+    """Return the name of a covariate, which cannot be the stage's.
+
+    Raises:
+        CallError: the stage is given among the covariates.
+    """
+    if _matching(name, _known(model)) == model.stage_column:
+        raise CallError(f"'{name}' is the stage; give it once, not among the covariates too.")
+    return name
+
+
 def fields_of(model: SurvivalModel) -> list[dict[str, Any]]:
     """Describe the form that asks for a patient: name, kind (choice or number), choices, and the range seen."""
     stage: dict[str, Any] = {"name": model.stage_column, "kind": "choice", "choices": list(model.stages)}
     if model.stage_cuts:
         stage = {"name": model.stage_column, "kind": "number", "cuts": list(model.stage_cuts)}
-    return [stage, *({"name": facts.source} | _field(facts) for facts in model.columns)]
+    covariates = {facts.source: facts for facts in reversed(model.columns)}
+    return [stage, *({"name": name} | _field(facts) for name, facts in reversed(covariates.items()))]
 
 
 def _field(facts: ColumnFacts) -> dict[str, Any]:
@@ -76,24 +112,44 @@ def ask(
     columns, stated, notes = _columns(model, patient)
     asked = horizons or [Horizon(time, words) for time, words in model.horizons]
     stage = str(columns[model.stage_column][0])
-    if model.causes and stage not in model.unmodelled:
+    if far := [note for facts in model.columns for note in _far(facts, columns)]:
+        return _no_answer(model, stated, asked, far)
+    covered = _covers(model, stage)
+    if covered:
         curves, method = patient_curves(model, columns, points=400), "Cox model; intervals by the delta method"
         notes += _borrowed(model, stage, asked)
     else:
-        curves, method = model.stage_curves[stage], f"observed curve of {model.stage_column} {stage}"
-        notes += _why_observed(model, stage)
-    outside = survivor(model, columns) if extrapolate else None
-    answers = tuple(_answer(model, curves, horizon, extrapolate=outside) for horizon in asked)
+        curves, method = model.stage_curves[stage], f"Observed curve of {in_stage(model.stage_column, stage)}"
+        notes += _why_observed(model, stage, extrapolate=extrapolate)
+    outside = survivor(model, columns) if extrapolate and (covered or not model.causes) else None
+    answers = tuple(_answer(model, stage, curves, horizon, extrapolate=outside) for horizon in asked)
     last = curves["survival"].last
     middle = median(curves["survival"])
     text = _median_text(middle, model, last=last)
     return Prediction(stated, model.unit, model.events, answers, middle, text, curves, tuple(notes), method, last)
 
 
-def _why_observed(model: SurvivalModel, stage: str) -> list[str]:
-    if stage in model.unmodelled:
-        return [f"The model does not cover this stage: {model.unmodelled[stage]}. Covariates are not used."]
-    return ["There were too few events for a model, so this is the curve of the stage; covariates are not used."]
+def _covers(model: SurvivalModel, stage: str) -> bool:
+    return bool(model.causes) and stage not in model.unmodelled
+
+
+def _no_answer(
+    model: SurvivalModel, stated: dict[str, str], asked: Sequence[Horizon], why: Sequence[str]
+) -> Prediction:
+    """Give no number for a patient unlike any that the model saw."""
+    answers = tuple(
+        Answer(h.time, h.words, None, {}, f"After {h.words}: no number, since {' and '.join(why)}.") for h in asked
+    )
+    note = f"No number is given: {' and '.join(why)}. Check the value and its unit."
+    text = f"{_median_of(model)}: no number."
+    return Prediction(stated, model.unit, model.events, answers, _UNKNOWN, text, {}, (note,), "No answer")
+
+
+def _why_observed(model: SurvivalModel, stage: str, *, extrapolate: bool) -> list[str]:
+    if stage not in model.unmodelled:
+        return ["There were too few events for a model, so this is the curve of the stage; covariates are not used."]
+    smooth = " There is nothing to extrapolate from." if extrapolate else ""
+    return [f"The model does not cover this stage: {model.unmodelled[stage]}. Covariates are not used.{smooth}"]
 
 
 def _borrowed(model: SurvivalModel, stage: str, asked: Sequence[Horizon]) -> list[str]:
@@ -102,7 +158,7 @@ def _borrowed(model: SurvivalModel, stage: str, asked: Sequence[Horizon]) -> lis
     if all(horizon.time <= last for horizon in asked):
         return []
     return [
-        f"Nobody with {model.stage_column} {stage} was followed past {in_words(last, model.unit)}; "
+        f"Nobody with {in_stage(model.stage_column, stage)} was followed past {in_words(last, model.unit)}; "
         "what is said of later times leans on the other stages and on hazards staying proportional."
     ]
 
@@ -124,23 +180,38 @@ def survivor(model: SurvivalModel, columns: Mapping[str, Array]) -> Any:
 
 def _columns(model: SurvivalModel, patient: Mapping[str, str]) -> tuple[dict[str, Array], dict[str, str], list[str]]:
     """Return the patient as columns of one row, as stated, and notes on values outside what the model saw."""
-    known = [model.stage_column, *(facts.source for facts in model.columns)]
-    given = {_matching(name, known): value.strip() for name, value in patient.items()}
+    known = _known(model)
+    given = _given(patient, known)
     _need(given, [model.stage_column])
     stage = _stage(model, given[model.stage_column])
     columns: dict[str, Array] = {model.stage_column: np.array([stage])}
     notes: list[str] = []
-    if model.causes and stage not in model.unmodelled:
+    if _covers(model, stage):
         _need(given, known)
         for facts in model.columns:
             columns[facts.name] = _value(facts, given[facts.source], notes)
     return columns, {**given, model.stage_column: stage}, notes
 
 
+def _known(model: SurvivalModel) -> list[str]:
+    """Return the columns that a patient is described by, the stage first."""
+    return list(dict.fromkeys([model.stage_column, *(facts.source for facts in model.columns)]))
+
+
+def _given(patient: Mapping[str, str], known: Sequence[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for name, value in patient.items():
+        column = _matching(name, known)
+        if column in given:
+            raise CallError(f"{column} is given twice: '{given[column]}' and '{value.strip()}'. Give it once.")
+        given[column] = value.strip()
+    return given
+
+
 def _need(given: Mapping[str, str], known: Sequence[str]) -> None:
     missing = [name for name in known if is_missing(given.get(name, ""))]
     if missing:
-        raise CallError(f"The model also needs: {', '.join(missing)}. Give each, such as --{missing[0].lower()} VALUE.")
+        raise CallError(f"The model also needs: {', '.join(missing)}. Give each, such as --{_plain(missing[0])} VALUE.")
 
 
 def _matching(name: str, known: Sequence[str]) -> str:
@@ -165,7 +236,7 @@ def _stage(model: SurvivalModel, text: str) -> str:
         if name not in model.stages:
             raise CallError(f"No patient of the cohort had {name}, so nothing is known about {text}.")
         return name
-    same = [stage for stage in model.stages if stage.lower() == text.lower()]
+    same = [stage for stage in model.stages if stage.casefold() == tidy(text).casefold()]
     if not same:
         raise UnknownNameError(model.stage_column, text, model.stages)
     return same[0]
@@ -173,39 +244,67 @@ def _stage(model: SurvivalModel, text: str) -> str:
 
 def _value(facts: ColumnFacts, text: str, notes: list[str]) -> Array:
     if facts.levels:
-        same = [level for level in facts.levels if level.lower() == text.lower()]
+        same = [level for level in facts.levels if level.casefold() == tidy(text).casefold()]
         if not same:
             raise UnknownNameError(facts.source, text, facts.levels)
-        return np.array(same)
+        return np.array(same[:1])
     value = _number(facts.source, text)
     if not facts.low <= value <= facts.high:
-        notes.append(
-            f"{facts.source} {value:g} is outside what the model saw ({facts.low:.4g} to {facts.high:.4g}): "
-            "be doubtful."
-        )
+        notes.append(f"{facts.source} {short(value)} is outside what the model saw ({_range(facts)}): be doubtful.")
     if facts.logarithm and value <= 0:
         raise CallError(f"{facts.source} is {text}, but the model takes its logarithm: give a number above zero.")
     return np.array([np.log(value) if facts.logarithm else value])
 
 
+def _range(facts: ColumnFacts) -> str:
+    return f"{short(facts.low)} to {short(facts.high)}"
+
+
+def _far(facts: ColumnFacts, columns: Mapping[str, Array]) -> list[str]:
+    """Say where a number lies further outside what was seen than that is wide: there a model means nothing."""
+    if facts.levels or facts.name not in columns:
+        return []
+    value, scale = float(columns[facts.name][0]), np.log if facts.logarithm else float
+    low, high = float(scale(facts.low)), float(scale(facts.high))
+    if max(low - value, value - high) <= high - low:
+        return []
+    stated = short(float(np.exp(value)) if facts.logarithm else value)
+    return [f"{facts.source} {stated} is far outside what the model saw ({_range(facts)})"]
+
+
 def _number(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise CallError(f"{name} is '{text}', which is not a number. Give one, such as {name}=34.")
+    """Read a number, a decimal comma too ('34,5'); '1,234' could mean either and is refused."""
+    bare = text.strip()
+    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", bare):
+        raise CallError(f"{name} is '{text}', which can be read in two ways. Write it without a comma.")
+    value = as_number(bare, decimal_comma=re.fullmatch(r"[-+]?\d+,\d+", bare) is not None)
+    if value is None or not np.isfinite(value):
+        raise CallError(f"{name} is '{text}', which is not a number. Give one, such as 34 or 0.8.")
     return value
 
 
-def _answer(model: SurvivalModel, curves: Mapping[str, Curve], horizon: Horizon, *, extrapolate: Any) -> Answer:
+def _answer(
+    model: SurvivalModel, stage: str, curves: Mapping[str, Curve], horizon: Horizon, *, extrapolate: Any
+) -> Answer:
     found = curves["survival"].at(horizon.time)
     if found is None:
         return _past(model, curves["survival"].last, horizon, extrapolate)
     survival = Interval(*found)
     incidence = {event: Interval(*read) for event in model.events if (read := curves[event].at(horizon.time))}
+    if incidence[model.events[0]].value == 0:
+        return _none_seen(model, stage, {"survival": survival, **incidence}, horizon)
     count = count_sentence(horizon.words, events=model.events, survival=survival, incidence=incidence[model.events[0]])
     return Answer(horizon.time, horizon.words, survival, incidence, f"Of 100 {_ALIKE}, {count}")
+
+
+def _none_seen(model: SurvivalModel, stage: str, found: Mapping[str, Interval], horizon: Horizon) -> Answer:
+    """Answer where nobody alike had the event by then: with the limit that their number allows."""
+    event, known = model.events[0], model.known_until(stage, horizon.time)
+    known_chances = limited(found, event=event, known=known)
+    survival = known_chances.pop("survival")
+    none = none_seen(horizon.words, event=event, known=known)
+    text = f"Among patients with {in_stage(model.stage_column, stage)}, {none}"
+    return Answer(horizon.time, horizon.words, survival, known_chances, text)
 
 
 def _past(model: SurvivalModel, last: float, horizon: Horizon, extrapolate: Any) -> Answer:
@@ -223,21 +322,33 @@ def _past(model: SurvivalModel, last: float, horizon: Horizon, extrapolate: Any)
         f"Of 100 {_ALIKE}, {count} Extrapolated with a {family} curve past the last follow-up "
         f"({in_words(last, model.unit)}): an assumption, not an observation."
     )
+    if horizon.time > _BOLD * last:
+        text += (
+            f" It lies {short(horizon.time / last, 2)} times as far as anybody was followed: little more than a guess."
+        )
     return Answer(horizon.time, horizon.words, survival, {model.events[0]: died}, text, extrapolated=True)
 
 
+def _median_of(model: SurvivalModel) -> str:
+    """Name what the median counts."""
+    if len(model.events) > 1:
+        return f"Median time to the first event of any kind ({any_of(model.events)})"
+    return "Median survival" if deadly(model.events[0]) else f"Median time to {model.events[0]}"
+
+
 def _median_text(middle: Interval, model: SurvivalModel, *, last: float) -> str:
-    what = "Median survival" if len(model.events) == 1 else "Median time to the first event"
+    what = _median_of(model)
     if not np.isfinite(middle.value):
         return f"{what}: not reached within the follow-up of {in_words(last, model.unit)}."
-    high = f"{middle.high:.4g}" if np.isfinite(middle.high) else "beyond the follow-up"
-    return f"{what}: {in_words(middle.value, model.unit)} (between {middle.low:.4g} and {high})."
+    high = short(middle.high) if np.isfinite(middle.high) else "beyond the follow-up"
+    return f"{what}: {short(middle.value)} {model.unit} (between {short(middle.low)} and {high})."
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """Return a prediction for JSON (curves left out); an endless time or an unknown number is null."""
     return {
-        "patient": prediction.patient, "unit": prediction.unit, "method": prediction.method,
+        "notice": NOTICE, "patient": prediction.patient, "events": list(prediction.events),
+        "unit": prediction.unit, "method": prediction.method,
         "horizons": [
             {
                 "time": answer.time, "words": answer.words, "text": answer.text, "extrapolated": answer.extrapolated,
@@ -247,8 +358,8 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
             for answer in prediction.answers
         ],
         "median": _plain_interval(prediction.median), "median_text": prediction.median_text,
-        "last_follow_up": prediction.last, "notes": list(prediction.notes),
-        "use": "Research use only; not for decisions about a patient.",
+        "last_follow_up": prediction.last, "warnings": list(prediction.notes),
+        "sentences": [*(found.text for found in prediction.answers), prediction.median_text],
     }  # fmt: skip
 
 
@@ -264,11 +375,12 @@ def ask_table(
 ) -> list[Prediction]:
     """Predict for every row of a table; columns that the model does not know are passed over.
 
+    Names of columns may differ in case and dashes; decimal commas are read where the table has them.
+
     Raises:
         DataError: a row cannot be answered; names its line.
     """
-    known = [model.stage_column, *(facts.source for facts in model.columns)]
-    columns = {name: table.column(name) for name in known}
+    columns = {name: _cells(model, table, name) for name in _known(model)}
     predictions = []
     for row, line in enumerate(table.lines):
         patient = {name: cells[row] for name, cells in columns.items()}
@@ -279,21 +391,57 @@ def ask_table(
     return predictions
 
 
+def _cells(model: SurvivalModel, table: Table, name: str) -> list[str]:
+    """Return the cells of the column that the model calls `name`, numbers with decimal points.
+
+    Raises:
+        DataError: two columns could be meant.
+        UnknownNameError: there is none.
+    """
+    same = [other for other in table.columns if _plain(other) == _plain(name)]
+    if not same and name == model.stage_column:
+        same = [other for other in table.columns if _plain(other) == "stage"]
+    exact = [other for other in same if other == name] or same
+    if len(exact) > 1:
+        raise DataError(f"{table.where}: {' and '.join(exact)} could all be '{name}'. Rename or remove one of them.")
+    cells = table.column(exact[0] if exact else name)
+    numeric = any(facts.source == name and not facts.levels for facts in model.columns)
+    if table.decimal_comma and (numeric or (model.stage_cuts and name == model.stage_column)):
+        return [cell.replace(",", ".") for cell in cells]
+    return cells
+
+
 def write_predictions(path: Path, predictions: Sequence[Prediction], table: Table) -> None:
-    """Write one row per patient and horizon: the columns of the table, then the answer; empty where none is known."""
-    added = ["horizon", "time", "survival", "low", "high", "extrapolated", "median", "note"]
-    rows = []
+    """Write one row per patient and horizon: the columns of the table, then the answer; empty where none is known.
+
+    A column of the table that bears the name of one of ours keeps it; ours then begins with 'predicted '.
+    """
+    rows: list[dict[str, object]] = []
+    added: dict[str, str] = {}
     for row, prediction in enumerate(predictions):
         given = {name: cells[row] for name, cells in table.columns.items()}
-        rows += [given | _flat(prediction, answer) for answer in prediction.answers]
-    write_csv(path, rows, columns=[*table.columns, *added])
+        for found in prediction.answers:
+            flat = _flat(prediction, found)
+            added = {name: f"predicted {name}" if name in table.columns else name for name in flat}
+            rows.append(given | {added[name]: value for name, value in flat.items()})
+    write_csv(path, rows, columns=[*table.columns, *added.values()])
 
 
-def _flat(prediction: Prediction, answer: Answer) -> dict[str, object]:
-    survival = answer.survival
-    numbers = (f"{survival.value:.6f}", f"{survival.low:.6f}", f"{survival.high:.6f}") if survival else ("", "", "")
+def _flat(prediction: Prediction, found: Answer) -> dict[str, object]:
+    """Return one answer as cells: survival, or with competing events 'event-free' and each event's incidence."""
+    competing = len(prediction.events) > 1
+    cells: dict[str, object] = {"horizon": found.words, "time": float(f"{found.time:.6g}")}
+    cells |= _limits("event-free" if competing else "survival", found.survival)
+    for event in prediction.events if competing else ():
+        cells |= _limits(event, found.incidence.get(event))
     middle = f"{prediction.median.value:.6g}" if np.isfinite(prediction.median.value) else ""
-    return dict(zip(("survival", "low", "high"), numbers, strict=True)) | {
-        "horizon": answer.words, "time": answer.time, "extrapolated": answer.extrapolated, "median": middle,
-        "note": "" if survival else answer.text,
+    return cells | {
+        "median": middle, "extrapolated": found.extrapolated, "answer": found.text,
+        "warnings": " ".join(prediction.notes), "notice": NOTICE,
     }  # fmt: skip
+
+
+def _limits(name: str, interval: Interval | None) -> dict[str, object]:
+    values = (interval.value, interval.low, interval.high) if interval else ()
+    names = (name, f"{name} low", f"{name} high")
+    return dict(zip(names, [f"{value:.4f}" for value in values] or ["", "", ""], strict=True))

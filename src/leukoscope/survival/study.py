@@ -20,6 +20,7 @@ from .horizons import Horizon, fitting_horizons, parse_horizon
 from .judgement import MOST_PATIENTS, PENALTIES, as_dict, judge, optimism
 from .model import SurvivalModel, write_model
 from .settings import StudySettings
+from .words import NOTICE, counted, in_stage, short
 
 FORMAT = 1
 JUDGED_EVENTS = 20  # fewer events cannot be dealt into folds that each hold a few
@@ -111,7 +112,9 @@ def _judged(
 def _hindrance(fitted: Fitted, *, events: int, within: Sequence[Horizon]) -> str:
     """Say what makes a judgement impossible, if anything does."""
     if events < JUDGED_EVENTS:
-        return f"{events} events are too few to test the model on patients it has not seen"
+        return (
+            f"{counted(events, 'event')} {'is' if events == 1 else 'are'} too few to test the model on unseen patients"
+        )
     if not within:
         return "no horizon lies within the follow-up"
     if not fitted.coefficients and not fitted.causes[0].model.strata:
@@ -145,7 +148,7 @@ def _finished(
     facts = {
         "cohort": cohort.where, "patients": len(cohort), "events": int((cohort.state == 1).sum()),
         "c_index": judgement["estimators"][judgement["chosen"]]["c_index"] if judgement else None,
-        "use": "Research use only; not for decisions about a patient.",
+        "use": NOTICE,
     }  # fmt: skip
     return replace(
         fitted.model, facts=facts, horizons=tuple((horizon.time, horizon.words) for horizon in horizons),
@@ -157,7 +160,7 @@ def _limits(cohort: Cohort, fitted: Fitted) -> list[str]:
     limits = list(fitted.notes)
     limits += [
         f"{fact[0].upper()}{fact[1:]}: the model does not cover this stage."
-        for fact in fitted.model.unmodelled.values()
+        for fact in (fitted.model.unmodelled.values() if fitted.causes else ())
     ]
     if len(cohort.stages) == 1:
         limits.append(f"There is only one stage ({cohort.stages[0]}), so nothing is compared.")
@@ -169,8 +172,9 @@ def _emptied(cohort: Cohort, fitted: Fitted) -> list[str]:
     curves = {name: stage["survival"] for name, stage in fitted.model.stage_curves.items()}
     zero = {name: float(curve.times[curve.value <= 0][0]) for name, curve in curves.items() if (curve.value <= 0).any()}
     return [
-        f"The curve of {cohort.stage_column} {name} falls to zero at {when:.3g} {cohort.unit}, where so few were under "
-        "observation (late entry) that all of them had the event; it says nothing of those who entered later."
+        f"The curve of {in_stage(cohort.stage_column, name)} falls to zero at {short(when)} {cohort.unit}, where so "
+        "few were under observation (late entry) that all of them had the event; it says nothing of those who entered "
+        "later."
         for name, when in zero.items()
         if when < curves[name].last
     ]

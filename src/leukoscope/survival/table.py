@@ -3,11 +3,11 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts import read_text
 from ..errors import DataError, UnknownNameError
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", ".", "?", "-", "missing", "unknown"}
@@ -42,7 +42,8 @@ class Table:
             DataError: cells that are no numbers, named with their lines.
         """
         cells = self.column(name)
-        values = [_number(cell, decimal_comma=self.decimal_comma) for cell in cells]
+        values = [as_number(cell, decimal_comma=self.decimal_comma) for cell in cells]
+        self._check_decimals(name)
         bad = [row for row, value in enumerate(values) if value is None]
         if bad:
             raise DataError(
@@ -51,10 +52,21 @@ class Table:
             )
         return [math.nan if value is None else value for value in values]
 
+    def _check_decimals(self, name: str) -> None:
+        """Refuse a column in which both ',' and '.' stand in numbers: one of them would be read wrongly."""
+        cells = self.column(name)
+        commas = [row for row, cell in enumerate(cells) if self.decimal_comma and "," in cell]
+        points = [row for row, cell in enumerate(cells) if "." in cell and not is_missing(cell)] if commas else []
+        if points:
+            raise DataError(
+                f"{self.where}: column '{name}' has decimal commas and decimal points: {self.show(commas[:1], cells)}, "
+                f"{self.show(points[:1], cells)}. Write all of them one way."
+            )
+
     def is_numeric(self, name: str) -> bool:
         """Tell whether most of the known values of a column are numbers."""
         known = [cell for cell in self.column(name) if not is_missing(cell)]
-        numbers = sum(_number(cell, decimal_comma=self.decimal_comma) is not None for cell in known)
+        numbers = sum(as_number(cell, decimal_comma=self.decimal_comma) is not None for cell in known)
         return bool(known) and numbers >= 0.8 * len(known)
 
     def show(self, rows: Sequence[int], cells: Sequence[object]) -> str:
@@ -74,13 +86,30 @@ def is_missing(cell: str) -> bool:
     return cell.strip().lower() in MISSING
 
 
+def tidy(cell: str) -> str:
+    """Return a name as it is compared: single spaces, '2' for '2.0' (spreadsheets write either), '' if missing."""
+    bare = "" if is_missing(cell) else " ".join(cell.split())
+    return bare[:-2] if bare.endswith(".0") and bare[:-2].isdigit() else bare
+
+
+def one_spelling(cells: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Write names that differ in case alone as the commonest of them; return the cells and what was joined."""
+    counts = Counter(cell for cell in cells if cell)
+    spellings: dict[str, list[str]] = {}
+    for name, _ in counts.most_common():
+        spellings.setdefault(name.casefold(), []).append(name)
+    joined = [names for names in spellings.values() if len(names) > 1]
+    chosen = {name: names[0] for names in spellings.values() for name in names}
+    return [chosen.get(cell, "") for cell in cells], [f"{listed(names)} as {names[0]}" for names in joined]
+
+
 def read_table(path: Path) -> Table:
     """Read a CSV file with a header; the separator is the commonest of comma, semicolon and tab in the header.
 
     Raises:
         DataError: the file is missing, empty, not text, ragged, or names a column twice.
     """
-    text = read_text(path)
+    text = _text(path)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -91,6 +120,26 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path} has a header but no patients. Check that it was exported whole.")
     columns = {name: list(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
     return Table(columns, lines, path.name, decimal_comma=delimiter != ",")
+
+
+def _text(path: Path) -> str:
+    """Read UTF-8, or UTF-16 with its mark (Excel's "Unicode text"); nothing else can be told apart for sure."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check the path.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder. Name the CSV file in it.") from None
+    if raw.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise DataError(f"{path} is a workbook, not a CSV. Save it in the spreadsheet program as 'CSV UTF-8'.")
+    try:
+        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        line, word = raw.count(b"\n", 0, wrong.start) + 1, raw[wrong.start : wrong.start + 1]
+        raise DataError(
+            f"{path}, line {line}: not UTF-8 text (byte {word.hex()}, which would be '{word.decode('latin-1')}' in a "
+            "Windows or Latin-1 file). Save it as 'CSV UTF-8' and try again."
+        ) from None
 
 
 def _read_rows(reader: Iterable[list[str]], *, width: int, path: Path) -> tuple[list[list[str]], list[int]]:
@@ -114,12 +163,14 @@ def _check_header(header: list[str], path: Path) -> None:
         raise DataError(f"{path} has the column {', '.join(twice)} more than once. Rename or remove one of them.")
 
 
-def _number(cell: str, *, decimal_comma: bool) -> float | None:
+def as_number(cell: str, *, decimal_comma: bool) -> float | None:
     """Return a finite number, NaN for a missing value, or None for anything else."""
     if is_missing(cell):
         return math.nan
     try:
-        value = float(cell.replace(",", ".") if decimal_comma else cell)
+        value = float(
+            cell.replace(",", ".") if decimal_comma else cell.replace("_", "x")
+        )  # Python's 1_000 is no number
     except ValueError:
         return None
     return value if math.isfinite(value) else None

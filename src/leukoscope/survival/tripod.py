@@ -6,7 +6,7 @@ Items: Collins et al. (2024), BMJ 385:e078378, doi 10.1136/bmj-2023-078378; name
 from collections.abc import Mapping
 from typing import Any
 
-from .words import listing
+from .words import counted, listing, short
 
 OPEN = "For the authors to fill in."
 
@@ -28,7 +28,7 @@ def _methods(result: Mapping[str, Any]) -> dict[str, str]:
     return {
         "1": f"{result['title']}: development and internal validation of a model for {cohort['events'][0]}.",
         "4": f"To compare {cohort['events'][0]} between stages and to predict it at {horizons}.",
-        "5a": f"The table {cohort['file']} ({cohort['rows']} rows); its source is for the authors to name.",
+        "5a": f"The table {cohort['file']} ({counted(cohort['rows'], 'row')}); its source is for the authors to name.",
         "7": _left_out(cohort),
         "8a": f"{listing(cohort['events'])}, in {cohort['unit']} from time zero; answered at {horizons}.",
         "9a": f"Chosen by the user before fitting: {listing(predictors)}. No selection by p value.",
@@ -48,7 +48,7 @@ def _methods(result: Mapping[str, Any]) -> dict[str, str]:
 def _results(result: Mapping[str, Any]) -> dict[str, str]:
     cohort, model = result["cohort"], result["model"]
     follow_up = cohort["median_follow_up"]["value"]
-    middle = "not estimable" if follow_up is None else f"{follow_up:.4g} {cohort['unit']}"
+    middle = "not estimable" if follow_up is None else f"{short(follow_up)} {cohort['unit']}"
     answers = {
         "20a": f"{cohort['patients']} of {cohort['rows']} rows used; median follow-up (reverse Kaplan–Meier) {middle}.",
         "20b": listing([f"{stage['name']}: {stage['patients']}" for stage in cohort["stages"]]) + " patients.",
@@ -56,7 +56,9 @@ def _results(result: Mapping[str, Any]) -> dict[str, str]:
         "27b": "For research. The answer never chooses a treatment and must not be used for decisions about a patient.",
     }
     if model.get("causes"):
-        answers["21"] = f"{model['patients']} patients, {model['events']} events, {model['coefficients']} coefficients."
+        answers["21"] = (
+            ", ".join(counted(model[f"{noun}s"], noun) for noun in ("patient", "event", "coefficient")) + "."
+        )
         answers["22"] = "model.json holds all coefficients, their covariance and the baseline hazards."
         answers["24"] = "Not applicable: no model was updated."
         answers["12f"] = "Not applicable: no model was updated."
@@ -93,7 +95,8 @@ def _partition(result: Mapping[str, Any]) -> str:
     judged = result["judgement"]
     if not judged:
         return "No partition: the model was not judged."
-    return f"{judged['repeats']} times {judged['folds']}-fold cross-validation; the final model uses all patients."
+    repeats = "Once" if judged["repeats"] == 1 else f"{judged['repeats']} times"
+    return f"{repeats} {judged['folds']}-fold cross-validation; the final model uses all patients."
 
 
 def _building(model: Mapping[str, Any]) -> str:
