@@ -213,7 +213,7 @@ def _filter(wanted: str) -> list[ColumnElement[bool]]:
     name = wanted.removeprefix("class:")
     if not wanted.startswith("class:") and wanted not in ("unsure", "refused", "not_a_cell"):
         raise bad_request("filter is every, unread, unsure, refused, not_a_cell or class:NAME.", code="unknown_filter")
-    return [name == SHOWN]
+    return [SHOWN.is_not_distinct_from(name)]
 
 
 def _total(counts: dict[str, Any], wanted: str) -> int:

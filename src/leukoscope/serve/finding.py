@@ -2,9 +2,8 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,81 +13,74 @@ from sqlalchemy.orm import Session
 from ..data.images import RGB
 from ..data.prepare import cell_mask
 from ..errors import require
+from ..inference.predictor import Predictor
 from .analysis import Drawn
-from .tables import Picture
+from .tables import FIELD, Picture
+
+if TYPE_CHECKING:
+    from ..smears.judging import JudgedCell
 
 _FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out, as in quality
+_CERTAIN_CROP = 640 * 480  # pixels; the release's crops have fewer, cameras take more
 _POINTS = 96  # of an outline that is kept
 
 
-def is_field(image: RGB) -> bool:
+def is_field(image: RGB, path: Path) -> bool:
     """Tell whether an image shows more than one cell cut out on black."""
     mask = cell_mask(image)
-    return float(np.concatenate((mask[0], mask[-1], mask[:, 0], mask[:, -1])).mean()) > _FRAMED
+    if float(np.concatenate((mask[0], mask[-1], mask[:, 0], mask[:, -1])).mean()) > _FRAMED:
+        return True
+    if mask.size < _CERTAIN_CROP:
+        return False
+    from ..smears.kinds import kind_of  # also knows a round field of view on black
+
+    return kind_of(path) == "field"
 
 
-@dataclass(frozen=True)
-class Found:
-    """The cells of one field: `images` as the model sees them, `crops` the same as PNG."""
-
-    cells: Sequence[Any]
-    images: list[RGB]
-    scale: Any
-
-    @property
-    def crops(self) -> list[bytes]:
-        """The crops as files."""
-        return [png(image) for image in self.images]
-
-    def drawn(self, digests: Sequence[str]) -> list[Drawn]:
-        """Return where the cells lie, with their crops in the store."""
-        return [drawn_of(cell, digest) for cell, digest in zip(self.cells, digests, strict=True)]
-
-    def keep(self, session: Session, image_id: int) -> None:
-        """Note the scale that was used, so that a cell added later is cut out like these."""
-        facts = {"scale": self.scale.source, "um_low": self.scale.low, "um_high": self.scale.high}
-        values = {"um_per_px": self.scale.um_per_px, "facts": facts, "kind": "field"}
-        session.execute(update(Picture).where(Picture.id == image_id).values(**values))
-
-
-def cells_of_field(path: Path, *, um_per_px: float | None) -> Found:
-    """Find and cut out the cells of a field in the store.
+def cells_of_field(
+    path: Path, predictor: Predictor, *, um_per_px: float | None, point: str
+) -> tuple[Any, list["JudgedCell"]]:
+    """Find and judge the cells of a field in the store; return its scale and them.
 
     Raises:
         ImageError: it is no stained smear, or has no scale; the words say which.
         MissingExtraError: the extra `fields` is not installed.
     """
-    require("cv2", feature="Finding cells in fields", extra="fields")
-    from ..fields.cells import find_cells
-    from ..fields.extraction import normalised_crops
+    field = _open(path, um_per_px=um_per_px)
+    from ..smears.judging import judge_cells
 
-    field = open_stored(path, um_per_px=um_per_px)
-    cells = find_cells(field)
-    return Found(cells, normalised_crops(field, cells) if cells else [], field.scale)
+    return field.scale, list(judge_cells(field, predictor, point=point))
 
 
 def cell_of_outline(
-    path: Path, outline: Sequence[Sequence[float]], others: Sequence[Sequence[Sequence[float]]], *,
-    um_per_px: float | None,
-) -> Found:  # fmt: skip
-    """Cut out one cell that a reader has drawn, in the stain of all the field's cells; x and y in pixels."""
-    require("cv2", feature="Finding cells in fields", extra="fields")
+    path: Path, outline: Sequence[Sequence[float]], others: Sequence[Sequence[Sequence[float]]], predictor: Predictor,
+    *, um_per_px: float | None, point: str,
+) -> "JudgedCell":  # fmt: skip
+    """Judge one cell that a reader has drawn, in the stain of all the field's cells; x and y in pixels."""
+    field = _open(path, um_per_px=um_per_px)
     from ..fields.cells import describe
-    from ..fields.crops import cut_crop
-    from ..fields.detection import Found as Outlined
+    from ..fields.detection import Found
     from ..fields.extraction import field_normaliser
+    from ..smears.judging import judge_cell, stain_of
 
-    field = open_stored(path, um_per_px=um_per_px)
-    drawn, *rest = (describe(Outlined(np.array(each, float), 0.5, False), field) for each in (outline, *others))
-    image = field_normaliser(field, [drawn, *rest], method="reinhard")(cut_crop(field, drawn))
-    return Found([drawn], [image], field.scale)
+    drawn, *rest = (describe(Found(np.array(each, float), 0.5, False), field) for each in (outline, *others))
+    stain = field_normaliser(field, [drawn, *rest], method="reinhard", target=stain_of(predictor.manifest))
+    return judge_cell(field, drawn, predictor, stain=stain, point=point)
 
 
-def open_stored(path: Path, *, um_per_px: float | None) -> Any:
-    """Open a field of the store."""
+def _open(path: Path, *, um_per_px: float | None) -> Any:
+    for module in ("cv2", "skimage"):
+        require(module, feature="Finding cells in fields", extra="fields")
     from ..fields.cells import open_field
 
     return open_field(path, um_per_px=um_per_px)
+
+
+def keep_scale(session: Session, image_id: int, scale: Any) -> None:
+    """Note the scale that was used, so that a cell added later is cut out like these."""
+    facts = {"scale": scale.source, "um_low": scale.low, "um_high": scale.high}
+    values = {"um_per_px": scale.um_per_px, "facts": facts, "kind": FIELD}
+    session.execute(update(Picture).where(Picture.id == image_id).values(**values))
 
 
 def drawn_of(cell: Any, digest: str, *, origin: str = "model") -> Drawn:
@@ -97,8 +89,8 @@ def drawn_of(cell: Any, digest: str, *, origin: str = "model") -> Drawn:
     step = max(1, len(cell.outline) // _POINTS)
     outline = [[round(float(x), 1), round(float(y), 1)] for x, y in cell.outline[::step]]
     facts = {
-        "area_um2": round(cell.area_um2, 2), "nucleus_um2": round(cell.nucleus_um2, 2),
-        "sharpness": round(cell.sharpness, 4), "flags": list(cell.flags),
+        "area_um2": round(float(cell.area_um2), 2), "nucleus_um2": round(float(cell.nucleus_um2), 2),
+        "sharpness": round(float(cell.sharpness), 4), "flags": list(cell.flags),
     }  # fmt: skip
     return Drawn(digest, [left, top, right - left, bottom - top], outline, facts, origin)
 

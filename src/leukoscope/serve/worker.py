@@ -6,9 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from ..data.images import RGB, read_image
 from ..data.pack import in_parallel
@@ -19,7 +20,7 @@ from . import queue
 from .analysis import Drawn, store_cells
 from .audit_log import AuditLog, Who
 from .database import Database
-from .finding import cells_of_field, is_field
+from .finding import cells_of_field, drawn_of, is_field, keep_scale, png
 from .pictures import Pictures
 from .queue import Task
 from .tables import CROP
@@ -159,8 +160,8 @@ class Worker:
         except ImageError as unusable:
             if task.kind == "auto":
                 return Seen(task, field=True)
-            return Seen(task, error=said(unusable, str(path)))
-        return Seen(task, field=True) if task.kind == "auto" and is_field(image) else Seen(task, image)
+            return Seen(task, error=said(unusable, path))
+        return Seen(task, field=True) if task.kind == "auto" and is_field(image, path) else Seen(task, image)
 
     def _store(self, answered: list[tuple[Task, Opinion]]) -> None:
         """Store answers in one transaction, and with them that their jobs are done."""
@@ -182,18 +183,18 @@ class Worker:
 
     def _analyse_field(self, seen: Seen) -> None:
         task = seen.task
+        path = self._pictures.path(task.digest)
         try:
-            found = cells_of_field(self._pictures.path(task.digest), um_per_px=task.um_per_px)
-            answer = partial(self._predictor.stream, point=self._point)
-            digests = self._pictures.add_all(found.crops)
-            cells = list(zip(found.drawn(digests), answer(found.images), strict=True))
+            scale, found = cells_of_field(path, self._predictor, um_per_px=task.um_per_px, point=self._point)
         except LeukoscopeError as unusable:
-            self._fail(task, said(unusable, str(self._pictures.path(task.digest))))
+            self._fail(task, said(unusable, path))
             return
+        digests = self._pictures.add_all([png(each.crop) for each in found])
+        cells = [(drawn_of(each.cell, digest), each.opinion) for each, digest in zip(found, digests, strict=True)]
         with self._database.writing() as session:
             if not queue.finish(session, task, self._owner):
                 return
-            found.keep(session, task.image_id)
+            keep_scale(session, task.image_id, scale)
             store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
             self._note(session, task.case_id, cells=len(cells))
         self._tell(len(cells))
@@ -203,9 +204,9 @@ class Worker:
             queue.finish(session, task, self._owner, error=error)
         self._tell(0)
 
-    def _note(self, session: "object", case_id: int, *, cells: int) -> None:
+    def _note(self, session: Session, case_id: int, *, cells: int) -> None:
         seal = self._predictor.manifest.seal
-        self._log.add(session, Who(), "analysed", kind="case", item=case_id, cells=cells, bundle=seal)  # type: ignore[arg-type]
+        self._log.add(session, Who(), "analysed", kind="case", item=case_id, cells=cells, bundle=seal)
 
     def _tell(self, cells: int) -> None:
         self._counted(cells)
@@ -213,7 +214,7 @@ class Worker:
             self._done.notify_all()
 
 
-def said(unusable: LeukoscopeError, path: str) -> str:
+def said(unusable: LeukoscopeError, path: Path) -> str:
     """Return an error's sentence without the path in the store, which means nothing to a reader."""
-    text = str(unusable).replace(path, "").strip(" :")
+    text = str(unusable).replace(str(path), "").replace(path.name, "").strip(" :")
     return text[:1].upper() + text[1:]

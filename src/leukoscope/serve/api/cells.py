@@ -1,7 +1,7 @@
 """Cells: pages of them, pictures, heat maps, reviews; and cells that a reader adds, draws anew or takes away."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +13,7 @@ from ...inference.bundle import Manifest
 from .. import cases as shown
 from .. import drawing, reviews
 from ..analysis import store_cells, store_prediction
-from ..finding import Found, cell_of_outline, drawn_of
+from ..finding import cell_of_outline, drawn_of, png
 from ..refusals import Refusal, bad_request, not_found
 from ..room import Room
 from ..security import Me, TheRoom
@@ -21,6 +21,9 @@ from ..tables import NOT_A_CELL, REMOVED, Cell, Model, Picture, Prediction
 from .accounts import who
 from .answers import picture_answer
 from .words import LARGEST, Answer, Body, Id, Name, Note, Outline
+
+if TYPE_CHECKING:
+    from ...smears.judging import JudgedCell
 
 router = APIRouter(tags=["cells"])
 
@@ -145,11 +148,10 @@ def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
         if image.case_id != case_id:
             raise not_found("image", new.image)
         found = _cut_out(session, room, image, new.outline)
-    digest = room.pictures.add(found.crops[0])
-    opinion = room.predictor.predict(found.images, point=room.settings.point)[0]
+    digest = room.pictures.add(png(found.crop))
     with room.database.writing() as session:
         shown.case_of(session, me, case_id, to_change=True)
-        drawn = [(drawn_of(found.cells[0], digest, origin="reader"), opinion)]
+        drawn = [(drawn_of(found.cell, digest, origin="reader"), found.opinion)]
         cells = store_cells(session, case_id, image.id, drawn, predictor=room.predictor, point=room.settings.point)
         room.log.add(session, who(me), "added", kind="cell", item=cells[0].id, case=case_id)
         return shown.one_cell(session, cells[0].id)
@@ -161,15 +163,14 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn) -> Answer:
     with room.database.reading() as session:
         cell = shown.cell_of(session, me, cell_id, to_change=True)
         found = _cut_out(session, room, session.get_one(Picture, cell.image_id), new.outline, but=cell_id)
-    digest = room.pictures.add(found.crops[0])
-    opinion = room.predictor.predict(found.images, point=room.settings.point)[0]
+    digest = room.pictures.add(png(found.crop))
     with room.database.writing() as session:
         cell = shown.cell_of(session, me, cell_id, to_change=True)
-        drawn = drawn_of(found.cells[0], digest)
+        drawn = drawn_of(found.cell, digest)
         cell.digest, cell.box, cell.outline, cell.facts = drawn.digest, drawn.box, drawn.outline, drawn.facts
         cell.version += 1
         reviews.forget(session, cell)
-        store_prediction(session, cell, opinion, predictor=room.predictor, point=room.settings.point)
+        store_prediction(session, cell, found.opinion, predictor=room.predictor, point=room.settings.point)
         room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, version=cell.version)
         return shown.one_cell(session, cell_id)
 
@@ -186,14 +187,15 @@ def remove_cell(me: Me, room: TheRoom, cell_id: Id) -> Answer:
     return {"removed": cell_id}
 
 
-def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[float]], *, but: int = 0) -> Found:
+def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[float]], *, but: int = 0) -> "JudgedCell":
     """Cut out what a reader has drawn in a field."""
     if image.kind not in ("field", "dicom"):
         raise Refusal(409, "no_field", "Cells can be drawn in fields only; this image is one cell.")
     _check_outline(outline, image)
     query = select(Cell.outline).where(Cell.image_id == image.id, Cell.removed.is_(False), Cell.id != but)
     others = [each for each in session.scalars(query) if each]
-    return cell_of_outline(room.pictures.path(image.digest), outline, others, um_per_px=image.um_per_px)
+    path, scale = room.pictures.path(image.digest), image.um_per_px
+    return cell_of_outline(path, outline, others, room.predictor, um_per_px=scale, point=room.settings.point)
 
 
 def _check_outline(outline: list[list[float]], image: Picture) -> None:
