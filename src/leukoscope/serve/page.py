@@ -6,6 +6,7 @@ keeps them for ever, and a new version of the program has a new path.
 
 from functools import cache
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 
 import jinja2
@@ -14,8 +15,6 @@ from fastapi.responses import HTMLResponse
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
-
-from .. import __version__
 
 STATIC = Path(__file__).parent / "static"
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -57,7 +56,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"static": static_path(), "version": __version__}
+    made.globals |= {"static": static_path(), "version": metadata.version("leukoscope")}
     return made
 
 

@@ -2,7 +2,7 @@
 
 import { get, send } from "./api.js";
 import { element, find, icon } from "./element.js";
-import { blame, complain, confirmed, enter, note } from "./frame.js";
+import { blame, complain, confirmed, enter, leave, note } from "./frame.js";
 import { when, whole } from "./words.js";
 
 const ROLES = ["reader", "reviewer", "admin"];
@@ -144,6 +144,7 @@ async function refresh() {
 }
 
 introduce();
+find("leave").addEventListener("click", leave);
 find("person-form").addEventListener("submit", addPerson);
 find("token-form").addEventListener("submit", makeToken);
 find("log-more").addEventListener("click", () => showLog({ more: true }).catch(complain));

@@ -10,6 +10,7 @@ import { Grid } from "./grid.js";
 import { Reader } from "./reader.js";
 import { Reviews } from "./reviews.js";
 import { showFilters, showSummary } from "./summary.js";
+import { Magnifier } from "./pictures.js";
 import { receive, upload } from "./upload.js";
 import { count, Vocabulary, whole } from "./words.js";
 
@@ -21,11 +22,12 @@ const FRESH = 1500; // ms between two looks at new cells while the analysis runs
 const account = await enter();
 const words = new Vocabulary(await servedModel());
 const list = new CellList(caseId);
-const grid = new Grid(find("grid"), { list, words });
+const magnifier = new Magnifier();
+const grid = new Grid(find("grid"), { list, words, magnifier });
 const reviews = new Reviews({ caseId, list, reader: account.name });
 const closing = new Closing({ caseId, words });
 const frozen = () => closing.signed || closing.item?.may?.review === false;
-const reader = new Reader({ words, frozen });
+const reader = new Reader({ words, magnifier, frozen });
 const field = new Field({ caseId, words, frozen });
 let begun = false; // somebody has chosen or read a cell: from now on nothing moves under their hands
 let watching = false;
@@ -213,7 +215,7 @@ function openAdd(open) {
   find("add-button").setAttribute("aria-expanded", String(open));
 }
 
-async function take(files) {
+export async function take(files) {
   if (!files.length) return;
   if (frozen()) return void note("This case is signed off, so nothing can be added. A reviewer can reopen it.");
   const kind = document.querySelector("input[name=kind]:checked").value;
@@ -354,7 +356,7 @@ function keepChosen() {
 }
 
 async function changed(what, cell) {
-  reader.forget(cell.id);
+  reader.forget(cell.image);
   say(`Cell ${cell.number} ${what}.`);
   await ask({});
   if (what !== "removed" && list.placeOf(cell.id) >= 0) grid.choose(list.placeOf(cell.id));
@@ -374,7 +376,7 @@ function listenToControls() {
   addEventListener("popstate", () => openSheet(false));
   NARROW.addEventListener("change", () => !NARROW.matches && openSheet(false));
   receive({
-    zone: document.documentElement,
+    zone: document.body,
     buttons: { files: find("choose-files"), folder: find("choose-folder") },
     inputs: { files: find("files"), folder: find("folder") },
     take,
@@ -399,8 +401,6 @@ try {
   introduceModel();
   listen();
   const item = await refreshCase();
-  showRefused(JSON.parse(sessionStorage.getItem(`refused-${caseId}`) ?? "[]"));
-  sessionStorage.removeItem(`refused-${caseId}`);
   if (item.images) {
     await ask({});
     refreshNumbers();

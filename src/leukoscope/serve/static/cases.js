@@ -3,7 +3,7 @@
 import { get, send } from "./api.js";
 import { debounced, element, find } from "./element.js";
 import { blame, complain, enter } from "./frame.js";
-import { caseName, receive, upload } from "./upload.js";
+import { caseName, receive } from "./upload.js";
 import { count, when, whole } from "./words.js";
 
 const PAGE = 50;
@@ -69,23 +69,23 @@ function chip(item, { busy }) {
 
 async function startWith(files) {
   if (!files.length) return;
-  const panel = find("upload");
-  panel.hidden = false;
   try {
     const made = await send("POST", "/cases", { name: caseName(files) });
-    const state = await upload(made.id, files, { told: showSent });
-    sessionStorage.setItem(`refused-${made.id}`, JSON.stringify(state.refused));
-    location.assign(`/cases/${made.id}`);
+    await turnTo(`/cases/${made.id}`);
+    (await import("./case.js")).take(files);
   } catch (error) {
-    panel.hidden = true;
     complain(error);
   }
 }
 
-function showSent({ sent, total }) {
-  const [bar, words] = find("upload").children;
-  bar.value = total ? sent / total : 0;
-  words.textContent = `Sending ${whole(sent)} of ${count(total, "file")}`;
+/** Become the page of a case without leaving this one: chosen files do not outlive a page. */
+async function turnTo(path) {
+  const response = await fetch(path);
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  history.pushState(null, "", path);
+  document.title = page.title;
+  document.body.replaceWith(document.adoptNode(page.body));
+  addEventListener("popstate", () => location.pathname !== path && location.reload());
 }
 
 function openForm(open) {
@@ -101,9 +101,8 @@ function listen() {
   find("more").addEventListener("click", () => list({ more: true }));
   find("query").addEventListener("input", debounced(() => ((asked.query = find("query").value.trim()), list()), 200));
   for (const button of document.querySelectorAll("[data-state]")) button.addEventListener("click", () => filter(button));
-  const zone = document.documentElement;
   receive({
-    zone,
+    zone: document.body,
     buttons: { files: find("choose-files"), folder: find("choose-folder") },
     inputs: { files: find("files"), folder: find("folder") },
     take: startWith,

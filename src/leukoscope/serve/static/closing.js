@@ -3,7 +3,7 @@
 import { address, download, get, send } from "./api.js";
 import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, menu, note } from "./frame.js";
-import { between, count, percent, when, whole } from "./words.js";
+import { between, count, percent, titled, when, whole } from "./words.js";
 
 const EXPORTS = [
   ["html", "Report (HTML)", "for reading on a screen"],
@@ -80,7 +80,7 @@ export class Closing extends EventTarget {
     const disease = this.words.positive ? this.words.title(this.words.positive) : "disease";
     const known = share && share.value !== null && share.value !== undefined;
     const facts = [
-      [`${disease[0].toUpperCase()}${disease.slice(1)} share`, known ? percent(share.value) : "not known", known && share.low !== null ? `95 % interval ${between(share.low, share.high)}` : ""],
+      [`${titled(disease)} share`, known ? percent(share.value) : "not known", known && share.low !== null ? `95 % interval ${between(share.low, share.high)}` : ""],
       ["Read by people", whole(read), `of ${count(cells, "cell")}`],
       ["Unsure", whole(unsure), ""],
       ["Refused", whole(refused), ""],

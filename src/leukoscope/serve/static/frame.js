@@ -97,7 +97,7 @@ export function dress() {
   keys.checked = singleKeys();
   keys.addEventListener("change", () => localStorage.setItem("single-keys", keys.checked ? "on" : "off"));
   document.addEventListener("keydown", (event) => {
-    if (event.key === "?" && singleKeys() && !keyIsTaken(event)) find("help").showModal();
+    if (event.key === "?" && singleKeys() && !keyIsTaken(event) && !find("help").open) find("help").showModal();
   });
 }
 
@@ -109,7 +109,7 @@ function welcome(account) {
   find("sign-out").addEventListener("click", leave);
 }
 
-async function leave() {
+export async function leave() {
   try {
     await send("DELETE", "/session");
     location.assign("/login");

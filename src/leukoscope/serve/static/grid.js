@@ -2,19 +2,19 @@
 
 import { labelOf } from "./cells.js";
 import { drawn, element, icon } from "./element.js";
-import { extent, heat, magnification, thumbnail } from "./pictures.js";
+import { crop, heat, thumbnail } from "./pictures.js";
 import { percent } from "./words.js";
 
 const WIDTHS = [4.6, 6.3, 8.2, 11, 15]; // rem, smallest to largest
 const GAP = 0.5; // rem
 const CAPTION = 1.75; // rem
+const ROOMY = 165; // px of a tile that has room for the class in doubt beside its probability
 const BEYOND = 2; // rows kept above and below the sight
-const MEASURED = 24; // pictures looked at for the common magnification
 
 export class Grid extends EventTarget {
-  constructor(node, { list, words }) {
+  constructor(node, { list, words, magnifier }) {
     super();
-    Object.assign(this, { node, list, words, chosen: -1, step: 3, heat: false, rows: new Map(), extents: [], columns: 1 });
+    Object.assign(this, { node, list, words, magnifier, chosen: -1, step: 3, heat: false, rows: new Map(), columns: 1 });
     this.below = element("div", { class: "grid-rows", role: "presentation" });
     node.append(this.below);
     list.addEventListener("renewed", () => this.renew());
@@ -108,39 +108,34 @@ export class Grid extends EventTarget {
   }
 
   eye(cell) {
-    const image = element("img", { alt: "", decoding: "async", draggable: "false", src: thumbnail(cell, this.tile) });
-    image.addEventListener("load", () => this.look(image), { once: true });
+    const heated = this.heat && cell.decision !== "refused";
+    const image = picture({ src: heated ? crop(cell, this.tile * devicePixelRatio > 200 ? 320 : 160) : thumbnail(cell, this.tile) });
+    image.addEventListener("load", () => this.magnifier[heated ? "crop" : "thumbnail"](image, cell), { once: true });
     image.addEventListener("error", () => image.parentElement?.classList.add("lost"), { once: true });
-    const over = this.heat && cell.decision !== "refused" ? element("img", { class: "heat", alt: "", decoding: "async", draggable: "false", src: heat(cell) }) : null;
+    const over = heated ? picture({ class: "heat", src: heat(cell) }) : null;
     over?.addEventListener("error", () => over.remove(), { once: true });
-    return element("span", { class: "eye" }, image, over);
+    return element("span", { class: heated ? "eye seen" : "eye" }, image, over);
   }
 
   caption(cell, label) {
     const mark = cell.review ? icon(cell.review.label === cell.decision ? "check" : "pen") : drawn("svg", { class: "icon dot", viewBox: "0 0 24 24", "aria-hidden": "true" }, drawn("circle", { cx: 12, cy: 12, r: 5 }));
-    const chance = cell.review || cell.decision === "refused" ? "" : this.chance(cell);
+    const whole = cell.review || cell.decision === "refused" ? "" : this.chance(cell);
+    const chance = this.tile < ROOMY ? whole.split(" ").at(-1) : whole;
     return element("span", { class: "caption" }, mark, element("b", {}, this.words.title(label)), element("span", {}, chance));
   }
 
   /** The probability that a caption shows: of the disease where it is in doubt, of the class where it is called. */
   chance(cell) {
     if (!cell.probability) return "";
-    const of = cell.decision === "unsure" ? this.words.positive : cell.decision;
-    return percent(cell.probability[of] ?? Math.max(...Object.values(cell.probability)));
+    const { positive } = this.words;
+    if (cell.decision === "unsure") return positive ? `${this.words.title(positive)} ${percent(cell.probability[positive])}` : "";
+    return percent(cell.probability[cell.decision] ?? Math.max(...Object.values(cell.probability)));
   }
 
   described(cell) {
     const model = cell.decision === "refused" ? "refused" : `${this.words.title(cell.decision)} ${this.chance(cell)}`;
     const read = cell.review ? `read as ${this.words.title(cell.review.label)}` : "not yet read";
     return `Cell ${cell.number}, ${model}, ${read}`;
-  }
-
-  /** Learn from the first pictures how far all can be magnified alike. */
-  look(image) {
-    if (this.extents.length >= MEASURED) return;
-    this.extents.push(extent(image));
-    if (this.extents.length % 6 && this.extents.length < this.list.total) return;
-    document.documentElement.style.setProperty("--magnify", magnification(this.extents).toFixed(2));
   }
 
   repaint(place) {
@@ -194,3 +189,5 @@ export class Grid extends EventTarget {
     return Math.max(1, Math.floor((innerHeight * 0.8) / this.rowHeight)) * this.columns;
   }
 }
+
+const picture = (facts) => element("img", { alt: "", decoding: "async", draggable: "false", ...facts });

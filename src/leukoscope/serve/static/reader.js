@@ -4,19 +4,21 @@ import { address, get } from "./api.js";
 import { drawn, element, find, icon } from "./element.js";
 import { labelOf } from "./cells.js";
 import { crop, heat } from "./pictures.js";
-import { percent, when } from "./words.js";
+import { percent, titled, when } from "./words.js";
 
-const AROUND = 4.5; // the field shown around a cell, in widths of the cell
+const AROUND = 2.4; // height of the field shown around a cell, in sizes of the cell
+const SHAPE = 5 / 2; // its width to its height, as in the style
 const SWIPE = 48; // px
 
 export class Reader extends EventTarget {
-  constructor({ words, frozen = () => false }) {
+  constructor({ words, magnifier, frozen = () => false }) {
     super();
-    Object.assign(this, { words, frozen, cell: null, heat: false, outlines: new Map() });
+    Object.assign(this, { words, magnifier, frozen, cell: null, heat: false, fields: new Map() });
     this.node = find("reader");
     this.picture = element("img", { alt: "", class: "cell", draggable: "false" });
     this.over = element("img", { alt: "", class: "heat", draggable: "false", hidden: true });
     this.over.addEventListener("error", () => (this.over.hidden = true));
+    this.picture.addEventListener("load", () => this.cell && this.magnifier.crop(this.picture, this.cell));
     find("stage").append(this.picture, this.over);
     this.makeButtons();
     find("around").addEventListener("click", () => this.tell("field"));
@@ -26,12 +28,13 @@ export class Reader extends EventTarget {
   makeButtons() {
     const { words } = this;
     this.agree = this.button({ text: "Agree", key: "Space", style: "main agree", act: () => this.tell("agree") });
-    const classes = [...words.classes].map((name) => this.button({ text: words.title(name), key: words.key(name), style: `class hue-${words.hue(name)}`, act: () => this.tell("label", name), name }));
+    const classes = [...words.classes].map((name) => this.button({ text: titled(words.title(name)), key: words.key(name), style: `class hue-${words.hue(name)}`, act: () => this.tell("label", name), name }));
     const unsure = this.button({ text: "Unsure", key: "0", style: "class hue-unsure", act: () => this.tell("label", "unsure"), name: "unsure" });
     const none = this.button({ text: "Not a cell", key: "X", style: "class hue-refused", act: () => this.tell("label", "not_a_cell"), name: "not_a_cell" });
     this.undo = this.button({ text: "Undo", key: "Z", style: "quiet", act: () => this.tell("undo"), sign: "undo" });
     this.labels = [...classes, unsure, none];
-    find("verdicts").append(this.agree, element("div", { class: "classes" }, ...this.labels), this.undo);
+    this.prompt = element("p", { class: "prompt", hidden: true }, "What is it?");
+    find("verdicts").append(this.agree, this.prompt, element("div", { class: "classes" }, ...this.labels), this.undo);
   }
 
   button({ text, key, style, act, name = "", sign = "" }) {
@@ -102,8 +105,8 @@ export class Reader extends EventTarget {
 
   /** The operating point from which on a cell is called diseased. */
   cut(name) {
-    const { thresholds = {} } = this.words.model ?? {};
-    const threshold = name === this.words.positive ? thresholds.balanced : undefined;
+    const { thresholds = {}, point = "balanced" } = this.words.model ?? {};
+    const threshold = name === this.words.positive ? thresholds[point] : undefined;
     if (threshold === undefined) return null;
     const mark = element("u", { title: `called ${this.words.title(name)} from ${percent(threshold)} on` });
     mark.style.left = `${100 * threshold}%`;
@@ -114,35 +117,33 @@ export class Reader extends EventTarget {
     const { cell, words } = this;
     const decided = words.classes.includes(cell.decision);
     this.agree.hidden = !decided;
+    this.prompt.hidden = decided;
     this.agree.querySelector("span").textContent = decided ? `Agree: ${words.title(cell.decision)}` : "Agree";
     for (const button of this.labels) button.setAttribute("aria-pressed", String(Boolean(cell.review) && button.dataset.label === labelOf(cell)));
     for (const button of [this.agree, this.undo, ...this.labels]) button.disabled = this.frozen();
   }
 
   /** The field around a cell that was found in one. */
-  showAround() {
+  async showAround() {
     const { cell } = this;
     const node = find("around");
     node.hidden = !cell.box;
+    this.node.classList.toggle("has-field", Boolean(cell.box));
     node.replaceChildren();
     if (!cell.box) return;
-    const [x, y, side] = surroundings(cell.box);
-    const view = [x, y, side, side].map(Math.round).join(",");
-    const image = element("img", { alt: "", draggable: "false", src: address(`/images/${cell.image}/picture?box=${view}&side=640`) });
-    const lines = drawn("svg", { viewBox: `${x} ${y} ${side} ${side}`, "aria-hidden": "true" }, outlined(cell));
     node.setAttribute("aria-label", `Cell ${cell.number} in its field. Open the field.`);
-    node.append(image, lines, element("span", {}, "In its field", element("kbd", {}, "F")));
-    if (!cell.outline) this.fetchOutline(cell, lines);
+    const field = await this.fieldOf(cell);
+    if (field && cell.id === this.cell?.id) node.replaceChildren(...around(cell, field));
   }
 
-  async fetchOutline(cell, lines) {
-    if (!this.outlines.has(cell.id)) this.outlines.set(cell.id, get(`/cells/${cell.id}`).then((whole) => whole.outline, () => null));
-    const outline = await this.outlines.get(cell.id);
-    if (outline) lines.replaceChildren(outlined({ ...cell, outline }));
+  /** An image with the outlines of its cells, asked for once. */
+  fieldOf({ image }) {
+    if (!this.fields.has(image)) this.fields.set(image, get(`/images/${image}`).catch(() => this.forget(image)));
+    return this.fields.get(image);
   }
 
-  forget(id) {
-    this.outlines.delete(id);
+  forget(image) {
+    this.fields.delete(image);
   }
 
   listenToSwipes() {
@@ -159,14 +160,30 @@ export class Reader extends EventTarget {
 
 export function opinion(cell, words) {
   if (cell.decision === "refused") return "The model refuses this picture";
-  if (cell.decision === "unsure") return cell.called ? `The model is unsure, and leans to ${words.title(cell.called)}` : "The model is unsure";
+  if (cell.decision === "unsure") return cell.called ? `Unsure, leaning to ${words.title(cell.called)}` : "The model is unsure";
   if (!cell.decision) return "The model has not seen this cell yet";
   return `The model says ${words.title(cell.decision)}`;
 }
 
-function surroundings([x, y, width, height]) {
-  const side = AROUND * Math.max(width, height);
-  return [x + width / 2 - side / 2, y + height / 2 - side / 2, side];
+/** The cell's outline over the part of its field that lies around it. */
+function around(cell, field) {
+  const view = surroundings(cell.box, field);
+  const src = address(`/images/${cell.image}/picture?box=${view.join(",")}&side=720&v=${cell.image}`);
+  const whole = field.cells.find(({ id }) => id === cell.id) ?? cell;
+  return [
+    element("img", { alt: "", draggable: "false", src }),
+    drawn("svg", { viewBox: view.join(" "), preserveAspectRatio: "xMidYMid slice", "aria-hidden": "true" }, outlined(whole)),
+    element("span", {}, "In its field", element("kbd", {}, "F")),
+  ];
+}
+
+/** [left, top, width, height] around a box, inside the image where the image is large enough. */
+function surroundings([x, y, width, height], image) {
+  const high = Math.round(Math.min(AROUND * Math.max(width, height), image.height, image.width / SHAPE));
+  const wide = Math.round(high * SHAPE);
+  const left = Math.max(0, Math.min(image.width - wide, x + width / 2 - wide / 2));
+  const top = Math.max(0, Math.min(image.height - high, y + height / 2 - high / 2));
+  return [Math.round(left), Math.round(top), wide, high];
 }
 
 export function outlined({ box, outline }) {

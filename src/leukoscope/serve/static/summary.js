@@ -1,12 +1,12 @@
 // The numbers of a case: share of blasts with its interval, how much is read, filters with counts.
 
 import { element, find } from "./element.js";
-import { between, count, percent, whole } from "./words.js";
+import { between, count, percent, titled, whole } from "./words.js";
 
 export function showSummary(summary, words) {
   const { blast_share: share, cells, read } = summary;
   const disease = words.positive ? words.title(words.positive) : "disease";
-  find("share-title").textContent = `${disease[0].toUpperCase()}${disease.slice(1)} share`;
+  find("share-title").textContent = `${titled(disease)} share`;
   const known = share && share.value !== null && share.value !== undefined;
   find("share-value").textContent = known ? percent(share.value) : "–";
   drawInterval(find("share-bar"), known ? share : null, disease);
@@ -47,8 +47,6 @@ export function showFilters(node, { counts, chosen, words, pick }) {
   if (node.children.length !== names.length) node.replaceChildren(...names.map(([name]) => filterButton(name, pick)));
   names.forEach(([name, title, hue, number], place) => fill(node.children[place], { title, hue, number, pressed: name === chosen }));
 }
-
-const titled = (text) => text[0].toUpperCase() + text.slice(1);
 
 function filterButton(name, pick) {
   return element("button", { type: "button", class: "filter", "data-filter": name, onclick: () => pick(name) }, element("i", {}), element("span", {}), element("b", {}));

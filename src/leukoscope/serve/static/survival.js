@@ -3,10 +3,10 @@
 import { get, send } from "./api.js";
 import { drawn, element, find } from "./element.js";
 import { blame, complain, enter } from "./frame.js";
-import { between, percent } from "./words.js";
+import { between, percent, titled } from "./words.js";
 
 const [WIDTH, HEIGHT] = [640, 340];
-const EDGE = { left: 46, right: 14, top: 14, bottom: 40 };
+const EDGE = { left: 46, right: 14, top: 30, bottom: 40 };
 let models = [];
 
 const chosen = () => models[find("survival-model").selectedIndex];
@@ -37,7 +37,7 @@ function field(facts) {
   const input = facts.choices
     ? element("select", { name: facts.name, required: true }, element("option", { value: "" }, "Choose"), ...facts.choices.map((choice) => element("option", { value: choice }, choice)))
     : element("input", { name: facts.name, inputmode: "decimal", autocomplete: "off", required: true });
-  return element("label", {}, facts.title ?? facts.name, input, hint ? element("small", { class: "hint" }, hint) : null);
+  return element("label", {}, titled(facts.title ?? facts.name), input, hint ? element("small", { class: "hint" }, hint) : null);
 }
 
 const short = (number) => String(Number(Number(number).toPrecision(3)));
@@ -83,7 +83,7 @@ function picture({ curves, unit, last, answers }) {
   const x = (time) => EDGE.left + ((WIDTH - EDGE.left - EDGE.right) * Math.min(time, end)) / end;
   const y = (share) => EDGE.top + (HEIGHT - EDGE.top - EDGE.bottom) * (1 - share);
   const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "curve", role: "img", "aria-label": `Survival over ${unit}, with its 95 % band` });
-  svg.append(...grid({ x, y, end, unit }), drawn("path", { class: "band", d: band(curve, x, y) }), drawn("path", { class: "line", d: steps(curve.times, curve.value, x, y, end) }));
+  svg.append(...grid({ x, y, end, unit }), drawn("path", { class: "band", d: band(curve, x, y, end) }), drawn("path", { class: "line", d: steps(curve.times, curve.value, x, y, end) }));
   for (const { time, survival } of answers) if (survival && time <= end) svg.append(drawn("circle", { cx: x(time), cy: y(survival.value), r: 5 }));
   return svg;
 }
@@ -96,7 +96,7 @@ function grid({ x, y, end, unit }) {
   const step = niceStep(end);
   const times = [];
   for (let time = 0; time <= end * 1.001; time += step) times.push(drawn("text", { x: x(time), y: HEIGHT - EDGE.bottom + 18, "text-anchor": "middle" }, short(time)));
-  return [...shares, ...times, drawn("text", { x: x(end / 2), y: HEIGHT - 4, "text-anchor": "middle" }, `${unit}; alive, of 100`)];
+  return [...shares, ...times, drawn("text", { x: x(0), y: 13 }, "alive, of 100"), drawn("text", { x: x(end), y: HEIGHT - 4, "text-anchor": "end" }, unit)];
 }
 
 function niceStep(end) {
@@ -111,12 +111,12 @@ function steps(times, values, x, y, end) {
   return `${path}H${x(end)}`;
 }
 
-function band({ times, low, high }, x, y) {
+function band({ times, low, high }, x, y, end) {
   const known = times.map((_, place) => place).filter((place) => Number.isFinite(low[place]) && Number.isFinite(high[place]) && low[place] !== null);
   if (!known.length) return "";
   let path = `M${x(0)} ${y(1)}`;
   for (const place of known) path += `H${x(times[place]).toFixed(1)}V${y(high[place]).toFixed(1)}`;
-  path += `V${y(low[known.at(-1)]).toFixed(1)}`;
+  path += `H${x(end)}V${y(low[known.at(-1)]).toFixed(1)}`;
   for (const place of known.slice(0, -1).reverse()) path += `H${x(times[place + 1]).toFixed(1)}V${y(low[place]).toFixed(1)}`;
   return `${path}H${x(times[known[0]]).toFixed(1)}V${y(1)}Z`;
 }

@@ -2,6 +2,7 @@
 
 import { send } from "./api.js";
 
+const FIRST = 4; // files of the first batch: the first cells are to be seen at once
 const FILES = 24;
 const BYTES = 32 * 2 ** 20;
 const AT_ONCE = 2;
@@ -57,7 +58,7 @@ function batched(files) {
   let bytes = Infinity;
   for (const each of files) {
     const last = batches.at(-1);
-    if (!last || last.length >= FILES || bytes + each.file.size > BYTES) {
+    if (!last || last.length >= (batches.length > 1 ? FILES : FIRST) || bytes + each.file.size > BYTES) {
       batches.push([each]);
       bytes = each.file.size;
     } else {

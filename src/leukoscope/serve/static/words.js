@@ -1,5 +1,6 @@
 // Numbers, times and classes in words.
 
+const SIGN = "\u00a0%"; // never at the start of a line
 const WHOLE = new Intl.NumberFormat("en");
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
@@ -7,17 +8,19 @@ const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-dig
 export const whole = (number) => WHOLE.format(number);
 export const count = (number, one, many = `${one}s`) => `${whole(number)} ${number === 1 ? one : many}`;
 
+export const titled = (text) => text[0].toUpperCase() + text.slice(1);
+
 /** 0.934 -> "93 %"; never 0 or 100 for what is not quite so. */
 export function percent(share) {
   if (share === null || share === undefined) return "–";
   const points = 100 * share;
-  if (points > 0 && points < 0.5) return "<1 %";
-  if (points < 100 && points >= 99.5) return ">99 %";
-  return `${Math.round(points)} %`;
+  if (points > 0 && points < 0.5) return `<1${SIGN}`;
+  if (points < 100 && points >= 99.5) return `>99${SIGN}`;
+  return `${Math.round(points)}${SIGN}`;
 }
 
 export function between(low, high) {
-  return `${percent(low).replace(" %", "")} to ${percent(high)}`;
+  return `${percent(low).replace(SIGN, "")} to ${percent(high)}`;
 }
 
 /** "today 19:02", "yesterday 08:15", "3 Nov 2026". */
