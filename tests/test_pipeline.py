@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from leukoscope.artifacts import read_csv, read_json
+from leukoscope.artifacts import alone_in, read_csv, read_json
 from leukoscope.cli import COMMANDS, leukoscope
 from leukoscope.data.painted import paint
 from leukoscope.errors import LeukoscopeError
@@ -151,6 +151,13 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(images: Path, tmp_path: Pat
     assert "Traceback" not in said
 
 
+def test_two_at_once_do_not_write_one_run(images: Path, tmp_path: Path) -> None:
+    assert tiny_run([images], tmp_path / "run", "--until", "audit").exit_code == 0
+    with alone_in(tmp_path / "run"):
+        refused = run("run", "-o", tmp_path / "run", "--resume")
+    assert "Another leukoscope is at work" in str(refused.exception)
+
+
 def test_there_must_be_a_run_to_resume(images: Path, tmp_path: Path) -> None:
     refused = tiny_run([images], tmp_path / "typo", "--resume")
     assert "There is no run in" in str(refused.exception)
@@ -168,8 +175,11 @@ def test_a_damaged_pack_is_made_again(images: Path, tmp_path: Path) -> None:
     crops = tmp_path / "run" / "pack" / "crops.npy"
     whole = crops.read_bytes()
     crops.write_bytes(whole[:1000])
+    (crops.parent / "pack.json").write_text("{")
+    (crops.parent / ".crops.npy.killed").write_bytes(b"left by a kill")
     assert run("run", "-o", tmp_path / "run", "--resume", "--until", "pack").exit_code == 0
     assert crops.read_bytes() == whole
+    assert sorted(path.name for path in crops.parent.iterdir()) == ["crops.npy", "pack.json"]
 
 
 def test_fewer_subjects_than_folds_names_the_number_to_set(images: Path, tmp_path: Path) -> None:

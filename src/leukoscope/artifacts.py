@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import CallError, DataError
 
 Row = dict[str, str]
 _READ_BYTES = 1 << 20
@@ -43,6 +43,26 @@ def write_whole(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold FOLDER/.lock; it is free again when the block or the process ends, however it ends.
+
+    Raises:
+        CallError: another process holds it.
+    """
+    if sys.platform == "win32":  # which has no fcntl
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CallError(f"Another leukoscope is at work in {folder}. Wait for it, or stop it first.") from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,7 +124,11 @@ def read_csv(path: Path, *, required: Sequence[str] = ()) -> list[Row]:
         raise DataError(f"{path}, line {reader.line_num}: {broken}. Is a quotation mark left open?") from None
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise DataError(f"{path}, row {number}: it does not have {len(reader.fieldnames or [])} cells.")
+            columns = len(reader.fieldnames or [])
+            raise DataError(
+                f"{path}, row {number}: it does not have {columns} cells. Is the file whole? Mend the row, or make it "
+                "again with the command that wrote it."
+            )
     return rows
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .artifacts import read_json, record_stage, write_json
+from .artifacts import alone_in, read_json, record_stage, write_json
 from .config import Experiment, Model
 from .data.audit import Traits, audit, measure_traits, write_traits
 from .data.cells import Cell, classes_of, read_cells, write_cells
@@ -52,18 +52,22 @@ def run_experiment(
         say: takes one line of plain words per stage.
 
     Raises:
-        CallError: the folder is not empty and `resume` is not set, lies inside the data, or the settings differ from
-            the run's own.
+        CallError: the folder is not empty and `resume` is not set, lies inside the data, or is being written by
+            another process; or the settings differ from the run's own.
         LeukoscopeError: whatever a stage finds wrong.
     """
+    _refuse_inside(given, run)
+    if until in ("train", "report") and not (run / "predictions.csv").exists():
+        check_network(experiment.model)
+    _open_run(run, experiment, resume=resume)
+    with alone_in(run):
+        return _run_stages(given, run, experiment, resume=resume, until=until, say=say)
+
+
+def _run_stages(given: Input, run: Path, experiment: Experiment, *, resume: bool, until: str, say: Say) -> Path:
     from .evaluation.evaluate import evaluate
     from .report.page import write_report
 
-    _refuse_inside(given, run)
-    trained = (run / "predictions.csv").exists()
-    if until in ("train", "report") and not trained:
-        check_network(experiment.model)
-    _open_run(run, experiment, resume=resume)
     cells = stage_cells(given, run, experiment, say=say)
     if until == "audit":
         return run / "audit.json"
@@ -73,7 +77,7 @@ def run_experiment(
     stage_pack(cells, run, experiment, say=say)
     if until == "pack":
         return run / "pack"
-    if not trained:
+    if not (run / "predictions.csv").exists():
         from .training.loop import train  # PyTorch: not wanted before
 
         say(f"train     {experiment.model.name}, {experiment.train.epochs} epochs, mode {experiment.train.mode}")
@@ -263,7 +267,7 @@ def _open_run(run: Path, experiment: Experiment, *, resume: bool) -> None:
             raise CallError(f"{run} holds a run already. Go on with --resume, or choose a new folder.")
         if Experiment.read(config) != experiment:
             raise CallError(f"The settings differ from those in {config}. Resume without --config and --set.")
-    elif run.exists() and any(run.iterdir()):
+    elif run.exists() and any(not path.name.startswith(".") for path in run.iterdir()):
         raise CallError(f"{run} is not empty and holds no run. Choose a new folder.")
     else:
         experiment.write(config)
@@ -274,7 +278,7 @@ def _find_cells(given: Input, run: Path, experiment: Experiment) -> tuple[list[C
         cells = paint(run / "painted", count=given.painted, seed=experiment.seed)
         return cells, ["These cells are painted from a seed: they show that the program works, nothing about blood."]
     if given.data is None:
-        raise CallError("Give a folder of images, or --painted 600 for painted cells.")
+        raise CallError("Give a folder of images, or --painted 600 for painted cells; with --resume as at first.")
     found = index(given.data, layout=given.layout, labels=given.labels)
     return found.cells, notes_of(found)
 

@@ -190,6 +190,14 @@ def test_a_report_before_the_evaluation_says_what_to_run(tmp_path: Path) -> None
         write_report(run)
 
 
+def test_a_history_that_lost_its_rows_is_told_not_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", **(SMALL | {"images": False}))
+    evaluate(run)
+    (run / "fold-0" / "history.csv").write_text("")
+    with pytest.raises(DataError, match=r"fold-0/history\.csv lacks the columns epoch, validation_loss"):
+        write_report(run)
+
+
 def test_metrics_of_another_split_or_with_a_part_missing_are_refused(tmp_path: Path) -> None:
     run = written(tmp_path / "run", images=False).parent
     metrics = read_json(run / "metrics.json")

@@ -46,7 +46,7 @@ def _curves(axes: Any, curve: dict[str, Any]) -> None:
             _band(axes, curve["grid"], line, colour=colour)
         axes.plot(curve["grid"], _floats(line["value"]), color=colour, linestyle=style, label=name)
     if len(classes) > 1:
-        axes.legend(loc="lower left" if axes.get_lines()[0].get_ydata()[0] else "lower right", fontsize=9.5)
+        axes.legend(loc="best", fontsize=9.5)
 
 
 def reliability(curve: dict[str, Any]) -> str:

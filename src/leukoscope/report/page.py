@@ -62,8 +62,8 @@ def histories(run: Path) -> list[list[dict[str, float]]]:
     """Read the history.csv of every fold; folds without one are left out."""
     folders = sorted(run.glob("fold-*"), key=lambda folder: (len(folder.name), folder.name))
     paths = [folder / "history.csv" for folder in folders]
-    read = [[_numbers(row) for row in read_csv(path)] for path in paths if path.exists()]
-    return [rows for rows in read if rows and "epoch" in rows[0] and "validation_loss" in rows[0]]
+    read = [read_csv(path, required=("epoch", "validation_loss")) for path in paths if path.exists()]
+    return [[_numbers(row) for row in rows] for rows in read if rows]
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:

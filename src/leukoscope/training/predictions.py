@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ..artifacts import write_csv, write_whole
 from ..data.cells import relative
 from ..data.groups import group_of_subject
+from ..errors import DataError
 from .batches import Rows
 from .prepared import Prepared
 
@@ -28,7 +29,14 @@ def write_fold(path: Path, prepared: Prepared, *, fold: int, sets: dict[str, tup
 
 
 def join_folds(folds: list[Path], path: Path) -> None:
-    """Write the predictions of all folds as one table, holding one line at a time."""
+    """Write the predictions of all folds as one table, holding one line at a time.
+
+    Raises:
+        DataError: the table of a fold is empty, or was cut off within a row.
+    """
+    for fold in folds:
+        if not fold.read_bytes().endswith(b"\n"):
+            raise DataError(f"{fold} is not whole. Delete it and run the same command with --resume.")
     with write_whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as joined:
         for number, fold in enumerate(folds):
             with fold.open(encoding="utf-8", newline="") as lines:
