@@ -36,7 +36,9 @@ def pack(cells: Sequence[Cell], folder: Path, *, prepare: Prepare) -> NDArray[np
         "prepare": prepare.model_dump(mode="json"),
     }
     described = folder / "pack.json"
-    if not (described.exists() and read_json(described) == facts and _opens(folder)):
+    if not (_says(described, facts) and _opens(folder)):
+        for left in folder.glob(".crops.npy.*"):  # by a run that was killed
+            left.unlink()
         described.unlink(missing_ok=True)  # never let an old description stand beside new crops
         _write_crops(cells, folder / "crops.npy", prepare=prepare)
         write_json(described, facts)
@@ -56,6 +58,13 @@ def open_pack(folder: Path) -> NDArray[np.uint8]:
     except (OSError, ValueError, EOFError) as damaged:
         raise DataError(f"{folder / 'crops.npy'} is damaged ({damaged}). Run leukoscope data pack again.") from None
     return crops
+
+
+def _says(described: Path, facts: dict[str, Any]) -> bool:
+    try:
+        return bool(read_json(described) == facts)
+    except DataError:  # missing or damaged
+        return False
 
 
 def _opens(folder: Path) -> bool:
