@@ -9,11 +9,9 @@ POINTS = ("balanced", "high-sensitivity", "high-specificity")
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--model", type=click.Path(path_type=Path), help="Model bundle. [default: the shipped one]")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write one row per cell as CSV; with --to, a folder."
-)
+@click.option("-o", "--output", type=click.Path(), help="Write one row per cell as CSV; with --to, a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page of pictures and heat maps.")
 @click.option("--operating-point", "point", type=click.Choice(POINTS), default="balanced", show_default=True)
@@ -47,7 +45,16 @@ POINTS = ("balanced", "high-sensitivity", "high-specificity")
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the work on slides here: a killed run goes on.",
 )
-def predict(images: tuple[Path, ...], model: Path | None, output: Path | None, **options: Any) -> None:
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where cells cut out on black are answered: here, or on a Ray cluster; then -o is a folder of Parquet files.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="With --engine ray. [default: all there is room for]")
+@click.option("--processors", type=click.IntRange(min=1), default=1, show_default=True, help="Of each worker.")
+def predict(images: tuple[str, ...], model: Path | None, output: str | None, **options: Any) -> None:
     """Say of every cell in IMAGES its class, or unsure, or refused and why.
 
     IMAGES are files, folders or CSV tables (columns path and, if you like, subject): cells cut out on black, or smear
@@ -61,16 +68,23 @@ def predict(images: tuple[Path, ...], model: Path | None, output: Path | None, *
       leukoscope predict cells/ -o predictions.csv --html opinion.html
       leukoscope predict cells.csv --model models/first --operating-point high-sensitivity --json
       leukoscope predict smear/ -o predictions.csv --html opinion.html
+      leukoscope predict s3://archive/cells --engine ray -o s3://archive/answers
       leukoscope predict slide.svs --um-per-px 0.12 --jobs 2 --keep work/ --to qupath -o results/
     """
     from ..errors import ImageError
     from ..inference.inputs import sources_of
     from ..inference.predictor import load
     from ..smears.kinds import SUFFIXES
+    from .cluster import predict_on_cluster
     from .consultation import Consultation, Request
 
-    request = Request(**_places(output, options.pop("formats")), **options)
-    sources = sources_of(images, suffixes=SUFFIXES)
+    engine = {name: options.pop(name) for name in ("workers", "processors")}
+    if options.pop("engine") == "ray":
+        _refuse_on_cluster(options)
+        predict_on_cluster(images, output, model=model, point=options["point"], **engine)
+        return
+    request = Request(**_places(Path(output) if output else None, options.pop("formats")), **options)
+    sources = sources_of(map(Path, images), suffixes=SUFFIXES)
     _check_dicom([source.path for source in sources], request.formats)
     consultation = Consultation(load(model), sources, request)
     consultation.hold()
@@ -94,6 +108,18 @@ def _places(output: Path | None, formats: tuple[str, ...]) -> dict[str, Any]:
     if output is None or output.suffix.lower() == ".csv" or output.is_file():
         raise CallError(f"--to {formats[0]} writes several files. Give their folder with -o, such as -o results.")
     return {"csv": output / "predictions.csv", "folder": output, "formats": formats}
+
+
+def _refuse_on_cluster(options: dict[str, Any]) -> None:
+    """Refuse what the cluster does not do, rather than leave it out in silence."""
+    from ..errors import CallError
+
+    asked = {"--json": "as_json", "--html": "html", "--to": "formats", "--um-per-px": "um_per_px", "--keep": "keep"}
+    wanted = [name for name, option in asked.items() if options[option]]
+    if options["kind"] == "fields":
+        wanted.append("--kind fields")
+    if wanted:
+        raise CallError(f"--engine ray answers cells cut out on black, into Parquet. Leave out {', '.join(wanted)}.")
 
 
 def _check_dicom(paths: list[Path], formats: tuple[str, ...]) -> None:

@@ -75,12 +75,12 @@ def _opens(folder: Path) -> bool:
     return True
 
 
-def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield work(item) in order from one thread per core, holding only a few results at a time.
+def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:
+    """Yield work(item) in order from some threads, else one per core, holding only a few results at a time.
 
     Threads serve because decoding, hashing and resizing release Python's lock.
     """
-    threads = os.cpu_count() or 1
+    threads = threads or os.cpu_count() or 1
     waiting = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         running = [pool.submit(work, item) for item in islice(waiting, 4 * threads)]

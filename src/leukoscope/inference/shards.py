@@ -1,0 +1,229 @@
+"""A prediction that one machine need not do alone, as a folder: a plan, and one Parquet file for each of its shards.
+
+OUT/
+  bundle/                       a copy of the bundle, which every worker loads
+  plan.json                     what is asked of which bundle, so that a second call goes on with it and never mixes
+  inputs.parquet                path, subject, url of every image; not where Parquet tables were given
+  cells/part-00000000.parquet   one row per image of the first shard, and its counts
+  summary.json                  all counts, once all shards are there
+
+A shard is written whole or not at all, and always under the same name: whoever works on it, and however often, its
+images have one row each.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from ..artifacts import fingerprint
+from ..data.pack import in_parallel
+from ..errors import CallError, DataError
+from .bundle import MANIFEST, Bundle
+from .listing import Input, count_inputs, read_inputs, write_inputs
+from .opinion import Opinion
+from .places import as_local_file, is_local, read_file, url_of, write_file
+from .predictor import Predictor, load
+
+_SMALLEST_SHARD = 1_000  # images; enough to be worth a file, few enough to lose
+_MOST_SHARDS = 100_000  # that the driver keeps in mind
+_FOOTERS = 16  # files that are read at once
+_KEY = b"leukoscope"  # in the metadata of a shard's file
+_TEXTS = {"path", "subject", "decision", "reason"}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows `start` to `stop` of a table of images."""
+
+    number: int
+    table: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done; the same plan gives the same files."""
+
+    out: str
+    tables: tuple[str, ...]
+    """Parquet tables of images with the column path and, if they like, subject and url."""
+    rows: tuple[int, ...]
+    """Of each table."""
+    size: int
+    """Images per shard."""
+    point: str
+    """Operating point."""
+    bundle: str
+    """Fingerprint of bundle.json."""
+
+    @property
+    def identity(self) -> str:
+        return fingerprint(asdict(self) | {"out": ""})
+
+    @property
+    def images(self) -> int:
+        return sum(self.rows)
+
+    def shards(self) -> list[Shard]:
+        """Return all shards in order."""
+        cuts = [
+            (table, start, min(start + self.size, rows))
+            for table, rows in zip(self.tables, self.rows, strict=True)
+            for start in range(0, rows, self.size)
+        ]
+        return [Shard(number, *cut) for number, cut in enumerate(cuts)]
+
+    def path_of(self, shard: Shard) -> str:
+        """Return where the rows of a shard go."""
+        return f"{self.out}/cells/part-{shard.number:08d}.parquet"
+
+
+@dataclass
+class Counts:
+    """What was said of the images of some shards."""
+
+    images: int = 0
+    unreadable: int = 0
+    decisions: dict[str, int] = field(default_factory=dict)
+
+    def add(self, opinion: Opinion) -> None:
+        """Count one image."""
+        self.images += 1
+        self.unreadable += not opinion.readable
+        self.decisions[opinion.decision] = self.decisions.get(opinion.decision, 0) + 1
+
+    def __add__(self, other: Self) -> "Counts":
+        decisions = dict(Counter(self.decisions) + Counter(other.decisions))
+        return Counts(self.images + other.images, self.unreadable + other.unreadable, decisions)
+
+
+def make_plan(given: Sequence[str], out: str, bundle: Bundle, *, point: str, size: int | None = None) -> Plan:
+    """List the images and write the plan into OUT; or read it there, where the same was asked before.
+
+    given: files, folders, CSV tables (path, subject) or Parquet tables (path, subject, url), by path or URL.
+
+    Raises:
+        CallError: OUT holds another prediction, or something given does not exist.
+        DataError: no image is there.
+    """
+    out = url_of(out)
+    asked = {"given": list(given), "point": point, "bundle": fingerprint(bundle.manifest.model_dump(mode="json"))}
+    if (old := read_file(f"{out}/plan.json")) is not None:
+        return _same_plan(json.loads(old), asked, out=out)
+    _refuse_full(out)
+    tables = [url_of(each) for each in given if each.endswith(".parquet")]
+    if others := [each for each in given if not each.endswith(".parquet")]:
+        tables.append(f"{out}/inputs.parquet")
+        write_inputs(tables[-1], others)
+    rows = tuple(count_inputs(table) for table in tables)
+    size = size or max(_SMALLEST_SHARD, -(-sum(rows) // _MOST_SHARDS))
+    for name in [*bundle.manifest.files, MANIFEST]:
+        write_file(f"{out}/bundle/{name}", (bundle.path / name).read_bytes())
+    plan = Plan(out, tuple(tables), rows, size, point, str(asked["bundle"]))
+    write_file(f"{out}/plan.json", _json({"format": 1, "asked": asked, "plan": asdict(plan)}))
+    return plan
+
+
+def load_planned(plan: Plan) -> Predictor:
+    """Return a predictor for the plan's copy of the bundle."""
+    files, folder = url_to_fs(f"{plan.out}/bundle")
+    if is_local(files):
+        return load(folder)
+    with TemporaryDirectory(prefix="leukoscope-") as copy:  # once it is loaded, its files are not needed
+        files.get(folder, f"{copy}/bundle", recursive=True)
+        return load(f"{copy}/bundle")
+
+
+def finished(plan: Plan) -> dict[int, Counts]:
+    """Return the counts of the shards that are there already, by number."""
+    files, folder = url_to_fs(f"{plan.out}/cells")
+    there = {PurePosixPath(path).name for path in files.ls(folder, detail=False)} if files.exists(folder) else set()
+    named = [shard for shard in plan.shards() if PurePosixPath(plan.path_of(shard)).name in there]
+    counts = in_parallel(lambda shard: _counts_of(plan, shard), named, threads=_FOOTERS)
+    return {shard.number: each for shard, each in zip(named, counts, strict=True) if each}
+
+
+def answer_shard(plan: Plan, shard: Shard, predictor: Predictor, *, threads: int) -> Counts:
+    """Answer every image of a shard, `threads` at a time, and write its file, unless it is there."""
+    if done := _counts_of(plan, shard):
+        return done
+    inputs = read_inputs(shard.table, start=shard.start, stop=shard.stop)
+    counts, rows = Counts(), []
+    with TemporaryDirectory(prefix="leukoscope-") as folder:
+
+        def answer(given: Input) -> Opinion:
+            with as_local_file(given["url"], folder=Path(folder)) as path:
+                return predictor.opinion(path, name=str(path), point=plan.point)
+
+        for given, opinion in zip(inputs, in_parallel(answer, inputs, threads=threads), strict=True):
+            counts.add(opinion)
+            rows.append(opinion.row(predictor.classes) | {"path": given["path"], "subject": given["subject"]})
+    write_file(plan.path_of(shard), _parquet(rows, facts=asdict(counts) | {"plan": plan.identity}))
+    return counts
+
+
+def summarise(plan: Plan, counts: Counts) -> None:
+    """Write summary.json, once every image is accounted for.
+
+    Raises:
+        DataError: rows are missing.
+    """
+    if counts.images != plan.images:
+        raise DataError(
+            f"{plan.out} has {counts.images:,} rows for {plan.images:,} images. Run the same command again."
+        )
+    write_file(f"{plan.out}/summary.json", _json(asdict(counts) | {"plan": plan.identity, "bundle": plan.bundle}))
+
+
+def _same_plan(old: dict[str, Any], asked: dict[str, Any], *, out: str) -> Plan:
+    if old["asked"] != asked:
+        raise CallError(f"{out} holds a prediction of other images, or by another model. Choose a new folder.")
+    plan = Plan(**old["plan"] | {"tables": tuple(old["plan"]["tables"]), "rows": tuple(old["plan"]["rows"])})
+    if plan.out != out:
+        raise CallError(f"The prediction in {out} was planned for {plan.out}. Move it back, or choose a new folder.")
+    return plan
+
+
+def _refuse_full(out: str) -> None:
+    files, path = url_to_fs(out)
+    left = {f"{path}/inputs.parquet", f"{path}/bundle"}  # by a call that was stopped before it had a plan
+    if files.exists(path) and (not files.isdir(path) or set(files.ls(path, detail=False)) - left):
+        raise CallError(f"{out} is not empty and holds no prediction. Choose a new folder.")
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _parquet(rows: list[dict[str, Any]], *, facts: dict[str, Any]) -> bytes:
+    """Return rows of predictions.csv as Parquet: numbers are numbers, and what is empty there is null."""
+    names = ["path", "subject", *(name for name in rows[0] if name not in ("path", "subject"))]
+    types = [(name, pa.string() if name in _TEXTS else pa.float64()) for name in names]
+    schema = pa.schema(types, metadata={_KEY: json.dumps(facts).encode()})
+    plain = [{name: None if row[name] == "" and name not in _TEXTS else row[name] for name in names} for row in rows]
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(plain, schema), content, compression="zstd")
+    return content.getvalue()
+
+
+def _counts_of(plan: Plan, shard: Shard) -> Counts | None:
+    """Return the counts of a shard's file, or None where there is none of this plan with all its rows."""
+    files, path = url_to_fs(plan.path_of(shard))
+    try:
+        with files.open(path, "rb") as file:
+            table = pq.ParquetFile(file)
+            facts = json.loads((table.schema_arrow.metadata or {}).get(_KEY, b"{}"))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    whole = facts.pop("plan", "") == plan.identity and table.metadata.num_rows == shard.stop - shard.start
+    return Counts(**facts) if whole else None
