@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leukoscope.data.painted import Donor, paint_cell
-from leukoscope.serve.accounts import add_account
+from leukoscope.serve.accounts import add_account, hash_password
 from leukoscope.serve.app import create_app
 from leukoscope.serve.room import Room, open_room
 from leukoscope.serve.settings import Serving
@@ -163,7 +164,7 @@ class Place:
     def account(self, name: str, *, role: str = "reader", laboratory: str = "north") -> None:
         """Make an account."""
         with self.room.database.writing() as session:
-            add_account(session, name, role=role, laboratory=laboratory, password=PASSWORD)
+            add_account(session, name, role=role, laboratory=laboratory).password = hashed()
 
     def local(self) -> Visitor:
         """Whoever sits at the machine."""
@@ -171,6 +172,12 @@ class Place:
         assert self.room.token
         entering.csrf = entering.post("/session", json={"token": self.room.token.text}).json()["csrf"]
         return entering
+
+
+@cache
+def hashed() -> str:
+    """The hash of PASSWORD, made once: making it is slow on purpose."""
+    return hash_password(PASSWORD)
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ def test_a_room_with_accounts_opens_to_others_and_prints_no_token(settings: Serv
 def test_logs_and_file_names_hold_no_identifiers(
     laboratory: Place, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="leukoscope")  # the test's own client logs addresses, queries too
     ada = laboratory.visitor("ada")
     case = ada.post("/cases", json={"name": "Erika Mustermann", "subject": "SECRET-4711"}).json()["id"]
     ada.send(case, cell_picture(1), b"broken", names=("Mustermann_1.png", "Mustermann_2.png"))

@@ -67,7 +67,7 @@ def serve(point: str, behind_proxy: str, no_work: bool, no_browser: bool, **give
     from ..serve.settings import Serving
 
     _need_extra()
-    settings = Serving(point=point.replace("-", "_"), work=not no_work, **given)  # type: ignore[arg-type]
+    settings = Serving(point=point.replace("-", "_"), work=not no_work, **given)
     _run(settings, behind_proxy=behind_proxy, browser=not no_browser)
 
 
@@ -167,7 +167,7 @@ def list_accounts(data: Path, database: str) -> None:
         rows = session.execute(
             select(Account, Laboratory.name).join(Laboratory).order_by(Laboratory.name, Account.name)
         )
-        for account, laboratory in rows.tuples():
+        for account, laboratory in rows:
             state = "" if account.active else "  (not active)"
             click.echo(f"{account.name}\t{account.role}\t{laboratory}{state}")
 

@@ -115,7 +115,7 @@ def give_up(session: Session) -> None:
 
 def depth(session: Session) -> dict[str, int]:
     """Return the number of jobs in each state."""
-    rows = session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples()
+    rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
     return dict.fromkeys((QUEUED, RUNNING, DONE, FAILED), 0) | dict(rows.all())
 
 

@@ -83,7 +83,7 @@ def accounts(me: Admin, room: TheRoom) -> Answer:
     """List the accounts of the caller's laboratory."""
     with room.database.reading() as session:
         query = select(Account, Laboratory.name).join(Laboratory).where(Account.laboratory_id == me.laboratory_id)
-        return {"accounts": [_described(*row) for row in session.execute(query.order_by(Account.id)).tuples()]}
+        return {"accounts": [_described(*row) for row in session.execute(query.order_by(Account.id))]}
 
 
 @router.post("/accounts", status_code=201)

@@ -1,9 +1,18 @@
 """Pictures as answers: with ETag, kept by the browser, and 304 where it has them already."""
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import Request, Response
 
+PICTURE: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {
+        200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "The picture"},
+        304: {"description": "You have it already"},
+    },
+}
+"""What a route of pictures says of itself."""
 _FOR_EVER = "private, max-age=31536000, immutable"
 _ASK = "private, no-cache"
 

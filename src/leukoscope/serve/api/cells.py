@@ -19,7 +19,7 @@ from ..room import Room
 from ..security import Me, TheRoom
 from ..tables import NOT_A_CELL, REMOVED, Cell, Model, Picture, Prediction
 from .accounts import who
-from .answers import picture_answer
+from .answers import PICTURE, picture_answer
 from .words import LARGEST, Answer, Body, Id, Name, Note, Outline
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def one_cell(me: Me, room: TheRoom, cell_id: Id) -> Answer:
         return shown.one_cell(session, cell_id)
 
 
-@router.get("/cells/{cell_id}/thumbnail")
+@router.get("/cells/{cell_id}/thumbnail", **PICTURE)
 def thumbnail(
     me: Me, room: TheRoom, request: Request, cell_id: Id, side: Literal["96", "160", "320"] = "96"
 ) -> Response:
@@ -84,7 +84,7 @@ def thumbnail(
     return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
 
 
-@router.get("/cells/{cell_id}/crop")
+@router.get("/cells/{cell_id}/crop", **PICTURE)
 def crop(
     me: Me, room: TheRoom, request: Request, cell_id: Id, side: Annotated[int, Query(ge=32, le=1024)] = 448
 ) -> Response:
@@ -98,7 +98,7 @@ def crop(
     return picture_answer(request, cell.digest, what, lambda: drawing.crop_seen(path, prepare, side=side))
 
 
-@router.get("/cells/{cell_id}/heat")
+@router.get("/cells/{cell_id}/heat", **PICTURE)
 def heat(me: Me, room: TheRoom, request: Request, cell_id: Id) -> Response:
     """Return what speaks for (orange) and against (blue) the disease, as a transparent PNG over the crop."""
     with room.database.reading() as session:

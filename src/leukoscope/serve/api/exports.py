@@ -1,6 +1,6 @@
 """Exports of a case."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 
@@ -11,10 +11,16 @@ from .accounts import who
 from .words import Id
 
 router = APIRouter(tags=["exports"])
+_FILES: dict[str, Any] = {
+    "description": "The file",
+    "content": {
+        media: {} for media in ("text/csv", "text/html", "application/pdf", "application/geo+json", "application/zip")
+    },
+}
 Kind = Literal["csv", "geojson", "dicom", "html", "pdf", "dataset"]
 
 
-@router.get("/cases/{case_id}/exports/{kind}")
+@router.get("/cases/{case_id}/exports/{kind}", response_class=Response, responses={200: _FILES})
 def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
     """Return a case as table, for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip)."""
     with room.database.reading() as session:

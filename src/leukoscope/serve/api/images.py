@@ -21,7 +21,7 @@ from ..security import Me, Reviewer, TheRoom
 from ..tables import Case, Cell, Picture
 from ..uploads import Sent, Stored, Unusable, take_in
 from .accounts import who
-from .answers import picture_answer
+from .answers import PICTURE, picture_answer
 from .cases import in_use, remove_all
 from .words import LARGEST, Answer, Id
 
@@ -181,7 +181,7 @@ def _described(row: Picture) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@router.get("/images/{image_id}/picture")
+@router.get("/images/{image_id}/picture", **PICTURE)
 def image_picture(
     *, me: Me, room: TheRoom, request: Request, image_id: Id, side: Annotated[int, Query(ge=16, le=4096)] = 1600,
     box: Annotated[str, Query(max_length=60)] = "",

@@ -42,7 +42,7 @@ def health(room: TheRoom) -> Answer:
     return {"status": "ok"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(me: Me, room: TheRoom) -> Response:
     """Return counters for Prometheus: requests, their seconds, cells analysed, the queue."""
     with room.database.reading() as session:
