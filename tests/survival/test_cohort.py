@@ -36,6 +36,7 @@ def test_the_unit_is_read_from_the_name_of_the_column_or_asked_for() -> None:
         ("months,died,stage\n1e999,1,I\n7,0,II", r"text where numbers are needed"),
         ("months,died,stage\n5,2,I\n7,0,II", r"meaning is not known: '2' \(1 ×\).*--events"),
         ("months,died,stage\n5,0,I\n7,0,II", "nobody had the event; all 2 are censored"),
+        ("months,died,stage\n0,1,I\n0,0,II", "every time in 'months' is zero"),
         ("months,died,stage\n5,1,\n7,0,", "no row can be used .*the stage"),
         (
             "patient,months,died,stage\na,5,1,I\na,7,0,II",

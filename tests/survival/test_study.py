@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import CallError, LeukoscopeError
+from leukoscope.survival.compared import compare
+from leukoscope.survival.horizons import Horizon
 from leukoscope.survival.judgement import judge, optimism
 from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import choose_horizons, run_study
@@ -220,6 +222,20 @@ def test_one_stage_is_described_and_not_compared() -> None:
     assert result["comparison"]["tests"] == {}
     assert any("only one stage" in limit for limit in result["limits"])
     assert any("nothing to rank by" in limit for limit in result["limits"])
+
+
+def test_a_stage_without_events_gets_limits_that_its_patients_allow_and_no_false_precision() -> None:
+    cohort = drawn(120)
+    quiet = replace(cohort, state=np.where(cohort.stage == 0, 0, cohort.state))
+    found = compare(quiet, horizons=(Horizon(12.0, "one year"),))
+    entry = found["stages"]["I"]["horizons"][0]
+    followed = int(((quiet.stage == 0) & (quiet.time >= 12)).sum())
+    assert entry["survival"]["low"] == pytest.approx(0.05 ** (1 / followed))
+    assert f"{followed} patients were followed that far" in entry["text"]
+    assert found["stages"]["I"]["restricted_mean"]["low"] is None
+    differences = {tuple(d["stages"]): d["p_holm"] for d in found["restricted_mean"]["differences"]}
+    assert differences["I", "II"] is None
+    assert differences["II", "III"] is not None
 
 
 def test_every_figure_of_the_judgement_has_an_interval_around_it() -> None:

@@ -30,16 +30,19 @@ def significant(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else short(value, digits)
 
 
-def ratio(value: float) -> str:
-    """Return a hazard ratio; close to 1 with as many digits as tell it from 1, and without absurd extremes.
+def ratio(value: float, *, beside: float | None = None) -> str:
+    """Return a hazard ratio with as many decimals as tell it (or the one it stands `beside`) from 1.
 
-    >>> ratio(4.554), ratio(1.0312), ratio(1.000213), ratio(123456.0), ratio(0.00001)
-    ('4.55', '1.03', '1.0002', 'above 1000', 'below 0.001')
+    >>> ratio(4.554), ratio(1.0312), ratio(1.000213), ratio(0.97, beside=1.0312)
+    ('4.55', '1.031', '1.00021', '0.970')
+    >>> ratio(123456.0), ratio(0.00001)
+    ('above 1000', 'below 0.001')
     """
     if not 1e-3 <= value <= 1e3:
         return "above 1000" if value > 1 else "below 0.001"
-    digits = 3 + max(0, math.floor(-math.log10(max(abs(value - 1), 1e-6))) - 1)
-    return short(value, digits) if abs(value - 1) < 0.1 and value != 1 else short(value)
+    distance = abs((value if beside is None else beside) - 1)
+    decimals = min(max(2, 1 + math.ceil(-math.log10(max(distance, 1e-6)))), 6)
+    return f"{value:.{decimals}f}"
 
 
 def open_time(interval: Mapping[str, float | None], unit: str) -> str:
@@ -83,6 +86,8 @@ def span(interval: Mapping[str, float | None] | None, digits: int = 2) -> str:
     """
     if interval is None or interval["value"] is None:
         return "–"
+    if interval["low"] is None and interval["high"] is None:
+        return f"{interval['value']:.{digits}f} (no limits)".replace("-", "−")
     value, low, high = (
         "–" if interval[key] is None else f"{interval[key]:.{digits}f}" for key in ("value", "low", "high")
     )

@@ -102,6 +102,10 @@ def cohort_of(table: Table, settings: StudySettings) -> Cohort:
     keep[[row for rows in dropped.values() for row in rows]] = False
     if not keep.any():
         raise DataError(f"{table.where}: no row can be used ({_reasons(dropped)}). Check the column names.")
+    if not outcome.time[keep].max() > 0:
+        raise DataError(
+            f"{table.where}: every time in '{settings.time}' is zero, so nothing was followed. Check --time."
+        )
     stages, ordered = _order(stage_names[keep], settings)
     covariates = {name: _covariate(table, name, joined) for name in settings.covariates}
     notes = [*outcome.notes, *joined, *_notes(table, settings, ordered=ordered, stages=stages)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from .cohort import Cohort
 from .comparison import holm, logrank, logrank_trend, pairwise, restricted_mean_difference
-from .curves import Array, Curve, Interval, median, restricted_mean, risk_table
+from .curves import Z95, Array, Curve, Interval, median, restricted_mean, risk_table
 from .fitting import curves_of, known_until
 from .gray import gray
 from .horizons import Horizon
@@ -62,7 +62,7 @@ def _stage(
         "curves": {key: _curve(curve) for key, curve in curves.items()},
         "at_risk": [int(((cohort.time >= tick) & (cohort.start <= tick)).sum()) for tick in ticks],
         "median": as_dict(median(curves["survival"])),
-        "restricted_mean": as_dict(Interval(mean, mean - 1.96 * error, mean + 1.96 * error)),
+        "restricted_mean": _open(Interval(mean, mean - Z95 * error, mean + Z95 * error), error > 0),
         "horizons": [_at(cohort, curves, horizon, who) for horizon in horizons],
     }
 
@@ -119,8 +119,20 @@ def _tests(cohort: Cohort) -> dict[str, Any]:
 def _mean_differences(curves: Mapping[str, Mapping[str, Curve]], until: float) -> list[dict[str, Any]]:
     pairs = list(combinations(curves, 2))
     found = [restricted_mean_difference(curves[a]["survival"], curves[b]["survival"], until=until) for a, b in pairs]
-    corrected = holm([p for _, p in found])
+    told = [all(_varies(curves[name]["survival"], until) for name in pair) for pair in pairs]
+    corrected = iter(holm([p for (_, p), some in zip(found, told, strict=True) if some]))
     return [
-        {"stages": [a, b], **as_dict(difference), "p": p, "p_holm": after}
-        for (a, b), (difference, p), after in zip(pairs, found, corrected, strict=True)
+        {"stages": list(pair), **_open(difference, some)}
+        | {"p": p if some else None, "p_holm": next(corrected) if some else None}
+        for pair, (difference, p), some in zip(pairs, found, told, strict=True)
     ]
+
+
+def _varies(curve: Curve, until: float) -> bool:
+    """Tell whether a mean has a standard error; with no event, or everybody's, before `until` it would be a false 0."""
+    return restricted_mean(curve, until=until)[1] > 0
+
+
+def _open(interval: Interval, some: bool) -> dict[str, float | None]:
+    """Return an interval for JSON, its ends unknown unless the data give some."""
+    return as_dict(interval) if some else as_dict(Interval(interval.value, np.nan, np.nan))

@@ -117,7 +117,7 @@ def ask(
     covered = _covers(model, stage)
     if covered:
         curves, method = patient_curves(model, columns, points=400), "Cox model; intervals by the delta method"
-        notes += _borrowed(model, stage, asked)
+        notes += _borrowed(model, stage, asked, end=curves["survival"].last)
     else:
         curves, method = model.stage_curves[stage], f"Observed curve of {in_stage(model.stage_column, stage)}"
         notes += _why_observed(model, stage, extrapolate=extrapolate)
@@ -152,10 +152,10 @@ def _why_observed(model: SurvivalModel, stage: str, *, extrapolate: bool) -> lis
     return [f"The model does not cover this stage: {model.unmodelled[stage]}. Covariates are not used.{smooth}"]
 
 
-def _borrowed(model: SurvivalModel, stage: str, asked: Sequence[Horizon]) -> list[str]:
-    """Say where an answer rests on the other stages alone, because nobody of this one was followed so far."""
+def _borrowed(model: SurvivalModel, stage: str, asked: Sequence[Horizon], *, end: float) -> list[str]:
+    """Say where an answer, none of which is past `end`, rests on other stages: nobody of its own lasted so long."""
     last = model.stage_curves[stage]["survival"].last if stage in model.stage_curves else np.inf
-    if all(horizon.time <= last for horizon in asked):
+    if not any(last < horizon.time <= end for horizon in asked):
         return []
     return [
         f"Nobody with {in_stage(model.stage_column, stage)} was followed past {in_words(last, model.unit)}; "

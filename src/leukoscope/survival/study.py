@@ -116,7 +116,7 @@ def _hindrance(fitted: Fitted, *, events: int, within: Sequence[Horizon]) -> str
             f"{counted(events, 'event')} {'is' if events == 1 else 'are'} too few to test the model on unseen patients"
         )
     if not within:
-        return "no horizon lies within the follow-up"
+        return "no horizon lies before the end of the follow-up"
     if not fitted.coefficients and not fitted.causes[0].model.strata:
         return "without stages and covariates all patients have the same curve, and there is nothing to rank by"
     return ""
