@@ -36,6 +36,13 @@ def test_a_finished_pack_is_kept_and_another_is_made_anew(tmp_path: Path, painte
     assert pack(painted, tmp_path, prepare=Prepare(view="cell", size=32)).shape[1] == 32
 
 
+def test_an_image_that_changed_since_it_was_indexed_is_named(tmp_path: Path, painted: list[Cell]) -> None:
+    other = tmp_path / "other.png"
+    other.write_bytes(painted[1].path.read_bytes())
+    with pytest.raises(ImageError, match=r"other\.png has changed since it was indexed"):
+        pack([replace(painted[0], path=other)], tmp_path / "pack", prepare=PREPARE)
+
+
 def test_a_bad_image_stops_the_pack_by_name_and_leaves_nothing_half_written(
     tmp_path: Path, painted: list[Cell]
 ) -> None:

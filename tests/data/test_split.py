@@ -154,3 +154,15 @@ def test_four_classes_are_split_too() -> None:
     cells = [replace(cell, label=names[int(cell.subject[1:]) % 4]) for cell in make_cells(40)]
     plan = make_split(cells, Split(folds=4), seed=0)
     assert plan.classes == names
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+@pytest.mark.parametrize("leaky", [False, True])
+def test_one_cell_per_subject_is_split_or_refused_in_plain_words(folds: int, leaky: bool) -> None:
+    cells = make_cells(6, per_subject=1)
+    try:
+        plan = make_split(cells, Split(folds=folds, leaky=leaky), seed=0)
+    except SplitError as refused:
+        assert "cannot be cut" in str(refused) or "too few subjects" in str(refused)  # noqa: PT017
+    else:
+        assert len(plan.folds) == folds

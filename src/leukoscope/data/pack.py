@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import read_json, write_json, write_whole
+from ..artifacts import read_json, sha256_of, write_json, write_whole
 from ..config import Prepare
 from ..errors import DataError, ImageError
 from ..progress import track
@@ -92,7 +92,10 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int | No
 def _write_crops(cells: Sequence[Cell], path: Path, *, prepare: Prepare) -> None:
     def crop_of(cell: Cell) -> RGB:
         try:
-            return prepare_crop(read_image(cell.path), prepare)
+            image = read_image(cell.path)
+            if sha256_of(cell.path) != cell.sha256:
+                raise ImageError(f"{cell.path} has changed since it was indexed. Put it back, or index again.")
+            return prepare_crop(image, prepare)
         except ImageError as unusable:
             raise ImageError(_named(cell, unusable)) from None
 

@@ -1,5 +1,6 @@
 """Splits that keep whole subjects together, and cannot be built or loaded otherwise."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -160,7 +161,9 @@ class _Units:
         kind = StratifiedKFold if self.leaky else StratifiedGroupKFold
         splitter = kind(count, shuffle=True, random_state=self.seed + 1000 * again)
         groups = None if self.leaky else self.groups[rows]
-        return [rows[test] for _, test in splitter.split(rows, self.labels[rows], groups)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a class with fewer cells than chunks: hold_back judges
+            return [rows[test] for _, test in splitter.split(rows, self.labels[rows], groups)]
 
     def hold_back(self, rows: NDArray[Any], share: float) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return (kept, held back); both hold every class, and about `share` of the rows is held back.
@@ -168,7 +171,7 @@ class _Units:
         Of several shuffles, the chunk in which the rarest class comes from the most subjects is taken: a threshold
         tuned on one patient would be that patient's.
         """
-        count = max(2, min(round(1 / share), len(set(self.units[rows]))))
+        count = max(2, min(round(1 / share), self._most_chunks(rows)))
         offered = [chunk for again in range(5) for chunk in self.chunks(rows, count, again=again)]
         held = max(offered, key=lambda chunk: (self._fewest_units(chunk), -abs(len(chunk) / len(rows) - share)))
         kept = np.setdiff1d(rows, held)
@@ -184,10 +187,15 @@ class _Units:
         return Fold(self.names(kept), self.names(held), self.names(test))
 
     def _enough_groups(self, rows: NDArray[Any], count: int) -> None:
-        found = len(set(self.units[rows]))
-        if found < count:
-            unit = "images" if self.leaky else "subject groups"
-            raise SplitError(f"{found} {unit} cannot be cut into {count} folds. Set split.folds to {found} or fewer.")
+        most = self._most_chunks(rows)
+        if most < count:
+            groups = "" if self.leaky else f" of {len(set(self.groups[rows]))} subject groups"
+            cure = f"Set split.folds to {most} or fewer." if most > 1 else "Add subjects."
+            raise SplitError(f"{len(rows)} images{groups} cannot be cut into {count} folds. {cure}")
+
+    def _most_chunks(self, rows: NDArray[Any]) -> int:
+        """Return into how many chunks rows can be cut: none without a unit, and some class has a cell for each."""
+        return min(len(set(self.units[rows])), max(Counter(self.labels[rows].tolist()).values()))
 
     def _units_per_class(self, rows: NDArray[Any]) -> dict[str, int]:
         return {str(label): len(set(self.units[rows[self.labels[rows] == label]])) for label in set(self.labels)}
