@@ -92,6 +92,8 @@ def _explain_os(error: OSError) -> str:
     where = f" {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full{where}. Free some space and run the same command again; finished stages are kept."
+    if error.errno == errno.EROFS:
+        return f"Nothing can be written to{where or ' this disk'}: it is read-only. Choose another folder."
     if isinstance(error, PermissionError):
         return f"No permission for{where or ' a file'}. Choose another folder, or change its rights."
     return f"{error.strerror or error}{where}."
