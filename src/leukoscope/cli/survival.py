@@ -166,12 +166,12 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
 
 def _say(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
-    from ..report.survival_words import interval_words, model_name, test_lines
+    from ..report.survival_words import interval_words, lines_of_tests, model_name
     from ..survival.words import NOTICE
 
     for stage in result["comparison"]["stages"].values():
         click.echo(_latest(stage))
-    for line in test_lines(result["comparison"]["tests"]):
+    for line in lines_of_tests(result["comparison"]["tests"]):
         click.echo(line)
     if result["judgement"]:
         event, chosen = result["cohort"]["events"][0], result["judgement"]["chosen"]

