@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ..artifacts import read_csv, write_csv
-from ..config import Prepare
 from ..errors import DataError, ImageError
 from ..progress import track
 from .cells import Cell, natural, relative
 from .cnmc import SIDES, SOURCE
 from .groups import joined, sharing_bytes, subject_groups
-from .images import read_image
+from .images import RGB, read_image
 from .pack import in_parallel
-from .prepare import bounding_box, cell_mask, prepare_crop
+from .prepare import bounding_box, cell_mask, cut_square, square_around
 
 TRAITS = ("path", "area_px", "mean_red", "mean_green", "mean_blue")
 
@@ -29,7 +28,7 @@ TRAITS = ("path", "area_px", "mean_red", "mean_green", "mean_blue")
 # that share no bytes, and the six weakest) show the same cell; the strongest pair seen that does not has .979.
 _SAME_CELL = 0.985
 _SAME_SIZE = 0.05
-_THUMBNAIL = Prepare(view="cell", size=16, margin=0)
+_SIDE = 16  # of a thumbnail, in pixels
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def measure_traits(cells: Sequence[Cell]) -> Traits:
     """Decode every image once and measure the cell in it; what cannot be used is named in `problems`."""
     rows = list(track(in_parallel(_measure, cells), "Auditing", total=len(cells)))
     problems = {number: row for number, row in enumerate(rows) if isinstance(row, str)}
-    blank = np.full(6 + _THUMBNAIL.size**2, np.nan, dtype=np.float64)
+    blank = np.full(6 + _SIDE**2, np.nan, dtype=np.float64)
     table = np.array([blank if isinstance(row, str) else row for row in rows]).reshape(len(cells), -1)
     return Traits(table[:, 0], table[:, 1:4], table[:, 4:6], table[:, 6:].astype(np.float32), problems)
 
@@ -145,10 +144,18 @@ def _measure(cell: Cell) -> NDArray[np.float64] | str:
     mask = cell_mask(image)
     if not mask.any():
         return f"{cell.path} is all black: there is no cell to see. Remove it or replace it."
-    left, top, right, bottom = bounding_box(mask)
+    left, top, right, bottom = box = bounding_box(mask)
+    inside, pixels = mask[top:bottom, left:right], image[top:bottom, left:right]
+    thumbnail = cut_square(image, *square_around(box, margin=0), size=_SIDE).mean(axis=2).ravel()
     sides = ((right - left) / width, (bottom - top) / height)
-    thumbnail = prepare_crop(image, _THUMBNAIL).mean(axis=2).ravel()
-    return np.concatenate([[mask.sum()], image[mask].mean(axis=0), sides, thumbnail])
+    return np.concatenate([[np.count_nonzero(inside)], _mean_colour(pixels, inside), sides, thumbnail])
+
+
+def _mean_colour(pixels: RGB, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the mean red, green and blue of the pixels that lie inside; five times as fast as picking them."""
+    kept = (pixels * inside[..., None]).reshape(len(pixels), -1)
+    total = kept.sum(axis=0, dtype=np.int64).reshape(-1, 3).sum(axis=0)
+    return np.asarray(total / np.count_nonzero(inside))
 
 
 def _several(groups: dict[str, tuple[str, ...]]) -> list[list[str]]:

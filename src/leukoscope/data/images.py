@@ -39,7 +39,7 @@ def read_image(path: Path) -> RGB:
             image.load()
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as broken:
             raise ImageError(f"{path} ends early or is damaged ({broken}). Copy or download it again.") from None
-        return np.asarray(_drop_alpha(image, path) if image.mode == "RGBA" else image)
+        return _array_of(_drop_alpha(image, path) if image.mode == "RGBA" else image)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -50,6 +50,11 @@ def read_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         return image.size
+
+
+def _array_of(image: Image.Image) -> RGB:
+    """Return the pixels; np.asarray copies them once more."""
+    return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width, 3)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -23,10 +23,17 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
     left, top, side = _square(image, prepare)
     if (left, top) == (0, 0) and image.shape[:2] == (side, side) == (prepare.size, prepare.size):
         return image  # it is its own crop already, as the release's images are at 450 px
+    return cut_square(image, left, top, side, size=prepare.size)
+
+
+def cut_square(image: RGB, left: int, top: int, side: int, *, size: int) -> RGB:
+    """Return a square of the source as a crop, (size, size, 3); what lies outside the source is black."""
+    x, y = max(left, 0), max(top, 0)
+    part = Image.fromarray(image[y : top + side, x : left + side])  # only this is copied
     # Image.crop fills what lies outside the source with black, as the release's own background.
-    square = Image.fromarray(image).crop((left, top, left + side, top + side))
+    square = part.crop((left - x, top - y, left - x + side, top - y + side))
     # Pillow widens the bilinear kernel when it shrinks, so nothing is skipped between two pixels.
-    return np.asarray(square.resize((prepare.size, prepare.size), Image.Resampling.BILINEAR))
+    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def cell_mask(image: RGB) -> NDArray[np.bool_]:
@@ -42,14 +49,19 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+def square_around(box: tuple[int, int, int, int], *, margin: float) -> tuple[int, int, int]:
+    """Return (left, top, side) of the square around a box, with a margin as a share of the box's longer side."""
+    left, top, right, bottom = box
+    longer = max(right - left, bottom - top)
+    side = longer + 2 * round(margin * longer)
+    return (left + right - side) // 2, (top + bottom - side) // 2, side
+
+
 def _square(image: RGB, prepare: Prepare) -> tuple[int, int, int]:
     """Return (left, top, side) of the source square that becomes the crop."""
     height, width = image.shape[:2]
     if prepare.view == "cell":
-        left, top, right, bottom = bounding_box(cell_mask(image))
-        longer = max(right - left, bottom - top)
-        side = longer + 2 * round(prepare.margin * longer)
-        return (left + right - side) // 2, (top + bottom - side) // 2, side
+        return square_around(bounding_box(cell_mask(image)), margin=prepare.margin)
     if prepare.view == "area":
         x, y, area = _centre_and_area(cell_mask(image))
         side = max(1, round(2 * np.sqrt(area / np.pi) * (1 + 2 * prepare.margin)))
