@@ -65,6 +65,9 @@ class Model(Settings):
     gain: float = Field(1.0, gt=0, le=10)
     """Factor of brightness before a timm backbone's own standardisation, inside the network. Cells cut out on black
     are dark: those of C-NMC fill the lower half of the scale, so 2 brings them to the contrast of photographs."""
+    views: Literal["one", "flips", "turns"] = "one"
+    """How often the trained network looks at a cell: once, in its 4 mirrorings, or in these and their quarter turns
+    (8), averaged. The run's figures and its bundle use the same."""
     norm_momentum: float = Field(0.99, ge=0, lt=1)
     """Share of their old value that the moving statistics of seed-cnn's batch normalisation keep at each step. Keras'
     0.99 needs many hundred steps; before that the network, once it stops training, may call every cell the same."""
@@ -106,6 +109,9 @@ class Train(Settings):
     cached features of the frozen backbone."""
     epochs: int = Field(20, ge=1)
     frozen_epochs: int = Field(1, ge=0)
+    frozen_stages: int = Field(0, ge=0)
+    """Leading stages of a timm backbone, its stem first, whose weights stay as they were loaded: edges and colours
+    need not be learnt again, and the steps get cheaper. 0 lets all learn, 2 keeps the stem and the first stage."""
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(0.01, gt=0)

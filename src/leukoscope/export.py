@@ -21,7 +21,6 @@ from .inference.ensemble import CLASSES_KEY
 from .inference.gate import FILE, fit_gate
 from .inference.predictor import Predictor
 from .inference.quality import fit_quality, measure
-from .inference.views import Views
 from .progress import track
 from .report.card import card
 
@@ -52,13 +51,11 @@ def export_run(
     weights: bool = True,
     alpha: float = 0.1,
     also: Sequence[Path] = (),
-    views: Views = "one",
     say: Say = print,
 ) -> Bundle:
     """Write a bundle of the folds of an evaluated run (default: all of them, averaged).
 
     store: how large weights are kept. weights: put weights.safetensors into the bundle as well.
-    views: test-time augmentation of the bundle.
     also: evaluated runs of the same settings, split otherwise, whose figures the card shows beside those of this one.
     alpha: share of each class that may be called another; cells that would make it more are 'unsure'.
 
@@ -95,7 +92,7 @@ def export_run(
         members.append(member)
         files |= {member.graph: exported.onnx} | ({member.weights: exported.safetensors} if weights else {})
     metrics["other_tests"] = [_other_test(other) for other in also]
-    manifest = _manifest(run, experiment, evidence, metrics, members).model_copy(update={"views": views})
+    manifest = _manifest(run, experiment, evidence, metrics, members)
     bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
     bundle = learn_doubt(bundle, run, evidence, alpha=alpha, say=say)
     record_stage(run, "export", started=started, folds=chosen, store=store, seal=bundle.manifest.seal)
@@ -197,6 +194,7 @@ def _manifest(
         classes=predictions.classes,
         positive=predictions.classes[1] if predictions.binary else "",
         members=tuple(members),
+        views=experiment.model.views,
         operating_points=thresholds,
         subjects=subject_figures(evidence, thresholds),
         metrics={name: metrics[name] for name in kept if name in metrics}

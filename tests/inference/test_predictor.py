@@ -11,13 +11,13 @@ from PIL import Image
 from leukoscope.artifacts import read_csv
 from leukoscope.data.images import read_image
 from leukoscope.data.prepare import prepare_crop
+from leukoscope.data.views import VIEWS, View, turn, turn_back
 from leukoscope.evaluation.calibration import OPERATING_POINTS as EVALUATED
 from leukoscope.evaluation.calibration import temper as evaluated_temper
 from leukoscope.inference.bundle import OPERATING_POINTS, Bundle
 from leukoscope.inference.ensemble import temper
 from leukoscope.inference.opinion import attention
 from leukoscope.inference.predictor import Predictor
-from leukoscope.inference.views import VIEWS, View, turn, turn_back
 
 from .conftest import changed
 

@@ -19,8 +19,10 @@ from leukoscope.data.split import read_split
 from leukoscope.errors import CallError, DataError, TrainingError
 from leukoscope.models.catalogue import build_network
 from leukoscope.models.seed_cnn import seed_cnn
+from leukoscope.models.timm_backbone import leading_weights
 from leukoscope.training.checkpoint import load_checkpoint, read_facts
 from leukoscope.training.loop import follow, train
+from leukoscope.training.randomness import seed_of
 
 MakeRun = Callable[..., Path]
 
@@ -253,3 +255,39 @@ def test_the_last_epoch_is_kept_when_asked(make_run: MakeRun) -> None:
         epochs[keep] = read_facts(run / "fold-0" / "checkpoints" / "best.safetensors")["epoch"]
     assert epochs["last"] == 3
     assert epochs["best"] < 3
+
+
+def test_a_run_predicts_with_the_views_that_its_bundle_will_use(make_run: MakeRun) -> None:
+    run = make_run(model={"views": "flips"})
+    train(run)
+    network = build_network(Model(), classes=2, size=32).eval()
+    load_checkpoint(run / "fold-0" / "checkpoints" / "best.safetensors", network)
+    crops = torch.from_numpy(np.array(open_pack(run / "pack")))
+    with torch.no_grad():
+        seen = [network(crops.flip(axes)).softmax(dim=1) for axes in ((), (1,), (2,), (1, 2))]
+    chances = torch.stack(seen).mean(dim=0).numpy()
+    place = {cell.path: number for number, cell in enumerate(read_cells(run / "cells.csv"))}
+    rows = [row for row in read_csv(run / "predictions.csv") if row["fold"] == "0"]
+    for row in rows:
+        assert float(row["prob_all"]) == pytest.approx(chances[place[(run / row["path"]).resolve()], 1], abs=1e-5)
+
+
+def test_frozen_stages_keep_their_weights_and_the_rest_learns(make_run: MakeRun) -> None:
+    train_settings = {"epochs": 1, "batch_size": 8, "accelerator": "cpu", "frozen_stages": 2}
+    run = make_run(model={"name": "timm:test_resnet"}, train=train_settings)
+    torch.manual_seed(seed_of("weights", 0, 0))
+    before = build_network(Model(name="timm:test_resnet"), classes=2, size=32)
+    frozen = {id(weight) for weight in leading_weights(before, stages=2)}
+    train(run)
+    with safetensors.safe_open(run / "fold-0" / "checkpoints" / "best.safetensors", framework="pt") as best:
+        for name, weight in before.named_parameters():
+            assert torch.equal(best.get_tensor(f"weights.{name}"), weight) == (id(weight) in frozen), name
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("seed-cnn", "for timm backbones"), ("timm:test_resnet", "nothing to learn")]
+)
+def test_stages_that_cannot_be_frozen_are_the_calls_fault(make_run: MakeRun, name: str, why: str) -> None:
+    run = make_run(model={"name": name}, train={"epochs": 1, "accelerator": "cpu", "frozen_stages": 40})
+    with pytest.raises(CallError, match=why):
+        train(run)

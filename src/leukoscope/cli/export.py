@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ..inference.views import Views
     from ..models.export import Store
 
 
@@ -27,13 +26,9 @@ if TYPE_CHECKING:
     "--alpha", type=click.FloatRange(0.001, 0.499), default=0.1, show_default=True,
     help="Share of each class that may be called another; more cells are unsure when it is small.",
 )  # fmt: skip
-@click.option(
-    "--views", type=click.Choice(["one", "flips", "turns"]), default="one", show_default=True,
-    help="Look at each cell once, in 4 mirrorings, or in 8 mirrorings and turns, and average.",
-)  # fmt: skip
 def export(
     run: Path, output: Path, *, folds: tuple[int, ...], store: "Store", no_weights: bool, also: tuple[Path, ...],
-    alpha: float, views: "Views",
+    alpha: float,
 ) -> None:  # fmt: skip
     """Make a model bundle of an evaluated RUN: all its folds averaged, or some of them.
 
@@ -44,7 +39,7 @@ def export(
     Examples:
       leukoscope export runs/first -o models/first
       leukoscope export runs/first -o models/first-0 --fold 0 --store half
-      leukoscope export runs/kfold -o models/both --also runs/shift --views flips
+      leukoscope export runs/kfold -o models/both --also runs/shift
       leukoscope predict cells/ --model models/first
     """
     from ..errors import require
@@ -54,7 +49,7 @@ def export(
     from ..export import export_run
 
     bundle = export_run(
-        run, output, folds=folds, store=store, weights=not no_weights, also=also, alpha=alpha, views=views,
+        run, output, folds=folds, store=store, weights=not no_weights, also=also, alpha=alpha,
         say=click.echo,
     )  # fmt: skip
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())

@@ -7,10 +7,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..config import Prepare
+from ..data.views import VIEWS, View, turn, turn_back
 from ..errors import BundleError
 from .bundle import Bundle, Member
 from .onnx_file import points_outside
-from .views import VIEWS, View, turn, turn_back
 
 Floats = NDArray[np.floating]
 Crops = NDArray[np.uint8]  # (batch, size, size, 3)

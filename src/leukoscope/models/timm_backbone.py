@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from ..config import Model
@@ -53,10 +54,29 @@ def timm_network(settings: Model, *, classes: int, size: int) -> Network:
     channels = _keep_what_is_used(body, size=size // settings.reduce)
     if weights not in ("", "hub"):
         load_backbone(body, weights, name=name)
-    return Network(
+    network = Network(
         PlaneOf(body), channels=channels, classes=classes, dropout=settings.dropout, mean=mean, std=std,
         reduce=settings.reduce,
     )  # fmt: skip
+    if weights:  # a random head would push about, in its first steps, features that are good already
+        nn.init.zeros_(network.head.weight)
+    return network
+
+
+def leading_weights(network: Network, *, stages: int) -> list[nn.Parameter]:
+    """Return the weights of the first `stages` stages of a timm backbone; the stem is the first of them.
+
+    Raises:
+        CallError: this is no timm backbone, or it has no more stages than these.
+    """
+    body = getattr(network.backbone, "body", None)
+    if body is None:
+        raise CallError("train.frozen_stages is for timm backbones; leave it at 0 for this network.")
+    weights = dict(body.named_parameters())
+    names = group_parameters(body, body.group_matcher(coarse=True))  # stage number -> names
+    if stages >= len(names):
+        raise CallError(f"train.frozen_stages = {stages} leaves nothing to learn: this backbone has {len(names)}.")
+    return [weights[name] for stage in sorted(names)[:stages] for name in names[stage]]
 
 
 def matching(pattern: str) -> list[str]:

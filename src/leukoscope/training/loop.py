@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..artifacts import record_stage, write_json
+from ..data.views import VIEWS, turn
 from ..errors import CallError, TrainingError, require
 from ..models.catalogue import build_network
 from ..models.network import Network
 from ..models.summary import describe
+from ..models.timm_backbone import leading_weights
 from ..progress import track
 from .augment import augment, draw
 from .batches import Rows, cut, read_ahead
@@ -141,7 +143,7 @@ def train_epoch(task: Task, *, epoch: int) -> Epoch:
     order = task.sets.order(rng_of("order", *task.where(epoch, 0)))
     batches = cut(order, batch_size=settings.batch_size)
     _check_batches(batches, processes=task.fabric.world_size)
-    _set_mode(task.network, frozen=settings.mode == "head-then-full" and epoch < settings.frozen_epochs)
+    _set_mode(task, frozen=settings.mode == "head-then-full" and epoch < settings.frozen_epochs)
     loss, right = torch.zeros((), device=task.fabric.device), torch.zeros((), device=task.fabric.device)
     reading = read_ahead(task.prepared.crops, batches, share=task.mine)
     if task.fabric.is_global_zero:
@@ -200,15 +202,17 @@ def validate(task: Task) -> Epoch:
 
 
 def predict(task: Task, rows: Rows) -> NDArray[np.float64]:
-    """Return the raw probabilities (rows, classes) of some cells."""
+    """Return the raw probabilities (rows, classes) of some cells, averaged over the views of each."""
+    views = VIEWS[task.prepared.experiment.model.views]
     model = (task.average or task.model).eval()
     places = cut(np.arange(len(rows)), batch_size=task.prepared.experiment.train.batch_size)[task.mine]
     reading = read_ahead(task.prepared.crops, [rows[place] for place in places])
     chances = np.zeros((len(rows), task.prepared.classes))
     with torch.inference_mode():
         for place, (_, crops) in zip(places, reading, strict=True):
-            logits = model(_on(task.fabric, crops)).double()
-            chances[place] = torch.softmax(logits, dim=1).cpu().numpy()
+            for view in views:
+                seen = _on(task.fabric, np.ascontiguousarray(turn(crops, view, axes=(1, 2))))
+                chances[place] += torch.softmax(model(seen).double(), dim=1).cpu().numpy() / len(views)
     if task.fabric.world_size == 1:
         return chances
     shared = task.fabric.all_reduce(_on(task.fabric, chances), reduce_op="sum")
@@ -234,11 +238,14 @@ def _check_batches(batches: list[Rows], *, processes: int) -> None:
         )
 
 
-def _set_mode(network: Network, *, frozen: bool) -> None:
-    """Let everything learn, or only the head; a frozen backbone keeps its moving statistics too."""
-    network.train()
+def _set_mode(task: Task, *, frozen: bool) -> None:
+    """Let everything learn but the frozen stages, or only the head; a frozen backbone keeps its statistics too."""
+    network = task.network.train()
     network.backbone.train(not frozen)
     network.backbone.requires_grad_(not frozen)
+    if stages := task.prepared.experiment.train.frozen_stages:
+        for weight in leading_weights(network, stages=stages):
+            weight.requires_grad_(requires_grad=False)
 
 
 def _keep(folder: Path, task: Task, history: list[Epoch]) -> None:
