@@ -20,7 +20,8 @@ FLOORS = [
     {"smears"},
     {"report"},
     {"serve"},
-    {"pipeline", "export"},
+    {"pipeline", "export", "head"},
+    {"adapt"},
     {"cli"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

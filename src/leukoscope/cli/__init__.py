@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": ("predict", "predict", "Second opinion on cell images: class, unsure or refused."),
     "explain": ("explain", "explain", "Draw where in the cell the answer comes from."),
     "cells": ("cells", "cells", "Find the white cells in smear fields and cut each one out."),
+    "adapt": ("adapt", "adapt", "Fit a bundle to cells that your laboratory has read."),
     "serve": ("serve", "serve", "Open the reading room: cases and human review in the browser."),
     "accounts": ("serve", "accounts", "Accounts of the reading room: add, list, change."),
     "audit-log": ("serve", "audit_log", "Prove the audit log of the reading room."),
@@ -90,8 +91,9 @@ def main() -> None:
 
 def _explain_os(error: OSError) -> str:
     where = f" {error.filename}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full{where}. Free some space and run the same command again; finished stages are kept."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        full = f"The disk is full, or takes no file that large{f': {error.filename}' if error.filename else ''}"
+        return f"{full}. Free some space and run the same command again; finished stages are kept."
     if error.errno == errno.EROFS:
         return f"Nothing can be written to{where or ' this disk'}: it is read-only. Choose another folder."
     if isinstance(error, PermissionError):

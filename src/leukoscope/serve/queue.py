@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session
 
 from .tables import DONE, FAILED, QUEUED, RUNNING, Job, Picture
 
-MOST_ATTEMPTS = 3
+MOST_ATTEMPTS = 5
 """An image at which the program has died this often is given up."""
+_ALONE = 2  # attempts after which an image is tried alone
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ def lease(session: Session, owner: str, *, most: int, seconds: float) -> list[Ta
     rows = session.execute(chosen).all()
     if not rows:
         return []
-    # What did not come to an end before is tried alone, so that a picture at which the program dies takes no other
+    # What did not come to an end twice is tried alone, so that a picture at which the program dies takes no other
     # with it.
-    ids = [row.id for row in rows if not row.attempts] if not rows[0].attempts else [rows[0].id]
+    young = [row.id for row in rows if row.attempts < _ALONE]
+    ids = young if rows[0].attempts < _ALONE else [rows[0].id]
     session.execute(
         update(Job)
         .where(Job.id.in_(ids))
@@ -84,10 +86,11 @@ def finish(session: Session, task: Task, owner: str, *, error: str = "") -> bool
     return True
 
 
-def hand_back(session: Session, owner: str) -> None:
-    """Give the jobs of an owner back to the queue, as at an orderly end; the attempt does not count."""
+def hand_back(session: Session, owner: str, *, counts: bool) -> None:
+    """Give the jobs of an owner back to the queue; `counts` when one of them may have broken the program."""
     mine = (Job.owner == owner, Job.state == RUNNING)
-    session.execute(update(Job).where(*mine).values(state=QUEUED, owner="", attempts=Job.attempts - 1))
+    attempts = Job.attempts if counts else Job.attempts - 1
+    session.execute(update(Job).where(*mine).values(state=QUEUED, owner="", attempts=attempts))
 
 
 def free_the_dead(session: Session) -> int:

@@ -54,6 +54,7 @@ class Worker:
         self._owner = queue.owner_name()
         self._work, self._end = threading.Event(), threading.Event()
         self._done = threading.Condition()
+        self._broke = False
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._run, self._renew)]
 
     def start(self) -> None:
@@ -96,14 +97,16 @@ class Worker:
                 self._end.wait(_AFTER_TROUBLE_SECONDS)
             except Exception:  # an image that breaks the program is given up after a few attempts, alone
                 LOG.exception("analysis failed")
+                self._broke = True
                 self._end.wait(_AFTER_TROUBLE_SECONDS)
         self._take_over()
 
     def _take_over(self) -> None:
         """Queue again what was leased here before trouble came, and what dead processes left behind."""
         with self._database.writing() as session:
-            queue.hand_back(session, self._owner)
+            queue.hand_back(session, self._owner, counts=self._broke)
             queue.free_the_dead(session)
+        self._broke = False
 
     def _renew(self) -> None:
         while not self._end.wait(self._seconds / 3) and self.alive:

@@ -1,0 +1,354 @@
+"""A bundle for another laboratory: a new head on the same network, fitted to a few dozen cells that its people read.
+
+The head starts from the old one: it may turn the old answer up, down or round, and lean on single channels of the
+embedding as far as the cells bear it out. Nothing is measured on cells that the measured head has learned from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+
+from .artifacts import provenance
+from .data.cells import Cell
+from .data.images import read_image
+from .data.pack import in_parallel
+from .errors import CallError, DataError
+from .evaluation.calibration import OPERATING_POINTS, fit_temperature, fit_thresholds, log_loss, temper
+from .evaluation.intervals import Bootstrap, Statistics, bootstrap
+from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
+from .head import read_head, with_head
+from .inference.bundle import CARD, Bundle, Manifest, SubjectFigures, write_bundle
+from .inference.conformal import fit_conformal
+from .inference.predictor import Predictor
+from .inference.quality import fit_quality
+from .inference.quality import measure as traits_of
+from .report.card import card
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+FEWEST = 10  # cells of each class
+_FOLDS = 5
+_STRENGTHS = (0.0003, 0.003, 0.03, 0.3)  # how far the head may leave the old one: scikit-learn's C
+_TRUST = 30.0  # how much cheaper it is to scale the old answer than to lean on a channel
+_REPLICATES = 2000
+METRICS = ("auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "brier", "ece")
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """Reviewed cells as the networks of a bundle see them."""
+
+    labels: Ints
+    groups: Ints
+    """Code of the subject; of the cell itself where nearly all cells are of one subject."""
+    by_subject: bool
+    names: tuple[str, ...]
+    """Subject of each cell."""
+    embeddings: tuple[NDArray[np.float32], ...]
+    """(cells, channels) of each member."""
+    old: Floats
+    """(cells, classes): calibrated probabilities of the bundle as it is."""
+    traits: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head: weight (outputs, channels), bias (outputs,), and the temperature that calibrates it."""
+
+    weight: Floats
+    bias: Floats
+    temperature: float = 1.0
+
+    def raw(self, embeddings: NDArray[Any]) -> Floats:
+        """Return uncalibrated probabilities (cells, classes); one output is the logit of the second class."""
+        scores = np.asarray(embeddings, np.float64) @ self.weight.T + self.bias
+        logits = np.concatenate([np.zeros_like(scores), scores], axis=1) if scores.shape[1] == 1 else scores
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+    def probabilities(self, embeddings: NDArray[Any]) -> Floats:
+        """Return calibrated probabilities (cells, classes)."""
+        return temper(self.raw(embeddings), self.temperature)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """New heads of every member, and how they did on subjects that they had not learned from."""
+
+    heads: tuple[Head, ...]
+    unseen: Floats
+    """(cells, classes): calibrated probabilities of each cell by heads that had not seen its subject."""
+    result: dict[str, Any]
+
+    @property
+    def better(self) -> bool:
+        """Whether the squared error of the probabilities is smaller by more than chance."""
+        return bool(self.result["better"])
+
+
+def adapt(bundle: Bundle, cells: Sequence[Cell], *, seed: int = 0) -> tuple[Adapted, Reviewed]:
+    """Fit new heads to reviewed cells and compare them with the old ones.
+
+    Raises:
+        DataError: there are too few cells of a class, or cells of classes that the bundle does not know.
+    """
+    seen = look(bundle, cells)
+    old_heads = tuple(read_head(bundle.read(member.graph)) for member in bundle.manifest.members)
+    members = [Head(*head) for head in old_heads]
+    unseen = np.zeros_like(seen.old)
+    for train, test in _folds(seen, seed=seed):
+        fitted = [_fit(seen, member, number, train, seed=seed) for number, member in enumerate(members)]
+        said = [head.probabilities(seen.embeddings[number][test]) for number, head in enumerate(fitted)]
+        unseen[test] = np.mean(said, axis=0)
+    everything = np.ones(len(seen.labels), dtype=bool)
+    heads = tuple(_fit(seen, member, number, everything, seed=seed) for number, member in enumerate(members))
+    return Adapted(heads, unseen, _compare(bundle, seen, unseen, seed=seed)), seen
+
+
+def look(bundle: Bundle, cells: Sequence[Cell]) -> Reviewed:
+    """Read reviewed cells and let every member of a bundle look at them.
+
+    Raises:
+        DataError: there are too few cells of a class, or cells of classes that the bundle does not know.
+    """
+    classes = bundle.manifest.classes
+    labelled = [cell for cell in cells if cell.label]
+    strange = sorted({cell.label for cell in labelled} - set(classes))
+    if strange:
+        raise DataError(
+            f"The reviewed cells are called {', '.join(strange)}, the bundle knows {', '.join(classes)}. Rename them."
+        )
+    labels = np.array([classes.index(cell.label) for cell in labelled], dtype=np.int64)
+    _check_counts(labels, classes)
+    predictor = Predictor(bundle)
+    members = [_member(bundle, number) for number in range(len(bundle.manifest.members))]
+
+    def see(cell: Cell) -> tuple[Floats, list[NDArray[np.float32]], Any]:
+        image = read_image(cell.path)
+        embedded = [member.outputs([image]).embedding[0] for member in members]
+        return predictor.outputs([image]).probabilities[0], embedded, traits_of(image)
+
+    found = list(in_parallel(see, labelled))
+    subjects = tuple(cell.subject for cell in labelled)
+    groups, by_subject = _groups(subjects, labels)
+    embeddings = tuple(np.stack([each[1][number] for each in found]) for number in range(len(members)))
+    old = np.stack([each[0] for each in found]).astype(np.float64)
+    return Reviewed(labels, groups, by_subject, subjects, embeddings, old, tuple(each[2] for each in found))
+
+
+def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed) -> Bundle:
+    """Write the bundle with its new heads, calibration and figures to a new folder; the old one stays as it is."""
+    old, files = bundle.manifest, {name: bundle.read(name) for name in bundle.manifest.files}
+    members = []
+    for member, head in zip(old.members, adapted.heads, strict=True):
+        files[member.graph] = with_head(files[member.graph], head.weight, head.bias)
+        if member.weights:
+            del files[member.weights]  # its head is the old one; training goes on from the bundle that was adapted
+        members.append(member.model_copy(update={"temperature": head.temperature, "weights": ""}))
+    points = fit_thresholds(seen.labels, adapted.unseen[:, 1]) if old.positive else {}
+    changes = {
+        "name": f"{old.name}, adapted", "members": tuple(members), "operating_points": points,
+        "subjects": _figures(adapted, seen, old, points), "metrics": _metrics(bundle, adapted, seen),
+        "training": {"adapted_from": old.seal, "cells": len(seen.labels), "made": provenance(), "before": old.training},
+        "conformal": _conformal(adapted, seen, old), "quality": _wider(old.quality, seen), "files": {}, "seal": "",
+    }  # fmt: skip
+    manifest = Manifest.model_validate(old.model_dump() | changes)
+    return write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
+
+
+def _member(bundle: Bundle, number: int) -> Predictor:
+    one = bundle.manifest.model_copy(update={"members": (bundle.manifest.members[number],)})
+    return Predictor(replace(bundle, manifest=one))
+
+
+def _check_counts(labels: Ints, classes: Sequence[str]) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < FEWEST:
+        rarest = classes[int(counts.argmin())]
+        raise DataError(
+            f"There are {counts.min()} reviewed cells of {rarest}; {FEWEST} of each class are needed at least. "
+            "Read some more."
+        )
+
+
+def _groups(subjects: Sequence[str], labels: Ints) -> tuple[Ints, bool]:
+    """Return what is held out together: subjects, or single cells where a class has too few of them."""
+    names, codes = np.unique(np.array(subjects), return_inverse=True)
+    fewest = min(len(set(codes[labels == label].tolist())) for label in np.unique(labels))
+    if fewest < 2 or len(names) < 4:
+        return np.arange(len(labels), dtype=np.int64), False
+    return codes.astype(np.int64), True
+
+
+def _folds(seen: Reviewed, *, seed: int) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Return (training, test) masks in which every group is tested once; training always has every class."""
+    count = min(_FOLDS, len(np.unique(seen.groups)))
+    split = GroupKFold(count, shuffle=True, random_state=seed)
+    folds = []
+    for _, rows in split.split(seen.labels, groups=seen.groups):
+        test = np.zeros(len(seen.labels), dtype=bool)
+        test[rows] = True
+        if len(np.unique(seen.labels[~test])) < len(np.unique(seen.labels)):
+            raise DataError("One subject has nearly all cells of a class. Read cells of more subjects.")
+        folds.append((~test, test))
+    return folds
+
+
+def _fit(seen: Reviewed, old: Head, number: int, rows: NDArray[np.bool_], *, seed: int) -> Head:
+    """Fit a head to some cells: strength and temperature come from cells that the fitted part had not seen."""
+    part = Reviewed(
+        seen.labels[rows], seen.groups[rows], seen.by_subject, (), (seen.embeddings[number][rows],), seen.old[rows], ()
+    )
+    best: tuple[float, float, float] | None = None
+    for strength in _STRENGTHS:
+        unseen = np.zeros((len(part.labels), seen.old.shape[1]))
+        for train, test in _inner(part, seed=seed):
+            head = _solve(part.embeddings[0][train], part.labels[train], old, strength)
+            unseen[test] = head.raw(part.embeddings[0][test])
+        temperature = float(np.clip(fit_temperature(part.labels, unseen), 0.5, 20))
+        loss = log_loss(part.labels, temper(unseen, temperature))
+        if best is None or loss < best[0]:
+            best = (loss, strength, temperature)
+    assert best is not None
+    return replace(_solve(part.embeddings[0], part.labels, old, best[1]), temperature=best[2])
+
+
+def _inner(part: Reviewed, *, seed: int) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    try:
+        return _folds(part, seed=seed)
+    except (DataError, ValueError):  # too few subjects are left inside: single cells are held out instead
+        return _folds(replace(part, groups=np.arange(len(part.labels))), seed=seed)
+
+
+def _solve(embeddings: NDArray[Any], labels: Ints, old: Head, strength: float) -> Head:
+    """Return the head of a logistic regression on the old scores and the standardised channels."""
+    points = np.asarray(embeddings, np.float64)
+    middle, spread = points.mean(0), points.std(0) + 1e-6
+    scores = points @ old.weight.T + old.bias
+    scale = _TRUST / (scores.std(0) + 1e-6)
+    design = np.concatenate([scores * scale, (points - middle) / spread], axis=1)
+    fitted = LogisticRegression(C=strength, max_iter=2000, class_weight="balanced").fit(design, labels)
+    outputs = old.weight.shape[0]
+    trusted, leaned = fitted.coef_[:, :outputs] * scale, fitted.coef_[:, outputs:] / spread
+    weight = trusted @ old.weight + leaned
+    bias = fitted.intercept_ + trusted @ old.bias - leaned @ middle
+    return Head(weight, bias)
+
+
+def _compare(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> dict[str, Any]:
+    """Return old, new and difference of every figure with intervals, and a verdict in words."""
+    sampled = _sampled(bundle, seen, unseen, seed=seed)
+    difference = {name: sampled.difference(f"new.{name}", f"old.{name}") for name in METRICS}
+    error = difference["brier"]
+    better = error["high"] is not None and error["high"] < 0
+    worse = error["low"] is not None and error["low"] > 0
+    words = "better" if better else "worse" if worse else "not shown to be better"
+    unit = "subject" if seen.by_subject else "cell"
+    return {
+        "cells": len(seen.labels), "subjects": len(set(seen.names)), "unit": unit,
+        "old": {name: sampled.interval(f"old.{name}") for name in METRICS},
+        "new": {name: sampled.interval(f"new.{name}") for name in METRICS},
+        "differences": difference, "better": better, "verdict": f"The adapted bundle is {words}.",
+        "note": "" if seen.by_subject else _ONE_SUBJECT,
+    }  # fmt: skip
+
+
+_ONE_SUBJECT = (
+    "Too few subjects: cells were held out one by one, so the figures hold for more cells of these subjects only."
+)
+
+
+def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> Bootstrap:
+    codes = np.unique(seen.groups, return_inverse=True)[1].astype(np.int64)
+    edges = {"old": bundle.manifest.operating_points.get("balanced"), "new": None}
+    edges["new"] = None if edges["old"] is None else 0.5  # fixed beforehand, not chosen on these cells
+    said = {"old": seen.old, "new": unseen}
+
+    def statistic(weights: Floats) -> Statistics:
+        values: Statistics = {}
+        for name, chances in said.items():
+            values |= {f"{name}.{key}": value for key, value in _measured(chances, edges[name], weights).items()}
+        return values
+
+    def _measured(chances: Floats, edge: float | None, weights: Floats) -> Statistics:
+        called = chances.argmax(1) if edge is None else (chances[:, 1] >= edge).astype(np.int64)
+        given: dict[str, Any] = {"weights": weights, "groups": codes}
+        table = confusion(seen.labels, called, classes=chances.shape[1], **given)
+        return {
+            **areas(seen.labels, chances, **given), "balanced_accuracy": balanced_accuracy(table),
+            "sensitivity": sensitivity(table), "specificity": specificity(table),
+            "brier": brier(seen.labels, chances, **given), "ece": ece(seen.labels, chances, **given),
+        }  # fmt: skip
+
+    groups = int(codes.max()) + 1
+    return bootstrap(statistic, groups=groups, cells=len(codes), replicates=_REPLICATES, seed=seed)
+
+
+def _figures(adapted: Adapted, seen: Reviewed, old: Manifest, points: dict[str, float]) -> tuple[SubjectFigures, ...]:
+    """Count what each operating point calls the disease, per subject, by heads that had not seen it."""
+    if not old.positive or not seen.by_subject:
+        return ()
+    names, scores, figures = np.array(seen.names), adapted.unseen[:, 1], []
+    for name in dict.fromkeys(seen.names):
+        here = names == name
+        labels = set(seen.labels[here].tolist())
+        if len(labels) == 1:
+            called = {point: int((scores[here] >= points[point]).sum()) for point in OPERATING_POINTS}
+            label = old.classes[labels.pop()]
+            figures.append(SubjectFigures(group=name, label=label, cells=int(here.sum()), called=called))
+    return tuple(figures)
+
+
+def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> dict[str, Any]:
+    result = adapted.result
+    counts = np.bincount(seen.labels, minlength=len(bundle.manifest.classes))
+    per_class = {name: int(count) for name, count in zip(bundle.manifest.classes, counts, strict=True)}
+    groups = len(set(seen.names))
+    text = f"Adapted from {bundle.manifest.name} with {len(seen.labels)} reviewed cells. {result['verdict']}"
+    return {
+        "verdict": {"text": text, "beats_baseline": adapted.better, "one_class": False},
+        "data": {"cells": len(seen.labels), "subjects": groups, "groups": groups, "per_class": per_class},
+        "split": {"scheme": "reviewed cells", "folds": _FOLDS, "leaky": not seen.by_subject, "hash": ""},
+        "estimators": {"model": result["new"]}, "before": result["old"], "differences": result["differences"],
+        "notes": [result["note"]] if result["note"] else [],
+    }  # fmt: skip
+
+
+def _conformal(adapted: Adapted, seen: Reviewed, old: Manifest) -> dict[str, Any]:
+    """Return when the new bundle is unsure; a promise for new subjects needs enough of them."""
+    if not old.conformal:
+        return {}
+    alpha = float(old.conformal["alpha"])
+    per_class = [len(set(np.array(seen.names)[seen.labels == label])) for label in np.unique(seen.labels)]
+    enough = seen.by_subject and min(per_class) >= 1 / alpha - 1
+    groups = seen.groups if enough else np.arange(len(seen.labels))
+    return fit_conformal(adapted.unseen, seen.labels, groups, alpha=alpha, unit="subject" if enough else "cell")
+
+
+def _wider(limits: dict[str, Any], seen: Reviewed) -> dict[str, Any]:
+    """Return limits of quality that let pass what this laboratory's pictures are like as well."""
+    if not limits:
+        return {}
+    new = fit_quality(seen.traits)
+    return limits | {
+        name: [min(old[0], new[name][0]), new[name][1], max(old[2], new[name][2])]
+        for name, old in limits.items()
+        if isinstance(old, list)
+    }
+
+
+def refuse_existing(folder: Path) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        CallError: something stands there already.
+    """
+    if folder.exists():
+        raise CallError(f"{folder} exists already. Choose another folder; no bundle is ever overwritten.")
