@@ -2,7 +2,8 @@
 
     python benchmarks/fields.py ../shared/data/bccd            # every field, about two minutes on two cores
     python benchmarks/fields.py ../shared/data/bccd --every 5
-    python benchmarks/fields.py ../shared/data/bccd --pictures fields.png   # twenty fields, the worst ones first
+    python benchmarks/fields.py ../shared/data/bccd --stains stains.jpg  # only draws: cells before and after
+    python benchmarks/fields.py ../shared/data/bccd --pictures fields.jpg   # only draws: twenty fields, the worst first
 
 Intervals are 95 % percentiles of 2,000 bootstrap replicates over fields. A found cell counts when its box and an
 annotated box overlap by IoU 0.5 or more, one to one.
@@ -18,13 +19,17 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from skimage import feature, filters, measure, morphology, segmentation
 
 from leukoscope.fields.cells import find_cells, open_field
-from leukoscope.fields.drawing import draw_outlines, write_png
+from leukoscope.fields.crops import cut_crop
+from leukoscope.fields.drawing import draw_outlines
+from leukoscope.fields.extraction import field_normaliser
 
+STAINS = ("none", "reinhard", "macenko")
 Boxes = NDArray[np.float64]  # (boxes, 4): left, top, right, bottom
 
 
@@ -113,8 +118,24 @@ def draw_sheet(images: list[Path], path: Path) -> None:
         picture = draw_outlines(field, find_cells(field))
         for box in annotated_boxes(image).astype(int):
             cv2.rectangle(picture, tuple(box[:2]), tuple(box[2:]), (240, 200, 0), 2)
-        pictures.append(cv2.resize(picture, (480, 360), interpolation=cv2.INTER_AREA))
-    write_png(path, np.concatenate([np.concatenate(pictures[row : row + 4], axis=1) for row in range(0, 20, 4)]))
+        pictures.append(cv2.resize(picture, (360, 270), interpolation=cv2.INTER_AREA))
+    sheet = np.concatenate([np.concatenate(pictures[row : row + 4], axis=1) for row in range(0, 20, 4)])
+    Image.fromarray(sheet).save(path, quality=68, optimize=True)
+
+
+def draw_stains(images: list[Path], path: Path, *, cells: int = 8) -> None:
+    """Write cells of different fields in rows: as they are, by Reinhard, by Macenko."""
+    columns: list[NDArray[np.uint8]] = []
+    for image in images:
+        field = open_field(image)
+        found = find_cells(field)
+        if whole := [cell for cell in found if not cell.flags]:
+            crops = [field_normaliser(field, found, method=how)(cut_crop(field, whole[0])) for how in STAINS]
+            columns.append(np.concatenate([crop[65:-65, 65:-65] for crop in crops]))
+        if len(columns) == cells:
+            break
+    sheet = Image.fromarray(np.concatenate(columns, axis=1))
+    sheet.resize((sheet.width // 2, sheet.height // 2)).save(path, quality=80, optimize=True)
 
 
 def main() -> None:
@@ -124,12 +145,17 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--stains", type=Path)
     options = parser.parse_args()
     cv2.setNumThreads(2)
     images = sorted((options.folder / "JPEGImages").glob("*.jpg"))[:: options.every]
+    if options.pictures or options.stains:
+        if options.pictures:
+            draw_sheet(images, options.pictures)
+        if options.stains:
+            draw_stains(images, options.stains)
+        return
     results = {detect.__name__: judge(images, detect) for detect in (ours, otsu_watershed)}
-    if options.pictures:
-        draw_sheet(images, options.pictures)
     if options.json:
         print(json.dumps(results, indent=1))
         return

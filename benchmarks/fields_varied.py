@@ -144,8 +144,10 @@ def judge(images: list[Path], change: Change, *, true_um: float) -> tuple[str, l
     rows = np.array(list(in_parallel(look, images)))
     hits, found, true = rows[:, :3].sum(axis=0)
     scales = rows[~np.isnan(rows[:, 3]), 3]
-    low, middle, high = np.percentile(scales / (true_um or np.median(scales)), (10, 50, 90))
     line = f"recall {hits / true:.3f}  precision {hits / max(found, 1):.3f}  refused {np.isnan(rows[:, 3]).sum():2d}"
+    if not len(scales):
+        return line, []
+    low, middle, high = np.percentile(scales / (true_um or np.median(scales)), (10, 50, 90))
     return f"{line}  scale {middle:.2f} ({low:.2f} to {high:.2f})", scales.tolist()
 
 

@@ -123,3 +123,14 @@ def test_a_field_is_plain_data(painted):
     field = field_of(pixels, name="painted")
     assert isinstance(field, Field)
     assert field.pixels is pixels
+
+
+def test_a_round_view_is_searched_and_what_its_rim_cuts_is_flagged(painted):
+    pixels = painted[1]
+    rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
+    view = (rows - 240) ** 2 + (columns - 320) ** 2 < 225**2
+    dark = np.where(view[..., None], pixels, np.uint8(4))
+    cells = find_cells(field_of(dark, name="round", scale=Scale.exact(0.1, source="user")))
+    whole = [cell for cell in cells if "cut off" not in cell.flags]
+    assert [cell.centre for cell in whole] == [pytest.approx((240, 360), abs=5), pytest.approx((350, 360), abs=5)]
+    assert len(cells) > 2  # two that the rim cuts

@@ -1,6 +1,7 @@
 """All images of one `leukoscope predict`, crops and fields alike, answered one after the other."""
 
 import json
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ class Consultation:
         if self._request.as_json:
             facts = {"model": self._predictor.manifest.name, "operating_point": self._point.replace("_", "-")}
             click.echo(json.dumps(facts, ensure_ascii=False)[:-1] + ', "cells": [', nl=False)
-        self._answer_all()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what is wrong with a file we say one line ourselves
+            self._answer_all()
         fields = self._field_rows()
         self._write(fields)
         if self._request.as_json:

@@ -1,7 +1,6 @@
 """Opinions in the terminal: every cell of a few, counts and the neediest of many, one line per subject."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -55,7 +54,7 @@ class Shown:
         elif self._neediest:
             console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
         console.print(counts(tally))
-        if fields:
+        if any(row["width"] for row in fields):
             console.print(_field_table(fields[:_SUBJECTS], self._manifest))
         if len(fields) > _SUBJECTS:
             console.print(f"and {len(fields) - _SUBJECTS} more fields: see --json, --html or --to csv")
@@ -111,16 +110,16 @@ def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
 
 
 def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
+    """Return the fields that could be used; what is wrong with one has been said already."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     numbers = ("cells", *(("called",) if manifest.positive else ()), "unsure", "refused")
-    for title in ("field", *numbers, "scale", "problem"):
+    for title in ("field", *numbers, "scale"):
         shown = f"called {manifest.positive}" if title == "called" else title
-        table.add_column(shown, justify="right" if title in numbers else "left", no_wrap=title in ("field", "scale"))
+        table.add_column(shown, justify="right" if title in numbers else "left", no_wrap=title != "scale")
     for row in rows:
-        counted = [f"{row[name]:,}" if row["width"] else "–" for name in numbers]
-        scale = f"{row['um_per_px']:.3g} µm/px, {row['scale']}" if row["width"] else ""
-        problem = row["problem"].removeprefix(f"{row['field']} ").removeprefix(f"{Path(row['field']).name} ")
-        table.add_row(Text(_end_of(row["field"])), *counted, scale, Text(problem))
+        if row["width"]:
+            scale = f"{row['um_per_px']:.3g} µm/px, {row['scale']}"
+            table.add_row(Text(_end_of(row["field"])), *(f"{row[name]:,}" for name in numbers), scale)
     return table
 
 

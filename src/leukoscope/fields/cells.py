@@ -13,6 +13,7 @@ from .planes import Mask, Pixels, blur, grown, rescaled, slope
 from .quality import why_not_a_smear
 from .scale import Scale, estimate_scale
 from .stain import Stain, learn_stain, optical_density
+from .view import field_of_view, filled
 
 PREVIEW = 400  # longer side, in pixels, of the picture from which the stain is learned
 CROP_UM = 27.0  # side of the release's 450-pixel frame
@@ -26,6 +27,8 @@ class Field:
     pixels: Pixels
     stain: Stain
     scale: Scale
+    view: Mask | None = None
+    """Where a round field of view shows the smear, (height, width); None where it fills the picture."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def field_of(pixels: Pixels, *, name: str, scale: Scale | None = None) -> Field:
     Raises:
         ImageError: these pixels are no stained smear, or show nothing whose size is known.
     """
+    if (view := field_of_view(pixels)) is not None:
+        pixels = filled(pixels, view)
     small = preview(pixels)
     stain = learn_stain(small)
     if (reason := why_not_a_smear(small, stain)) is not None:
@@ -74,7 +79,7 @@ def field_of(pixels: Pixels, *, name: str, scale: Scale | None = None) -> Field:
     scale = scale or estimate_scale(pixels, stain)
     if scale is None:
         raise ImageError(f"{name}: no red cell and no nucleus to take the scale from. Give it with --um-per-px.")
-    return Field(name, pixels, stain, scale)
+    return Field(name, pixels, stain, scale, view)
 
 
 def preview(pixels: Pixels) -> Pixels:
@@ -158,10 +163,22 @@ def _flags(cell: FieldCell, field: Field, *, touching: bool) -> tuple[str, ...]:
     left, top, right, bottom = cell.box
     hull = cv2.contourArea(cv2.convexHull(cell.outline.astype(np.float32))) * um**2
     true = {
-        "cut off": left < rim or top < rim or right > width - rim or bottom > height - rim,
+        "cut off": left < rim or top < rim or right > width - rim or bottom > height - rim or _leaves_view(cell, field),
         "touching": touching,
         "out of focus": cell.sharpness < BLURRED,
         "ragged": cell.area_um2 < _RAGGED * hull,
         "too large": max(right - left, bottom - top) * um > CROP_UM,
     }
     return tuple(name for name in FLAGS if true[name])
+
+
+def _leaves_view(cell: FieldCell, field: Field) -> bool:
+    """Return whether a cell reaches the rim of a round field of view."""
+    if field.view is None:
+        return False
+    left, top, right, bottom = cell.box
+    margin = round(0.5 / field.scale.um_per_px) + 2
+    rows, columns = slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
+    near = field.view[rows, columns]
+    inside = _filled(cell.outline - (columns.start, rows.start), shape=(near.shape[0], near.shape[1]), grow=margin)
+    return bool((inside & ~near).any())

@@ -23,6 +23,7 @@ from .slides import Slide, TiffSlide, is_slide
 from .table import cell_row, field_row, write_cells, write_fields
 
 _BLURRED = "out of focus: take it again"
+_NAMED = 3  # damaged tiles of a slide that are named one by one
 _SMALL = 30_000_000  # pixels; a slide no larger than this is read whole, as a field
 
 Report = Callable[[str, bool], None]  # a line, and whether it tells of a problem
@@ -161,7 +162,8 @@ def field_problem(field: Field) -> str:
 def slide_problem(found: SlideResult) -> str:
     """Say what of a slide could not be read, or not be trusted, or nothing."""
     blurred = [_BLURRED] if 2 * found.look.blurred > found.look.windows else []
-    return "; ".join([*blurred, *found.problems])
+    more = [f"and {len(found.problems) - _NAMED} more tiles like these"] if len(found.problems) > _NAMED else []
+    return "; ".join([*blurred, *found.problems[:_NAMED], *more])
 
 
 def _wanted(cell: FieldCell, wishes: Wishes) -> bool:

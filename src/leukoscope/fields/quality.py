@@ -27,7 +27,7 @@ def why_not_a_smear(pixels: Pixels, stain: Stain) -> str | None:
     if np.percentile(colourful[stained], 90) < _GREY:
         return "is black and white; finding stained cells needs colour. Take the field in colour."
     glass, unexplained = float((strength < _GLASS).mean()), _unexplained(density, stain)
-    if unexplained > 0.15 or (glass < 0.10 and min(stain.background) < 170):
+    if unexplained > 0.15 or (glass < 0.10 and (unexplained > 0.09 or min(stain.background) < 170)):
         return "does not look like a stained blood smear (a photograph, or another kind of picture)."
     return None
 

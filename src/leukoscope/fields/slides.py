@@ -5,6 +5,7 @@ it whole, and the tile next door sees the same cell and leaves it. Stain and sca
 windows that do not depend on the tiles, so the list of cells does not depend on the size of the tiles either.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -58,6 +59,7 @@ class TiffSlide:
             MissingExtraError: the extra `wsi` is not installed.
         """
         tiffslide = require("tiffslide", feature="Reading slides", extra="wsi")
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by us
         self.name = path.name
         try:
             self._slide = tiffslide.TiffSlide(path)
@@ -116,6 +118,7 @@ def is_slide(path: Path) -> bool:
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
     tifffile = require("tifffile", feature="Reading slides", extra="wsi")
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by us
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]

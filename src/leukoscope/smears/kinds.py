@@ -1,5 +1,6 @@
 """What a file shows: one cell cut out on black, a smear field, or a slide that is read by tiles."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..data.images import FORMATS
 from ..errors import CallError, require
+from ..fields.view import shows_view
 from ..interop.dicom_images import is_dicom
 
 Kind = Literal["crop", "field", "slide", "dicom"]
@@ -19,9 +21,6 @@ SUFFIXES = (*FORMATS, *SLIDES, ".dcm")  # what is taken from a folder
 _BLACK = 24  # grey levels, as in data.prepare
 _FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out
 _LARGEST_CROP = 2_000_000  # pixels; the release's crops have 0.2 million
-# A round field of view on black, as through an eyepiece, shows empty glass: bright, hardly coloured, and much of it.
-_GLASS, _PALE = 150, 45  # grey levels: of the darkest channel at least, between the channels at most
-_LEAST_VIEW, _LEAST_GLASS = 0.4, 0.25  # share of the picture that is not black, share of that which is glass
 
 
 def kind_of(path: Path) -> Kind:
@@ -30,7 +29,7 @@ def kind_of(path: Path) -> Kind:
         return "dicom"
     if path.suffix.lower() in SLIDES or (path.suffix.lower() in TIFFS and _is_slide(path)):
         return "slide"
-    if find_spec("cv2") is None:  # the small install judges crops, and says of a field that it is none
+    if not _installed("cv2"):  # the small install judges crops, and says of a field that it is none
         return "crop"
     try:
         with Image.open(path) as image:
@@ -65,8 +64,12 @@ def as_field(path: Path) -> Kind:
     return "slide" if slide else "field"
 
 
+def _installed(module: str) -> bool:
+    return module in sys.modules or find_spec(module) is not None  # OpenCV, once loaded, cannot be looked up again
+
+
 def _is_slide(path: Path) -> bool:
-    if find_spec("cv2") is None or find_spec("tifffile") is None:
+    if not (_installed("cv2") and _installed("tifffile")):
         return False
     from ..fields.slides import is_slide
 
@@ -80,7 +83,4 @@ def _shows_a_field(image: Image.Image) -> bool:
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).max(axis=1)
     if float((border > _BLACK).mean()) > _FRAMED:
         return True
-    inside = pixels[::2, ::2].reshape(-1, 3)
-    seen = inside[inside.max(axis=1) > _BLACK]
-    glass = (seen.min(axis=1) > _GLASS) & (np.ptp(seen, axis=1) < _PALE)
-    return bool(len(seen) > _LEAST_VIEW * len(inside) and glass.mean() > _LEAST_GLASS)
+    return shows_view(pixels)
