@@ -17,7 +17,7 @@ _BLACK = 12
 def why_not_a_smear(pixels: Pixels, stain: Stain) -> str | None:
     """Return in words why no cells can be sought in these pixels (a preview will do), or None."""
     if float((brightest(pixels) <= _BLACK).mean()) > 0.35:
-        return "shows cells already cut out on black, or is mostly black. Give it to leukoscope predict as a cell."
+        return "shows cells already cut out on black, or is mostly black. Give it to leukoscope predict --kind crops."
     colourful = brightest(pixels).astype(int) - darkest(pixels)
     density = blur(optical_density(pixels, stain.background), 1.2)
     strength = np.linalg.norm(density, axis=-1)
