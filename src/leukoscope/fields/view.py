@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from .planes import Mask, Pixels
 
 _BLACK = 24  # grey levels; JPEG copies of black are not quite black
-_GLASS, _PALE = 130, 60  # grey levels: of glass's darkest channel at least, between its channels at most
-_LEAST_VIEW, _LEAST_GLASS = 0.35, 0.2  # share of the picture that is not black, share of that which is glass
+_GLASS, _PALE = 150, 40  # grey levels: of glass's darkest channel at least, between its channels at most
+_LEAST_VIEW, _LEAST_GLASS = 0.4, 0.25  # share of the picture that is not black, share of that which is glass
 _FULL = 0.97  # share of the picture above which nothing lies outside
 _RIM = 0.006  # of the longer side: width of the rim where light fades
 
