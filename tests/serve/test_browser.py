@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 CELLS = 8
 PATIENCE = 120_000  # ms; a shared machine may be slow, and nothing here waits longer than it must
 MANY = 2000
-PHONE = {"width": 360, "height": 740}
+PHONE, DESK = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
 DROP = """(files) => {
   const transfer = new DataTransfer();
   for (const {name, content} of files) {
@@ -106,7 +106,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) 
 @pytest.fixture(scope="module")
 def rita(house: House) -> Any:
     """A reviewer at her desk."""
-    return house.visitor("rita", viewport={"width": 1440, "height": 900})
+    return house.visitor("rita", viewport=DESK)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_the_token_of_the_start_opens_the_room_once(tmp_path: Path, bundle: Path
         page.get_by_text("No cases yet").wait_for()
         late.goto(f"/login#token={house.room.token.text}")
         late.get_by_label("One-time token").wait_for()
-        assert "token" in late.locator("#token-form .wrong").inner_text().lower(), "it says what is wrong, and where"
+        playwright.expect(late.locator("#token-form .wrong")).to_contain_text("token")
         assert late.url.endswith("/login"), "a token stays in no history"
         assert not page.faults + late.faults
 
@@ -164,7 +164,7 @@ def test_a_wrong_password_is_said_beside_the_form(house: House) -> None:
     page.get_by_label("Name", exact=True).fill("rita")
     page.get_by_label("Password").fill("wrong")
     page.get_by_role("button", name="Sign in", exact=True).click()
-    assert page.locator("#account-form .wrong").inner_text()
+    playwright.expect(page.locator("#account-form .wrong")).to_contain_text(re.compile("name or password", re.I))
 
 
 def test_what_cannot_be_used_is_named_with_its_reason(rita: Any, case: str) -> None:
@@ -201,13 +201,13 @@ def test_cells_are_read_by_keyboard_and_undone(rita: Any, case: str) -> None:
 def test_agreeing_says_what_the_model_says(rita: Any, case: str) -> None:
     rita.goto(case)
     wait_for_cells(rita, CELLS)
-    rita.locator("#order").select_option("probability")
-    decided = rita.locator(".tile[aria-label*='blast'][aria-label*='not yet read']:not([aria-label*='unsure'])").first
-    decided.click()
-    place = int(decided.get_attribute("data-place"))
+    decided = rita.locator(".tile[aria-label*='not yet read']:not([aria-label*='unsure']):not([aria-label*='refused'])")
+    place = int(decided.first.get_attribute("data-place"))
+    tile(rita, place).click()
+    said = str(tile(rita, place).get_attribute("aria-label")).split(", ")[1].split()[0]
     rita.locator("#grid").focus()
     rita.keyboard.press("Space")
-    expect_label(rita, place, "read as blast")
+    expect_label(rita, place, f"read as {said}")
     rita.get_by_role("button", name="Undo").click()
     expect_label(rita, place, "not yet read")
 
@@ -223,7 +223,6 @@ def test_filters_count_and_heat_maps_lie_over_the_cells(rita: Any, case: str) ->
     rita.get_by_role("button", name="Heat maps").click()
     rita.locator(".tile img.heat").first.wait_for()
     assert rita.locator("#stage img.heat").is_visible()
-    rita.wait_for_function("document.querySelector('#stage img.heat').naturalWidth > 0")
 
 
 def test_a_reading_that_cannot_be_saved_is_taken_back_and_said(rita: Any, case: str) -> None:
@@ -247,7 +246,7 @@ def test_a_phone_reads_by_touch(house: House, rita: Any, case: str) -> None:
     tile(page, place).tap()
     sheet = page.locator("#reader")
     sheet.wait_for()
-    sheet.get_by_role("button", name="Normal").tap()
+    sheet.get_by_role("button", name="Normal", exact=True).tap()
     page.go_back()
     sheet.wait_for(state="hidden")
     expect_label(page, place, "read as normal")
@@ -272,7 +271,7 @@ def test_a_case_is_signed_exported_and_seen_by_the_next_person(house: House, rit
     rita.reload()
     rita.get_by_text("Signed off by rita").wait_for()
 
-    second = house.visitor("ron", viewport={"width": 1440, "height": 900})
+    second = house.visitor("ron", viewport=DESK)
     second.get_by_text("signed off", exact=True).wait_for()
     second.goto(case)
     second.get_by_text("seen under the microscope").wait_for()
@@ -313,35 +312,6 @@ def test_a_cell_is_added_redrawn_and_removed_in_its_field_by_keys(rita: Any, sha
     rita.keyboard.press("z")
     wait_for_cells(rita, before + 1)
     assert not rita.faults
-
-
-def test_two_thousand_cells_scroll_with_few_of_them_in_the_page(house: House, rita: Any, case: str) -> None:
-    multiply_cells(house.room, int(case.split("/")[2]), up_to=MANY)
-    rita.goto(case)
-    wait_for_cells(rita, MANY)
-    height = rita.evaluate("document.documentElement.scrollHeight")
-    most = 0
-    for part in range(11):
-        rita.evaluate("(top) => scrollTo(0, top)", height * part / 10)
-        rita.wait_for_function("document.querySelector('.tile') && !document.querySelector('.tile.waiting')")
-        most = max(most, rita.locator(".tile").count())
-    assert 12 < most < 150
-    assert tile(rita, MANY - 1).is_visible()
-    assert rita.locator("#grid").get_attribute("aria-rowcount")
-    rita.locator("#grid").focus()
-    rita.keyboard.press("Home")
-    playwright.expect(tile(rita, 0)).to_be_in_viewport()
-
-
-def multiply_cells(room: Room, case: int, *, up_to: int) -> None:
-    """Fill a case up with copies of its first cell."""
-    with room.database.writing() as session:
-        rows = session.scalars(select(Cell).where(Cell.case_id == case)).all()
-        names = [column.name for column in Cell.__table__.columns if column.name not in ("id", "number", "review_id")]
-        copied = {name: getattr(rows[0], name) for name in names} | {"label": ""}
-        last = max(row.number for row in rows)
-        fresh = [copied | {"number": last + step} for step in range(1, up_to - len(rows) + 1)]
-        session.execute(insert(Cell), fresh)
 
 
 def _field(page: Any, case: str) -> None:
@@ -395,32 +365,56 @@ VIEWS: dict[str, Callable[[Any, str], None]] = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_view_violates_the_rules_of_accessibility(house: House, rita: Any, case: str, scheme: str) -> None:
-    page = house.visitor("ada", viewport={"width": 1440, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
-    found = {name: violations(page, lambda shown=view: shown(page, case)) for name, view in VIEWS.items()}
-    door = house.visitor(color_scheme=scheme)
-    found["door"] = violations(door, lambda: door.goto("/login"))
+def test_every_view_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_phone(house: House, case: str) -> None:
+    page, door = house.visitor("ada", viewport=DESK, reduced_motion="reduce"), house.visitor(viewport=DESK)
+    found = {name: faults_of(page, lambda shown=view: shown(page, case)) for name, view in VIEWS.items()}
+    found["door"] = faults_of(door, lambda: door.goto("/login"))
     assert not {name: each for name, each in found.items() if each}
 
 
-def violations(page: Any, show: Callable[[], Any]) -> list[str]:
+def faults_of(page: Any, show: Callable[[], Any]) -> list[str]:
+    """Return what is wrong with a view: by axe-core in light, its contrast in dark, its width on a phone."""
+    page.set_viewport_size(DESK)
+    page.emulate_media(color_scheme="light")
     show()
     page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(100)
-    broken = axe.Axe().run(page).response["violations"]
+    found = violations(page, {"resultTypes": ["violations"]})
+    page.emulate_media(color_scheme="dark")
+    found += violations(page, {"runOnly": ["color-contrast"]})
+    page.set_viewport_size(PHONE)
+    wide = int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+    return [*found, f"{wide} px wider than a phone"] if wide > 0 else found
+
+
+def violations(page: Any, options: dict[str, Any]) -> list[str]:
+    broken = axe.Axe().run(page, options=options).response["violations"]
     return [f"{each['id']}: {node['target']} {node['failureSummary']}" for each in broken for node in each["nodes"][:3]]
 
 
-def test_nothing_is_wider_than_a_small_phone(house: House, rita: Any, case: str) -> None:
-    page = house.visitor("ada", viewport=PHONE)
-    door = house.visitor(viewport=PHONE)
-    wide = {name: overhang(page, lambda shown=view: shown(page, case)) for name, view in VIEWS.items()}
-    wide["door"] = overhang(door, lambda: door.goto("/login"))
-    assert not {name: pixels for name, pixels in wide.items() if pixels > 0}
+def test_two_thousand_cells_scroll_with_few_of_them_in_the_page(house: House, rita: Any, case: str) -> None:
+    multiply_cells(house.room, int(case.split("/")[2]), up_to=MANY)
+    rita.goto(case)
+    wait_for_cells(rita, MANY)
+    height = rita.evaluate("document.documentElement.scrollHeight")
+    most = 0
+    for part in range(11):
+        rita.evaluate("(top) => scrollTo(0, top)", height * part / 10)
+        playwright.expect(rita.locator(".tile.waiting")).to_have_count(0)
+        most = max(most, rita.locator(".tile").count())
+    assert 12 < most < 150
+    assert tile(rita, MANY - 1).is_visible()
+    assert rita.locator("#grid").get_attribute("aria-rowcount")
+    rita.locator("#grid").focus()
+    rita.keyboard.press("Home")
+    playwright.expect(tile(rita, 0)).to_be_in_viewport()
 
 
-def overhang(page: Any, show: Callable[[], Any]) -> int:
-    show()
-    page.wait_for_load_state("networkidle")
-    return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+def multiply_cells(room: Room, case: int, *, up_to: int) -> None:
+    """Fill a case up with copies of its first cell."""
+    with room.database.writing() as session:
+        rows = session.scalars(select(Cell).where(Cell.case_id == case)).all()
+        names = [column.name for column in Cell.__table__.columns if column.name not in ("id", "number", "review_id")]
+        copied = {name: getattr(rows[0], name) for name in names} | {"label": ""}
+        last = max(row.number for row in rows)
+        fresh = [copied | {"number": last + step} for step in range(1, up_to - len(rows) + 1)]
+        session.execute(insert(Cell), fresh)

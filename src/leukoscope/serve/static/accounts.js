@@ -126,7 +126,7 @@ async function makeToken(event) {
 async function showLog({ more = false } = {}) {
   const rows = find("log-rows");
   const { total, entries, intact } = await get(`/audit-log?${new URLSearchParams({ offset: more ? rows.children.length : 0, limit: ENTRIES })}`);
-  const made = entries.map((entry) => element("tr", {}, element("td", { class: "n" }, whole(entry.number)), element("td", { class: "nowrap" }, when(entry.time)), element("td", {}, entry.account ?? ""), element("td", {}, [entry.action, entry.what ?? entry.subject].filter(Boolean).join(" "))));
+  const made = entries.map((entry) => element("tr", {}, element("td", { class: "n" }, whole(entry.number)), element("td", { class: "nowrap" }, when(entry.time)), element("td", {}, entry.account ?? ""), element("td", {}, [entry.action, entry.kind, entry.item].filter(Boolean).join(" "))));
   if (!more) rows.replaceChildren();
   rows.append(...made);
   find("log-more").hidden = rows.children.length >= total;

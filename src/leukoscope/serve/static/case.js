@@ -407,5 +407,11 @@ try {
     if (!item.progress?.finished) watch();
   }
 } catch (error) {
+  if (error.status === 404) notHere();
   complain(error);
+}
+
+function notHere() {
+  find("case-title").textContent = "This case is not here";
+  find("case-actions").hidden = true;
 }

@@ -5,6 +5,7 @@ import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, menu, note } from "./frame.js";
 import { between, count, percent, titled, when, whole } from "./words.js";
 
+const LISTED = 1000; // images in the list of a case
 const EXPORTS = [
   ["html", "Report (HTML)", "for reading on a screen"],
   ["pdf", "Report (PDF)", "for the file"],
@@ -141,8 +142,11 @@ export class Closing extends EventTarget {
 
   async openImages() {
     try {
-      const { images } = await get(`/cases/${this.caseId}/images`);
-      find("image-list").replaceChildren(...(images.length ? images.map((image) => this.imageRow(image)) : [element("li", { class: "soft" }, "No images yet.")]));
+      const { images, total } = await get(`/cases/${this.caseId}/images?limit=${LISTED}`);
+      const rest = total - images.length;
+      const rows = images.map((image) => this.imageRow(image));
+      if (rest || !total) rows.push(element("li", { class: "soft" }, rest ? `and ${count(rest, "more image", "more images")}` : "No images yet."));
+      find("image-list").replaceChildren(...rows);
       find("images").showModal();
     } catch (error) {
       complain(error);
