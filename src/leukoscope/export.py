@@ -38,6 +38,7 @@ CREDITS = {
 }
 _UNKNOWN = {"licence": "unknown to leukoscope", "credit": "Ask whoever gave you the images before passing weights on."}
 _WORST = 5  # subjects that the bundle names
+_STAINED = 1000  # cells that are looked at for the stain; more change nothing
 
 Say = Callable[[str], None]
 
@@ -51,11 +52,13 @@ def export_run(
     weights: bool = True,
     alpha: float = 0.1,
     also: Sequence[Path] = (),
+    name: str = "",
     say: Say = print,
 ) -> Bundle:
     """Write a bundle of the folds of an evaluated run (default: all of them, averaged).
 
     store: how large weights are kept. weights: put weights.safetensors into the bundle as well.
+    name: what the bundle is called; empty: by its network and run folder.
     also: evaluated runs of the same settings, split otherwise, whose figures the card shows beside those of this one.
     alpha: share of each class that may be called another; cells that would make it more are 'unsure'.
 
@@ -93,6 +96,7 @@ def export_run(
         files |= {member.graph: exported.onnx} | ({member.weights: exported.safetensors} if weights else {})
     metrics["other_tests"] = [_other_test(other) for other in also]
     manifest = _manifest(run, experiment, evidence, metrics, members)
+    manifest = manifest.model_copy(update={"name": name or manifest.name})
     bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
     bundle = learn_doubt(bundle, run, evidence, alpha=alpha, say=say)
     record_stage(run, "export", started=started, folds=chosen, store=store, seal=bundle.manifest.seal)
@@ -108,6 +112,7 @@ def learn_doubt(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, 
         "conformal": lambda: fit_conformal(*_scored(evidence), alpha=alpha),
         "quality": lambda: fit_quality(_traits(evidence)),
         "gate": lambda: _gate(bundle, run, evidence, files),
+        "stain": lambda: _stain(evidence),
     }
     files: dict[str, bytes] = {}
     learned: dict[str, Any] = {}
@@ -140,6 +145,20 @@ def _traits(evidence: Evidence) -> list[Any]:
     paths = [cell.path for cell in evidence.cells if cell.label]
     measured = in_parallel(lambda path: measure(read_image(path)), paths)
     return list(track(measured, "Measuring pictures", total=len(paths)))
+
+
+def _stain(evidence: Evidence) -> dict[str, Any]:
+    """Return the colours of the cells learned from, to which cells of smear fields are brought."""
+    try:
+        from .fields.normalisation import measure as measure_stain
+        from .fields.normalisation import sample_crops
+    except ImportError:
+        raise DataError("it needs the extra leukoscope[fields].") from None
+    paths = [cell.path for cell in evidence.cells if cell.label]
+    found = measure_stain(sample_crops(read_image(path) for path in paths[:: 1 + len(paths) // _STAINED]))
+    if found is None:
+        raise DataError("there are too few stained pixels.")
+    return found.to_json()
 
 
 def _embedded(bundle: Bundle, run: Path, evidence: Evidence) -> tuple[Any, Any]:
@@ -203,11 +222,18 @@ def _manifest(
             "cells": plan.cells,
             "split": plan.hash,
             "scheme": plan.scheme,
-            "settings": experiment.model_dump(mode="json"),
-            "made": provenance(seed=experiment.seed),
+            "settings": _without_paths(experiment),
+            "made": {key: value for key, value in provenance(seed=experiment.seed).items() if key != "command"},
         },
         credits=tuple({"data": source} | CREDITS.get(source, _UNKNOWN) for source in sources),
     )
+
+
+def _without_paths(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings as a bundle tells them: it travels, and folders of the machine that made it stay at home."""
+    settings = experiment.model_dump(mode="json")
+    settings["model"]["weights"] = Path(experiment.model.weights).name
+    return settings
 
 
 def operating_points(evidence: Evidence, folds: Sequence[int]) -> dict[str, float]:

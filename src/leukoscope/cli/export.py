@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
+@click.option("--name", default="", help="What the bundle is called.  [default: by its network and run folder]")
 @click.option("--fold", "folds", multiple=True, type=int, help="Only this fold; may stand several times.")
 @click.option(
     "--store", type=click.Choice(["single", "half", "int8"]), default="single", show_default=True,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     help="Share of each class that may be called another; more cells are unsure when it is small.",
 )  # fmt: skip
 def export(
-    run: Path, output: Path, *, folds: tuple[int, ...], store: "Store", no_weights: bool, also: tuple[Path, ...],
-    alpha: float,
+    run: Path, output: Path, *, name: str, folds: tuple[int, ...], store: "Store", no_weights: bool,
+    also: tuple[Path, ...], alpha: float,
 ) -> None:  # fmt: skip
     """Make a model bundle of an evaluated RUN: all its folds averaged, or some of them.
 
@@ -49,7 +50,7 @@ def export(
     from ..export import export_run
 
     bundle = export_run(
-        run, output, folds=folds, store=store, weights=not no_weights, also=also, alpha=alpha,
+        run, output, folds=folds, store=store, weights=not no_weights, also=also, alpha=alpha, name=name,
         say=click.echo,
     )  # fmt: skip
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())

@@ -245,7 +245,7 @@ def _set_mode(task: Task, *, frozen: bool) -> None:
     network.backbone.requires_grad_(not frozen)
     if stages := task.prepared.experiment.train.frozen_stages:
         for weight in leading_weights(network, stages=stages):
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad = False
 
 
 def _keep(folder: Path, task: Task, history: list[Epoch]) -> None:
