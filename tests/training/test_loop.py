@@ -97,12 +97,18 @@ def test_changed_settings_cannot_be_resumed(make_run: MakeRun) -> None:
         train(run, resume=True)
 
 
-def test_a_damaged_checkpoint_is_named(make_run: MakeRun) -> None:
+def flipped(content: bytes) -> bytes:
+    place = len(content) - 1000  # among the numbers
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:1000], flipped])
+def test_a_damaged_checkpoint_is_named(make_run: MakeRun, damage: Callable[[bytes], bytes]) -> None:
     run = make_run()
     train(run)
     (run / "fold-0" / "predictions.csv").unlink()
     last = run / "fold-0" / "checkpoints" / "last.safetensors"
-    last.write_bytes(last.read_bytes()[:1000])
+    last.write_bytes(damage(last.read_bytes()))
     with pytest.raises(TrainingError, match=r"last\.safetensors cannot be used"):
         train(run, resume=True)
 

@@ -4,6 +4,8 @@ The JSON beside it repeats the facts for people; only the file itself is read ba
 """
 
 import json
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def save_checkpoint(
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     write_json(path.with_suffix(".json"), facts)
     with write_whole(path) as beside:
-        save_file(plain, beside, metadata={"leukoscope": json.dumps(facts, allow_nan=False)})
+        save_file(plain, beside, metadata={"leukoscope": json.dumps(facts, allow_nan=False), "sha256": _digest(plain)})
 
 
 def sweep(folder: Path) -> None:
@@ -67,6 +69,9 @@ def load_checkpoint(
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            written = (file.metadata() or {}).get("sha256")
+        if written is not None and written != _digest(tensors):
+            raise _damaged(path, ValueError("its numbers are not those that were written"))
         network.load_state_dict(_under(_WEIGHTS, tensors))
         if average:
             average.load_state_dict(_under(_AVERAGE, tensors))
@@ -91,6 +96,14 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         laid_out = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
         state.setdefault(int(number), {})[key] = laid_out.detach()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names and numbers: a flipped bit leaves a file that opens and predicts nonsense."""
+    digest = sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
