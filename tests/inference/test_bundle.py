@@ -11,6 +11,7 @@ from safetensors.numpy import load as load_tensors
 
 from leukoscope.artifacts import fingerprint, read_csv
 from leukoscope.errors import BundleError, CallError, UnknownNameError
+from leukoscope.export import export_run
 from leukoscope.inference import bundle as module
 from leukoscope.inference.bundle import Bundle, amend_bundle, open_bundle, operating_point, write_bundle
 from leukoscope.inference.onnx_file import points_outside
@@ -51,6 +52,24 @@ def test_the_card_says_what_a_reader_needs(ensemble: Bundle) -> None:
     ):
         assert words in card
     assert str(ensemble.path) not in card
+
+
+def test_a_card_shows_what_the_same_settings_reach_on_another_split(painted_run: Path, tmp_path: Path) -> None:
+    bundle = export_run(
+        painted_run, tmp_path / "bundle", folds=[0], also=[painted_run], name="Painted", say=lambda _: None
+    )
+    card = bundle.read("card.md").decode()
+    assert card.startswith("# Painted")
+    auroc = bundle.manifest.metrics["estimators"]["model"]["auroc"]["value"]
+    row = next(line for line in card.splitlines() if line.startswith("| kfold, seed 0 |"))
+    assert f"{auroc:.2f}" in row
+    assert bundle.manifest.stain["pixels"] > 1000
+
+
+def test_a_bundle_names_no_folder_of_the_machine_that_made_it(ensemble: Bundle, painted_run: Path) -> None:
+    text = (ensemble.path / "bundle.json").read_text() + (ensemble.path / "card.md").read_text()
+    assert str(painted_run.parent) not in text
+    assert str(Path.home()) not in text
 
 
 @pytest.mark.parametrize("name", ["member-0/model.onnx", "member-1/weights.safetensors", "card.md", "bundle.json"])
