@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from PIL import Image
 from scipy.stats import beta
 
@@ -14,6 +15,7 @@ from leukoscope.data.index import index
 from leukoscope.inference.predictor import load
 from leukoscope.interop.qupath import geojson
 from leukoscope.serve.settings import Serving
+from tests.interop.test_dicom import PATIENT, write_field
 from tests.serve.conftest import Place, cell_picture, opened, painted, png
 from tests.serve.small_bundle import small_bundle
 
@@ -194,6 +196,23 @@ def test_what_is_no_smear_is_named_and_the_rest_goes_on(place: Place) -> None:
     assert (progress["done"], progress["failed"], progress["finished"]) == (1, 1, True)
     assert progress["failures"][0]["name"] == "noise.png"
     assert str(place.room.settings.data) not in json.dumps(progress)
+
+
+def test_a_dicom_field_gives_results_that_carry_its_identity(place: Place, tmp_path: Path) -> None:
+    write_field(tmp_path / "source.dcm", smear(), mm=0.0001)
+    me = place.local()
+    case = me.post("/cases", json={"name": "dicom"}).json()["id"]
+    sent = me.send(case, (tmp_path / "source.dcm").read_bytes(), names=(f"{PATIENT}.dcm",))
+    assert sent.json()["progress"]["failures"] == []
+    assert len(sent.json()["cells"]) >= 2
+    stored = [path.read_bytes() for path in (place.room.settings.data / "pictures").glob("*/*")]
+    assert sum(PATIENT.encode() in content for content in stored) == 1, "the header alone, which the results need"
+    with zipfile.ZipFile(io.BytesIO(me.get(f"/cases/{case}/exports/dicom").content)) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "out")
+    assert PATIENT not in "".join(names)
+    report = pydicom.dcmread(tmp_path / "out" / names[0])
+    assert (str(report.PatientName), report.PatientID) == (PATIENT, "4711")
 
 
 def smear() -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
@@ -152,6 +153,23 @@ def test_a_shown_name_is_text_of_one_line(name: str) -> None:
     assert 0 < len(clean) <= 300
     assert clean.isprintable()
     clean.encode()
+
+
+def test_a_deep_tiff_keeps_its_scale_and_loses_its_tags(place: Place) -> None:
+    me = place.local()
+    case = me.case()
+    deep = io.BytesIO()
+    pixels = painted(3).astype(np.uint16) * 16  # twelve bits, as cameras give them
+    resolution = (10_000 / 0.2, 10_000 / 0.2)
+    tifffile.imwrite(deep, pixels, photometric="rgb", description=SECRET.decode(), resolution=resolution,
+                     resolutionunit="CENTIMETER")  # fmt: skip
+    me.send(case, deep.getvalue(), names=("deep.tif",))
+    image = me.get(f"/cases/{case}/images").json()["images"][0]
+    assert (image["width"], image["um_per_px"]) == (160, 0.2)
+    kept = stored(place)[0].read_bytes()
+    assert SECRET not in kept
+    with Image.open(io.BytesIO(kept)) as picture:
+        assert np.abs(np.asarray(picture).astype(int) - painted(3)).max() <= 1
 
 
 def test_a_wrong_kind_or_scale_is_said(place: Place) -> None:

@@ -140,6 +140,7 @@ def add(name: str, role: str, laboratory: str, password_file: Path | None, data:
     Examples:
       leukoscope accounts add ada --role admin
     """
+    _need_extra()
     from ..serve.accounts import add_account
 
     password = _password(password_file)
@@ -243,6 +244,7 @@ def _open(data: Path, database: str) -> "Database":
 
 
 def _log(data: Path) -> Any:
+    _need_extra()
     from ..serve.audit_log import AuditLog
 
     return AuditLog(data)

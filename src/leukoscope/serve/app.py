@@ -2,12 +2,11 @@
 
 import errno
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +17,7 @@ from ..errors import CallError, DataError, LeukoscopeError
 from .api import routers
 from .database import first_line, is_full, is_gone
 from .page import add_pages
-from .refusals import Refusal, answer_of
+from .refusals import Refusal, answer_of, broken
 from .room import Room, open_room
 from .security import Guard
 from .settings import Serving
@@ -48,7 +47,6 @@ def create_app(settings: Serving, *, room: Room | None = None) -> FastAPI:
         app.include_router(router, prefix=PREFIX)
     add_pages(app)
     _answer_errors(app)
-    app.middleware("http")(_measured)
     app.add_middleware(Guard, settings=settings)
     return app
 
@@ -73,20 +71,6 @@ ERRORS: dict[int | str, dict[str, object]] = {
 }  # fmt: skip
 
 
-async def _measured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Count every request and write one line for it, by route: neither names nor queries go into either."""
-    started = time.perf_counter()
-    response = await call_next(request)
-    seconds = time.perf_counter() - started
-    route = getattr(request.scope.get("route"), "path", "unknown")
-    room: Room = request.app.state.room
-    room.measures.request(method=request.method, route=route, status=response.status_code, seconds=seconds)
-    caller = getattr(request.state, "caller", None)
-    who = caller.account_id if caller else "-"
-    LOG.info("%s %s %d %.0f ms account %s", request.method, route, response.status_code, 1000 * seconds, who)
-    return response
-
-
 def _answer_errors(app: FastAPI) -> None:
     """Give every error the one shape."""
     app.add_exception_handler(Refusal, _refused)
@@ -96,7 +80,6 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(DBAPIError, _database)
     app.add_exception_handler(PoolTimeout, _away)
     app.add_exception_handler(OSError, _system)
-    app.add_exception_handler(Exception, _broken)
 
 
 def _refused(_: Request, error: Exception) -> JSONResponse:
@@ -136,7 +119,7 @@ def _database(request: Request, error: Exception) -> JSONResponse:
     LOG.error("database: %s", first_line(error) if is_gone(error) else type(error).__name__)
     if is_full(error):
         return _full()
-    return _away(request, error) if is_gone(error) else _broken(request, error)
+    return _away(request, error) if is_gone(error) else _broken(error)
 
 
 def _away(_: Request, error: Exception) -> JSONResponse:
@@ -145,10 +128,10 @@ def _away(_: Request, error: Exception) -> JSONResponse:
     return answer_of(refusal)
 
 
-def _system(request: Request, error: Exception) -> JSONResponse:
+def _system(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OSError)
     LOG.error("system: %s", errno.errorcode.get(error.errno or 0, type(error).__name__))
-    return _full() if error.errno in (errno.ENOSPC, errno.EDQUOT) else _broken(request, error)
+    return _full() if error.errno in (errno.ENOSPC, errno.EDQUOT) else _broken(error)
 
 
 def _full() -> JSONResponse:
@@ -156,7 +139,6 @@ def _full() -> JSONResponse:
     return answer_of(Refusal(507, "disk_full", text))
 
 
-def _broken(_: Request, error: Exception) -> JSONResponse:
+def _broken(error: Exception) -> JSONResponse:
     LOG.error("error in the program", exc_info=error)
-    text = "Something went wrong in the program; nothing was changed. Its log says more. Try again, or report it."
-    return answer_of(Refusal(500, "broken", text))
+    return answer_of(broken())

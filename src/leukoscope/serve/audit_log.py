@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from ..artifacts import read_json, write_json
@@ -53,8 +53,7 @@ class AuditLog:
         self, session: Session, who: Who, action: str, *, kind: str, item: int | None = None, **detail: Any
     ) -> None:
         """Append a line in the same transaction as the change that it tells of."""
-        if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
-            session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        take_turn(session)
         session.flush()
         last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
         number, before = (last.number, last.hash) if last else (0, _FIRST)
@@ -112,9 +111,10 @@ class AuditLog:
         return hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()
 
 
-def count(session: Session) -> int:
-    """Return how many lines the log has."""
-    return session.scalar(select(func.count()).select_from(Entry)) or 0
+def take_turn(session: Session) -> None:
+    """Let no other writer of the log, and so no other change, be under way until this transaction ends."""
+    if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
 def _entries(session: Session) -> Iterator[Entry]:

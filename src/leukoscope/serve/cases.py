@@ -1,5 +1,6 @@
 """Cases and their cells as the API shows them: plain rows, read with few statements."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,8 @@ from .tables import (
     Review,
 )  # fmt: skip
 
-ORDERS = ("need", "number", "probability")
+TITLES = {"all": "blast", "hem": "normal"}
+"""Classes of C-NMC in words."""
 SHOWN = case((Cell.label != "", Cell.label), else_=Cell.decision)
 """What a cell counts as: what a reader said, else what the model said."""
 
@@ -199,10 +201,21 @@ def describe_cell(row: Any) -> dict[str, Any]:
     return {
         "id": row.id, "number": row.number, "case": row.case_id, "image": row.image_id, "name": row.name,
         "box": row.box, "origin": row.origin, "probability": row.probabilities, "decision": row.decision,
-        "called": row.called or None, "reason": row.reason, "quality": row.quality, "review": review,
+        "called": row.called or None, "reason": worded(row.reason or ""), "quality": row.quality, "review": review,
         "bundle": row.bundle, "etag": f"{row.id}-{row.version}",
         "thumbnail": f"/api/v1/cells/{row.id}/thumbnail?side=160&v={row.id}-{row.version}",
     }  # fmt: skip
+
+
+def worded(reason: str) -> str:
+    """Return a reason with the classes of C-NMC in words.
+
+    >>> worded("Both hem and all are plausible."), worded("Empty: the image is all black.")
+    ('Both normal and blast are plausible.', 'Empty: the image is all black.')
+    """
+    if "plausible" not in reason and not reason.startswith("Not typical of"):
+        return reason
+    return re.sub(r"\b(hem|all)\b", lambda found: TITLES[found[1]], reason)
 
 
 def _filter(wanted: str) -> list[ColumnElement[bool]]:

@@ -27,7 +27,7 @@ from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
 from . import drawing
 from .accounts import Caller
-from .cases import describe_case
+from .cases import TITLES, describe_case, worded
 from .pictures import Pictures
 from .refusals import Refusal
 from .stripping import png_of
@@ -37,7 +37,6 @@ from .tables import Account, Case, Cell, Picture, Prediction, Review
 FORMATS = ("csv", "geojson", "dicom", "html", "pdf", "dataset")
 _THUMBNAIL = 160
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
-_TITLES = {"all": "blast", "hem": "normal"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class Exporter:
 
     def _dicom_files(self, name: str, image: Picture, rows: Sequence[Any]) -> dict[str, bytes]:
         from ..interop.dicom_results import Algorithm, write_annotations, write_report
-        from .dicom import header_of
+        from .sources import header_of
 
         source = header_of(self.pictures.read(image.identity))
         bundle = f"{self.manifest.name}, {self.manifest.seal}"
@@ -164,7 +163,7 @@ class Exporter:
         draw = partial(drawing.thumbnail, self.pictures.path(row.digest), side=_THUMBNAIL)
         return CaseCell(
             row.number, self.pictures.drawn(row.digest, what, draw), row.label or row.decision, row.chance,
-            row.decision, row.reason or "", row.reader or "", row.note or "",
+            row.decision, worded(row.reason or ""), row.reader or "", row.note or "",
         )  # fmt: skip
 
     def _dataset(self, case: Case) -> Export:
@@ -230,7 +229,7 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
 
 
 def _title(name: str) -> str:
-    return _TITLES.get(name, name)
+    return TITLES.get(name, name)
 
 
 def _measurements(row: Any, positive: str) -> dict[str, float]:

@@ -8,11 +8,14 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
 from ..artifacts import write_whole
 from ..errors import DataError
+
+_SYNCS = 16
 
 
 class Pictures:
@@ -40,12 +43,12 @@ class Pictures:
                 path = self.path(digest)
                 if path not in beside and not path.exists():
                     beside[path] = _write_beside(path, content)
-            for written in beside.values():  # all written first: the disk then takes them in one go
-                _sync(written)
+            with ThreadPoolExecutor(_SYNCS) as pool:  # at once: the disk takes them together, many times as fast
+                list(pool.map(_sync, beside.values()))
             for path, written in beside.items():
                 written.replace(path)
-            for folder in {path.parent for path in beside}:
-                _sync(folder)
+            with ThreadPoolExecutor(_SYNCS) as pool:
+                list(pool.map(_sync, {path.parent for path in beside}))
         finally:
             for written in beside.values():
                 written.unlink(missing_ok=True)

@@ -48,6 +48,12 @@ def too_large(message: str) -> Refusal:
     return Refusal(413, "too_large", message)
 
 
+def broken() -> Refusal:
+    """Return the answer to a request that met an error in the program."""
+    text = "Something went wrong in the program; nothing was changed. Its log says more. Try again, or report it."
+    return Refusal(500, "broken", text)
+
+
 def answer_of(refusal: Refusal) -> JSONResponse:
     """Return a refusal as the API's one shape of an error."""
     body = {"error": {"code": refusal.code, "message": str(refusal), "detail": refusal.detail}}

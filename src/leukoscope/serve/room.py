@@ -1,8 +1,11 @@
 """Everything that one server process holds: database, pictures, log, model, worker."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import CallError
 from ..inference.predictor import Predictor, load
@@ -37,6 +40,8 @@ class Room:
         """End the worker and give the database back."""
         if self.settings.work:
             self.worker.stop()
+        with contextlib.suppress(SQLAlchemyError, OSError), self.database.reading() as session:
+            self.log.note_head(session, at_once=True)
         self.database.close()
 
 

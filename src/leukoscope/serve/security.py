@@ -1,6 +1,8 @@
 """What stands before every route: who calls, what they may, how much they may send, and the headers of the answer."""
 
+import logging
 import secrets
+import time
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -8,11 +10,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .accounts import Caller, caller_of_cookie, caller_of_token, has_people
-from .refusals import Refusal, answer_of, not_allowed, too_large, unknown_caller
+from .refusals import Refusal, answer_of, broken, not_allowed, too_large, unknown_caller
 from .room import Room
 from .settings import Serving
 from .tables import ADMIN, REVIEWER
 
+LOG = logging.getLogger("leukoscope.serve")
 COOKIE = "leukoscope_session"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _HERE = ("127.0.0.1", "localhost", "[::1]")
@@ -106,33 +109,47 @@ class Guard:
         self._names = settings.names or (_HERE if settings.local else ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, unless it must be refused."""
+        """Pass a request on, unless it must be refused; count it, and write one line without names or queries."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, most = Headers(scope=scope), self._most_bytes(scope)
-        https = scope.get("scheme") == "https"
+        started, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                _add_headers(MutableHeaders(scope=message), path=scope["path"], https=https)
+                status = int(message["status"])
+                _add_headers(MutableHeaders(scope=message), scope)
             await send(message)
 
-        refusal = self._refusal(headers, most=most)
+        try:
+            await self._pass_on(scope, receive, send_with_headers)
+        except Exception:  # whatever it is, the caller gets an answer of the one shape
+            LOG.exception("error in the program")
+            if not status:
+                await answer_of(broken())(scope, receive, send_with_headers)
+        _account_for(scope, status, time.perf_counter() - started)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        most = self._most_bytes(scope)
+        refusal = self._refusal(Headers(scope=scope), method=scope["method"], most=most)
         if refusal is not None:
-            await _refuse(scope, receive, send_with_headers, refusal)
+            await answer_of(refusal)(scope, receive, send)
             return
-        await self._app(scope, _limited(receive, most=most), send_with_headers)
+        await self._app(scope, _limited(receive, most=most), send)
 
     def _most_bytes(self, scope: Scope) -> int:
         upload = scope["method"] == "POST" and scope["path"].endswith("/images")
         return self._settings.limits.upload_bytes if upload else self._settings.limits.json_bytes
 
-    def _refusal(self, headers: Headers, *, most: int) -> Refusal | None:
+    def _refusal(self, headers: Headers, *, method: str, most: int) -> Refusal | None:
         host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
         if self._names and not any(host == name or headers.get("host") == name for name in self._names):
             # Another site's name that was made to point here must not get an answer (DNS rebinding).
             return Refusal(421, "wrong_host", f"This room answers to {', '.join(self._names)}. Use that address.")
+        origin = headers.get("origin", "").partition("://")[2]
+        if method not in _SAFE and origin and origin not in (headers.get("host"), *self._names):
+            return Refusal(403, "wrong_origin", "Another site's page may not change anything here.")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             return too_large(f"The request is larger than the {most:,} bytes allowed. Send fewer files at a time.")
@@ -154,17 +171,23 @@ def _limited(receive: Receive, *, most: int) -> Receive:
     return limited
 
 
-def _add_headers(headers: MutableHeaders, *, path: str, https: bool) -> None:
+def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
-    if path.startswith("/api/"):
+    if scope["path"].startswith("/api/"):
         headers.setdefault("Cache-Control", "no-store")
-    if https:
+    if scope.get("scheme") == "https":
         headers.setdefault("Strict-Transport-Security", "max-age=31536000")
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
-    await answer_of(refusal)(scope, receive, send)
+def _account_for(scope: Scope, status: int, seconds: float) -> None:
+    """Count a request by its route, never by its address."""
+    route, caller = getattr(scope.get("route"), "path", "unknown"), scope.get("state", {}).get("caller")
+    room: Room = scope["app"].state.room if "app" in scope else None
+    if room is not None:
+        room.measures.request(method=scope["method"], route=route, status=status, seconds=seconds)
+    who = caller.account_id if caller else "-"
+    LOG.info("%s %s %d %.0f ms account %s", scope["method"], route, status, 1000 * seconds, who)
 
 
 def address_of(request: Request) -> str:

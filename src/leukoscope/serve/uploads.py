@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ..errors import ImageError
+from ..errors import ImageError, MissingExtraError
 from .pictures import Pictures
 from .refusals import too_large
 from .settings import Limits
+from .sources import TIFF, dicom_pixels, tiff_pixels
 from .stripping import size_of, stripped, suffix_of
 
 _AT_ONCE = 25  # pictures stored together
@@ -158,10 +159,12 @@ def _ready(
     try:
         if content[128:132] == b"DICM":
             return _dicom(name, content, um_per_px=um_per_px, limits=limits)
+        if content.startswith(TIFF):
+            return _tiff(name, content, kind=kind, um_per_px=um_per_px, limits=limits)
         size = size_of(content, most_pixels=limits.pixels)
         scale = um_per_px or (_scale(content) if kind != "crop" else None)
         return _Ready(name, stripped(content), kind, size, scale)
-    except ImageError as unusable:
+    except (ImageError, MissingExtraError) as unusable:
         return Unusable(name, _sentence(str(unusable)))
 
 
@@ -175,10 +178,13 @@ def _scale(content: bytes) -> float | None:
 
 
 def _dicom(name: str, content: bytes, *, um_per_px: float | None, limits: Limits) -> _Ready:
-    from .dicom import pixels_of
-
-    picture, header, size, scale = pixels_of(content, most_pixels=limits.pixels)
+    picture, header, size, scale = dicom_pixels(content, most_pixels=limits.pixels)
     return _Ready(name, picture, "dicom", size, um_per_px or scale, header)
+
+
+def _tiff(name: str, content: bytes, *, kind: str, um_per_px: float | None, limits: Limits) -> _Ready:
+    picture, size, scale = tiff_pixels(content, suffix=suffix_of(name), most_pixels=limits.pixels)
+    return _Ready(name, picture, kind, size, um_per_px or scale)
 
 
 def shown(name: str) -> str:

@@ -89,6 +89,8 @@ class Worker:
         while not self._end.is_set():
             try:
                 self._take_over()
+                with self._database.reading() as session:
+                    self._log.note_head(session)
                 self._work.clear()
                 if not self._analyse_all():
                     self._work.wait(_IDLE_SECONDS)
@@ -122,7 +124,7 @@ class Worker:
         waiting: deque[Task] = deque()
         answered: list[tuple[Task, Opinion]] = []
         room, last, anything = _FIRST, time.monotonic(), False
-        for opinion in self._predictor.stream(self._crops(fields, waiting, answered), point=self._point):
+        for opinion in self._predictor.stream(self._crops(fields, waiting), point=self._point):
             answered.append((waiting.popleft(), opinion))
             anything = True
             if len(answered) >= room or time.monotonic() - last > 0.5:
@@ -134,7 +136,7 @@ class Worker:
             self._analyse_field(seen)
         return anything or bool(fields)
 
-    def _crops(self, fields: deque[Seen], waiting: deque[Task], answered: list[tuple[Task, Opinion]]) -> Iterator[RGB]:
+    def _crops(self, fields: deque[Seen], waiting: deque[Task]) -> Iterator[RGB]:
         """Yield the images of the queue that are single cells; put the others aside."""
         for seen in in_parallel(self._look, self._leased(fields)):
             if seen.error:

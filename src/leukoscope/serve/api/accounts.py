@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -22,7 +23,7 @@ class NewToken(Body):
     """An API token to make."""
 
     name: Name
-    days: Annotated[int, Query(ge=1, le=3650)] = 365
+    days: Annotated[int, Field(ge=1, le=3650)] = 365
 
 
 class NewAccount(Body):

@@ -1,5 +1,6 @@
 """Cases: list, make, change, delete, progress, summary, sign-off."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
@@ -8,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from .. import cases as shown
 from .. import reviews
-from ..pictures import Pictures
+from ..audit_log import take_turn
 from ..refusals import Refusal
+from ..room import Room
 from ..security import Me, Reviewer, TheRoom
 from ..summary import summary
 from ..tables import OPEN, SIGNED, Case, Cell, Picture, now
@@ -86,9 +88,8 @@ def delete_case(me: Reviewer, room: TheRoom, case_id: Id) -> Answer:
         found = shown.case_of(session, me, case_id)
         digests = _digests(session, case_id)
         session.execute(delete(Case).where(Case.id == found.id))
-        orphans = [digest for digest in digests if not in_use(session, digest)]
         room.log.add(session, who(me), "deleted", kind="case", item=case_id)
-    remove_all(room.pictures, orphans)
+    sweep(room, digests)
     return {"deleted": case_id}
 
 
@@ -107,10 +108,13 @@ def in_use(session: Session, digest: str) -> bool:
     return any(session.scalar(query.limit(1)) is not None for query in queries)
 
 
-def remove_all(pictures: Pictures, digests: list[str]) -> None:
-    """Delete pictures that nothing in the database names any more."""
-    for digest in digests:
-        pictures.remove(digest)
+def sweep(room: Room, digests: Iterable[str]) -> None:
+    """Delete pictures that nothing names any more; an upload of the same picture waits, or is told to send it again."""
+    with room.database.writing() as session:
+        take_turn(session)
+        for digest in digests:
+            if not in_use(session, digest):
+                room.pictures.remove(digest)
 
 
 @router.get("/{case_id}/progress")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -38,7 +39,7 @@ class NewReview(Body):
 class NewCell(Body):
     """A cell that a reader has drawn; x and y in pixels of the image."""
 
-    image: Annotated[int, Query(ge=1, le=LARGEST)]
+    image: Annotated[int, Field(ge=1, le=LARGEST)]
     outline: Outline
 
 

@@ -15,14 +15,14 @@ from starlette.requests import ClientDisconnect
 from .. import cases as shown
 from .. import drawing, queue
 from ..accounts import Caller
-from ..refusals import bad_request
+from ..refusals import Refusal, bad_request
 from ..room import Room
 from ..security import Me, Reviewer, TheRoom
 from ..tables import Case, Cell, Picture
 from ..uploads import Sent, Stored, Unusable, take_in
 from .accounts import who
 from .answers import PICTURE, picture_answer
-from .cases import in_use, remove_all
+from .cases import sweep
 from .words import LARGEST, Answer, Id
 
 router = APIRouter(tags=["images"])
@@ -129,6 +129,8 @@ def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored]) -> list[d
         session.flush()
         queue.enqueue(session, rows)
         room.log.add(session, who(me), "sent", kind="case", item=case_id, images=len(rows))
+        if not all(room.pictures.path(each.digest).exists() for each in stored):
+            raise Refusal(409, "again", "The same picture was being deleted just now. Send it again.")
     return [{"id": row.id, "name": row.name, "kind": row.kind} for row in rows]
 
 
@@ -217,6 +219,5 @@ def delete_image(me: Reviewer, room: TheRoom, image_id: Id) -> Answer:
         digests |= set(session.scalars(select(Cell.digest).where(Cell.image_id == image_id)))
         session.execute(delete(Picture).where(Picture.id == image_id))
         room.log.add(session, who(me), "deleted", kind="image", item=image_id, case=case_id)
-        orphans = [digest for digest in digests if not in_use(session, digest)]
-    remove_all(room.pictures, orphans)
+    sweep(room, digests)
     return {"deleted": image_id}

@@ -1,0 +1,124 @@
+"""A new head from reviewed cells: the same arithmetic as before, no cell judged by what has learned from it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+
+from leukoscope.adapt import FEWEST, Adapted, Head, _folds, _groups, adapt, look, write
+from leukoscope.cli.adapt import adapt as command
+from leukoscope.data.cells import Cell
+from leukoscope.data.painted import paint
+from leukoscope.errors import CallError, DataError
+from leukoscope.head import read_head, with_head
+from leukoscope.inference.bundle import Bundle, open_bundle
+from leukoscope.inference.predictor import Predictor
+from tests.serve.small_bundle import CHANNELS, small_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(small_bundle(tmp_path_factory.mktemp("adapt") / "small"))
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> list[Cell]:
+    """96 painted cells of 24 subjects."""
+    return paint(tmp_path_factory.mktemp("reviewed"), count=96)
+
+
+@pytest.fixture(scope="module")
+def adapted(bundle: Bundle, cells: list[Cell]) -> Adapted:
+    return adapt(bundle, cells)[0]
+
+
+def test_a_head_is_read_as_the_network_computes_with_it(bundle: Bundle, cells: list[Cell]) -> None:
+    head = Head(*read_head(bundle.read("model.onnx")))
+    seen = look(bundle, cells)
+    assert head.weight.shape == (1, CHANNELS)
+    assert np.allclose(head.raw(seen.embeddings[0]), seen.old, atol=1e-5)
+
+
+def test_a_new_head_stands_in_answer_and_map_alike(bundle: Bundle) -> None:
+    rng = np.random.default_rng(1)
+    weight, bias = rng.normal(0, 2, (1, CHANNELS)), np.array([0.3])
+    content = with_head(bundle.read("model.onnx"), weight, bias)
+    crops = rng.integers(0, 255, (3, 64, 64, 3)).astype(np.uint8)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    chances, maps, embedding = session.run(("probabilities", "map", "embedding"), {"crops": crops})
+    assert np.allclose(chances, Head(weight, bias).raw(embedding), atol=1e-5)
+    logit = 2 * maps[:, 1].mean(axis=(1, 2))  # the map is centred over the classes
+    assert np.allclose(1 / (1 + np.exp(-logit)), chances[:, 1], atol=1e-4)
+    assert np.allclose(read_head(content)[0], weight, atol=1e-6)
+
+
+def test_no_subject_is_judged_by_a_head_that_has_learned_from_it(bundle: Bundle, cells: list[Cell]) -> None:
+    seen = look(bundle, cells)
+    tested = np.zeros(len(cells), int)
+    for train, test in _folds(seen, seed=0):
+        assert not set(seen.groups[train]) & set(seen.groups[test])
+        tested += test
+    assert (tested == 1).all()
+
+
+def test_labels_that_say_nothing_are_not_called_better(bundle: Bundle, cells: list[Cell]) -> None:
+    """The trap: a head fitted to noise and judged on its own training cells would look better."""
+    rng = np.random.default_rng(0)
+    subjects = sorted({cell.subject for cell in cells})
+    drawn = dict(zip(subjects, rng.permutation(["normal", "blast"] * (len(subjects) // 2)), strict=True))
+    noise = [replace(cell, label=str(drawn[cell.subject])) for cell in cells]
+    found = adapt(bundle, noise)[0].result
+    assert found["new"]["auroc"]["low"] < 0.5 < found["new"]["auroc"]["high"]
+
+
+def test_a_head_that_answers_at_random_is_improved_and_said_to_be(adapted: Adapted) -> None:
+    old, new = (adapted.result[which]["brier"]["value"] for which in ("old", "new"))
+    assert new < old
+    assert adapted.better == (adapted.result["differences"]["brier"]["high"] < 0)
+    assert adapted.result["unit"] == "subject"
+
+
+def test_the_new_bundle_predicts_and_leaves_the_old_one_as_it_is(
+    bundle: Bundle, cells: list[Cell], tmp_path: Path
+) -> None:
+
+    fitted, seen = adapt(bundle, cells)
+    new = write(bundle, tmp_path / "new", fitted, seen)
+    assert new.manifest.training["adapted_from"] == bundle.manifest.seal
+    expected = fitted.heads[0].probabilities(seen.embeddings[0])
+    opinions = Predictor(new).predict([cell.path for cell in cells[:5]])
+    for opinion, chances in zip(opinions, expected, strict=False):
+        if opinion.probabilities:
+            assert np.allclose(list(opinion.probabilities.values()), chances, atol=1e-4)
+    assert open_bundle(bundle.path).manifest.seal == bundle.manifest.seal
+
+    assert "Adapted from small" in (tmp_path / "new" / "card.md").read_text()
+
+
+def test_too_few_cells_and_strange_classes_are_named(bundle: Bundle, cells: list[Cell]) -> None:
+    few = [cell for cell in cells if cell.label == "normal"] + [c for c in cells if c.label == "blast"][: FEWEST - 1]
+    with pytest.raises(DataError, match=f"{FEWEST - 1} reviewed cells of blast"):
+        adapt(bundle, few)
+    with pytest.raises(DataError, match="called lymphocyte, the bundle knows normal, blast"):
+        adapt(bundle, [replace(cells[0], label="lymphocyte"), *cells])
+
+
+def test_cells_of_one_subject_are_held_out_one_by_one_and_that_is_said() -> None:
+    labels = np.array([0, 1] * 20)
+    groups, by_subject = _groups(["P1"] * 40, labels)
+    assert not by_subject
+    assert len(set(groups.tolist())) == 40
+
+
+def test_the_command_writes_only_what_is_asked_for(bundle: Bundle, cells: list[Cell], tmp_path: Path) -> None:
+    folder = cells[0].path.parents[1]
+    said = CliRunner().invoke(command, [str(bundle.path), str(folder)])
+    assert "held out once" in said.output
+    assert said.exit_code == 0
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    refused = CliRunner().invoke(command, [str(bundle.path), str(folder), "-o", str(taken)])
+    assert isinstance(refused.exception, CallError)
