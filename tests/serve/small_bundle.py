@@ -60,7 +60,7 @@ def network(seed: int = 0) -> bytes:
         make("Add", ["raw", "bias"], ["z"]),
         make("MatMul", ["z", "sides"], ["logits"]),
         make("Softmax", ["logits"], ["probabilities"], axis=1),
-        make("Conv", ["features", "plane"], ["evidence"]),
+        make("Conv", ["features", "plane", "bias"], ["evidence"]),
         make("Mul", ["evidence", "halves"], ["map"]),
     ]
     crops = helper.make_tensor_value_info("crops", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])

@@ -46,7 +46,7 @@ def enqueue(session: Session, images: Sequence[Picture]) -> None:
 
 
 def lease(session: Session, owner: str, *, most: int, seconds: float) -> list[Task]:
-    """Take up to `most` jobs, the oldest first; a field or slide comes alone. To be committed before they are done."""
+    """Take up to `most` jobs, the oldest first; to be committed before work on them begins."""
     give_up(session)
     free = (Job.state == QUEUED) | ((Job.state == RUNNING) & (Job.leased_until < time.time()))
     chosen = select(Job.id, Job.attempts).where(free).order_by(Job.id).limit(most).with_for_update(skip_locked=True)

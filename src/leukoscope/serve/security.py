@@ -183,9 +183,8 @@ def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
 def _account_for(scope: Scope, status: int, seconds: float) -> None:
     """Count a request by its route, never by its address."""
     route, caller = getattr(scope.get("route"), "path", "unknown"), scope.get("state", {}).get("caller")
-    room: Room = scope["app"].state.room if "app" in scope else None
-    if room is not None:
-        room.measures.request(method=scope["method"], route=route, status=status, seconds=seconds)
+    room: Room = scope["app"].state.room
+    room.measures.request(method=scope["method"], route=route, status=status, seconds=seconds)
     who = caller.account_id if caller else "-"
     LOG.info("%s %s %d %.0f ms account %s", scope["method"], route, status, 1000 * seconds, who)
 
