@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ..serve.database import Database
     from ..serve.settings import Serving
 
-_EXTRA = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "multipart", "prometheus_client")
+_EXTRA = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "python_multipart", "prometheus_client")
 
 
 def _place_options(command: Any) -> Any:

@@ -65,6 +65,7 @@ _ERROR = {
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"description": words, "content": {"application/json": {"schema": _ERROR}}}
     for status, words in {
+        400: "Not readable",
         401: "Not signed in", 403: "Not allowed", 404: "Not there", 409: "Not now", 413: "Too large",
         422: "Not understood", 429: "Too many failed logins", 503: "Database away", 507: "Disk full",
     }.items()

@@ -1,6 +1,7 @@
 """The database: SQLite beside the pictures for one machine, PostgreSQL for a laboratory; the same tables on both."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from ..errors import CallError, LeukoscopeError, require
 
-_BUSY_SECONDS = 15  # SQLite: how long a writer waits for another one
+_BUSY_SECONDS = 30  # SQLite: how long a writer waits for another one
 _CONNECT_SECONDS = 5
 _WRITES = "leukoscope_writes"
+_MIGRATING = threading.Lock()  # Alembic keeps its context in globals: one thread at a time
 _MIGRATION_LOCK = 7_301_644  # PostgreSQL: an advisory lock's number, known to nobody else
 
 
@@ -56,7 +58,7 @@ class Database:
             DatabaseError: the database cannot be reached, or was made by a newer version.
         """
         try:
-            with self.engine.connect() as connection:
+            with _MIGRATING, self.engine.connect() as connection:
                 _migrate(connection)
         except DBAPIError as failed:
             raise DatabaseError(f"The database {self.where} cannot be used: {first_line(failed)}.") from None
