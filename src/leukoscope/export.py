@@ -168,7 +168,7 @@ def _embedded(bundle: Bundle, run: Path, evidence: Evidence) -> tuple[Any, Any]:
     rows = [row for row, part in enumerate(sets) if part in ("validation", "test")]
     predictor, crops = Predictor(bundle), open_pack(run / "pack")
     batches = [rows[start : start + 8] for start in range(0, len(rows), 8)]
-    found = in_parallel(lambda batch: predictor.outputs_of_crops(np.asarray(crops[batch])).embedding, batches)
+    found = in_parallel(lambda batch: predictor.embeddings_of_crops(np.asarray(crops[batch])), batches)
     embeddings = np.concatenate(list(track(found, "Embedding cells", total=len(batches))))
     return embeddings, np.array([evidence.plan.group_of(evidence.cells[row]) for row in rows])
 

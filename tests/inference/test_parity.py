@@ -63,9 +63,7 @@ def test_small_weights_move_probabilities_by_little(
     painted_run: Path, ensemble: Bundle, store: Store, moved: float, tmp_path: Path
 ) -> None:
     bundle = (
-        ensemble
-        if store == "single"
-        else export_run(painted_run, tmp_path / "bundle", store=store, say=lambda _: None)
+        ensemble if store == "single" else export_run(painted_run, tmp_path / "bundle", store=store, say=lambda _: None)
     )
     images = [read_image(path) for path in sorted((painted_run / "painted").rglob("*.png"))[:40]]
     said = Predictor(bundle).outputs(images).probabilities

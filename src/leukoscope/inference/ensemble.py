@@ -61,6 +61,11 @@ class Ensemble:
             said[0].embedding,
         )
 
+    def embed(self, crops: Crops) -> NDArray[np.float32]:
+        """Return the embedding (batch, channels) of the first member alone, of crops in its own preparation."""
+        _, _, embedding = _look(self._sessions[0], crops, VIEWS["one"][0])
+        return embedding
+
     def _ask(self, session: onnxruntime.InferenceSession, member: Member, crops: Crops) -> Outputs:
         views = VIEWS[self.manifest.views]
         said = [_look(session, crops, view) for view in views]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..data.images import MIN_SIDE, RGB, read_image
 from ..data.pack import in_parallel
@@ -80,6 +81,10 @@ class Predictor:
         if len(self._ensemble.preparations) > 1:
             raise ValueError("The members of this bundle prepare images in different ways: use outputs(images).")
         return self._ensemble.run([crops])
+
+    def embeddings_of_crops(self, crops: Crops) -> NDArray[np.float32]:
+        """Return the embedding (batch, channels) of crops in the preparation of the first member, and nothing else."""
+        return self._ensemble.embed(crops)
 
     def _prepare(self, image: RGB) -> list[RGB]:
         return [prepare_crop(image, each) for each in self._ensemble.preparations]
