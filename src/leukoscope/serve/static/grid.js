@@ -118,7 +118,7 @@ export class Grid extends EventTarget {
   }
 
   caption(cell, label) {
-    const mark = cell.review ? icon(cell.review.label === cell.decision ? "check" : "pen") : drawn("svg", { class: "icon dot", viewBox: "0 0 24 24", "aria-hidden": "true" }, drawn("circle", { cx: 12, cy: 12, r: 5 }));
+    const mark = cell.review ? icon(this.words.corrects(cell) ? "pen" : "check") : drawn("svg", { class: "icon dot", viewBox: "0 0 24 24", "aria-hidden": "true" }, drawn("circle", { cx: 12, cy: 12, r: 5 }));
     const whole = cell.review || cell.decision === "refused" ? "" : this.chance(cell);
     const chance = this.tile < ROOMY ? whole.split(" ").at(-1) : whole;
     return element("span", { class: "caption" }, mark, element("b", {}, this.words.title(label)), element("span", {}, chance));

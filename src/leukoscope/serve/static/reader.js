@@ -84,7 +84,7 @@ export class Reader extends EventTarget {
     find("reader-why").textContent = cell.reason ?? "";
     find("reader-why").hidden = !cell.reason;
     const { review } = cell;
-    find("reader-review").replaceChildren(...(review ? [icon(review.label === cell.decision ? "check" : "pen"), `${review.reader} says ${words.title(review.label)}, ${when(review.time)}`] : []));
+    find("reader-review").replaceChildren(...(review ? [icon(words.corrects(cell) ? "pen" : "check"), `${review.reader} says ${words.title(review.label)}, ${when(review.time)}`] : []));
     find("reader-review").hidden = !review;
     find("reader-file").textContent = cell.name ?? "";
   }

@@ -20,7 +20,7 @@ export function percent(share) {
 }
 
 export function between(low, high) {
-  return `${percent(low).replace(SIGN, "")} to ${percent(high)}`;
+  return `${Math.round(100 * low)} to ${Math.round(100 * high)}${SIGN}`;
 }
 
 /** "today 19:02", "yesterday 08:15", "3 Nov 2026". */
@@ -45,6 +45,11 @@ export class Vocabulary {
   title(label) {
     if (label === "not_a_cell") return "not a cell";
     return this.model?.titles?.[label] ?? label;
+  }
+
+  /** Whether a reader's label speaks against what the model had decided. */
+  corrects({ decision, review }) {
+    return this.classes.includes(decision) && review.label !== decision;
   }
 
   key(label) {
