@@ -107,7 +107,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(place: Place) -> None:
     assert stored(place) == []
     assert me.get(f"/cases/{case}/images").json()["total"] == 0
     cut = me.send(case, cell_picture(1)[:-30])
-    assert "ends early" in cut.json()["refused"][0]["error"]
+    assert "Ends early" in cut.json()["refused"][0]["error"]
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -9,13 +9,14 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from .. import cases as shown
 from .. import drawing, queue
 from ..accounts import Caller
-from ..refusals import Refusal, bad_request
+from ..refusals import Refusal, bad_request, too_large
 from ..room import Room
 from ..security import Me, Reviewer, TheRoom
 from ..tables import Case, Cell, Picture
@@ -69,8 +70,11 @@ async def _form(request: Request, *, most: int) -> AsyncIterator[FormData]:
     try:
         async with request.form(max_files=most, max_fields=20) as form:
             yield form
-    except MultiPartException as broken:
-        raise bad_request(f"The upload cannot be read: {broken.message} Send it again.") from None
+    except (MultiPartException, HTTPException) as broken:  # Starlette turns the first into the second
+        said = broken.message if isinstance(broken, MultiPartException) else str(broken.detail)
+        if "Too many files" in said:
+            raise too_large(f"There are more than the {most:,} files allowed at a time. Send fewer.") from None
+        raise bad_request(f"The upload cannot be read: {said} Send it again.") from None
     except ClientDisconnect:
         raise bad_request("The upload broke off; nothing of it was kept. Send it again.") from None
 
