@@ -26,7 +26,7 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-p
 pytestmark = pytest.mark.xdist_group("browser")
 
 CELLS = 8
-PATIENCE = 120_000  # ms; a shared machine may be slow, and nothing here waits longer than it must
+PATIENCE = 60_000  # ms; a shared machine may be slow, and nothing here waits longer than it must
 MANY = 2000
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
 DROP = """(files) => {
@@ -346,13 +346,18 @@ def _more(page: Any, case: str) -> None:
     page.locator("#export-button").click()
 
 
-def _new(page: Any, case: str) -> None:
+def _list(page: Any, case: str) -> None:
     page.goto("/")
+    page.locator(".case-row").first.wait_for()
+
+
+def _new(page: Any, case: str) -> None:
+    _list(page, case)
     page.locator("#new-case").click()
 
 
 VIEWS: dict[str, Callable[[Any, str], None]] = {
-    "list": lambda page, case: page.goto("/"),
+    "list": _list,
     "new case": _new,
     "case": _field,
     "heat maps": _heat,
