@@ -1,5 +1,7 @@
 """Temperature and thresholds, from validation cells only."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -61,6 +63,31 @@ def test_test_cells_do_not_touch_the_calibration() -> None:
     flipped = np.where(test, 1 - labels, labels)
     after = calibrate(predictions_of(flipped, np.where(test, 0.5, chance), test=test))
     assert before == after
+
+
+def two_folds() -> Predictions:
+    """Subject s is tested in fold s % 2 and validated in the other one, but for every third, which both validate."""
+    labels, chance = overlapping(1200)
+    subject = np.repeat(np.arange(60), 20)
+    plain = predictions_of(labels, chance, test=subject % 3 != 0)
+    fold = np.where(plain.test, subject % 2, (subject // 3) % 2)
+    return replace(plain, group=subject.astype(str), fold=fold)
+
+
+def test_a_fold_borrows_validation_cells_of_other_folds() -> None:
+    assert {each.validation_groups for each in calibrate(two_folds()).values()} == {20}  # 10 are its own
+
+
+def test_no_fold_is_calibrated_on_a_subject_that_it_is_tested_on() -> None:
+    plain = two_folds()
+    # Fold 1 validates a subject that fold 0 is tested on, with labels that would spoil the calibration of fold 0.
+    tested = plain.test & (plain.fold == 0)
+    spoilt = replace(plain.pick(tested), fold=np.ones(tested.sum(), np.int64), test=np.zeros(tested.sum(), bool))
+    spoilt = replace(spoilt, label=1 - spoilt.label)
+    names = [field.name for field in fields(Predictions) if field.name != "classes"]
+    both = Predictions(plain.classes, *(np.concatenate([getattr(plain, n), getattr(spoilt, n)]) for n in names))
+    assert calibrate(both)[0] == calibrate(plain)[0]
+    assert calibrate(both)[1] != calibrate(plain)[1]
 
 
 @pytest.mark.parametrize("kept", [lambda labels: labels == 1, lambda labels: labels > 5])

@@ -1,4 +1,7 @@
-"""Temperature and thresholds of each fold, learned from its validation cells and from nothing else.
+"""Temperature and thresholds of each fold, learned from validation cells and from nothing else.
+
+A fold has few validation subjects, and a threshold set on two or three of them is a matter of luck. So it borrows the
+validation cells of the other folds as well, scored by their own networks, but for subjects that it is tested on.
 
 A temperature divides the logits before the softmax: it moves probabilities, not their order (Guo et al. 2017,
 doi 10.48550/arXiv.1706.04599). A threshold on the probability of the disease turns it into a decision.
@@ -23,7 +26,7 @@ _SMALLEST = 1e-9  # predictions.csv holds nine digits
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one fold learned from its validation cells."""
+    """What one fold learned from validation cells."""
 
     fold: int
     temperature: float = 1.0
@@ -46,12 +49,14 @@ class Calibration:
 
 
 def calibrate(predictions: Predictions) -> dict[int, Calibration]:
-    """Learn temperature and thresholds of every fold from its validation cells."""
+    """Learn temperature and thresholds of every fold from validation cells of other subjects than it is tested on."""
     return {fold: _calibrate_fold(predictions, fold) for fold in predictions.folds}
 
 
 def _calibrate_fold(predictions: Predictions, fold: int) -> Calibration:
-    rows = predictions.pick((predictions.fold == fold) & ~predictions.test)
+    own = predictions.fold == fold
+    strangers = ~np.isin(predictions.group, predictions.group[own & predictions.test])
+    rows = predictions.pick(~predictions.test & (own | strangers))
     plain = dict.fromkeys(OPERATING_POINTS, 0.5) if predictions.binary else None
     missing = [name for number, name in enumerate(rows.classes) if not (rows.label == number).any()]
     if missing:
@@ -158,7 +163,7 @@ def calibration_table(calibrations: dict[int, Calibration], classes: tuple[str, 
         "format": 1,
         "classes": list(classes),
         "positive": classes[1] if len(classes) == 2 else "",
-        "learned_from": "validation cells of each fold",
+        "learned_from": "validation cells of all folds, but for subjects that the fold is tested on",
         "kept": HIGH,
         "folds": [asdict(calibration) for calibration in calibrations.values()],
     }
