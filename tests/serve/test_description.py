@@ -40,7 +40,7 @@ def _turn(operation: Any) -> tuple[bool, int]:
 
 def walk(operation: Any, mode: GenerationMode, me: Visitor) -> None:
     """Send made-up requests to one route."""
-    cookie = f"leukoscope_session={me.client.cookies['leukoscope_session']}"
+    cookie = f"leukoscope_session={me.client.cookies.get('leukoscope_session', '')}"
     headers = {"Cookie": cookie, "X-CSRF-Token": me.csrf}
     if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.path_parameters):
         return  # nothing that could be wrong
