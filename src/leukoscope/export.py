@@ -9,6 +9,7 @@ import numpy as np
 
 from .artifacts import provenance, read_json, record_stage
 from .config import Experiment
+from .data.audit import read_traits
 from .data.images import read_image
 from .data.pack import in_parallel, open_pack
 from .errors import CallError, DataError
@@ -37,7 +38,7 @@ CREDITS = {
     "painted": {"licence": "none needed", "credit": "Drawings made by leukoscope, not patients."},
 }
 _UNKNOWN = {"licence": "unknown to leukoscope", "credit": "Ask whoever gave you the images before passing weights on."}
-_WORST = 5  # subjects that the bundle names
+_WORST, _TOLD = 5, 10  # subjects that the bundle names; those of fewer cells say little
 _STAINED = 1000  # cells that are looked at for the stain; more change nothing
 
 Say = Callable[[str], None]
@@ -217,7 +218,7 @@ def _manifest(
         operating_points=thresholds,
         subjects=subject_figures(evidence, thresholds),
         metrics={name: metrics[name] for name in kept if name in metrics}
-        | {"estimators": metrics["estimators"], "worst_subjects": metrics["subjects"][:_WORST]},
+        | {"estimators": metrics["estimators"], "worst_subjects": _worst_subjects(run, evidence, metrics)},
         training={
             "cells": plan.cells,
             "split": plan.hash,
@@ -234,6 +235,20 @@ def _without_paths(experiment: Experiment) -> dict[str, Any]:
     settings = experiment.model_dump(mode="json")
     settings["model"]["weights"] = Path(experiment.model.weights).name
     return settings
+
+
+def _worst_subjects(run: Path, evidence: Evidence, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the subjects with most errors, and how their cells compare in size to others of their class."""
+    rows = [dict(row) for row in metrics["subjects"] if row["cells"] >= _TOLD][:_WORST]
+    if not (run / "traits.csv").exists():
+        return rows
+    area = read_traits(run / "traits.csv", evidence.cells)[:, 0]
+    group = np.array([evidence.plan.group_of(cell) if cell.label else "" for cell in evidence.cells])
+    label = np.array([cell.label for cell in evidence.cells])
+    for row in rows:
+        own, others = area[group == row["group"]], area[(group != row["group"]) & (label == row["label"])]
+        row["smaller"] = round(float((others < np.median(own)).mean()), 3)
+    return rows
 
 
 def operating_points(evidence: Evidence, folds: Sequence[int]) -> dict[str, float]:

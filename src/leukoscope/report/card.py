@@ -128,8 +128,19 @@ def _subjects(manifest: Manifest) -> list[str]:
     worst = manifest.metrics.get("worst_subjects", [])
     if not worst:
         return []
-    lines = ["## The subjects it is worst on", "", "| Subject group | Is | Cells | Right |", "|---|---|---|---|"]
-    lines += [f"| {row['group']} | {row['label']} | {row['cells']} | {100 * row['accuracy']:.0f} % |" for row in worst]
+    lines = [
+        "## The subjects it is worst on",
+        "",
+        "Of those with ten cells or more. The last column tells how many cells of other subjects of the same class are "
+        "smaller than the middle one of this subject: far from 50 % its cells are of unusual size.",
+        "",
+        "| Subject group | Is | Cells | Right | Smaller cells elsewhere |",
+        "|---|---|---|---|---|",
+    ]
+    for row in worst:
+        smaller = f"{100 * row['smaller']:.0f} %" if "smaller" in row else "–"
+        right = f"{100 * row['accuracy']:.0f} %"
+        lines.append(f"| {row['group']} | {row['label']} | {row['cells']} | {right} | {smaller} |")
     return [*lines, ""]
 
 
