@@ -320,29 +320,28 @@ def _field(page: Any, case: str) -> None:
 
 
 def _heat(page: Any, case: str) -> None:
-    page.goto(case)
-    page.locator("#tile-0 img").first.wait_for()
+    _field(page, case)
     page.locator("#heat-button").click()
 
 
 def _sign(page: Any, case: str) -> None:
-    page.goto(case)
+    _field(page, case)
     page.locator("#sign-button").click()
 
 
 def _help(page: Any, case: str) -> None:
-    page.goto("/")
+    _list(page, case)
     page.locator("#help-button").click()
 
 
 def _add(page: Any, case: str) -> None:
-    page.goto(case)
+    _field(page, case)
     page.locator("#add-button").click()
     page.locator("#add summary").click()
 
 
 def _more(page: Any, case: str) -> None:
-    page.goto(case)
+    _field(page, case)
     page.locator("#export-button").click()
 
 

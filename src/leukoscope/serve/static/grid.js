@@ -46,11 +46,13 @@ export class Grid extends EventTarget {
   measure({ anew = false } = {}) {
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     const width = this.node.clientWidth;
-    if (!width) return;
+    this.stale ||= anew;
+    if (!width) return; // hidden: measured again when it shows
     const gap = GAP * rem;
     const columns = Math.max(2, Math.floor((width + gap) / (WIDTHS[this.step - 1] * rem + gap)));
     const tile = (width - gap * (columns - 1)) / columns;
-    const kept = columns === this.columns && tile === this.tile && !anew;
+    const kept = columns === this.columns && tile === this.tile && !this.stale;
+    this.stale = false;
     Object.assign(this, { columns, tile, rowHeight: tile + CAPTION * rem + gap });
     this.node.style.setProperty("--columns", columns);
     if (!kept) this.update({ anew: true });
