@@ -48,7 +48,7 @@ model: $(INSTALLED)
 	$(FINE_TUNE) -o $(MODEL_RUNS)-shift $(SHIFT)
 	rm -rf src/leukoscope/bundles/default
 	$(BIN)/leukoscope export $(MODEL_RUNS)-kfold --also $(MODEL_RUNS)-shift --name "C-NMC 2019, EfficientNet-Lite0" \
-		--store int8 --no-weights -o src/leukoscope/bundles/default
+		--store int8 --no-weights --alpha 0.15 -o src/leukoscope/bundles/default
 
 bench: $(INSTALLED)
 	for part in bootstrap memory survival; do $(BIN)/python benchmarks/$$part.py || exit 1; done
