@@ -239,7 +239,8 @@ def _without_paths(experiment: Experiment) -> dict[str, Any]:
 
 def _worst_subjects(run: Path, evidence: Evidence, metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the subjects with most errors, and how their cells compare in size to others of their class."""
-    rows = [dict(row) for row in metrics["subjects"] if row["cells"] >= _TOLD][:_WORST]
+    many = [row for row in metrics["subjects"] if row["cells"] >= _TOLD] or metrics["subjects"]
+    rows = [dict(row) for row in many[:_WORST]]
     if not (run / "traits.csv").exists():
         return rows
     area = read_traits(run / "traits.csv", evidence.cells)[:, 0]

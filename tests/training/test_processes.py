@@ -24,8 +24,7 @@ SETTINGS = {
 }
 CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "validation_auroc")
 COMMAND = [sys.executable, "-m", "leukoscope", "train"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-            "--master-port=0", "-m", "leukoscope", "train"]  # fmt: skip
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", *COMMAND[1:]]
 
 
 def curve(run: Path) -> np.ndarray:

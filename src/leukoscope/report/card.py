@@ -20,6 +20,7 @@ _OTHERS = {
     "colour": "Cell colour alone",
 }
 _POINTS = {"balanced": "balanced", "high_sensitivity": "high sensitivity", "high_specificity": "high specificity"}
+_FINGERPRINTS = {"cells": "Cells", "split": "Split"}
 _VIEWS = {"one": "none", "flips": "4 mirrorings", "turns": "8 mirrorings and turns"}
 
 
@@ -131,7 +132,8 @@ def _subjects(manifest: Manifest) -> list[str]:
     lines = [
         "## The subjects it is worst on",
         "",
-        "Of those with ten cells or more. The last column tells how many cells of other subjects of the same class are "
+        "Of those with ten cells or more, where there are any. The last column tells how many cells of other subjects "
+        "of the same class are "
         "smaller than the middle one of this subject: far from 50 % its cells are of unusual size.",
         "",
         "| Subject group | Is | Cells | Right | Smaller cells elsewhere |",
@@ -165,7 +167,8 @@ def _provenance(manifest: Manifest) -> list[str]:
     if not training:
         return []
     made = training.get("made", {})
-    lines = ["## How it was made", "", f"- Cells: {training['cells']}", f"- Split: {training['split']}"]
+    lines = ["## How it was made", ""]
+    lines += [f"- {title}: {training[key]}" for key, title in _FINGERPRINTS.items() if key in training]
     if made:
         packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
         commit = f", commit {made['commit']}" if made.get("commit") else ""

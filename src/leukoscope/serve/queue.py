@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import func, select, update
@@ -33,6 +33,12 @@ class Task:
     digest: str
     name: str
     um_per_px: float | None
+    attempts: int = field(compare=False)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else may be under way with it: it did not come to an end twice."""
+        return self.attempts > _ALONE
 
 
 def owner_name() -> str:
@@ -45,25 +51,29 @@ def enqueue(session: Session, images: Sequence[Picture]) -> None:
     session.add_all(Job(image_id=image.id, case_id=image.case_id, kind=image.kind) for image in images)
 
 
-def lease(session: Session, owner: str, *, most: int, seconds: float) -> list[Task]:
-    """Take up to `most` jobs, the oldest first; to be committed before work on them begins."""
+def lease(session: Session, owner: str, *, most: int, seconds: float, young: bool = False) -> list[Task]:
+    """Take up to `most` jobs, the oldest first; to be committed before work on them begins.
+
+    What did not come to an end twice comes alone, so that a picture at which the program dies takes no other with it,
+    and not at all where only `young` jobs are asked for.
+    """
     give_up(session)
     free = (Job.state == QUEUED) | ((Job.state == RUNNING) & (Job.leased_until < time.time()))
-    chosen = select(Job.id, Job.attempts).where(free).order_by(Job.id).limit(most).with_for_update(skip_locked=True)
+    wanted = free & (Job.attempts < _ALONE) if young else free
+    chosen = select(Job.id, Job.attempts).where(wanted).order_by(Job.id).limit(most).with_for_update(skip_locked=True)
     rows = session.execute(chosen).all()
     if not rows:
         return []
-    # What did not come to an end twice is tried alone, so that a picture at which the program dies takes no other
-    # with it.
-    young = [row.id for row in rows if row.attempts < _ALONE]
-    ids = young if rows[0].attempts < _ALONE else [rows[0].id]
+    together = [row.id for row in rows if row.attempts < _ALONE]
+    ids = together if rows[0].attempts < _ALONE else [rows[0].id]
     session.execute(
         update(Job)
         .where(Job.id.in_(ids))
         .values(state=RUNNING, owner=owner, attempts=Job.attempts + 1, leased_until=time.time() + seconds)
         .execution_options(synchronize_session=False)
     )
-    columns = (Job.id, Job.image_id, Job.case_id, Picture.kind, Picture.digest, Picture.name, Picture.um_per_px)
+    picture = (Picture.kind, Picture.digest, Picture.name, Picture.um_per_px)
+    columns = (Job.id, Job.image_id, Job.case_id, *picture, Job.attempts)
     tasks = session.execute(select(*columns).join(Picture).where(Job.id.in_(ids)).order_by(Job.id))
     return [Task(*row) for row in tasks]
 

@@ -148,12 +148,15 @@ class Worker:
                 yield seen.image
 
     def _leased(self, fields: deque[Seen]) -> Iterator[Task]:
+        """Yield jobs until none is left, or one that must be alone; the rest waits for the next round."""
+        tasks: list[Task] = []
         while not self._end.is_set() and len(fields) < _FIRST:
             with self._database.writing() as session:
-                tasks = queue.lease(session, self._owner, most=_AT_ONCE, seconds=self._seconds)
-            if not tasks:
-                return
+                begun = bool(tasks)
+                tasks = queue.lease(session, self._owner, most=_AT_ONCE, seconds=self._seconds, young=begun)
             yield from tasks
+            if not tasks or tasks[0].alone:
+                return
 
     def _look(self, task: Task) -> Seen:
         """Read an image and settle whether it is one cell or a field of them."""
