@@ -33,9 +33,10 @@ def save_checkpoint(
     tensors |= {_AVERAGE + name: value for name, value in average.state_dict().items()} if average else {}
     tensors |= _optimizer_tensors(optimizer) if optimizer else {}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    facts = facts | {"sha256": _digest(plain)}
     write_json(path.with_suffix(".json"), facts)
-    with write_whole(path) as beside:
-        save_file(plain, beside, metadata={"leukoscope": json.dumps(facts, allow_nan=False), "sha256": _digest(plain)})
+    with write_whole(path) as beside:  # one entry, since several come in an order that differs between files
+        save_file(plain, beside, metadata={"leukoscope": json.dumps(facts, allow_nan=False)})
 
 
 def sweep(folder: Path) -> None:
@@ -69,7 +70,7 @@ def load_checkpoint(
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            written = (file.metadata() or {}).get("sha256")
+        written = read_facts(path).get("sha256")
         if written is not None and written != _digest(tensors):
             raise _damaged(path, ValueError("its numbers are not those that were written"))
         network.load_state_dict(_under(_WEIGHTS, tensors))
