@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -116,6 +116,7 @@ def test_the_c_index_knows_neither_the_unit_nor_the_horizons(seed: int, unit: Un
 @hypothesis_settings(max_examples=10)
 def test_a_patients_curves_add_to_one_and_stay_within_their_bands(seed: int, age: float) -> None:
     model = fit_model(drawn(80, seed=seed, competing=True)).model
+    assume(model.causes)  # a cohort whose coefficients are not determined is answered by the curve of the stage
     curves = patient_curves(model, {"stage": np.array(["II"]), "age": np.array([age])}, points=999)
     together = curves["survival"].value + curves["relapse"].value + curves["death"].value
     assert together == pytest.approx(np.ones(len(together)), abs=1e-12)
