@@ -123,7 +123,6 @@ def drop(page: Any, files: dict[str, bytes]) -> None:
     """Drop files on a page."""
     content = [{"name": name, "content": base64.b64encode(each).decode()} for name, each in files.items()]
     page.get_by_role("heading", name="Drop images").wait_for()
-    page.wait_for_load_state("networkidle")
     page.evaluate(DROP, content)
 
 
@@ -165,6 +164,23 @@ def test_a_wrong_password_is_said_beside_the_form(house: House) -> None:
     page.get_by_label("Password").fill("wrong")
     page.get_by_role("button", name="Sign in", exact=True).click()
     playwright.expect(page.locator("#account-form .wrong")).to_contain_text(re.compile("name or password", re.I))
+
+
+def test_files_chosen_before_the_page_knows_who_is_here_are_not_lost(house: House) -> None:
+    page = house.visitor("rita", viewport=DESK)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/api/v1/session", hold, times=1)
+    with page.expect_request("**/api/v1/session"):
+        page.goto("/")
+    page.locator("#files").set_input_files({"name": "early.png", "mimeType": "image/png", "buffer": cell_picture(99)})
+    held.pop().continue_()
+    page.wait_for_url("**/cases/*")
+    wait_for_cells(page, 1)
+    assert not page.faults
 
 
 def test_what_cannot_be_used_is_named_with_its_reason(rita: Any, case: str) -> None:
@@ -222,7 +238,7 @@ def test_filters_count_and_heat_maps_lie_over_the_cells(rita: Any, case: str) ->
     assert unread.get_attribute("aria-pressed") == "true"
     rita.get_by_role("button", name="Heat maps").click()
     rita.locator(".tile img.heat").first.wait_for()
-    assert rita.locator("#stage img.heat").is_visible()
+    playwright.expect(rita.locator("#stage img.heat")).to_be_visible()
 
 
 def test_a_reading_that_cannot_be_saved_is_taken_back_and_said(rita: Any, case: str) -> None:
@@ -400,14 +416,13 @@ def test_two_thousand_cells_scroll_with_few_of_them_in_the_page(house: House, ri
     multiply_cells(house.room, int(case.split("/")[2]), up_to=MANY)
     rita.goto(case)
     wait_for_cells(rita, MANY)
-    height = rita.evaluate("document.documentElement.scrollHeight")
     most = 0
     for part in range(11):
-        rita.evaluate("(top) => scrollTo(0, top)", height * part / 10)
+        rita.evaluate("(share) => scrollTo(0, document.documentElement.scrollHeight * share)", part / 10)
         playwright.expect(rita.locator(".tile.waiting")).to_have_count(0)
         most = max(most, rita.locator(".tile").count())
     assert 12 < most < 150
-    assert tile(rita, MANY - 1).is_visible()
+    playwright.expect(tile(rita, MANY - 1)).to_be_visible()
     assert rita.locator("#grid").get_attribute("aria-rowcount")
     rita.locator("#grid").focus()
     rita.keyboard.press("Home")

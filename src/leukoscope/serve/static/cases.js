@@ -70,6 +70,7 @@ function chip(item, { busy }) {
 async function startWith(files) {
   if (!files.length) return;
   try {
+    await entered;
     const made = await send("POST", "/cases", { name: caseName(files) });
     await turnTo(`/cases/${made.id}`);
     (await import("./case.js")).take(files);
@@ -114,6 +115,7 @@ async function make(event) {
   event.preventDefault();
   const { name, subject } = event.target.elements;
   try {
+    await entered;
     const made = await send("POST", "/cases", { name: name.value.trim(), subject: subject.value.trim() });
     location.assign(`/cases/${made.id}`);
   } catch (error) {
@@ -127,6 +129,8 @@ function filter(button) {
   list();
 }
 
-await enter();
+// Listens before it knows who is here: a file that is dropped early must not be lost, or opened by the browser.
+const entered = enter();
 listen();
+await entered;
 await list();

@@ -90,6 +90,7 @@ export function keyIsTaken(event) {
 }
 
 export function dress() {
+  for (const kind of ["dragover", "drop"]) addEventListener(kind, keepPage);
   find("theme-button").addEventListener("click", turnTheme);
   find("help-button").addEventListener("click", () => find("help").showModal());
   for (const dialog of document.querySelectorAll("dialog")) closable(dialog);
@@ -99,6 +100,11 @@ export function dress() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "?" && singleKeys() && !keyIsTaken(event) && !find("help").open) find("help").showModal();
   });
+}
+
+/** A file that is dropped where nothing takes it, or too early, must not take the place of the page. */
+function keepPage(event) {
+  if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
 }
 
 function welcome(account) {
