@@ -93,6 +93,9 @@ class Augment(Settings):
     brightness: float = Field(0.0, ge=0, le=1)
     blur: float = Field(0.0, ge=0, le=5)
     """Largest standard deviation of Gaussian blur, in crop pixels; half of the crops stay sharp."""
+    coarse: float = Field(1.0, ge=1, le=16)
+    """Half of the crops lose detail, as from a camera with up to this many times fewer pixels per side (log-uniform).
+    A model that has seen it does not take a coarse picture for a smooth cell."""
 
     @model_validator(mode="after")
     def _zoom_rises(self) -> Self:

@@ -3,11 +3,13 @@
 import math
 from dataclasses import replace
 
+import cv2
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from leukoscope.config import Augment
@@ -15,8 +17,9 @@ from leukoscope.training.augment import Draws, augment, draw
 
 OFF = Augment(flip=False, rotate=False)
 STRONG = Augment(
-    flip=True, rotate=True, zoom=(0.5, 2.0), shift=0.2, stain=0.5, colour=0.3, contrast=0.5, brightness=0.5, blur=2.0
-)
+    flip=True, rotate=True, zoom=(0.5, 2.0), shift=0.2, stain=0.5, colour=0.3, contrast=0.5, brightness=0.5, blur=2.0,
+    coarse=4.0,
+)  # fmt: skip
 
 
 def cells(count: int, *, side: int = 24, seed: int = 0) -> torch.Tensor:
@@ -41,6 +44,7 @@ SETTINGS = st.builds(
     contrast=st.floats(0, 0.9),
     brightness=st.floats(0, 1),
     blur=st.floats(0, 3),
+    coarse=st.floats(1, 16),
 )
 
 
@@ -74,10 +78,12 @@ def test_settings_that_are_off_change_nothing() -> None:
     assert torch.equal(augment(crops, drawn(OFF, crops)), crops.float())
 
 
-@pytest.mark.parametrize("field", ["flip", "rotate", "zoom", "shift", "stain", "colour", "brightness", "blur"])
+@pytest.mark.parametrize(
+    "field", ["flip", "rotate", "zoom", "shift", "stain", "colour", "brightness", "blur", "coarse"]
+)
 def test_each_setting_alone_changes_cells(field: str) -> None:
     crops = cells(8)
-    value = {"flip": True, "rotate": True, "zoom": (0.8, 1.2)}.get(field, 0.5)
+    value = {"flip": True, "rotate": True, "zoom": (0.8, 1.2), "coarse": 4.0}.get(field, 0.5)
     setting = OFF.model_copy(update={field: value})
     changed = augment(crops, drawn(setting, crops))
     assert not torch.equal(changed, crops.float())
@@ -125,6 +131,25 @@ def test_blur_inside_the_cell_is_scipys_gaussian() -> None:
         expected = gaussian_filter(crops[number].float().numpy(), spread, truncate=5 / float(sigma[number]))
         middle = (slice(8, 24), slice(8, 24))  # away from the border, where the two treat the outside differently
         np.testing.assert_allclose(blurred[number].numpy()[middle], expected[middle], atol=0.2)
+
+
+@pytest.mark.parametrize("factor", [1.7, 4.0, 9.0])
+def test_a_coarse_crop_is_what_pillow_reduces_and_opencv_enlarges(factor: float) -> None:
+    crops = torch.from_numpy(np.random.default_rng(0).integers(60, 200, size=(1, 36, 36, 3)).astype(np.uint8))
+    still = drawn(OFF, crops)
+    small = round(36 / factor)
+    planes = [Image.fromarray(crops[0, :, :, colour].numpy().astype(np.float32)) for colour in range(3)]
+    reduced = [np.asarray(plane.resize((small, small), Image.Resampling.BILINEAR)) for plane in planes]
+    expected = np.stack([cv2.resize(plane, (36, 36), interpolation=cv2.INTER_CUBIC) for plane in reduced], axis=2)
+    coarse = augment(crops, replace(still, coarse=torch.tensor([factor])))[0].numpy()
+    np.testing.assert_allclose(coarse, expected, atol=0.5)
+
+
+def test_half_of_the_crops_keep_their_detail_and_their_outline() -> None:
+    crops = cells(400)
+    draws = drawn(OFF.model_copy(update={"coarse": 8.0}), crops)
+    assert 150 < int((draws.coarse == 1).sum()) < 250
+    assert torch.equal(augment(crops, draws).amax(dim=3) > 1, crops.amax(dim=3) > 1)
 
 
 def test_stain_works_on_optical_density() -> None:

@@ -5,7 +5,9 @@ batch that several processes divide, sees the same.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Self
 
 import torch
@@ -39,6 +41,8 @@ class Draws:
     """Factor of brightness."""
     blur: Tensor
     """Standard deviation, crop pixels."""
+    coarse: Tensor
+    """How many times fewer pixels per side a coarser camera gives; 1 leaves all detail."""
 
     def share(self, mine: slice) -> Self:
         """Return the draws of some of the crops."""
@@ -63,6 +67,7 @@ def draw(settings: Augment, *, crops: int, generator: torch.Generator) -> Draws:
         contrast=1 + uniform(-1, 1) * settings.contrast,
         light=1 + uniform(-1, 1) * settings.brightness,
         blur=uniform(0, settings.blur) * (uniform(0, 1) < 0.5),
+        coarse=(uniform(0, math.log(settings.coarse)) * (uniform(0, 1) < 0.5)).exp(),
     )
 
 
@@ -78,6 +83,8 @@ def augment(crops: Tensor, draws: Draws) -> Tensor:
         images = _move(images, here)
     if (draws.blur > 0).any():
         images = _blur(images, here.blur)
+    if (draws.coarse > 1).any():
+        images = _coarsen(images, draws.coarse)
     return images.permute(0, 2, 3, 1)
 
 
@@ -122,10 +129,30 @@ def _move(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each crop with a Gaussian of its own, inside its cell: the black around it lends no darkness to the rim."""
+    """Blur each crop with a Gaussian of its own."""
+    return _inside(images, lambda planes: _gaussian(planes, sigma))
+
+
+def _coarsen(images: Tensor, factors: Tensor) -> Tensor:
+    """Average each crop over larger pixels, and enlarge it again as crops of coarse fields are."""
+    changed = []
+    for image, factor in zip(images, factors.tolist(), strict=True):
+        changed.append(_inside(image[None], partial(_reduced, by=factor)) if factor > 1 else image[None])
+    return torch.cat(changed)
+
+
+def _reduced(planes: Tensor, *, by: float) -> Tensor:
+    height, width = planes.shape[2:]
+    small = (max(1, round(height / by)), max(1, round(width / by)))
+    reduced = functional.interpolate(planes, size=small, mode="bilinear", antialias=True)
+    return functional.interpolate(reduced, size=(height, width), mode="bicubic")
+
+
+def _inside(images: Tensor, smoothed: Callable[[Tensor], Tensor]) -> Tensor:
+    """Smooth crops inside their cells alone: the black around a cell lends no darkness to its rim."""
     cell = _cell(images)
-    light, share = _gaussian(torch.cat([images * cell, cell], dim=1), sigma).tensor_split([3], dim=1)
-    return torch.where(cell, light / share.clamp(min=1e-6), images)
+    light, share = smoothed(torch.cat([images * cell, cell], dim=1)).tensor_split([3], dim=1)
+    return torch.where(cell, (light / share.clamp(min=1e-6)).clamp(0, _LIGHT), images)
 
 
 def _gaussian(images: Tensor, sigma: Tensor) -> Tensor:
