@@ -12,6 +12,7 @@ from leukoscope.artifacts import read_csv
 from leukoscope.data.images import read_image
 from leukoscope.data.prepare import prepare_crop
 from leukoscope.data.views import VIEWS, View, turn, turn_back
+from leukoscope.errors import CallError
 from leukoscope.evaluation.calibration import OPERATING_POINTS as EVALUATED
 from leukoscope.evaluation.calibration import temper as evaluated_temper
 from leukoscope.inference.bundle import OPERATING_POINTS, Bundle
@@ -105,6 +106,39 @@ def test_arrays_of_another_kind_are_refused(single: Bundle, array: np.ndarray) -
     (opinion,) = Predictor(single).predict([array])
     assert opinion.decision == "refused"
     assert not opinion.readable
+
+
+def test_an_item_that_is_no_image_loses_none_of_the_others(painted_run: Path, single: Bundle, tmp_path: Path) -> None:
+    good = painted(painted_run)[0]
+    pixels = Image.fromarray(read_image(good))
+    truncated = tmp_path / "short.png"
+    truncated.write_bytes(good.read_bytes()[:-400])
+    strange = [None, 7, good.read_bytes(), pixels.convert("L"), Image.open(truncated), tmp_path, "x" * 400 + ".png", ""]
+    mixed = [good, *strange, pixels, np.stack([read_image(good)])[0]]
+    opinions = Predictor(single).predict(mixed)  # type: ignore[arg-type]
+    refused = opinions[1:-2]
+    assert all(each.decision == "refused" and not each.readable for each in refused)
+    words = ("NoneType", "int", "bytes", "mode L", "damaged", "a folder", "too long", "a folder")
+    assert [word for word, each in zip(words, refused, strict=True) if word not in each.reason] == []
+    assert [each.name for each in opinions[1:6]] == [f"image {number}" for number in range(2, 7)]
+    assert opinions[0].probabilities == opinions[-1].probabilities == opinions[-2].probabilities
+
+
+@pytest.mark.parametrize("images", [None, 7, 0.5, b"bytes", object()])
+def test_a_call_without_any_image_is_told_what_to_pass(single: Bundle, images: object) -> None:
+    with pytest.raises(CallError, match=f"{type(images).__name__} is no image. Pass the path"):
+        Predictor(single).predict(images)  # type: ignore[arg-type]
+
+
+def test_one_image_of_any_kind_is_one_opinion(painted_run: Path, single: Bundle) -> None:
+    path, predictor = painted(painted_run)[0], Predictor(single)
+    image = read_image(path)
+    for one in (path, str(path), image, Image.fromarray(image)):
+        assert len(predictor.predict(one)) == 1
+    (grey,) = predictor.predict(image[..., 0])
+    assert "shape (" in grey.reason
+    assert len(predictor.predict(np.stack([image] * 2))) == 2
+    assert len(predictor.predict(np.array([str(path)] * 3))) == 3
 
 
 def test_operating_points_decide(painted_run: Path, single: Bundle) -> None:

@@ -1,17 +1,19 @@
 """The one way from an image to an answer: the command line, Python, the server and every check go through it."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from ..data.images import MIN_SIDE, RGB, read_image
 from ..data.pack import in_parallel
 from ..data.prepare import prepare_crop
-from ..errors import ImageError
+from ..errors import CallError, ImageError
 from .bundle import Bundle, open_bundle, operating_point
 from .doubt import Doubt
 from .ensemble import Crops, Ensemble, Floats, Outputs
@@ -20,8 +22,10 @@ from .opinion import REFUSED, UNSURE, Opinion
 if TYPE_CHECKING:
     from .quality import Quality
 
-Image: TypeAlias = Path | str | RGB
-"""An image file, or an image as uint8 (height, width, 3)."""
+Image: TypeAlias = os.PathLike[str] | str | RGB | PIL.Image.Image
+"""An image file, an image as uint8 (height, width, 3), or one of Pillow's in mode RGB."""
+
+_PASS = "Pass the path of an image file, an array uint8 (height, width, 3), or a PIL image"
 
 
 class Predictor:
@@ -39,12 +43,14 @@ class Predictor:
         self._doubt = Doubt(bundle)
 
     def predict(self, images: Image | Iterable[Image], *, point: str = "balanced") -> list[Opinion]:
-        """Return one opinion per image: files, arrays uint8 (height, width, 3), or one of either.
+        """Return one opinion per image: files, arrays uint8 (height, width, 3), PIL images, or one of these.
 
         point: 'balanced', 'high-sensitivity' or 'high-specificity'.
+
+        Raises:
+            CallError: `images` is neither an image nor several. A single bad image among several is refused instead.
         """
-        single = isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3)
-        return list(self.stream([images] if single else images, point=point))  # type: ignore[list-item, arg-type]
+        return list(self.stream(_several(images), point=point))
 
     def stream(
         self, images: Iterable[Image], *, point: str = "balanced", with_crops: bool = False
@@ -92,11 +98,9 @@ class Predictor:
     def _answer(self, name: str, image: Image, *, point: str, with_crop: bool) -> Opinion:
         """Look at one image. Alone, not in a batch: it then stays in the processor's cache, which is faster."""
         try:
-            read = _check_array(image) if isinstance(image, np.ndarray) else _read_file(Path(image))
+            read = _read(image)
         except ImageError as unusable:
             return Opinion(name, REFUSED, _reason(unusable, name), readable=False)
-        except PermissionError:
-            return Opinion(name, REFUSED, "No permission to read it. Change its rights.", readable=False)
         try:
             crops = self._prepare(read)
         except ImageError as empty:
@@ -138,8 +142,19 @@ def load(path: Path | str | None = None) -> Predictor:
     return Predictor(open_bundle(path))
 
 
+def _several(images: Any) -> Iterable[Image]:
+    """Return images as they are given, or the one image that is given in a list."""
+    if isinstance(images, str | os.PathLike | PIL.Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray) and images.ndim != 4 and (images.dtype.kind not in "OU" or not images.ndim):
+        return [images]  # neither a batch nor a column of paths
+    if isinstance(images, bytes | bytearray) or not isinstance(images, Iterable):
+        raise CallError(f"{type(images).__name__} is no image. {_PASS}, or several of these in a list.")
+    return images
+
+
 def _name_of(image: Any, number: int) -> str:
-    return f"image {number}" if isinstance(image, np.ndarray) else str(image)
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
 
 def _stacked(crops: list[list[RGB]]) -> list[Crops]:
@@ -153,10 +168,37 @@ def _reason(unusable: ImageError, name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _read(image: Any) -> RGB:
+    """Return an image of any kind as uint8 (height, width, 3), or say in an ImageError why it is none."""
+    if isinstance(image, str | os.PathLike):
+        return _read_file(Path(image))
+    if isinstance(image, PIL.Image.Image):
+        return _check_array(_pixels(image))
+    if isinstance(image, np.ndarray):
+        return _check_array(image)
+    raise ImageError(f"is {type(image).__name__}, which is no image. {_PASS}.")
+
+
 def _read_file(path: Path) -> RGB:
-    if not path.exists():
-        raise ImageError("does not exist. Check the path.")
-    return read_image(path)
+    try:
+        if path.is_dir():
+            raise ImageError("is a folder. Pass the image files in it.")
+        if not path.exists():
+            raise ImageError("does not exist. Check the path.")
+        return read_image(path)
+    except PermissionError:
+        raise ImageError("No permission to read it. Change its rights.") from None
+    except OSError as failed:  # a name too long for the file system, a disk that fails
+        raise ImageError(f"cannot be read ({failed.strerror}). Check the path.") from None
+
+
+def _pixels(image: PIL.Image.Image) -> RGB:
+    if image.mode != "RGB":
+        raise ImageError(f"is a PIL image of mode {image.mode}. Pass image.convert('RGB'), the cell on black.")
+    try:
+        return np.asarray(image)  # Pillow may read the file only now
+    except (OSError, ValueError, SyntaxError) as broken:
+        raise ImageError(f"ends early or is damaged ({broken}). Open it again.") from None
 
 
 def _check_array(image: RGB) -> RGB:
