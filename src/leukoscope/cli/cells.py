@@ -7,25 +7,16 @@ from typing import Any
 import click
 
 from ..errors import CallError, DataError, ImageError, require
+from .options import field_options
 
 
 @click.command()
 @click.argument("fields", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for crops and tables.")
-@click.option("--um-per-px", type=click.FloatRange(0.005, 5), help="Scale of the fields, if you know it.")
-@click.option("--each-scale", is_flag=True, help="Estimate the scale of every field by itself, not of all together.")
+@field_options
 @click.option("--subject", default="", help="Name of the subject all these fields belong to; written to cells.csv.")
-@click.option(
-    "--stain",
-    "method",
-    type=click.Choice(["none", "reinhard", "macenko"]),
-    default="reinhard",
-    show_default=True,
-    help="How crops are brought to the colours of the training cells.",
-)
 @click.option("--whole-only", is_flag=True, help="Leave out cells that the border of the field cuts off.")
 @click.option("--to", "formats", multiple=True, type=click.Choice(["qupath", "dicom"]), help="Write this as well.")
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, for slides.")
 def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **options: Any) -> None:
     """Find the white cells in smear FIELDS and cut each one out.
 

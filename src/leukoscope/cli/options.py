@@ -36,6 +36,34 @@ def layout_options(command: Command) -> Command:
     return click.option("--labels", type=click.Path(path_type=Path), help=where)(command)
 
 
+def point_option(command: Command) -> Command:
+    """Add --operating-point."""
+    points = click.Choice(["balanced", "high-sensitivity", "high-specificity"])
+    return click.option("--operating-point", "point", type=points, default="balanced", show_default=True)(command)
+
+
+def field_options(command: Command) -> Command:
+    """Add the options that say how cells are found in fields and slides, named as in fields.extraction.Wishes."""
+    scale = "Scale of the fields, if you know it."
+    each = "Estimate the scale of every field by itself, not of all together."
+    stain = "How cells of fields are brought to the colours of the training cells."
+    for add in (
+        click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, for slides."),
+        click.option(
+            "--stain",
+            "method",
+            type=click.Choice(["none", "reinhard", "macenko"]),
+            default="reinhard",
+            show_default=True,
+            help=stain,
+        ),
+        click.option("--each-scale", is_flag=True, help=each),
+        click.option("--um-per-px", type=click.FloatRange(0.005, 5), help=scale),
+    ):
+        command = add(command)
+    return command
+
+
 def make_layout(**given: str | None) -> "Layout":
     """Return the layout with what was given; the rest keeps its default."""
     from ..data.index import Layout

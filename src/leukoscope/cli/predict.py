@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-POINTS = ("balanced", "high-sensitivity", "high-specificity")
+from .options import field_options, point_option
 
 
 @click.command()
@@ -14,7 +14,7 @@ POINTS = ("balanced", "high-sensitivity", "high-specificity")
 @click.option("-o", "--output", type=click.Path(), help="Write one row per cell as CSV; with --to, a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page of pictures and heat maps.")
-@click.option("--operating-point", "point", type=click.Choice(POINTS), default="balanced", show_default=True)
+@point_option
 @click.option(
     "--kind",
     type=click.Choice(["auto", "crops", "fields"]),
@@ -29,17 +29,7 @@ POINTS = ("balanced", "high-sensitivity", "high-specificity")
     type=click.Choice(["qupath", "dicom", "csv"]),
     help="Write this of every field into the folder -o. May stand several times.",
 )
-@click.option("--um-per-px", type=click.FloatRange(0.005, 5), help="Scale of the fields, if you know it.")
-@click.option("--each-scale", is_flag=True, help="Estimate the scale of every field by itself, not of all together.")
-@click.option(
-    "--stain",
-    "method",
-    type=click.Choice(["none", "reinhard", "macenko"]),
-    default="reinhard",
-    show_default=True,
-    help="How cells of fields are brought to the colours of the training cells.",
-)
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, for slides.")
+@field_options
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
