@@ -1,14 +1,22 @@
 """leukoscope explain: where in the cell the answer comes from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import point_option
+
 if TYPE_CHECKING:
     from ..inference.explaining import Explainer, Explanation
     from ..inference.inputs import Source
+    from ..inference.opinion import Opinion
+    from ..inference.predictor import Predictor
+
+
+_LONGEST = 40  # letters of a file's name that the name of its picture repeats
 
 
 @click.command()
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--class", "target", default="", metavar="NAME", help="Explain this class. [default: the likeliest]")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and JSON.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write all pictures as one page.")
+@point_option
 @click.option("--check", is_flag=True, help="Measure deletion and insertion of every cell as well (slower).")
 @click.option("--seed", default=0, show_default=True, help="For the random sets of lime.")
 def explain(
@@ -26,7 +35,9 @@ def explain(
     """Draw over every cell in IMAGES what speaks for a class (orange) and against it (blue).
 
     cam is the network's own map: exact and instant. occlusion covers one square after the other, lime hides patches;
-    both only ask the model and take seconds per cell. A heat map shows what moved the model, not what is ill.
+    both only ask the model and take seconds per cell. A heat map shows what moved the model, not what is ill. Each
+    map stands beside the decision of leukoscope predict; that of a refused picture explains no answer, is marked, and
+    the exit status is 1.
 
     \b
     Examples:
@@ -41,59 +52,118 @@ def explain(
 
     if not output and not html:
         raise CallError("Say where the pictures go: -o FOLDER, --html FILE, or both.")
-    explainer = Explainer(load(model), method=how["method"], seed=how["seed"], curves=how["check"])
+    predictor = load(model)
+    explainer = Explainer(predictor, method=how["method"], seed=how["seed"], curves=how["check"])
     sources = sources_of(images)
-    done = list(_explained(explainer, sources, target))
-    if output:
+    done = list(_looked_at(sources, predictor, explainer=explainer, target=target, point=how["point"]))
+    if output and done:
         _write_pictures(output, done, method=how["method"])
-    if html:
+    if html and done:
         _write_page(html, done, method=how["method"])
     for path in (output, html):
         if path and done:
             click.echo(f"Wrote {path}")
-    if len(done) < len(sources):
+    if len(done) < len(sources) or any(case.refused for case in done):
         raise SystemExit(ImageError.exit_status)
 
 
-def _explained(explainer: "Explainer", sources: "list[Source]", target: str) -> "Iterator[tuple[Source, Explanation]]":
-    """Yield what could be explained; name the rest."""
+@dataclass(frozen=True)
+class _Case:
+    """A picture that could be read, what is said about it, and why."""
+
+    source: "Source"
+    opinion: "Opinion"
+    found: "Explanation | None"
+    """Missing where there is no cell to draw on."""
+
+    @property
+    def refused(self) -> bool:
+        return self.opinion.probabilities is None
+
+    @property
+    def probability(self) -> float | None:
+        """Of the class that is explained; missing where the picture was refused, as in predict."""
+        return None if self.refused or self.found is None else round(self.found.probability, 6)
+
+    def line(self) -> str:
+        said = f"{self.source.path}  {self.opinion.decision}"
+        said += f": {self.opinion.reason}" if self.opinion.reason else ""
+        if self.found is None:
+            return said
+        chance = "" if self.probability is None else f" {self.probability:.3f}"
+        numbers = "".join(f"  {name} {value:.2f}" for name, value in self.found.checks.items())
+        return f"{said}  map of {self.found.target}{chance}{numbers}"
+
+    def row(self) -> dict[str, Any]:
+        opinion = self.opinion
+        facts = {"decision": opinion.decision, "reason": opinion.reason, "quality": opinion.quality}
+        explained = self.found.row() if self.found else {"class": None}
+        return facts | explained | {"probability": self.probability}
+
+
+def _looked_at(
+    sources: "Iterable[Source]", predictor: "Predictor", *, explainer: "Explainer", target: str, point: str
+) -> Iterator[_Case]:
+    """Yield what could be read, and say a line about every picture."""
     from ..data.images import read_image
     from ..errors import ImageError
     from ..progress import track
+    from .terminal import complain, shown
 
-    for source in track(sources, "Explaining"):
+    for source in track(list(sources), "Explaining"):
         try:
-            found = explainer.explain(read_image(source.path), target=target)
+            image = read_image(source.path)
         except ImageError as unusable:
-            text = str(unusable)
-            click.secho(text if str(source.path) in text else f"{source.path} {text}", fg="red", err=True)
+            complain(str(unusable))
             continue
-        numbers = "  ".join(f"{name} {value:.2f}" for name, value in found.checks.items())
-        click.echo(f"{source.path}  {found.target} {found.probability:.3f}  {numbers}")
-        yield source, found
+        except OSError as unusable:
+            complain(f"{source.path} cannot be read ({unusable.strerror}). Check its rights.")
+            continue
+        opinion = predictor.opinion(image, name=str(source.path), point=point)
+        try:
+            found = explainer.explain(image, target=target)
+        except ImageError:  # no cell in it; the opinion says so
+            found = None
+        case = _Case(source, opinion, found)
+        if case.refused:
+            complain(case.line())
+        else:
+            click.echo(shown(case.line()))
+        yield case
 
 
-def _write_pictures(folder: Path, done: "list[tuple[Source, Explanation]]", *, method: str) -> None:
-    from PIL import Image
-
-    from ..artifacts import write_json, write_whole
-    from ..explain.heat import beside
+def _write_pictures(folder: Path, done: list[_Case], *, method: str) -> None:
+    from ..artifacts import write_json
 
     rows = []
-    for number, (source, found) in enumerate(done, start=1):
-        name = f"{number:04d}-{source.path.stem}.png"
-        with write_whole(folder / name) as path:
-            Image.fromarray(beside(found.crop, found.heat)).save(path, "PNG")
-        rows.append({"path": str(source.path), "picture": name, "method": method, **found.row()})
+    for number, case in enumerate(done, start=1):
+        name = _write_picture(folder, case, number) if case.found else None
+        rows.append({"path": str(case.source.path), "picture": name, "method": method, **case.row()})
     write_json(folder / "explanations.json", rows)
 
 
-def _write_page(path: Path, done: "list[tuple[Source, Explanation]]", *, method: str) -> None:
+def _write_picture(folder: Path, case: _Case, number: int) -> str:
+    """Write the cell beside its map and return the file's name, which says so where the cell was refused."""
+    from PIL import Image
+
+    from ..artifacts import write_whole
+    from ..explain.heat import beside
+    from .terminal import shown
+
+    assert case.found
+    name = f"{number:04d}-{'refused-' * case.refused}{shown(case.source.path.stem[:_LONGEST])}.png"
+    with write_whole(folder / name) as path:
+        Image.fromarray(beside(case.found.crop, case.found.heat)).save(path, "PNG")
+    return name
+
+
+def _write_page(path: Path, done: list[_Case], *, method: str) -> None:
     from ..artifacts import write_text
     from ..report.explanation_page import Shown, render
+    from .terminal import shown
 
-    shown = [
-        Shown(source.path.name, found.target, found.probability, found.checks, found.crop, found.heat)
-        for source, found in done
+    cells = [
+        Shown(shown(case.source.path.name), case.opinion.decision, case.opinion.reason, case.probability, case.found)
+        for case in done
     ]
-    write_text(path, render(shown, method=method))
+    write_text(path, render(cells, method=method))

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jinja2
 import numpy as np
 
 from ..data.images import RGB
-from ..explain.heat import Heat, overlay
+from ..explain.heat import overlay
+from ..inference.explaining import Explanation
+from ..inference.opinion import REFUSED
 from .pictures import picture
 
 _SIDE = 192
@@ -23,32 +26,35 @@ _PAGE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222; background: #fff }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(25rem, 1fr)); gap: 1.5rem }
 figure { margin: 0 } img { width: 48%; background: #000 } figcaption { font-size: .9rem; overflow-wrap: anywhere }
-.for { color: #a85400 } .against { color: #0072b2 }
-@media (prefers-color-scheme: dark) { body { color: #ddd; background: #1b1b1b } .for { color: #ffa04d } .against { color: #6bb8e8 } }
+.for { color: #a85400 } .against { color: #0072b2 } .refused img { opacity: .45 } .refused figcaption b { color: #a3227a }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #1b1b1b } .for { color: #ffa04d } .against { color: #6bb8e8 } .refused figcaption b { color: #f08ccb } }
 </style></head><body>
 <h1>What moved the model</h1>
-<p>{{ method }}. <b class="for">Orange</b> speaks for the class named below each cell, <b class="against">blue</b>
+<p>{{ method }}. <b class="for">Orange</b> speaks for the class whose map it is, <b class="against">blue</b>
 against it; full colour is the strongest place of that cell. A heat map shows what moved the model, not what is ill.
-For research; not a diagnosis.</p>
+{% if refused %}The model gives no answer for what it refuses ({{ refused }} of {{ cells | length }} here): such a map explains none.
+{% endif %}For research; not a diagnosis.</p>
 <main>{% for cell in cells %}
-<figure><img src="{{ cell.crop }}" alt="The cell as the model saw it">
-<img src="{{ cell.heat }}" alt="The same with heat">
-<figcaption>{{ cell.name }}: <b>{{ cell.target }}</b> {{ cell.probability }}{% for name, value in cell.checks %},
-{{ name }} {{ value }}{% endfor %}</figcaption></figure>
+<figure{% if cell.refused %} class="refused"{% endif %}>{% if cell.map %}<img src="{{ cell.map.crop }}" alt="The cell as the model saw it">
+<img src="{{ cell.map.heat }}" alt="The same with heat">{% endif %}
+<figcaption>{{ cell.name }}: <b>{{ cell.decision }}</b>{% if cell.reason %}. {{ cell.reason }}{% endif %}
+{% if cell.map %}<br>Map of <b>{{ cell.map.target }}</b>{{ cell.chance }}{% for name, value in cell.map.checks %},
+{{ name }} {{ value }}{% endfor %}{% endif %}</figcaption></figure>
 {% endfor %}</main></body></html>
 """  # noqa: E501 (a style sheet)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One cell on the page."""
+    """One picture on the page."""
 
     name: str
-    target: str
-    probability: float
-    checks: dict[str, float]
-    crop: RGB
-    heat: Heat
+    decision: str
+    reason: str
+    probability: float | None
+    """Of the class that is explained; None for a picture that is refused."""
+    found: Explanation | None
+    """None for a picture without a cell."""
 
 
 def render(cells: Sequence[Shown], *, method: str) -> str:
@@ -57,16 +63,26 @@ def render(cells: Sequence[Shown], *, method: str) -> str:
     rows = [
         {
             "name": cell.name,
-            "target": cell.target,
-            "probability": f"{cell.probability:.3f}",
-            "checks": [(name, f"{value:.2f}") for name, value in cell.checks.items()],
-            "crop": picture(_large(cell.crop), side=2 * _SIDE),
-            "heat": picture(_large(overlay(cell.crop, cell.heat)), side=2 * _SIDE),
+            "decision": cell.decision,
+            "reason": cell.reason,
+            "refused": cell.decision == REFUSED,
+            "chance": "" if cell.probability is None else f" {cell.probability:.3f}",
+            "map": _map(cell.found) if cell.found else None,
         }
         for cell in cells
     ]
-    words = _WORDS[method]
-    return environment.from_string(_PAGE).render(cells=rows, method=words[0].upper() + words[1:])
+    words, refused = _WORDS[method], sum(cell.decision == REFUSED for cell in cells)
+    page = environment.from_string(_PAGE)
+    return page.render(cells=rows, refused=refused, method=words[0].upper() + words[1:])
+
+
+def _map(found: Explanation) -> dict[str, Any]:
+    return {
+        "target": found.target,
+        "checks": [(name, f"{value:.2f}") for name, value in found.checks.items()],
+        "crop": picture(_large(found.crop), side=2 * _SIDE),
+        "heat": picture(_large(overlay(found.crop, found.heat)), side=2 * _SIDE),
+    }
 
 
 def _large(image: RGB) -> RGB:

@@ -1,0 +1,43 @@
+"""The shipped model, as it is and without its rules, and a few painted cells: nothing is trained here."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from leukoscope.cli import leukoscope as program
+from leukoscope.data.painted import paint
+from leukoscope.inference.bundle import Bundle, open_bundle
+from tests.inference.conftest import changed
+
+
+@pytest.fixture(scope="session")
+def strict() -> Bundle:
+    """The shipped model, which refuses painted cells: they are too small."""
+    return open_bundle(None)
+
+
+@pytest.fixture(scope="session")
+def lenient(strict: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped model without any rule to refuse or doubt: every cell is answered."""
+    return changed(strict, tmp_path_factory.mktemp("lenient") / "bundle", quality={}, gate={}, conformal={})
+
+
+@pytest.fixture(scope="session")
+def painted_cells(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [cell.path for cell in paint(tmp_path_factory.mktemp("painted"), count=48, seed=9)][:3]
+
+
+@pytest.fixture
+def cells(painted_cells: list[Path], tmp_path: Path) -> Path:
+    """A folder of three painted cells."""
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    for number, path in enumerate(painted_cells, start=1):
+        (folder / f"cell-{number}.png").write_bytes(path.read_bytes())
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    """Run a command of leukoscope in this process."""
+    return CliRunner().invoke(program, [str(argument) for argument in arguments])
