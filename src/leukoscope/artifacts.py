@@ -1,17 +1,21 @@
 """Files that stages hand to each other: written beside then renamed, hashed, opened by a person.
 
 Nothing here knows what the files mean. CSV is UTF-8 with a header; JSON is indented and sorted so that two runs
-can be compared with diff.
+can be compared with diff. A file's name whose bytes are not UTF-8 is written with escapes, such as a\\udcff.bmp.
 """
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import platform
+import re
 import shlex
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,29 +24,115 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import CallError, DataError
 
 Row = dict[str, str]
-_READ_BYTES = 1 << 20
+# Python holds a byte of a file's name that is not UTF-8 as half a surrogate pair, which no text file can hold.
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
+_ERRORS = "backslashreplace"
 
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it over `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path; what the block writes there becomes `path` when it ends without an error, all or nothing.
+
+    A link stays, and what it leads to is written. What is no file, such as /dev/stdout or a pipe, is written into.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`, not that of the temporary file.
+        CallError: `path` is a disk.
+    """
+    if _is_stream(path):
+        with tempfile.TemporaryDirectory(prefix="leukoscope-") as folder:
+            yield (new := Path(folder, "new"))
+            with _naming(path, folder):
+                _pour(new, path)
+        return
+    real = Path(os.path.realpath(path))
+    with _naming(path, f".{real.name}."):
+        beside = _make_beside(real)
+        try:
+            yield beside
+            with beside.open("rb+") as written:
+                os.fsync(written.fileno())
+            beside.replace(real)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _make_beside(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(parent for parent in path.parents if parent.exists())
+        why = f"{file} is a file, not a folder, so nothing can be written to"
+        raise NotADirectoryError(errno.ENOTDIR, why, str(path)) from None
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     beside = Path(name)
     beside.chmod(0o644)
+    return beside
+
+
+@contextlib.contextmanager
+def _naming(path: Path, temporary: str) -> Iterator[None]:
+    """Let an error name `path` where it names a file with `temporary` in its name, or a full disk and no file."""
     try:
-        yield beside
-        with beside.open("rb+") as written:
-            os.fsync(written.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except OSError as failed:
+        full = failed.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if (failed.filename is None and full) or temporary in str(failed.filename):
+            failed.filename = str(path)
+        raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Tell whether a path leads to a device or pipe, or to the file that this program prints into."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False  # to write there says why
+    return not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or _own_stream(found) is not None
+
+
+def _own_stream(found: os.stat_result) -> int | None:
+    """Return the descriptor of this program's standard output or error where it is that file."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # closed
+            if os.path.samestat(os.fstat(descriptor), found):
+                return descriptor
+    return None
+
+
+def _pour(new: Path, path: Path) -> None:
+    with new.open("rb") as written, _open_stream(path) as stream:
+        shutil.copyfileobj(written, stream)
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    found = path.stat()
+    own = _own_stream(found)
+    if own is not None:  # opened again, it would be written from its start
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return os.fdopen(os.dup(own), "wb")
+    if stat.S_ISBLK(found.st_mode):
+        raise CallError(f"{path} is a disk, which must not be written over. Name a file.")
+    return _open_pipe(path) if stat.S_ISFIFO(found.st_mode) else path.open("wb")
+
+
+def _open_pipe(path: Path) -> BinaryIO:
+    """Open a named pipe; one that nobody reads is an error, since it would be waited for without end."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as failed:
+        if failed.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "Start what reads it first: nobody reads the pipe", str(path)) from None
+        raise
+    os.set_blocking(handle, True)
+    return os.fdopen(handle, "wb")
 
 
 @contextlib.contextmanager
@@ -68,12 +158,22 @@ def alone_in(folder: Path) -> Iterator[None]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with write_whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors=_ERRORS)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; NaN is refused."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value, indent=1) + "\n")
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    r"""Return `value` as JSON that UTF-8 can hold, whatever bytes a file's name holds; NaN is refused.
+
+    >>> json_text({"path": "a\udcff.bmp"})
+    '{"path": "a\\\\udcff.bmp"}'
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _NOT_TEXT.sub(lambda byte: rf"\\u{ord(byte[0]):04x}", text)
 
 
 def read_json(path: Path) -> Any:
@@ -104,7 +204,7 @@ def read_text(path: Path) -> str:
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], *, columns: Sequence[str]) -> None:
     """Write rows as CSV with the given columns in the given order, whole or not at all."""
-    with write_whole(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with write_whole(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=_ERRORS) as file:
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -155,7 +255,7 @@ def sha256_of(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """Return the SHA-256 of a JSON value in canonical form: the same content always gives the same digits."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical.encode(errors=_ERRORS)).hexdigest()
 
 
 def provenance(*, seed: int | None = None, device: str = "cpu") -> dict[str, Any]:
