@@ -9,9 +9,10 @@ An ensemble has model.onnx and weights.safetensors of every member in member-0/,
 """
 
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,8 @@ from pydantic import Field, ValidationError
 from ..artifacts import fingerprint, read_json, sha256_of
 from ..config import Prepare, Settings
 from ..errors import BundleError, CallError, DataError, LeukoscopeError, UnknownNameError
+from .entries import check_entries
+from .opinion import REFUSED, UNSURE
 
 FORMAT = 1
 MANIFEST, CARD = "bundle.json", "card.md"
@@ -126,7 +129,7 @@ def open_bundle(path: Path | str | None = None) -> Bundle:
     folder = Path(path) if path is not None else _shipped()
     manifest = _read_manifest(folder)
     for name, digest in manifest.files.items():
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):  # noqa: PTH113  # Path.is_file fails for a name that is too long
             raise BundleError(f"{folder / name} is missing. {_AGAIN}")
         if sha256_of(folder / name) != digest:
             raise _changed(folder / name)
@@ -219,39 +222,53 @@ def _read_manifest(folder: Path) -> Manifest:
         raise _changed(folder / MANIFEST)
     try:
         manifest = Manifest.model_validate(table)
+        check_entries(table)
     except ValidationError as invalid:
         first = invalid.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
         raise BundleError(f"{folder / MANIFEST} cannot be used: {where}: {first['msg']}. {_AGAIN}") from None
-    _check(folder, manifest)
+    for contradiction in _contradictions(manifest):
+        raise BundleError(f"{folder / MANIFEST} {contradiction}. {_AGAIN}")
     return manifest
 
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
         table = read_json(path)
-    except DataError:
+        fingerprint(table)
+    except (DataError, RecursionError, UnicodeEncodeError):  # nested too deeply; half a character
         raise _changed(path) from None
     if not isinstance(table, dict) or not isinstance(table.get("format"), int):
-        raise BundleError(f"{path} does not describe a model bundle. {_AGAIN}")
+        raise BundleError(f"{path} does not describe a model bundle: it has no number 'format'. {_AGAIN}")
     return table
 
 
-def _check(folder: Path, manifest: Manifest) -> None:
-    """Refuse entries that contradict each other or lead out of the folder."""
-    binary = len(manifest.classes) == 2
-    if len(set(manifest.classes)) < len(manifest.classes) or (binary and manifest.positive != manifest.classes[1]):
-        raise BundleError(
-            f"{folder / MANIFEST} has no usable class list: {', '.join(manifest.classes)}, "
-            f"positive '{manifest.positive}'. {_AGAIN}"
-        )
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with entries that are right each by itself."""
+    classes, binary = manifest.classes, len(manifest.classes) == 2
+    disease = classes[1] if binary else ""
+    if len({*classes, "", UNSURE, REFUSED}) < len(classes) + 3 or manifest.positive != disease:
+        yield f"has no usable class list: classes {', '.join(classes)}, positive '{manifest.positive}'"
     named = {member.graph for member in manifest.members} | {each.weights for each in manifest.members if each.weights}
     strays = [name for name in manifest.files if PurePosixPath(name).is_absolute() or ".." in Path(name).parts]
-    if strays or not named <= manifest.files.keys():
-        wrong = (strays or sorted(named - manifest.files.keys()))[0]
-        raise BundleError(f"{folder / MANIFEST} names the file '{wrong}', which is not part of the bundle. {_AGAIN}")
-    if binary and set(manifest.operating_points) != set(OPERATING_POINTS):
-        raise BundleError(f"{folder / MANIFEST} lacks operating points: {', '.join(OPERATING_POINTS)}. {_AGAIN}")
+    for wrong in strays:
+        yield f"names in files '{wrong}', which is not part of the bundle"
+    for wrong in sorted(named - manifest.files.keys()):
+        yield f"names in members the file '{wrong}', which is not part of the bundle"
+    if set(manifest.operating_points) != (set(OPERATING_POINTS) if binary else set()):
+        yield f"lacks operating_points: {', '.join(OPERATING_POINTS)} with two classes, none with more"
+    plausible = manifest.conformal.get("smallest_plausible", classes)
+    if len(plausible) != len(classes):
+        yield f"has {len(plausible)} numbers in conformal.smallest_plausible, but {len(classes)} classes"
+    for number, each in enumerate(manifest.subjects):
+        if each.label not in classes:
+            yield f"has in subjects.{number}.label '{each.label}', which is none of the classes {', '.join(classes)}"
+        if set(each.called) != set(manifest.operating_points) or not _within(each.called.values(), each.cells):
+            yield f"has in subjects.{number}.called not one count of 0 to {each.cells} cells per operating point"
+
+
+def _within(counts: Iterable[int], cells: int) -> bool:
+    return all(0 <= count <= cells for count in counts)
 
 
 def _changed(path: Path) -> LeukoscopeError:
