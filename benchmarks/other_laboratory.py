@@ -25,7 +25,7 @@ from leukoscope.data.pack import in_parallel
 from leukoscope.errors import ImageError
 from leukoscope.fields.cells import Field, FieldCell, find_cells, open_field
 from leukoscope.fields.crops import cut_crop
-from leukoscope.fields.normalisation import measure, normaliser, sample_crops
+from leukoscope.fields.normalisation import StainStatistics, measure, normaliser, sample_crops
 from leukoscope.fields.scale import common_scale
 from leukoscope.inference.opinion import REFUSED
 from leukoscope.inference.predictor import Predictor, load
@@ -37,20 +37,25 @@ Crop = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Way:
-    """How cells are brought over; None as scale keeps the camera's pixels."""
+    """How cells are brought over."""
 
     name: str
     scale: bool
+    """To the training cells' scale; else the camera's pixels stay."""
     stain: str
+    shared: bool = False
+    """The stain is measured on all fields together, not on each."""
 
 
 WAYS = (
     Way("cells as they are", scale=False, stain="none"),
-    Way("stain by Reinhard", scale=False, stain="reinhard"),
     Way("scale", scale=True, stain="none"),
-    Way("scale, stain by Reinhard", scale=True, stain="reinhard"),
-    Way("scale, stain by Macenko", scale=True, stain="macenko"),
+    Way("scale, each field's stain by Reinhard", scale=True, stain="reinhard"),
+    Way("scale, each field's stain by Macenko", scale=True, stain="macenko"),
+    Way("scale, one stain by Reinhard", scale=True, stain="reinhard", shared=True),
+    Way("scale, one stain by Macenko (the default)", scale=True, stain="macenko", shared=True),
 )
+_PER_FIELD = 20  # cells that a field gives to the shared stain
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,17 @@ def ask(predictor: Predictor, kind: str, crops: list[Crop]) -> Judged:
     return Judged(kind, np.array(chances), np.array(refused, dtype=bool))
 
 
-def crops_of(seen: Seen, way: Way, predictor: Predictor) -> list[Crop]:
+def shared_stain(seen: list[Seen]) -> StainStatistics | None:
+    """Return the stain of all fields together."""
+    some = (cut_crop(one.field, cell) for one in seen for cell in one.cells[:_PER_FIELD])
+    return measure(sample_crops(some))
+
+
+def crops_of(seen: Seen, way: Way, predictor: Predictor, *, shared: StainStatistics | None) -> list[Crop]:
     """Cut the cells of a field out in one of the ways."""
     scale = {} if way.scale else {"um_per_px": seen.field.scale.um_per_px}
     crops = [cut_crop(seen.field, cell, **scale) for cell in seen.cells]
-    source = None if way.stain == "none" else measure(sample_crops(crops))
+    source = shared if way.shared else measure(sample_crops(crops))
     stain = normaliser(way.stain, source, target=stain_of(predictor.manifest))
     return [stain(crop) for crop in crops]
 
@@ -114,11 +125,13 @@ def crops_of(seen: Seen, way: Way, predictor: Predictor) -> list[Crop]:
 def table(seen: list[Seen], predictor: Predictor) -> Iterator[dict[str, Any]]:
     """Yield one row for each way."""
     yield row("whole fields squeezed in", in_parallel(lambda one: ask(predictor, one.kind, [one.field.pixels]), seen))
+    shared = shared_stain(seen)
     for way in WAYS:
-        some = (one for one in seen if one.cells)
-        yield row(
-            way.name, in_parallel(lambda one, way=way: ask(predictor, one.kind, crops_of(one, way, predictor)), some)
-        )
+
+        def judged(one: Seen, way: Way = way) -> Judged:
+            return ask(predictor, one.kind, crops_of(one, way, predictor, shared=shared))
+
+        yield row(way.name, in_parallel(judged, (one for one in seen if one.cells)))
 
 
 def row(name: str, judged: Iterator[Judged]) -> dict[str, Any]:

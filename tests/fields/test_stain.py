@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from skimage import color
 
 from leukoscope.errors import UnknownNameError
+from leukoscope.fields.cells import find_cells, open_field
+from leukoscope.fields.crops import cut_crop
 from leukoscope.fields.normalisation import RELEASE_STAIN, StainStatistics, measure, normaliser, sample_crops
+from leukoscope.fields.sharing import SharedStains
 from leukoscope.fields.stain import background_colour, learn_stain, optical_density
 
 from .conftest import GLASS, Painting
@@ -90,3 +94,26 @@ def test_the_lamp_does_not_change_the_stain(painted, lamp):
     stain, reference = learn_stain(lit), learn_stain(painted[1])
     assert np.array(stain.nucleus) @ np.array(reference.nucleus) > 0.99
     assert stain.purple == pytest.approx(reference.purple, abs=0.12)
+
+
+def test_fields_of_one_camera_share_a_stain_and_one_alone_has_its_own(shared_data):
+    fields = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:4]
+    opened = [open_field(path, um_per_px=0.1) for path in fields]
+    shared = SharedStains(fields, um_per_px=0.1)
+    stains = [shared.of(path, field) for path, field in zip(fields, opened, strict=True)]
+    assert stains[0] is not None
+    assert all(stain == stains[0] for stain in stains)
+    alone = [measure(sample_crops(cut_crop(field, cell) for cell in find_cells(field))) for field in opened]
+    for channel in range(3):  # the shared mean lies among theirs
+        each = [stain.lab_mean[channel] for stain in alone if stain]
+        assert min(each) <= stains[0].lab_mean[channel] <= max(each)
+    assert SharedStains(fields[:2]).of(fields[0], opened[0]) is None
+
+
+def test_an_unusable_field_does_not_keep_the_others_from_sharing(shared_data, tmp_path):
+    fields = [tmp_path / path.name for path in sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:3]]
+    for path in fields:
+        path.write_bytes((shared_data / "bccd" / "JPEGImages" / path.name).read_bytes())
+    blank = tmp_path / "blank.png"
+    Image.new("RGB", (640, 480), "white").save(blank)
+    assert SharedStains([blank, *fields], um_per_px=0.1).of(fields[0], open_field(fields[0], um_per_px=0.1))

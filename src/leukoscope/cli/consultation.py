@@ -1,6 +1,5 @@
 """All images of one `leukoscope predict`, crops and fields alike, answered one after the other."""
 
-import json
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..artifacts import json_text
 from .spool import Spool
+from .terminal import complain
 
 if TYPE_CHECKING:
-    from ..inference.inputs import Source
+    from ..errors import ImageError
+    from ..inference.inputs import Gathered, Source
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor
     from ..report.opinion import OpinionPage
@@ -32,12 +34,14 @@ class Request:
     csv: Path | None = None
     html: Path | None = None
     as_json: bool = False
+    quiet: bool = False
+    """Standard output belongs to a file that was asked for: the table goes to standard error."""
     formats: tuple[str, ...] = ()
     folder: Path | None = None
     """Where `formats` go; then `csv` lies in it too."""
     um_per_px: float | None = None
     each_scale: bool = False
-    method: str = "reinhard"
+    method: str = "macenko"
     jobs: int = 1
     keep: Path | None = None
     """Where the work on slides is kept, so that it can go on."""
@@ -46,11 +50,12 @@ class Request:
 class Consultation:
     """Only what is shown at the end is kept in memory, and of a field that is being looked at its cells."""
 
-    def __init__(self, predictor: "Predictor", sources: "list[Source]", request: Request) -> None:
+    def __init__(self, predictor: "Predictor", found: "Gathered", request: Request) -> None:
         from ..inference.subjects import Tally
         from .opinions import Shown
 
-        self._predictor, self._sources, self._request = predictor, sources, request
+        self._predictor, self._found, self._request = predictor, found, request
+        self._sources = found.sources
         self._point = request.point.replace("-", "_")
         self.tally = Tally(predictor.manifest, point=self._point)
         self.shown = Shown(predictor.manifest, point=self._point)
@@ -60,30 +65,31 @@ class Consultation:
         self._page = self._new_page() if request.html else None
         self._reader: Reader | None = None
         self._printed = 0
-        self.problems: list[tuple[str, str, str]] = []
-        """Fields that cannot be used: path, subject, why."""
+        self._unusable: list[tuple[Source, str]] = []
+        """Fields that cannot be used, and why."""
 
     def hold(self) -> None:
         """Answer, write what is asked for, and print the table or JSON."""
         if self._request.as_json:
             facts = {"model": self._predictor.manifest.name, "operating_point": self._point.replace("_", "-")}
-            click.echo(json.dumps(facts, ensure_ascii=False)[:-1] + ', "cells": [', nl=False)
+            click.echo(json_text(facts)[:-1] + ', "cells": [', nl=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of what is wrong with a file we say one line ourselves
             self._answer_all()
         fields = self._field_rows()
-        self._write(fields)
+        other = [str(path) for path in self._found.other]
         if self._request.as_json:
             rest = {"decisions": self.tally.decisions, "subjects": self.tally.summaries(), "fields": fields}
-            click.echo("\n], " + json.dumps(rest, ensure_ascii=False)[1:])
+            click.echo("\n], " + json_text(rest | {"passed_over": other})[1:])
         else:
-            self.shown.print(self.tally, fields=fields)
+            self.shown.print(self.tally, fields=fields, other=other, err=self._request.quiet)
+        self._write(fields)
 
     @property
     def all_used(self) -> bool:
-        """Return whether every file could be used, and every field be trusted."""
+        """Return whether every place held images, every file could be used, and every field be trusted."""
         doubtful = any(smear.problem for smear, _ in self._smears)
-        return not (self.tally.all.unreadable or self.problems or doubtful)
+        return not (self._found.empty or self.tally.all.unreadable or doubtful)
 
     def _answer_all(self) -> None:
         from ..progress import track
@@ -104,7 +110,11 @@ class Consultation:
         if self._request.kind == "crops":
             return iter(["crop"] * len(self._sources))
         look = as_field if self._request.kind == "fields" else kind_of
-        return in_parallel(lambda source: look(source.path), self._sources)
+
+        def kind(source: "Source") -> "Kind":
+            return look(source.path) if source.path.exists() else "crop"  # which is refused by name
+
+        return in_parallel(kind, self._sources)
 
     def _answer_crops(self, sources: "Iterator[Source]") -> None:
         waiting: deque[Source] = deque()
@@ -115,10 +125,7 @@ class Consultation:
                 yield source.path
 
         for opinion in self._predictor.stream(paths(), point=self._point, with_crops=self._page is not None):
-            source = waiting.popleft()
-            self._take(opinion, subject=source.subject, row=opinion.row(self._predictor.classes))
-            if self._page:
-                self._page.add(opinion, subject=source.subject)
+            self._take_file(opinion, waiting.popleft())
 
     def _answer_smear(self, source: "Source", kind: "Kind") -> None:
         from ..errors import ImageError
@@ -131,11 +138,11 @@ class Consultation:
             for write in self._writers():
                 write(smear, found)
         except ImageError as refusal:
-            self._refuse(source, str(refusal))
+            self._refuse(source, refusal)
             return
         self._smears.append((smear, source.subject))
         if smear.problem:
-            click.secho(f"{source.path}: {smear.problem}", fg="red", err=True)
+            complain(f"{source.path}: {smear.problem}")
         if self._page:
             self._page.add_field(smear, found, subject=source.subject)
 
@@ -165,25 +172,32 @@ class Consultation:
             self._page.add(judged.opinion, subject=source.subject, field=smear.name, number=judged.cell.number)
         return light(judged)
 
+    def _take_file(self, opinion: "Opinion", source: "Source") -> None:
+        self._take(opinion, subject=source.subject, row=opinion.row(self._predictor.classes))
+        if self._page:
+            self._page.add(opinion, subject=source.subject)
+
     def _take(self, opinion: "Opinion", *, subject: str, row: dict[str, Any]) -> None:
         self.tally.add(opinion, subject=subject)
         self.shown.add(opinion)
         if self._spool:
             self._spool.add({"subject": subject} | row)
         if self._request.as_json:
-            line = json.dumps(_plain(opinion, subject=subject, row=row), ensure_ascii=False)
+            line = json_text(_plain(opinion, subject=subject, row=row))
             click.echo(f",\n{line}" if self._printed else f"\n{line}", nl=False)
             self._printed += 1
 
-    def _refuse(self, source: "Source", reason: str) -> None:
-        self.problems.append((str(source.path), source.subject, reason))
-        click.secho(reason, fg="red", err=True)
-        if self._spool:
-            why = reason.removeprefix(f"{source.path} ")
-            self._spool.add({"path": str(source.path), "subject": source.subject, "decision": "refused", "reason": why})
+    def _refuse(self, source: "Source", refusal: "ImageError") -> None:
+        """Count a field that cannot be used as a cell that cannot: in the same words, in the same places."""
+        from ..inference.opinion import REFUSED, Opinion
+
+        text = str(refusal).removeprefix(f"{source.path} ")
+        reason = text[:1].upper() + text[1:]
+        self._unusable.append((source, reason))
+        self._take_file(Opinion(str(source.path), REFUSED, reason, readable=False), source)
 
     def _field_rows(self) -> list[dict[str, Any]]:
-        if not self._smears and not self.problems:
+        if not self._smears and not self._unusable:
             return []
         from ..inference.subjects import Count
         from ..smears.table import field_values, unusable_field
@@ -192,7 +206,9 @@ class Consultation:
             self._per_field.subjects.setdefault(str(smear.path), Count())
         summaries = {row["subject"]: row for row in self._per_field.summaries()}
         rows = [field_values(smear, subject=whose, summary=summaries[str(smear.path)]) for smear, whose in self._smears]
-        return rows + [unusable_field(path, subject=whose, problem=why) for path, whose, why in self.problems]
+        return rows + [
+            unusable_field(str(source.path), subject=source.subject, problem=why) for source, why in self._unusable
+        ]
 
     def _write(self, fields: list[dict[str, Any]]) -> None:
         from ..artifacts import write_csv
@@ -210,7 +226,8 @@ class Consultation:
         if self._request.folder:
             self._write_tables(self._request.folder, fields)
         if self._request.html and self._page:
-            self._page.write(self._request.html, self.tally, fields=fields)
+            usable = [row for row in fields if row["width"]]  # the others stand among the refused
+            self._page.write(self._request.html, self.tally, fields=usable)
 
     def _write_tables(self, folder: Path, fields: list[dict[str, Any]]) -> None:
         from ..artifacts import write_csv

@@ -53,7 +53,7 @@ def field_options(command: Command) -> Command:
             "--stain",
             "method",
             type=click.Choice(["none", "reinhard", "macenko"]),
-            default="reinhard",
+            default="macenko",
             show_default=True,
             help=stain,
         ),

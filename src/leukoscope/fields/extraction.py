@@ -13,11 +13,11 @@ from .cells import Field, FieldCell, field_of, find_cells, open_field
 from .crops import CROP_SIDE, cut_crop
 from .detection import ClassicalDetector
 from .drawing import draw_outlines, write_png
-from .normalisation import RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
+from .normalisation import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
 from .planes import Pixels
 from .quality import out_of_focus
 from .scale import Scale
-from .sharing import SharedScales
+from .sharing import SharedScales, SharedStains
 from .slide_extraction import TILE, Open, SlideResult, extract_slide
 from .slides import Slide, TiffSlide, is_slide
 from .table import cell_row, field_row, write_cells, write_fields
@@ -38,7 +38,7 @@ class Wishes:
     um_per_px: float | None = None
     each_scale: bool = False
     subject: str = ""
-    method: str = "reinhard"
+    method: str = DEFAULT_METHOD
     whole_only: bool = False
     jobs: int = 1
     tile: int = TILE
@@ -84,14 +84,18 @@ def extract(
     """
     openers = {path: opener for path in files if (opener := opener_of(path, foreign or {})) is not None}
     plain = [path for path in files if path not in openers]
-    shared = SharedScales(() if wishes.each_scale else plain)
+    alike = () if wishes.each_scale else plain
+    scales, stains = SharedScales(alike), SharedStains(alike, um_per_px=wishes.um_per_px)
     results: list[Extracted] = []
     for path, name in track(list(zip(files, names_of(files), strict=True)), "Fields", total=len(files)):
         try:
             if path in openers:
                 result = _slide(openers[path], path, name=name, output=output, wishes=wishes)
             else:
-                result = _field(_opened(path, name=name, wishes=wishes, shared=shared), path, output, wishes=wishes)
+                field = open_field(path, um_per_px=wishes.um_per_px)
+                field = replace(field, name=name, scale=scales.of(path, field))
+                source = stains.of(path, field) if wishes.method != "none" else None
+                result = _field(field, path, output, wishes=wishes, source=source)
             for write in also:
                 write(path, name, result.cells)
         except ImageError as refusal:
@@ -114,11 +118,6 @@ def opener_of(path: Path, foreign: Mapping[Path, Foreign]) -> Open | None:
     return partial(TiffSlide, path) if is_slide(path) else None
 
 
-def _opened(path: Path, *, name: str, wishes: Wishes, shared: SharedScales) -> Field:
-    field = open_field(path, um_per_px=wishes.um_per_px)
-    return replace(field, name=name, scale=shared.of(path, field))
-
-
 def _slide(opener: Open, path: Path, *, name: str, output: Path, wishes: Wishes) -> Extracted:
     """Extract a slide; one that is no larger than a field is treated as a field."""
     slide = opener()
@@ -132,10 +131,12 @@ def _slide(opener: Open, path: Path, *, name: str, output: Path, wishes: Wishes)
     return Extracted(path, name, found.size, found.look.scale, cells, crops, slide_problem(found))
 
 
-def _field(field: Field, path: Path, output: Path, *, wishes: Wishes) -> Extracted:
+def _field(
+    field: Field, path: Path, output: Path, *, wishes: Wishes, source: StainStatistics | None = None
+) -> Extracted:
     """Write crops and outlines of one field."""
     cells = tuple(cell for cell in find_cells(field) if _wanted(cell, wishes))
-    pictures = normalised_crops(field, cells, method=wishes.method)
+    pictures = normalised_crops(field, cells, method=wishes.method, source=source)
     crops = tuple(output / "crops" / field.name / f"{field.name}-{cell.number:03d}.png" for cell in cells)
     for crop, picture in zip(crops, pictures, strict=True):
         write_png(crop, picture)
@@ -195,19 +196,27 @@ def _write_tables(results: Sequence[Extracted], output: Path, *, wishes: Wishes)
 
 
 def field_normaliser(
-    field: Field, cells: Sequence[FieldCell], *, method: str, target: StainStatistics = RELEASE_STAIN
+    field: Field,
+    cells: Sequence[FieldCell],
+    *,
+    method: str = DEFAULT_METHOD,
+    source: StainStatistics | None = None,
+    target: StainStatistics = RELEASE_STAIN,
 ) -> Normaliser:
-    """Return what brings the crops of a field to the training stain, judged on all its cells together."""
+    """Return what brings the crops of a field to the training stain, judged on all its cells, or on a known source."""
     if method == "none":
         return lambda crop: crop
-    whole = [cell for cell in cells if "cut off" not in cell.flags] or list(cells)
-    source = measure(sample_crops(cut_crop(field, cell) for cell in whole[:60]))
+    if source is None:
+        whole = [cell for cell in cells if "cut off" not in cell.flags] or list(cells)
+        source = measure(sample_crops(cut_crop(field, cell) for cell in whole[:60]))
     return normaliser(method, source, target=target)
 
 
-def normalised_crops(field: Field, cells: Sequence[FieldCell], *, method: str = "reinhard") -> list[Pixels]:
+def normalised_crops(
+    field: Field, cells: Sequence[FieldCell], *, method: str = DEFAULT_METHOD, source: StainStatistics | None = None
+) -> list[Pixels]:
     """Return the crops of a field's cells as the model knows them: its scale, its stain, black around each cell."""
-    stain = field_normaliser(field, cells, method=method)
+    stain = field_normaliser(field, cells, method=method, source=source)
     return [stain(cut_crop(field, cell)) for cell in cells]
 
 

@@ -1,7 +1,7 @@
 """Stain normalisation: bring the cells of a laboratory towards the colours of those the model has learned from.
 
-Two ways, both measured on the white cells alone, pooled over a field or slide, so that glass and red cells do not
-decide and cells keep their differences from each other:
+Two ways, both measured on the white cells alone, pooled over alike fields or a slide, so that glass and red cells do
+not decide and cells keep their differences from each other:
 
 - "reinhard": mean and spread of each Lab channel (Reinhard et al., IEEE Comput Graph Appl 2001; 21(5): 34–41).
 - "macenko": the two extreme colours of optical density and their amounts (Macenko et al., ISBI 2009, 1107–1110).
@@ -19,6 +19,9 @@ from ..errors import UnknownNameError
 from .planes import Pixels, brightest
 
 Samples = NDArray[np.uint8]  # (pixels, 3), RGB, taken from inside white cells
+
+DEFAULT_METHOD = "macenko"
+"""By measurement (`benchmarks/other_laboratory.py`): Reinhard's way turns the order of fields round."""
 
 _BLACK = 12  # grey level up to which a pixel of a crop is the black around the cell
 _LEAST_SAMPLES = 200  # fewer pixels than this say nothing about a stain

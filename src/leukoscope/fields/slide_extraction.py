@@ -15,7 +15,7 @@ from .cells import FieldCell, numbered
 from .crops import cut_crop
 from .detection import ClassicalDetector
 from .drawing import draw_marks, write_png
-from .normalisation import RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
+from .normalisation import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
 from .slides import Look, Slide, Tile, look_at, sample_cells, tile_cells, tiles_of, window_field
 
 TILE = 2048  # pixels; with its margin one tile takes about 100 MB while it is worked on
@@ -53,7 +53,7 @@ def extract_slide(
     *,
     name: str,
     um_per_px: float | None = None,
-    method: str = "reinhard",
+    method: str = DEFAULT_METHOD,
     target: StainStatistics = RELEASE_STAIN,
     tile: int = TILE,
     jobs: int = 1,

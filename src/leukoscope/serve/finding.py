@@ -64,7 +64,7 @@ def cell_of_outline(
     from ..smears.judging import judge_cell, stain_of
 
     drawn, *rest = (describe(Found(np.array(each, float), 0.5, False), field) for each in (outline, *others))
-    stain = field_normaliser(field, [drawn, *rest], method="reinhard", target=stain_of(predictor.manifest))
+    stain = field_normaliser(field, [drawn, *rest], target=stain_of(predictor.manifest))
     return judge_cell(field, drawn, predictor, stain=stain, point=point)
 
 

@@ -7,7 +7,7 @@ from ..data.pack import in_parallel
 from ..fields.cells import Field, FieldCell, find_cells
 from ..fields.crops import cut_crop
 from ..fields.extraction import field_normaliser
-from ..fields.normalisation import RELEASE_STAIN, Normaliser, StainStatistics
+from ..fields.normalisation import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics
 from ..fields.planes import Pixels
 from ..inference.bundle import Manifest
 from ..inference.opinion import REFUSED, Opinion
@@ -36,16 +36,18 @@ def judge_cells(
     *,
     cells: Sequence[FieldCell] | None = None,
     point: str = "balanced",
-    method: str = "reinhard",
+    method: str = DEFAULT_METHOD,
+    source: StainStatistics | None = None,
     with_crops: bool = False,
 ) -> Iterator[JudgedCell]:
     """Yield every white cell of a field with its opinion, in reading order; memory does not grow with their number.
 
-    cells: those of `find_cells`, if they are known already. method: 'none', 'reinhard' or 'macenko'.
+    cells: those of `find_cells`, if they are known already. method: 'none', 'reinhard' or 'macenko'. source: the
+    stain of all fields like this one; without it that of the field alone.
     with_crops: each opinion carries the crop that the network saw, for its map to be laid over.
     """
     cells = find_cells(field) if cells is None else cells
-    stain = field_normaliser(field, cells, method=method, target=stain_of(predictor.manifest))
+    stain = field_normaliser(field, cells, method=method, source=source, target=stain_of(predictor.manifest))
 
     def judge(cell: FieldCell) -> JudgedCell:
         return judge_cell(field, cell, predictor, stain=stain, point=point, with_crop=with_crops)

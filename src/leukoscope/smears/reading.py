@@ -12,9 +12,10 @@ from ..data.pack import in_parallel
 from ..fields.cells import Field, FieldCell, find_cells, open_field
 from ..fields.drawing import draw_marks, draw_outlines
 from ..fields.extraction import Wishes, field_problem, opener_of, slide_problem, small_field
+from ..fields.normalisation import StainStatistics
 from ..fields.planes import Pixels
 from ..fields.scale import Scale
-from ..fields.sharing import SharedScales
+from ..fields.sharing import SharedScales, SharedStains
 from ..fields.slide_extraction import Open, SlideResult, extract_slide
 from ..inference.predictor import Predictor
 from ..interop.dicom_images import DicomImage, is_dicom
@@ -52,10 +53,12 @@ class Reader:
         with_crops: bool = False,
         keep: Path | None = None,
     ) -> None:
-        """`files` are those of which alike ones share a scale; `keep` is where the work on slides is kept to go on."""
+        """Alike ones of `files` share scale and stain; `keep` is where the work on slides is kept, to go on."""
         self._predictor, self._point, self._with_crops, self._keep = predictor, point, with_crops, keep
         self._wishes = wishes or Wishes()
-        self._scales = SharedScales(() if self._wishes.each_scale else files)
+        alike = () if self._wishes.each_scale else files
+        self._scales = SharedScales(alike)
+        self._stains = SharedStains(alike, um_per_px=self._wishes.um_per_px)
 
     def open(self, path: Path, *, name: str = "") -> Smear:
         """Open a field, a slide or a DICOM image.
@@ -67,16 +70,18 @@ class Reader:
         opener = opener_of(path, {path: DicomImage} if is_dicom(path) else {})
         if opener is None:
             field = open_field(path, um_per_px=self._wishes.um_per_px)
-            return self._field(replace(field, scale=self._scales.of(path, field)), path, name=name)
+            field = replace(field, scale=self._scales.of(path, field))
+            source = self._stains.of(path, field) if self._wishes.method != "none" else None
+            return self._field(field, path, name=name, source=source)
         small = small_field(opener(), um_per_px=self._wishes.um_per_px)
         return self._slide(opener, path, name=name) if small is None else self._field(small, path, name=name)
 
-    def _field(self, field: Field, path: Path, *, name: str) -> Smear:
+    def _field(self, field: Field, path: Path, *, name: str, source: StainStatistics | None = None) -> Smear:
         named = replace(field, name=path.name)
         cells = find_cells(named)
         judged = judge_cells(
             named, self._predictor, cells=cells, point=self._point, method=self._wishes.method,
-            with_crops=self._with_crops,
+            source=source, with_crops=self._with_crops,
         )  # fmt: skip
         height, width = field.pixels.shape[:2]
 
