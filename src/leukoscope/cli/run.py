@@ -1,6 +1,11 @@
 """leukoscope run: the main job in one command."""
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -43,5 +48,30 @@ def run(
     else:
         experiment = read_experiment(config, overrides)
     given = Input(data, painted, make_layout(**layout), labels, skip_unusable)
-    written = run_experiment(given, run, experiment, resume=resume, until=until, say=click.echo)
+    with _stopping() as say:
+        written = run_experiment(given, run, experiment, resume=resume, until=until, say=say)
     click.echo(f"{until:<9} {written}")
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[str], None]]:
+    """Yield what prints a line between two stages, and stops there at the latest when Ctrl-C was pressed.
+
+    A KeyboardInterrupt that is raised while C code calls back into Python, as scikit-learn's do, is dropped.
+    """
+    pressed = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        signal.default_int_handler(number, frame)
+
+    def say(line: str) -> None:
+        click.echo(line)
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield say
+    finally:
+        signal.signal(signal.SIGINT, before)
