@@ -62,10 +62,10 @@ def test_a_killed_process_ends_the_run_and_any_number_goes_on(make_run: MakeRun)
     assert "--resume" in ended.stderr
     assert "Traceback" not in ended.stderr
     alone = start(killed, "step", "3")  # one process goes on, and is killed too
-    alone.communicate(timeout=120)
+    alone.communicate(timeout=300)
     assert alone.returncode == -signal.SIGKILL
     done = subprocess.run(
-        [*TORCHRUN, str(killed), "--resume"], capture_output=True, text=True, timeout=120, check=False
+        [*TORCHRUN, str(killed), "--resume"], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     # In seed-cnn a bias stands before each normalisation: training does not see it, so its gradient is rounding alone,
