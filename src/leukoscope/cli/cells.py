@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import CallError, DataError, ImageError, require
+from ..errors import CallError, ImageError, require
 from .options import field_options
+from .terminal import complain, many, printable
+
+if TYPE_CHECKING:
+    from ..inference.inputs import Gathered
 
 
 @click.command()
@@ -35,8 +39,12 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
         require(module, feature="Finding cells in fields", extra="fields")
     from ..fields.extraction import Wishes, extract
     from ..interop.dicom_images import DicomImage, is_dicom
+    from .opinions import passed_over
 
-    files = _files(fields)
+    found = _gathered(fields)
+    for line in found.empty:
+        complain(line)
+    files = [source.path for source in found.sources]
     foreign = {path: DicomImage for path in files if is_dicom(path)}
     if "dicom" in formats and (others := [path.name for path in files if path not in foreign]):
         raise CallError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")
@@ -45,8 +53,11 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     results = extract(files, output, wishes=Wishes(**options), report=_say, also=also, foreign=foreign)
     usable = [result for result in results if result.scale]
     count = sum(len(result.cells) for result in results)
-    click.echo(f"{count} white cells in {len(usable)} of {len(results)} fields: {output / 'cells.csv'}")
-    if any(result.problem for result in results):
+    told = f"{many(count, 'white cell')} in {len(usable)} of {many(len(results), 'field')}"
+    click.echo(f"{told}: {printable(output / 'cells.csv')}")
+    if found.other:
+        click.echo(printable(passed_over([str(path) for path in found.other])))
+    if found.empty or any(result.problem for result in results):
         raise SystemExit(ImageError.exit_status)
 
 
@@ -83,24 +94,18 @@ def _dicom_writer(output: Path) -> Any:
 
 
 def _say(line: str, problem: bool) -> None:
-    click.secho(line, fg="red" if problem else None, err=problem)
+    if problem:
+        complain(line)
+    else:
+        click.echo(printable(line))
 
 
-def _files(given: tuple[Path, ...]) -> list[Path]:
+def _gathered(given: tuple[Path, ...]) -> "Gathered":
     """Return the image files that are named, and those in the folders that are named."""
     from ..fields.images import SUFFIXES
     from ..fields.slides import SUFFIXES as SLIDES
+    from ..inference.inputs import gather
 
-    known = (*SUFFIXES, *SLIDES, ".dcm")
-    files: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in known)
-            if not inside:
-                raise DataError(f"{path} holds no image ({', '.join(known)}). Check the path.")
-            files += inside
-        elif path.exists():
-            files.append(path)
-        else:
-            raise CallError(f"{path} does not exist. Check the path.")
-    return list(dict.fromkeys(files))
+    if missing := [path for path in given if not path.exists()]:
+        raise CallError(f"{missing[0]} does not exist. Check the path.")
+    return gather(given, suffixes=(*SUFFIXES, *SLIDES, ".dcm"))

@@ -191,7 +191,7 @@ class Consultation:
         """Count a field that cannot be used as a cell that cannot: in the same words, in the same places."""
         from ..inference.opinion import REFUSED, Opinion
 
-        text = str(refusal).removeprefix(f"{source.path} ")
+        text = str(refusal).removeprefix(f"{source.path} ").removeprefix(f"{source.path.name} ")
         reason = text[:1].upper() + text[1:]
         self._unusable.append((source, reason))
         self._take_file(Opinion(str(source.path), REFUSED, reason, readable=False), source)

@@ -47,23 +47,31 @@ def explain(
     """
     from ..errors import CallError, ImageError
     from ..inference.explaining import Explainer
-    from ..inference.inputs import sources_of
+    from ..inference.inputs import gather
     from ..inference.predictor import load
+    from .opinions import passed_over
+    from .outputs import refuse_collisions
+    from .terminal import complain, printable
 
     if not output and not html:
         raise CallError("Say where the pictures go: -o FOLDER, --html FILE, or both.")
+    refuse_collisions([("-o", output / "explanations.json" if output else None), ("--html", html)], inputs=images)
+    found = gather(images)
+    for line in found.empty:
+        complain(line)
     predictor = load(model)
     explainer = Explainer(predictor, method=how["method"], seed=how["seed"], curves=how["check"])
-    sources = sources_of(images)
-    done = list(_looked_at(sources, predictor, explainer=explainer, target=target, point=how["point"]))
+    done = list(_looked_at(found.sources, predictor, explainer=explainer, target=target, point=how["point"]))
     if output and done:
         _write_pictures(output, done, method=how["method"])
     if html and done:
         _write_page(html, done, method=how["method"])
     for path in (output, html):
         if path and done:
-            click.echo(f"Wrote {path}")
-    if len(done) < len(sources) or any(case.refused for case in done):
+            click.echo(f"Wrote {printable(path)}")
+    if found.other:
+        click.echo(printable(passed_over([str(path) for path in found.other])))
+    if found.empty or len(done) < len(found.sources) or any(case.refused for case in done):
         raise SystemExit(ImageError.exit_status)
 
 
@@ -108,7 +116,7 @@ def _looked_at(
     from ..data.images import read_image
     from ..errors import ImageError
     from ..progress import track
-    from .terminal import complain, shown
+    from .terminal import complain, printable
 
     for source in track(list(sources), "Explaining"):
         try:
@@ -128,7 +136,7 @@ def _looked_at(
         if case.refused:
             complain(case.line())
         else:
-            click.echo(shown(case.line()))
+            click.echo(printable(case.line()))
         yield case
 
 
@@ -148,10 +156,10 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
 
     from ..artifacts import write_whole
     from ..explain.heat import beside
-    from .terminal import shown
+    from .terminal import printable
 
     assert case.found
-    name = f"{number:04d}-{'refused-' * case.refused}{shown(case.source.path.stem[:_LONGEST])}.png"
+    name = f"{number:04d}-{'refused-' * case.refused}{printable(case.source.path.stem[:_LONGEST])}.png"
     with write_whole(folder / name) as path:
         Image.fromarray(beside(case.found.crop, case.found.heat)).save(path, "PNG")
     return name
@@ -160,10 +168,12 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
 def _write_page(path: Path, done: list[_Case], *, method: str) -> None:
     from ..artifacts import write_text
     from ..report.explanation_page import Shown, render
-    from .terminal import shown
+    from .terminal import printable
 
     cells = [
-        Shown(shown(case.source.path.name), case.opinion.decision, case.opinion.reason, case.probability, case.found)
+        Shown(
+            printable(case.source.path.name), case.opinion.decision, case.opinion.reason, case.probability, case.found
+        )
         for case in done
     ]
     write_text(path, render(cells, method=method))

@@ -10,11 +10,13 @@ from rich.text import Text
 from ..inference.bundle import Manifest
 from ..inference.opinion import REFUSED, UNSURE, Opinion, attention
 from ..inference.subjects import Tally
+from .terminal import many, printable
 
 _ALL_SHOWN = 40  # cells that are listed one by one
 _NEEDIEST = 12  # of more than that
 _SUBJECTS = 60
 _UNUSABLE = 50
+_PASSED = 3
 
 
 class Shown:
@@ -44,25 +46,32 @@ class Shown:
     def unusable(self, tally: Tally) -> list[str]:
         """Return one line for each file that cannot be used as an image; of very many, the first ones."""
         more = tally.all.unreadable - len(self._unusable)
-        return [*self._unusable, *([f"and {more:,} more files that cannot be used"] if more else [])]
+        return [*self._unusable, *([f"and {many(more, 'more file')} that cannot be used"] if more else [])]
 
-    def print(self, tally: Tally, *, fields: Sequence[dict[str, Any]] = ()) -> None:
-        """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects."""
-        console = Console(highlight=False, soft_wrap=False)
+    def print(
+        self, tally: Tally, *, fields: Sequence[dict[str, Any]] = (), other: Sequence[str] = (), err: bool = False
+    ) -> None:
+        """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects.
+
+        other: pictures of kinds that are not read. err: print to standard error.
+        """
+        console = Console(highlight=False, soft_wrap=False, stderr=err)
         if self._count <= _ALL_SHOWN:
             console.print(self._table(self._first))
         elif self._neediest:
             console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
         console.print(counts(tally))
+        if other:
+            console.print(Text(printable(passed_over(other))))
         if any(row["width"] for row in fields):
             console.print(_field_table(fields[:_SUBJECTS], self._manifest))
         if len(fields) > _SUBJECTS:
-            console.print(f"and {len(fields) - _SUBJECTS} more fields: see --json, --html or --to csv")
+            console.print(f"and {many(len(fields) - _SUBJECTS, 'more field')}: see --json, --html or --to csv")
         subjects = tally.summaries()
         if subjects:
             console.print(_subject_table(subjects[:_SUBJECTS], self._manifest))
         if len(subjects) > _SUBJECTS:
-            console.print(f"and {len(subjects) - _SUBJECTS} more subjects: see --json or --html")
+            console.print(f"and {many(len(subjects) - _SUBJECTS, 'more subject')}: see --json or --html")
         console.print("Research use, not a diagnosis.", style="dim")
 
     def _table(self, opinions: list[Opinion]) -> Table:
@@ -77,7 +86,7 @@ class Shown:
             chances = opinion.probabilities or {}
             numbers = (f"{100 * chances[name]:.0f} %" if name in chances else "–" for name in shown)
             decision = Text(opinion.decision, style=self._style(opinion))
-            table.add_row(Text(_end_of(opinion.name)), *numbers, decision, Text(opinion.reason))
+            table.add_row(Text(_end_of(printable(opinion.name))), *numbers, decision, Text(printable(opinion.reason)))
         return table
 
     def _style(self, opinion: Opinion) -> str:
@@ -88,12 +97,26 @@ class Shown:
 def counts(tally: Tally) -> str:
     """Say in one line what was decided.
 
-    For example '1,000 cells: 512 all, 430 hem, 50 unsure, 8 refused (3 of them cannot be used as images)'.
+    For example '1,000 cells: 512 all, 430 hem, 50 unsure, 8 refused (3 cannot be used as images)'.
     """
     parts = [f"{number:,} {decision}" for decision, number in tally.decisions.items() if number]
-    text = f"{tally.all.cells:,} cell{'s' * (tally.all.cells != 1)}: {', '.join(parts)}"
     bad = tally.all.unreadable
-    return text + (f" ({bad} cannot be used as images)" if bad else "")
+    unusable = f" ({bad:,} cannot be used as {'images' if bad > 1 else 'an image'})" if bad else ""
+    return f"{many(tally.all.cells, 'cell')}: {', '.join(parts)}{unusable}"
+
+
+def passed_over(other: Sequence[str]) -> str:
+    """Name pictures of kinds that are not read.
+
+    >>> passed_over(["a.gif"])
+    'Passed over 1 picture of a kind that is not read: a.gif. Save it as PNG or TIFF.'
+    """
+    more = f" and {len(other) - _PASSED:,} more" if len(other) > _PASSED else ""
+    kind, them = ("a kind that is", "it") if len(other) == 1 else ("kinds that are", "them")
+    return (
+        f"Passed over {many(len(other), 'picture')} of {kind} not read: {', '.join(other[:_PASSED])}{more}. "
+        f"Save {them} as PNG or TIFF."
+    )
 
 
 def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
@@ -105,7 +128,7 @@ def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
         table.add_column(f"share of {manifest.positive} (95 % interval)")
     for row in rows:
         numbers = [f"{row[name]:,}" for name in ("cells", "called", "unsure", "refused")]
-        table.add_row(Text(row["subject"]), *numbers, *([_share(row["share"])] if share else []))
+        table.add_row(Text(printable(row["subject"])), *numbers, *([_share(row["share"])] if share else []))
     return table
 
 
@@ -119,7 +142,7 @@ def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
     for row in rows:
         if row["width"]:
             scale = f"{row['um_per_px']:.3g} µm/px, {row['scale']}"
-            table.add_row(Text(_end_of(row["field"])), *(f"{row[name]:,}" for name in numbers), scale)
+            table.add_row(Text(_end_of(printable(row["field"]))), *(f"{row[name]:,}" for name in numbers), scale)
     return table
 
 

@@ -1,11 +1,15 @@
 """leukoscope predict: a second opinion on cells, cut out or still in their fields."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import field_options, point_option
+
+if TYPE_CHECKING:
+    from .consultation import Request
 
 
 @click.command()
@@ -62,11 +66,12 @@ def predict(images: tuple[str, ...], model: Path | None, output: str | None, **o
       leukoscope predict slide.svs --um-per-px 0.12 --jobs 2 --keep work/ --to qupath -o results/
     """
     from ..errors import ImageError
-    from ..inference.inputs import sources_of
+    from ..inference.inputs import gather
     from ..inference.predictor import load
     from ..smears.kinds import SUFFIXES
     from .cluster import predict_on_cluster
     from .consultation import Consultation, Request
+    from .terminal import complain, printable
 
     engine = {name: options.pop(name) for name in ("workers", "processors")}
     if options.pop("engine") == "ray":
@@ -74,17 +79,35 @@ def predict(images: tuple[str, ...], model: Path | None, output: str | None, **o
         predict_on_cluster(images, output, model=model, point=options["point"], **engine)
         return
     request = Request(**_places(Path(output) if output else None, options.pop("formats")), **options)
-    sources = sources_of(map(Path, images), suffixes=SUFFIXES)
-    _check_dicom([source.path for source in sources], request.formats)
-    consultation = Consultation(load(model), sources, request)
+    request = replace(request, quiet=_printed_into(request, images))
+    found = gather(map(Path, images), suffixes=SUFFIXES)
+    for line in found.empty:
+        complain(line)
+    _check_dicom([source.path for source in found.sources], request.formats)
+    consultation = Consultation(load(model), found, request)
     consultation.hold()
     for line in consultation.shown.unusable(consultation.tally):
-        click.secho(line, fg="red", err=True)
+        complain(line)
     for path in (output, request.html):
         if path:
-            click.echo(f"Wrote {path}", err=request.as_json)
+            click.echo(f"Wrote {printable(path)}", err=request.as_json or request.quiet)
     if not consultation.all_used:
         raise SystemExit(ImageError.exit_status)
+
+
+def _printed_into(request: "Request", images: tuple[str, ...]) -> bool:
+    """Refuse results that would meet in one file; return whether one goes to standard output."""
+    from .outputs import prints_into, refuse_collisions
+
+    outputs: list[tuple[str, Path | None]] = [("-o", request.csv), ("--html", request.html)]
+    if folder := request.folder:
+        tables = [folder / "fields.csv", folder / "subjects.csv"]
+        outputs += [("--to", path) for path in (*tables, *(folder / name / "*" for name in request.formats))]
+    taken = any(prints_into(path) for _, path in outputs)
+    if taken and request.as_json:
+        outputs.append(("--json", Path("/dev/stdout")))
+    refuse_collisions(outputs, inputs=images)
+    return taken
 
 
 def _places(output: Path | None, formats: tuple[str, ...]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import click
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def shown(text: str | Path) -> str:
+def printable(text: str | Path) -> str:
     r"""Return text as one line that every terminal can print, whatever bytes a file's name holds.
 
-    >>> shown("a\udcff\n.bmp")
+    >>> printable("a\udcff\n.bmp")
     'a\\udcff\\n.bmp'
     """
     return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
@@ -19,7 +19,7 @@ def shown(text: str | Path) -> str:
 
 def complain(text: str) -> None:
     """Print one line about something that cannot be used."""
-    click.secho(shown(text), fg="red", err=True)
+    click.secho(printable(text), fg="red", err=True)
 
 
 def many(number: int, noun: str) -> str:

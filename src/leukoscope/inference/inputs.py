@@ -9,6 +9,12 @@ from ..data.cells import natural
 from ..data.images import FORMATS
 from ..errors import CallError, DataError
 
+# Kinds of pictures that one may find beside those that are read; slides and DICOM are read by some commands only.
+_OTHER = (
+    ".gif", ".jfif", ".jp2", ".heic", ".avif", ".psd", ".ppm", ".tga", ".dng", ".nef", ".cr2", ".arw",
+    ".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".czi", ".lif", ".nd2", ".vsi", ".dcm",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -18,54 +24,95 @@ class Source:
     subject: str = ""
 
 
-def sources_of(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> list[Source]:
-    """Return the images that are named, those of folders, and those of CSV tables, in the order given; each once.
+@dataclass(slots=True)
+class Gathered:
+    """What was found where the user said."""
 
-    A table has the columns path (seen from its folder) and, if it likes, subject. In a folder, the name of a
-    sub-folder is the subject; where several folders are given, the folder's own name is. Of a folder, files with
-    one of the `suffixes` are taken.
+    sources: list[Source]
+    empty: list[str]
+    """One sentence for each folder or table without images."""
+    other: list[Path]
+    """Pictures in folders that are of no kind that is read, such as GIF."""
+
+
+def sources_of(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> list[Source]:
+    """Return what `gather` finds, where every folder and table holds images.
 
     Raises:
         CallError: a folder or table does not exist.
         DataError: a folder holds no image, or a table has no rows or no column path.
     """
+    found = gather(given, suffixes=suffixes)
+    if found.empty:
+        raise DataError(" ".join(found.empty))
+    return found.sources
+
+
+def gather(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> Gathered:
+    """Return the images that are named, those of folders, and those of CSV tables, in the order given; each once.
+
+    A table has the columns path (seen from its folder) and, if it likes, subject. In a folder, the name of a
+    sub-folder is the subject; where several folders are given, the folder's own name is. Of a folder, files with
+    one of the `suffixes` are taken, and links that lead nowhere: they are refused by name, as missing files are.
+
+    Raises:
+        CallError: a folder or table does not exist.
+        DataError: there is no image at all, or a table has no column path.
+    """
     given = list(given)
     several = sum(path.is_dir() for path in given) > 1
-    found: dict[Path, Source] = {}
+    all_found = Gathered([], [], [])
+    once: dict[Path, Source] = {}
     for path in given:
-        for source in _sources(path, several=several, suffixes=suffixes):
-            found.setdefault(source.path, source)
-    return list(found.values())
+        found = _gather(path, several=several, suffixes=suffixes)
+        for source in found.sources:
+            once.setdefault(source.path, source)
+        all_found.empty += found.empty
+        all_found.other += found.other
+    if not once:
+        raise DataError(" ".join(all_found.empty))
+    all_found.sources = list(once.values())
+    return all_found
 
 
-def _sources(path: Path, *, several: bool, suffixes: Collection[str]) -> list[Source]:
+def _gather(path: Path, *, several: bool, suffixes: Collection[str]) -> Gathered:
     if path.is_dir():
         return _in_folder(path, several=several, suffixes=suffixes)
     if path.suffix.lower() == ".csv":
         return _in_table(path)
     if not path.exists() and path.suffix.lower() not in suffixes:
         raise CallError(f"{path} does not exist. Check the path.")
-    return [Source(path)]  # one file that is missing or broken is refused by name while the others are answered
+    return Gathered([Source(path)], [], [])  # one that is missing or broken is refused by name, the others answered
 
 
-def _in_folder(folder: Path, *, several: bool, suffixes: Collection[str]) -> list[Source]:
-    inside = [
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and path.is_file()
-    ]  # fmt: skip
-    visible = [path for path in inside if not any(step.startswith((".", "__MACOSX")) for step in path.parts)]
-    if not visible:
-        raise DataError(f"{folder} holds no image ({', '.join(suffixes)}). Check the path.")
-    own = folder.resolve().name if several else ""
+def _in_folder(folder: Path, *, several: bool, suffixes: Collection[str]) -> Gathered:
+    pictures = {*suffixes, *_OTHER}
+    inside = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in pictures]
+    visible = [
+        path
+        for path in inside
+        if not any(step.startswith((".", "__MACOSX")) for step in path.parts) and _is_file(folder / path)
+    ]
     visible.sort(key=lambda path: [natural(step) for step in path.parts])
-    return [Source(folder / path, own or (path.parts[0] if len(path.parts) > 1 else "")) for path in visible]
+    own = folder.resolve().name if several else ""
+    sources = [
+        Source(folder / path, own or (path.parts[0] if len(path.parts) > 1 else ""))
+        for path in visible
+        if path.suffix.lower() in suffixes
+    ]
+    other = [folder / path for path in visible if path.suffix.lower() not in suffixes]
+    cure = f"Save {other[0].name} and others as PNG or TIFF." if other else "Check the path."
+    empty = [] if sources else [f"{folder} holds no image ({', '.join(suffixes)}). {cure}"]
+    return Gathered(sources, empty, other)
 
 
-def _in_table(table: Path) -> list[Source]:
+def _is_file(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def _in_table(table: Path) -> Gathered:
     if not table.exists():
         raise CallError(f"{table} does not exist. Check the path.")
     rows = read_csv(table, required=("path",))
-    if not rows:
-        raise DataError(f"{table} lists no images.")
-    return [Source(table.parent / row["path"], row.get("subject", "")) for row in rows]
+    sources = [Source(table.parent / row["path"], row.get("subject", "")) for row in rows]
+    return Gathered(sources, [] if sources else [f"{table} lists no images."], [])
