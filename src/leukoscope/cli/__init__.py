@@ -26,6 +26,7 @@ COMMANDS = {
     "accounts": ("serve", "accounts", "Accounts of the reading room: add, list, change."),
     "audit-log": ("serve", "audit_log", "Prove the audit log of the reading room."),
     "survival": ("survival", "survival", "Compare survival by stage, fit a model, predict for a patient."),
+    "reproduce": ("reproduce", "reproduce", "Run a published claim as an experiment and write its page."),
     "models": ("models", "models", "List networks and print their layers."),
 }
 
