@@ -18,6 +18,7 @@ from leukoscope.models.catalogue import build_network
 from leukoscope.training.checkpoint import load_checkpoint
 from leukoscope.training.loop import train
 from leukoscope.training.prepared import read_prepared
+from leukoscope.training.probe import embed_in_onnx
 
 MakeRun = Callable[..., Path]
 KFOLD = {"scheme": "kfold", "folds": 2, "validation": 0.3}
@@ -73,3 +74,13 @@ def test_features_of_another_gain_are_not_taken_for_these(make_run: MakeRun) -> 
     Experiment.read(run / "config.toml", overrides=("model.gain=2",)).write(run / "config.toml")
     train(run)
     assert len(list((run / "embeddings").glob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize("name", ["seed-cnn", "timm:test_efficientnet"])
+def test_onnx_runtime_gives_the_features_of_the_network(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(Model(name=name), classes=2, size=32).eval()
+    crops = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        features = network.embedding(torch.from_numpy(crops)).numpy()
+    np.testing.assert_allclose(embed_in_onnx(network, size=32)(crops), features, rtol=1e-4, atol=1e-5)

@@ -27,10 +27,12 @@ from ..models.network import Network
 from ..models.summary import describe
 from ..models.timm_backbone import leading_weights
 from ..progress import track
+from .allocation import keep_memory
 from .augment import augment, draw
 from .batches import Rows, cut, read_ahead
 from .checkpoint import load_checkpoint, read_facts, save_checkpoint, sweep
 from .device import launch
+from .first_block import in_one_pass
 from .folds import FoldSets, fold_sets
 from .history import Epoch, add_to_tensorboard, best_epoch, is_over, measures, write_history
 from .optimise import make_optimizer, set_rates
@@ -128,12 +130,14 @@ def train_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
 
 def start_fold(fabric: Fabric, prepared: Prepared, *, fold: int) -> Task:
     """Return a fold with fresh weights."""
+    keep_memory()
     torch.manual_seed(seed_of("weights", prepared.experiment.seed, fold))
     network = build_network(prepared.experiment.model, classes=prepared.classes, size=prepared.crops.shape[0])
     network.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(network, prepared.experiment.train)
     average = copy.deepcopy(network).to(fabric.device) if prepared.experiment.train.average else None
-    model, stepper = fabric.setup(network, optimizer)
+    whole = in_one_pass(network) if fabric.world_size == 1 else network  # AsOneBatch answers for layers, not for blocks
+    model, stepper = fabric.setup(whole, optimizer)
     return Task(fabric, prepared, fold, fold_sets(prepared, fold=fold), network, optimizer, model, stepper, average)
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from ..artifacts import fingerprint, write_whole
 from ..errors import DataError
 from ..models.catalogue import build_network
+from ..models.export import to_onnx
 from ..models.network import Network
 from ..progress import track
 from .batches import Rows, cut, read_ahead
@@ -114,6 +117,44 @@ def set_head(network: Network, weight: NDArray[np.float64], bias: NDArray[np.flo
         network.head.bias.copy_(torch.from_numpy(bias))
 
 
+def _embed(fabric: Fabric, prepared: Prepared, network: Network, path: Path) -> None:
+    embed = _engine(fabric, prepared, network)
+    batches = cut(np.arange(len(prepared.cells)), batch_size=prepared.experiment.train.batch_size)
+    with write_whole(path) as beside:
+        shape = (len(prepared.cells), network.channels)
+        kept = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+        for rows, crops in track(read_ahead(prepared.crops, batches), "Embedding cells", total=len(batches)):
+            kept[rows] = embed(crops)
+        kept.flush()
+    network.cpu()
+
+
+def _engine(fabric: Fabric, prepared: Prepared, network: Network) -> Callable[[NDArray[np.uint8]], Features]:
+    """Return what embeds a batch of crops: ONNX Runtime on a processor, where it takes a third of PyTorch's time."""
+    if fabric.device.type == "cpu" and prepared.experiment.train.precision == "32-true":
+        return embed_in_onnx(network, size=prepared.crops.shape[0])
+    model = fabric.setup_module(_Embedder(network).eval())
+
+    @torch.inference_mode()
+    def embed(crops: NDArray[np.uint8]) -> Features:
+        features: Features = model(torch.from_numpy(crops).to(fabric.device)).float().cpu().numpy()
+        return features
+
+    return embed
+
+
+def embed_in_onnx(network: Network, *, size: int) -> Callable[[NDArray[np.uint8]], Features]:
+    """Return a function from crops (batch, size, size, 3) to pooled features, run by ONNX Runtime on the processor."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(to_onnx(network, size=size), settings, providers=["CPUExecutionProvider"])
+
+    def embed(crops: NDArray[np.uint8]) -> Features:
+        return np.asarray(session.run(["embedding"], {"crops": crops})[0], dtype=np.float32)
+
+    return embed
+
+
 class _Embedder(nn.Module):
     """A network that gives its embedding, as Fabric wants it: by forward."""
 
@@ -123,18 +164,6 @@ class _Embedder(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         return self.network.embedding(crops)
-
-
-def _embed(fabric: Fabric, prepared: Prepared, network: Network, path: Path) -> None:
-    model = fabric.setup_module(_Embedder(network).eval())
-    batches = cut(np.arange(len(prepared.cells)), batch_size=prepared.experiment.train.batch_size)
-    with write_whole(path) as beside, torch.inference_mode():
-        shape = (len(prepared.cells), network.channels)
-        kept = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
-        for rows, crops in track(read_ahead(prepared.crops, batches), "Embedding cells", total=len(batches)):
-            kept[rows] = model(torch.from_numpy(crops).to(fabric.device)).float().cpu().numpy()
-        kept.flush()
-    network.cpu()
 
 
 def _key(prepared: Prepared, network: Network) -> str:
