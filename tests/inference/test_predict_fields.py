@@ -86,7 +86,8 @@ def test_a_field_that_cannot_be_used_is_one_line_and_status_one(smear: Path, sin
     (smear / "S1" / "early.png").write_bytes((smear / "S1" / "field-0.png").read_bytes()[:9000])
     result = predict(smear, "--model", single.path, "--kind", "fields", "-o", tmp_path / "out.csv")
     assert result.exit_code == 1
-    assert "12 cells:" in result.output
+    assert "14 cells:" in result.output  # as files that fail as cells do
+    assert "2 refused (2 cannot be used as images)" in result.output
     for name, reason in (("blank.png", "blank"), ("early.png", "early")):
         assert len([line for line in result.stderr.splitlines() if name in line]) == 1
         row = next(row for row in read_csv(tmp_path / "out.csv") if name in row["path"])

@@ -17,6 +17,7 @@ def predict_on_cluster(
     """
     from ..errors import CallError, ImageError, require
     from ..progress import track
+    from .terminal import many
 
     require("ray", feature="--engine ray", extra="cluster")
     if output is None:
@@ -31,14 +32,14 @@ def predict_on_cluster(
     shards = plan.shards()
     left = [shard for shard in shards if shard.number not in done]
     if done:
-        click.echo(f"Going on: {len(done):,} of {len(shards):,} shards are there.", err=True)
+        click.echo(f"Going on: {len(done):,} of {many(len(shards), 'shard')} done.", err=True)
     counts = sum(done.values(), Counts())
     answered = answer_on_ray(plan, left, workers=workers, processors=processors) if left else iter(())
-    for each in track(answered, f"Answering {plan.images:,} cells", total=len(left)):
+    for each in track(answered, f"Answering {many(plan.images, 'cell')}", total=len(left)):
         counts += each
     summarise(plan, counts)
     decided = ", ".join(f"{number:,} {name}" for name, number in sorted(counts.decisions.items()))
-    click.echo(f"{counts.images:,} cells: {decided} ({counts.unreadable:,} cannot be used as images)")
+    click.echo(f"{many(counts.images, 'cell')}: {decided} ({counts.unreadable:,} cannot be used as images)")
     click.echo(f"Wrote {plan.out}/cells")
     if counts.unreadable:
         raise SystemExit(ImageError.exit_status)

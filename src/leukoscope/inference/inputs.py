@@ -59,7 +59,7 @@ def gather(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> Gat
         CallError: a folder or table does not exist.
         DataError: there is no image at all, or a table has no column path.
     """
-    given = list(given)
+    given = list(dict.fromkeys(given))
     several = sum(path.is_dir() for path in given) > 1
     all_found = Gathered([], [], [])
     once: dict[Path, Source] = {}
