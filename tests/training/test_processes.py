@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from leukoscope.artifacts import read_csv, read_json
 from leukoscope.errors import CallError, ImageError, UnknownNameError
@@ -50,6 +53,26 @@ def test_two_processes_learn_what_one_does(make_run: MakeRun) -> None:
     assert np.allclose(chances(two), chances(one), atol=5e-3)
     assert files(two) == files(one)
     assert read_json(two / "run.json")["train"]["processes"] == 2
+
+
+def test_gradients_of_one_process_alone_would_be_seen(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the tolerance above: the loss of the whole batch, but the gradient of the first share only.
+
+    The curve sees it. The probabilities, after so few steps, move by some 2e-3, which their own tolerance lets pass.
+    """
+    settings = SETTINGS | {"model": {"name": "timm:test_efficientnet", "dropout": 0.2}}
+    right, wrong = make_run("right", **settings), make_run("wrong", **settings)
+    train(right)
+    of_all = functional.cross_entropy
+
+    def of_first_share(*args: Any, **kwargs: Any) -> torch.Tensor:
+        losses = of_all(*args, **kwargs)
+        mine = 2 * losses * (torch.arange(len(losses)) % 2 == 0)
+        return losses.detach() + mine - mine.detach()
+
+    monkeypatch.setattr(functional, "cross_entropy", of_first_share)
+    train(wrong)
+    assert not np.allclose(curve(wrong), curve(right), rtol=5e-3)
 
 
 @pytest.mark.slow
