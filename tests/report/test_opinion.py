@@ -60,9 +60,9 @@ def test_every_cell_stands_on_the_page_the_neediest_first() -> None:
     places = [html.index(f'title="x/{name}') for name in ("doubt", "broken", "blast", "&lt;script", "normal")]
     assert places == sorted(places)
     assert html.count("<figure") == len(OPINIONS)
-    assert "Both hem and all are plausible." in html
+    assert "Both normal and blast are plausible." in html
     assert "Is empty (0 bytes)." in html
-    assert "all 97 %" in html
+    assert "blast 97 %" in html
 
 
 def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
@@ -78,7 +78,7 @@ def test_the_page_is_well_formed() -> None:
 
     class Check(HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            if tag not in ("meta", "img", "input", "br"):
+            if tag not in ("meta", "img", "input", "br", "wbr"):
                 opened.append(tag)
 
         def handle_endtag(self, tag: str) -> None:
@@ -109,6 +109,53 @@ def test_more_classes_have_no_threshold_and_no_share() -> None:
     assert "to correct the shares" in html
 
 
+def test_a_share_that_may_be_anything_is_not_known() -> None:
+    unlike = tuple(
+        SubjectFigures(group=f"{label}{number}", label=label, cells=40, called=dict.fromkeys(OPERATING_POINTS, called))
+        for label in ("hem", "all")
+        for number, called in enumerate((1, 39, 20))
+    )
+    html = page_of(OPINIONS[:2], BINARY.model_copy(update={"subjects": unlike}), subject="P1")
+    assert '<td class="n">not known</td>' in html
+    assert "any share from 0 to 100 % fits" in html
+    assert "any share from 0 to 100 % fits" not in page_of(OPINIONS[:2] * 20, subject="P1")
+
+
+def test_numbers_of_a_subject_add_up_to_its_cells() -> None:
+    """An unsure cell above the mark is unsure, not called the disease as well."""
+    html = page_of([opinion("a.png", 0.9), opinion("b.png", 0.6, "unsure"), opinion("c.png", 0.1)], subject="P1")
+    row = re.search(r"<tr><td>P1</td>.*?</tr>", html, re.DOTALL)
+    assert row
+    assert re.findall(r'<td class="n">(\d+)</td>', row[0]) == ["3", "1", "1", "0"]
+
+
+def test_cells_in_fields_are_counted_once_and_where_they_stand() -> None:
+    page, tally = OpinionPage(BINARY, point="balanced"), Tally(BINARY, point="balanced")
+    cells = [*OPINIONS, opinion("f", 0.8), opinion("f", 0.55, "unsure")]
+    for number, each in enumerate(cells):
+        place = {"field": "f.png", "number": number} if each.name == "f" else {}
+        page.add(each, **place)  # type: ignore[arg-type]
+        tally.add(each)
+    html = page.render(tally)
+    assert "Called blast: 2 cells, 1 more in the fields below" in html
+    assert '<label for="g2">blast 3</label>' in html
+    assert "3 called blast" in html
+
+
+def test_a_picture_is_held_once_and_stands_beside_its_heat_map_on_paper() -> None:
+    html = page_of(OPINIONS)
+    assert html.count("data:image/jpeg") == html.count('<use href="#c') == 4
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "@media screen { #heat:not(:checked) ~ section .heat, #heat:not(:checked) ~ .legend-of-heat" in style
+
+
+def test_an_all_black_image_is_shown_and_not_called_unreadable() -> None:
+    black = Opinion("x/black.png", "refused", "Is all black.", crop=np.zeros((64, 64, 3), np.uint8))
+    html = page_of([black])
+    assert "no picture could be read" not in html
+    assert "data:image/jpeg" in html
+
+
 def test_heat_is_transparent_where_there_is_no_evidence_and_two_colours_elsewhere() -> None:
     address = heat_map(np.array([[0.0, 2.0], [-1.0, 0.5]], np.float32), scale=1.0, signed=True)
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
@@ -128,7 +175,7 @@ def test_the_headline_counts() -> None:
     for each in OPINIONS:
         tally.add(each)
     said = headline(tally, BINARY)
-    assert said["text"] == "Of 5 cells, 2 called all and 1 called hem; 1 left to a person, 1 refused."
+    assert said["text"] == "Of 5 cells, 2 called blast and 1 called normal; 1 left to a person, 1 refused."
     assert said["level"] == "caution"
 
 

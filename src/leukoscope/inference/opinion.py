@@ -1,5 +1,6 @@
 """What is said about one image, and how it stands in a table."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from ..data.images import RGB
 
 UNSURE, REFUSED = "unsure", "refused"
+TITLES = {"all": "blast", "hem": "normal"}
+"""What people call the classes of C-NMC 2019, whose "all" would be read as "everything"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,26 @@ def attention(opinion: Opinion, *, positive: str, threshold: float) -> tuple[int
     if opinion.decision == UNSURE:
         return 0, abs(chance - threshold)
     return (2, -chance) if opinion.decision == positive else (3, abs(chance - threshold))
+
+
+def title_of(decision: str) -> str:
+    """Return what people call a class; 'unsure', 'refused' and classes of other data are called as they are.
+
+    >>> title_of("all"), title_of("Pre")
+    ('blast', 'Pre')
+    """
+    return TITLES.get(decision, decision)
+
+
+def worded(reason: str) -> str:
+    """Return a reason with the classes as people call them.
+
+    >>> worded("Both hem and all are plausible."), worded("Empty: the image is all black.")
+    ('Both normal and blast are plausible.', 'Empty: the image is all black.')
+    """
+    if "plausible" not in reason and not reason.startswith("Not typical of"):
+        return reason
+    return re.sub(r"\b(hem|all)\b", lambda found: TITLES[found[1]], reason)
 
 
 def columns_of(classes: Sequence[str], *, subject: bool = False) -> tuple[str, ...]:

@@ -104,7 +104,9 @@ class Predictor:
         try:
             crops = self._prepare(read)
         except ImageError as empty:
-            return Opinion(name, REFUSED, _reason(empty, name))
+            side = self._ensemble.preparations[0].size
+            black = np.zeros((side, side, 3), np.uint8) if with_crop else None
+            return Opinion(name, REFUSED, _reason(empty, name), crop=black)
         quality = self._doubt.of_picture(read)
         opinion = self._judge(name, crops, quality, point=point)
         return replace(opinion, quality=quality.score if quality else None, crop=crops[0] if with_crop else None)

@@ -19,6 +19,8 @@ class Count:
     """All that were not refused."""
     called: int = 0
     """Cells that the operating point calls the disease, unsure ones too: so sensitivity was measured."""
+    decided: int = 0
+    """Of the called: those that are not left to a person."""
     unsure: int = 0
     refused: int = 0
     unreadable: int = 0
@@ -29,6 +31,7 @@ class Count:
         self.cells += 1
         self.answered += opinion.decision != REFUSED
         self.called += bool(positive) and opinion.called == positive
+        self.decided += bool(positive) and opinion.decision == positive
         self.unsure += opinion.decision == UNSURE
         self.refused += opinion.decision == REFUSED
         self.unreadable += not opinion.readable

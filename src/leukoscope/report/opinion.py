@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -14,7 +15,7 @@ from PIL import Image
 from ..artifacts import write_text
 from ..evaluation.verdict import span
 from ..inference.bundle import Manifest
-from ..inference.opinion import REFUSED, UNSURE, Opinion, attention
+from ..inference.opinion import REFUSED, UNSURE, Opinion, attention, title_of, worded
 from ..inference.subjects import Tally
 from ..smears.colours import colour_of
 from .pictures import picture
@@ -32,6 +33,7 @@ FIELD_SIDE = 1280  # pixels of a field's picture
 MOST = 4000  # cells on a page: more make it too heavy to open, and nobody looks at them one by one
 _AGAINST, _FOR = (0, 114, 178), (230, 120, 0)  # blue and orange of Okabe and Ito 2008
 _STRONGEST = 0.8  # opacity of the strongest evidence: the cell must stay visible under it
+_ANY = 0.995  # width of an interval that is printed as 0 to 100 %
 _SCALE = 0.4  # share of cells whose strongest evidence stays below full strength: few cells have far more than most
 
 _FIGURES = {
@@ -82,10 +84,12 @@ class OpinionPage:
         self._cards: list[_Card] = []
         self._fields: list[_Field] = []
         self._count = 0
+        self._decided: Counter[tuple[str, str]] = Counter()  # (field, decision): also of cells that are not shown
 
     def add(self, opinion: Opinion, *, subject: str = "", field: str = "", number: int = 0) -> None:
         """Take in one opinion that comes with its crop; `field` and `number` say where the cell lies."""
         self._count += 1
+        self._decided[field, opinion.decision] += 1
         need = attention(opinion, positive=self._manifest.positive, threshold=self._threshold)
         shown = "" if opinion.crop is None else picture(opinion.crop, side=SIDE)
         evidence = self._evidence(opinion)
@@ -114,19 +118,19 @@ class OpinionPage:
         """Return the page as HTML; `fields` are the rows of fields.csv (smears.table)."""
         manifest = self._manifest
         self._cards = self._neediest()
-        return environment(percent=_percent).get_template("opinion.html").render(
+        return environment(percent=_percent, title_of=title_of).get_template("opinion.html").render(
             manifest=manifest,
             point=_POINTS[self._point],
             threshold=manifest.operating_points.get(self._point),
             headline=headline(tally, manifest),
-            groups=self._groups(),
+            groups=self._groups(tally),
             fields=self._field_sections(fields),
             unusable=[row for row in fields if not row["width"]],
             shown=len(self._cards),
             total=self._count,
             swatches={name: _css(colour_of(name, manifest)) for name in tally.decisions},
             heat=any(card.evidence is not None for card in self._cards),
-            subjects=tally.summaries(),
+            subjects=[row | {"any": _says_nothing(row.get("share"))} for row in tally.summaries()],
             figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
             colours=COLOURS,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -147,19 +151,19 @@ class OpinionPage:
         """Return the cards that need a look most, no more than MOST, in that order."""
         return sorted(self._cards, key=lambda card: (card.need, card.number))[:MOST]
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _groups(self, tally: Tally) -> list[dict[str, Any]]:
         """Return every decision that was made, with those of its cells that lie in no field, the neediest first."""
         scale, manifest = self._heat_scale(), self._manifest
         others = [name for name in manifest.classes if name != manifest.positive]
         order = [UNSURE, REFUSED, *([manifest.positive] if manifest.positive else []), *others]
         groups = []
         for place, name in enumerate(order):
-            cards = [card for card in self._cards if card.opinion.decision == name]
-            cells = [self._cell(card, scale) for card in cards if not card.field]
-            groups.append(
-                {"decision": name, "key": f"g{place}", "title": _title(name, len(cells)), "cells": cells}
-                | {"count": len(cards)}
-            )
+            cells = [
+                self._cell(card, scale) for card in self._cards if card.opinion.decision == name and not card.field
+            ]
+            count, loose = tally.decisions[name], self._decided["", name]
+            title = _title(name, loose) + (f", {count - loose:,} more in the fields below" if loose < count else "")
+            groups.append({"decision": name, "key": f"g{place}", "title": title, "cells": cells, "count": count})
         return [group for group in groups if group["count"]]
 
     def _field_sections(self, rows: "Sequence[dict[str, Any]]") -> list[dict[str, Any]]:
@@ -170,9 +174,18 @@ class OpinionPage:
             if card.field in cards:
                 cards[card.field].append(card)
         return [
-            {"field": field, "row": facts[field.path], "cells": [self._cell(card, scale) for card in cards[field.name]]}
+            {
+                "field": field, "row": facts[field.path], "said": self._said(field.name),
+                "cells": [self._cell(card, scale) for card in cards[field.name]],
+            }
             for field in self._fields
-        ]
+        ]  # fmt: skip
+
+    def _said(self, field: str) -> str:
+        """Return what was decided about the cells of a field, such as '2 called blast, 1 unsure'."""
+        counts = {name: self._decided[field, name] for name in (*reversed(self._manifest.classes), UNSURE, REFUSED)}
+        called = {name: title_of(name) if name in (UNSURE, REFUSED) else f"called {title_of(name)}" for name in counts}
+        return ", ".join(f"{count:,} {called[name]}" for name, count in counts.items() if count)
 
     def _heat_scale(self) -> float:
         """Return the evidence that is drawn at full strength."""
@@ -185,15 +198,16 @@ class OpinionPage:
         shown = self._manifest.positive or card.opinion.called
         chance = chances.get(shown)
         return {
+            "id": card.number,
             "name": PurePath(card.opinion.name).name,
             "path": card.opinion.name,
             "subject": card.subject,
             "picture": card.picture,
             "heat": "" if card.evidence is None else heat_map(card.evidence, scale=scale, signed=signed),
-            "shown": shown,
+            "shown": title_of(shown),
             "percent": None if chance is None else f"{100 * chance:.0f}",
             "decision": card.opinion.decision,
-            "reason": card.opinion.reason,
+            "reason": worded(card.opinion.reason),
             "number": card.place,
         }  # fmt: skip
 
@@ -202,13 +216,22 @@ def _title(decision: str, count: int) -> str:
     cells = f"{count:,} cell{'s' * (count != 1)}"
     if decision == UNSURE:
         return f"Unsure: {cells} for a person to decide"
-    return f"Refused: {cells} not judged" if decision == REFUSED else f"Called {decision}: {cells}"
+    return f"Refused: {cells} not judged" if decision == REFUSED else f"Called {title_of(decision)}: {cells}"
+
+
+def _says_nothing(share: dict[str, Any] | None) -> bool:
+    """Return whether every share is possible."""
+    return share is not None and share["low"] is not None and share["high"] - share["low"] > _ANY
 
 
 def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
     """Return the first sentence of the page, and how alarmed it should look."""
     everyone, positive = tally.all, manifest.positive
-    said = [f"{tally.decisions[name]:,} called {name}" for name in reversed(manifest.classes) if tally.decisions[name]]
+    said = [
+        f"{tally.decisions[name]:,} called {title_of(name)}"
+        for name in reversed(manifest.classes)
+        if tally.decisions[name]
+    ]
     text = f"Of {everyone.cells:,} cell{'s' * (everyone.cells != 1)}, {' and '.join(said) or 'none was judged'}"
     rest = []
     if everyone.unsure:
