@@ -50,8 +50,15 @@ model: $(INSTALLED)
 	$(BIN)/leukoscope export $(MODEL_RUNS)-kfold --also $(MODEL_RUNS)-shift --name "C-NMC 2019, EfficientNet-Lite0" \
 		--store int8 --no-weights --alpha 0.15 -o src/leukoscope/bundles/default
 
-bench: $(INSTALLED)
-	for part in bootstrap memory survival; do $(BIN)/python benchmarks/$$part.py || exit 1; done
+KERAS ?= .venv-keras
+
+$(KERAS)/bin/python:
+	$(PYTHON) -m venv $(KERAS)
+	$(KERAS)/bin/python -m pip install --quiet tensorflow-cpu
+
+bench: $(INSTALLED) $(KERAS)/bin/python
+	for part in bootstrap memory survival audit; do $(BIN)/python benchmarks/$$part.py || exit 1; done
+	for part in train_seed_cnn predict; do $(BIN)/python benchmarks/$$part.py --keras-python $(KERAS)/bin/python || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs build dist

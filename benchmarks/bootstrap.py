@@ -8,6 +8,7 @@ import resource
 import time
 
 import numpy as np
+from board import Chart, median, publish, spent
 from sklearn import metrics as reference
 
 from leukoscope.evaluation.intervals import bootstrap
@@ -21,14 +22,25 @@ def main() -> None:
         ask.add_argument(f"--{name}", type=int, default=default)
     asked = ask.parse_args()
     outcome = painted_outcome(cells=asked.cells, groups=asked.groups)
-    ours = [ours_seconds(outcome, asked.replicates) for _ in range(3)]
-    peer = peer_seconds(outcome, asked.peer)
-    each, each_peer = np.median(ours) / asked.replicates, peer / asked.peer
-    print(f"{asked.cells:,} cells, {asked.groups} subject groups, 10 metrics")
-    print(f"leukoscope    {np.median(ours):8.2f} s for {asked.replicates} replicates (median of 3)")
-    print(f"scikit-learn  {peer:8.2f} s for {asked.peer} replicates")
-    print(f"ratio         {each_peer / each:8.0f} x per replicate")
-    print(f"peak memory   {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB (whole process)")
+    ours, theirs = [], []
+    for _ in range(3):  # in turn
+        ours.append(spent(lambda: ours_seconds(outcome, asked.replicates))[1])
+        theirs.append(spent(lambda: peer_seconds(outcome, asked.peer))[1])
+    mine, peer = median(ours), median(theirs)
+    each, each_peer = (1000 * mine.processor / asked.replicates, 1000 * peer.processor / asked.peer)
+    publish(
+        "bootstrap",
+        title="Subject bootstrap beside a loop over scikit-learn",
+        about=f"{asked.cells:,} cells of {asked.groups} subject groups, 10 metrics; medians of three rounds, in turn, "
+        "in one process.",
+        columns=["", "replicates", "seconds", "processor ms a replicate", "ratio"],
+        rows=[
+            ["leukoscope", asked.replicates, f"{mine.seconds:.2f}", f"{each:.3f}", "1"],
+            ["scikit-learn", asked.peer, f"{peer.seconds:.2f}", f"{each_peer:.1f}", f"{each_peer / each:.0f}"],
+        ],
+        chart=Chart({"leukoscope": each, "scikit-learn": each_peer}, "processor ms a replicate"),
+        notes=f"Peak memory of the whole process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB.",
+    )
 
 
 def painted_outcome(*, cells: int, groups: int) -> Outcome:
