@@ -1,6 +1,7 @@
 """Every fault of a picture is found and named, and sound cells pass."""
 
 import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +52,12 @@ def _zoomed(picture: Picture, size: int) -> Picture:
 
 FAULTS = {
     "Empty": np.zeros_like,
-    "leukoscope cells": lambda picture: np.where(cell_mask(picture)[..., None], picture, 200).astype(np.uint8),
+    "around the cell is not black": lambda picture: np.where(cell_mask(picture)[..., None], picture, 200).astype(
+        np.uint8
+    ),
+    "Not one cell cut out on black": lambda picture: np.where(
+        cell_mask(picture)[..., None], picture, np.random.default_rng(0).integers(160, 220, picture.shape)
+    ).astype(np.uint8),
     "2 separate cells": _two,
     "cuts the cell off": lambda _: cell(3, middle=(150, 10)),
     "Too small": lambda picture: _zoomed(picture, 150),
@@ -70,6 +76,20 @@ def test_a_fault_is_named(words: str, limits: dict) -> None:
     quality = judge(measure(FAULTS[words](cell(200))), limits)
     assert words in quality.reason
     assert quality.score == 0
+
+
+@pytest.mark.parametrize("colour", [255, 200, 60])
+def test_a_sharp_cell_on_another_ground_is_told_so(limits: dict, colour: int) -> None:
+    picture = cell(9)
+    cut_out = np.where(cell_mask(picture)[..., None], picture, colour).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(cut_out).save(stream, "JPEG", quality=85)
+    for each in (cut_out, np.asarray(Image.open(stream))):
+        assert "is not black" in judge(measure(each), limits).reason
+
+
+def test_a_plain_picture_holds_no_cell() -> None:
+    assert not measure(np.full((90, 90, 3), 200, np.uint8)).plain
 
 
 def test_a_speck_of_dirt_is_not_a_second_cell(limits: dict) -> None:
@@ -115,4 +135,4 @@ def test_real_cells_pass_and_smear_fields_do_not(shared_data: Path) -> None:
     passed = [not judge(each, learned).reason for each in traits[1::2]]
     assert np.mean(passed) > 0.95
     for field in sorted((shared_data / "bccd" / "JPEGImages").glob("*"))[:10]:
-        assert "leukoscope cells" in judge(measure(read_image(field)), learned).reason
+        assert "Not one cell cut out on black" in judge(measure(read_image(field)), learned).reason

@@ -27,6 +27,9 @@ _SMALLEST = 8  # half-resolution pixels below which a cell has no inside to meas
 _RIM = 12  # the rim left out of texture is this fraction of the cell's longer side
 
 _FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out at all
+_PLAIN = 4  # grey levels: what was cut out and put on one colour differs no more, the glass of a smear does
+_ALL_AROUND = 0.9  # share of the outermost pixels
+_SOMETHING = 0.01  # share of the pixels that a cell has at least
 # The frame cuts a cell off along a chord. Of 4,133 cells of C-NMC the 0.02 % that touch it do so along .15 of their
 # side; a box drawn tightly around a round cell touches it along up to about .25.
 _CUT = 0.3
@@ -45,6 +48,8 @@ class Traits:
 
     framed: float
     """Share of the image's outermost pixels that are not black."""
+    plain: bool
+    """Whether something was cut out, but put on a ground of one colour other than black."""
     cut: float
     """How far the largest piece lies along the frame, as a share of its longer side."""
     cells: int
@@ -75,15 +80,17 @@ def measure(image: RGB) -> Traits:
     mask = _not_black(image)
     edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
     framed = float(np.concatenate(edges).mean())
+    plain = framed > _FRAMED and on_plain_ground(image)
     pieces, count = label(mask[::_STEP, ::_STEP])
     if not count:
-        return Traits(framed, cut=0, cells=0, side=0, detail=0, contrast=0, saturated=0)
+        return Traits(framed, plain, cut=0, cells=0, side=0, detail=0, contrast=0, saturated=0)
     sizes = np.bincount(pieces.ravel())[1:]
     rows, columns = (_widened(each) for each in find_objects(pieces)[int(sizes.argmax())])
     inside = mask[rows, columns]
     detail, contrast = _texture(image[rows, columns, 1], inside)
     return Traits(
         framed=framed,
+        plain=plain,
         cut=max(int(edge.sum()) for edge in edges) / max(inside.shape),
         cells=int((sizes >= _SPECK * sizes.max()).sum()),
         side=max(inside.shape),
@@ -91,6 +98,19 @@ def measure(image: RGB) -> Traits:
         contrast=contrast,
         saturated=_saturated(image[rows, columns], inside),
     )
+
+
+def on_plain_ground(image: RGB) -> bool:
+    """Return whether a picture shows something cut out on one colour other than black, such as white."""
+    frame = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    ground = np.median(frame, axis=0)
+    if ground.max() <= _BLACK or not _alike(frame, ground) > _ALL_AROUND:
+        return False
+    return bool(_alike(image[::_STEP, ::_STEP].reshape(-1, 3), ground) < 1 - _SOMETHING)
+
+
+def _alike(pixels: RGB, ground: NDArray[np.float64]) -> float:
+    return float((np.abs(pixels - ground).max(axis=1) <= _PLAIN).mean())
 
 
 def _not_black(image: RGB) -> Mask:
@@ -156,6 +176,11 @@ def judge(traits: Traits, limits: Limits) -> Quality:
 def _why_no_cell(traits: Traits) -> str:
     if not traits.cells:
         return "Empty: the image is all black. Remove it, or save the cell again."
+    if traits.plain:
+        return (
+            "The ground around the cell is not black. The model knows cells on black: make all around the cell black, "
+            "or cut the cell out of its smear field with leukoscope cells."
+        )
     if traits.framed > _FRAMED:
         return "Not one cell cut out on black. Find and cut out the cells of a smear field with leukoscope cells."
     if traits.cells > 1:
