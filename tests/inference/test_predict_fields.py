@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,14 @@ def test_a_round_field_of_view_is_a_field_and_a_pale_cell_on_black_is_none(tmp_p
     Image.fromarray(np.where(cell[..., None], np.uint8([190, 170, 215]), dark)).save(tmp_path / "cell.png")
     assert kind_of(tmp_path / "round.png") == "field"
     assert kind_of(tmp_path / "cell.png") == "crop"
+
+
+def test_cells_of_a_field_too_coarse_for_chromatin_are_refused(single: Bundle) -> None:
+    predictor = Predictor(single)
+    fine = field_of(painted_field(), name="f", scale=Scale.exact(0.1, source="user"))
+    cells = list(judge_cells(fine, predictor))
+    assert not any("Too coarse" in judged.opinion.reason for judged in cells)
+    coarse = replace(fine, scale=Scale.exact(0.46, source="user"))
+    refused = list(judge_cells(coarse, predictor, cells=[judged.cell for judged in cells]))
+    assert all(judged.opinion.decision == "refused" for judged in refused)
+    assert all("Too coarse: 0.46 µm per pixel" in judged.opinion.reason for judged in refused)

@@ -21,7 +21,7 @@ from .planes import Pixels, brightest
 Samples = NDArray[np.uint8]  # (pixels, 3), RGB, taken from inside white cells
 
 DEFAULT_METHOD = "macenko"
-"""By measurement (`benchmarks/other_laboratory.py`): Reinhard's way turns the order of fields round."""
+"""By measurement (`benchmarks/other_laboratory.py`): Reinhard's way turns the order of ALL's fields round."""
 
 _BLACK = 12  # grey level up to which a pixel of a crop is the black around the cell
 _LEAST_SAMPLES = 200  # fewer pixels than this say nothing about a stain

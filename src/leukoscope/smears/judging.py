@@ -20,6 +20,9 @@ NOT_JUDGED = {
     "ragged": "Its outline is ragged: a smudged cell, a clump or a lump of stain, not one whole cell.",
 }
 
+# µm per pixel; 40x gives 0.25. At 0.46 the order of fields was chance (`benchmarks/other_laboratory.py`).
+COARSEST = 0.30
+
 
 @dataclass(frozen=True)
 class JudgedCell:
@@ -66,18 +69,33 @@ def judge_cell(
 ) -> JudgedCell:
     """Judge one cell of a field; `stain` is the field's own, from `field_normaliser` over all its cells."""
     crop = stain(cut_crop(field, cell))
-    return JudgedCell(cell, crop, judge_crop(crop, cell, predictor, field=field.name, point=point, with_crop=with_crop))
+    opinion = judge_crop(
+        crop, cell, predictor, um_per_px=field.scale.um_per_px, field=field.name, point=point, with_crop=with_crop
+    )
+    return JudgedCell(cell, crop, opinion)
 
 
 def judge_crop(
-    crop: Pixels, cell: FieldCell, predictor: Predictor, *, field: str, point: str, with_crop: bool
+    crop: Pixels, cell: FieldCell, predictor: Predictor, *, um_per_px: float, field: str, point: str, with_crop: bool
 ) -> Opinion:
-    """Return the opinion on a cell that is cut out already; one that is not whole is refused unseen."""
+    """Return the opinion on a cell that is cut out already; one not whole, or of too coarse a field, is refused unseen.
+
+    um_per_px: of the field, as it was taken.
+    """
     name = f"{field} cell {cell.number}"
-    for flag, reason in NOT_JUDGED.items():
-        if flag in cell.flags:
-            return Opinion(name, REFUSED, reason, crop=crop if with_crop else None)
+    if reason := why_not_judged(cell, um_per_px=um_per_px):
+        return Opinion(name, REFUSED, reason, crop=crop if with_crop else None)
     return predictor.opinion(crop, name=name, point=point, with_crop=with_crop)
+
+
+def why_not_judged(cell: FieldCell, *, um_per_px: float) -> str:
+    """Return why a cell is refused before the bundle sees it; empty when it is not."""
+    if um_per_px > COARSEST:
+        return (
+            f"Too coarse: {um_per_px:.2g} µm per pixel shows no chromatin; {COARSEST:.2f} at most. "
+            "Take the field with a stronger objective, or state its scale if this one is wrong."
+        )
+    return next((reason for flag, reason in NOT_JUDGED.items() if flag in cell.flags), "")
 
 
 def stain_of(manifest: Manifest) -> StainStatistics:

@@ -107,9 +107,13 @@ class Reader:
     def _judged(self, found: SlideResult, folder: ExitStack, *, field: str) -> Iterator[JudgedCell]:
         """Judge the crops that a slide has left on the disk, then let them go."""
         with folder:
-            yield from in_parallel(partial(self._from_disk, field=field), zip(found.cells, found.crops, strict=True))
+            judge = partial(self._from_disk, field=field, um_per_px=found.look.scale.um_per_px)
+            yield from in_parallel(judge, zip(found.cells, found.crops, strict=True))
 
-    def _from_disk(self, one: tuple[FieldCell, Path], *, field: str) -> JudgedCell:
+    def _from_disk(self, one: tuple[FieldCell, Path], *, field: str, um_per_px: float) -> JudgedCell:
         cell, crop = one[0], read_image(one[1])
-        opinion = judge_crop(crop, cell, self._predictor, field=field, point=self._point, with_crop=self._with_crops)
+        opinion = judge_crop(
+            crop, cell, self._predictor, um_per_px=um_per_px, field=field, point=self._point,
+            with_crop=self._with_crops,
+        )  # fmt: skip
         return JudgedCell(cell, crop, opinion)
