@@ -21,7 +21,7 @@ FLOORS = [
     {"report"},
     {"serve"},
     {"pipeline", "export", "head"},
-    {"adapt"},
+    {"adapt", "evidence"},
     {"cli"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
