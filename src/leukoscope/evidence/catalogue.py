@@ -12,7 +12,13 @@ from .study import Bench, Given, Say, Scale, Study
 # name -> module; the order is that in which they are best read
 _MODULES = {
     "ellassir-2022": "ellassir_2022",
+    "more-layers": "more_layers",
+    "learning-curve": "learning_curve",
     "leak": "leak",
+    "transfer": "transfer",
+    "shortcuts": "shortcuts",
+    "stain": "stain",
+    "subtypes": "subtypes",
 }
 _VERSIONS = ("numpy", "scikit-learn", "torch", "timm", "onnxruntime")
 

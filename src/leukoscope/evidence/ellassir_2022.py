@@ -133,8 +133,8 @@ def _by_epoch(traces: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, li
 
 
 def _epoch(traces: list[dict[str, Any]], arm: Arm, epoch: int) -> Bootstrap:
-    judged = [judged(trace, arm.statistics, epoch) for trace in traces]
-    values = {name: [one[name] for one in judged] for name in ("balanced_accuracy", "one_class")}
+    found = [judged(trace, arm.statistics, epoch) for trace in traces]
+    values = {name: [one[name] for one in found] for name in ("balanced_accuracy", "one_class")}
     return over_seeds(values | {name: [trace[name][epoch] for trace in traces] for name in ("lag", "train_accuracy")})
 
 

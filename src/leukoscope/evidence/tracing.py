@@ -62,7 +62,7 @@ def _follow(fabric: Fabric, prepared: Prepared, onnx: Path | None) -> dict[str, 
         said[RUNNING].append(_chances(task, test))
         with batch_statistics(task.network) as lag:
             said[BATCH].append(_chances(task, test))
-        lags.append(round(float(np.mean(lag)), 6))
+        lags.append(round(float(np.mean(lag or [0.0])), 6))  # no layer, no lag
     if onnx:
         with write_whole(onnx) as beside:
             beside.write_bytes(to_onnx(task.network, size=prepared.experiment.prepare.size))
