@@ -8,15 +8,16 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from leukoscope.adapt import FEWEST, Adapted, Head, _folds, _groups, adapt, look, write
+from leukoscope.adapt import FEWEST, Adapted, Head, _folds, _groups, adapt, heads_of, look, write
 from leukoscope.cli.adapt import adapt as command
 from leukoscope.data.cells import Cell
+from leukoscope.data.images import read_image
 from leukoscope.data.painted import paint
 from leukoscope.errors import CallError, DataError
 from leukoscope.head import read_head, with_head
-from leukoscope.inference.bundle import Bundle, open_bundle
+from leukoscope.inference.bundle import Bundle, Manifest, open_bundle, write_bundle
 from leukoscope.inference.predictor import Predictor
-from tests.serve.small_bundle import CHANNELS, small_bundle
+from tests.serve.small_bundle import CHANNELS, network, small_bundle
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,44 @@ def adapted(bundle: Bundle, cells: list[Cell]) -> Adapted:
 
 
 def test_a_head_is_read_as_the_network_computes_with_it(bundle: Bundle, cells: list[Cell]) -> None:
-    head = Head(*read_head(bundle.read("model.onnx")))
+    (head,) = heads_of(bundle)
     seen = look(bundle, cells)
     assert head.weight.shape == (1, CHANNELS)
-    assert np.allclose(head.raw(seen.embeddings[0]), seen.old, atol=1e-5)
+    said = Predictor(bundle).outputs([read_image(cell.path) for cell in cells]).probabilities
+    assert np.allclose(seen.old, said, atol=1e-5)
+
+
+def test_heads_are_judged_with_every_view_and_member_that_the_bundle_averages(
+    bundle: Bundle, cells: list[Cell], tmp_path: Path
+) -> None:
+    member = bundle.manifest.members[0].model_dump()
+    members = [member | {"temperature": 0.7}, member | {"graph": "other.onnx", "temperature": 1.6}]
+    files = {name: bundle.read(name) for name in bundle.manifest.files} | {"other.onnx": network(5)}
+    changes = {"members": members, "views": "flips", "files": {}}
+    several = write_bundle(
+        tmp_path / "two", Manifest.model_validate(bundle.manifest.model_dump() | changes), files=files
+    )
+    seen = look(several, cells)
+    said = Predictor(several).outputs([read_image(cell.path) for cell in cells]).probabilities
+    assert seen.embeddings[0].shape == (len(cells), 4, CHANNELS)
+    assert np.allclose(seen.old, said, atol=1e-5)
+
+
+def test_the_head_of_the_shipped_model_is_read_and_replaced() -> None:
+    """Its head is kept in half precision behind a Cast, its large weights in one byte times a scale."""
+    shipped = open_bundle()
+    content, size = shipped.read(shipped.manifest.members[0].graph), shipped.manifest.members[0].prepare.size
+    weight, bias = read_head(content)
+    crops = np.random.default_rng(0).integers(0, 120, (1, size, size, 3)).astype(np.uint8)
+    for head in (Head(weight, bias), Head(1.5 * weight, bias + 0.25)):
+        written = with_head(content, head.weight, head.bias)
+        session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
+        chances, maps, embedding = session.run(("probabilities", "map", "embedding"), {"crops": crops})
+        assert np.allclose(chances, head.raw(embedding[:, None]), atol=1e-5)
+        assert np.allclose(2 * maps[:, 1].mean(), embedding @ head.weight[0] + head.bias, atol=1e-4)
+    unchanged = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    said = unchanged.run(("probabilities", "embedding"), {"crops": crops})
+    assert np.allclose(said[0], Head(weight, bias).raw(said[1][:, None]), atol=1e-5)
 
 
 def test_a_new_head_stands_in_answer_and_map_alike(bundle: Bundle) -> None:
@@ -49,7 +84,7 @@ def test_a_new_head_stands_in_answer_and_map_alike(bundle: Bundle) -> None:
     crops = rng.integers(0, 255, (3, 64, 64, 3)).astype(np.uint8)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     chances, maps, embedding = session.run(("probabilities", "map", "embedding"), {"crops": crops})
-    assert np.allclose(chances, Head(weight, bias).raw(embedding), atol=1e-5)
+    assert np.allclose(chances, Head(weight, bias).raw(embedding[:, None]), atol=1e-5)
     logit = 2 * maps[:, 1].mean(axis=(1, 2))  # the map is centred over the classes
     assert np.allclose(1 / (1 + np.exp(-logit)), chances[:, 1], atol=1e-4)
     assert np.allclose(read_head(content)[0], weight, atol=1e-6)
@@ -95,6 +130,8 @@ def test_the_new_bundle_predicts_and_leaves_the_old_one_as_it_is(
             assert np.allclose(list(opinion.probabilities.values()), chances, atol=1e-4)
     assert open_bundle(bundle.path).manifest.seal == bundle.manifest.seal
 
+    assert "command" not in new.manifest.training["made"]
+    assert str(tmp_path) not in (tmp_path / "new" / "bundle.json").read_text()
     assert "Adapted from small" in (tmp_path / "new" / "card.md").read_text()
 
 

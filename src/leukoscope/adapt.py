@@ -14,20 +14,22 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from .artifacts import provenance
 from .data.cells import Cell
-from .data.images import read_image
+from .data.images import RGB, read_image
 from .data.pack import in_parallel
+from .data.prepare import prepare_crop
+from .data.views import VIEWS, turn
 from .errors import CallError, DataError
 from .evaluation.calibration import OPERATING_POINTS, fit_temperature, fit_thresholds, log_loss, temper
 from .evaluation.intervals import Bootstrap, Statistics, bootstrap
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
 from .head import read_head, with_head
-from .inference.bundle import CARD, Bundle, Manifest, SubjectFigures, write_bundle
+from .inference.bundle import CARD, Bundle, Manifest, SubjectFigures, made, write_bundle
 from .inference.conformal import fit_conformal
-from .inference.predictor import Predictor
+from .inference.ensemble import Ensemble
 from .inference.quality import fit_quality
 from .inference.quality import measure as traits_of
+from .progress import track
 from .report.card import card
 
 Floats = NDArray[np.float64]
@@ -52,7 +54,7 @@ class Reviewed:
     names: tuple[str, ...]
     """Subject of each cell."""
     embeddings: tuple[NDArray[np.float32], ...]
-    """(cells, channels) of each member."""
+    """(cells, views, channels) of each member: of every view that the bundle averages."""
     old: Floats
     """(cells, classes): calibrated probabilities of the bundle as it is."""
     traits: tuple[Any, ...]
@@ -67,11 +69,14 @@ class Head:
     temperature: float = 1.0
 
     def raw(self, embeddings: NDArray[Any]) -> Floats:
-        """Return uncalibrated probabilities (cells, classes); one output is the logit of the second class."""
+        """Return uncalibrated probabilities (cells, classes), the mean over the views (cells, views, channels).
+
+        One output is the logit of the second class.
+        """
         scores = np.asarray(embeddings, np.float64) @ self.weight.T + self.bias
-        logits = np.concatenate([np.zeros_like(scores), scores], axis=1) if scores.shape[1] == 1 else scores
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+        logits = np.concatenate([np.zeros_like(scores), scores], axis=2) if scores.shape[2] == 1 else scores
+        odds = np.exp(logits - logits.max(axis=2, keepdims=True))
+        return np.asarray((odds / odds.sum(axis=2, keepdims=True)).mean(axis=1))
 
     def probabilities(self, embeddings: NDArray[Any]) -> Floats:
         """Return calibrated probabilities (cells, classes)."""
@@ -99,9 +104,8 @@ def adapt(bundle: Bundle, cells: Sequence[Cell], *, seed: int = 0) -> tuple[Adap
     Raises:
         DataError: there are too few cells of a class, or cells of classes that the bundle does not know.
     """
+    members = heads_of(bundle)
     seen = look(bundle, cells)
-    old_heads = tuple(read_head(bundle.read(member.graph)) for member in bundle.manifest.members)
-    members = [Head(*head) for head in old_heads]
     unseen = np.zeros_like(seen.old)
     for train, test in _folds(seen, seed=seed):
         fitted = [_fit(seen, member, number, train, seed=seed) for number, member in enumerate(members)]
@@ -112,13 +116,24 @@ def adapt(bundle: Bundle, cells: Sequence[Cell], *, seed: int = 0) -> tuple[Adap
     return Adapted(heads, unseen, _compare(bundle, seen, unseen, seed=seed)), seen
 
 
+def heads_of(bundle: Bundle) -> tuple[Head, ...]:
+    """Return the heads that a bundle has.
+
+    Raises:
+        MissingExtraError: the extra `adapt` is not installed.
+        BundleError: a network has no linear head.
+    """
+    members = bundle.manifest.members
+    return tuple(Head(*read_head(bundle.read(each.graph)), temperature=each.temperature) for each in members)
+
+
 def look(bundle: Bundle, cells: Sequence[Cell]) -> Reviewed:
-    """Read reviewed cells and let every member of a bundle look at them.
+    """Read reviewed cells and let every member of a bundle look at them, as it does when it is asked.
 
     Raises:
         DataError: there are too few cells of a class, or cells of classes that the bundle does not know.
     """
-    classes = bundle.manifest.classes
+    classes, heads = bundle.manifest.classes, heads_of(bundle)
     labelled = [cell for cell in cells if cell.label]
     strange = sorted({cell.label for cell in labelled} - set(classes))
     if strange:
@@ -127,20 +142,19 @@ def look(bundle: Bundle, cells: Sequence[Cell]) -> Reviewed:
         )
     labels = np.array([classes.index(cell.label) for cell in labelled], dtype=np.int64)
     _check_counts(labels, classes)
-    predictor = Predictor(bundle)
-    members = [_member(bundle, number) for number in range(len(bundle.manifest.members))]
+    members = [_member(bundle, number) for number in range(len(heads))]
 
-    def see(cell: Cell) -> tuple[Floats, list[NDArray[np.float32]], Any]:
+    def see(cell: Cell) -> tuple[list[NDArray[np.float32]], Any]:
         image = read_image(cell.path)
-        embedded = [member.outputs([image]).embedding[0] for member in members]
-        return predictor.outputs([image]).probabilities[0], embedded, traits_of(image)
+        return [_embedded(image, member) for member in members], traits_of(image)
 
-    found = list(in_parallel(see, labelled))
+    found = list(track(in_parallel(see, labelled), "Looking at cells", total=len(labelled)))
     subjects = tuple(cell.subject for cell in labelled)
     groups, by_subject = _groups(subjects, labels)
-    embeddings = tuple(np.stack([each[1][number] for each in found]) for number in range(len(members)))
-    old = np.stack([each[0] for each in found]).astype(np.float64)
-    return Reviewed(labels, groups, by_subject, subjects, embeddings, old, tuple(each[2] for each in found))
+    embeddings = tuple(np.stack([each[0][number] for each in found]) for number in range(len(heads)))
+    said = [head.probabilities(seen) for head, seen in zip(heads, embeddings, strict=True)]
+    old = np.mean(said, axis=0)
+    return Reviewed(labels, groups, by_subject, subjects, embeddings, old, tuple(each[1] for each in found))
 
 
 def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed) -> Bundle:
@@ -156,16 +170,25 @@ def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed) -> Bun
     changes = {
         "name": f"{old.name}, adapted", "members": tuple(members), "operating_points": points,
         "subjects": _figures(adapted, seen, old, points), "metrics": _metrics(bundle, adapted, seen),
-        "training": {"adapted_from": old.seal, "cells": len(seen.labels), "made": provenance(), "before": old.training},
+        "training": {
+            "adapted_from": old.seal, "cells": len(seen.labels), "made": made(seed=adapted.result["seed"]),
+            "before": old.training,
+        },
         "conformal": _conformal(adapted, seen, old), "quality": _wider(old.quality, seen), "files": {}, "seal": "",
     }  # fmt: skip
     manifest = Manifest.model_validate(old.model_dump() | changes)
     return write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
 
 
-def _member(bundle: Bundle, number: int) -> Predictor:
+def _member(bundle: Bundle, number: int) -> Ensemble:
     one = bundle.manifest.model_copy(update={"members": (bundle.manifest.members[number],)})
-    return Predictor(replace(bundle, manifest=one))
+    return Ensemble(replace(bundle, manifest=one))
+
+
+def _embedded(image: RGB, member: Ensemble) -> NDArray[np.float32]:
+    """Return the embedding of every view (views, channels) of an image."""
+    crop = prepare_crop(image, member.preparations[0])
+    return member.embed(np.stack([turn(crop, view, axes=(0, 1)) for view in VIEWS[member.manifest.views]]))
 
 
 def _check_counts(labels: Ints, classes: Sequence[str]) -> None:
@@ -228,8 +251,11 @@ def _inner(part: Reviewed, *, seed: int) -> list[tuple[NDArray[np.bool_], NDArra
 
 
 def _solve(embeddings: NDArray[Any], labels: Ints, old: Head, strength: float) -> Head:
-    """Return the head of a logistic regression on the old scores and the standardised channels."""
-    points = np.asarray(embeddings, np.float64)
+    """Return the head of a logistic regression on the old scores and the standardised channels.
+
+    embeddings: (cells, views, channels).
+    """
+    points = np.asarray(embeddings, np.float64).mean(axis=1)  # over the views
     middle, spread = points.mean(0), points.std(0) + 1e-6
     scores = points @ old.weight.T + old.bias
     scale = _TRUST / (scores.std(0) + 1e-6)
@@ -252,7 +278,7 @@ def _compare(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> di
     words = "better" if better else "worse" if worse else "not shown to be better"
     unit = "subject" if seen.by_subject else "cell"
     return {
-        "cells": len(seen.labels), "subjects": len(set(seen.names)), "unit": unit,
+        "cells": len(seen.labels), "subjects": len(set(seen.names)), "unit": unit, "seed": seed,
         "old": {name: sampled.interval(f"old.{name}") for name in METRICS},
         "new": {name: sampled.interval(f"new.{name}") for name in METRICS},
         "differences": difference, "better": better, "verdict": f"The adapted bundle is {words}.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .artifacts import provenance, read_json, record_stage
+from .artifacts import read_json, record_stage
 from .config import Experiment
 from .data.audit import read_traits
 from .data.images import read_image
@@ -16,14 +16,14 @@ from .errors import CallError, DataError
 from .evaluation.calibration import OPERATING_POINTS, fit_thresholds
 from .evaluation.evaluate import Evidence, gather
 from .evaluation.ranking import Floats
-from .inference.bundle import CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, write_bundle
+from .inference.bundle import CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
 from .inference.conformal import fit_conformal
 from .inference.ensemble import CLASSES_KEY
 from .inference.gate import FILE, fit_gate
 from .inference.predictor import Predictor
 from .inference.quality import fit_quality, measure
 from .progress import track
-from .report.card import card
+from .report.card import TELLING, card
 
 if TYPE_CHECKING:
     from .models.export import Store
@@ -38,7 +38,7 @@ CREDITS = {
     "painted": {"licence": "none needed", "credit": "Drawings made by leukoscope, not patients."},
 }
 _UNKNOWN = {"licence": "unknown to leukoscope", "credit": "Ask whoever gave you the images before passing weights on."}
-_WORST, _TOLD = 5, 10  # subjects that the bundle names; those of fewer cells say little
+_WORST = 5  # subjects that the bundle names
 _STAINED = 1000  # cells that are looked at for the stain; more change nothing
 
 Say = Callable[[str], None]
@@ -224,7 +224,7 @@ def _manifest(
             "split": plan.hash,
             "scheme": plan.scheme,
             "settings": _without_paths(experiment),
-            "made": {key: value for key, value in provenance(seed=experiment.seed).items() if key != "command"},
+            "made": made(seed=experiment.seed),
         },
         credits=tuple({"data": source} | CREDITS.get(source, _UNKNOWN) for source in sources),
     )
@@ -239,7 +239,7 @@ def _without_paths(experiment: Experiment) -> dict[str, Any]:
 
 def _worst_subjects(run: Path, evidence: Evidence, metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the subjects with most errors, and how their cells compare in size to others of their class."""
-    many = [row for row in metrics["subjects"] if row["cells"] >= _TOLD] or metrics["subjects"]
+    many = [row for row in metrics["subjects"] if row["cells"] >= TELLING] or metrics["subjects"]
     rows = [dict(row) for row in many[:_WORST]]
     if not (run / "traits.csv").exists():
         return rows

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from ..artifacts import fingerprint, read_json, sha256_of
+from ..artifacts import fingerprint, provenance, read_json, sha256_of
 from ..config import Prepare, Settings
 from ..errors import BundleError, CallError, DataError, LeukoscopeError, UnknownNameError
 from .entries import check_entries
@@ -171,6 +171,11 @@ def amend_bundle(bundle: Bundle, *, files: Mapping[str, bytes] | None = None, **
         raise
     shutil.rmtree(old)
     return amended
+
+
+def made(*, seed: int) -> dict[str, Any]:
+    """Describe how a bundle came to be. Without the command: a bundle travels, and names of folders stay at home."""
+    return {name: value for name, value in provenance(seed=seed).items() if name != "command"}
 
 
 def operating_point(manifest: Manifest, name: str) -> str:

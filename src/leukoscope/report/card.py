@@ -5,6 +5,7 @@ from typing import Any
 from ..evaluation.verdict import span
 from ..inference.bundle import Manifest
 
+TELLING = 10  # cells of a subject below which the share that is right says little
 _FIGURES = {
     "auroc": "AUROC",
     "balanced_accuracy": "Balanced accuracy",
@@ -132,9 +133,9 @@ def _subjects(manifest: Manifest) -> list[str]:
     lines = [
         "## The subjects it is worst on",
         "",
-        "Of those with ten cells or more, where there are any. The last column tells how many cells of other subjects "
-        "of the same class are "
-        "smaller than the middle one of this subject: far from 50 % its cells are of unusual size.",
+        f"Of those with {TELLING} cells or more, where there are any. The last column tells how many cells of other "
+        "subjects of the same class are smaller than the middle one of this subject: far from 50 % its cells are of "
+        "unusual size.",
         "",
         "| Subject group | Is | Cells | Right | Smaller cells elsewhere |",
         "|---|---|---|---|---|",
