@@ -1,7 +1,7 @@
 """The networks of a bundle as one: prepared crops in; calibrated probabilities, map and embedding out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from .onnx_file import points_outside
 Floats = NDArray[np.floating]
 Arrays = NDArray[np.float32]
 Crops = NDArray[np.uint8]  # (batch, size, size, 3)
+Task = tuple[onnxruntime.InferenceSession, Crops, list[View]]
 
 OUTPUTS = ("probabilities", "map", "embedding")
 CLASSES_KEY = "leukoscope.classes"  # in the graph's metadata
@@ -61,17 +62,9 @@ class Ensemble:
     def run(self, crops: list[Crops]) -> Outputs:
         """Return what the members say together about the same cells, prepared in each of `preparations`."""
         views, members = VIEWS[self.manifest.views], self.manifest.members
-        looks = [(number, view) for number in range(len(crops[0])) for view in views]
-        tasks = [
-            (session, crops[self.preparations.index(member.prepare)], looks[start : start + _LOOKS_AT_ONCE])
-            for session, member in zip(self._sessions, members, strict=True)
-            for start in range(0, len(looks), _LOOKS_AT_ONCE)
-        ]
-        seen = list(self._threads.map(lambda task: _look(*task), tasks))
-        share = len(seen) // len(members)
+        looked = list(self._threads.map(lambda task: _look(*task), self._tasks(crops, views)))
         said = [
-            _together(seen[share * place : share * (place + 1)], member, views=len(views))
-            for place, member in enumerate(members)
+            _together(looked[place :: len(members)], member, views=len(views)) for place, member in enumerate(members)
         ]
         plane = said[0].maps.shape[2:]
         return Outputs(
@@ -79,6 +72,15 @@ class Ensemble:
             np.stack([_enlarge(each.maps, plane) for each in said]).mean(axis=0),
             said[0].embedding,
         )
+
+    def _tasks(self, crops: list[Crops], views: list[View]) -> Iterator[Task]:
+        """Yield some looks for one member after the other; what they see is turned once for all of them."""
+        looks = [(number, view) for number in range(len(crops[0])) for view in views]
+        for start in range(0, len(looks), _LOOKS_AT_ONCE):
+            part = looks[start : start + _LOOKS_AT_ONCE]
+            seen = [np.stack([turn(each[number], view, axes=(0, 1)) for number, view in part]) for each in crops]
+            for session, member in zip(self._sessions, self.manifest.members, strict=True):
+                yield session, seen[self.preparations.index(member.prepare)], [view for _, view in part]
 
     def embed(self, crops: Crops) -> NDArray[np.float32]:
         """Return the embedding (batch, channels) of the first member alone, of crops in its own preparation."""
@@ -105,11 +107,10 @@ def temper(probabilities: Floats, temperature: float) -> Floats:
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
-def _look(session: onnxruntime.InferenceSession, crops: Crops, looks: Sequence[tuple[int, View]]) -> list[Arrays]:
-    """Return probabilities, map and embedding of some (crop, view), each stacked along its first axis."""
-    seen = np.stack([turn(crops[number], view, axes=(0, 1)) for number, view in looks])
+def _look(session: onnxruntime.InferenceSession, seen: Crops, views: Sequence[View]) -> list[Arrays]:
+    """Return probabilities, maps turned back, and embedding of crops that are seen in these views."""
     probabilities, maps, embedding = session.run(OUTPUTS, {"crops": seen})
-    upright = [turn_back(each, view, axes=(1, 2)) for each, (_, view) in zip(maps, looks, strict=True)]
+    upright = [turn_back(each, view, axes=(1, 2)) for each, view in zip(maps, views, strict=True)]
     return [probabilities, np.stack(upright), embedding]
 
 
