@@ -38,7 +38,11 @@ def numbers_in(value: Any) -> list[dict[str, Any]]:
     return [each for child in value for each in numbers_in(child)] if isinstance(value, list) else []
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(
+    "name",
+    # transfer builds five backbones of up to 54 million parameters
+    [pytest.param(name, marks=pytest.mark.slow) if name == "transfer" else name for name in names()],
+)
 def test_a_study_writes_a_page_that_says_what_it_is(name: str, out: Path) -> None:
     result = reproduce(name, out)
     assert result.exit_code == 0, result.output

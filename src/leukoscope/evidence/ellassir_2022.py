@@ -227,8 +227,8 @@ def _smallest(numbers: dict[str, Any], gains: dict[str, Number]) -> str:
     better = [arm.name for arm in CURES if arm.changes and beyond_chance(gains[arm.name]) > 0]
     cured = [name for name in better if not numbers[name]["one_class"]["value"]]
     partly = [name for name in better if name not in cured]
-    words = [f"{name} helps ({shown(gains[name], signed=True)}) but leaves {numbers[name]['one_class']['value']:.0%} of "
-             "the runs saying one class." for name in partly]  # fmt: skip
+    words = [f"{name} helps ({shown(gains[name], signed=True)}), but {numbers[name]['one_class']['value']:.0%} of "
+             "the runs still say one class." for name in partly]  # fmt: skip
     if not cured:
         return " ".join([*words, "No change of one or two settings that was tried is shown to cure it."])
     gain = shown(gains[cured[0]], signed=True)

@@ -108,7 +108,7 @@ def _answer(numbers: dict[str, Any]) -> str:
     text += " which is not beyond chance" if not beyond_chance(gap) else ""
     if "shift" in numbers:
         there = numbers["shift"]["arms"]
-        text += f"; in another part of the release it falls to {shown(there[best]['auroc'])} and the whole cell to "
+        text += f"; in another part of the release it has {shown(there[best]['auroc'])} and the whole cell "
         text += shown(there[WHOLE]["auroc"])
     return text + "."
 
