@@ -62,7 +62,7 @@ class Shown:
             console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
         console.print(counts(tally))
         if other:
-            console.print(Text(printable(passed_over(other))))
+            console.print(Text(printable(passed_over(other))), soft_wrap=True)
         if any(row["width"] for row in fields):
             console.print(_field_table(fields[:_SUBJECTS], self._manifest))
         if len(fields) > _SUBJECTS:

@@ -69,7 +69,7 @@ def gather(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> Gat
             once.setdefault(source.path, source)
         all_found.empty += found.empty
         all_found.other += found.other
-    if not once:
+    if given and not once:
         raise DataError(" ".join(all_found.empty))
     all_found.sources = list(once.values())
     return all_found
