@@ -17,6 +17,7 @@ from leukoscope.errors import CallError, DataError
 from leukoscope.head import read_head, with_head
 from leukoscope.inference.bundle import Bundle, Manifest, open_bundle, write_bundle
 from leukoscope.inference.predictor import Predictor
+from leukoscope.report.card import card
 from tests.serve.small_bundle import CHANNELS, network, small_bundle
 
 
@@ -57,6 +58,13 @@ def test_heads_are_judged_with_every_view_and_member_that_the_bundle_averages(
     seen = look(several, cells)
     said = Predictor(several).outputs([read_image(cell.path) for cell in cells]).probabilities
     assert seen.embeddings[0].shape == (len(cells), 4, CHANNELS)
+    written = write(several, tmp_path / "new", adapt(several, cells)[0], seen)
+    assert "average cannot be tested" in card(several.manifest.model_copy(update={"metrics": {}}))
+    assert "average cannot be tested" not in card(written.manifest)
+    members = [Head(*read_head(written.read(each.graph)), each.temperature) for each in written.manifest.members]
+    expected = np.mean([head.probabilities(seen.embeddings[place]) for place, head in enumerate(members)], axis=0)
+    served = Predictor(written).outputs([read_image(cell.path) for cell in cells]).probabilities
+    assert np.allclose(served, expected, atol=1e-4)
     assert np.allclose(seen.old, said, atol=1e-5)
 
 

@@ -155,7 +155,7 @@ def _limits(manifest: Manifest) -> list[str]:
         "- It knows single, segmented cells of the kind named above. With cells of another laboratory, camera or stain "
         "its figures do not hold: published models fall to an AUROC of .55 to .75 there.",
     ]
-    if len(manifest.members) > 1:
+    if len(manifest.members) > 1 and "adapted_from" not in manifest.training:  # new heads are measured together
         lines.append(
             "- The figures are those of the single networks on subjects they had not seen; their average cannot be "
             "tested on the same subjects, since each of these is known to some of them."
