@@ -61,8 +61,8 @@ def test_heads_are_judged_with_every_view_and_member_that_the_bundle_averages(
     written = write(several, tmp_path / "new", adapt(several, cells)[0], seen)
     assert "average cannot be tested" in card(several.manifest.model_copy(update={"metrics": {}}))
     assert "average cannot be tested" not in card(written.manifest)
-    members = [Head(*read_head(written.read(each.graph)), each.temperature) for each in written.manifest.members]
-    expected = np.mean([head.probabilities(seen.embeddings[place]) for place, head in enumerate(members)], axis=0)
+    heads = [Head(*read_head(written.read(each.graph)), each.temperature) for each in written.manifest.members]
+    expected = np.mean([head.probabilities(seen.embeddings[place]) for place, head in enumerate(heads)], axis=0)
     served = Predictor(written).outputs([read_image(cell.path) for cell in cells]).probabilities
     assert np.allclose(served, expected, atol=1e-4)
     assert np.allclose(seen.old, said, atol=1e-5)

@@ -115,7 +115,7 @@ def test_an_item_that_is_no_image_loses_none_of_the_others(painted_run: Path, si
     truncated.write_bytes(good.read_bytes()[:-400])
     strange = [None, 7, good.read_bytes(), pixels.convert("L"), Image.open(truncated), tmp_path, "x" * 400 + ".png", ""]
     mixed = [good, *strange, pixels, np.stack([read_image(good)])[0]]
-    opinions = Predictor(single).predict(mixed)  # type: ignore[arg-type]
+    opinions = Predictor(single).predict(mixed)
     refused = opinions[1:-2]
     assert all(each.decision == "refused" and not each.readable for each in refused)
     words = ("NoneType", "int", "bytes", "mode L", "damaged", "a folder", "too long", "a folder")
@@ -127,7 +127,7 @@ def test_an_item_that_is_no_image_loses_none_of_the_others(painted_run: Path, si
 @pytest.mark.parametrize("images", [None, 7, 0.5, b"bytes", object()])
 def test_a_call_without_any_image_is_told_what_to_pass(single: Bundle, images: object) -> None:
     with pytest.raises(CallError, match=f"{type(images).__name__} is no image. Pass the path"):
-        Predictor(single).predict(images)  # type: ignore[arg-type]
+        Predictor(single).predict(images)
 
 
 def test_one_image_of_any_kind_is_one_opinion(painted_run: Path, single: Bundle) -> None:
