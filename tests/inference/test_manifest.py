@@ -88,6 +88,7 @@ def used(folder: Path, *, page_too: bool) -> None:
     stain_of(predictor.manifest)
 
 
+@pytest.mark.slow
 def test_every_entry_of_the_shipped_bundle_may_be_lost_or_of_another_kind(described: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(described, tmp_path / "bundle"))
     table = read_json(folder / "bundle.json")
