@@ -14,6 +14,8 @@ from fastapi.testclient import TestClient
 from leukoscope.errors import CallError
 from leukoscope.serve.accounts import Attempts
 from leukoscope.serve.app import PREFIX
+from leukoscope.serve.database import Database
+from leukoscope.serve.refusals import Refusal
 from leukoscope.serve.room import open_room
 from leukoscope.serve.settings import Serving
 from tests.serve.conftest import PASSWORD, Place, Visitor, cell_picture, opened
@@ -163,15 +165,20 @@ def test_guessing_a_password_has_to_wait(laboratory: Place) -> None:
     assert right.status_code == 429, "whoever is guessed at waits too"
 
 
-def test_waiting_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts, clock = Attempts(2), [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    attempts.failed("ada")
-    attempts.failed("ada")
-    with pytest.raises(Exception, match="Too many"):
-        attempts.check("ada")
-    clock[0] = 301
-    attempts.check("ada")
+def test_a_second_process_counts_along_and_waiting_ends(
+    settings: Serving, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, start = Attempts(2), Database(settings.url), time.time()
+    for database in (place.room.database, there):
+        with database.writing() as session:
+            here.failed(session, "name ada", "address 10.0.0.1")
+    with there.reading() as session:
+        Attempts(2).check(session, "name bob", "address 10.0.0.2")
+        with pytest.raises(Refusal, match="Too many"):
+            Attempts(2).check(session, "name ada", "address 10.0.0.2")
+        monkeypatch.setattr(time, "time", lambda: start + 310)
+        here.check(session, "name ada")
+    there.close()
 
 
 def test_the_token_of_the_start_opens_once(place: Place) -> None:

@@ -3,7 +3,6 @@
 import secrets
 import threading
 import time
-from collections import defaultdict, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -15,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from ..errors import CallError, UnknownNameError
 from .refusals import Refusal
-from .tables import ADMIN, ROLES, Account, Laboratory, Login, Token, now
+from .tables import ADMIN, ROLES, Account, Attempt, Laboratory, Login, Token, now
 
 LOCAL = "local"
 """Name of the one account, and its laboratory, of a machine that nobody else can call."""
@@ -186,38 +185,31 @@ class OneTimeToken:
 
 
 class Attempts:
-    """Failed logins by name and by address: after too many within five minutes, everybody of them has to wait."""
+    """Failed logins by name and by address: after too many within five minutes, everybody of them has to wait.
+
+    They stand in the database, so that several processes count together; names and addresses stand there as hashes.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._failed: dict[str, deque[float]] = defaultdict(deque)
-        self._lock = threading.Lock()
 
-    def check(self, *keys: str) -> None:
+    def check(self, session: Session, *keys: str) -> None:
         """Refuse when any of the keys has failed too often.
 
         Raises:
             Refusal: with the seconds to wait.
         """
-        with self._lock:
-            for key in keys:
-                failed = self._recent(key)
-                if len(failed) >= self._most:
-                    wait = int(failed[0] + _WINDOW_SECONDS - time.monotonic()) + 1
-                    refusal = Refusal(429, "too_many_attempts", f"Too many failed logins. Wait {wait} seconds.")
-                    refusal.headers = {"Retry-After": str(wait)}
-                    raise refusal
+        since = time.time() - _WINDOW_SECONDS
+        failed = select(func.count(), func.min(Attempt.time)).group_by(Attempt.key).order_by(func.count().desc())
+        mine = (Attempt.key.in_([digest_of(key) for key in keys]), Attempt.time > since)
+        most = session.execute(failed.where(*mine).limit(1)).first()
+        if most and most[0] >= self._most:
+            wait = int(most[1] - since) + 1
+            refusal = Refusal(429, "too_many_attempts", f"Too many failed logins. Wait {wait} seconds.")
+            refusal.headers = {"Retry-After": str(wait)}
+            raise refusal
 
-    def failed(self, *keys: str) -> None:
-        """Remember a failure."""
-        with self._lock:
-            for key in keys:
-                self._recent(key).append(time.monotonic())
-
-    def _recent(self, key: str) -> deque[float]:
-        if len(self._failed) > 10_000:  # made-up names must not fill the memory
-            self._failed.clear()
-        failed = self._failed[key]
-        while failed and failed[0] < time.monotonic() - _WINDOW_SECONDS:
-            failed.popleft()
-        return failed
+    def failed(self, session: Session, *keys: str) -> None:
+        """Remember a failure, and forget those that no longer count."""
+        session.execute(delete(Attempt).where(Attempt.time <= time.time() - _WINDOW_SECONDS))
+        session.add_all(Attempt(key=digest_of(key), time=time.time()) for key in keys)

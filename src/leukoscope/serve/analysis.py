@@ -57,29 +57,36 @@ def store_cells(
     ]  # fmt: skip
     session.add_all(rows)
     session.flush()
-    for row, (_, opinion) in zip(rows, cells, strict=True):
-        store_prediction(session, row, opinion, predictor=predictor, point=point)
+    said = [(row, opinion) for row, (_, opinion) in zip(rows, cells, strict=True)]
+    store_predictions(session, said, predictor=predictor, point=point)
     return rows
 
 
-def store_prediction(session: Session, cell: Cell, opinion: Opinion, *, predictor: Predictor, point: str) -> None:
-    """Add what the model said of a cell as it is drawn now, and let it stand for the cell."""
+def store_predictions(
+    session: Session, cells: Sequence[tuple[Cell, Opinion]], *, predictor: Predictor, point: str
+) -> None:
+    """Add what the model said of cells as they are drawn now, and let it stand for them."""
+    threshold = predictor.manifest.operating_points.get(point, 1.0)
+    said = [_prediction(cell, opinion, predictor=predictor, point=point) for cell, opinion in cells]
+    session.add_all(said)
+    session.flush()
+    for (cell, opinion), each in zip(cells, said, strict=True):
+        group, place = attention(opinion, positive=predictor.manifest.positive, threshold=threshold)
+        cell.need = 10 * group + place  # a place lies between -1 and 1
+        cell.prediction_id, cell.decision = each.id, opinion.decision
+        cell.chance = _chance(opinion, predictor.manifest.positive)
+    session.flush()
+
+
+def _prediction(cell: Cell, opinion: Opinion, *, predictor: Predictor, point: str) -> Prediction:
     evidence = evidence_of(opinion, predictor)
-    said = Prediction(
+    return Prediction(
         cell_id=cell.id, version=cell.version, bundle=predictor.manifest.seal, point=point,
         decision=opinion.decision, called=opinion.called, reason=opinion.reason, quality=opinion.quality,
         probabilities=opinion.probabilities,
         evidence=None if evidence is None else evidence.tobytes(),
         evidence_height=0 if evidence is None else len(evidence),
     )  # fmt: skip
-    session.add(said)
-    session.flush()
-    threshold = predictor.manifest.operating_points.get(point, 1.0)
-    group, place = attention(opinion, positive=predictor.manifest.positive, threshold=threshold)
-    cell.need = 10 * group + place  # a place lies between -1 and 1
-    cell.prediction_id, cell.decision = said.id, opinion.decision
-    cell.chance = _chance(opinion, predictor.manifest.positive)
-    session.flush()
 
 
 def evidence_of(opinion: Opinion, predictor: Predictor) -> Evidence | None:

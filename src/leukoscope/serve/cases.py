@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, Select, case, func, select
 from sqlalchemy.orm import Session
@@ -27,6 +27,8 @@ from .tables import (
     Review,
 )  # fmt: skip
 
+Item = TypeVar("Item", Picture, Cell)
+
 TITLES = {"all": "blast", "hem": "normal"}
 """Classes of C-NMC in words."""
 SHOWN = case((Cell.label != "", Cell.label), else_=Cell.decision)
@@ -49,25 +51,23 @@ def case_of(session: Session, caller: Caller, case_id: int, *, to_change: bool =
 
 def image_of(session: Session, caller: Caller, image_id: int, *, to_change: bool = False) -> Picture:
     """Return an image of the caller's laboratory, or refuse like `case_of`."""
-    found = session.get(Picture, image_id)
-    if found is None or not _same_laboratory(session, caller, found.case_id):
-        raise not_found("image", image_id)
-    case_of(session, caller, found.case_id, to_change=to_change)
-    return found
+    return _item_of(session, caller, Picture, image_id, called="image", to_change=to_change)
 
 
 def cell_of(session: Session, caller: Caller, cell_id: int, *, to_change: bool = False) -> Cell:
     """Return a cell of the caller's laboratory, or refuse like `case_of`."""
-    found = session.get(Cell, cell_id)
-    if found is None or not _same_laboratory(session, caller, found.case_id):
-        raise not_found("cell", cell_id)
+    return _item_of(session, caller, Cell, cell_id, called="cell", to_change=to_change)
+
+
+def _item_of(
+    session: Session, caller: Caller, table: type[Item], item_id: int, *, called: str, to_change: bool
+) -> Item:  # fmt: skip
+    found = session.get(table, item_id)
+    owner = session.get(Case, found.case_id) if found else None
+    if found is None or owner is None or owner.laboratory_id != caller.laboratory_id:
+        raise not_found(called, item_id)
     case_of(session, caller, found.case_id, to_change=to_change)
     return found
-
-
-def _same_laboratory(session: Session, caller: Caller, case_id: int) -> bool:
-    owner = session.scalar(select(Case.laboratory_id).where(Case.id == case_id))
-    return owner == caller.laboratory_id
 
 
 def list_cases(

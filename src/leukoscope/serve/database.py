@@ -76,7 +76,18 @@ class Database:
 def is_gone(failed: DBAPIError) -> bool:
     """Tell whether a failure is the database's being away, locked or full, rather than a wrong statement."""
     text_of = str(failed.orig).lower()
-    away = ("locked", "unable to open", "disk i/o", "full", "connection", "terminat", "shut", "starting up", "timeout")
+    away = (
+        "locked",
+        "deadlock",
+        "unable to open",
+        "disk i/o",
+        "full",
+        "connection",
+        "terminat",
+        "shut",
+        "starting up",
+        "timeout",
+    )
     return failed.connection_invalidated or any(word in text_of for word in away)
 
 

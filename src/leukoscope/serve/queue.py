@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from .tables import DONE, FAILED, QUEUED, RUNNING, Job, Picture
+from .tables import DONE, FAILED, QUEUED, RUNNING, Case, Job, Picture
 
 MOST_ATTEMPTS = 5
 """An image at which the program has died this often is given up."""
@@ -41,14 +41,21 @@ class Task:
         return self.attempts > _ALONE
 
 
-def owner_name() -> str:
-    """Return a name for this process that no other process, now or later, has: host, number and start."""
-    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
+def owner_name(part: str = "worker") -> str:
+    """Return a name for a part of this process that no other process, now or later, has: host, number and start."""
+    return f"{socket.gethostname()}/{part}/{os.getpid()}/{_started(os.getpid())}"
 
 
-def enqueue(session: Session, images: Sequence[Picture]) -> None:
-    """Queue images for analysis."""
-    session.add_all(Job(image_id=image.id, case_id=image.case_id, kind=image.kind) for image in images)
+def enqueue(session: Session, images: Sequence[Picture], *, owner: str = "", seconds: float = 0) -> list[Task]:
+    """Queue images for analysis; those that an owner looks at already are leased to it."""
+    lease = {"state": RUNNING, "owner": owner, "attempts": 1, "leased_until": time.time() + seconds} if owner else {}
+    jobs = [Job(image_id=image.id, case_id=image.case_id, kind=image.kind, **lease) for image in images]
+    session.add_all(jobs)
+    session.flush()
+    return [
+        Task(job.id, each.id, each.case_id, each.kind, each.digest, each.name, each.um_per_px, job.attempts)
+        for job, each in zip(jobs, images, strict=True)
+    ]
 
 
 def lease(session: Session, owner: str, *, most: int, seconds: float, young: bool = False) -> list[Task]:
@@ -57,11 +64,13 @@ def lease(session: Session, owner: str, *, most: int, seconds: float, young: boo
     What did not come to an end twice comes alone, so that a picture at which the program dies takes no other with it,
     and not at all where only `young` jobs are asked for.
     """
-    give_up(session)
     free = (Job.state == QUEUED) | ((Job.state == RUNNING) & (Job.leased_until < time.time()))
     wanted = free & (Job.attempts < _ALONE) if young else free
     chosen = select(Job.id, Job.attempts).where(wanted).order_by(Job.id).limit(most).with_for_update(skip_locked=True)
     rows = session.execute(chosen).all()
+    if any(row.attempts >= MOST_ATTEMPTS for row in rows):
+        give_up(session)
+        rows = session.execute(chosen).all()
     if not rows:
         return []
     together = [row.id for row in rows if row.attempts < _ALONE]
@@ -83,6 +92,15 @@ def renew(session: Session, owner: str, *, seconds: float) -> None:
     session.execute(
         update(Job).where(Job.owner == owner, Job.state == RUNNING).values(leased_until=time.time() + seconds)
     )
+
+
+def hold_cases(session: Session, tasks: Sequence[Task]) -> None:
+    """Let nobody delete the cases of these jobs until this transaction ends: whoever does holds them first as well.
+
+    For a database with several writers: without one order for all, two of them wait for each other.
+    """
+    ids = {task.case_id for task in tasks}
+    session.execute(select(Case.id).where(Case.id.in_(ids)).order_by(Case.id).with_for_update(key_share=True))
 
 
 def finish(session: Session, task: Task, owner: str, *, error: str = "") -> bool:

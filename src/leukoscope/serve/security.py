@@ -35,7 +35,7 @@ HEADERS = {
 }
 
 
-def room_of(request: Request) -> Room:
+async def room_of(request: Request) -> Room:  # async: it waits for nothing, and another thread would cost more
     """Return the room that this application serves."""
     room: Room = request.app.state.room
     return room
@@ -47,7 +47,8 @@ def caller_of(request: Request) -> Caller:
     Raises:
         Refusal: nobody that is known (401), or an unsafe request of a browser without its CSRF token (403).
     """
-    room, given = room_of(request), request.headers.get("authorization", "")
+    room: Room = request.app.state.room
+    given = request.headers.get("authorization", "")
     kind, _, token = given.partition(" ")
     cookie = request.cookies.get(COOKIE, "")
     with room.database.reading() as session:

@@ -88,6 +88,6 @@ def _whole(image: Any, *, most_pixels: int) -> bytes:
 def _check(size: Size, most_pixels: int) -> None:
     if size[0] * size[1] > most_pixels:
         raise ImageError(
-            f"has {size[0]}x{size[1]} pixels, more than the {most_pixels / 1e6:.0f} million allowed here. "
-            "Use leukoscope predict for whole slides."
+            f"has {size[0]:,}x{size[1]:,} pixels, more than the {most_pixels / 1e6:.0f} million that the room takes. "
+            "Predict a whole slide on the command line (leukoscope predict SLIDE), or send fields of it."
         )

@@ -129,15 +129,19 @@ def _accuracy(seal: str, point: str, manifest: _Hashed) -> Accuracy | None:
 def _how(read: int, rest: list[_ModelPart]) -> str:
     """Say in one sentence what the share rests on.
 
-    >>> _how(12, [])
-    'All 12 cells decided by readers.'
+    >>> _how(12, []), _how(1, [])
+    ('All 12 cells decided by readers.', 'The only cell decided by a reader.')
     """
     cells = sum(part.cells for part in rest)
     if not cells:
-        return f"All {read:,} cells decided by readers."
-    who = f"{read:,} cells decided by readers, {cells:,} by the model" if read else f"{cells:,} cells, by the model"
+        return f"All {_cells(read)} decided by readers." if read > 1 else "The only cell decided by a reader."
+    who = f"{_cells(read)} decided by readers, {cells:,} by the model" if read else f"{_cells(cells)}, by the model"
     known = [part.accuracy for part in rest if part.accuracy]
     if len(known) < len(rest):
         return f"{who}, which was tested on too few subjects to say how often it errs; so the interval is wide."
     rates = f"{100 * known[0].sensitivity:.0f} % and specificity {100 * known[0].specificity:.0f} %"
     return f"{who}, corrected for its sensitivity of {rates}."
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count:,} cells"

@@ -72,6 +72,17 @@ class Login(Table):
     expires: Mapped[str]
 
 
+class Attempt(Table):
+    """A failed login of a name or an address, of which only the SHA-256 is stored; forgotten after minutes."""
+
+    __tablename__ = "attempts"
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    key: Mapped[str] = mapped_column(String(64))
+    time: Mapped[float]
+    """Seconds since 1970."""
+    __table_args__ = (Index("attempts_of", "key", "time"),)
+
+
 class Token(Table):
     """An API token of an account; only its SHA-256 is stored."""
 

@@ -21,6 +21,7 @@ _AT_ONCE = 25  # pictures stored together
 _RATIO = 200  # times that a part of a zip may unpack; above it is a bomb. Black around a cell reaches about 100.
 _MEMBER_BYTES = 1 << 20  # below this the ratio means nothing
 _NOT_PICTURES = (".csv", ".txt", ".json", ".ds_store", ".xml", ".db", ".ini")
+_IN_PARTS = "Send it in parts, or predict a whole slide on the command line (leukoscope predict SLIDE)."
 _NAME = 300  # characters of a name that are kept
 
 
@@ -103,7 +104,7 @@ def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, bytes | 
     for each in sent:
         name = shown(each.name)
         if each.size > limits.file_bytes:
-            yield name, f"is larger than the {limits.file_bytes:,} bytes allowed for one file. Send it in parts."
+            yield name, f"is larger than the {limits.file_bytes:,} bytes allowed for one file. {_IN_PARTS}"
         elif each.size == 0:
             yield name, "is empty (0 bytes). Copy it again."
         elif zipfile.is_zipfile(each.file):

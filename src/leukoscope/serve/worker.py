@@ -1,10 +1,13 @@
 """The worker: takes images from the queue, asks the model, stores what it says, in one thread beside the server."""
 
+import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from .finding import cells_of_field, drawn_of, is_field, keep_scale, png
 from .pictures import Pictures
 from .queue import Task
 from .tables import CROP
+from .uploads import Stored
 
 LOG = logging.getLogger("leukoscope.serve")
 _AT_ONCE = 32  # jobs leased together
@@ -34,12 +38,11 @@ _AFTER_TROUBLE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Seen:
-    """An image that was read, or why it was not; `field` when its cells must be sought."""
+    """An image that was read, or why it was not; neither when its cells must be sought."""
 
     task: Task
     image: RGB | None = None
     error: str = ""
-    field: bool = False
 
 
 class Worker:
@@ -51,7 +54,7 @@ class Worker:
     ) -> None:  # fmt: skip
         self._database, self._pictures, self._log, self._predictor = database, pictures, log, predictor
         self._point, self._seconds, self._counted = point, lease_seconds, counted
-        self._owner = queue.owner_name()
+        self._owner, self._asked = queue.owner_name(), itertools.count(1)
         self._work, self._end = threading.Event(), threading.Event()
         self._done = threading.Condition()
         self._broke = False
@@ -85,21 +88,50 @@ class Worker:
                 self._done.wait(min(left, 0.5))
         return there
 
+    def at_once(self, stored: Stored, queue_it: Callable[[str], list[Task]]) -> tuple[list[Task], bool]:
+        """Look at a picture for somebody who waits, while `queue_it` queues it as leased by the name that it is given.
+
+        Return its job, and whether that is done; the queue has it where it is no single cell, or cannot be read. Where
+        the program breaks here, the lease runs out and the queue has it too.
+        """
+        owner = queue.owner_name(f"asked-{next(self._asked)}")
+        with ThreadPoolExecutor(1) as beside:
+            queued = beside.submit(queue_it, owner)
+            opinion = self._opinion_on(stored.digest, stored.kind)
+        tasks = queued.result()
+        if opinion is not None:
+            return tasks, self._store([(task, opinion) for task in tasks], owner) == len(tasks)
+        with self._database.writing() as session:
+            queue.hand_back(session, owner, counts=False)
+        self.wake()
+        return tasks, False
+
+    def _opinion_on(self, digest: str, kind: str) -> Opinion | None:
+        try:
+            image = self._cell_of(digest, kind)
+        except ImageError:
+            return None  # the queue says why
+        return None if image is None else self._predictor.opinion(image, point=self._point)
+
     def _run(self) -> None:
+        due = True
         while not self._end.is_set():
             try:
-                self._take_over()
+                if due:
+                    self._take_over()
+                due = False
                 with self._database.reading() as session:
                     self._log.note_head(session)
                 self._work.clear()
                 if not self._analyse_all():
-                    self._work.wait(_IDLE_SECONDS)
+                    due = not self._work.wait(_IDLE_SECONDS)
             except (SQLAlchemyError, OSError) as trouble:  # the database is away or the disk full: both come back
                 LOG.warning("analysis waits: %s", type(trouble).__name__)
+                due = True
                 self._end.wait(_AFTER_TROUBLE_SECONDS)
             except Exception:  # an image that breaks the program is given up after a few attempts, alone
                 LOG.exception("analysis failed")
-                self._broke = True
+                due = self._broke = True
                 self._end.wait(_AFTER_TROUBLE_SECONDS)
         self._take_over()
 
@@ -128,10 +160,10 @@ class Worker:
             answered.append((waiting.popleft(), opinion))
             anything = True
             if len(answered) >= room or time.monotonic() - last > 0.5:
-                self._store(answered)
+                self._store(answered, self._owner)
                 answered.clear()
                 room, last = _THEN, time.monotonic()
-        self._store(answered)
+        self._store(answered, self._owner)
         for seen in fields:
             self._analyse_field(seen)
         return anything or bool(fields)
@@ -141,9 +173,9 @@ class Worker:
         for seen in in_parallel(self._look, self._leased(fields)):
             if seen.error:
                 self._fail(seen.task, seen.error)
-            elif seen.field:
+            elif seen.image is None:
                 fields.append(seen)
-            elif seen.image is not None:
+            else:
                 waiting.append(seen.task)
                 yield seen.image
 
@@ -155,39 +187,53 @@ class Worker:
                 begun = bool(tasks)
                 tasks = queue.lease(session, self._owner, most=_AT_ONCE, seconds=self._seconds, young=begun)
             yield from tasks
-            if not tasks or tasks[0].alone:
+            if len(tasks) < _AT_ONCE or tasks[0].alone:
                 return
 
     def _look(self, task: Task) -> Seen:
         """Read an image and settle whether it is one cell or a field of them."""
-        path = self._pictures.path(task.digest)
-        if task.kind not in (CROP, "auto"):
-            return Seen(task, field=True)
+        try:
+            return Seen(task, self._cell_of(task.digest, task.kind))
+        except ImageError as unusable:
+            return Seen(task, error=said(unusable, self._pictures.path(task.digest)))
+
+    def _cell_of(self, digest: str, kind: str) -> RGB | None:
+        """Return the picture of a single cell, or None where cells must be sought.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if kind not in (CROP, "auto"):
+            return None
+        path = self._pictures.path(digest)
         try:
             image = read_image(path)
-        except ImageError as unusable:
-            if task.kind == "auto":
-                return Seen(task, field=True)
-            return Seen(task, error=said(unusable, path))
-        return Seen(task, field=True) if task.kind == "auto" and is_field(image, path) else Seen(task, image)
+        except ImageError:
+            if kind == "auto":
+                return None
+            raise
+        return None if kind == "auto" and is_field(image, path) else image
 
-    def _store(self, answered: list[tuple[Task, Opinion]]) -> None:
-        """Store answers in one transaction, and with them that their jobs are done."""
+    def _store(self, answered: list[tuple[Task, Opinion]], owner: str) -> int:
+        """Store answers in one transaction, and with them that their jobs are done; return how many were still ours."""
         if not answered:
-            return
-        with self._database.writing() as session:
-            cells = 0
-            for task, opinion in answered:
-                error = "" if opinion.readable else opinion.reason
-                if queue.finish(session, task, self._owner, error=error) and not error:
-                    drawn = [(Drawn(task.digest), opinion)]
-                    kept = store_cells(
-                        session, task.case_id, task.image_id, drawn, predictor=self._predictor, point=self._point
-                    )
-                    cells += len(kept)
+            return 0
+        with self._booking([task for task, _ in answered]) as session:
+            done = [each for each in answered if self._book(session, *each, owner=owner)]
+            cells = sum(self._keep(session, *each) for each in done)
             if cells:
                 self._note(session, answered[0][0].case_id, cells=cells)
         self._tell(cells)
+        return len(done)
+
+    def _book(self, session: Session, task: Task, opinion: Opinion, *, owner: str) -> bool:
+        return queue.finish(session, task, owner, error="" if opinion.readable else opinion.reason)
+
+    def _keep(self, session: Session, task: Task, opinion: Opinion) -> int:
+        cells = [(Drawn(task.digest), opinion)] if opinion.readable else []
+        return len(
+            store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
+        )
 
     def _analyse_field(self, seen: Seen) -> None:
         task = seen.task
@@ -199,7 +245,7 @@ class Worker:
             return
         digests = self._pictures.add_all([png(each.crop) for each in found])
         cells = [(drawn_of(each.cell, digest), each.opinion) for each, digest in zip(found, digests, strict=True)]
-        with self._database.writing() as session:
+        with self._booking([task]) as session:
             if not queue.finish(session, task, self._owner):
                 return
             keep_scale(session, task.image_id, scale)
@@ -208,9 +254,17 @@ class Worker:
         self._tell(len(cells))
 
     def _fail(self, task: Task, error: str) -> None:
-        with self._database.writing() as session:
+        with self._booking([task]) as session:
             queue.finish(session, task, self._owner, error=error)
         self._tell(0)
+
+    @contextmanager
+    def _booking(self, tasks: list[Task]) -> Iterator[Session]:
+        """Yield a session in which jobs may be finished."""
+        with self._database.writing() as session:
+            if not self._database.embedded:  # SQLite has one writer at a time anyway
+                queue.hold_cases(session, tasks)
+            yield session
 
     def _note(self, session: Session, case_id: int, *, cells: int) -> None:
         seal = self._predictor.manifest.seal

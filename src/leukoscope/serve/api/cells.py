@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from ...inference.bundle import Manifest
 from .. import cases as shown
 from .. import drawing, reviews
-from ..analysis import store_cells, store_prediction
+from ..analysis import store_cells, store_predictions
 from ..finding import cell_of_outline, drawn_of, png
 from ..refusals import Refusal, bad_request, not_found
 from ..room import Room
@@ -171,7 +171,7 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn) -> Answer:
         cell.digest, cell.box, cell.outline, cell.facts = drawn.digest, drawn.box, drawn.outline, drawn.facts
         cell.version += 1
         reviews.forget(session, cell)
-        store_prediction(session, cell, found.opinion, predictor=room.predictor, point=room.settings.point)
+        store_predictions(session, [(cell, found.opinion)], predictor=room.predictor, point=room.settings.point)
         room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, version=cell.version)
         return shown.one_cell(session, cell_id)
 

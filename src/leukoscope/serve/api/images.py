@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from .. import cases as shown
 from .. import drawing, queue
 from ..accounts import Caller
+from ..queue import Task
 from ..refusals import Refusal, bad_request, too_large
 from ..room import Room
 from ..security import Me, Reviewer, TheRoom
@@ -105,19 +107,29 @@ def _take_in(
     room: Room, me: Caller, case_id: int, sent: list[Sent], *, kind: str, um_per_px: float | None, wait: float
 ) -> Answer:
     """Store group after group, so that the first are analysed while the last are still being stored."""
-    accepted: list[dict[str, Any]] = []
+    tasks: list[Task] = []
     refused: list[dict[str, Any]] = []
+    done = False
     for group in take_in(sent, room.pictures, kind=kind, um_per_px=um_per_px, limits=room.settings.limits):
         refused += [{"name": each.name, "error": each.error} for each in group if isinstance(each, Unusable)]
         stored = [each for each in group if isinstance(each, Stored)]
-        if stored:
-            accepted += _queue(room, me, case_id, stored)
+        if wait and len(sent) == len(stored) == 1 and room.settings.work:
+            more, done = room.worker.at_once(stored[0], partial(_queue, room, me, case_id, stored))
+            tasks += more
+        elif stored:
+            tasks += _queue(room, me, case_id, stored)
             room.worker.wake()
-    answer: Answer = {"accepted": accepted, "refused": refused}
-    return answer | (_waited(room, case_id, [each["id"] for each in accepted], seconds=wait) if wait else {})
+    answer: Answer = {
+        "accepted": [{"id": each.image_id, "name": each.name, "kind": each.kind} for each in tasks], "refused": refused
+    }  # fmt: skip
+    ids = [each.image_id for each in tasks]
+    if wait and not done:
+        _wait(room, ids, seconds=wait)
+    return answer | (_found(room, case_id, ids) if wait else {})
 
 
-def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored]) -> list[dict[str, Any]]:
+def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: str = "") -> list[Task]:
+    """Add images to a case and queue them, leased to an owner where one looks at them already."""
     with room.database.writing() as session:
         shown.case_of(session, me, case_id, to_change=True)
         more = update(Case).where(Case.id == case_id).values(images_made=Case.images_made + len(stored))
@@ -131,21 +143,24 @@ def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored]) -> list[d
         ]  # fmt: skip
         session.add_all(rows)
         session.flush()
-        queue.enqueue(session, rows)
+        tasks = queue.enqueue(session, rows, owner=owner, seconds=room.settings.lease_seconds)
         room.log.add(session, who(me), "sent", kind="case", item=case_id, images=len(rows))
         if not all(room.pictures.path(each.digest).exists() for each in stored):
             raise Refusal(409, "again", "The same picture was being deleted just now. Send it again.")
-    return [{"id": row.id, "name": row.name, "kind": row.kind} for row in rows]
+    return tasks
 
 
-def _waited(room: Room, case_id: int, ids: list[int], *, seconds: float) -> Answer:
-    """Return cells and progress when these images are analysed, or when the time is over."""
+def _wait(room: Room, ids: list[int], *, seconds: float) -> None:
+    """Wait until these images are analysed, or the time is over."""
 
     def finished() -> bool:
         with room.database.reading() as session:
             return _left(session, ids) == 0
 
     room.worker.wait_for(finished, seconds=seconds)
+
+
+def _found(room: Room, case_id: int, ids: list[int]) -> Answer:
     with room.database.reading() as session:
         cells = [cell for image in ids[:500] for cell in shown.cells_of_image(session, image)]
         return {"cells": cells, "progress": shown.progress(session, case_id)}

@@ -32,12 +32,13 @@ class Entry(Body):
 def sign_in(entry: Entry, request: Request, response: Response, room: TheRoom) -> Answer:
     """Sign in with the one-time token of the start or with name and password; sets the cookie."""
     keys = (f"address {address_of(request)}", *([f"name {entry.name}"] if entry.name else []))
-    room.attempts.check(*keys)
+    with room.database.reading() as session:
+        room.attempts.check(session, *keys)
     hours = room.settings.session_hours
     with room.database.writing() as session:
         account = _account(entry, room)
         if account is None:
-            room.attempts.failed(*keys)
+            room.attempts.failed(session, *keys)
             room.log.add(session, Who("nobody"), "sign-in failed", kind="session")
         else:
             cookie, csrf = open_session(session, account, hours=hours)

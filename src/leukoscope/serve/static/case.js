@@ -19,6 +19,17 @@ const NARROW = matchMedia("(max-width: 47.99rem)");
 const POLL = 700; // ms
 const FRESH = 1500; // ms between two looks at new cells while the analysis runs
 
+// Listens before it knows who is here: a file that is dropped early must not be lost, or opened by the browser.
+let open;
+const opened = new Promise((resolve) => (open = resolve));
+receive({
+  zone: document.body,
+  buttons: { files: find("choose-files"), folder: find("choose-folder") },
+  inputs: { files: find("files"), folder: find("folder") },
+  take: (files) => opened.then(() => take(files)),
+  over: (there) => (find("veil").hidden = !there),
+});
+
 const account = await enter();
 const words = new Vocabulary(await servedModel());
 const list = new CellList(caseId);
@@ -375,13 +386,6 @@ function listenToControls() {
   find("refusals-close").addEventListener("click", () => ((find("refusals").hidden = true), find("refusals").querySelector("ul").replaceChildren()));
   addEventListener("popstate", () => openSheet(false));
   NARROW.addEventListener("change", () => !NARROW.matches && openSheet(false));
-  receive({
-    zone: document.body,
-    buttons: { files: find("choose-files"), folder: find("choose-folder") },
-    inputs: { files: find("files"), folder: find("folder") },
-    take,
-    over: (there) => (find("veil").hidden = !there),
-  });
 }
 
 function introduceModel() {
@@ -401,6 +405,7 @@ try {
   introduceModel();
   listen();
   const item = await refreshCase();
+  open();
   if (item.images) {
     await ask({});
     refreshNumbers();
