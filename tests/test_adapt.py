@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from click.testing import CliRunner
@@ -96,6 +97,22 @@ def test_a_new_head_stands_in_answer_and_map_alike(bundle: Bundle) -> None:
     logit = 2 * maps[:, 1].mean(axis=(1, 2))  # the map is centred over the classes
     assert np.allclose(1 / (1 + np.exp(-logit)), chances[:, 1], atol=1e-4)
     assert np.allclose(read_head(content)[0], weight, atol=1e-6)
+
+
+def test_a_head_without_bias_is_read_and_replaced(bundle: Bundle) -> None:
+    """The exporter leaves out a bias that is nought, as that of a network which was never trained."""
+    model = onnx.load_from_string(bundle.read("model.onnx"))
+    for node in model.graph.node:
+        if node.op_type == "Gemm" or (node.op_type == "Conv" and node.input[-1] == "network.head.bias"):
+            del node.input[2]
+    content = model.SerializeToString()
+    weight, bias = read_head(content)
+    assert bias.tolist() == [0.0]
+    crops = np.random.default_rng(1).integers(0, 255, (3, 64, 64, 3)).astype(np.uint8)
+    session = onnxruntime.InferenceSession(with_head(content, weight, bias + 0.7), providers=["CPUExecutionProvider"])
+    chances, maps, embedding = session.run(("probabilities", "map", "embedding"), {"crops": crops})
+    assert np.allclose(chances, Head(weight, bias + 0.7).raw(embedding[:, None]), atol=1e-5)
+    assert np.allclose(2 * maps[:, 1].mean(axis=(1, 2)), embedding @ weight[0] + 0.7, atol=1e-4)
 
 
 def test_no_subject_is_judged_by_a_head_that_has_learned_from_it(bundle: Bundle, cells: list[Cell]) -> None:

@@ -26,8 +26,11 @@ def read_head(content: bytes) -> tuple[Floats, Floats]:
     product, addition, _ = _places(graph)
     weight = _value(graph, product.input[1])
     transposed = product.op_type == "Gemm" and any(each.name == "transB" and each.i for each in product.attribute)
+    weight = np.asarray(weight if transposed else weight.T, np.float64)
+    if product.op_type == "Gemm" and len(product.input) < 3:  # the exporter leaves out a bias that is nought
+        return weight, np.zeros(len(weight))
     bias = _value(graph, product.input[2] if product.op_type == "Gemm" else _other(addition, product.output[0]))
-    return np.asarray(weight if transposed else weight.T, np.float64), np.asarray(bias, np.float64).ravel()
+    return weight, np.asarray(bias, np.float64).ravel()
 
 
 def with_head(content: bytes, weight: Floats, bias: Floats) -> bytes:
@@ -49,14 +52,12 @@ def with_head(content: bytes, weight: Floats, bias: Floats) -> bytes:
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in names]
     del model.graph.initializer[:]
     model.graph.initializer.extend([*kept, *tensors])
-    product.input[1] = "adapted.weight"
     if product.op_type == "Gemm":
-        product.input[2] = "adapted.bias"
+        product.input[1:] = ["adapted.weight", "adapted.bias"]
     else:
+        product.input[1] = "adapted.weight"
         _replace(addition, _other(addition, product.output[0]), "adapted.bias")
-    plane.input[1] = "adapted.plane"
-    if len(plane.input) > 2:
-        plane.input[2] = "adapted.bias"
+    plane.input[1:] = ["adapted.plane", "adapted.bias"]
     _drop_unused(model.graph)
     onnx.checker.check_model(model)
     written: bytes = model.SerializeToString(deterministic=True)
