@@ -115,7 +115,7 @@ class OpinionPage:
         write_text(path, self.render(tally, fields=fields))
 
     def render(self, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = ()) -> str:
-        """Return the page as HTML; `fields` are the rows of fields.csv (smears.table)."""
+        """Return the page as HTML; `fields` are the rows of fields.csv (smears.table) of fields that were read."""
         manifest = self._manifest
         self._cards = self._neediest()
         return environment(percent=_percent, title_of=title_of).get_template("opinion.html").render(
@@ -125,7 +125,6 @@ class OpinionPage:
             headline=headline(tally, manifest),
             groups=self._groups(tally),
             fields=self._field_sections(fields),
-            unusable=[row for row in fields if not row["width"]],
             shown=len(self._cards),
             total=self._count,
             swatches={name: _css(colour_of(name, manifest)) for name in tally.decisions},
