@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Backbone:
         return self.weights != "random"
 
 
+@cache  # a hub that does not answer takes half a minute to say so
 def with_weights(name: str, *, offline: bool = False) -> tuple[Model, str]:
     """Return a model's settings with the best weights at hand, and plain words on them.
 
