@@ -23,13 +23,25 @@ class Line:
     dashed: bool = False
 
 
-def dots(name: str, rows: Mapping[str, Number], *, x: str, chance: float | None = None) -> str:
-    """Draw one dot with its interval per row, the first on top; a dotted line where guessing stands."""
-    with canvas(height=0.9 + 0.34 * len(rows)) as (figure, axes):
+def dots(
+    name: str, rows: Mapping[str, Number], *, x: str, chance: float | None = None,
+    beside: Mapping[str, Number] | None = None, legend: tuple[str, str] = ("", ""),
+) -> str:  # fmt: skip
+    """Draw one dot with its interval per row, the first on top; a dotted line where guessing stands.
+
+    beside: a second dot of some rows, a little lower; `legend` then says what the first and the second are.
+    """
+    with canvas(height=0.9 + 0.34 * len(rows) + (0.6 if beside else 0)) as (figure, axes):
         if chance is not None:
             axes.axvline(chance, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
-        for place, number in enumerate(rows.values()):
-            _dot(axes, number, place)
+        for place, row in enumerate(rows):
+            _dot(axes, rows[row], place - (0.15 if beside else 0), series=0)
+            if beside and row in beside:
+                _dot(axes, beside[row], place + 0.15, series=1)
+        if beside:
+            for series, label in enumerate(legend):
+                axes.plot([], [], color=COLOURS[series], marker=_MARKS[series], linestyle="", label=label)
+            figure.legend(fontsize=8.5, loc="outside upper right")
         axes.set_yticks(range(len(rows)), list(rows), fontsize=9.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(x)
@@ -37,12 +49,13 @@ def dots(name: str, rows: Mapping[str, Number], *, x: str, chance: float | None 
         return drawing(figure, name)
 
 
-def _dot(axes: Any, number: Number, place: int) -> None:
+def _dot(axes: Any, number: Number, place: float, *, series: int) -> None:
     if number["value"] is None:
         return
+    colour = COLOURS[series]
     if number["low"] is not None:
-        axes.hlines(place, number["low"], number["high"], color=MODEL, linewidth=2.5, alpha=0.45)
-    axes.plot(number["value"], place, color=MODEL, marker="o", markersize=6)
+        axes.hlines(place, number["low"], number["high"], color=colour, linewidth=2.5, alpha=0.45)
+    axes.plot(number["value"], place, color=colour, marker=_MARKS[series], markersize=6)
 
 
 def lines(

@@ -13,7 +13,7 @@ from ..data.index import Layout
 from ..errors import ImageError, require
 from ..evaluation.ranking import Floats
 from ..progress import track
-from .charts import Line, lines
+from .charts import dots
 from .features import Change, Features, features_of
 from .frozen import Frozen, open_frozen
 from .heads import Fold, fit_and_ask, folds_by
@@ -199,21 +199,19 @@ def _section(found: dict[str, Any]) -> Section:
     for look in ASKED:
         plain, varied = (found["arms"][f"{kind}: {look.name}"]["auroc"] for kind in (PLAIN, VARIED))
         gain = found["differences"][f"{VARIED}: {look.name} - {PLAIN}: {look.name}"]["auroc"]
-        rows.append([look.name, plain, varied, signed(gain), _calls(found, look)])
+        rows.append([look.name, plain, varied, signed(gain), _calls(found, PLAIN, look)])
     rows.append(["saying one class", "0.500", "0.500", "", "0.500"])
     columns = ["cells asked about", "AUROC, learnt plain", "AUROC, learnt from changed cells too", "gain",
                "balanced accuracy, learnt plain"]  # fmt: skip
-    places = range(1, len(ASKED) + 1)
-    drawn = {kind: Line(list(places), [found["arms"][f"{kind}: {look.name}"]["balanced_accuracy"] for look in ASKED])
-             for kind in (PLAIN, VARIED)}  # fmt: skip
-    svg = lines("stain-changes", drawn, x="row of the table", y="balanced accuracy", chance=0.5)
+    plain, varied = ({look.name: _calls(found, kind, look) for look in ASKED} for kind in (PLAIN, VARIED))
+    svg = dots("stain-changes", plain, x="balanced accuracy", chance=0.5, beside=varied, legend=(PLAIN, VARIED))
     text = "The same test cells in every row, subjects kept apart; only what was done to their pictures differs."
     return Section("Another stain, another scale", text, columns, rows,
-                   [Figure("changes", svg, "Balanced accuracy by row of the table.")])  # fmt: skip
+                   [Figure("changes", svg, "Balanced accuracy under each change.")])  # fmt: skip
 
 
-def _calls(found: dict[str, Any], look: Look) -> Number:
-    number: Number = found["arms"][f"{PLAIN}: {look.name}"]["balanced_accuracy"]
+def _calls(found: dict[str, Any], kind: str, look: Look) -> Number:
+    number: Number = found["arms"][f"{kind}: {look.name}"]["balanced_accuracy"]
     return number
 
 
