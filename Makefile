@@ -70,7 +70,7 @@ sbom: $(INSTALLED)
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/sbom
 
 bench: $(INSTALLED) $(KERAS)/bin/python
-	for part in bootstrap memory survival audit; do $(BIN)/python benchmarks/$$part.py || exit 1; done
+	for part in bootstrap memory survival audit fine_tune; do $(BIN)/python benchmarks/$$part.py || exit 1; done
 	for part in train_seed_cnn predict; do $(BIN)/python benchmarks/$$part.py --keras-python $(KERAS)/bin/python || exit 1; done
 
 clean:

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from board import Chart, publish
 
 from leukoscope.artifacts import write_json
 from leukoscope.config import Experiment
@@ -62,14 +63,21 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[600, 5_000, 15_114])
     parser.add_argument("--size", type=int, default=128)
     args = parser.parse_args()
-    first = 0.0
-    print(f"{'images':>8} {'peak MiB':>9} {'ratio':>6}")
+    peaks: dict[int, float] = {}
     for count in args.counts:
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), count=count, size=args.size)
-            peak = peak_of_training(Path(folder))
-        first = first or peak
-        print(f"{count:8,} {peak:9.0f} {peak / first:6.3f}", flush=True)
+            peaks[count] = peak_of_training(Path(folder))
+    first = next(iter(peaks.values()))
+    publish(
+        "memory",
+        title="Peak memory of training",
+        about=f"seed-cnn at {args.size} px for one epoch, each row in a process of its own; the peak that the "
+        "operating system counted for it. The paper stopped at 600 images because memory ended.",
+        columns=["images", "peak MiB", "ratio"],
+        rows=[[f"{count:,}", f"{peak:.0f}", f"{peak / first:.3f}"] for count, peak in peaks.items()],
+        chart=Chart({str(count): peak for count, peak in peaks.items()}, "peak MiB", x="images"),
+    )
 
 
 if __name__ == "__main__":

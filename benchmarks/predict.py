@@ -11,6 +11,7 @@ for ten thousand files beside that for five hundred.
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+from board import Chart, publish
 from PIL import Image
 
 SIZE = 450
-ROUNDS = 3  # of each side in turn; the fastest of each counts, since other work can only slow it
+ROUNDS = 3  # of each side in turn
 
 KERAS = """
 import json, sys, time
@@ -62,7 +64,8 @@ for line in sys.stdin:
     else:
         chances = model.predict(array(), batch_size=batch, verbose=0)[:, 0]
     seconds, used = time.perf_counter() - start, time.process_time() - used
-    print(json.dumps({"seconds": seconds, "processor": used, "chances": chances.tolist()}), flush=True)
+    print(json.dumps({"seconds": seconds, "processor": used, "chances": chances.tolist(),
+                      "versions": {"keras": keras.__version__, "tensorflow": tf.__version__}}), flush=True)
 """
 
 MEMORY = """
@@ -151,16 +154,24 @@ def compare_speed(keras_python: Path, *, bundle: Path, weights: Path, images: Pa
             times["leukoscope"].append((seconds, used))
         keras.stdin.close()
     count = len(chances)
-    print(f"{count} files of {SIZE} px, best of {ROUNDS}, keras.Model.predict in batches of {batch}")
-    best = {way: [min(each) for each in zip(*rounds, strict=True)] for way, rounds in times.items()}
-    for way, (seconds, used) in best.items():
-        name = way if way == "leukoscope" else f"keras, {way}"
-        ratio = "" if way == "leukoscope" else (
-            f"; leukoscope is {seconds / best['leukoscope'][0]:.2f} times as fast, "
-            f"{used / best['leukoscope'][1]:.2f} in processor time"
-        )  # fmt: skip
-        print(f"  {name:<15} {count / seconds:6.1f} images/s, {1000 * used / count:5.2f} ms of processor time{ratio}")
-    print(f"  largest difference of a probability {np.abs(chances - answer['chances']).max():.1e}")
+    middle = {way: [statistics.median(each) for each in zip(*rounds, strict=True)] for way, rounds in times.items()}
+    ours = middle["leukoscope"]
+    names = {way: way if way == "leukoscope" else f"Keras, {way}" for way in ("leukoscope", "dataset", "array")}
+    publish(
+        "predict",
+        title="Predicting from files beside Keras",
+        about=f"{count} BMPs of {SIZE} px on disk to probabilities of seed-cnn with the same weights; medians of "
+        f"{ROUNDS}, in turn; keras.Model.predict in batches of {batch}, from a dataset that reads ahead or one array.",
+        columns=["", "images/s", "processor ms an image", "times as slow", "… in processor time"],
+        rows=[
+            [names[way], f"{count / middle[way][0]:.1f}", f"{1000 * middle[way][1] / count:.2f}",
+             f"{middle[way][0] / ours[0]:.2f}", f"{middle[way][1] / ours[1]:.2f}"]
+            for way in names
+        ],
+        chart=Chart({names[way]: 1000 * middle[way][1] / count for way in names}, "processor ms an image"),
+        notes=f"Largest difference of a probability: {np.abs(chances - answer['chances']).max():.1e}.",
+        versions=answer["versions"],
+    )  # fmt: skip
 
 
 def first_answer(bundle: Path, images: Path) -> None:
