@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from scipy.stats import ttest_1samp, ttest_rel
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from leukoscope.artifacts import read_json
@@ -101,6 +102,18 @@ def test_a_difference_over_seeds_is_paired() -> None:
     found = over_seeds({"a": [0.1, 0.5, 0.9], "b": [0.2, 0.6, 1.0]})
     difference = found.difference("b", "a")
     assert (difference["low"], difference["high"]) == (pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_limits_over_seeds_are_those_of_a_t_test_and_of_an_exact_binomial_test() -> None:
+    values = [0.71, 0.64, 0.78]
+    found = over_seeds({"auroc": values, "one_class": [0, 0, 0], "other": [0.70, 0.66, 0.71]})
+    number, expected = found.interval("auroc"), ttest_1samp(values, 0).confidence_interval()
+    assert (number["low"], number["high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    gain = found.difference("auroc", "other")
+    paired = ttest_rel(values, [0.70, 0.66, 0.71]).confidence_interval()
+    assert (gain["low"], gain["high"]) == (pytest.approx(paired.low), pytest.approx(paired.high))
+    assert found.interval("one_class") == {"value": 0, "low": 0, "high": pytest.approx(1 - 0.025 ** (1 / 3))}
+    assert over_seeds({"auroc": [0.7]}).interval("auroc")["low"] is None
 
 
 def test_grouped_folds_share_no_group() -> None:

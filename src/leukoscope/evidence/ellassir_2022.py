@@ -8,11 +8,10 @@ import numpy as np
 
 from ..config import Experiment, shipped
 from ..errors import DataError
-from ..evaluation.intervals import Bootstrap
 from ..evaluation.metrics import accuracy, auroc, balanced_accuracy, confusion
 from .charts import Line, confusions, lines
 from .material import load, sample
-from .measure import beyond_chance, over_seeds
+from .measure import INTERVAL, Seeds, beyond_chance, over_seeds
 from .page import Figure, Number, Page, Section, shown, signed
 from .study import Bench, Scale, Study
 from .tracing import BATCH, RUNNING, at_half, follow, prepare, two_columns
@@ -71,7 +70,7 @@ def run(bench: Bench) -> Page:
         "Images": f"{material.words()}; each seed draws {bench.scale.images or len(material.cells):,} of them",
         "Model": "seed-cnn, Adam, batches of 32, from random weights; the last epoch answers, at a half",
         "Epochs": str(bench.scale.epochs),
-        "Interval": "95 %, 2,000 bootstrap draws of seeds, of the mean; a seed has its own images, split and weights",
+        "Interval": INTERVAL,
     }
     all_numbers = {"arms": numbers, "paper - apart": lie, "gains": gains, "confusion": tables, "epochs": epochs}
     notes = _notes(bench)
@@ -132,7 +131,7 @@ def _by_epoch(traces: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, li
     return followed
 
 
-def _epoch(traces: list[dict[str, Any]], arm: Arm, epoch: int) -> Bootstrap:
+def _epoch(traces: list[dict[str, Any]], arm: Arm, epoch: int) -> Seeds:
     found = [judged(trace, arm.statistics, epoch) for trace in traces]
     values = {name: [one[name] for one in found] for name in ("balanced_accuracy", "one_class")}
     return over_seeds(values | {name: [trace[name][epoch] for trace in traces] for name in ("lag", "train_accuracy")})

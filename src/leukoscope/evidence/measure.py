@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest, t
 
 from ..evaluation.intervals import Bootstrap, Statistics, bootstrap
 from ..evaluation.metrics import accuracy, auroc, balanced_accuracy, confusion
@@ -13,6 +14,10 @@ from ..evaluation.ranking import Floats, Ints
 Number = dict[str, Any]
 METRICS = ("auroc", "balanced_accuracy", "accuracy")
 REPLICATES = 1000
+INTERVAL = (
+    "95 %, of the mean over seeds, by Student's t; of shares of runs, exact (Clopper and Pearson). A seed has its own "
+    "images, split and weights"
+)
 
 
 @dataclass(frozen=True)
@@ -68,19 +73,45 @@ def differences_of(found: Bootstrap, pairs: Sequence[tuple[str, str]]) -> dict[s
     }
 
 
-def over_seeds(values: Mapping[str, Sequence[float]]) -> Bootstrap:
-    """Return the mean over seeds of each list, with an interval by drawing seeds anew.
+@dataclass(frozen=True)
+class Seeds:
+    """One number per seed of several quantities, in the same order of seeds, so that differences are paired."""
 
-    All lists have one number per seed, in the same order, so that differences are paired. With one seed there is no
-    interval.
+    values: dict[str, Floats]
+
+    def interval(self, name: str) -> Number:
+        """Return the mean over seeds with its limits: exact ones where a seed says yes or no, else Student's t."""
+        each = self.values[name]
+        if np.isin(each, (0, 1)).all():
+            low, high = binomtest(int(each.sum()), len(each)).proportion_ci(method="exact")
+            return {"value": float(each.mean()), "low": float(low), "high": float(high)}
+        return _mean_of(each, least=0)
+
+    def difference(self, name: str, other: str) -> Number:
+        """Return the mean over seeds of name minus other, with its limits."""
+        return _mean_of(self.values[name] - self.values[other], least=-1)
+
+
+def over_seeds(values: Mapping[str, Sequence[float]]) -> Seeds:
+    """Return means over seeds with 95 % intervals; with one seed there is none."""
+    return Seeds({name: np.array(each, dtype=float) for name, each in values.items()})
+
+
+def _mean_of(values: Floats, *, least: float) -> Number:
+    """Return mean and 95 % limits by Student's t, which is wide for few seeds, as a bootstrap of them is not.
+
+    No value beyond what was seen is possible below `least` or above 1, unless one was seen there.
     """
-    arrays = {name: np.array(each, dtype=float) for name, each in values.items()}
-    seeds = len(next(iter(arrays.values())))
-
-    def statistic(weights: Floats) -> Statistics:
-        return {name: weights @ each / weights.sum(1) for name, each in arrays.items()}
-
-    return bootstrap(statistic, groups=seeds, cells=seeds, replicates=2 * REPLICATES)
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return {"value": None, "low": None, "high": None, "undefined": len(values)}
+    mean, count = float(known.mean()), len(known)
+    missing = {"undefined": len(values) - count} if count < len(values) else {}
+    if count < 2:
+        return {"value": mean, "low": None, "high": None} | missing
+    reach = float(t.ppf(0.975, count - 1)) * float(known.std(ddof=1)) / count**0.5
+    low, high = max(mean - reach, min(least, known.min())), min(mean + reach, max(1, known.max()))
+    return {"value": mean, "low": float(low), "high": float(high)} | missing
 
 
 def guessing(truth: Truth, *, classes: int) -> Floats:

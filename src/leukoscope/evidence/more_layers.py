@@ -14,7 +14,7 @@ from .charts import dots
 from .ellassir_2022 import METRICS, judged
 from .heads import fit_and_ask
 from .material import Material, load, sample
-from .measure import Number, beyond_chance, over_seeds
+from .measure import INTERVAL, Number, beyond_chance, over_seeds
 from .page import Figure, Page, Section, shown, signed
 from .study import Bench, Scale, Study
 from .tracing import RUNNING, follow, prepare
@@ -65,7 +65,7 @@ def run(bench: Bench) -> Page:
         "Images": f"{material.words()}; each seed draws {bench.scale.images or len(material.cells):,} of them",
         "Training": f"From random weights, {bench.scale.epochs} epochs, Adam at 0.001, batches of 32, statistics that "
         "keep 0.9 at a step; the rows of the paper's settings: 0.01 and 0.99",
-        "Interval": "95 %, 2,000 bootstrap draws of seeds, of the mean; a seed has its own images, split and weights",
+        "Interval": INTERVAL,
     }
     all_numbers = {"arms": numbers, f"AUROC less that of {PAPER.name}": gains, "parameters": parameters}
     return Page(_answer(numbers, gains), ran_on, [_section(numbers, gains, parameters)], all_numbers)
@@ -114,12 +114,11 @@ def _section(numbers: dict[str, Any], gains: dict[str, Number], parameters: dict
 
 def _answer(numbers: dict[str, Any], gains: dict[str, Number]) -> str:
     others = [arm.name for arm in ARMS[1:4]]
-    better = [name for name in others if beyond_chance(gains[name]) > 0]
-    worse = [name for name in others if beyond_chance(gains[name]) < 0]
+    said = []
+    for way, word in ((1, "better"), (-1, "worse")):
+        if names := [name for name in others if beyond_chance(gains[name]) == way]:
+            said.append(f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} shown to be {word}")
     first = f"seed-cnn reaches an AUROC of {shown(numbers[PAPER.name]['auroc'])} on subjects kept apart"
-    said = [f"{', '.join(better)} shown to be better"] * bool(better) + [
-        f"{', '.join(worse)} shown to be worse"
-    ] * bool(worse)
     return f"{first}; of the three deeper or wider networks, {' and '.join(said) or 'none is shown to differ from it'}."
 
 
@@ -127,6 +126,6 @@ STUDY = Study(
     "more-layers",
     "Do more layers bring anything?",
     "More layers bring nothing: the small network is as good as deeper ones.",
-    Scale(seeds=3, images=600, size=64, epochs=20),
+    Scale(seeds=5, images=600, size=64, epochs=20),
     run,
 )

@@ -14,7 +14,7 @@ from .ellassir_2022 import METRICS, judged
 from .features import LITE0, Backbone, backbone, features_of, with_weights
 from .heads import fit_and_ask, head_of
 from .material import Material, load, sample
-from .measure import Number, beyond_chance, over_seeds
+from .measure import INTERVAL, Number, beyond_chance, over_seeds
 from .page import Figure, Page, Section, shown, signed
 from .pictures import Shown, contact_sheet
 from .study import Bench, Scale, Study
@@ -58,7 +58,7 @@ def run(bench: Bench) -> Page:
     ran_on = {
         "Images": f"{material.words()}; each seed draws {bench.scale.images or len(material.cells):,} of them",
         "Split": "80 % to learn from, 20 % to test on, subjects kept apart; the same for every row of a seed",
-        "Interval": "95 %, 2,000 bootstrap draws of seeds, of the mean; a seed has its own images, split and weights",
+        "Interval": INTERVAL,
     }
     facts = {name: {"weights": row.weights, "training": row.steps, "learnt": row.learnt} for name, row in rows.items()}
     return Page(_answer(rows, numbers, gains), ran_on, sections, {"arms": numbers, "gains": gains, "models": facts})
