@@ -69,6 +69,9 @@ def lines(
             _line(axes, line, label=label, place=place)
         if log:
             axes.set_xscale("log")
+            places = sorted({each for line in drawn.values() for each in line.x})
+            axes.set_xticks(places, [f"{each:,.0f}" for each in places], fontsize=9)
+            axes.set_xticks([], minor=True)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.legend(fontsize=8.5, loc="best")
