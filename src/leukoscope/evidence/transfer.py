@@ -225,6 +225,6 @@ STUDY = Study(
     "transfer",
     "Does transfer learning reach 96 %?",
     "Transfer learning with large pretrained networks reaches 96.15 % (Abir et al., with LIME as its explanation).",
-    Scale(seeds=2, images=800, size=96, epochs=6),
+    Scale(seeds=4, images=800, size=96, epochs=6),
     run,
 )
