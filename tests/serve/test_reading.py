@@ -128,6 +128,7 @@ def test_exports_say_what_stands_in_the_case(place: Place, tmp_path: Path) -> No
     case = me.case("=1+1", pictures=[cell_picture(seed) for seed in range(3)], subject="=cmd()")
     cell = me.cells(case, order="number")[0]
     me.post(f"/cells/{cell['id']}/reviews", json={"label": "normal", "note": "+evil"})
+    me.post(f"/cells/{me.cells(case, order='number')[2]['id']}/reviews", json={"label": "not_a_cell"})
     (tmp_path / "table.csv").write_bytes(me.get(f"/cases/{case}/exports/csv").content)
     rows = read_csv(tmp_path / "table.csv")
     assert [row["cell"] for row in rows] == ["1", "2", "3"]
@@ -136,6 +137,7 @@ def test_exports_say_what_stands_in_the_case(place: Place, tmp_path: Path) -> No
     page = me.get(f"/cases/{case}/exports/html").text
     assert "Research use, not a diagnosis" in page
     assert "=1+1" in page
+    assert "1 normal, 1 not a cell" in page
     assert me.get(f"/cases/{case}/exports/pdf").content.startswith(b"%PDF-")
     for kind, code in (("geojson", "no_fields"), ("dicom", "no_dicom")):
         assert me.get(f"/cases/{case}/exports/{kind}").json()["error"]["code"] == code

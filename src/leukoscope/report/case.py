@@ -55,10 +55,8 @@ class CaseReport:
         """The first sentence."""
         if self.share["value"] is None:
             return f"{len(self.cells):,} cells; no share of blasts can be given."
-        share = f"{100 * self.share['value']:.0f} % blasts"
-        return (
-            f"{share} ({100 * self.share['low']:.0f} to {100 * self.share['high']:.0f} %) in {len(self.cells):,} cells"
-        )
+        value, low, high = (100 * self.share[name] for name in ("value", "low", "high"))
+        return f"{value:.0f} % blasts ({low:.0f} to {high:.0f} %)"
 
     @property
     def facts(self) -> list[tuple[str, str]]:

@@ -1,12 +1,12 @@
 """Cases and their cells as the API shows them: plain rows, read with few statements."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, Select, case, func, select
 from sqlalchemy.orm import Session
 
+from ..inference.opinion import worded
 from .accounts import Caller
 from .refusals import bad_request, not_found, signed_off
 from .tables import (
@@ -29,8 +29,6 @@ from .tables import (
 
 Item = TypeVar("Item", Picture, Cell)
 
-TITLES = {"all": "blast", "hem": "normal"}
-"""Classes of C-NMC in words."""
 SHOWN = case((Cell.label != "", Cell.label), else_=Cell.decision)
 """What a cell counts as: what a reader said, else what the model said."""
 
@@ -205,17 +203,6 @@ def describe_cell(row: Any) -> dict[str, Any]:
         "bundle": row.bundle, "etag": f"{row.id}-{row.version}",
         "thumbnail": f"/api/v1/cells/{row.id}/thumbnail?side=160&v={row.id}-{row.version}",
     }  # fmt: skip
-
-
-def worded(reason: str) -> str:
-    """Return a reason with the classes of C-NMC in words.
-
-    >>> worded("Both hem and all are plausible."), worded("Empty: the image is all black.")
-    ('Both normal and blast are plausible.', 'Empty: the image is all black.')
-    """
-    if "plausible" not in reason and not reason.startswith("Not typical of"):
-        return reason
-    return re.sub(r"\b(hem|all)\b", lambda found: TITLES[found[1]], reason)
 
 
 def _filter(wanted: str) -> list[ColumnElement[bool]]:

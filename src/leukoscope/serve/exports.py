@@ -23,11 +23,12 @@ from sqlalchemy.orm import Session
 
 from ..data.cells import COLUMNS
 from ..inference.bundle import Manifest
+from ..inference.opinion import title_of, worded
 from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
 from . import drawing
 from .accounts import Caller
-from .cases import TITLES, describe_case, worded
+from .cases import describe_case
 from .pictures import Pictures
 from .refusals import Refusal
 from .stripping import png_of
@@ -102,7 +103,7 @@ class Exporter:
         positive = self.manifest.positive
         return [
             Shape(
-                np.array(row.outline, float), f"Cell {row.number}", _title(row.label or row.decision),
+                np.array(row.outline, float), f"Cell {row.number}", title_of(row.label or row.decision),
                 _measurements(row, positive),
             )
             for row in rows
@@ -137,7 +138,7 @@ class Exporter:
         from ..interop.dicom_results import DicomCell
 
         chances = row.probabilities or {}
-        area, said = float(row.facts.get("area_um2", 0.0)), _title(row.label or row.decision)
+        area, said = float(row.facts.get("area_um2", 0.0)), title_of(row.label or row.decision)
         return DicomCell(
             np.array(row.outline, float), f"Cell {row.number}", said, area, chances.get(self.manifest.positive)
         )
@@ -152,8 +153,8 @@ class Exporter:
         told = summary(self.session, case.id, manifest=self.manifest, point=self.point)
         return CaseReport(
             name=case.name, subject=case.subject, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            model=self.manifest.name, bundle=self.manifest.seal, chance_of=self.manifest.positive,
-            share=told["blast_share"], by_model=told["by_model"], by_reader=told["by_reader"],
+            model=self.manifest.name, bundle=self.manifest.seal, chance_of=title_of(self.manifest.positive),
+            share=told["blast_share"], by_model=_counts(told["by_model"]), by_reader=_counts(told["by_reader"]),
             signed=describe_case(self.session, self.caller, case)["signed"],
             cells=[self._report_cell(row) for row in _rows(self.session, case.id)], credits=self.manifest.credits,
         )  # fmt: skip
@@ -162,8 +163,8 @@ class Exporter:
         what = f"thumbnail-{_THUMBNAIL}"
         draw = partial(drawing.thumbnail, self.pictures.path(row.digest), side=_THUMBNAIL)
         return CaseCell(
-            row.number, self.pictures.drawn(row.digest, what, draw), row.label or row.decision, row.chance,
-            row.decision, worded(row.reason or ""), row.reader or "", row.note or "",
+            row.number, self.pictures.drawn(row.digest, what, draw), _in_words(row.label or row.decision), row.chance,
+            _in_words(row.decision), worded(row.reason or ""), row.reader or "", row.note or "",
         )  # fmt: skip
 
     def _dataset(self, case: Case) -> Export:
@@ -228,8 +229,12 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
     return session.execute(query).all()
 
 
-def _title(name: str) -> str:
-    return TITLES.get(name, name)
+def _in_words(decision: str) -> str:
+    return title_of(decision).replace("_", " ")  # not_a_cell
+
+
+def _counts(counts: Mapping[str, int]) -> dict[str, int]:
+    return {_in_words(name): number for name, number in counts.items()}
 
 
 def _measurements(row: Any, positive: str) -> dict[str, float]:

@@ -7,8 +7,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 
 from ...inference.bundle import CARD
+from ...inference.opinion import title_of
 from .. import queue
-from ..cases import TITLES
 from ..refusals import Refusal
 from ..security import Me, TheRoom
 from ..summary import NOTICE
@@ -24,7 +24,7 @@ def models(me: Me, room: TheRoom) -> Answer:
     data: dict[str, Any] = manifest.metrics.get("data", {})
     served = {
         "name": manifest.name, "hash": manifest.seal, "classes": list(manifest.classes),
-        "titles": {name: TITLES.get(name, name) for name in manifest.classes}, "positive": manifest.positive,
+        "titles": {name: title_of(name) for name in manifest.classes}, "positive": manifest.positive,
         "thresholds": manifest.operating_points, "point": room.settings.point,
         "painted": bool(data.get("painted", False)), "credits": list(manifest.credits),
         "card": room.predictor.bundle.read(CARD).decode("utf-8", "replace"),
