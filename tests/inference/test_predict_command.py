@@ -7,15 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from leukoscope.artifacts import read_csv, write_csv
 from leukoscope.cli import leukoscope as program
+from leukoscope.data.images import read_image
 from leukoscope.errors import CallError, DataError
 from leukoscope.inference.bundle import Bundle
 from leukoscope.inference.inputs import sources_of
+from leukoscope.inference.neighbours import correct
+from leukoscope.inference.predictor import Predictor
 
 CELLS = 12
 
@@ -61,6 +65,23 @@ def test_bad_files_among_good_ones_end_with_status_one(cells: Path, single: Bund
     assert rows["empty.png"]["decision"] == "refused"
     assert rows["empty.png"]["prob_blast"] == ""
     assert sum(row["decision"] != "refused" for row in rows.values()) == CELLS
+
+
+def test_answers_corrected_by_neighbours_stand_in_columns_of_their_own(
+    cells: Path, single: Bundle, tmp_path: Path
+) -> None:
+    (cells / "bad.png").write_bytes(b"")
+    plain, mixed = tmp_path / "plain.csv", tmp_path / "mixed.csv"
+    predict(cells, "--model", single.path, "-o", plain)
+    assert "not to be compared" in predict(cells, "--model", single.path, "-o", mixed, "--neighbours").stderr
+    before, after = read_csv(plain), read_csv(mixed)
+    assert [{name: row[name] for name in old} for row, old in zip(after, before, strict=True)] == before
+    judged = [row for row in after if row["prob_blast"]]
+    assert [row["transductive_blast"] for row in after if not row["prob_blast"]] == [""]
+    said = Predictor(single).outputs([read_image(Path(row["path"])) for row in judged])
+    expected = correct(said.probabilities, said.embedding)[:, 1]
+    assert np.allclose([float(row["transductive_blast"]) for row in judged], expected, atol=1e-5)
+    assert isinstance(predict(cells, "--model", single.path, "--neighbours").exception, CallError)
 
 
 def test_json_is_json(cells: Path, single: Bundle) -> None:

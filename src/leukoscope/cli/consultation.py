@@ -17,6 +17,7 @@ from .terminal import complain
 if TYPE_CHECKING:
     from ..errors import ImageError
     from ..inference.inputs import Gathered, Source
+    from ..inference.neighbours import Neighbourhood
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor
     from ..report.opinion import OpinionPage
@@ -43,6 +44,8 @@ class Request:
     each_scale: bool = False
     method: str = "macenko"
     jobs: int = 1
+    neighbours: bool = False
+    """Also correct the answers of a cell with those of the cells most like it, in columns of their own."""
     keep: Path | None = None
     """Where the work on slides is kept, so that it can go on."""
 
@@ -63,6 +66,7 @@ class Consultation:
         self._smears: list[tuple[Smear, str]] = []
         self._spool = Spool() if request.csv else None
         self._page = self._new_page() if request.html else None
+        self._neighbourhood = self._new_neighbourhood() if request.neighbours else None
         self._reader: Reader | None = None
         self._printed = 0
         self._unusable: list[tuple[Source, str]] = []
@@ -180,6 +184,8 @@ class Consultation:
     def _take(self, opinion: "Opinion", *, subject: str, row: dict[str, Any]) -> None:
         self.tally.add(opinion, subject=subject)
         self.shown.add(opinion)
+        if self._neighbourhood:
+            self._neighbourhood.add(opinion)
         if self._spool:
             self._spool.add({"subject": subject} | row)
         if self._request.as_json:
@@ -221,8 +227,13 @@ class Consultation:
                 from ..smears.table import CELL_COLUMNS
 
                 columns += CELL_COLUMNS
-            rows = ({name: row.get(name, "") for name in columns} for row in self._spool.rows())
-            write_csv(self._request.csv, rows, columns=columns)
+            rows: Iterator[dict[str, Any]] = self._spool.rows()
+            if self._neighbourhood:
+                columns += self._neighbourhood.columns
+                rows = (row | mixed for row, mixed in zip(rows, self._neighbourhood.rows(), strict=True))
+            write_csv(
+                self._request.csv, ({name: row.get(name, "") for name in columns} for row in rows), columns=columns
+            )
         if self._request.folder:
             self._write_tables(self._request.folder, fields)
         if self._request.html and self._page:
@@ -243,6 +254,11 @@ class Consultation:
         from .smear_files import writers_of
 
         return writers_of(self._request.formats, self._request.folder, manifest=self._predictor.manifest)
+
+    def _new_neighbourhood(self) -> "Neighbourhood":
+        from ..inference.neighbours import Neighbourhood  # brings scikit-learn
+
+        return Neighbourhood(self._predictor.classes)
 
     def _new_page(self) -> "OpinionPage":
         from ..report.opinion import OpinionPage  # brings matplotlib and scikit-learn: not for a quick answer

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     type=click.Choice(["qupath", "dicom", "csv"]),
     help="Write this of every field into the folder -o. May stand several times.",
 )
+@click.option(
+    "--neighbours",
+    is_flag=True,
+    help="Add columns transductive_<class> to the table -o: probabilities corrected with those of the most similar "
+    "cells of this call. No decision rests on them.",
+)
 @field_options
 @click.option(
     "--keep",
@@ -65,7 +71,7 @@ def predict(images: tuple[str, ...], model: Path | None, output: str | None, **o
       leukoscope predict s3://archive/cells --engine ray -o s3://archive/answers
       leukoscope predict slide.svs --um-per-px 0.12 --jobs 2 --keep work/ --to qupath -o results/
     """
-    from ..errors import ImageError
+    from ..errors import CallError, ImageError
     from ..inference.inputs import gather
     from ..inference.predictor import load
     from ..smears.kinds import SUFFIXES
@@ -79,6 +85,8 @@ def predict(images: tuple[str, ...], model: Path | None, output: str | None, **o
         predict_on_cluster(images, output, model=model, point=options["point"], **engine)
         return
     request = Request(**_places(Path(output) if output else None, options.pop("formats")), **options)
+    if request.neighbours and not request.csv:
+        raise CallError("--neighbours adds columns to a table. Give it with -o, such as -o predictions.csv.")
     request = replace(request, quiet=_printed_into(request, images))
     found = gather(map(Path, images), suffixes=SUFFIXES)
     for line in found.empty:
@@ -91,6 +99,10 @@ def predict(images: tuple[str, ...], model: Path | None, output: str | None, **o
     for path in (output, request.html):
         if path:
             click.echo(f"Wrote {printable(path)}", err=request.as_json or request.quiet)
+    if request.neighbours:
+        from ..inference.neighbours import MARK
+
+        click.echo(MARK, err=True)
     if not consultation.all_used:
         raise SystemExit(ImageError.exit_status)
 
@@ -127,7 +139,8 @@ def _refuse_on_cluster(options: dict[str, Any]) -> None:
     """Refuse what the cluster does not do, rather than leave it out in silence."""
     from ..errors import CallError
 
-    asked = {"--json": "as_json", "--html": "html", "--to": "formats", "--um-per-px": "um_per_px", "--keep": "keep"}
+    asked = {"--json": "as_json", "--html": "html", "--to": "formats", "--um-per-px": "um_per_px", "--keep": "keep",
+             "--neighbours": "neighbours"}  # fmt: skip
     wanted = [name for name, option in asked.items() if options[option]]
     if options["kind"] == "fields":
         wanted.append("--kind fields")

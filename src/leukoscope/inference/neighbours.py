@@ -1,7 +1,8 @@
 """Neighbourhood correction: a cell's answer leans on the answers to the test cells most like it.
 
 Transductive: what is said of one cell depends on which others are handed in, and the figures of such a method must not
-be compared with those of methods that judge every cell by itself. Mark them wherever they appear (MARK).
+be compared with those of methods that judge every cell by itself. Their columns are called transductive_…, and MARK is
+said when they are written.
 
 After the idea of the C-NMC 2019 winner: Pan, Liu, Xia & Shen, Neighborhood-Correction Algorithm for Classification of
 Normal and Malignant Cells, 2019, doi 10.1007/978-981-15-0798-4_8. They correct labels with Fisher vectors of
@@ -12,11 +13,15 @@ of grouped five-fold cross-validation with a whole fold as the batch, .009 [-.00
 and .006 [-.009, .019] under shift.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.neighbors import NearestNeighbors
 
-MARK = "transductive: corrected with the other cells of the batch"
+from .opinion import Opinion
+
+MARK = "Columns transductive_…: corrected with the other cells of this call, not to be compared with other figures."
 NEIGHBOURS = 10
 _SMALLEST = 1e-9
 
@@ -39,3 +44,29 @@ def correct(
     mixed = (1 - weight) * logs + weight * logs[near].mean(axis=1)
     odds = np.exp(mixed - mixed.max(axis=1, keepdims=True))
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+class Neighbourhood:
+    """The cells of one call, with their embeddings: the one answer whose memory grows with their number, 5 KB each."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.columns = tuple(f"transductive_{name}" for name in classes)
+        self._classes = classes
+        self._chances: list[list[float] | None] = []
+        self._points: list[NDArray[np.float32]] = []
+
+    def add(self, opinion: Opinion) -> None:
+        """Take in the next cell; a refused one has no neighbours and is none."""
+        chances, point = opinion.probabilities, opinion.embedding
+        if chances is None or point is None:
+            self._chances.append(None)
+            return
+        self._chances.append([chances[name] for name in self._classes])
+        self._points.append(point)
+
+    def rows(self) -> Iterator[dict[str, float]]:
+        """Yield the corrected probabilities of each cell in turn, by column; nothing for a refused one."""
+        known = [each for each in self._chances if each is not None]
+        mixed = iter(correct(known, self._points) if known else ())
+        for chances in self._chances:
+            yield {} if chances is None else dict(zip(self.columns, next(mixed).round(6).tolist(), strict=True))

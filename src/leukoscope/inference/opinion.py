@@ -37,6 +37,8 @@ class Opinion:
     """(classes, h, w): evidence for each class at each place of the crop, centred over the classes."""
     crop: RGB | None = None
     """(size, size, 3): what the first member saw; only where it was asked for."""
+    embedding: NDArray[np.float32] | None = None
+    """(channels,): the cell as the first member describes it; None for a refused image."""
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return it as a row of predictions.csv; the probabilities of a refused image are empty."""

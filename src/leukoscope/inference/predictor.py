@@ -127,6 +127,7 @@ class Predictor:
             probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
             called=self.classes[called],
             map=outputs.maps[0],
+            embedding=outputs.embedding[0],
         )
 
     def _call(self, probabilities: Floats, point: str) -> int:
