@@ -21,7 +21,6 @@ from .errors import CallError, DataError, require
 from .evaluation.shortcuts import shortcut_probe
 
 Say = Callable[[str], None]
-STAGES = ("audit", "split", "pack", "train", "report")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def run_experiment(
         run: the folder to write; must be new or empty unless `resume`.
         experiment: all settings, copied to RUN/config.toml.
         resume: go on with a run that was stopped.
-        until: the last stage to run, one of STAGES.
+        until: the last stage to run: audit, split, pack, train or report.
         say: takes one line of plain words per stage.
 
     Raises:

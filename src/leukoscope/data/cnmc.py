@@ -18,10 +18,6 @@ from ..progress import track
 from .pack import in_parallel
 
 SOURCE = "C-NMC 2019"
-CREDIT = (
-    "Gupta & Gupta, ALL Challenge dataset of ISBI 2019 (C-NMC 2019), The Cancer Imaging Archive, "
-    "doi 10.7937/tcia.2019.dc64i46r, CC BY 3.0"
-)
 LABEL_COLUMNS = ("Patient_ID", "new_names", "labels")
 SIDES = (450, 600)
 """Pixels; the final test is 600x600, everything else 450x450."""

@@ -81,11 +81,6 @@ def common_scale(scales: Sequence[Scale]) -> Scale:
     return Scale(middle, f"{best[0].source} of {len(best)} fields", low, high)
 
 
-def red_cell_diameter(pixels: Pixels, stain: Stain) -> float | None:
-    """Return the usual diameter of the field's red cells in pixels, or None where fewer than three are seen."""
-    return _mode(_circles_of(pixels, stain), least=3)
-
-
 def _circles_of(pixels: Pixels, stain: Stain) -> NDArray[np.float64]:
     """Return diameter in pixels and share of the field of every circle at every level, (circles, 2)."""
     return np.array([circle for level in _levels(pixels, stain) for circle in level]).reshape(-1, 2)

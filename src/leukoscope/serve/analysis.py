@@ -1,17 +1,17 @@
 """From stored images to stored cells: what the model says is written once, with the seal of the bundle that said it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from ..inference.opinion import Opinion, attention
 from ..inference.predictor import Predictor
-from .tables import Case, Cell, Model, Picture, Prediction
+from .tables import Case, Cell, Model, Prediction
 
 Evidence = NDArray[np.float16]
 
@@ -101,8 +101,3 @@ def _chance(opinion: Opinion, positive: str) -> float | None:
     if opinion.probabilities is None:
         return None
     return float(opinion.probabilities.get(positive, max(opinion.probabilities.values())))
-
-
-def images_of(session: Session, ids: Iterable[int]) -> list[Picture]:
-    """Return images by their numbers."""
-    return list(session.scalars(select(Picture).where(Picture.id.in_(list(ids)))))
