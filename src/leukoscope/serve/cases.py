@@ -57,6 +57,15 @@ def cell_of(session: Session, caller: Caller, cell_id: int, *, to_change: bool =
     return _item_of(session, caller, Cell, cell_id, called="cell", to_change=to_change)
 
 
+def digest_of_cell(session: Session, caller: Caller, cell_id: int) -> str:
+    """Return where a cell's picture lies, in one statement: a wall of cells asks for hundreds. Refuses as `cell_of`."""
+    mine = (Cell.id == cell_id, Case.laboratory_id == caller.laboratory_id)
+    digest = session.scalar(select(Cell.digest).join(Case, Case.id == Cell.case_id).where(*mine))
+    if digest is None:
+        raise not_found("cell", cell_id)
+    return digest
+
+
 def _item_of(
     session: Session, caller: Caller, table: type[Item], item_id: int, *, called: str, to_change: bool
 ) -> Item:  # fmt: skip

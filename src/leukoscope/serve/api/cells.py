@@ -79,7 +79,7 @@ def thumbnail(
 ) -> Response:
     """Return a cell as a small JPEG."""
     with room.database.reading() as session:
-        digest = shown.cell_of(session, me, cell_id).digest
+        digest = shown.digest_of_cell(session, me, cell_id)
     what = f"thumbnail-{side}"
     draw = partial(drawing.thumbnail, room.pictures.path(digest), side=int(side))
     return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
