@@ -8,8 +8,8 @@ of files, on both sides. Each round reads all of them with `sha256sum` (xargs, o
 (index, which hashes, then audit), in turn, in processes of their own. Printed: medians of seconds and of processor
 seconds, and leukoscope's speed as a share of sha256sum's.
 
-Near duplicates: thumbnails drawn with the mean and the covariance of painted ones, one in a hundred a copy of another
-with noise. Printed: processor seconds for each number of cells, and the ratio.
+Near duplicates: thumbnails and sizes drawn with the mean and the covariance of painted ones, one in a hundred a copy of
+another with noise, all of which must be found. Printed: processor seconds for each number of cells, and the ratio.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from board import SIDE, Chart, Spent, median, publish, ratio, spent, write_files
+from numpy.typing import NDArray
 
 from leukoscope.data.audit import Traits, measure_traits, near_duplicates
 from leukoscope.data.cells import Cell
@@ -54,22 +55,28 @@ def compare_with_sha256sum(folder: Path, *, rounds: int) -> dict[str, Spent]:
 
 def growth(painted: list[Cell], counts: list[int]) -> dict[int, float]:
     """Return processor seconds of the search for near duplicates, for each number of cells."""
-    thumbnails = measure_traits(painted).thumbnails.astype(np.float64)
+    traits = measure_traits(painted)
+    seen = np.hstack([traits.thumbnails, np.log(traits.sides)])
     rng, seconds = np.random.default_rng(0), {}
     for count in counts:
-        drawn = rng.multivariate_normal(thumbnails.mean(axis=0), np.cov(thumbnails.T), size=count, method="eigh")
-        copies = rng.choice(count, size=count // 100, replace=False)
-        drawn[copies] = drawn[copies[::-1]] + rng.normal(0, 1, drawn[copies].shape)
-        cells = [
-            Cell(Path(f"{n}.bmp"), "", f"S{n % 100}", "", "painted", f"{n}", f"{n}", SIDE, SIDE) for n in range(count)
-        ]
-        traits = Traits(
-            np.ones(count), np.ones((count, 3)), np.full((count, 2), 0.5), drawn.clip(0, 255).astype(np.float32), {}
-        )
-        used = time.process_time()
-        near_duplicates(cells, traits)
-        seconds[count] = time.process_time() - used
+        drawn = rng.multivariate_normal(seen.mean(axis=0), np.cov(seen.T), size=count, method="eigh")
+        copies, originals = rng.permutation(count)[: count // 100 * 2].reshape(2, -1)
+        drawn[copies] = drawn[originals]
+        drawn[copies, :-2] += rng.normal(0, 1, (len(copies), seen.shape[1] - 2))
+        seconds[count] = search(drawn[:, :-2].clip(0, 255).astype(np.float32), np.exp(drawn[:, -2:]), least=len(copies))
     return seconds
+
+
+def search(thumbnails: NDArray[np.float32], sides: NDArray[np.float64], *, least: int) -> float:
+    """Return processor seconds of one search; it must find at least the copies that were put in."""
+    count = len(sides)
+    cells = [Cell(Path(f"{n}.bmp"), "", f"S{n % 100}", "", "painted", f"{n}", f"{n}", SIDE, SIDE) for n in range(count)]
+    used = time.process_time()
+    found = near_duplicates(cells, Traits(np.ones(count), np.ones((count, 3)), sides, thumbnails, {}))
+    used = time.process_time() - used
+    if len(found) < least:
+        raise SystemExit(f"{len(found)} pairs found among {count} cells, of which {least} are copies.")
+    return used
 
 
 def main() -> None:

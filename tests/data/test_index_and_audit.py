@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from leukoscope.data import cnmc
-from leukoscope.data.audit import audit, measure_traits, near_duplicates, read_traits, write_traits
+from leukoscope.data.audit import Traits, audit, measure_traits, near_duplicates, read_traits, write_traits
 from leukoscope.data.cells import Cell, classes_of, natural, read_cells, write_cells
 from leukoscope.data.groups import joined, sharing_bytes
 from leukoscope.data.index import Indexed, Layout, index, index_release
@@ -216,6 +216,23 @@ def test_copies_of_a_cell_are_found_though_their_bytes_differ(tmp_path: Path, pa
     assert {frozenset((a.name, b.name)) for a, b, _ in pairs} == {
         frozenset((cell.name, copy.name)) for cell, copy in zip(chosen, copies, strict=True)
     }
+
+
+@pytest.mark.parametrize("at_once", [2**21, 64])
+def test_no_pair_of_like_cells_is_missed(monkeypatch: pytest.MonkeyPatch, painted: list[Cell], at_once: int) -> None:
+    monkeypatch.setattr("leukoscope.data.audit._AT_ONCE", at_once)
+    rng = np.random.default_rng(0)
+    count = 600
+    kinds = rng.normal(128, 40, (30, 256))[rng.integers(0, 30, count)]
+    thumbnails = (kinds + rng.normal(0, 5, (count, 256))).astype(np.float32)
+    sides = np.exp(rng.normal(-1, 0.15, (count, 2)))
+    cells = [replace(painted[0], path=Path(f"{n}.bmp"), sha256=f"{n}") for n in range(count)]
+    found = near_duplicates(cells, Traits(np.ones(count), np.ones((count, 3)), sides, thumbnails, {}))
+    correlation, apart = np.corrcoef(thumbnails), abs(np.log(sides[:, None] / sides)).max(axis=2)
+    wanted = np.argwhere(np.triu((correlation >= 0.985) & (apart < 0.05), k=1))
+    assert len(wanted) > 50
+    assert {(a.path.stem, b.path.stem) for a, b, _ in found} == {(str(a), str(b)) for a, b in wanted}
+    assert len(found) == len(wanted)
 
 
 def test_the_audit_names_every_image_that_cannot_be_used(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ..artifacts import read_csv, write_csv
 from ..errors import DataError, ImageError
@@ -29,6 +28,8 @@ TRAITS = ("path", "area_px", "mean_red", "mean_green", "mean_blue")
 _SAME_CELL = 0.985
 _SAME_SIZE = 0.05
 _SIDE = 16  # of a thumbnail, in pixels
+_SHORT = 32  # numbers of a thumbnail that are compared first
+_AT_ONCE = 2**21  # pairs compared at once: 8 MiB, of which a cache holds much
 
 
 @dataclass(frozen=True)
@@ -88,24 +89,57 @@ def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
 def near_duplicates(cells: Sequence[Cell], traits: Traits) -> list[tuple[Cell, Cell, float]]:
     """Find images that show the same cell though their bytes differ; return pairs with their correlation.
 
-    Thumbnails become unit vectors, whose distance is sqrt(2 - 2 correlation). A tree over their first principal
-    components yields every pair within that distance, since a projection never moves two points apart; the full
-    thumbnails then decide. The cost grows as n log n.
+    None is missed. What keeps it fast: only cells of nearly one size are compared, and by 32 numbers each before the
+    256 of their thumbnails decide.
     """
     usable = np.flatnonzero(np.nan_to_num(traits.thumbnails.std(axis=1)) > 1)  # a flat picture resembles them all
     if len(usable) < 2:
         return []
     vectors = traits.thumbnails[usable] - traits.thumbnails[usable].mean(axis=1, keepdims=True)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    _, axes = np.linalg.eigh(vectors.T @ vectors)
-    tree = cKDTree(vectors @ axes[:, -16:])
-    pairs = tree.query_pairs(np.sqrt(2 - 2 * _SAME_CELL), output_type="ndarray")
-    correlation = np.einsum("ij,ij->i", vectors[pairs[:, 0]], vectors[pairs[:, 1]])
     sides = np.log(traits.sides[usable])
+    pairs = np.concatenate(list(_candidates(_shortened(vectors), np.floor(sides / _SAME_SIZE).astype(int))))
+    correlation = np.einsum("ij,ij->i", vectors[pairs[:, 0]], vectors[pairs[:, 1]])
     alike = (correlation >= _SAME_CELL) & (abs(sides[pairs[:, 0]] - sides[pairs[:, 1]]).max(axis=1) < _SAME_SIZE)
     found = zip(usable[pairs[alike]], correlation[alike], strict=True)
     named = ((cells[a], cells[b], float(value)) for (a, b), value in found)
     return sorted((pair for pair in named if pair[0].sha256 != pair[1].sha256), key=lambda pair: -pair[2])
+
+
+def _shortened(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (n, 32) vectors whose products are never below those of the (n, 256) unit vectors given.
+
+    They hold the first principal components and the length of what those leave out (Cauchy and Schwarz).
+    """
+    _, axes = np.linalg.eigh(vectors.T @ vectors)
+    first = vectors @ axes[:, 1 - _SHORT :]
+    rest = np.sqrt(np.maximum(1 - (first**2).sum(axis=1, keepdims=True), 0))
+    return np.hstack([first, rest])
+
+
+def _candidates(vectors: NDArray[np.float32], squares: NDArray[np.int_]) -> Iterator[NDArray[np.int_]]:
+    """Yield pairs of rows (k, 2), the smaller first, whose product suffices and whose squares are one or touch.
+
+    Rows are sorted by square, column after column, so that a square and the one below it lie in one slice, and the
+    three that touch it in the next column in another.
+    """
+    column, row = (squares - squares.min(axis=0)).T
+    height = row.max() + 2  # the last stays empty, so that the ends of two columns never touch
+    order = np.argsort(column * height + row, kind="stable")
+    number, vectors = (column * height + row)[order], vectors[order]
+    reach = np.array([0, 1, 2, height - 1, height + 2])
+    for square in np.unique(number):
+        start, end, below, low, high = np.searchsorted(number, square + reach)
+        for first, last in ((start, below), (low, high)):
+            for some in _slices(start, end, step=_AT_ONCE // max(last - first, 1) + 1):
+                alike = vectors[some] @ vectors[first:last].T > _SAME_CELL - 1e-4  # room for single precision
+                a, b = np.divmod(np.flatnonzero(alike), last - first)  # fifty times faster than nonzero
+                a, b = a + some.start, b + first
+                yield np.sort(order[np.column_stack([a, b])[b > a]], axis=1)
+
+
+def _slices(start: int, end: int, *, step: int) -> Iterator[slice]:
+    return (slice(first, min(first + step, end)) for first in range(start, end, step))
 
 
 def write_traits(path: Path, cells: Sequence[Cell], traits: Traits) -> None:
