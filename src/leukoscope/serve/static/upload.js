@@ -113,6 +113,6 @@ async function walked(entry) {
 export function caseName(files, now = new Date()) {
   const folder = files[0].name.includes("/") ? files[0].name.split("/")[0] : "";
   const zip = files.length === 1 && /\.zip$/i.test(files[0].name) ? files[0].name.slice(0, -4) : "";
-  const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "long", hour: "2-digit", minute: "2-digit" });
+  const day = new Intl.DateTimeFormat("en-GB", { dateStyle: "long", timeStyle: "medium" }); // to the second
   return (folder || zip || `Case of ${day.format(now)}`).slice(0, 120);
 }
