@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from leukoscope.data.audit import Traits, measure_traits, near_duplicates
 from leukoscope.data.cells import Cell
-from leukoscope.data.painted import paint
+from leukoscope.data.synthetic import paint
 
 OURS = """
 import sys

@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from leukoscope.artifacts import write_text
+from leukoscope.files import write_text
 from leukoscope.report.style import MODEL, MUTED, canvas, drawing, for_file
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from leukoscope.artifacts import write_json
-from leukoscope.data.images import read_image
-from leukoscope.data.prepare import prepare_crop
 from leukoscope.explain.checks import check, deletion, insertion, random_heat, rank_correlation
-from leukoscope.explain.heat import Crops, Predict, enlarge
-from leukoscope.explain.lime import lime
-from leukoscope.explain.occlusion import occlude
+from leukoscope.explain.maps import Crops, Predict, enlarge
+from leukoscope.explain.perturbation import lime, occlude
+from leukoscope.files import write_json
+from leukoscope.images.crop import prepare_crop
+from leukoscope.images.read import read_image
 from leukoscope.inference.predictor import Predictor, load
 
 Method = Callable[[np.ndarray, int], np.ndarray]

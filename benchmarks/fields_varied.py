@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 
 from fields import Boxes, annotated_boxes, matches
-from leukoscope.data.pack import in_parallel
 from leukoscope.errors import ImageError
 from leukoscope.fields.cells import field_of, find_cells
 from leukoscope.fields.images import read_pixels
 from leukoscope.fields.planes import Pixels, rescaled
 from leukoscope.fields.stain import background_colour
+from leukoscope.progress import in_parallel
 
 Changed = tuple[Pixels, Boxes, float]  # the field, its boxes, and how much larger one micrometre has become
 Change = Callable[[Pixels, Boxes], Changed]

@@ -20,12 +20,12 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from sklearn.datasets import load_sample_images
 from sklearn.neighbors import NearestNeighbors
 
-from leukoscope.artifacts import write_json
 from leukoscope.config import Model, Prepare
-from leukoscope.data.images import RGB, read_image
-from leukoscope.data.prepare import cell_mask, prepare_crop
 from leukoscope.evaluation.intervals import bootstrap
-from leukoscope.inference.gate import RATE, fit_gate
+from leukoscope.files import write_json
+from leukoscope.images.crop import cell_mask, prepare_crop
+from leukoscope.images.read import RGB, read_image
+from leukoscope.inference.out_of_distribution import RATE, fit_gate
 from leukoscope.inference.quality import Traits, fit_quality, judge, measure
 
 SIDE = 450

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from board import Chart, publish
 
-from leukoscope.artifacts import write_json
 from leukoscope.config import Experiment
 from leukoscope.data.cells import Cell, cells_fingerprint, write_cells
 from leukoscope.data.split import make_split, write_split
+from leukoscope.files import write_json
 
 _SUBJECTS = 24
 

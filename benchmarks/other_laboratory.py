@@ -21,15 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from leukoscope.data.pack import in_parallel
+from leukoscope.bundle.manifest import REFUSED
 from leukoscope.errors import ImageError
-from leukoscope.fields.cells import Field, FieldCell, find_cells, open_field
-from leukoscope.fields.crops import cut_crop
-from leukoscope.fields.normalisation import StainStatistics, measure, normaliser, sample_crops
+from leukoscope.fields.cells import Field, FieldCell, cut_crop, find_cells, open_field
 from leukoscope.fields.scale import common_scale
-from leukoscope.inference.opinion import REFUSED
+from leukoscope.fields.stain import StainStatistics, measure, normaliser, sample_crops
+from leukoscope.inference.fields import NOT_JUDGED, stain_of
 from leukoscope.inference.predictor import Predictor, load
-from leukoscope.smears.judging import NOT_JUDGED, stain_of
+from leukoscope.progress import in_parallel
 
 CLASSES = ("Benign", "Early", "Pre", "Pro")
 Crop = NDArray[np.uint8]

@@ -95,8 +95,8 @@ def write_models(folder: Path) -> tuple[Path, Path]:
     """Write seed-cnn with random weights as a bundle, and the same weights in the order of Keras."""
     import torch
 
+    from leukoscope.bundle.manifest import OPERATING_POINTS, Manifest, Member, write_bundle
     from leukoscope.config import Model, Prepare
-    from leukoscope.inference.bundle import OPERATING_POINTS, Manifest, Member, write_bundle
     from leukoscope.inference.ensemble import CLASSES_KEY
     from leukoscope.models.catalogue import build_network
     from leukoscope.models.export import to_onnx

@@ -24,10 +24,9 @@ from leukoscope.data.cells import write_cells
 from leukoscope.data.index import index
 from leukoscope.data.pack import pack
 from leukoscope.data.split import make_split, write_split
-from leukoscope.training.batches import cut
 from leukoscope.training.loop import Task, start_fold, train_epoch
 from leukoscope.training.prepared import Prepared, read_prepared
-from leukoscope.training.randomness import rng_of
+from leukoscope.training.sampling import cut, rng_of
 
 BATCH, RATE = 32, 0.001
 EPOCHS = 20  # of the paper, for the figure that has the packing in it

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from leukoscope.artifacts import read_csv, write_csv, write_json
 from leukoscope.config import Experiment
 from leukoscope.data.cells import Cell, read_cells, write_cells
-from leukoscope.data.images import read_image
-from leukoscope.data.prepare import prepare_crop
 from leukoscope.data.split import Fold, SplitPlan, make_split, read_split, write_split
+from leukoscope.files import read_csv, write_csv, write_json
+from leukoscope.images.crop import prepare_crop
+from leukoscope.images.read import read_image
 
 TRAITS = ("path", "area_px", "mean_red", "mean_green", "mean_blue")
 SIDE = 96

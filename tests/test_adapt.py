@@ -10,16 +10,16 @@ import pytest
 from click.testing import CliRunner
 
 from leukoscope.adapt import FEWEST, Adapted, Head, _folds, _groups, adapt, heads_of, look, write
-from leukoscope.cli.adapt import adapt as command
+from leukoscope.bundle.graph import read_head, with_head
+from leukoscope.bundle.manifest import Bundle, Manifest, open_bundle, write_bundle
+from leukoscope.cli.models import adapt as command
 from leukoscope.data.cells import Cell
-from leukoscope.data.images import read_image
-from leukoscope.data.painted import paint
+from leukoscope.data.synthetic import paint
 from leukoscope.errors import CallError, DataError
-from leukoscope.head import read_head, with_head
-from leukoscope.inference.bundle import Bundle, Manifest, open_bundle, write_bundle
+from leukoscope.images.read import read_image
 from leukoscope.inference.predictor import Predictor
 from leukoscope.report.card import card
-from tests.serve.small_bundle import CHANNELS, network, small_bundle
+from tests.server.small_bundle import CHANNELS, network, small_bundle
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The map of the rooms: imports point down, PyTorch stays where gradients are, importing does nothing."""
+"""The layers of the package: imports point down, PyTorch stays where gradients are, importing does nothing."""
 
 import ast
 import subprocess
@@ -9,27 +9,27 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "leukoscope"
 
-# From the ground up. A room may import from its own floor's rooms never, from lower floors always.
-FLOORS = [
+# From the lowest layer up. A package may import from lower layers, never from its own or a higher one.
+LAYERS = [
     {"errors"},
-    {"artifacts", "progress"},
+    {"files", "progress"},
     {"config"},
+    {"images"},
     {"data"},
-    {"models", "evaluation", "explain"},
-    {"training", "inference", "fields", "survival", "interop"},
-    {"smears"},
+    {"models", "bundle", "evaluation", "explain"},
+    {"training", "fields", "survival", "interop"},
+    {"inference"},
     {"report"},
-    {"serve"},
-    {"pipeline", "export", "head"},
-    {"adapt", "evidence"},
+    {"pipeline", "export", "server"},
+    {"adapt", "studies"},
     {"cli"},
 ]
-FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {package: height for height, packages in enumerate(LAYERS) for package in packages}
 MAY_IMPORT_TORCH = {"models", "training"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
@@ -49,18 +49,18 @@ def imports_of(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_point_down(path: Path) -> None:
-    room = room_of(path)
-    if room in ("__init__", "__main__"):
+    package = package_of(path)
+    if package in ("__init__", "__main__"):
         return
-    assert room in FLOOR, f"{room} has no floor: add it to FLOORS where it belongs"
+    assert package in LAYER, f"{package} has no layer: add it to LAYERS where it belongs"
     for name in imports_of(path):
         steps = name.split(".")
-        if steps[0] == "leukoscope" and len(steps) > 1 and steps[1] in FLOOR and steps[1] != room:
-            assert FLOOR[steps[1]] < FLOOR[room], (
-                f"{room} imports {name}, which stands no lower. Move what both need to a lower floor, or hand it in."
+        if steps[0] == "leukoscope" and len(steps) > 1 and steps[1] in LAYER and steps[1] != package:
+            assert LAYER[steps[1]] < LAYER[package], (
+                f"{package} imports {name}, which is not in a lower layer. Move what both need down, or hand it in."
             )
         if steps[0] == "torch":
-            assert room in MAY_IMPORT_TORCH, f"{room} imports torch. Only models and training may."
+            assert package in MAY_IMPORT_TORCH, f"{package} imports torch. Only models and training may."
 
 
 def test_help_needs_neither_numpy_nor_torch() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.artifacts import fingerprint, read_csv, read_json, write_csv, write_json, write_text, write_whole
+from leukoscope.files import fingerprint, read_csv, read_json, write_csv, write_json, write_text, write_whole
 
 ODD = os.fsdecode(b"a\xff.bmp")
 
 
 def ended(code: str, *arguments: object, **how: object) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-c", f"import sys; from leukoscope.artifacts import *\n{code}", *map(str, arguments)]
+    command = [sys.executable, "-c", f"import sys; from leukoscope.files import *\n{code}", *map(str, arguments)]
     return subprocess.run(command, check=False, timeout=60, **({"capture_output": True} | how))  # type: ignore[call-overload,no-any-return]
 
 

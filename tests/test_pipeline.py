@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from leukoscope.artifacts import alone_in, read_csv, read_json
 from leukoscope.cli import COMMANDS, leukoscope
-from leukoscope.data.painted import paint
+from leukoscope.data.synthetic import paint
 from leukoscope.errors import LeukoscopeError
+from leukoscope.files import alone_in, read_csv, read_json
 
 TINY = (
     "prepare.size=32", "prepare.view=frame", "split.folds=2", "split.validation=0.4", "train.epochs=1",

@@ -5,14 +5,14 @@ from typing import Any
 
 import commands_page
 import licences_page
+import packages_picture
 import python_pages
-import rooms_picture
 import settings_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = "<!-- the picture of the rooms stands here in the site, drawn from the imports -->"
+PICTURE = "<!-- the picture of the packages stands here in the site, drawn from the imports -->"
 CARD = "src/leukoscope/bundles/default/card.md"
 COPIED = {
     "explanation/card.md": CARD,
@@ -28,7 +28,7 @@ def generated() -> dict[str, str]:
         "reference/commands.md": commands_page.page(),
         "reference/settings.md": settings_page.page(),
         "about/licences.md": licences_page.page(),
-        "images/rooms.svg": rooms_picture.picture(),
+        "images/packages.svg": packages_picture.picture(),
         **python_pages.pages(),
         **{page: (ROOT / source).read_text(encoding="utf-8") for page, source in COPIED.items()},
     }
@@ -50,9 +50,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put in the picture of the rooms, and let links to the model's card, which lies beside the code, find its page."""
-    rooms = "![Rooms, and who imports whom](../images/rooms.svg)"
-    return markdown.replace(PICTURE, rooms).replace(f"../../{CARD}", "card.md").replace("](docs/", "](../")
+    """Put in the picture of the packages, and let links to the model's card, which lies beside the code, find its page."""
+    packages = "![Packages, and who imports whom](../images/packages.svg)"
+    return markdown.replace(PICTURE, packages).replace(f"../../{CARD}", "card.md").replace("](docs/", "](../")
 
 
 def _expanded(nav: list[Any], pages: list[str]) -> list[Any]:

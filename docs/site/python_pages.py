@@ -1,15 +1,15 @@
-"""The reference of the Python rooms, from their docstrings: one page per room."""
+"""The reference of the Python packages, from their docstrings: one page per package."""
 
 import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "leukoscope"
 FOLDER = "reference/python"
-ROOMS = (
-    "data", "evaluation", "explain", "fields", "inference", "interop", "models", "report", "smears", "survival",
+PACKAGES = (
+    "bundle", "data", "evaluation", "explain", "fields", "images", "inference", "interop", "models", "report", "survival",
     "training",
 )  # fmt: skip
-GROUND = ("config", "errors", "artifacts", "progress", "pipeline", "export", "adapt")
+GROUND = ("config", "errors", "files", "progress", "pipeline", "export", "adapt")
 _INDEX = f"""# Python
 
 The command line is a thin skin over these. What most programs need is one call:
@@ -28,24 +28,24 @@ print(opinions[0].decision, opinions[0].reason)
 
 ::: leukoscope.inference.opinion.Opinion
 
-The reading room answers over HTTP instead, and describes itself at `/api/v1/openapi.json`. Rooms:
-{", ".join(f"[{room}]({room}.md)" for room in ROOMS)}, and [single modules](modules.md).
+The reading room answers over HTTP instead, and describes itself at `/api/v1/openapi.json`. Packages:
+{", ".join(f"[{package}]({package}.md)" for package in PACKAGES)}, and [single modules](modules.md).
 """
 
 
 def names() -> list[str]:
     """Return the paths of all these pages."""
-    return [f"{FOLDER}/{name}.md" for name in ("index", *ROOMS, "modules")]
+    return [f"{FOLDER}/{name}.md" for name in ("index", *PACKAGES, "modules")]
 
 
 def pages() -> dict[str, str]:
     """Return path -> Markdown; mkdocstrings fills in what the docstrings say."""
-    rooms = {f"{FOLDER}/{room}.md": _room(room) for room in ROOMS}
+    packages = {f"{FOLDER}/{package}.md": _package(package) for package in PACKAGES}
     single = "\n\n".join(["# Single modules", *(f"::: leukoscope.{name}" for name in GROUND)])
-    return {f"{FOLDER}/index.md": _INDEX, **rooms, f"{FOLDER}/modules.md": single}
+    return {f"{FOLDER}/index.md": _INDEX, **packages, f"{FOLDER}/modules.md": single}
 
 
-def _room(room: str) -> str:
-    doc = ast.get_docstring(ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
-    modules = sorted(path.stem for path in (SOURCE / room).glob("[!_]*.py"))
-    return "\n\n".join([f"# {room}", doc, *(f"::: leukoscope.{room}.{name}" for name in modules)])
+def _package(package: str) -> str:
+    doc = ast.get_docstring(ast.parse((SOURCE / package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    modules = sorted(path.stem for path in (SOURCE / package).glob("[!_]*.py"))
+    return "\n\n".join([f"# {package}", doc, *(f"::: leukoscope.{package}.{name}" for name in modules)])

@@ -14,22 +14,20 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
+from .bundle.graph import read_head, with_head
+from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write_bundle
 from .data.cells import Cell
-from .data.images import RGB, read_image
-from .data.pack import in_parallel
-from .data.prepare import prepare_crop
-from .data.views import VIEWS, turn
 from .errors import CallError, DataError
 from .evaluation.calibration import OPERATING_POINTS, fit_temperature, fit_thresholds, log_loss, temper
 from .evaluation.intervals import Bootstrap, Statistics, bootstrap
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
-from .head import read_head, with_head
-from .inference.bundle import CARD, Bundle, Manifest, SubjectFigures, made, write_bundle
-from .inference.conformal import fit_conformal
+from .images.crop import VIEWS, prepare_crop, turn
+from .images.read import RGB, read_image
 from .inference.ensemble import Ensemble
 from .inference.quality import fit_quality
 from .inference.quality import measure as traits_of
-from .progress import track
+from .inference.rejection import fit_conformal
+from .progress import in_parallel, track
 from .report.card import card
 
 Floats = NDArray[np.float64]

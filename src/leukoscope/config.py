@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
-from .artifacts import read_text, write_text
 from .errors import ConfigError, UnknownNameError, nearest
+from .files import read_text, write_text
 
 
 class Settings(BaseModel):

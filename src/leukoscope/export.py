@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .artifacts import read_json, record_stage
+from .bundle.manifest import CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
 from .config import Experiment
 from .data.audit import read_traits
-from .data.images import read_image
-from .data.pack import in_parallel, open_pack
+from .data.pack import open_pack
 from .errors import CallError, DataError
 from .evaluation.calibration import OPERATING_POINTS, fit_thresholds
 from .evaluation.evaluate import Evidence, gather
-from .evaluation.ranking import Floats
-from .inference.bundle import CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
-from .inference.conformal import fit_conformal
+from .evaluation.metrics import Floats
+from .files import read_json, record_stage
+from .images.read import read_image
 from .inference.ensemble import CLASSES_KEY
-from .inference.gate import FILE, fit_gate
+from .inference.out_of_distribution import FILE, fit_gate
 from .inference.predictor import Predictor
 from .inference.quality import fit_quality, measure
-from .progress import track
+from .inference.rejection import fit_conformal
+from .progress import in_parallel, track
 from .report.card import TELLING, card
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def export_run(
         DataError: the run is not evaluated, or its files do not fit each other.
         CallError: the run has no such fold, or something stands at `folder` already.
     """
-    from .training.export import export_fold  # PyTorch: imported when everything else is known to fit
+    from .training.checkpoint import export_fold  # PyTorch: imported when everything else is known to fit
 
     started = time.perf_counter()
     experiment = Experiment.read(run / "config.toml")
@@ -151,8 +151,8 @@ def _traits(evidence: Evidence) -> list[Any]:
 def _stain(evidence: Evidence) -> dict[str, Any]:
     """Return the colours of the cells learned from, to which cells of smear fields are brought."""
     try:
-        from .fields.normalisation import measure as measure_stain
-        from .fields.normalisation import sample_crops
+        from .fields.stain import measure as measure_stain
+        from .fields.stain import sample_crops
     except ImportError:
         raise DataError("it needs the extra leukoscope[fields].") from None
     paths = [cell.path for cell in evidence.cells if cell.label]

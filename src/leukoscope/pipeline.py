@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from .artifacts import alone_in, read_json, record_stage, write_json
 from .config import Experiment, Model
 from .data.audit import Traits, audit, measure_traits, write_traits
 from .data.cells import Cell, classes_of, read_cells, write_cells
-from .data.groups import group_of_subject, subject_groups
 from .data.index import Indexed, Layout, index
 from .data.pack import pack
-from .data.painted import paint
-from .data.split import SplitPlan, make_split, read_split, write_split
+from .data.split import SplitPlan, group_of_subject, make_split, read_split, subject_groups, write_split
+from .data.synthetic import paint
 from .errors import CallError, DataError, require
-from .evaluation.shortcuts import shortcut_probe
+from .evaluation.baselines import shortcut_probe
+from .files import alone_in, read_json, record_stage, write_json
 
 Say = Callable[[str], None]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from leukoscope.bundle.manifest import Bundle, open_bundle
 from leukoscope.cli import leukoscope as program
-from leukoscope.data.painted import paint
-from leukoscope.inference.bundle import Bundle, open_bundle
+from leukoscope.data.synthetic import paint
 from tests.inference.conftest import changed
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from leukoscope.artifacts import read_json
-from leukoscope.inference.bundle import Bundle
+from leukoscope.bundle.manifest import Bundle
+from leukoscope.files import read_json
 from tests.cli.conftest import run
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukoscope.artifacts import read_csv
+from leukoscope.bundle.manifest import Bundle
 from leukoscope.errors import CallError, DataError
-from leukoscope.inference.bundle import Bundle
+from leukoscope.files import read_csv
 from tests.cli.conftest import run
 
 ODD, READABLE = os.fsdecode(b"odd\xff.png"), r"odd\udcff.png"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.data.cells import Cell
-from leukoscope.data.painted import paint
+from leukoscope.data.synthetic import paint
 
 
 def make_cells(subjects: int, *, per_subject: int = 6, rng: np.random.Generator | None = None) -> list[Cell]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.data.fetch import download, fetch, unpack
+from leukoscope.data.release import download, fetch, unpack
 from leukoscope.errors import DataError
 
 CONTENT = os.urandom(3_000_000)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukoscope.data.images import read_image, read_size
 from leukoscope.errors import ImageError
+from leukoscope.images.read import read_image, read_size
 
 
 def png(width: int, height: int, *, bits: int = 8, rows: bytes = b"\0") -> bytes:

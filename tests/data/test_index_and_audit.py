@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukoscope.data import cnmc
+from leukoscope.data import release as cnmc
 from leukoscope.data.audit import Traits, audit, measure_traits, near_duplicates, read_traits, write_traits
 from leukoscope.data.cells import Cell, classes_of, natural, read_cells, write_cells
-from leukoscope.data.groups import joined, sharing_bytes
 from leukoscope.data.index import Indexed, Layout, index, index_release
+from leukoscope.data.split import joined, sharing_bytes
 from leukoscope.errors import ConfigError, DataError, UnknownNameError
 
 

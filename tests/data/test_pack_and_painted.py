@@ -10,11 +10,12 @@ from sklearn.metrics import roc_auc_score
 from leukoscope.config import Prepare
 from leukoscope.data.audit import measure_traits
 from leukoscope.data.cells import Cell
-from leukoscope.data.images import read_image
-from leukoscope.data.pack import in_parallel, open_pack, pack
-from leukoscope.data.painted import SOURCE, paint
-from leukoscope.data.prepare import prepare_crop
+from leukoscope.data.pack import open_pack, pack
+from leukoscope.data.synthetic import SOURCE, paint
 from leukoscope.errors import CallError, DataError, ImageError
+from leukoscope.images.crop import prepare_crop
+from leukoscope.images.read import read_image
+from leukoscope.progress import in_parallel
 
 PREPARE = Prepare(view="frame", size=32)
 

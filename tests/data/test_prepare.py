@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from leukoscope.config import Prepare
-from leukoscope.data.prepare import bounding_box, cell_mask, prepare_crop
 from leukoscope.errors import ImageError
+from leukoscope.images.crop import bounding_box, cell_mask, prepare_crop
 
 
 def disc(side: int, radius: float, centre: tuple[float, float] | None = None) -> np.ndarray:

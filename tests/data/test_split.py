@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukoscope.artifacts import read_json, write_json
 from leukoscope.config import Split
 from leukoscope.data.cells import Cell
-from leukoscope.data.groups import subject_groups
-from leukoscope.data.split import SplitPlan, make_split, read_split, write_split
+from leukoscope.data.split import SplitPlan, make_split, read_split, subject_groups, write_split
 from leukoscope.errors import SplitError
+from leukoscope.files import read_json, write_json
 
 from .conftest import make_cells
 

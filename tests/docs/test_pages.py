@@ -25,9 +25,9 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 # Blocks that have no title to say why they are not run.
 NOT_RUN = {
     "leukoscope predict slide.svs": "needs a slide; tests/fields/test_slides.py makes and reads slides",
-    "leukoscope serve": "serves until it is stopped; tests/serve opens the room",
-    "leukoscope accounts add ada --role admin\n": "asks for a password; tests/serve answers",
-    "leukoscope reproduce": "trains for hours; tests/evidence runs it on little",
+    "leukoscope serve": "serves until it is stopped; tests/server opens the room",
+    "leukoscope accounts add ada --role admin\n": "asks for a password; tests/server answers",
+    "leukoscope reproduce": "trains for hours; tests/studies runs it on little",
 }
 READ_ONLY = {"", "text", "sh", "json", "yaml"}  # kinds of blocks that show something; calls in them are checked
 

@@ -64,19 +64,22 @@ def test_examples_in_docstrings_are_code_in_the_reference(site: Path) -> None:
     assert "<blockquote>\n<blockquote>" not in page
 
 
-def test_the_table_of_rooms_is_true_of_the_imports() -> None:
-    picture = load("rooms_picture")
+def test_the_table_of_packages_is_true_of_the_imports() -> None:
+    picture = load("packages_picture")
     text = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (.+?) \|", text, re.MULTILINE)
-    floor = {room: int(number) for number, names in rows for room in re.findall(r"`(\w+)`", names)}
-    assert floor.keys() == set(picture.rooms())
+    floor = {package: int(number) for number, names in rows for package in re.findall(r"`(\w+)`", names)}
+    assert floor.keys() == set(picture.packages())
     wrong = [
-        (room, below) for room, needs in picture.imports().items() for below in needs if floor[below] >= floor[room]
+        (package, below)
+        for package, needs in picture.imports().items()
+        for below in needs
+        if floor[below] >= floor[package]
     ]
     assert wrong == []
 
 
-def test_the_picture_of_rooms_shows_all_of_them(site: Path) -> None:
-    drawn = (site / "images/rooms.svg").read_text(encoding="utf-8")
-    assert [room for room in load("rooms_picture").rooms() if f">{room}</text>" not in drawn] == []
-    assert "images/rooms.svg" in (site / "explanation/architecture.html").read_text(encoding="utf-8")
+def test_the_picture_of_packages_shows_all_of_them(site: Path) -> None:
+    drawn = (site / "images/packages.svg").read_text(encoding="utf-8")
+    assert [package for package in load("packages_picture").packages() if f">{package}</text>" not in drawn] == []
+    assert "images/packages.svg" in (site / "explanation/architecture.html").read_text(encoding="utf-8")

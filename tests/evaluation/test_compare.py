@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from leukoscope.artifacts import read_csv, read_json
-from leukoscope.cli.compare import compare as command
+from leukoscope.cli.run import compare as command
 from leukoscope.data.cells import cells_fingerprint, read_cells, write_cells
 from leukoscope.data.split import read_split, write_split
 from leukoscope.errors import DataError
 from leukoscope.evaluation.compare import compare
+from leukoscope.files import read_csv, read_json
 from tests.synthetic_run import narrow, write_run
 
 SMALL = {"cells": 240, "subjects": 20}

@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from leukoscope.artifacts import read_json
-from leukoscope.cli.evaluate import evaluate as command
+from leukoscope.cli.run import evaluate as command
 from leukoscope.errors import DataError, LeukoscopeError, SplitError
 from leukoscope.evaluation.evaluate import evaluate, gather
 from leukoscope.evaluation.outcomes import outcome_of
+from leukoscope.files import read_json
 from tests.synthetic_run import narrow, write_run
 
 Rows = list[dict[str, str]]

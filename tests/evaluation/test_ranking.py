@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from leukoscope.evaluation.ranking import precision_on, rank, risk_on, roc_on
+from leukoscope.evaluation.metrics import precision_on, rank, risk_on, roc_on
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.explain.checks import check, deletion, insertion, inside_share, random_heat, rank_correlation
-from leukoscope.explain.occlusion import occlude
+from leukoscope.explain.perturbation import occlude
 from tests.explain.known import PLACE, SIZE, cell, predict
 
 

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from leukoscope.explain.heat import beside, enlarge, overlay
-from leukoscope.explain.lime import lime
-from leukoscope.explain.occlusion import occlude
-from leukoscope.explain.superpixels import superpixels
+from leukoscope.explain.maps import beside, enlarge, overlay
+from leukoscope.explain.perturbation import lime, occlude, superpixels
 from leukoscope.models.network import Network, WithMap
 from tests.explain.known import EXPECTED, PLACE, SIZE, cell, middle, predict
 

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from leukoscope.artifacts import read_csv
 from leukoscope.cli import leukoscope
 from leukoscope.data.cells import read_cells
-from leukoscope.data.images import read_image
 from leukoscope.fields.table import outline_of
+from leukoscope.files import read_csv
+from leukoscope.images.read import read_image
 
 SECRET = "DOE^JANE 1970-01-01"
 

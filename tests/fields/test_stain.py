@@ -10,11 +10,18 @@ from PIL import Image
 from skimage import color
 
 from leukoscope.errors import UnknownNameError
-from leukoscope.fields.cells import find_cells, open_field
-from leukoscope.fields.crops import cut_crop
-from leukoscope.fields.normalisation import RELEASE_STAIN, StainStatistics, measure, normaliser, sample_crops
-from leukoscope.fields.sharing import SharedStains
-from leukoscope.fields.stain import background_colour, learn_stain, optical_density
+from leukoscope.fields.cells import cut_crop, find_cells, open_field
+from leukoscope.fields.extraction import SharedStains
+from leukoscope.fields.stain import (
+    RELEASE_STAIN,
+    StainStatistics,
+    background_colour,
+    learn_stain,
+    measure,
+    normaliser,
+    optical_density,
+    sample_crops,
+)
 
 from .conftest import GLASS, Painting
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from leukoscope.artifacts import read_json
+from leukoscope.bundle.manifest import Bundle, Manifest, open_bundle, write_bundle
 from leukoscope.config import Experiment
 from leukoscope.export import export_run
-from leukoscope.inference.bundle import Bundle, Manifest, open_bundle, write_bundle
+from leukoscope.files import read_json
 from leukoscope.pipeline import Input, run_experiment
 
 SETTINGS = {

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from safetensors.numpy import load as load_tensors
 
-from leukoscope.artifacts import fingerprint, read_csv
+from leukoscope.bundle import manifest as module
+from leukoscope.bundle.graph import points_outside
+from leukoscope.bundle.manifest import Bundle, amend_bundle, open_bundle, operating_point, write_bundle
 from leukoscope.errors import BundleError, CallError, UnknownNameError
 from leukoscope.export import export_run
-from leukoscope.inference import bundle as module
-from leukoscope.inference.bundle import Bundle, amend_bundle, open_bundle, operating_point, write_bundle
-from leukoscope.inference.onnx_file import points_outside
+from leukoscope.files import fingerprint, read_csv
 from leukoscope.inference.predictor import Predictor, load
 
 from .conftest import changed, facts

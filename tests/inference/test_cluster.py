@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from leukoscope.artifacts import read_csv, read_json, write_csv
+from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope as program
 from leukoscope.errors import CallError, DataError, MissingExtraError, require
-from leukoscope.inference.bundle import Bundle
+from leukoscope.files import read_csv, read_json, write_csv
 from leukoscope.inference.shards import Counts, answer_shard, finished, load_planned, make_plan, summarise
 from tests.inference.conftest import changed
 

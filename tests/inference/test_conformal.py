@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.errors import ConfigError, DataError
-from leukoscope.inference.conformal import UNSURE, decide, fit_conformal, plausible_classes, why_unsure
+from leukoscope.inference.rejection import UNSURE, decide, fit_conformal, plausible_classes, why_unsure
 
 ALPHA = 0.1
 

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from leukoscope.artifacts import read_json
+from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope
-from leukoscope.data.painted import paint
+from leukoscope.data.synthetic import paint
 from leukoscope.errors import CallError, UnknownNameError
-from leukoscope.inference.bundle import Bundle
+from leukoscope.files import read_json
 from leukoscope.inference.explaining import METHODS, Explainer
 from leukoscope.inference.predictor import Predictor
 

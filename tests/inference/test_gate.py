@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import mahalanobis
 
 from leukoscope.errors import BundleError, DataError
-from leukoscope.inference.gate import Gate, Space, fit_gate, fit_space, read_gate, why_far
+from leukoscope.inference.out_of_distribution import Gate, Space, fit_gate, fit_space, read_gate, why_far
 
 CHANNELS = 40
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from leukoscope.artifacts import write_csv
 from leukoscope.errors import DataError
-from leukoscope.inference.inputs import gather, sources_of
+from leukoscope.files import write_csv
+from leukoscope.inference.sources import gather, sources_of
 
 
 @pytest.fixture

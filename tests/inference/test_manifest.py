@@ -12,16 +12,16 @@ import numpy as np
 import onnx
 import pytest
 
-from leukoscope.artifacts import fingerprint, read_json
+from leukoscope.bundle.manifest import CARD, SHIPPED, Manifest, Member, open_bundle, write_bundle
 from leukoscope.errors import BundleError
-from leukoscope.inference.bundle import CARD, SHIPPED, Manifest, Member, open_bundle, write_bundle
+from leukoscope.files import fingerprint, read_json
 from leukoscope.inference.ensemble import CLASSES_KEY
-from leukoscope.inference.gate import FILE, fit_gate
+from leukoscope.inference.fields import stain_of
+from leukoscope.inference.opinion import Tally
+from leukoscope.inference.out_of_distribution import FILE, fit_gate
 from leukoscope.inference.predictor import Predictor
-from leukoscope.inference.subjects import Tally
 from leukoscope.report.opinion import OpinionPage
-from leukoscope.smears.judging import stain_of
-from tests.serve.small_bundle import CHANNELS, SIZE, network
+from tests.server.small_bundle import CHANNELS, SIZE, network
 
 Place = tuple[str | int, ...]
 GONE = object()

@@ -9,17 +9,17 @@ import torch
 from click.testing import CliRunner
 
 from leukoscope import load
-from leukoscope.artifacts import read_csv, write_csv
+from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope as program
 from leukoscope.config import Experiment
-from leukoscope.data.images import read_image
-from leukoscope.data.prepare import prepare_crop
 from leukoscope.export import export_run
-from leukoscope.inference.bundle import Bundle
+from leukoscope.files import read_csv, write_csv
+from leukoscope.images.crop import prepare_crop
+from leukoscope.images.read import read_image
 from leukoscope.inference.predictor import Predictor
 from leukoscope.models.export import Store
 from leukoscope.models.network import WithMap
-from leukoscope.training.export import read_network
+from leukoscope.training.checkpoint import read_network
 
 CLOSE = 1e-4
 

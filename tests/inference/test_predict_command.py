@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from leukoscope.artifacts import read_csv, write_csv
+from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope as program
-from leukoscope.data.images import read_image
 from leukoscope.errors import CallError, DataError
-from leukoscope.inference.bundle import Bundle
-from leukoscope.inference.inputs import sources_of
+from leukoscope.files import read_csv, write_csv
+from leukoscope.images.read import read_image
 from leukoscope.inference.neighbours import correct
 from leukoscope.inference.predictor import Predictor
+from leukoscope.inference.sources import sources_of
 
 CELLS = 12
 

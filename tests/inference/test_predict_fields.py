@@ -11,15 +11,15 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from leukoscope.artifacts import read_csv
+from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope as program
 from leukoscope.errors import CallError
 from leukoscope.fields.cells import field_of
 from leukoscope.fields.scale import Scale
-from leukoscope.inference.bundle import Bundle
+from leukoscope.files import read_csv
+from leukoscope.inference.fields import judge_cells
 from leukoscope.inference.predictor import Predictor
-from leukoscope.smears.judging import judge_cells
-from leukoscope.smears.kinds import kind_of
+from leukoscope.inference.sources import kind_of
 from tests.fields.conftest import Painting
 
 SECRET = "DOE^JANE 1970-01-01"

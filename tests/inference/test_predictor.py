@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from leukoscope.artifacts import read_csv
-from leukoscope.data.images import read_image
-from leukoscope.data.prepare import prepare_crop
-from leukoscope.data.views import VIEWS, View, turn, turn_back
+from leukoscope.bundle.manifest import OPERATING_POINTS, Bundle
 from leukoscope.errors import CallError
 from leukoscope.evaluation.calibration import OPERATING_POINTS as EVALUATED
 from leukoscope.evaluation.calibration import temper as evaluated_temper
-from leukoscope.inference.bundle import OPERATING_POINTS, Bundle
+from leukoscope.files import read_csv
+from leukoscope.images.crop import VIEWS, View, prepare_crop, turn, turn_back
+from leukoscope.images.read import read_image
 from leukoscope.inference.ensemble import temper
 from leukoscope.inference.opinion import attention
 from leukoscope.inference.predictor import Predictor

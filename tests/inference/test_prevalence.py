@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukoscope.inference.bundle import Bundle
-from leukoscope.inference.opinion import Opinion
+from leukoscope.bundle.manifest import Bundle
+from leukoscope.inference.opinion import Opinion, Tally
 from leukoscope.inference.prevalence import Accuracy, accuracy_of, draw_rates, rogan_gladen
-from leukoscope.inference.subjects import Tally
 
 from .conftest import changed
 

@@ -11,9 +11,9 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as pieces
 
-from leukoscope.data.images import read_image
-from leukoscope.data.prepare import cell_mask
 from leukoscope.errors import DataError
+from leukoscope.images.crop import cell_mask
+from leukoscope.images.read import read_image
 from leukoscope.inference.quality import fit_quality, judge, measure
 
 SIDE = 300

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.inference.bundle import Bundle
+from leukoscope.bundle.manifest import Bundle
 
 COUNT = """
 import sys

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from leukoscope.bundle.manifest import OPERATING_POINTS, Manifest, Member, SubjectFigures
 from leukoscope.config import Prepare
-from leukoscope.inference.bundle import OPERATING_POINTS, Manifest, Member, SubjectFigures
-from leukoscope.inference.opinion import Opinion
-from leukoscope.inference.subjects import Tally
+from leukoscope.inference.opinion import Opinion, Tally
 from leukoscope.report.card import card
 from leukoscope.report.opinion import OpinionPage, headline, heat_map
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from leukoscope.artifacts import read_json, write_json
-from leukoscope.cli.report import report as command
+from leukoscope.cli.run import report as command
 from leukoscope.errors import DataError
 from leukoscope.evaluation.evaluate import evaluate
 from leukoscope.evaluation.verdict import span
+from leukoscope.files import read_json, write_json
 from leukoscope.report.page import write_report
 from tests.synthetic_run import narrow, write_run
 

@@ -5,10 +5,9 @@ import pytest
 from lifelines.statistics import logrank_test
 
 from leukoscope.survival.cohort import Cohort
-from leukoscope.survival.comparison import logrank, logrank_trend, pairwise, restricted_mean_difference
+from leukoscope.survival.comparison import gray, logrank, logrank_trend, pairwise, restricted_mean_difference
 from leukoscope.survival.curves import RiskTable, risk_table
 from leukoscope.survival.fitting import curves_of
-from leukoscope.survival.gray import gray
 
 
 def _table(cohort: Cohort) -> RiskTable:

@@ -11,15 +11,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from leukoscope.survival.cohort import Cohort
-from leukoscope.survival.comparison import logrank, logrank_trend
+from leukoscope.survival.comparison import gray, logrank, logrank_trend
 from leukoscope.survival.cox import columns_of
-from leukoscope.survival.curves import RiskTable, risk_table
-from leukoscope.survival.fitting import curves_of, fit_model
-from leukoscope.survival.gray import gray
-from leukoscope.survival.horizons import Unit
-from leukoscope.survival.judgement import judge
+from leukoscope.survival.curves import RiskTable, Unit, risk_table
+from leukoscope.survival.fitting import StudySettings, curves_of, fit_model
 from leukoscope.survival.model import patient_curves
-from leukoscope.survival.settings import StudySettings
+from leukoscope.survival.scores import judge
 from leukoscope.survival.study import choose_horizons
 
 from .conftest import drawn

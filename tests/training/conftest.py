@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from leukoscope.artifacts import sha256_of, write_csv
 from leukoscope.config import Experiment
 from leukoscope.data.cells import Cell, write_cells
 from leukoscope.data.pack import pack
 from leukoscope.data.split import make_split, write_split
+from leukoscope.files import sha256_of, write_csv
 
 MakeRun = Callable[..., Path]
 SIDE = 32

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukoscope.artifacts import write_json
-from leukoscope.training.batches import Crops, cut, read_ahead
+from leukoscope.files import write_json
+from leukoscope.training.sampling import Crops, cut, read_ahead
 
 
 @pytest.fixture

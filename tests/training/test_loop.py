@@ -11,18 +11,18 @@ import safetensors
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from leukoscope.artifacts import read_csv, read_json, sha256_of
 from leukoscope.config import Experiment, Model
 from leukoscope.data.cells import read_cells
 from leukoscope.data.pack import open_pack
 from leukoscope.data.split import read_split
 from leukoscope.errors import CallError, DataError, TrainingError
+from leukoscope.files import read_csv, read_json, sha256_of
 from leukoscope.models.catalogue import build_network
 from leukoscope.models.seed_cnn import seed_cnn
 from leukoscope.models.timm_backbone import leading_weights
 from leukoscope.training.checkpoint import load_checkpoint, read_facts
 from leukoscope.training.loop import follow, train
-from leukoscope.training.randomness import seed_of
+from leukoscope.training.sampling import seed_of
 
 MakeRun = Callable[..., Path]
 
@@ -134,7 +134,7 @@ def test_only_the_head_learns_while_the_backbone_is_frozen(make_run: MakeRun) ->
     (run / "fold-0" / "predictions.csv").unlink()
     trained, fresh = (build_network(Model(), classes=2, size=32) for _ in range(2))
     load_checkpoint(run / "fold-0" / "checkpoints" / "last.safetensors", trained)
-    from leukoscope.training.randomness import seed_of
+    from leukoscope.training.sampling import seed_of
 
     torch.manual_seed(seed_of("weights", 3, 0))
     fresh = build_network(Model(), classes=2, size=32)

@@ -10,10 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from leukoscope.artifacts import read_csv, read_json, sha256_of
 from leukoscope.config import Experiment, Model
 from leukoscope.data.cells import read_cells
 from leukoscope.data.pack import open_pack
+from leukoscope.files import read_csv, read_json, sha256_of
 from leukoscope.models.catalogue import build_network
 from leukoscope.training.checkpoint import load_checkpoint
 from leukoscope.training.loop import train

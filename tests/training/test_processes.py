@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from leukoscope.artifacts import read_csv, read_json
 from leukoscope.errors import CallError, ImageError, UnknownNameError
+from leukoscope.files import read_csv, read_json
 from leukoscope.training.loop import train
 from tests.training.test_resume import start
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import safetensors
 
-from leukoscope.artifacts import read_csv, sha256_of
+from leukoscope.files import read_csv, sha256_of
 from leukoscope.training.loop import train
 
 MakeRun = Callable[..., Path]

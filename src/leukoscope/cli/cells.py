@@ -1,17 +1,77 @@
-"""`leukoscope cells`: from smear fields to single cells."""
+"""What `leukoscope predict --to` writes for each field: GeoJSON for QuPath, DICOM, tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import CallError, ImageError, require
-from .options import field_options
-from .terminal import complain, many, printable
+from .options import complain, field_options, many, printable
 
 if TYPE_CHECKING:
-    from ..inference.inputs import Gathered
+    from ..bundle.manifest import Manifest
+    from ..inference.fields import JudgedCell, Smear
+if TYPE_CHECKING:
+    from ..inference.sources import Gathered
+
+
+Writer = Callable[["Smear", "Sequence[JudgedCell]"], None]
+
+
+def writers_of(formats: Sequence[str], folder: Path, *, manifest: "Manifest") -> list[Writer]:
+    """Return what writes one field in each format, into folders of `folder`."""
+    known = {"qupath": _qupath_writer, "dicom": _dicom_writer}
+    return [known[name](folder, manifest) for name in dict.fromkeys(formats) if name in known]
+
+
+def _qupath_writer(folder: Path, manifest: "Manifest") -> Writer:
+    from ..inference.opinion import colour_of
+    from ..interop.qupath import Shape, write_geojson
+
+    def shape(judged: "JudgedCell") -> Shape:
+        cell, opinion = judged.cell, judged.opinion
+        chances = {f"Probability {name}": value for name, value in (opinion.probabilities or {}).items()}
+        sizes = {"Area µm²": cell.area_um2, "Nucleus µm²": cell.nucleus_um2, "Sharpness": cell.sharpness}
+        colour = colour_of(opinion.decision, manifest)
+        return Shape(cell.outline, f"Cell {cell.number}", opinion.decision, chances | sizes, colour)
+
+    def write(smear: "Smear", found: "Sequence[JudgedCell]") -> None:
+        write_geojson(folder / "qupath" / f"{smear.name}.geojson", [shape(judged) for judged in found])
+
+    return write
+
+
+def _dicom_writer(folder: Path, manifest: "Manifest") -> Writer:
+    from ..fields.detection import ClassicalDetector
+    from ..interop.dicom_images import DicomImage
+    from ..interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
+
+    bundle = f"{manifest.name} {manifest.seal[:16]}"
+    algorithm = Algorithm(f"leukoscope {ClassicalDetector.name}", metadata.version("leukoscope"), bundle)
+
+    def cell(judged: "JudgedCell") -> DicomCell:
+        found, opinion = judged.cell, judged.opinion
+        chance = (opinion.probabilities or {}).get(manifest.positive)
+        name = dicom_class(opinion.decision, manifest)
+        return DicomCell(found.outline, f"Cell {found.number}", name, found.area_um2, chance)
+
+    def write(smear: "Smear", found: "Sequence[JudgedCell]") -> None:
+        source: Any = DicomImage(smear.path).identity()
+        cells = [cell(judged) for judged in found]
+        write_report(folder / "dicom" / f"{smear.name}-report.dcm", source, cells, algorithm=algorithm)
+        if cells and "FrameOfReferenceUID" in source:
+            write_annotations(folder / "dicom" / f"{smear.name}-outlines.dcm", source, cells, algorithm=algorithm)
+
+    return write
+
+
+def dicom_class(decision: str, manifest: "Manifest") -> str:
+    """Return the name under which a decision is coded in DICOM: blast and normal where the bundle tells just these."""
+    if not manifest.positive or decision not in manifest.classes:
+        return decision
+    return "blast" if decision == manifest.positive else "normal"
 
 
 @click.command()
@@ -39,7 +99,7 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
         require(module, feature="Finding cells in fields", extra="fields")
     from ..fields.extraction import Wishes, extract
     from ..interop.dicom_images import DicomImage, is_dicom
-    from .opinions import passed_over
+    from .output import passed_over
 
     found = _gathered(fields)
     for line in found.empty:
@@ -48,7 +108,7 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     foreign = {path: DicomImage for path in files if is_dicom(path)}
     if "dicom" in formats and (others := [path.name for path in files if path not in foreign]):
         raise CallError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")
-    writers = {"qupath": _qupath_writer, "dicom": _dicom_writer}
+    writers = {"qupath": _found_as_geojson, "dicom": _found_as_dicom}
     also = [writers[name](output) for name in dict.fromkeys(formats)]
     results = extract(files, output, wishes=Wishes(**options), report=_say, also=also, foreign=foreign)
     usable = [result for result in results if result.scale]
@@ -61,7 +121,7 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
         raise SystemExit(ImageError.exit_status)
 
 
-def _qupath_writer(output: Path) -> Any:
+def _found_as_geojson(output: Path) -> Any:
     from ..interop.qupath import Shape, write_geojson
 
     def shape(cell: Any) -> Shape:
@@ -74,7 +134,7 @@ def _qupath_writer(output: Path) -> Any:
     return write
 
 
-def _dicom_writer(output: Path) -> Any:
+def _found_as_dicom(output: Path) -> Any:
     from importlib import metadata
 
     from ..fields.detection import ClassicalDetector
@@ -104,7 +164,7 @@ def _gathered(given: tuple[Path, ...]) -> "Gathered":
     """Return the image files that are named, and those in the folders that are named."""
     from ..fields.images import SUFFIXES
     from ..fields.slides import SUFFIXES as SLIDES
-    from ..inference.inputs import gather
+    from ..inference.sources import gather
 
     if missing := [path for path in given if not path.exists()]:
         raise CallError(f"{missing[0]} does not exist. Check the path.")

@@ -72,10 +72,10 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
       leukoscope data audit cells.csv -o audit.json
       leukoscope data audit release.csv -o audit.json --names-only
     """
-    from ..artifacts import write_json
     from ..data.audit import audit, measure_traits, write_traits
     from ..data.cells import read_cells
     from ..errors import DataError
+    from ..files import write_json
     from ..pipeline import (
         describe_audit,
         describe_parts,
@@ -117,9 +117,9 @@ def verify_command(folder: Path, output: Path | None) -> None:
     """
     from dataclasses import asdict
 
-    from ..artifacts import write_json
-    from ..data.cnmc import verify
+    from ..data.release import verify
     from ..errors import DataError
+    from ..files import write_json
 
     found = verify(folder)
     if output:
@@ -148,7 +148,7 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
       leukoscope data fetch cnmc --from kaggle -o C-NMC_Leukemia
       leukoscope data fetch cnmc --from ~/Downloads/archive.zip -o C-NMC_Leukemia
     """
-    from ..data.fetch import fetch
+    from ..data.release import fetch
 
     click.echo(f"Unpacked under {fetch(source, output)}; proving every file …")
     context.invoke(verify_command, folder=output, output=None)
@@ -175,10 +175,10 @@ def split_command(
       leukoscope data split cells.csv -o split.json --folds 5
       leukoscope data split cells.csv -o split.json --audit audit.json --scheme parts --test-part prelim_test
     """
-    from ..artifacts import read_json
     from ..config import Experiment
     from ..data.cells import read_cells
     from ..data.split import make_split, write_split
+    from ..files import read_json
     from ..pipeline import describe_split
 
     given = {

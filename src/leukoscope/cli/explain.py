@@ -11,9 +11,9 @@ from .options import point_option
 
 if TYPE_CHECKING:
     from ..inference.explaining import Explainer, Explanation
-    from ..inference.inputs import Source
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor
+    from ..inference.sources import Source
 
 
 _LONGEST = 40  # letters of a file's name that the name of its picture repeats
@@ -47,11 +47,10 @@ def explain(
     """
     from ..errors import CallError, ImageError
     from ..inference.explaining import Explainer
-    from ..inference.inputs import gather
     from ..inference.predictor import load
-    from .opinions import passed_over
-    from .outputs import refuse_collisions
-    from .terminal import complain, printable
+    from ..inference.sources import gather
+    from .options import complain, printable
+    from .output import passed_over, refuse_collisions
 
     if not output and not html:
         raise CallError("Say where the pictures go: -o FOLDER, --html FILE, or both.")
@@ -113,10 +112,10 @@ def _looked_at(
     sources: "Iterable[Source]", predictor: "Predictor", *, explainer: "Explainer", target: str, point: str
 ) -> Iterator[_Case]:
     """Yield what could be read, and say a line about every picture."""
-    from ..data.images import read_image
     from ..errors import ImageError
+    from ..images.read import read_image
     from ..progress import track
-    from .terminal import complain, printable
+    from .options import complain, printable
 
     for source in track(list(sources), "Explaining"):
         try:
@@ -141,7 +140,7 @@ def _looked_at(
 
 
 def _write_pictures(folder: Path, done: list[_Case], *, method: str) -> None:
-    from ..artifacts import write_json
+    from ..files import write_json
 
     rows = []
     for number, case in enumerate(done, start=1):
@@ -154,9 +153,9 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
     """Write the cell beside its map and return the file's name, which says so where the cell was refused."""
     from PIL import Image
 
-    from ..artifacts import write_whole
-    from ..explain.heat import beside
-    from .terminal import printable
+    from ..explain.maps import beside
+    from ..files import write_whole
+    from .options import printable
 
     assert case.found
     name = f"{number:04d}-{'refused-' * case.refused}{printable(case.source.path.stem[:_LONGEST])}.png"
@@ -166,9 +165,9 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
 
 
 def _write_page(path: Path, done: list[_Case], *, method: str) -> None:
-    from ..artifacts import write_text
-    from ..report.explanation_page import Shown, render
-    from .terminal import printable
+    from ..files import write_text
+    from ..report.explanation import Shown, render
+    from .options import printable
 
     cells = [
         Shown(

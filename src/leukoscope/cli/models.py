@@ -1,8 +1,12 @@
 """leukoscope models: list networks and print their layers."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ..models.export import Store
 
 
 @click.group()
@@ -27,7 +31,7 @@ def show(bundle: Path | None) -> None:
       leukoscope models show
       leukoscope models show models/first
     """
-    from ..inference.bundle import CARD
+    from ..bundle.manifest import CARD
     from ..inference.predictor import load
 
     predictor = load(bundle)
@@ -90,3 +94,110 @@ def _require() -> None:
 
     require("torch", feature="Looking at networks", extra="train")
     require("timm", feature="Looking at networks", extra="train")
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
+@click.option("--name", default="", help="What the bundle is called.  [default: by its network and run folder]")
+@click.option("--fold", "folds", multiple=True, type=int, help="Only this fold; may stand several times.")
+@click.option(
+    "--store", type=click.Choice(["single", "half", "int8"]), default="single", show_default=True,
+    help="How large weights are kept: 4, 2 or 1 bytes each. int8 moves probabilities by about 0.01.",
+)  # fmt: skip
+@click.option("--no-weights", is_flag=True, help="Leave out weights.safetensors, which only further training needs.")
+@click.option(
+    "--also", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Run of the same settings, split otherwise, whose figures the card shows too; may stand several times.",
+)  # fmt: skip
+@click.option(
+    "--alpha", type=click.FloatRange(0.001, 0.499), default=0.1, show_default=True,
+    help="Share of each class that may be called another; more cells are unsure when it is small.",
+)  # fmt: skip
+def export(
+    run: Path, output: Path, *, name: str, folds: tuple[int, ...], store: "Store", no_weights: bool,
+    also: tuple[Path, ...], alpha: float,
+) -> None:  # fmt: skip
+    """Make a model bundle of an evaluated RUN: all its folds averaged, or some of them.
+
+    The bundle holds everything that an answer needs (preparation, networks, calibration, operating points, when to
+    refuse and when to be unsure, figures, a card for people) and predicts without PyTorch.
+
+    \b
+    Examples:
+      leukoscope export runs/first -o models/first
+      leukoscope export runs/first -o models/first-0 --fold 0 --store half
+      leukoscope export runs/kfold -o models/both --also runs/shift
+      leukoscope predict cells/ --model models/first
+    """
+    from ..errors import require
+
+    for module in ("torch", "timm", "onnx", "onnxscript"):
+        require(module, feature="Exporting a model", extra="train")
+    from ..export import export_run
+
+    bundle = export_run(
+        run, output, folds=folds, store=store, weights=not no_weights, also=also, alpha=alpha, name=name,
+        say=click.echo,
+    )  # fmt: skip
+    size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
+    click.echo(f"bundle    {bundle.path} ({size / 1e6:.1f} MB)")
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("reviewed", type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the adapted bundle here; else only say.")
+@click.option("--even-if-worse", is_flag=True, help="Write it although it is not shown to be better.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
+@click.option("--seed", default=0, show_default=True, help="Of the folds and of the intervals.")
+def adapt(
+    bundle: Path, reviewed: Path, output: Path | None, even_if_worse: bool, as_json: bool, seed: int
+) -> None:  # fmt: skip
+    """Fit a new head of BUNDLE to REVIEWED cells of your laboratory, and say whether it is better.
+
+    REVIEWED is what the reading room exports as a data set (unpacked), or any labelled folder or table. A few dozen
+    cells will do; cells of several subjects of each class tell more. Old and new are compared on subjects that the
+    measured head has not learned from, with 95 % intervals over subjects. No bundle is ever overwritten.
+
+    \b
+    Examples:
+      leukoscope adapt models/first case-3-dataset/
+      leukoscope adapt models/first reviewed/cells.csv -o models/ours
+    """
+    import json
+
+    from ..adapt import adapt as fit
+    from ..adapt import refuse_existing, write
+    from ..bundle.manifest import open_bundle
+    from ..data.index import index
+
+    if output:
+        refuse_existing(output)
+    opened = open_bundle(bundle)
+    table = reviewed / "cells.csv" if (reviewed / "cells.csv").is_file() else reviewed
+    adapted, seen = fit(opened, index(table).cells, seed=seed)
+    click.echo(json.dumps(adapted.result, indent=1) if as_json else _table(adapted.result))
+    if not output:
+        return
+    if not adapted.better and not even_if_worse:
+        click.echo(f"Not written: {adapted.result['verdict']} To write it all the same: --even-if-worse.", err=True)
+        raise SystemExit(1)
+    write(opened, output, adapted, seen)
+    click.echo(f"Wrote {output}", err=as_json)
+
+
+def _table(result: dict[str, Any]) -> str:
+    held_out = f"{result['cells']} reviewed cells of {result['subjects']} subjects, each {result['unit']} held out once"
+    lines = [held_out, f"{'':18}{'old':>24}{'new':>24}{'new - old':>26}"]
+    for name in result["old"]:
+        parts = [_span(result[which][name]) for which in ("old", "new", "differences")]
+        lines.append(f"{name:18}{parts[0]:>24}{parts[1]:>24}{parts[2]:>26}")
+    return "\n".join([*lines, result["verdict"], *([result["note"]] if result["note"] else [])])
+
+
+def _span(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "–"
+    low, high = (f"{figure[side]:.3f}" if figure[side] is not None else "–" for side in ("low", "high"))
+    return f"{figure['value']:.3f} ({low} to {high})"

@@ -75,3 +75,155 @@ def _stopping() -> Iterator[Callable[[str], None]]:
         yield say
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--resume", is_flag=True, help="Go on after a stop; finished folds and epochs are kept.")
+@click.option("--devices", type=click.IntRange(min=1), help="Processes, one per device. [default: train.devices]")
+@click.option("--accelerator", metavar="NAME", help="cpu, cuda, mps or auto. [default: train.accelerator]")
+def train(run: Path, resume: bool, devices: int | None, accelerator: str | None) -> None:
+    """Train every fold of a prepared RUN, or resume it.
+
+    RUN is a folder that holds config.toml, cells.csv, split.json and pack/, as `leukoscope run --until pack` leaves
+    it. Each fold gets its history.csv and checkpoints; predictions.csv holds the raw probabilities of all validation
+    and test cells. A run that was killed and resumed ends with the same weights as one that was not. Several processes
+    share every batch and learn what one would; torchrun starts them over several machines.
+
+    \b
+    Examples:
+      leukoscope train runs/first
+      leukoscope train runs/first --resume
+      leukoscope train runs/first --devices 2
+      torchrun --nnodes 2 --nproc-per-node 4 --rdzv-endpoint HOST:29500 -m leukoscope train runs/first
+    """
+    from ..errors import require
+
+    require("torch", feature="Training", extra="train")
+    require("lightning_fabric", feature="Training", extra="train")
+    from ..training.loop import train as train_run
+
+    train_run(run, resume=resume, devices=devices, accelerator=accelerator)
+    click.echo(f"{run / 'predictions.csv'}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def evaluate(run: Path) -> None:
+    """Calibrate on validation subjects and measure on test subjects.
+
+    Reads RUN/predictions.csv, cells.csv, split.json and traits.csv; writes RUN/calibration.json and
+    RUN/metrics.json, every number with its 95 % interval over subject groups.
+
+    \b
+    Examples:
+      leukoscope evaluate runs/first
+    """
+    from ..evaluation.evaluate import evaluate as measure_run
+    from ..evaluation.verdict import summary
+
+    click.echo(summary(measure_run(run)))
+    click.echo(f"Wrote {run / 'metrics.json'}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def report(run: Path) -> None:
+    """Write report.html from a finished run: one file that opens offline.
+
+    Reads RUN/metrics.json and whatever else the run holds; writes RUN/report.html and RUN/figures/*.svg.
+
+    \b
+    Examples:
+      leukoscope report runs/first
+    """
+    from ..evaluation.verdict import summary
+    from ..files import read_json
+    from ..report.page import write_report
+
+    path = write_report(run)
+    click.echo(summary(read_json(run / "metrics.json")))
+    click.echo(f"Wrote {path}")
+
+
+_RUN_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("run_a", type=_RUN_FOLDER)
+@click.argument("run_b", type=_RUN_FOLDER)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures as JSON.")
+def compare(run_a: Path, run_b: Path, output: Path | None) -> None:
+    """Paired difference between two runs on the test cells that they share.
+
+    Both runs are measured on the same bootstrap replicates of subject groups, so the interval of the difference is
+    far narrower than the two intervals side by side suggest.
+
+    \b
+    Examples:
+      leukoscope compare runs/seed-cnn runs/lite0
+      leukoscope compare runs/seed-cnn runs/lite0 -o difference.json
+    """
+    from ..evaluation.compare import compare as compare_runs
+    from ..evaluation.verdict import comparison_table
+    from ..files import write_json
+
+    result = compare_runs(run_a, run_b)
+    click.echo(comparison_table(result))
+    if output:
+        write_json(output, result)
+        click.echo(f"Wrote {output}")
+
+
+_FOLDER = click.Path(exists=True, path_type=Path)
+
+
+@click.command(short_help="Run a published claim as an experiment and write its page.")
+@click.argument("name", required=False)
+@click.option("--list", "listing", is_flag=True, help="Show the studies and the claims that they test.")
+@click.option("--data", type=_FOLDER, help="Folder of images, such as the C-NMC release; subtypes takes smear fields.")
+@click.option("--fields", type=_FOLDER, help="Folder of smear fields by class, for stain.")
+@click.option("--painted", type=int, default=0, metavar="N", help="Paint N cells instead of reading images.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("evidence"), show_default=True,
+              help="Folder for the page, its figures and its JSON.")  # fmt: skip
+@click.option(
+    "--work", type=click.Path(path_type=Path), help="Folder for what is kept between runs. [default: OUTPUT/work]"
+)
+@click.option("--offline", is_flag=True, help="Ask no model hub; weights that are not at hand are random.")
+@click.option("--seeds", type=click.IntRange(1, 100), help="How often each arm is run anew.")
+@click.option("--images", type=click.IntRange(0), help="How many images are looked at; 0 takes all.")
+@click.option("--size", type=click.IntRange(16, 1024), help="Side of the crops, px.")
+@click.option("--epochs", type=click.IntRange(1), help="Where a network is trained.")
+def reproduce(
+    name: str | None, listing: bool, data: Path | None, fields: Path | None, painted: int, output: Path,
+    work: Path | None, offline: bool, **smaller: int | None,
+) -> None:  # fmt: skip
+    """Run the study NAME and write OUTPUT/NAME.md with its figures and all numbers.
+
+    Finished arms are kept: repeat the command to go on where it was stopped. A study that is made smaller by --seeds,
+    --images, --size or --epochs says so on its page.
+
+    \b
+    Examples:
+      leukoscope reproduce --list
+      leukoscope reproduce leak --data C-NMC_Leukemia/
+      leukoscope reproduce ellassir-2022 --painted 600 --seeds 2 --size 48 --images 200 --epochs 3
+    """
+    from ..errors import CallError, require
+    from ..studies.catalogue import find, names
+    from ..studies.catalogue import reproduce as run
+    from ..studies.study import Given
+
+    require("torch", feature="Reproducing a study", extra="train")
+    if listing:
+        for each in names():
+            click.echo(f"{each:15} {find(each).claim}")
+        return
+    if not name:
+        raise CallError(f"Name a study: {', '.join(names())}. What they test: leukoscope reproduce --list")
+    asked = {key: value for key, value in smaller.items() if value is not None}
+    say = lambda text: click.echo(text, err=True)  # noqa: E731
+    page = run(
+        name, Given(data, fields, painted, offline), output, work=work or output / "work", smaller=asked, say=say
+    )
+    click.echo(page)

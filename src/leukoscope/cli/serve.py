@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..serve.database import Database
-    from ..serve.settings import Serving
+    from ..server.database import Database
+    from ..server.settings import Serving
 
 _EXTRA = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "python_multipart", "prometheus_client")
 
@@ -64,7 +64,7 @@ def serve(point: str, behind_proxy: str, no_work: bool, no_browser: bool, **give
       leukoscope serve --model models/first --survival out/survival
       leukoscope serve --database postgresql://room@db/room --data /srv/room --host 0.0.0.0 --name room.example.org
     """
-    from ..serve.settings import Serving
+    from ..server.settings import Serving
 
     _need_extra()
     settings = Serving(point=point.replace("-", "_"), work=not no_work, **given)
@@ -76,12 +76,12 @@ def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:
 
     import uvicorn
 
-    from ..serve.app import create_app
+    from ..server.app import create_app
 
     place = _listen(settings.host, settings.port)
     app = create_app(settings)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("leukoscope.serve").setLevel(logging.INFO)
+    logging.getLogger("leukoscope.server").setLevel(logging.INFO)
     config = uvicorn.Config(
         app, access_log=False, log_level="warning", server_header=False, proxy_headers=bool(behind_proxy),
         forwarded_allow_ips=behind_proxy or None, timeout_graceful_shutdown=10,
@@ -141,7 +141,7 @@ def add(name: str, role: str, laboratory: str, password_file: Path | None, data:
       leukoscope accounts add ada --role admin
     """
     _need_extra()
-    from ..serve.accounts import add_account
+    from ..server.accounts import add_account
 
     password = _password(password_file)
     with _open(data, database).writing() as session:
@@ -162,7 +162,7 @@ def list_accounts(data: Path, database: str) -> None:
     _need_extra()
     from sqlalchemy import select
 
-    from ..serve.tables import Account, Laboratory
+    from ..server.tables import Account, Laboratory
 
     with _open(data, database).reading() as session:
         rows = session.execute(
@@ -188,8 +188,8 @@ def change_password(name: str, password_file: Path | None, data: Path, database:
     from sqlalchemy import select
 
     from ..errors import UnknownNameError
-    from ..serve.accounts import close_sessions, hash_password
-    from ..serve.tables import Account
+    from ..server.accounts import close_sessions, hash_password
+    from ..server.tables import Account
 
     hashed = hash_password(_password(password_file))
     with _open(data, database).writing() as session:
@@ -235,8 +235,8 @@ def verify(head: str, data: Path, database: str) -> None:
 def _open(data: Path, database: str) -> "Database":
     """Open the database of a room, making its tables the first time."""
     _need_extra()
-    from ..serve.database import Database
-    from ..serve.settings import Serving
+    from ..server.database import Database
+    from ..server.settings import Serving
 
     opened = Database(Serving(data=data, database=database).url)
     opened.prepare()
@@ -245,13 +245,13 @@ def _open(data: Path, database: str) -> "Database":
 
 def _log(data: Path) -> Any:
     _need_extra()
-    from ..serve.audit_log import AuditLog
+    from ..server.audit_log import AuditLog
 
     return AuditLog(data)
 
 
 def _who() -> Any:
-    from ..serve.audit_log import Who
+    from ..server.audit_log import Who
 
     return Who("command line")
 

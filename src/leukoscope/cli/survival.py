@@ -102,7 +102,7 @@ def fit_command(cohort: Path, output: Path, title: str, **options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> Any:
-    from ..survival.settings import StudySettings
+    from ..survival.fitting import StudySettings
 
     return StudySettings(
         time=options["time_column"], event=options["event"], stage=options["stage"], unit=options["unit"],
@@ -146,11 +146,10 @@ def _cuts(text: str) -> tuple[float, ...]:
 
 
 def _study(table: Path, settings: Any, output: Path, *, title: str, source: str = "", links: Any = ()) -> None:
-    from ..artifacts import record_stage
-    from ..report.survival_page import write_page
+    from ..files import record_stage
+    from ..report.survival import write_page
     from ..survival.cohort import read_cohort
-    from ..survival.study import run_study, write_study
-    from ..survival.words import counted
+    from ..survival.study import counted, run_study, write_study
 
     started = time.perf_counter()
     cohort = read_cohort(table, settings)
@@ -166,8 +165,8 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
 
 def _say(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
-    from ..report.survival_words import interval_words, lines_of_tests, model_name
-    from ..survival.words import NOTICE
+    from ..report.survival import interval_words, lines_of_tests, model_name
+    from ..survival.study import NOTICE
 
     for stage in result["comparison"]["stages"].values():
         click.echo(_latest(stage))
@@ -213,7 +212,7 @@ def predict_command(
       leukoscope survival predict OUT --stage II --age 60 --horizons "1 year,5 years" --picture curve.svg
       leukoscope survival predict OUT patients.csv -o predictions.csv
     """
-    from ..survival.horizons import parse_horizon
+    from ..survival.curves import parse_horizon
     from ..survival.model import read_model
     from ..survival.predict import write_predictions
 
@@ -261,8 +260,8 @@ def _predictions(model: Any, words: list[str], table: Path | None, how: dict[str
 
 
 def _draw(prediction: Any, picture: Path) -> None:
-    from ..artifacts import write_text
     from ..errors import CallError
+    from ..files import write_text
     from ..report.survival_figures import for_file, prediction_curve
 
     if not prediction.curves:
@@ -297,7 +296,7 @@ def _print(predictions: Any, lines: Any, *, as_json_text: bool) -> None:
     import json
 
     from ..survival.predict import as_json
-    from ..survival.words import NOTICE
+    from ..survival.study import NOTICE
 
     if as_json_text:
         found = [as_json(prediction) for prediction in predictions]

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import read_csv, write_csv
 from ..errors import DataError, ImageError
-from ..progress import track
+from ..files import read_csv, write_csv
+from ..images.crop import bounding_box, cell_mask, cut_square, square_around
+from ..images.read import RGB, read_image
+from ..progress import in_parallel, track
 from .cells import Cell, natural, relative
-from .cnmc import SIDES, SOURCE
-from .groups import joined, sharing_bytes, subject_groups
-from .images import RGB, read_image
-from .pack import in_parallel
-from .prepare import bounding_box, cell_mask, cut_square, square_around
+from .release import SIDES, SOURCE
+from .split import joined, sharing_bytes, subject_groups
 
 TRAITS = ("path", "area_px", "mean_red", "mean_green", "mean_blue")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts import Row, fingerprint, read_csv, write_csv
 from ..errors import DataError, UnknownNameError
+from ..files import Row, fingerprint, read_csv, write_csv
 
 COLUMNS = ("path", "label", "subject", "part", "source", "name", "sha256", "width", "height")
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from ..artifacts import read_csv, sha256_of
 from ..errors import ConfigError, DataError, ImageError
-from ..progress import track
-from . import cnmc
+from ..files import read_csv, sha256_of
+from ..images.read import FORMATS, read_size
+from ..progress import in_parallel, track
+from . import release as cnmc
 from .cells import Cell, natural, refuse_double_names
-from .images import FORMATS, read_size
-from .pack import in_parallel
 
 _PART = re.compile(r"(?i)fold[_-]?\d+|train(ing)?|test(ing)?|val(id(ation)?)?")
 

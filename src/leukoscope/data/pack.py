@@ -1,25 +1,20 @@
 """Prepared crops of all cells in one memory-mapped array, so that memory does not grow with their number."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import read_json, sha256_of, write_json, write_whole
 from ..config import Prepare
 from ..errors import DataError, ImageError
-from ..progress import track
+from ..files import read_json, sha256_of, write_json, write_whole
+from ..images.crop import prepare_crop
+from ..images.read import RGB, read_image
+from ..progress import in_parallel, track
 from .cells import Cell, cells_fingerprint
-from .images import RGB, read_image
-from .prepare import prepare_crop
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def pack(cells: Sequence[Cell], folder: Path, *, prepare: Prepare) -> NDArray[np.uint8]:
@@ -73,20 +68,6 @@ def _opens(folder: Path) -> bool:
     except DataError:
         return False
     return True
-
-
-def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:
-    """Yield work(item) in order from some threads, else one per core, holding only a few results at a time.
-
-    Threads serve because decoding, hashing and resizing release Python's lock.
-    """
-    threads = threads or os.cpu_count() or 1
-    waiting = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
-        running = [pool.submit(work, item) for item in islice(waiting, 4 * threads)]
-        while running:
-            yield running.pop(0).result()
-            running.extend(pool.submit(work, item) for item in islice(waiting, 1))
 
 
 def _write_crops(cells: Sequence[Cell], path: Path, *, prepare: Prepare) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from .metrics import Floats, Ints
 from .predictions import Predictions
-from .ranking import Floats, Ints
 
 HIGH = 0.95  # sensitivity, or specificity, that the one-sided operating points keep on validation cells
 OPERATING_POINTS = ("balanced", "high_sensitivity", "high_specificity")

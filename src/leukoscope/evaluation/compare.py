@@ -13,10 +13,9 @@ from ..errors import DataError
 from .baselines import label_statistics
 from .evaluate import Evidence, experiment_of, gather
 from .intervals import METHOD, Statistics, bootstrap
-from .metrics import LOWER_IS_BETTER, METRICS
+from .metrics import LOWER_IS_BETTER, METRICS, Floats, Ints
 from .outcomes import SUBJECT_METRICS, Outcome, measure, measure_subjects, outcome_of
 from .predictions import Predictions
-from .ranking import Floats, Ints
 
 
 def compare(run_a: Path, run_b: Path) -> dict[str, Any]:

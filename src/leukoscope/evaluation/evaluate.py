@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts import record_stage, write_json
 from ..config import Experiment
 from ..data.audit import read_traits
 from ..data.cells import Cell, read_cells
 from ..data.split import SplitPlan, read_split
-from .agreement import rows_of
+from ..files import record_stage, write_json
 from .baselines import COLUMNS, class_shares, features_of, label_statistics, majority, probe
 from .calibration import Calibration, calibrate, calibration_table
 from .intervals import METHOD, Bootstrap, Statistics, bootstrap, number, plain
-from .metrics import BINS, METRICS, confusion, reliability
+from .metrics import BINS, METRICS, Floats, Ints, confusion, reliability
 from .outcomes import (
     COVERAGE_GRID,
     RATE_GRID,
@@ -31,8 +30,7 @@ from .outcomes import (
     outcome_of,
     subjects_of,
 )
-from .predictions import Predictions, read_predictions
-from .ranking import Floats, Ints
+from .predictions import Predictions, read_predictions, rows_of
 from .verdict import verdict
 
 _KINDS = ("precision", "recall", "f1")

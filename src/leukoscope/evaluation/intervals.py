@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .metrics import SWELLING
-from .ranking import Floats
+from .metrics import SWELLING, Floats
 
 Statistics = dict[str, Floats]  # name -> (replicates, …)
 LEVEL = 0.95

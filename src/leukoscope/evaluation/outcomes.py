@@ -7,11 +7,28 @@ from numpy.typing import NDArray
 
 from .calibration import OPERATING_POINTS, Calibration
 from .intervals import Statistics
-from .metrics import CHANCES, COUNTED, accuracy, areas, auroc, confusion, f1, precision, recall, reliability
+from .metrics import (
+    CHANCES,
+    COUNTED,
+    Floats,
+    Ints,
+    accuracy,
+    areas,
+    auroc,
+    confusion,
+    divide,
+    f1,
+    precision,
+    precision_on,
+    rank,
+    recall,
+    reliability,
+    risk_on,
+    roc_on,
+)
 from .metrics import sensitivity as sensitivity_of
 from .metrics import specificity as specificity_of
 from .predictions import Predictions
-from .ranking import Floats, Ints, divide, precision_on, rank, risk_on, roc_on
 
 RATE_GRID = np.linspace(0, 1, 101)
 RECALL_GRID = np.linspace(0.01, 1, 100)

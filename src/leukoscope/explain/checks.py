@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
-from ..data.images import RGB
-from ..data.prepare import cell_mask
-from .fading import without
-from .heat import Crops, Heat, Predict
+from ..images.crop import cell_mask
+from ..images.read import RGB
+from .maps import Crops, Heat, Predict
+from .perturbation import without
 
 STEPS = 20
 _GRAIN = 24  # random order is drawn in blots of this fraction of the crop, as smooth as the maps it is compared with

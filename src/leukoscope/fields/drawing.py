@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..artifacts import write_whole
+from ..files import write_whole
 from .cells import Field, FieldCell
 from .planes import Pixels, rescaled
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts import fingerprint, read_json, write_json
 from ..errors import ImageError
+from ..files import fingerprint, read_json, write_json
 from ..progress import track
-from .cells import FieldCell, numbered
-from .crops import cut_crop
+from .cells import FieldCell, cut_crop, numbered
 from .detection import ClassicalDetector
 from .drawing import draw_marks, write_png
-from .normalisation import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
 from .slides import Look, Slide, Tile, look_at, sample_cells, tile_cells, tiles_of, window_field
+from .stain import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
 
 TILE = 2048  # pixels; with its margin one tile takes about 100 MB while it is worked on
 

@@ -1,15 +1,19 @@
 """cells.csv and fields.csv: what was found, one row per cell and one per field."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..artifacts import sha256_of, write_csv
-from .cells import FieldCell
-from .detection import Outline
-from .scale import Scale
+from ..files import sha256_of, write_csv
+
+if TYPE_CHECKING:
+    from .cells import FieldCell
+    from .detection import Outline
+    from .scale import Scale
 
 # The first nine are those of every cells.csv, so that training, prediction and reports can read it.
 CELL_COLUMNS = (

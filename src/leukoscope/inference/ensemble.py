@@ -9,11 +9,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from ..bundle.graph import points_outside
+from ..bundle.manifest import Bundle, Member
 from ..config import Prepare
-from ..data.views import VIEWS, View, turn, turn_back
 from ..errors import BundleError
-from .bundle import Bundle, Member
-from .onnx_file import points_outside
+from ..images.crop import VIEWS, View, turn, turn_back
 
 Floats = NDArray[np.floating]
 Arrays = NDArray[np.float32]

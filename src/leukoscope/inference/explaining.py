@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import RGB
 from ..errors import CallError, UnknownNameError
 from ..explain.checks import deletion, insertion, inside_share
-from ..explain.heat import Crops, Heat, enlarge
-from ..explain.lime import lime
-from ..explain.occlusion import occlude
+from ..explain.maps import Crops, Heat, enlarge
+from ..explain.perturbation import lime, occlude
+from ..images.read import RGB
 from .ensemble import Floats
 from .predictor import Predictor
 
@@ -67,7 +66,7 @@ class Explainer:
             UnknownNameError: the model has no such class.
             ImageError: the image holds no cell.
         """
-        from ..data.prepare import prepare_crop
+        from ..images.crop import prepare_crop
 
         classes = self._predictor.classes
         if target and target not in classes:

@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.images import RGB
+from ..bundle.manifest import REFUSED, UNSURE, Manifest
+from ..images.read import RGB
+from .prevalence import accuracy_of
 
-UNSURE, REFUSED = "unsure", "refused"
 TITLES = {"all": "blast", "hem": "normal"}
 """What people call the classes of C-NMC 2019, whose "all" would be read as "everything"."""
 
@@ -93,3 +94,82 @@ def columns_of(classes: Sequence[str], *, subject: bool = False) -> tuple[str, .
     """
     first = ("path", "subject") if subject else ("path",)
     return (*first, *(f"prob_{name}" for name in classes), "decision", "reason", "quality")
+
+
+@dataclass
+class Count:
+    """Cells of one subject, or of all."""
+
+    cells: int = 0
+    answered: int = 0
+    """All that were not refused."""
+    called: int = 0
+    """Cells that the operating point calls the disease, unsure ones too: so sensitivity was measured."""
+    decided: int = 0
+    """Of the called: those that are not left to a person."""
+    unsure: int = 0
+    refused: int = 0
+    unreadable: int = 0
+    """Of the refused: files that cannot be used as images."""
+
+    def add(self, opinion: Opinion, *, positive: str) -> None:
+        """Count one more cell."""
+        self.cells += 1
+        self.answered += opinion.decision != REFUSED
+        self.called += bool(positive) and opinion.called == positive
+        self.decided += bool(positive) and opinion.decision == positive
+        self.unsure += opinion.decision == UNSURE
+        self.refused += opinion.decision == REFUSED
+        self.unreadable += not opinion.readable
+
+
+class Tally:
+    """Counts of all cells, of every decision, and of every subject, kept while opinions stream by."""
+
+    def __init__(self, manifest: Manifest, *, point: str) -> None:
+        self.all = Count()
+        self.decisions: dict[str, int] = dict.fromkeys((*manifest.classes, UNSURE, REFUSED), 0)
+        self.subjects: dict[str, Count] = {}
+        self._manifest, self._point = manifest, point
+
+    def add(self, opinion: Opinion, *, subject: str = "") -> None:
+        """Count one opinion; cells without a subject count only among all."""
+        self.decisions[opinion.decision] += 1
+        self.all.add(opinion, positive=self._manifest.positive)
+        if subject:
+            self.subjects.setdefault(subject, Count()).add(opinion, positive=self._manifest.positive)
+
+    def summaries(self, *, seed: int = 0) -> list[dict[str, Any]]:
+        """Return one row per subject: counts, and `share` of the disease with value, low and high.
+
+        The share is corrected for sensitivity and specificity; it is missing where the bundle has more than two
+        classes or was tested on fewer than two subject groups of a class.
+        """
+        rng = np.random.default_rng(seed)
+        accuracy = accuracy_of(self._manifest, self._point, seed=seed) if self.subjects else None
+        rows = []
+        for subject, count in self.subjects.items():
+            row = {"subject": subject} | asdict(count)
+            if accuracy:
+                row["share"] = accuracy.share(count.called, cells=count.answered, rng=rng)
+            rows.append(row)
+        return rows
+
+
+Colour = tuple[int, int, int]
+
+# Dark enough for thin lines on a bright field; apart also for the colour-blind, as lightness differs too.
+DISEASE: Colour = (190, 30, 45)
+UNDECIDED: Colour = (205, 105, 0)
+NOT_JUDGED_COLOUR: Colour = (110, 110, 110)
+OTHERS: tuple[Colour, ...] = ((0, 90, 170), (0, 125, 85), (120, 60, 150), (90, 80, 20))  # further classes in turn
+
+
+def colour_of(decision: str, manifest: Manifest) -> Colour:
+    """Return the colour of a class, of 'unsure' or of 'refused'."""
+    if decision in (UNSURE, REFUSED):
+        return UNDECIDED if decision == UNSURE else NOT_JUDGED_COLOUR
+    if decision == manifest.positive:
+        return DISEASE
+    others = [name for name in manifest.classes if name != manifest.positive]
+    return OTHERS[others.index(decision) % len(OTHERS)]

@@ -10,14 +10,14 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from ..data.images import MIN_SIDE, RGB, read_image
-from ..data.pack import in_parallel
-from ..data.prepare import prepare_crop
+from ..bundle.manifest import REFUSED, UNSURE, Bundle, open_bundle, operating_point
 from ..errors import CallError, ImageError
-from .bundle import Bundle, open_bundle, operating_point
-from .doubt import Doubt
+from ..images.crop import prepare_crop
+from ..images.read import MIN_SIDE, RGB, read_image
+from ..progress import in_parallel
 from .ensemble import Crops, Ensemble, Floats, Outputs
-from .opinion import REFUSED, UNSURE, Opinion
+from .opinion import Opinion
+from .rejection import Doubt
 
 if TYPE_CHECKING:
     from .quality import Quality

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Manifest, SubjectFigures
+from ..bundle.manifest import Manifest, SubjectFigures
 
 Floats = NDArray[np.float64]
 DRAWS = 4000

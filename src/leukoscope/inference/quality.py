@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
-from ..data.images import RGB
 from ..errors import DataError
+from ..images.read import RGB
 
 Mask = NDArray[np.bool_]
 Limits = dict[str, Any]

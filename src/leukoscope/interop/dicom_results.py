@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import write_whole
 from ..errors import DataError, require
+from ..files import write_whole
 
 MANUFACTURER = "leukoscope developers"
 MOST_REPORTED = 500  # cells; a report with more is not read by anyone, and the annotations hold them all

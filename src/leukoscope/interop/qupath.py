@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import write_json
+from ..files import write_json
 
 # Class name -> RGB; others get grey. QuPath shows an outline in the colour of its class.
 COLOURS = {"White cell": (0, 140, 60), "blast": (200, 30, 30), "normal": (30, 90, 200), "refused": (120, 120, 120)}

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from ..bundle.manifest import Manifest
 from ..evaluation.verdict import span
-from ..inference.bundle import Manifest
 
 TELLING = 10  # cells of a subject below which the share that is right says little
 _FIGURES = {

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .rendering import environment
-from .style import COLOURS
+from .style import COLOURS, environment
 
 NOTICE = "Research use, not a diagnosis"
 _COLUMNS, _CELL_MM, _GAP_MM = 6, 27.0, 5.0

@@ -12,21 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..artifacts import write_text
+from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..evaluation.verdict import span
-from ..inference.bundle import Manifest
-from ..inference.opinion import REFUSED, UNSURE, Opinion, attention, title_of, worded
-from ..inference.subjects import Tally
-from ..smears.colours import colour_of
+from ..files import write_text
+from ..inference.opinion import Opinion, Tally, attention, colour_of, title_of, worded
 from .pictures import picture
-from .rendering import environment
-from .style import COLOURS
+from .style import COLOURS, environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..smears.judging import JudgedCell
-    from ..smears.reading import Smear
+    from ..inference.fields import JudgedCell, Smear
 
 SIDE = 144  # pixels of a cell's picture
 FIELD_SIDE = 1280  # pixels of a field's picture

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ..artifacts import read_csv, read_json, record_stage, write_text
 from ..errors import DataError
 from ..evaluation.evaluate import Evidence, experiment_of, gather
 from ..evaluation.outcomes import Outcome, outcome_of
 from ..evaluation.verdict import cells_called, span
+from ..files import read_csv, read_json, record_stage, write_text
 from . import figures, words
-from .flow import flow
+from .figures import flow
 from .pictures import crops_of, examples, mistakes
-from .rendering import environment
-from .style import COLOURS, for_file, for_page
+from .style import COLOURS, environment, for_file, for_page
 
 _PARTS = {"classes", "positive", "verdict", "notes", "data", "split", "folds", "bootstrap"}
 _PARTS |= {"estimators", "differences", "per_class", "operating_points", "confusion", "subjects", "curves"}

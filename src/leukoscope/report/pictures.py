@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.images import read_image
 from ..data.pack import open_pack
 from ..errors import DataError
 from ..evaluation.evaluate import Evidence
+from ..evaluation.metrics import Ints
 from ..evaluation.outcomes import Outcome
-from ..evaluation.ranking import Ints
+from ..images.read import read_image
 
 SIDE = 160  # pixels of a picture on the page
 _MISTAKES = 12

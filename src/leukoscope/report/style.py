@@ -1,9 +1,4 @@
-"""One look for all figures: colours that the colour-blind can tell apart, on light and on dark ground.
-
-Figures are drawn in stand-in colours. On the page each becomes a CSS variable, so that one drawing follows the
-reader's light or dark setting; in the file RUN/figures/*.svg it becomes the colour of light ground.
-Hues: Okabe and Ito 2008, "Color universal design".
-"""
+"""The one way in which every page is filled in: escaped, and loud about a name that is missing."""
 
 import io
 import re
@@ -11,8 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+
+def environment(**filters: Any) -> jinja2.Environment:
+    """Return the environment of this room's templates, with `thousands` and the page's own filters."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("leukoscope.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"thousands": "{:,}".format} | filters
+    return made
+
 
 # role -> (stand-in while drawing, on light ground, on dark ground)
 COLOURS = {

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import write_csv
 from ..errors import require
-from .settings import StudySettings
+from ..files import write_csv
+from .fitting import StudySettings
 
 
 @dataclass(frozen=True)

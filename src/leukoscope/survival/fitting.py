@@ -1,15 +1,60 @@
-"""From a cohort to a model: the curves of the stages always, a Cox model of every cause where the data carry one."""
+"""What `leukoscope survival fit` can be told about a table of patients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from pydantic import Field
+from scipy.stats import norm
 
+from ..config import Settings
 from .cohort import Cohort, bare_name
-from .cox import FEWEST_EVENTS, CauseFit, Design, NoFitError, fit_cause, make_design
-from .curves import Array, Curve, aalen_johansen, kaplan_meier, risk_table, thinned
-from .model import ColumnFacts, SurvivalModel
-from .words import counted, happened, in_stage
+from .cox import FEWEST_EVENTS, CauseFit, Design, NoFitError, fit_cause, make_design, proportionality
+from .curves import Z95, Array, Curve, Unit, aalen_johansen, kaplan_meier, risk_table, thinned
+from .fine_gray import fit_fine_gray
+from .model import ColumnFacts, SurvivalModel, Term
+from .study import counted, happened, in_stage
+
+
+class StudySettings(Settings):
+    """Which columns mean what, and how carefully the model is judged."""
+
+    time: str
+    """Column with the time from diagnosis (or treatment) to the event or to the last visit."""
+    event: str
+    """Column that says what happened at that time."""
+    stage: str
+    """Column with the stage, phase or risk group at diagnosis."""
+    unit: Unit | None = None
+    """Unit of every time in the table; None reads it from the name of the time column."""
+    events: dict[str, str] = Field(default_factory=dict)
+    """What the values of the event column mean: {'0': 'censored', '1': 'relapse', '2': 'death'}."""
+    event_name: str = ""
+    """What happens, in a word, for the page: 'death'. Empty: taken from `events` or from the column's name."""
+    competing: tuple[str, ...] = ()
+    """Events that make the first one impossible or change its meaning: names from `events`, or 0/1 columns."""
+    competing_time: str = ""
+    """Column with the time of the competing event, where it is not `time`; whichever came first counts."""
+    entry: str = ""
+    """Column with the time at which a patient came under observation (left truncation)."""
+    id: str = ""
+    """Column that names the patient; empty: a column called id, patient_id, patid … if there is one."""
+    covariates: tuple[str, ...] = ()
+    """Further predictors; 'log(wbc)' takes a logarithm first."""
+    stage_order: tuple[str, ...] = ()
+    """Stages from mildest to worst, where the order is not recognised."""
+    stage_cuts: tuple[float, ...] = ()
+    """Limits that cut a numeric stage column (a risk index) into groups; the upper limit belongs to the lower group."""
+    horizons: tuple[str, ...] = ()
+    """Times at which to answer: '2 years', '6 months', or bare numbers in `unit`; empty chooses from the follow-up."""
+    folds: int = Field(5, ge=2, le=20)
+    repeats: int = Field(5, ge=1, le=100)
+    """Repetitions of the cross-validation."""
+    bootstrap: int = Field(50, ge=0, le=1000)
+    """Most bootstrap samples for the optimism of the apparent figures (large cohorts take fewer); 0 leaves it out."""
+    seed: int = 0
+
 
 _KEPT = 200  # times at which a model file says how many were followed so far
 FEWEST_PER_COEFFICIENT = 2  # events; below it no model is fitted
@@ -117,3 +162,88 @@ def _facts(name: str, values: Array) -> ColumnFacts:
     return ColumnFacts(
         name, bare_name(name), low=float(stated.min()), high=float(stated.max()), mean=float(stated.mean())
     )
+
+
+def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Describe the model of every cause, the Fine–Gray model where events compete, and the extrapolating curve."""
+    if not fitted.causes or fitted.design is None:
+        return {
+            "kind": "curves of the stages",
+            "penalty": 0.0,
+            "unmodelled": fitted.model.unmodelled,
+            "notes": list(fitted.notes),
+        }
+    design = fitted.design
+    events = int((design.cohort.state == 1).sum())
+    return {
+        "kind": "Cox" if len(fitted.causes) == 1 else "cause-specific Cox",
+        "patients": len(design.cohort),
+        "events": events,
+        "coefficients": fitted.coefficients,
+        "events_per_coefficient": events / fitted.coefficients if fitted.coefficients else None,
+        "sparse": events < ADVISED_PER_COEFFICIENT * fitted.coefficients,
+        "penalty": fitted.model.causes[0].penalty,
+        "causes": [_cause(design, fit, number) for number, fit in enumerate(fitted.causes)],
+        "fine_gray": _fine_gray(design) if len(fitted.causes) > 1 else None,
+        "references": _references(design),
+        "extrapolation": {key: extrapolation[key] for key in ("family", "aic", "aic_of", "last")}
+        if extrapolation
+        else None,
+        "unmodelled": fitted.model.unmodelled,
+        "notes": list(fitted.notes),
+    }
+
+
+def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
+    model, simple = fit.model, fit.simple
+    whole = proportionality(design, simple, cause=number) if simple.terms else None
+    return {
+        "event": model.event,
+        "events": int((design.cohort.state == number + 1).sum()),
+        "ratios": hazard_ratios(model.terms, model.coefficients, model.covariance),
+        "strata": list(model.strata),
+        "proportional": {
+            "all": vars(whole) if whole else None,
+            "columns": [
+                {"column": check.column, **vars(check.test), "p_holm": check.p_holm, "action": check.action}
+                for check in fit.checks
+            ],
+        },
+        "before_repair": None
+        if simple is model
+        else hazard_ratios(simple.terms, simple.coefficients, simple.covariance),
+    }
+
+
+def hazard_ratios(terms: Sequence[Term], coefficients: Array, covariance: Array) -> list[dict[str, Any]]:
+    """Return one row per term: coefficient, standard error, hazard ratio with its 95 % interval, p."""
+    errors = np.sqrt(np.diag(covariance))
+    return [
+        {
+            "term": term.name, "column": term.column, "level": term.level, "coefficient": float(b), "error": float(e),
+            "ratio": float(np.exp(b)), "low": float(np.exp(b - Z95 * e)), "high": float(np.exp(b + Z95 * e)),
+            "p": float(2 * norm.sf(abs(b / e))) if e > 0 else None,
+        }
+        for term, b, e in zip(terms, coefficients, errors, strict=True)
+    ]  # fmt: skip
+
+
+def _fine_gray(design: Design) -> dict[str, Any] | None:
+    if design.cohort.entry is not None or not design.terms:
+        return None
+    try:
+        fit = fit_fine_gray(design, design.terms)
+    except NoFitError:
+        return None
+    return {"event": design.cohort.events[0], "ratios": hazard_ratios(fit.terms, fit.coefficients, fit.covariance)}
+
+
+def _references(design: Design) -> dict[str, str]:
+    """Name what each category is compared with."""
+    references = {}
+    for name in dict.fromkeys(term.column for term in design.terms if term.level):
+        named = {term.level for term in design.terms if term.column == name}
+        values = design.columns[name]
+        levels = [level for level in np.unique(values) if level not in named]
+        references[name] = " or ".join(map(str, levels))
+    return references

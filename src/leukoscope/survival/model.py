@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..artifacts import read_json, write_json
 from ..errors import DataError
+from ..files import read_json, write_json
 from .curves import Array, Curve, log_log_band
 
 FORMAT = 1

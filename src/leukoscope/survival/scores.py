@@ -5,13 +5,17 @@ patient counts in each bootstrap replicate, so that intervals come from the same
 A competing event rules the event out: such a patient stays without it for ever (Wolbers et al. 2009).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ..progress import track
 from .cohort import Cohort
-from .curves import Array, Curve, Interval, aalen_johansen, kaplan_meier, risk_table
+from .cox import columns_of
+from .curves import Array, Curve, Horizon, Interval, aalen_johansen, kaplan_meier, risk_table
+from .fitting import Fitted, curves_of, fit_model
 
 
 def censoring_curve(cohort: Cohort) -> Curve:
@@ -151,3 +155,224 @@ def fold_numbers(strata: Sequence[int] | Array, *, folds: int, rng: np.random.Ge
     numbers = np.empty(len(strata), dtype=np.int64)
     numbers[order] = np.arange(len(strata)) % folds
     return numbers
+
+
+MOST_PATIENTS = 5000  # more are judged on a random part of this size: the pairs to compare grow with the square
+REPLICATES = 200
+PENALTIES = (0.01, 0.1)
+_GRID = 50
+_MODEL, _STAGE, _NONE = "model", "stage alone", "no covariates"
+
+Predictor = Callable[[Cohort, Array], Array]  # (patients, times): chance of the first event
+
+
+def _read(curve: Curve, times: Array) -> Array:
+    padded = np.concatenate([[curve.start], curve.value])
+    values: Array = padded[np.searchsorted(curve.times, times, side="right")]
+    return values
+
+
+def no_covariates(train: Cohort) -> Predictor:
+    """Predict the same curve for everybody: Kaplan–Meier, or Aalen–Johansen with competing events."""
+    curve = curves_of(train)[train.events[0]]
+    return lambda test, times: np.tile(_read(curve, times), (len(test), 1))
+
+
+def stage_alone(train: Cohort) -> Predictor:
+    """Predict the curve of the patient's stage; the curve of all where the stage was not seen."""
+    whole = curves_of(train)[train.events[0]]
+    seen = {int(s): curves_of(train.take(train.stage == s))[train.events[0]] for s in np.unique(train.stage)}
+
+    def predict(test: Cohort, times: Array) -> Array:
+        rows = np.stack([_read(seen.get(stage, whole), times) for stage in range(len(test.stages))])
+        return np.asarray(rows[test.stage])
+
+    return predict
+
+
+def cox(train: Cohort, *, penalty: float = 0.0) -> Predictor:
+    """Predict by the whole fitting procedure, checks and repairs included; by stage alone where no model results."""
+    fitted = fit_model(train, penalty=penalty, curves=False)
+    simple = stage_alone(train)
+    if not fitted.causes:
+        return simple
+    return lambda test, times: _by_model(fitted, test, times, simple)
+
+
+def _by_model(fitted: Fitted, test: Cohort, times: Array, simple: Predictor) -> Array:
+    """Predict by the model; the stages it does not cover, or a time past its data, by stage alone."""
+    risk = simple(test, times)
+    covered = ~np.isin(np.array(test.stages)[test.stage], list(fitted.model.unmodelled))
+    if covered.any():
+        part = test.take(covered)
+        model = fitted.model.incidence(columns_of(part), times)[0]
+        risk[covered] = np.where(np.isnan(model), risk[covered], model)
+    return risk
+
+
+def _candidates(penalties: tuple[float, ...]) -> dict[str, Callable[[Cohort], Predictor]]:
+    ridge = {f"ridge {p:g}": lambda train, p=p: cox(train, penalty=p) for p in penalties}
+    return {_MODEL: cox, _STAGE: stage_alone, _NONE: no_covariates, **ridge}
+
+
+@dataclass(frozen=True)
+class Held:
+    """Predictions for patients that the model had not seen: per candidate (repeats, patients, times)."""
+
+    folds: Array  # (repeats, patients)
+    risks: dict[str, Array]
+    times: Array
+
+
+def cross_validate(
+    cohort: Cohort, *, times: Array, folds: int, repeats: int, penalties: tuple[float, ...], rng: np.random.Generator
+) -> Held:
+    """Predict every patient once per repeat by models fitted to the other folds."""
+    makers = _candidates(penalties)
+    numbers = np.stack([fold_numbers(cohort.state, folds=folds, rng=rng) for _ in range(repeats)])
+    risks = {name: np.empty((repeats, len(cohort), len(times))) for name in makers}
+    tasks = [(repeat, fold) for repeat in range(repeats) for fold in range(folds)]
+    for repeat, fold in track(tasks, "Cross-validation"):
+        held = numbers[repeat] == fold
+        train, test = cohort.take(~held), cohort.take(held)
+        for name, maker in makers.items():
+            risks[name][repeat, held] = maker(train)(test, times)
+    return Held(numbers, risks, times)
+
+
+def judge(
+    cohort: Cohort, *, horizons: tuple[Horizon, ...], folds: int, repeats: int, penalties: tuple[float, ...] = (),
+    rng: np.random.Generator,
+) -> dict[str, Any]:  # fmt: skip
+    """Cross-validate and score every candidate, with intervals and paired differences from the model.
+
+    Intervals: percentiles over patients drawn again with their predictions held fixed; they say how the figures vary
+    with the patients tested, not with those learned from.
+    """
+    grid = _grid(cohort)
+    times = np.unique(np.concatenate([grid, [h.time for h in horizons]]))
+    held = cross_validate(cohort, times=times, folds=folds, repeats=repeats, penalties=penalties, rng=rng)
+    weights = bootstrap_weights(len(cohort), replicates=REPLICATES, rng=rng)
+    replicates = {
+        name: _scores(cohort, risks, held=held, grid=grid, horizons=horizons, weights=weights)
+        for name, risks in held.risks.items()
+    }
+    return {
+        "patients": len(cohort), "folds": folds, "repeats": repeats, "replicates": REPLICATES,
+        "span": [float(grid[0]), float(grid[-1])],
+        "estimators": _intervals(replicates),
+        "differences": _intervals(_minus(replicates, _MODEL)),
+        "calibration": [_calibration(cohort, held, horizon) for horizon in horizons],
+    }  # fmt: skip
+
+
+def _grid(cohort: Cohort) -> Array:
+    """Return times over which the Brier score is integrated: from the first event to where 10 % are still followed."""
+    end = np.quantile(cohort.time, 0.9)
+    events = np.unique(cohort.time[(cohort.state > 0) & (cohort.time <= end)])
+    return np.unique(np.quantile(events, np.linspace(0, 1, _GRID), method="nearest"))
+
+
+def _scores(
+    cohort: Cohort, risks: Array, *, held: Held, grid: Array, horizons: tuple[Horizon, ...], weights: Array
+) -> dict[str, Array]:
+    """Return every score of one candidate over all replicates, (1 + replicates,) each."""
+    censoring = censoring_curve(cohort)
+    at = {h.words: int(np.searchsorted(held.times, h.time)) for h in horizons}
+    ranks = _over_follow_up(risks[:, :, np.searchsorted(held.times, grid)], grid)
+    scores = {"c_index": _ratio(concordance_pairs(cohort), ranks, held.folds, weights)}
+    for horizon in horizons:
+        pairs = auc_pairs(cohort, horizon=horizon.time, censoring=censoring)
+        scores[f"auc at {horizon.words}"] = _ratio(pairs, risks[:, :, at[horizon.words]], held.folds, weights)
+    parts = np.mean([brier_parts(cohort, risk, times=held.times, censoring=censoring) for risk in risks], axis=0)
+    brier = weights.T @ parts / weights.sum(axis=0)[:, None]
+    scores["integrated_brier"] = integrated(brier[:, np.searchsorted(held.times, grid)], times=grid)
+    for horizon in horizons:
+        scores[f"brier at {horizon.words}"] = brier[:, at[horizon.words]]
+    return scores
+
+
+def _over_follow_up(risk: Array, grid: Array) -> Array:
+    """Return the mean risk over the follow-up, (..., patients), by which patients are ranked.
+
+    Curves of stages may cross, so that the risk at one horizon would rank them by the horizon that was chosen. Nine
+    digits keep equal risks equal in every unit of time.
+    """
+    return np.asarray(integrated(risk, times=grid).round(9) if len(grid) > 1 else risk[..., 0])
+
+
+def _ratio(pairs: Pairs, risks: Array, folds: Array, weights: Array) -> Array:
+    sums = [concordance(pairs, risk, weights=weights, folds=fold) for risk, fold in zip(risks, folds, strict=True)]
+    wins, total = np.sum([s[0] for s in sums], axis=0), np.sum([s[1] for s in sums], axis=0)
+    ratio: Array = np.divide(wins, total, out=np.full(len(total), np.nan), where=total > 0)
+    return ratio
+
+
+def _minus(replicates: Mapping[str, dict[str, Array]], first: str) -> dict[str, dict[str, Array]]:
+    """Return the first candidate minus each of the others, replicate by replicate."""
+    return {
+        name: {key: replicates[first][key] - values for key, values in scores.items()}
+        for name, scores in replicates.items()
+        if name != first
+    }
+
+
+def _intervals(replicates: Mapping[str, dict[str, Array]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    return {
+        name: {key: as_dict(percentile(values)) for key, values in scores.items()}
+        for name, scores in replicates.items()
+    }
+
+
+def as_dict(interval: Interval) -> dict[str, float | None]:
+    """Return an interval for JSON; what is not finite becomes None."""
+    values = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def _calibration(cohort: Cohort, held: Held, horizon: Horizon) -> dict[str, Any]:
+    risk = held.risks[_MODEL][:, :, int(np.searchsorted(held.times, horizon.time))].mean(axis=0)
+    groups = int(np.clip((cohort.state == 1).sum() // 15, 2, 5))
+    seen, expected = observed(cohort, horizon=horizon.time), float(risk.mean())
+    ratio = Interval(seen.value / expected, seen.low / expected, seen.high / expected) if seen and expected else None
+    return {
+        "time": horizon.time, "words": horizon.words,
+        "groups": calibration(cohort, risk, horizon=horizon.time, groups=groups),
+        "observed_over_expected": as_dict(ratio) if ratio else None,
+    }  # fmt: skip
+
+
+def optimism(
+    cohort: Cohort, *, horizons: tuple[Horizon, ...], samples: int, penalty: float, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """Return apparent figures, how much they flatter, and what is left: bootstrap after Harrell et al. (1996)."""
+    horizon, grid = horizons[len(horizons) // 2], _grid(cohort)
+    pairs = concordance_pairs(cohort)
+    apparent = _apparent(cox(cohort, penalty=penalty), cohort, horizon, pairs, grid)
+    gaps = []
+    for _ in track(range(samples), "Optimism"):
+        sample = cohort.take(rng.integers(0, len(cohort), len(cohort)))
+        if (sample.state == 1).sum() and horizon.time <= sample.time.max():
+            predictor = cox(sample, penalty=penalty)
+            flattered = _apparent(predictor, sample, horizon, concordance_pairs(sample), grid)
+            gaps.append(flattered - _apparent(predictor, cohort, horizon, pairs, grid))
+    if not gaps:
+        return None
+    gap = np.mean(gaps, axis=0)
+    names = ("c_index", f"brier at {horizon.words}")
+    return {
+        "samples": len(gaps),
+        **{
+            name: {"apparent": a, "optimism": g, "corrected": a - g}
+            for name, a, g in zip(names, apparent, gap, strict=True)
+        },
+    }
+
+
+def _apparent(predictor: Predictor, cohort: Cohort, horizon: Horizon, pairs: Pairs, grid: Array) -> Array:
+    risk = predictor(cohort, np.append(grid, horizon.time))
+    ranks = _over_follow_up(risk[:, :-1], grid)
+    wins, total = concordance(pairs, ranks, weights=np.ones((len(cohort), 1)))
+    when = np.array([horizon.time])
+    brier = brier_parts(cohort, risk[:, -1:], times=when, censoring=censoring_curve(cohort)).mean()
+    return np.array([float(wins[0] / total[0]), float(brier)])

@@ -5,6 +5,7 @@ The JSON beside it repeats the facts for people; only the file itself is read ba
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..artifacts import write_json, write_whole
-from ..errors import TrainingError
+from ..config import Experiment
+from ..errors import DataError, TrainingError
+from ..files import write_json, write_whole
+from ..models.catalogue import build_network
+from ..models.export import Store, to_onnx, to_safetensors
 from ..models.network import Network
 
 Facts = dict[str, Any]
@@ -117,3 +121,37 @@ def _damaged(path: Path, reason: Exception) -> TrainingError:
         f"{path} cannot be used ({line}). Delete the folder {path.parent.parent} and run the same command with "
         "--resume to train this fold again."
     )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One network in the two forms that a bundle holds."""
+
+    onnx: bytes
+    safetensors: bytes
+
+
+def export_fold(run: Path, *, fold: int, metadata: Mapping[str, str], store: Store = "single") -> Exported:
+    """Return the best epoch of a fold of a trained run; `metadata` is written into both files.
+
+    Raises:
+        DataError: the fold has not been trained.
+        TrainingError: its checkpoint is damaged.
+    """
+    network = read_network(run, fold=fold)
+    size = Experiment.read(run / "config.toml").prepare.size
+    safetensors = to_safetensors(network, metadata=metadata, store=store)
+    return Exported(to_onnx(network, size=size, metadata=metadata, store=store), safetensors)
+
+
+def read_network(run: Path, *, fold: int) -> Network:
+    """Return the network of a trained fold with the weights of its best epoch, ready to predict."""
+    experiment = Experiment.read(run / "config.toml")
+    path = run / f"fold-{fold}" / "checkpoints" / "best.safetensors"
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Run leukoscope train {run} --resume first.")
+    model = experiment.model.model_copy(update={"weights": ""})  # the checkpoint has them all
+    classes = len(read_facts(path)["classes"])
+    network = build_network(model, classes=classes, size=experiment.prepare.size)
+    load_checkpoint(path, network)
+    return network.requires_grad_(requires_grad=False).eval().to(torch.device("cpu"))

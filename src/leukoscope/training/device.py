@@ -1,8 +1,14 @@
-"""Where training runs: Lightning Fabric with the device, precision and number of processes of the settings."""
+"""Memory that one step of training gives back is kept for the next.
 
+By its defaults glibc hands every large block back to Linux as soon as it is free, and Linux fills it with zeros, page
+by page, when the next step asks for it: half to two thirds of a step on two cores. Other systems are left as they are.
+"""
+
+import ctypes
 import logging
 import multiprocessing
 import os
+import platform
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -16,6 +22,19 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..config import Train
 from ..errors import CallError, LeukoscopeError, TrainingError
+
+# From glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_NEVER = -1
+
+
+def keep_memory() -> None:
+    """Let this process keep freed memory until it ends; its peak stays what it is."""
+    if platform.libc_ver()[0] == "glibc":
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(_MMAP_MAX, 0)
+        allocator.mallopt(_TRIM_THRESHOLD, _NEVER)
+
 
 _PATIENCE = timedelta(minutes=10)  # that a process waits for the others before it takes them for lost
 _LOST = 3  # exit status of a process that lost the others

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from ..artifacts import write_csv
+from ..files import write_csv
 
 Epoch = dict[str, Any]
 COLUMNS = (

@@ -19,28 +19,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..artifacts import record_stage, write_json
-from ..data.views import VIEWS, turn
 from ..errors import CallError, TrainingError, require
+from ..files import record_stage, write_json
+from ..images.crop import VIEWS, turn
 from ..models.catalogue import build_network
 from ..models.network import Network
 from ..models.summary import describe
 from ..models.timm_backbone import leading_weights
 from ..progress import track
-from .allocation import keep_memory
 from .augment import augment, draw
-from .batches import Rows, cut, read_ahead
 from .checkpoint import load_checkpoint, read_facts, save_checkpoint, sweep
-from .device import launch
-from .first_block import in_one_pass
-from .folds import FoldSets, fold_sets
+from .device import keep_memory, launch
+from .distributed import AsOneBatch
+from .fused_block import in_one_pass
 from .history import Epoch, add_to_tensorboard, best_epoch, is_over, measures, write_history
 from .optimise import make_optimizer, set_rates
-from .predictions import join_folds, write_fold
-from .prepared import Prepared, read_prepared
+from .prepared import FoldSets, Prepared, fold_sets, join_folds, read_prepared, write_fold
 from .probe import probe_fold
-from .randomness import generator_of, rng_of, seed_of
-from .together import AsOneBatch
+from .sampling import Rows, cut, generator_of, read_ahead, rng_of, seed_of
 
 _LOOK_EVERY = 16  # steps between looks at the loss; each look makes a GPU wait
 

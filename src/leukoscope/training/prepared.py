@@ -1,18 +1,21 @@
 """A prepared run folder as training sees it: cells, labels, sets and crops, checked against each other."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ..artifacts import read_csv, read_json
 from ..config import Experiment, Prepare
-from ..data.cells import Cell, cells_fingerprint, read_cells
-from ..data.split import SplitPlan, read_split
+from ..data.cells import Cell, cells_fingerprint, read_cells, relative
+from ..data.split import SplitPlan, group_of_subject, read_split
 from ..errors import DataError
-from .batches import Crops, Rows
+from ..files import read_csv, read_json, write_csv, write_whole
+from .sampling import Crops, Floats, Rows, class_draws, class_weights, even_out_subjects, size_draws
 
 # Settings that may differ between a run and its resumption: they change where it is computed, not what.
 _PLACE = {"accelerator", "devices", "tensorboard"}
@@ -104,3 +107,85 @@ def _check_pack(pack: Path, cells: list[Cell], prepare: Prepare, *, shape: tuple
         }
         reason = what[other[0]] if other else f"of the shape {shape}"
         raise DataError(f"{pack} holds crops {reason}. Run leukoscope data pack again.")
+
+
+@dataclass(frozen=True)
+class FoldSets:
+    """Rows of a fold, and how its imbalance is met."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    draws: Floats | None
+    """Probability of drawing each training cell, with replacement; None shows each of them once per epoch."""
+    loss_weights: Tensor
+    """(classes,) float32, in training."""
+    validation_weights: Floats
+    """(classes,) in the validation loss: every class counts the same, unless balance is 'none'."""
+
+    def order(self, rng: np.random.Generator) -> Rows:
+        """Return the training rows of one epoch in the order in which they are shown."""
+        if self.draws is None:
+            return rng.permutation(self.train)
+        return rng.choice(self.train, size=len(self.train), p=self.draws)
+
+
+def fold_sets(prepared: Prepared, *, fold: int) -> FoldSets:
+    """Return the sets of one fold with the balance that the settings ask for."""
+    train, validation, test = (prepared.rows(name, fold=fold) for name in ("train", "validation", "test"))
+    labels, classes, balance = prepared.labels[train], prepared.classes, prepared.experiment.train.balance
+    draws = None
+    if balance == "sampler":
+        draws = class_draws(labels, classes=classes)
+    elif balance == "size-sampler":
+        draws = size_draws(labels, prepared.area()[train], classes=classes)
+    if draws is not None:
+        groups = np.array([prepared.plan.group_of(prepared.cells[row]) for row in train])
+        draws = even_out_subjects(draws, labels, groups, power=prepared.experiment.train.subject_balance)
+    even = np.ones(classes)
+    in_loss = class_weights(labels, classes=classes) if balance == "weights" else even
+    judged = even if balance == "none" else class_weights(prepared.labels[validation], classes=classes)
+    return FoldSets(train, validation, test, draws, torch.from_numpy(in_loss).float(), judged)
+
+
+_FACTS = ("path", "label", "subject", "group", "part", "source", "fold", "set")
+
+
+def columns_of(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns of predictions.csv."""
+    return (*_FACTS, *(f"prob_{name}" for name in classes))
+
+
+def write_fold(path: Path, prepared: Prepared, *, fold: int, sets: dict[str, tuple[Rows, NDArray[np.float64]]]) -> None:
+    """Write the predictions of one fold: for each set its rows and their probabilities (rows, classes)."""
+    columns = columns_of(prepared.plan.classes)
+    rows = (row for name in sets for row in _rows(prepared, *sets[name], fold=fold, name=name))
+    write_csv(path, rows, columns=columns)
+
+
+def join_folds(folds: list[Path], path: Path) -> None:
+    """Write the predictions of all folds as one table, holding one line at a time.
+
+    Raises:
+        DataError: the table of a fold is empty, or was cut off within a row.
+    """
+    for fold in folds:
+        if not fold.read_bytes().endswith(b"\n"):
+            raise DataError(f"{fold} is not whole. Delete it and run the same command with --resume.")
+    with write_whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as joined:
+        for number, fold in enumerate(folds):
+            with fold.open(encoding="utf-8", newline="") as lines:
+                header = next(lines)
+                joined.writelines(lines if number else [header, *lines])
+
+
+def _rows(
+    prepared: Prepared, rows: Rows, probabilities: NDArray[np.float64], *, fold: int, name: str
+) -> Iterator[dict[str, object]]:
+    group = group_of_subject(prepared.plan.groups)
+    folder = prepared.run.resolve()
+    for row, chances in zip(rows, probabilities, strict=True):
+        cell = prepared.cells[row]
+        facts = (relative(cell.path, folder), cell.label, cell.subject, group[cell.subject], cell.part, cell.source)
+        digits = (f"{chance:.9g}" for chance in chances)
+        yield dict(zip(columns_of(prepared.plan.classes), (*facts, fold, name, *digits), strict=True))

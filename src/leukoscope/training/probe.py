@@ -14,19 +14,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from ..artifacts import fingerprint, write_whole
 from ..errors import DataError
+from ..files import fingerprint, write_whole
 from ..models.catalogue import build_network
 from ..models.export import to_onnx
 from ..models.network import Network
 from ..progress import track
-from .batches import Rows, cut, read_ahead
 from .checkpoint import save_checkpoint
-from .folds import FoldSets, fold_sets
 from .history import Epoch, measures, write_history
-from .predictions import write_fold
-from .prepared import Prepared
-from .randomness import seed_of
+from .prepared import FoldSets, Prepared, fold_sets, write_fold
+from .sampling import Rows, cut, read_ahead, seed_of
 
 Features = NDArray[np.float32]
 # Inverse strengths of the L2 penalty on standardised features that are tried on the validation subjects.

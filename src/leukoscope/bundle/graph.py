@@ -1,0 +1,203 @@
+"""What is inside an exported ONNX file: what it points to outside itself, and its linear head, read and replaced."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError, require
+
+# message -> {field number: message inside}; only what can lead to a tensor. Numbers are those of onnx.proto.
+_INSIDE = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
+_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+
+
+def points_outside(onnx: bytes) -> bool:
+    """Tell whether any tensor of the file keeps its numbers in another file.
+
+    Raises:
+        ValueError: the bytes are not a protocol-buffer message.
+    """
+    return _points_outside(memoryview(onnx), "model")
+
+
+def _points_outside(message: memoryview, kind: str) -> bool:
+    for field, value in _fields(message):
+        if kind == "tensor":
+            if field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0):
+                return True
+        elif isinstance(value, memoryview) and (inside := _INSIDE[kind].get(field)) and _points_outside(value, inside):
+            return True
+    return False
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield (field number, value) of a message; a value with a length as its bytes, without copying them."""
+    place = 0
+    while place < len(message):
+        key, place = _varint(message, place)
+        field, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            number, place = _varint(message, place)
+            yield field, number
+            continue
+        length = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}.get(wire)
+        if wire == _LENGTH:
+            length, place = _varint(message, place)
+        if length is None or place + length > len(message):
+            raise ValueError("not an ONNX file")
+        yield field, message[place : place + length]
+        place += length
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """Return the number that starts at `place`, seven bits a byte, and the place after it."""
+    number = shift = 0
+    while place < len(message) and shift < 70:
+        byte = message[place]
+        number |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return number, place
+    raise ValueError("not an ONNX file")
+
+
+Floats = NDArray[np.float64]
+_EMBEDDING, _MAP = "embedding", "map"
+
+
+def read_head(content: bytes) -> tuple[Floats, Floats]:
+    """Return weight (outputs, channels) and bias (outputs,) of the head in an ONNX file.
+
+    Raises:
+        MissingExtraError: the extra `adapt` is not installed.
+        BundleError: there is no such head.
+    """
+    graph = _load(content).graph
+    product, addition, _ = _places(graph)
+    weight = _value(graph, product.input[1])
+    transposed = product.op_type == "Gemm" and any(each.name == "transB" and each.i for each in product.attribute)
+    weight = np.asarray(weight if transposed else weight.T, np.float64)
+    if product.op_type == "Gemm" and len(product.input) < 3:  # the exporter leaves out a bias that is nought
+        return weight, np.zeros(len(weight))
+    bias = _value(graph, product.input[2] if product.op_type == "Gemm" else _other(addition, product.output[0]))
+    return weight, np.asarray(bias, np.float64).ravel()
+
+
+def with_head(content: bytes, weight: Floats, bias: Floats) -> bytes:
+    """Return the ONNX file with another head of the same shape."""
+    onnx = require("onnx", feature="Adapting a bundle", extra="adapt")
+    model = _load(content)
+    product, addition, plane = _places(model.graph)
+    old, _ = read_head(content)
+    if old.shape != weight.shape:
+        raise BundleError(f"The head has the shape {old.shape}, not {weight.shape}.")
+    transposed = product.op_type == "Gemm" and any(each.name == "transB" and each.i for each in product.attribute)
+    arrays = {
+        "adapted.weight": weight if transposed else weight.T,
+        "adapted.bias": bias,
+        "adapted.plane": weight[:, :, None, None],
+    }
+    tensors = [onnx.numpy_helper.from_array(np.ascontiguousarray(a, np.float32), name) for name, a in arrays.items()]
+    names = set(arrays)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in names]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *tensors])
+    if product.op_type == "Gemm":
+        product.input[1:] = ["adapted.weight", "adapted.bias"]
+    else:
+        product.input[1] = "adapted.weight"
+        _replace(addition, _other(addition, product.output[0]), "adapted.bias")
+    plane.input[1:] = ["adapted.plane", "adapted.bias"]
+    _drop_unused(model.graph)
+    onnx.checker.check_model(model)
+    written: bytes = model.SerializeToString(deterministic=True)
+    return written
+
+
+def _load(content: bytes) -> Any:
+    return require("onnx", feature="Adapting a bundle", extra="adapt").load_from_string(content)
+
+
+def _places(graph: Any) -> tuple[Any, Any, Any]:
+    """Return the product on the embedding, what adds its bias (or the product itself), and the convolution of the map.
+
+    Raises:
+        BundleError: the graph is not one that leukoscope exports.
+    """
+    made = {name: node for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type in ("Gemm", "MatMul") and node.input[0] == _EMBEDDING]
+    features = _features(made)
+    planes = [
+        node for node in graph.node
+        if node.op_type == "Conv" and node.input[0] == features and _leads_to(graph, node.output[0], _MAP)
+    ]  # fmt: skip
+    if len(products) != 1 or len(planes) != 1:
+        raise BundleError("This network has no linear head on its embedding. Export the bundle again.")
+    following = [node for node in graph.node if node.op_type == "Add" and products[0].output[0] in node.input]
+    return products[0], following[0] if following else products[0], planes[0]
+
+
+def _features(made: dict[str, Any]) -> str:
+    """Return the name of the feature map that is pooled into the embedding."""
+    node = made.get(_EMBEDDING)
+    while node is not None and node.op_type in ("Flatten", "Reshape", "Squeeze", "Identity"):
+        node = made.get(node.input[0])
+    return str(node.input[0]) if node is not None else ""
+
+
+def _leads_to(graph: Any, name: str, goal: str) -> bool:
+    reached = {name}
+    for node in graph.node:  # nodes stand in the order of the computation
+        if reached & set(node.input):
+            reached |= set(node.output)
+    return goal in reached
+
+
+def _value(graph: Any, name: str) -> NDArray[Any]:
+    """Return the numbers behind a name, through the Cast that widens half precision."""
+    onnx = require("onnx", feature="Adapting a bundle", extra="adapt")
+    made = {output: node for node in graph.node for output in node.output}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    while name not in tensors and name in made and made[name].op_type in ("Cast", "Unsqueeze", "Identity"):
+        name = made[name].input[0]
+    if name not in tensors:
+        raise BundleError(
+            "The head of this network is stored in a form that cannot be adapted (int8). Use --store half."
+        )
+    return np.asarray(onnx.numpy_helper.to_array(tensors[name]))
+
+
+def _other(node: Any, name: str) -> str:
+    return str(next(each for each in node.input if each != name))
+
+
+def _replace(node: Any, old: str, new: str) -> None:
+    for place, name in enumerate(node.input):
+        if name == old:
+            node.input[place] = new
+
+
+def _drop_unused(graph: Any) -> None:
+    """Take out the old head's numbers and what only they were needed for."""
+    wanted = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted |= set(node.input)
+    nodes = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
+    tensors = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    tensors = [type(tensor).FromString(tensor.SerializeToString()) for tensor in tensors]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)

@@ -1,0 +1,361 @@
+"""What rules and pages read out of those entries of bundle.json that Manifest leaves open to what is added later.
+
+The entries stay the plain dicts that they are in the file. Here it is only made sure that what will be read is there,
+and of its kind, so that a bundle is refused when it is opened and not halfway through somebody's cells.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ..config import Prepare, Settings
+from ..errors import BundleError, CallError, DataError, LeukoscopeError, UnknownNameError
+from ..files import fingerprint, provenance, read_json, sha256_of
+
+
+class _Entry(BaseModel):
+    """A part of bundle.json: nothing is turned into another kind, more names than these are welcome."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+def _ascending(values: list[float]) -> list[float]:
+    if not 0 <= values[0] < values[1] < values[2]:
+        raise ValueError("lowest, middle and highest do not ascend from 0")
+    return values
+
+
+Three = Annotated[list[float], Field(min_length=3, max_length=3)]
+Range = Annotated[Three, AfterValidator(_ascending)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Quality(_Entry):
+    side: Range
+    detail: Range
+    contrast: Range
+
+
+class _Gate(_Entry):
+    threshold: float = Field(gt=0)
+
+
+class _Conformal(_Entry):
+    alpha: float = Field(gt=0, lt=0.5)
+    smallest_plausible: list[Share | None]
+    """One for each class."""
+
+
+class _Stain(_Entry):
+    lab_mean: Three
+    lab_spread: Three
+    colours: list[Three] = Field(min_length=2, max_length=2)
+    amounts: list[float] = Field(min_length=2, max_length=2)
+    pixels: int
+
+
+class _Verdict(_Entry):
+    text: str
+
+
+class _Data(_Entry):
+    painted: bool = False
+
+
+class _Figure(_Entry):
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class _Metrics(_Entry):
+    verdict: _Verdict | None = None
+    data: _Data = _Data()
+    estimators: dict[str, dict[str, _Figure]] = {}
+
+
+class _Credit(_Entry):
+    data: str
+    credit: str
+    licence: str
+
+
+class _Entries(_Entry):
+    quality: _Quality | None = None
+    gate: _Gate | None = None
+    conformal: _Conformal | None = None
+    stain: _Stain | None = None
+    metrics: _Metrics | None = None
+    credits: list[_Credit] = []
+
+
+def check_entries(table: Mapping[str, Any]) -> None:
+    """Make sure of the entries of bundle.json; one that is missing or empty is none, and right.
+
+    Raises:
+        pydantic.ValidationError: something that will be read is missing or of another kind.
+    """
+    _Entries.model_validate({name: table[name] for name in _Entries.model_fields if table.get(name)})
+
+
+UNSURE, REFUSED = "unsure", "refused"  # decisions that are no class
+FORMAT = 1
+MANIFEST, CARD = "bundle.json", "card.md"
+OPERATING_POINTS = ("balanced", "high_sensitivity", "high_specificity")
+SHIPPED = Path(__file__).parent.parent / "bundles" / "default"
+
+_AGAIN = "Copy the whole bundle again, or make it again with leukoscope export."
+
+
+class Member(Settings):
+    """One network of a bundle."""
+
+    graph: str
+    """File of the ONNX graph, inside the bundle."""
+    weights: str = ""
+    """File of the same weights for PyTorch; empty where the bundle leaves them out."""
+    network: str
+    """Name of the network, as `leukoscope models list` shows it."""
+    prepare: Prepare
+    fold: int = 0
+    """Fold whose validation and test subjects this member has not learned from."""
+    temperature: float = Field(1.0, gt=0)
+    """What its logits are divided by."""
+
+
+class SubjectFigures(Settings):
+    """How a model did on the cells of one subject group that it had not learned from."""
+
+    group: str
+    label: str
+    """Class that all these cells have; groups with several classes are left out."""
+    cells: int = Field(gt=0)
+    called: dict[str, int]
+    """Operating point -> how many of them were called the disease."""
+
+
+class Manifest(Settings):
+    """Everything that bundle.json says."""
+
+    format: Literal[1] = 1
+    name: str
+    classes: tuple[str, ...] = Field(min_length=2)
+    positive: str = ""
+    """The class that counts as disease; empty with more than two classes."""
+    members: tuple[Member, ...] = Field(min_length=1)
+    """Their calibrated probabilities and maps are averaged; the embedding is that of the first."""
+    operating_points: dict[str, float] = Field(default_factory=dict)
+    """Operating point -> smallest probability of the disease that is called disease; empty: the likeliest class."""
+    views: Literal["one", "flips", "turns"] = "one"
+    """Test-time augmentation: the crop alone, its 4 mirrorings, or these and their quarter turns (8)."""
+    subjects: tuple[SubjectFigures, ...] = ()
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """From metrics.json of the run: verdict, data, split, figures with intervals, worst subjects."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Fingerprint of the cells, hash and scheme of the split, settings, versions."""
+    credits: tuple[dict[str, str], ...] = ()
+    """Data sets and their licences."""
+    quality: dict[str, Any] = Field(default_factory=dict)
+    """What pictures of training cells are like: written and read by inference.quality."""
+    gate: dict[str, Any] = Field(default_factory=dict)
+    """How far from the training cells is too far: written and read by inference.gate."""
+    conformal: dict[str, Any] = Field(default_factory=dict)
+    """When a cell is unsure: written and read by inference.conformal."""
+    stain: dict[str, Any] = Field(default_factory=dict)
+    """Colours of the training cells, to which those of fields are brought: fields.normalisation.StainStatistics."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Every other file of the bundle -> SHA-256."""
+    seal: str = ""
+    """Fingerprint of all the rest of bundle.json."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on the disk whose every file is as it was when it was made."""
+
+    path: Path
+    manifest: Manifest
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one of its files, proven again.
+
+        Raises:
+            BundleError: the bundle has no such file, or it has changed since the bundle was opened.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path} has no file '{name}'. {_AGAIN}")
+        try:
+            content = (self.path / name).read_bytes()
+        except FileNotFoundError:
+            raise BundleError(f"{self.path / name} is missing. {_AGAIN}") from None
+        if sha256(content).hexdigest() != self.manifest.files[name]:
+            raise _changed(self.path / name)
+        return content
+
+
+def open_bundle(path: Path | str | None = None) -> Bundle:
+    """Open a bundle and prove every file of it; without a path, the one that is shipped with leukoscope.
+
+    Raises:
+        BundleError: it is missing, incomplete, changed, or made by a newer version.
+    """
+    folder = Path(path) if path is not None else _shipped()
+    manifest = _read_manifest(folder)
+    for name, digest in manifest.files.items():
+        if not os.path.isfile(folder / name):  # noqa: PTH113  # Path.is_file fails for a name that is too long
+            raise BundleError(f"{folder / name} is missing. {_AGAIN}")
+        if sha256_of(folder / name) != digest:
+            raise _changed(folder / name)
+    return Bundle(folder, manifest)
+
+
+def write_bundle(folder: Path, manifest: Manifest, *, files: Mapping[str, bytes]) -> Bundle:
+    """Write a new bundle, whole or not at all; `files` must hold every file but bundle.json.
+
+    Raises:
+        CallError: something stands at `folder` already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CallError(f"{folder} exists already. Choose another folder, or delete it first.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        beside.chmod(0o755)
+        _fill(beside, manifest, files)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return open_bundle(folder)
+
+
+def amend_bundle(bundle: Bundle, *, files: Mapping[str, bytes] | None = None, **changes: Any) -> Bundle:
+    """Write a bundle again in its place with some entries of bundle.json changed and some files added.
+
+    For example `amend_bundle(bundle, gate={...}, files={"gate.safetensors": content})`.
+    """
+    kept = {name: bundle.read(name) for name in bundle.manifest.files}
+    manifest = Manifest.model_validate(bundle.manifest.model_dump() | changes)
+    old = bundle.path.with_name(f".{bundle.path.name}.old")
+    bundle.path.rename(old)
+    try:
+        amended = write_bundle(bundle.path, manifest, files=kept | dict(files or {}))
+    except BaseException:
+        old.rename(bundle.path)
+        raise
+    shutil.rmtree(old)
+    return amended
+
+
+def made(*, seed: int) -> dict[str, Any]:
+    """Describe how a bundle came to be. Without the command: a bundle travels, and names of folders stay at home."""
+    return {name: value for name, value in provenance(seed=seed).items() if name != "command"}
+
+
+def operating_point(manifest: Manifest, name: str) -> str:
+    """Return the name of an operating point as the bundle spells it; 'high-sensitivity' is understood.
+
+    Raises:
+        UnknownNameError: there is no such operating point.
+    """
+    spelled = name.replace("-", "_")
+    if spelled not in OPERATING_POINTS:
+        raise UnknownNameError("operating point", name, [point.replace("_", "-") for point in OPERATING_POINTS])
+    if spelled != "balanced" and not manifest.operating_points:
+        raise CallError(f"{manifest.name} has more than two classes, so it has no operating points. Leave it out.")
+    return spelled
+
+
+def _shipped() -> Path:
+    if not (SHIPPED / MANIFEST).exists():
+        raise BundleError(
+            "No model is shipped with this installation. Name one (--model BUNDLE, or leukoscope.load(BUNDLE)); "
+            "leukoscope export makes one from a run."
+        )
+    return SHIPPED
+
+
+def _fill(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    digests = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
+    table = manifest.model_dump(mode="json", exclude={"seal"}) | {"files": digests}
+    table = json.loads(json.dumps(table, allow_nan=False))
+    text = json.dumps(table | {"seal": fingerprint(table)}, indent=1, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    if not folder.exists():
+        raise BundleError(f"{folder} does not exist. Give the folder of a model bundle.")
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"{folder} is not a model bundle: it has no {MANIFEST}. {_AGAIN}")
+    table = _read_table(folder / MANIFEST)
+    if table["format"] > FORMAT:
+        raise BundleError(
+            f"{folder} was made by a newer leukoscope (bundle format {table['format']}, this one reads {FORMAT}). "
+            "Update leukoscope."
+        )
+    if table.get("seal") != fingerprint({name: value for name, value in table.items() if name != "seal"}):
+        raise _changed(folder / MANIFEST)
+    try:
+        manifest = Manifest.model_validate(table)
+        check_entries(table)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise BundleError(f"{folder / MANIFEST} cannot be used: {where}: {first['msg']}. {_AGAIN}") from None
+    for contradiction in _contradictions(manifest):
+        raise BundleError(f"{folder / MANIFEST} {contradiction}. {_AGAIN}")
+    return manifest
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        table = read_json(path)
+        fingerprint(table)
+    except (DataError, RecursionError, UnicodeEncodeError):  # nested too deeply; half a character
+        raise _changed(path) from None
+    if not isinstance(table, dict) or not isinstance(table.get("format"), int):
+        raise BundleError(f"{path} does not describe a model bundle: it has no number 'format'. {_AGAIN}")
+    return table
+
+
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with entries that are right each by itself."""
+    classes, binary = manifest.classes, len(manifest.classes) == 2
+    disease = classes[1] if binary else ""
+    if len({*classes, "", UNSURE, REFUSED}) < len(classes) + 3 or manifest.positive != disease:
+        yield f"has no usable class list: classes {', '.join(classes)}, positive '{manifest.positive}'"
+    named = {member.graph for member in manifest.members} | {each.weights for each in manifest.members if each.weights}
+    strays = [name for name in manifest.files if PurePosixPath(name).is_absolute() or ".." in Path(name).parts]
+    for wrong in strays:
+        yield f"names in files '{wrong}', which is not part of the bundle"
+    for wrong in sorted(named - manifest.files.keys()):
+        yield f"names in members the file '{wrong}', which is not part of the bundle"
+    if set(manifest.operating_points) != (set(OPERATING_POINTS) if binary else set()):
+        yield f"lacks operating_points: {', '.join(OPERATING_POINTS)} with two classes, none with more"
+    plausible = manifest.conformal.get("smallest_plausible", classes)
+    if len(plausible) != len(classes):
+        yield f"has {len(plausible)} numbers in conformal.smallest_plausible, but {len(classes)} classes"
+    for number, each in enumerate(manifest.subjects):
+        if each.label not in classes:
+            yield f"has in subjects.{number}.label '{each.label}', which is none of the classes {', '.join(classes)}"
+        if set(each.called) != set(manifest.operating_points) or not _within(each.called.values(), each.cells):
+            yield f"has in subjects.{number}.called not one count of 0 to {each.cells} cells per operating point"
+
+
+def _within(counts: Iterable[int], cells: int) -> bool:
+    return all(0 <= count <= cells for count in counts)
+
+
+def _changed(path: Path) -> LeukoscopeError:
+    return BundleError(f"{path} was changed or damaged since the bundle was made (SHA-256 differs). {_AGAIN}")

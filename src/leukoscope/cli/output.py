@@ -1,0 +1,232 @@
+"""Where results go: no two into one file, none over what is read."""
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..bundle.manifest import REFUSED, UNSURE, Manifest
+from ..errors import CallError
+from ..inference.opinion import Opinion, Tally, attention
+from .options import many, printable
+
+Output = tuple[str, Path | None]  # the option as the user knows it, and the file it writes
+
+
+def refuse_collisions(outputs: Sequence[Output], *, inputs: Iterable[str | Path] = ()) -> None:
+    """Make sure, before any work, that every result has a place of its own.
+
+    Raises:
+        CallError: two of them are one file, one is in the way of another's folder, or one is an input.
+    """
+    wanted = [(option, path) for option, path in outputs if path and path != Path(os.devnull)]
+    for number, (option, path) in enumerate(wanted):
+        for other, place in wanted[number + 1 :]:
+            if _in_the_way(path, place):
+                raise CallError(f"{option} {path} and {other} {place} cannot both be written. Choose another name.")
+    read = {key: given for given in inputs if (key := _key(Path(given)))}
+    for option, path in wanted:
+        key = _key(path)
+        if key and (given := read.get(key)):
+            raise CallError(f"{option} {path} would be written over {given}, which is to be read. Choose another name.")
+
+
+def prints_into(path: Path | None) -> bool:
+    """Tell whether a path leads to this program's standard output."""
+    try:
+        return path is not None and os.path.samestat(os.fstat(1), path.stat())
+    except OSError:
+        return False
+
+
+def _in_the_way(path: Path, place: Path) -> bool:
+    one, other = Path(os.path.realpath(path)), Path(os.path.realpath(place))
+    return one == other or one in other.parents or other in one.parents or _key(path) == _key(place) is not None
+
+
+def _key(path: Path) -> tuple[int, int] | None:
+    """Return what tells an existing file from every other; None for a folder and where nothing is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(found.st_mode) else (found.st_dev, found.st_ino)
+
+
+class Spool:
+    """Rows in the order in which they came; memory does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._file = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed when the spool is let go
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep one more row."""
+        self._file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows."""
+        self._file.seek(0)
+        for line in self._file:
+            yield json.loads(line)
+
+
+_ALL_SHOWN = 40  # cells that are listed one by one
+_NEEDIEST = 12  # of more than that
+_SUBJECTS = 60
+_UNUSABLE = 50
+_PASSED = 3
+
+
+class Shown:
+    """The few opinions that the terminal will show, kept while all of them stream by."""
+
+    def __init__(self, manifest: Manifest, *, point: str) -> None:
+        self._manifest = manifest
+        self._threshold = manifest.operating_points.get(point, 1.0)
+        self._first: list[Opinion] = []
+        self._neediest: list[tuple[tuple[int, float], int, Opinion]] = []
+        self._unusable: list[str] = []
+        self._count = 0
+
+    def add(self, opinion: Opinion) -> None:
+        """Look at one more opinion."""
+        self._count += 1
+        if self._count <= _ALL_SHOWN + 1:
+            self._first.append(opinion)
+        if not opinion.readable and len(self._unusable) < _UNUSABLE:
+            self._unusable.append(f"{opinion.name}: {opinion.reason}")
+        need = attention(opinion, positive=self._manifest.positive, threshold=self._threshold)
+        if need[0] < 2:
+            self._neediest.append((need, self._count, opinion))
+            if len(self._neediest) > 4 * _NEEDIEST:
+                self._neediest = sorted(self._neediest)[:_NEEDIEST]
+
+    def unusable(self, tally: Tally) -> list[str]:
+        """Return one line for each file that cannot be used as an image; of very many, the first ones."""
+        more = tally.all.unreadable - len(self._unusable)
+        return [*self._unusable, *([f"and {many(more, 'more file')} that cannot be used"] if more else [])]
+
+    def print(
+        self, tally: Tally, *, fields: Sequence[dict[str, Any]] = (), other: Sequence[str] = (), err: bool = False
+    ) -> None:
+        """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects.
+
+        other: pictures of kinds that are not read. err: print to standard error.
+        """
+        console = Console(highlight=False, soft_wrap=False, stderr=err)
+        if self._count <= _ALL_SHOWN:
+            console.print(self._table(self._first))
+        elif self._neediest:
+            console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
+        console.print(counts(tally))
+        if other:
+            console.print(Text(printable(passed_over(other))), soft_wrap=True)
+        if any(row["width"] for row in fields):
+            console.print(_field_table(fields[:_SUBJECTS], self._manifest))
+        if len(fields) > _SUBJECTS:
+            console.print(f"and {many(len(fields) - _SUBJECTS, 'more field')}: see --json, --html or --to csv")
+        subjects = tally.summaries()
+        if subjects:
+            console.print(_subject_table(subjects[:_SUBJECTS], self._manifest))
+        if len(subjects) > _SUBJECTS:
+            console.print(f"and {many(len(subjects) - _SUBJECTS, 'more subject')}: see --json or --html")
+        console.print("Research use, not a diagnosis.", style="dim")
+
+    def _table(self, opinions: list[Opinion]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        shown = [self._manifest.positive] if self._manifest.positive else list(self._manifest.classes)
+        table.add_column("image", no_wrap=True)
+        for name in shown:
+            table.add_column(name, justify="right")
+        table.add_column("decision", no_wrap=True)
+        table.add_column("reason", overflow="fold")
+        for opinion in opinions:
+            chances = opinion.probabilities or {}
+            numbers = (f"{100 * chances[name]:.0f} %" if name in chances else "–" for name in shown)
+            decision = Text(opinion.decision, style=self._style(opinion))
+            table.add_row(Text(_end_of(printable(opinion.name))), *numbers, decision, Text(printable(opinion.reason)))
+        return table
+
+    def _style(self, opinion: Opinion) -> str:
+        styles = {UNSURE: "yellow", REFUSED: "magenta", self._manifest.positive: "bold red"}
+        return styles.get(opinion.decision, "")
+
+
+def counts(tally: Tally) -> str:
+    """Say in one line what was decided.
+
+    For example '1,000 cells: 512 all, 430 hem, 50 unsure, 8 refused (3 cannot be used as images)'.
+    """
+    parts = [f"{number:,} {decision}" for decision, number in tally.decisions.items() if number]
+    bad = tally.all.unreadable
+    unusable = f" ({bad:,} cannot be used as {'images' if bad > 1 else 'an image'})" if bad else ""
+    return f"{many(tally.all.cells, 'cell')}: {', '.join(parts)}{unusable}"
+
+
+def passed_over(other: Sequence[str]) -> str:
+    """Name pictures of kinds that are not read.
+
+    >>> passed_over(["a.gif"])
+    'Passed over 1 picture of a kind that is not read: a.gif. Save it as PNG or TIFF.'
+    """
+    more = f" and {len(other) - _PASSED:,} more" if len(other) > _PASSED else ""
+    kind, them = ("a kind that is", "it") if len(other) == 1 else ("kinds that are", "them")
+    return (
+        f"Passed over {many(len(other), 'picture')} of {kind} not read: {', '.join(other[:_PASSED])}{more}. "
+        f"Save {them} as PNG or TIFF."
+    )
+
+
+def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    share = "share" in rows[0]
+    for title in ("subject", "cells", f"called {manifest.positive}", "unsure", "refused"):
+        table.add_column(title, justify="left" if title == "subject" else "right")
+    if share:
+        table.add_column(f"share of {manifest.positive} (95 % interval)")
+    for row in rows:
+        numbers = [f"{row[name]:,}" for name in ("cells", "called", "unsure", "refused")]
+        table.add_row(Text(printable(row["subject"])), *numbers, *([_share(row["share"])] if share else []))
+    return table
+
+
+def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
+    """Return the fields that could be used; what is wrong with one has been said already."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    numbers = ("cells", *(("called",) if manifest.positive else ()), "unsure", "refused")
+    for title in ("field", *numbers, "scale"):
+        shown = f"called {manifest.positive}" if title == "called" else title
+        table.add_column(shown, justify="right" if title in numbers else "left", no_wrap=title != "scale")
+    for row in rows:
+        if row["width"]:
+            scale = f"{row['um_per_px']:.3g} µm/px, {row['scale']}"
+            table.add_row(Text(_end_of(printable(row["field"]))), *(f"{row[name]:,}" for name in numbers), scale)
+    return table
+
+
+def _share(share: dict[str, float | None]) -> str:
+    """Return a share with its interval in per cent.
+
+    >>> _share({"value": 0.5, "low": 0.251, "high": 0.749})
+    '50 % (25 to 75)'
+    """
+    if share["low"] is None or share["high"] is None:
+        return "–"
+    value = "not known" if share["value"] is None else f"{100 * share['value']:.0f} %"
+    return f"{value} ({100 * share['low']:.0f} to {100 * share['high']:.0f})"
+
+
+def _end_of(path: str, *, room: int = 30) -> str:
+    """Return the end of a long path: the name says more than the folder.
+
+    >>> _end_of("a/" * 40 + "cell.png", room=12)
+    '…/a/cell.png'
+    """
+    return path if len(path) <= room else f"…{path[1 - room :]}"

@@ -1,0 +1,189 @@
+"""Files wherever fsspec reaches: on this machine, in an object store, behind a web server."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from ..errors import CallError, DataError, require
+from ..files import write_whole
+from .shards import Counts, Plan, Shard, answer_shard, load_planned
+
+_TRIES, _PAUSE_S = 3, 2.0  # to fetch from a store that stutters
+
+
+def url_of(path: str) -> str:
+    """Return a place in words by which every machine finds it: a URL as it is, a path absolute."""
+    return path.rstrip("/") if "://" in path else str(Path(path).resolve())
+
+
+def beside(table: str, path: str) -> str:
+    """Return where a path leads that stands in a table: seen from its folder, unless it is whole.
+
+    >>> beside("s3://lab/cells.csv", "a/1.png"), beside("s3://lab/cells.csv", "gs://other/2.png")
+    ('s3://lab/a/1.png', 'gs://other/2.png')
+    """
+    return path if "://" in path or path.startswith("/") else f"{table.rpartition('/')[0]}/{path}"
+
+
+def read_file(url: str) -> bytes | None:
+    """Return the content of a file, or None where there is none."""
+    files, path = url_to_fs(url)
+    try:
+        content: bytes = files.cat_file(path)
+    except FileNotFoundError:
+        return None
+    return content
+
+
+def write_file(url: str, content: bytes) -> None:
+    """Write a file whole or not at all; stores of objects do so by themselves."""
+    files, path = url_to_fs(url)
+    if is_local(files):
+        with write_whole(Path(path)) as new:
+            new.write_bytes(content)
+    else:
+        files.pipe_file(path, content)
+
+
+def is_local(files: Any) -> bool:
+    """Tell whether a file system of fsspec's is that of this machine."""
+    return "file" in ((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
+
+
+@contextlib.contextmanager
+def as_local_file(url: str, *, folder: Path) -> Iterator[Path]:
+    """Yield a file as one of this machine: itself, or a copy in `folder` that is deleted afterwards.
+
+    A file that does not exist is yielded as one that does not exist.
+
+    Raises:
+        OSError: the store does not answer, three times.
+    """
+    files, path = url_to_fs(url)
+    if is_local(files):
+        yield Path(path)
+        return
+    copy = folder / f"{sha256(url.encode()).hexdigest()[:32]}{PurePosixPath(path).suffix}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            copy.write_bytes(_fetch(files, path))
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _fetch(files: Any, path: str) -> bytes:
+    for attempt in range(1, _TRIES):
+        try:
+            content: bytes = files.cat_file(path)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(_PAUSE_S * attempt)
+        else:
+            return content
+    return bytes(files.cat_file(path))
+
+
+_STORE_BYTES = 128 * 1024**2  # of shared memory, where Ray is started here
+_MOST_BLOCKS = 10_000  # units in which Ray Data hands out shards
+
+
+class Answering:
+    """One worker: a predictor that answers shards, with as many threads as it has processors."""
+
+    def __init__(self, plan: Plan, threads: int) -> None:
+        self._plan, self._threads = plan, threads
+        self._predictor = load_planned(plan)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Answer the shards of a batch."""
+        shards = [Shard(int(number), str(table), int(start), int(stop)) for number, table, start, stop in zip(
+            batch["number"], batch["table"], batch["start"], batch["stop"], strict=True)]  # fmt: skip
+        counts = [answer_shard(self._plan, shard, self._predictor, threads=self._threads) for shard in shards]
+        return {"counts": [json.dumps(asdict(each)) for each in counts]}
+
+
+def answer_on_ray(
+    plan: Plan, shards: Sequence[Shard], *, workers: int | None = None, processors: int = 1
+) -> Iterator[Counts]:
+    """Answer shards on a Ray cluster; yield the counts of each as it is done, in any order.
+
+    The cluster is the one that the variable RAY_ADDRESS names, else one that is started here, for this call.
+
+    workers: how many; None: as many as the cluster has processors for. processors: of each.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        CallError: the cluster has fewer processors than one worker needs.
+        DataError: a worker cannot go on; what is finished is kept.
+    """
+    ray = require("ray.data", feature="--engine ray", extra="cluster") and require("ray", feature="", extra="cluster")
+    _connect(ray)
+    try:
+        workers = _workers(int(ray.cluster_resources().get("CPU", 0)), asked=workers, processors=processors)
+        for row in _answered(ray, plan, shards, workers=workers, processors=processors).iter_rows():
+            yield Counts(**json.loads(row["counts"]))
+    except ray.exceptions.RayError as failed:
+        raise DataError(
+            f"A worker could not go on ({_cause_of(failed)}). Finished shards are kept in {plan.out}: run the same "
+            "command again."
+        ) from None
+    finally:
+        ray.shutdown()
+
+
+def _answered(
+    ray: Any, plan: Plan, shards: Sequence[Shard], *, workers: int, processors: int
+) -> Any:  # fmt: skip
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts images
+    context.print_on_execution_start = False
+    rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=min(len(shards), _MOST_BLOCKS))
+    return rows.map_batches(
+        Answering,
+        fn_constructor_args=(plan, processors),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
+        num_cpus=processors,
+    )
+
+
+def _cause_of(failed: Exception) -> str:
+    """Return the line of a worker's traceback that names the error; Ray writes advice behind it."""
+    lines = re.findall(r"^[\w.]+(?:Error|Exception|Refused)\b.*", str(failed), flags=re.MULTILINE)
+    return lines[-1] if lines else type(failed).__name__
+
+
+def _connect(ray: Any) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of every use
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its own warnings; ours name what fails
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        ray.init(
+            include_dashboard=False, object_store_memory=_STORE_BYTES, _node_ip_address="127.0.0.1", address="local",
+            **quiet,
+        )  # fmt: skip
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said by our own errors
+
+
+def _workers(available: int, *, asked: int | None, processors: int) -> int:
+    possible = available // processors
+    if possible < 1 or (asked or 1) > possible:
+        raise CallError(
+            f"The cluster has {available} processors, room for {possible} workers of {processors}. Ask for fewer "
+            "workers, or for smaller ones."
+        )
+    return asked or possible

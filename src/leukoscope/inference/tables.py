@@ -1,0 +1,72 @@
+"""Judged cells and fields as rows: what the tables, JSON and other programs get of them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..fields.table import outline_text
+from .opinion import Opinion
+
+if TYPE_CHECKING:
+    from .fields import JudgedCell, Smear
+
+# What a cell of a field has beside the columns of every prediction.
+CELL_COLUMNS = ("cell", "left", "top", "right", "bottom", "area_um2", "nucleus_um2", "sharpness", "flags", "outline")
+FIELD_COLUMNS = (
+    "field", "subject", "width", "height", "cells", "called", "unsure", "refused", "share", "share_low", "share_high",
+    "um_per_px", "um_low", "um_high", "scale", "problem",
+)  # fmt: skip
+
+
+def cell_values(judged: JudgedCell) -> dict[str, Any]:
+    """Return the columns CELL_COLUMNS of one judged cell, in pixels of its field unless the name says otherwise."""
+    cell = judged.cell
+    left, top, right, bottom = cell.box
+    return {
+        "cell": cell.number, "left": left, "top": top, "right": right, "bottom": bottom,
+        "area_um2": round(cell.area_um2, 1), "nucleus_um2": round(cell.nucleus_um2, 1),
+        "sharpness": round(cell.sharpness, 3), "flags": "; ".join(cell.flags),
+        "outline": outline_text(cell.outline),
+    }  # fmt: skip
+
+
+def prediction_row(path: str, judged: JudgedCell, classes: Sequence[str]) -> dict[str, Any]:
+    """Return a judged cell as a row of predictions.csv; its path is that of the field."""
+    return judged.opinion.row(classes) | {"path": path} | cell_values(judged)
+
+
+def field_values(smear: Smear, *, subject: str, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a field as a row of fields.csv; `summary` counts its cells (inference.subjects)."""
+    share = summary.get("share") or {}
+    scale = smear.scale
+    return {
+        "field": str(smear.path), "subject": subject, "width": smear.size[0], "height": smear.size[1],
+        **{name: summary[name] for name in ("cells", "called", "unsure", "refused")},
+        "share": share.get("value"), "share_low": share.get("low"), "share_high": share.get("high"),
+        "um_per_px": round(scale.um_per_px, 5), "um_low": round(scale.low, 5), "um_high": round(scale.high, 5),
+        "scale": scale.source, "problem": smear.problem,
+    }  # fmt: skip
+
+
+def unusable_field(path: str, *, subject: str, problem: str) -> dict[str, Any]:
+    """Return the row of a field that cannot be used."""
+    return dict.fromkeys(FIELD_COLUMNS, "") | {"field": path, "subject": subject, "problem": problem, "cells": 0}
+
+
+def light(judged: JudgedCell) -> JudgedCell:
+    """Return a judged cell without its pictures, so that a slide full of them stays small in memory."""
+    opinion = judged.opinion
+    bare = Opinion(
+        opinion.name, opinion.decision, reason=opinion.reason, quality=opinion.quality,
+        probabilities=opinion.probabilities, called=opinion.called, readable=opinion.readable,
+    )  # fmt: skip
+    return JudgedCell(judged.cell, judged.crop[:0], bare)
+
+
+SUBJECT_COLUMNS = ("subject", "cells", "called", "unsure", "refused", "share", "share_low", "share_high")
+
+
+def subject_row(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return one subject's summary (inference.subjects) as a row of subjects.csv."""
+    share = summary.get("share") or {}
+    ends = {"share": share.get("value"), "share_low": share.get("low"), "share_high": share.get("high")}
+    return {name: summary[name] for name in ("subject", "cells", "called", "unsure", "refused")} | ends

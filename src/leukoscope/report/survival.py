@@ -1,0 +1,386 @@
+"""What the numbers of survival.html say, in words that need no statistics."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ..files import write_text
+from ..survival.curves import in_words
+from ..survival.study import counted, deadly, in_stage, listing, short
+from ..survival.tripod import checklist
+from . import survival_figures as figures
+from .style import COLOURS, environment
+
+
+def p_value(p: float | None) -> str:
+    """Return a p value as it is printed.
+
+    >>> p_value(0.0432), p_value(1e-9)
+    ('0.043', 'below 0.0001')
+    """
+    if p is None:
+        return "–"
+    if p > 0.99:
+        return "above 0.99"
+    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """Return a number with a few significant digits, never in powers of ten, or a dash.
+
+    >>> significant(1234567.0), significant(0.01234), significant(None)
+    ('1234567', '0.0123', '–')
+    """
+    return "–" if value is None else short(value, digits)
+
+
+def ratio(value: float, *, beside: float | None = None) -> str:
+    """Return a hazard ratio with as many decimals as tell it (or the one it stands `beside`) from 1.
+
+    >>> ratio(4.554), ratio(1.0312), ratio(1.000213), ratio(0.97, beside=1.0312)
+    ('4.55', '1.031', '1.00021', '0.970')
+    >>> ratio(123456.0), ratio(0.00001)
+    ('above 1000', 'below 0.001')
+    """
+    if not 1e-3 <= value <= 1e3:
+        return "above 1000" if value > 1 else "below 0.001"
+    distance = abs((value if beside is None else beside) - 1)
+    decimals = min(max(2, 1 + math.ceil(-math.log10(max(distance, 1e-6)))), 6)
+    return f"{value:.{decimals}f}"
+
+
+def open_time(interval: Mapping[str, float | None], unit: str) -> str:
+    """Return a time with its interval, or say that it was not reached.
+
+    >>> open_time({"value": 12.0, "low": 8.5, "high": None}, "months")
+    '12 months (8.5 to beyond the follow-up)'
+    """
+    if interval["value"] is None:
+        return "not reached"
+    low, high = (
+        "beyond the follow-up" if interval[key] is None else significant(interval[key]) for key in ("low", "high")
+    )
+    return f"{significant(interval['value'])} {unit} ({low} to {high})"
+
+
+def interval_words(interval: Mapping[str, float | None], digits: int = 3) -> str:
+    """Return an estimate with its interval for the terminal, or that it is not known.
+
+    >>> interval_words({"value": 0.65, "low": 0.5, "high": 0.8})
+    '0.650 (0.500 to 0.800)'
+    """
+    return "not known" if interval["value"] is None else span(interval, digits)
+
+
+def model_name(key: str) -> str:
+    """Name a candidate of the judgement: 'ridge 0.01' is the model with shrunken coefficients.
+
+    >>> model_name("model"), model_name("ridge 0.01")
+    ('model', 'shrunken model (ridge penalty 0.01)')
+    """
+    kind, _, penalty = key.partition(" ")
+    return f"shrunken model (ridge penalty {penalty})" if kind == "ridge" else key
+
+
+def span(interval: Mapping[str, float | None] | None, digits: int = 2) -> str:
+    """Return an estimate with its interval; an open end is a dash.
+
+    >>> span({"value": 0.651, "low": 0.57, "high": None})
+    '0.65 (0.57 to –)'
+    """
+    if interval is None or interval["value"] is None:
+        return "–"
+    if interval["low"] is None and interval["high"] is None:
+        return f"{interval['value']:.{digits}f} (no limits)".replace("-", "−")
+    value, low, high = (
+        "–" if interval[key] is None else f"{interval[key]:.{digits}f}" for key in ("value", "low", "high")
+    )
+    return f"{value} ({low} to {high})".replace("-", "−")
+
+
+def said(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sentences of the page that need more than one number."""
+    cohort, model, judged = result["cohort"], result["model"], result["judgement"]
+    horizons = [horizon["words"] for horizon in result["horizons"]]
+    return {
+        "tests": _tests_words(result["comparison"]["tests"], cohort),
+        "until": in_words(result["comparison"]["restricted_mean"]["until"], cohort["unit"]),
+        "model": _model_words(model) if model.get("causes") else "",
+        "ratios": [_ratio_words(cause, model["references"]) for cause in model.get("causes", ())],
+        "scores": _score_words(judged),
+        "calibration": [_calibration_words(entry) for entry in (judged or {}).get("calibration", ())],
+        "optimism": _optimism_words(judged),
+        "tried": _tried_words(judged),
+        "missing": [f"{name} {count:,}" for name, count in cohort["missing"].items() if count],
+        "horizons": listing(horizons),
+        "lifelines": result["provenance"]["packages"].get("lifelines", "unknown"),
+    }
+
+
+def _tests_words(tests: Mapping[str, Any], cohort: Mapping[str, Any]) -> str:
+    """Say what the tests found: of the event that is studied first, then of the others, then of any event."""
+    if not tests:
+        return ""
+    competing = len(cohort["events"]) > 1
+    some = f"any event ({tests['of']})" if competing else cohort["events"][0]
+    found = [(f"incidences of {event}", gray, "Gray's test") for event, gray in tests.get("gray", {}).items()]
+    found.append((f"curves for {some}", tests["logrank"], "log-rank test"))
+    (what, test, name), *others = found
+    parts = [f"Were all stages alike, {what} this far apart would come by chance with p {_result(test, name)}."]
+    parts += [f"{what[0].upper()}{what[1:]}: p {_result(test, name)}." for what, test, name in others]
+    if competing and not tests.get("gray"):
+        parts.append("Gray's test of each event by itself does not take late entry.")
+    if tests["trend"] and tests["logrank"]["df"] > 1:
+        parts.append(_trend_words(tests["trend"], cohort, some))
+    return " ".join(parts)
+
+
+def _trend_words(trend: Mapping[str, Any], cohort: Mapping[str, Any], some: str) -> str:
+    verb = "moves" if trend["p"] < 0.05 else "is not shown to move"
+    first, last = cohort["stages"][0]["name"], cohort["stages"][-1]["name"]
+    return f"The time to {some} {verb} one way from {first} to {last}: p {_result(trend, 'trend version')}."
+
+
+def _result(test: Mapping[str, Any], name: str) -> str:
+    return f"{_equals(test['p'])} ({name}, {_chi(test)})"
+
+
+def lines_of_tests(tests: Mapping[str, Any]) -> list[str]:
+    """Return the tests of all stages for the terminal, one line each, saying which event each is of."""
+    if not tests:
+        return []
+    found = [(f"Gray's test, {event}", test) for event, test in tests.get("gray", {}).items()]
+    found.append((f"Log-rank test, {tests['of']}", tests["logrank"]))
+    return [f"{name}: {_chi(test)}, p {_equals(test['p'])}." for name, test in found]
+
+
+def _chi(test: Mapping[str, Any]) -> str:
+    return f"χ² {test['statistic']:.2f} on {test['df']} df"
+
+
+def _equals(p: float) -> str:
+    shown = p_value(p)
+    return shown if shown.startswith("below") else f"= {shown}"
+
+
+def _model_words(model: Mapping[str, Any]) -> str:
+    kind = "A Cox model" if len(model["causes"]) == 1 else "A Cox model of each event (cause-specific hazards)"
+    penalty = (
+        f", its coefficients shrunk towards none (ridge penalty {model['penalty']:g}), which made it better on unseen "
+        "patients"
+        if model["penalty"]
+        else ""
+    )
+    return (
+        f"{kind}{penalty}: {counted(model['patients'], 'patient')}, {counted(model['events'], 'event')}, "
+        f"{counted(model['coefficients'], 'coefficient')}. A hazard ratio of 2 means that at any time "
+        "twice as many of those still free of the event have it."
+    )
+
+
+def _ratio_words(cause: Mapping[str, Any], references: Mapping[str, str]) -> str:
+    against = listing([f"{column} {level}" for column, level in references.items() if _has(cause, column)])
+    compared = f" Categories are compared with {against}." if against else ""
+    numbers = any(not row["level"] for row in cause["ratios"])
+    unit = " The ratio of a number counts for one unit more." if numbers else ""
+    clear = [row for row in cause["ratios"] if row["p"] is not None and row["p"] < 0.05]
+    if not clear:
+        return f"No ratio is clearly different from 1.{compared}{unit}"
+    row = min(clear, key=lambda row: row["p"])
+    each = "" if row["level"] else ", for each unit more"
+    return f"Clearest: {row['term']}, {_hazard(row['ratio'])}{each}.{compared}{unit if each == '' else ''}"
+
+
+def _has(cause: Mapping[str, Any], column: str) -> bool:
+    return any(row["column"] == column for row in cause["ratios"])
+
+
+def _hazard(value: float) -> str:
+    """Say a hazard ratio in words.
+
+    >>> _hazard(4.58), _hazard(1.03), _hazard(0.6)
+    ('4.6 times the hazard', '3 % higher hazard', '40 % lower hazard')
+    """
+    if value >= 2:
+        return f"{ratio(value) if value > 1e3 else significant(value, 2)} times the hazard"
+    return f"{significant(100 * abs(value - 1), 2)} % {'higher' if value > 1 else 'lower'} hazard"
+
+
+def _score_words(judged: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
+    if not judged:
+        return {}
+    words = {"c_index": ("C-index", "pairs that mean risk over the follow-up puts in the right order; 0.5 is a coin")}
+    for key in judged["estimators"]["model"]:
+        name, _, horizon = key.partition(" at ")
+        if name == "auc":
+            words[key] = (f"AUC at {horizon}", "telling who has the event by then from who has not")
+        if name == "brier":
+            words[key] = (f"Brier score at {horizon}", "mean squared error of the chance; lower is better")
+    return words | {"integrated_brier": ("Integrated Brier score", "the same over all times; lower is better")}
+
+
+def _calibration_words(entry: Mapping[str, Any]) -> str:
+    ratio = entry["observed_over_expected"]
+    if not ratio or ratio["value"] is None:
+        return "Too few were followed this far."
+    low, value, high = (100 * (ratio[key] or 0) for key in ("low", "value", "high"))
+    verdict = (
+        "On the whole as expected."
+        if low <= 100 <= high
+        else f"The model expected too {'few' if low > 100 else 'many'}."
+    )
+    return (
+        f"For 100 events expected, {value:.0f} happened ({low:.0f} to {high:.0f}). {verdict} "
+        "Points on the dotted line came true exactly."
+    )
+
+
+def _optimism_words(judged: Mapping[str, Any] | None) -> str:
+    if not judged or not judged["optimism"]:
+        return ""
+    found = judged["optimism"]
+    c = found["c_index"]
+    return (
+        f"On the patients it learned from, the model's C-index is {c['apparent']:.3f}. "
+        f"{found['samples']} bootstrap samples say that this flatters it by {c['optimism']:.3f}; "
+        f"{c['corrected']:.3f} is left."
+    )
+
+
+def _tried_words(judged: Mapping[str, Any] | None) -> str:
+    if not judged or not judged["tried"]:
+        return ""
+    if judged["chosen"] != "model":
+        return (
+            f"The {model_name(judged['chosen'])} had the lower Brier score, with its whole interval, so it was taken."
+        )
+    return (
+        f"Shrinking the coefficients towards none (penalties: {listing(judged['tried'])}) was tried and was not better "
+        "beyond doubt."
+    )
+
+
+Drawn = dict[str, tuple[str, str]]  # name -> (SVG in stand-in colours, what one sees)
+
+
+def write_page(
+    folder: Path, result: Mapping[str, Any], *, source: str = "", links: Sequence[tuple[str, str]] = ()
+) -> Path:
+    """Write survival.html and figures/*.svg from the content of survival.json; return the page's path."""
+    drawn = _draw(result)
+    for name, (svg, _) in drawn.items():
+        write_text(folder / "figures" / f"{name}.svg", figures.for_file(svg))
+    write_text(folder / "survival.html", render(result, drawn, source=source, links=links))
+    return folder / "survival.html"
+
+
+def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: Sequence[tuple[str, str]] = ()) -> str:
+    """Return the page as HTML."""
+    pages = environment(
+        p=p_value, span=span, listing=listing, sig=significant, open=open_time, ratio=ratio, counted=counted,
+        in_stage=in_stage,
+    )  # fmt: skip
+    return pages.get_template("survival.html").render(
+        r=result, source=source, links=links,
+        cohort=result["cohort"], model=result["model"], judged=result["judgement"], tests=result["comparison"]["tests"],
+        figures={name: Markup(figures.for_page(svg, alt=alt)) for name, (svg, alt) in drawn.items()},
+        colours={**COLOURS, **figures.stage_roles()},
+        headline=headline(result), estimators=estimators(result["judgement"]), checklist=checklist(result),
+        looks=figures.stage_looks(list(result["comparison"]["stages"])),
+        alive=_alive(result["cohort"]), median_of=_median_of(result["cohort"]), said=said(result),
+        mean_digits=0 if result["cohort"]["last_follow_up"] >= 500 else 2,
+    )  # fmt: skip
+
+
+def _alive(cohort: Mapping[str, Any]) -> str:
+    """Say what the survival curve counts."""
+    if len(cohort["events"]) > 1:
+        return "free of every event"
+    return "alive" if deadly(cohort["events"][0]) else f"without {cohort['events'][0]}"
+
+
+def _median_of(cohort: Mapping[str, Any]) -> str:
+    """Say what the median counts."""
+    if len(cohort["events"]) > 1:
+        return "time to the first event of any kind"
+    return "survival" if deadly(cohort["events"][0]) else f"time to {cohort['events'][0]}"
+
+
+def _draw(result: Mapping[str, Any]) -> Drawn:
+    comparison, cohort, model = result["comparison"], result["cohort"], result["model"]
+    alt = " ".join(stage["horizons"][-1]["text"] for stage in comparison["stages"].values())
+    drawn = {"survival": (figures.stage_curves(comparison, curve="survival", unit=cohort["unit"]), alt)}
+    if len(cohort["events"]) > 1:
+        for number, event in enumerate(cohort["events"], start=1):
+            svg = figures.stage_curves(comparison, curve=event, unit=cohort["unit"])
+            drawn[f"incidence-{number}"] = (svg, f"Cumulative incidence of {event} by stage.")
+    for number, cause in enumerate(model.get("causes", ()), start=1):
+        if cause["ratios"]:
+            drawn[f"ratios-{number}"] = (
+                figures.hazard_ratios(cause["ratios"], name=f"ratios-{number}"),
+                f"Hazard ratios for {cause['event']}.",
+            )
+    for number, entry in enumerate((result["judgement"] or {}).get("calibration", ()), start=1):
+        alt = f"Expected against observed at {entry['words']}."
+        drawn[f"calibration-{number}"] = (figures.calibration(entry), alt)
+    return drawn
+
+
+def headline(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the first lines of the page: do the stages differ, and what does the model add."""
+    stages, tests = list(result["comparison"]["stages"].values()), result["comparison"]["tests"]
+    texts = " ".join(dict.fromkeys(_ends(stages[0], stages[-1])))
+    if not tests:
+        return {"level": "caution", "text": texts, "small": "There is one stage, so nothing is compared."}
+    event = result["cohort"]["events"][0]
+    what = "survival" if deadly(event) else event
+    p = tests["gray"][event]["p"] if "gray" in tests else (tests["trend"] or tests["logrank"])["p"]
+    verdict = f"The stages differ in {what}." if p < 0.05 else f"No difference in {what} between the stages is shown."
+    return {"level": "" if p < 0.05 else "caution", "text": f"{verdict} {texts}", "small": _adds(result)}
+
+
+def _ends(first: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """Return the sentences of the first and the last stage at the latest horizon that both were followed to."""
+    both = [
+        (a["text"], b["text"])
+        for a, b in zip(first["horizons"], last["horizons"], strict=True)
+        if "survival" in a and "survival" in b
+    ]
+    return list(both[-1]) if both else [first["horizons"][0]["text"], last["horizons"][0]["text"]]
+
+
+def _adds(result: Mapping[str, Any]) -> str:
+    judged = result["judgement"]
+    if not judged:
+        return "The model was not judged on patients it had not seen; see the limits."
+    model, stage = (_right_pairs(judged["estimators"][name]["c_index"]) for name in (judged["chosen"], "stage alone"))
+    return (
+        f"Of 100 pairs of patients it had not seen, the model puts {model} in the right order; stage alone {stage}; "
+        f"a coin 50. {_whether_better(judged)}"
+    )
+
+
+def _right_pairs(c_index: Mapping[str, float | None]) -> str:
+    value = c_index["value"]
+    return "–" if value is None else f"{100 * value:.0f}"
+
+
+def _whether_better(judged: Mapping[str, Any]) -> str:
+    if judged["chosen"] != "model":
+        return "A penalised model was better than the plain one and stands here."
+    difference = judged["differences"]["stage alone"]["integrated_brier"]
+    if difference["high"] is not None and difference["high"] < 0:
+        return "Its predicted chances are better than those of stage alone."
+    return "That its predicted chances are better than those of stage alone is not shown."
+
+
+def estimators(judged: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Name the columns of the table of performance: the chosen model, then the simpler answers."""
+    if not judged:
+        return []
+    titles = {"model": "Model", "stage alone": "Stage alone", "no covariates": "No covariates"}
+    keys = dict.fromkeys([judged["chosen"], *titles])
+    return [{"key": key, "title": titles.get(key) or model_name(key).capitalize()} for key in keys]

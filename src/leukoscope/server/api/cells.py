@@ -1,0 +1,208 @@
+"""Cells: pages of them, pictures, heat maps, reviews; and cells that a reader adds, draws anew or takes away."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ...bundle.manifest import Manifest
+from .. import cases as shown
+from .. import drawing, reviews
+from ..analysis import store_cells, store_predictions
+from ..finding import cell_of_outline, drawn_of, png
+from ..refusals import Refusal, bad_request, not_found
+from ..room import Room
+from ..security import Me, TheRoom
+from ..tables import NOT_A_CELL, REMOVED, Cell, Model, Picture, Prediction
+from .accounts import who
+from .answers import PICTURE, picture_answer
+from .words import LARGEST, Answer, Body, Id, Name, Note, Outline
+
+if TYPE_CHECKING:
+    from ...inference.fields import JudgedCell
+
+router = APIRouter(tags=["cells"])
+
+
+class NewReview(Body):
+    """What a reader says of a cell."""
+
+    label: Name
+    note: Note = ""
+
+
+class NewCell(Body):
+    """A cell that a reader has drawn; x and y in pixels of the image."""
+
+    image: Annotated[int, Field(ge=1, le=LARGEST)]
+    outline: Outline
+
+
+class Redrawn(Body):
+    """A better outline of a cell."""
+
+    outline: Outline
+
+
+@router.get("/cases/{case_id}/cells")
+def list_cells(
+    *, me: Me, room: TheRoom, case_id: Id, filter: Annotated[Name, Query()] = "every",
+    order: Literal["need", "number", "probability"] = "need", offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 200,
+) -> JSONResponse:  # fmt: skip
+    """Return a page of cells and the counts of every kind.
+
+    `filter`: every, unread, unsure, refused, not_a_cell or class:NAME; a reader's word stands before the model's.
+    """
+    with room.database.reading() as session:
+        shown.case_of(session, me, case_id)
+        page = shown.list_cells(session, case_id, wanted=filter, order=order, offset=offset, limit=limit)
+    return JSONResponse(page)  # as it is: hundreds of cells need no second look
+
+
+@router.get("/cells/{cell_id}")
+def one_cell(me: Me, room: TheRoom, cell_id: Id) -> Answer:
+    """Return a cell with its outline."""
+    with room.database.reading() as session:
+        shown.cell_of(session, me, cell_id)
+        return shown.one_cell(session, cell_id)
+
+
+@router.get("/cells/{cell_id}/thumbnail", **PICTURE)
+def thumbnail(
+    me: Me, room: TheRoom, request: Request, cell_id: Id, side: Literal["96", "160", "320"] = "96"
+) -> Response:
+    """Return a cell as a small JPEG."""
+    with room.database.reading() as session:
+        digest = shown.digest_of_cell(session, me, cell_id)
+    what = f"thumbnail-{side}"
+    draw = partial(drawing.thumbnail, room.pictures.path(digest), side=int(side))
+    return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
+
+
+@router.get("/cells/{cell_id}/crop", **PICTURE)
+def crop(
+    me: Me, room: TheRoom, request: Request, cell_id: Id, side: Annotated[int, Query(ge=32, le=1024)] = 448
+) -> Response:
+    """Return the square that the model saw, as JPEG; the heat map lies over it."""
+    with room.database.reading() as session:
+        cell = shown.cell_of(session, me, cell_id)
+        said, manifest = _said(session, room, cell)
+    prepare = manifest.members[0].prepare
+    what = f"crop-{side}-{said.bundle[:8] if said else ''}"
+    path = room.pictures.path(cell.digest)
+    return picture_answer(request, cell.digest, what, lambda: drawing.crop_seen(path, prepare, side=side))
+
+
+@router.get("/cells/{cell_id}/heat", **PICTURE)
+def heat(me: Me, room: TheRoom, request: Request, cell_id: Id) -> Response:
+    """Return what speaks for (orange) and against (blue) the disease, as a transparent PNG over the crop."""
+    with room.database.reading() as session:
+        cell = shown.cell_of(session, me, cell_id)
+        said, manifest = _said(session, room, cell)
+    if said is None or said.evidence is None:
+        raise Refusal(404, "no_heat", "There is no heat map: this cell was refused, or the model draws none.")
+    evidence = np.frombuffer(said.evidence, np.float16).reshape(said.evidence_height, -1)
+    temperature, signed = manifest.members[0].temperature, bool(manifest.positive)
+    draw = partial(drawing.heat, evidence, temperature=temperature, signed=signed)
+    return picture_answer(request, cell.digest, f"heat-{said.id}", draw, media="image/png")
+
+
+def _said(session: Session, room: Room, cell: Cell) -> tuple[Prediction | None, Manifest]:
+    """Return the prediction that stands for a cell, and the bundle that made it."""
+    said = session.get(Prediction, cell.prediction_id) if cell.prediction_id else None
+    if said is None or said.bundle == room.predictor.manifest.seal:
+        return said, room.predictor.manifest
+    return said, Manifest.model_validate(session.get_one(Model, said.bundle).manifest)
+
+
+@router.post("/cells/{cell_id}/reviews", status_code=201)
+def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview) -> Answer:
+    """Say what a cell is: a class of the model, not_a_cell or unsure. It stands until somebody says otherwise."""
+    known = (*room.predictor.classes, NOT_A_CELL, "unsure")
+    with room.database.writing() as session:
+        cell = shown.cell_of(session, me, cell_id, to_change=True)
+        if new.label not in known and new.label not in _classes(session, cell):
+            raise bad_request(f"label is one of {', '.join(known)}.", code="unknown_label", known=list(known))
+        said = reviews.review(session, me, cell, new.label, note=new.note)
+        room.log.add(session, who(me), "reviewed", kind="cell", item=cell.id, label=new.label, review=said.id)
+        return shown.one_cell(session, cell_id)
+
+
+def _classes(session: Session, cell: Cell) -> tuple[str, ...]:
+    """Return the classes of the bundle that looked at a cell, which need not be the one that serves now."""
+    query = select(Model.manifest).join(Prediction, Prediction.bundle == Model.seal)
+    manifest: dict[str, Any] | None = session.scalar(query.where(Prediction.id == cell.prediction_id))
+    return tuple(manifest["classes"]) if manifest else ()
+
+
+@router.post("/cases/{case_id}/cells", status_code=201)
+def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
+    """Add a cell that was overlooked in a field; it is analysed at once."""
+    with room.database.reading() as session:
+        image = shown.image_of(session, me, new.image, to_change=True)
+        if image.case_id != case_id:
+            raise not_found("image", new.image)
+        found = _cut_out(session, room, image, new.outline)
+    digest = room.pictures.add(png(found.crop))
+    with room.database.writing() as session:
+        shown.case_of(session, me, case_id, to_change=True)
+        drawn = [(drawn_of(found.cell, digest, origin="reader"), found.opinion)]
+        cells = store_cells(session, case_id, image.id, drawn, predictor=room.predictor, point=room.settings.point)
+        room.log.add(session, who(me), "added", kind="cell", item=cells[0].id, case=case_id)
+        return shown.one_cell(session, cells[0].id)
+
+
+@router.patch("/cells/{cell_id}")
+def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn) -> Answer:
+    """Draw a cell's outline anew; it is analysed at once, and has to be read again."""
+    with room.database.reading() as session:
+        cell = shown.cell_of(session, me, cell_id, to_change=True)
+        found = _cut_out(session, room, session.get_one(Picture, cell.image_id), new.outline, but=cell_id)
+    digest = room.pictures.add(png(found.crop))
+    with room.database.writing() as session:
+        cell = shown.cell_of(session, me, cell_id, to_change=True)
+        drawn = drawn_of(found.cell, digest)
+        cell.digest, cell.box, cell.outline, cell.facts = drawn.digest, drawn.box, drawn.outline, drawn.facts
+        cell.version += 1
+        reviews.forget(session, cell)
+        store_predictions(session, [(cell, found.opinion)], predictor=room.predictor, point=room.settings.point)
+        room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, version=cell.version)
+        return shown.one_cell(session, cell_id)
+
+
+@router.delete("/cells/{cell_id}")
+def remove_cell(me: Me, room: TheRoom, cell_id: Id) -> Answer:
+    """Take a cell off the case; the caller's undo brings it back."""
+    with room.database.writing() as session:
+        cell = shown.cell_of(session, me, cell_id, to_change=True)
+        if cell.removed:
+            raise not_found("cell", cell_id)
+        reviews.review(session, me, cell, REMOVED)
+        room.log.add(session, who(me), "removed", kind="cell", item=cell_id)
+    return {"removed": cell_id}
+
+
+def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[float]], *, but: int = 0) -> "JudgedCell":
+    """Cut out what a reader has drawn in a field."""
+    if image.kind not in ("field", "dicom"):
+        raise Refusal(409, "no_field", "Cells can be drawn in fields only; this image is one cell.")
+    _check_outline(outline, image)
+    query = select(Cell.outline).where(Cell.image_id == image.id, Cell.removed.is_(False), Cell.id != but)
+    others = [each for each in session.scalars(query) if each]
+    path, scale = room.pictures.path(image.digest), image.um_per_px
+    return cell_of_outline(path, outline, others, room.predictor, um_per_px=scale, point=room.settings.point)
+
+
+def _check_outline(outline: list[list[float]], image: Picture) -> None:
+    points = np.array(outline)
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (low < 0).any() or high[0] > image.width or high[1] > image.height:
+        raise bad_request(f"The outline leaves the image of {image.width}x{image.height} pixels.", code="outside")
+    if (high - low < 4).any():
+        raise bad_request("The outline is smaller than 4 pixels. Draw around the cell.", code="too_small")

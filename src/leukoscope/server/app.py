@@ -1,0 +1,145 @@
+"""The application: API, pages and static files of one reading room."""
+
+import errno
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from ..errors import CallError, DataError, LeukoscopeError
+from .api import routers
+from .database import first_line, is_full, is_gone
+from .page import add_pages
+from .refusals import Refusal, answer_of, broken
+from .room import Room, open_room
+from .security import Guard
+from .settings import Serving
+
+PREFIX = "/api/v1"
+LOG = logging.getLogger("leukoscope.server")
+
+
+def create_app(settings: Serving, *, room: Room | None = None) -> FastAPI:
+    """Return the application of a reading room; the room is opened here, so that what is wrong is said at once."""
+    room = room or open_room(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if settings.work:
+            room.worker.start()
+        yield
+        room.close()
+
+    app = FastAPI(
+        title="leukoscope reading room", version=metadata.version("leukoscope"), lifespan=lifespan,
+        description="Second opinions on blood cells, read by people. Research use, not a diagnosis.",
+        openapi_url=f"{PREFIX}/openapi.json", docs_url=None, redoc_url=None, responses=ERRORS,
+    )  # fmt: skip
+    app.state.room = room
+    for router in routers():
+        app.include_router(router, prefix=PREFIX)
+    add_pages(app)
+    _answer_errors(app)
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+_ERROR = {
+    "type": "object", "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object", "required": ["code", "message", "detail"],
+            "properties": {
+                "code": {"type": "string"}, "message": {"type": "string"}, "detail": {"type": "object"},
+            },
+        }
+    },
+}  # fmt: skip
+ERRORS: dict[int | str, dict[str, object]] = {
+    status: {"description": words, "content": {"application/json": {"schema": _ERROR}}}
+    for status, words in {
+        400: "Not readable",
+        401: "Not signed in", 403: "Not allowed", 404: "Not there", 409: "Not now", 413: "Too large",
+        422: "Not understood", 429: "Too many failed logins", 503: "Database away", 507: "Disk full",
+    }.items()
+}  # fmt: skip
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Give every error the one shape."""
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(LeukoscopeError, _mendable)
+    app.add_exception_handler(RequestValidationError, _not_understood)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(PoolTimeout, _away)
+    app.add_exception_handler(OSError, _system)
+
+
+def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refusal)
+    return answer_of(error)
+
+
+def _mendable(_: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, CallError | DataError):
+        return answer_of(Refusal(422, "bad_request", str(error)))
+    return answer_of(Refusal(500, "failed", str(error)))
+
+
+def _not_understood(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [
+        {"where": ".".join(str(step) for step in each["loc"]), "what": each["msg"]} for each in error.errors()[:20]
+    ]
+    first = problems[0] if problems else {"where": "request", "what": "not understood"}
+    message = f"{first['where']}: {first['what']}. See {PREFIX}/openapi.json for what is expected."
+    return answer_of(Refusal(422, "bad_request", message, problems=problems))
+
+
+def _http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "no_such_method", 400: "bad_request", 413: "too_large"}
+    messages = {404: "There is nothing at this address.", 405: "This address does not know this method."}
+    refusal = Refusal(
+        error.status_code, codes.get(error.status_code, "http"), messages.get(error.status_code, str(error.detail))
+    )
+    refusal.headers = dict(error.headers or {})
+    return answer_of(refusal)
+
+
+def _database(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DBAPIError)
+    LOG.error("database: %s", first_line(error) if is_gone(error) else type(error).__name__)
+    if is_full(error):
+        return _full()
+    return _away(request, error) if is_gone(error) else _broken(error)
+
+
+def _away(_: Request, error: Exception) -> JSONResponse:
+    refusal = Refusal(503, "database_away", "The database does not answer; nothing was changed. Try again in a moment.")
+    refusal.headers = {"Retry-After": "2"}
+    return answer_of(refusal)
+
+
+def _system(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    LOG.error("system: %s", errno.errorcode.get(error.errno or 0, type(error).__name__))
+    return _full() if error.errno in (errno.ENOSPC, errno.EDQUOT) else _broken(error)
+
+
+def _full() -> JSONResponse:
+    text = "The disk of the server is full, so this was not stored. Free some space and send it again."
+    return answer_of(Refusal(507, "disk_full", text))
+
+
+def _broken(error: Exception) -> JSONResponse:
+    LOG.error("error in the program", exc_info=error)
+    return answer_of(broken())

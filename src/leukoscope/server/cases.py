@@ -1,0 +1,240 @@
+"""Cases and their cells as the API shows them: plain rows, read with few statements."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Integer, Select, case, func, select
+from sqlalchemy.orm import Session
+
+from ..inference.opinion import worded
+from .accounts import Caller
+from .refusals import bad_request, not_found, signed_off
+from .tables import (  # fmt: skip
+    ADMIN,
+    DONE,
+    FAILED,
+    OPEN,
+    QUEUED,
+    READER,
+    REVIEWER,
+    RUNNING,
+    SIGNED,
+    Account,
+    Case,
+    Cell,
+    Picture,
+    Prediction,
+    Review,
+)
+
+Item = TypeVar("Item", Picture, Cell)
+
+SHOWN = case((Cell.label != "", Cell.label), else_=Cell.decision)
+"""What a cell counts as: what a reader said, else what the model said."""
+
+
+def case_of(session: Session, caller: Caller, case_id: int, *, to_change: bool = False) -> Case:
+    """Return a case of the caller's laboratory.
+
+    Raises:
+        Refusal: there is none (404), or it is to be changed but signed off (409).
+    """
+    found = session.get(Case, case_id)
+    if found is None or found.laboratory_id != caller.laboratory_id:
+        raise not_found("case", case_id)
+    if to_change and found.state == SIGNED:
+        raise signed_off(case_id)
+    return found
+
+
+def image_of(session: Session, caller: Caller, image_id: int, *, to_change: bool = False) -> Picture:
+    """Return an image of the caller's laboratory, or refuse like `case_of`."""
+    return _item_of(session, caller, Picture, image_id, called="image", to_change=to_change)
+
+
+def cell_of(session: Session, caller: Caller, cell_id: int, *, to_change: bool = False) -> Cell:
+    """Return a cell of the caller's laboratory, or refuse like `case_of`."""
+    return _item_of(session, caller, Cell, cell_id, called="cell", to_change=to_change)
+
+
+def digest_of_cell(session: Session, caller: Caller, cell_id: int) -> str:
+    """Return where a cell's picture lies, in one statement: a wall of cells asks for hundreds. Refuses as `cell_of`."""
+    mine = (Cell.id == cell_id, Case.laboratory_id == caller.laboratory_id)
+    digest = session.scalar(select(Cell.digest).join(Case, Case.id == Cell.case_id).where(*mine))
+    if digest is None:
+        raise not_found("cell", cell_id)
+    return digest
+
+
+def _item_of(
+    session: Session, caller: Caller, table: type[Item], item_id: int, *, called: str, to_change: bool
+) -> Item:  # fmt: skip
+    found = session.get(table, item_id)
+    owner = session.get(Case, found.case_id) if found else None
+    if found is None or owner is None or owner.laboratory_id != caller.laboratory_id:
+        raise not_found(called, item_id)
+    case_of(session, caller, found.case_id, to_change=to_change)
+    return found
+
+
+def list_cases(
+    session: Session, caller: Caller, *, query: str, state: str, offset: int, limit: int
+) -> dict[str, Any]:  # fmt: skip
+    """Return {"total", "cases"}, the newest first; `query` is sought in name and subject."""
+    wanted = [Case.laboratory_id == caller.laboratory_id]
+    if state:
+        wanted.append(Case.state == state)
+    if query:
+        wanted.append(Case.name.icontains(query, autoescape=True) | Case.subject.icontains(query, autoescape=True))
+    total = session.scalar(select(func.count()).select_from(Case).where(*wanted)) or 0
+    cases = session.scalars(select(Case).where(*wanted).order_by(Case.id.desc()).offset(offset).limit(limit)).all()
+    return {"total": total, "cases": describe_cases(session, cases)}
+
+
+def describe_cases(session: Session, cases: Any) -> list[dict[str, Any]]:
+    """Return cases with the numbers of their cells and images."""
+    ids = [each.id for each in cases]
+    cells = _numbers(session, ids)
+    states = _states(session, ids)
+    return [_case_row(each, cells.get(each.id, (0, 0)), states.get(each.id, {})) for each in cases]
+
+
+def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, Any]:
+    """Return one case with its sign-off and what the caller may do with it now."""
+    open_ = found.state == OPEN
+    may = {
+        "review": open_ and caller.may(READER), "sign": open_ and caller.may(REVIEWER),
+        "reopen": not open_ and caller.may(REVIEWER), "delete": caller.may(REVIEWER), "accounts": caller.may(ADMIN),
+    }  # fmt: skip
+    signed = None
+    if not open_:
+        by = session.scalar(select(Account.name).where(Account.id == found.signed_by))
+        signed = {"by": by, "time": found.signed, "note": found.note}
+    return describe_cases(session, [found])[0] | {"signed": signed, "may": may}
+
+
+def _case_row(found: Case, cells: tuple[int, int], states: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "id": found.id, "name": found.name, "subject": found.subject, "state": found.state,
+        "created": found.created, "cells": cells[0], "unread": cells[1], "images": sum(states.values()),
+        "progress": progress_of(states),
+    }  # fmt: skip
+
+
+def progress_of(states: Mapping[str, int]) -> dict[str, Any]:
+    """Return {"queued", "running", "done", "failed", "finished"} from the number of images in each state."""
+    counts: dict[str, Any] = {name: states.get(name, 0) for name in (QUEUED, RUNNING, DONE, FAILED)}
+    return counts | {"finished": not counts[QUEUED] and not counts[RUNNING]}
+
+
+def progress(session: Session, case_id: int) -> dict[str, Any]:
+    """Return how far the analysis of a case is, and what failed."""
+    failed = select(Picture.id, Picture.name, Picture.error).where(Picture.case_id == case_id, Picture.state == FAILED)
+    rows = session.execute(failed.order_by(Picture.number).limit(500))
+    failures = [{"image": row.id, "name": row.name, "error": row.error} for row in rows]
+    return progress_of(_states(session, [case_id]).get(case_id, {})) | {"failures": failures}
+
+
+def _numbers(session: Session, ids: list[int]) -> dict[int, tuple[int, int]]:
+    unread = func.sum(case((Cell.label == "", 1), else_=0)).cast(Integer)
+    query = select(Cell.case_id, func.count(), unread).where(Cell.case_id.in_(ids), Cell.removed.is_(False))
+    return {row[0]: (row[1], row[2]) for row in session.execute(query.group_by(Cell.case_id))}
+
+
+def _states(session: Session, ids: list[int]) -> dict[int, dict[str, int]]:
+    query = select(Picture.case_id, Picture.state, func.count()).where(Picture.case_id.in_(ids))
+    found: dict[int, dict[str, int]] = {}
+    for case_id, state, count in session.execute(query.group_by(Picture.case_id, Picture.state)):
+        found.setdefault(case_id, {})[state] = count
+    return found
+
+
+def list_cells(
+    session: Session, case_id: int, *, wanted: str, order: str, offset: int, limit: int
+) -> dict[str, Any]:  # fmt: skip
+    """Return {"total", "counts", "cells"}: a page of a case's cells, and how many there are of each kind."""
+    counts = cell_counts(session, case_id)
+    query = _columns().where(Cell.case_id == case_id, Cell.removed.is_(False), *_filter(wanted))
+    rows = session.execute(query.order_by(*_order(order)).offset(offset).limit(limit))
+    return {"total": _total(counts, wanted), "counts": counts, "cells": [describe_cell(row) for row in rows]}
+
+
+def cell_counts(session: Session, case_id: int) -> dict[str, Any]:
+    """Return how many cells there are: every, unread, unsure, refused, and by class."""
+    unread = case((Cell.label == "", 1), else_=0)
+    query = select(SHOWN, unread, func.count()).where(Cell.case_id == case_id, Cell.removed.is_(False))
+    counts: dict[str, Any] = {"every": 0, "unread": 0, "unsure": 0, "refused": 0, "not_a_cell": 0, "classes": {}}
+    for shown, is_unread, count in session.execute(query.group_by(SHOWN, unread)):
+        counts["every"] += count
+        counts["unread"] += count if is_unread else 0
+        place = counts if shown in ("unsure", "refused", "not_a_cell") else counts["classes"]
+        place[shown] = place.get(shown, 0) + count
+    return counts
+
+
+def one_cell(session: Session, cell_id: int) -> dict[str, Any]:
+    """Return a cell with its outline."""
+    row = session.execute(_columns(Cell.outline, Cell.facts).where(Cell.id == cell_id)).one()
+    return describe_cell(row) | {"outline": row.outline, "facts": row.facts}
+
+
+def cells_of_image(session: Session, image_id: int) -> list[dict[str, Any]]:
+    """Return the cells of an image with their outlines, in the order of their numbers."""
+    query = _columns(Cell.outline, Cell.facts).where(Cell.image_id == image_id, Cell.removed.is_(False))
+    rows = session.execute(query.order_by(Cell.number))
+    return [describe_cell(row) | {"outline": row.outline, "facts": row.facts} for row in rows]
+
+
+def _columns(*more: Any) -> Select[Any]:
+    return (
+        select(
+            Cell.id, Cell.number, Cell.case_id, Cell.image_id, Cell.box, Cell.version, Cell.origin, Cell.decision,
+            Picture.name, Prediction.probabilities, Prediction.called, Prediction.reason, Prediction.quality,
+            Prediction.bundle, Review.label, Review.note, Review.created.label("reviewed"),
+            Account.name.label("reader"), *more,
+        )
+        .join(Picture, Picture.id == Cell.image_id)
+        .outerjoin(Prediction, Prediction.id == Cell.prediction_id)
+        .outerjoin(Review, Review.id == Cell.review_id)
+        .outerjoin(Account, Account.id == Review.account_id)
+    )  # fmt: skip
+
+
+def describe_cell(row: Any) -> dict[str, Any]:
+    """Return one cell as the API shows it."""
+    review = None
+    if row.label:
+        review = {"label": row.label, "reader": row.reader, "time": row.reviewed, "note": row.note}
+    return {
+        "id": row.id, "number": row.number, "case": row.case_id, "image": row.image_id, "name": row.name,
+        "box": row.box, "origin": row.origin, "probability": row.probabilities, "decision": row.decision,
+        "called": row.called or None, "reason": worded(row.reason or ""), "quality": row.quality, "review": review,
+        "bundle": row.bundle, "etag": f"{row.id}-{row.version}",
+        "thumbnail": f"/api/v1/cells/{row.id}/thumbnail?side=160&v={row.id}-{row.version}",
+    }  # fmt: skip
+
+
+def _filter(wanted: str) -> list[ColumnElement[bool]]:
+    if wanted == "every":
+        return []
+    if wanted == "unread":
+        return [Cell.label == ""]
+    name = wanted.removeprefix("class:")
+    if not wanted.startswith("class:") and wanted not in ("unsure", "refused", "not_a_cell"):
+        raise bad_request("filter is every, unread, unsure, refused, not_a_cell or class:NAME.", code="unknown_filter")
+    return [SHOWN.is_not_distinct_from(name)]
+
+
+def _total(counts: dict[str, Any], wanted: str) -> int:
+    if wanted.startswith("class:"):
+        return int(counts["classes"].get(wanted.removeprefix("class:"), 0))
+    return int(counts[wanted])
+
+
+def _order(order: str) -> list[Any]:
+    orders: dict[str, list[Any]] = {
+        "need": [Cell.need, Cell.number],
+        "number": [Cell.number],
+        "probability": [Cell.chance.is_(None), Cell.chance.desc(), Cell.number],
+    }
+    return orders[order]

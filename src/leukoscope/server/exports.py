@@ -1,0 +1,294 @@
+"""A case for other programs: table, QuPath, DICOM, report as page or PDF, and a labelled data set to train on.
+
+File names hold numbers only; what a case and a patient are called stands inside.
+"""
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ..bundle.manifest import Manifest
+from ..data.cells import COLUMNS
+from ..inference.opinion import title_of, worded
+from ..interop.qupath import Shape, geojson
+from ..report.case import CaseCell, CaseReport, page, pdf
+from . import drawing
+from .accounts import Caller
+from .cases import describe_case
+from .pictures import Pictures
+from .refusals import Refusal
+from .stripping import png_of
+from .summary import summary
+from .tables import Account, Case, Cell, Picture, Prediction, Review
+
+FORMATS = ("csv", "geojson", "dicom", "html", "pdf", "dataset")
+_THUMBNAIL = 160
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+
+
+@dataclass(frozen=True)
+class Export:
+    """One file to hand out."""
+
+    name: str
+    media: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """What every export needs."""
+
+    session: Session
+    pictures: Pictures
+    manifest: Manifest
+    point: str
+    caller: Caller
+
+    def make(self, case: Case, kind: str) -> Export:
+        """Return a case in one of FORMATS.
+
+        Raises:
+            Refusal: this case has nothing that this format could hold.
+        """
+        makers = {
+            "csv": self._csv, "geojson": self._geojson, "dicom": self._dicom, "html": self._html, "pdf": self._pdf,
+            "dataset": self._dataset,
+        }  # fmt: skip
+        return makers[kind](case)
+
+    def _csv(self, case: Case) -> Export:
+        rows = list(_rows(self.session, case.id))
+        classes = sorted({name for row in rows for name in (row.probabilities or {})})
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*_CSV, *(f"prob_{name}" for name in classes)])
+        for row in rows:
+            chances = row.probabilities or {}
+            numbers = [f"{chances[name]:.6f}" if name in chances else "" for name in classes]
+            writer.writerow([*_csv_row(case, row), *numbers])
+        return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
+
+    def _geojson(self, case: Case) -> Export:
+        """Return one GeoJSON for a case with one field, else a zip of one for each."""
+        files = {
+            f"case-{case.id}-image-{image.number:03d}.geojson": json.dumps(
+                geojson(self._shapes(rows)), indent=1
+            ).encode()
+            for image, rows in self._by_image(case)
+            if any(row.outline for row in rows)
+        }
+        if not files:
+            raise Refusal(409, "no_fields", "GeoJSON is for cells in fields; this case holds single cells only.")
+        if len(files) == 1:
+            name, content = files.popitem()
+            return Export(name, "application/geo+json", content)
+        return Export(f"case-{case.id}-geojson.zip", "application/zip", zipped(files.items()))
+
+    def _shapes(self, rows: Sequence[Any]) -> list[Shape]:
+        positive = self.manifest.positive
+        return [
+            Shape(
+                np.array(row.outline, float), f"Cell {row.number}", title_of(row.label or row.decision),
+                _measurements(row, positive),
+            )
+            for row in rows
+            if row.outline
+        ]  # fmt: skip
+
+    def _dicom(self, case: Case) -> Export:
+        files: dict[str, bytes] = {}
+        for image, rows in self._by_image(case):
+            if image.identity:
+                files |= self._dicom_files(f"case-{case.id}-image-{image.number:03d}", image, rows)
+        if not files:
+            text = "DICOM results carry the identity of a DICOM source; this case holds no DICOM image."
+            raise Refusal(409, "no_dicom", text)
+        return Export(f"case-{case.id}-dicom.zip", "application/zip", zipped(files.items()))
+
+    def _dicom_files(self, name: str, image: Picture, rows: Sequence[Any]) -> dict[str, bytes]:
+        from ..interop.dicom_results import Algorithm, write_annotations, write_report
+        from .sources import header_of
+
+        source = header_of(self.pictures.read(image.identity))
+        bundle = f"{self.manifest.name}, {self.manifest.seal}"
+        algorithm = Algorithm("leukoscope", metadata.version("leukoscope"), bundle)
+        cells = [self._dicom_cell(row) for row in rows if row.outline]
+        with TemporaryDirectory(prefix="leukoscope-") as folder:
+            write_report(Path(folder, f"{name}-report.dcm"), source, cells, algorithm=algorithm)
+            if cells and "FrameOfReferenceUID" in source:
+                write_annotations(Path(folder, f"{name}-outlines.dcm"), source, cells, algorithm=algorithm)
+            return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+    def _dicom_cell(self, row: Any) -> Any:
+        from ..interop.dicom_results import DicomCell
+
+        chances = row.probabilities or {}
+        area, said = float(row.facts.get("area_um2", 0.0)), title_of(row.label or row.decision)
+        return DicomCell(
+            np.array(row.outline, float), f"Cell {row.number}", said, area, chances.get(self.manifest.positive)
+        )
+
+    def _html(self, case: Case) -> Export:
+        return Export(f"case-{case.id}.html", "text/html; charset=utf-8", page(self._report(case)).encode())
+
+    def _pdf(self, case: Case) -> Export:
+        return Export(f"case-{case.id}.pdf", "application/pdf", pdf(self._report(case)))
+
+    def _report(self, case: Case) -> CaseReport:
+        told = summary(self.session, case.id, manifest=self.manifest, point=self.point)
+        return CaseReport(
+            name=case.name, subject=case.subject, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            model=self.manifest.name, bundle=self.manifest.seal, chance_of=title_of(self.manifest.positive),
+            share=told["blast_share"], by_model=_counts(told["by_model"]), by_reader=_counts(told["by_reader"]),
+            signed=describe_case(self.session, self.caller, case)["signed"],
+            cells=[self._report_cell(row) for row in _rows(self.session, case.id)], credits=self.manifest.credits,
+        )  # fmt: skip
+
+    def _report_cell(self, row: Any) -> CaseCell:
+        what = f"thumbnail-{_THUMBNAIL}"
+        draw = partial(drawing.thumbnail, self.pictures.path(row.digest), side=_THUMBNAIL)
+        return CaseCell(
+            row.number, self.pictures.drawn(row.digest, what, draw), _in_words(row.label or row.decision), row.chance,
+            _in_words(row.decision), worded(row.reason or ""), row.reader or "", row.note or "",
+        )  # fmt: skip
+
+    def _dataset(self, case: Case) -> Export:
+        """Return a zip of the cells that readers gave a class: <class>/case<number>_<cell>.png and cells.csv."""
+        rows = [row for row in _rows(self.session, case.id) if row.label in _known(self.manifest, row)]
+        if not rows:
+            text = "No cell of this case has been given a class by a reader yet. Read some first."
+            raise Refusal(409, "nothing_read", text)
+        return Export(
+            f"case-{case.id}-dataset.zip", "application/zip", zipped(_dataset_files(self.pictures, case, rows))
+        )
+
+    def _by_image(self, case: Case) -> Iterator[tuple[Picture, list[Any]]]:
+        rows: dict[int, list[Any]] = {}
+        for row in _rows(self.session, case.id):
+            rows.setdefault(row.image_id, []).append(row)
+        for image in self.session.scalars(select(Picture).where(Picture.case_id == case.id).order_by(Picture.number)):
+            yield image, rows.get(image.id, [])
+
+
+_CSV = (
+    "case", "subject", "cell", "image", "left", "top", "width", "height", "area_um2", "flags", "origin", "decision",
+    "called", "reason", "quality", "review", "reader", "reviewed", "note", "bundle", "notice",
+)  # fmt: skip
+
+
+def _csv_row(case: Case, row: Any) -> list[Any]:
+    box = row.box or ["", "", "", ""]
+    reviewed = [row.label, row.reader or "", row.reviewed or "", harmless(row.note or "")]
+    return [
+        case.id, harmless(case.subject), row.number, harmless(row.image), *box, row.facts.get("area_um2", ""),
+        "; ".join(row.facts.get("flags", [])), row.origin, row.decision, row.called or "", row.reason or "",
+        "" if row.quality is None else row.quality, *reviewed, row.bundle or "", "research use, not a diagnosis",
+    ]  # fmt: skip
+
+
+def harmless(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula.
+
+    >>> harmless("=1+1"), harmless("P-1")
+    ("'=1+1", 'P-1')
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _rows(session: Session, case_id: int) -> Iterable[Any]:
+    """Return all cells of a case with what is thought of them, in the order of their numbers."""
+    query = (
+        select(
+            Cell.number, Cell.image_id, Cell.digest, Cell.box, Cell.outline, Cell.facts, Cell.origin, Cell.decision,
+            Cell.chance, Cell.label, Picture.name.label("image"), Prediction.probabilities, Prediction.called,
+            Prediction.reason, Prediction.quality, Prediction.bundle, Review.note, Review.created.label("reviewed"),
+            Account.name.label("reader"),
+        )
+        .join(Picture, Picture.id == Cell.image_id)
+        .outerjoin(Prediction, Prediction.id == Cell.prediction_id)
+        .outerjoin(Review, Review.id == Cell.review_id)
+        .outerjoin(Account, Account.id == Review.account_id)
+        .where(Cell.case_id == case_id, Cell.removed.is_(False))
+        .order_by(Cell.number)
+    )  # fmt: skip
+    return session.execute(query).all()
+
+
+def _in_words(decision: str) -> str:
+    return title_of(decision).replace("_", " ")  # not_a_cell
+
+
+def _counts(counts: Mapping[str, int]) -> dict[str, int]:
+    return {_in_words(name): number for name, number in counts.items()}
+
+
+def _measurements(row: Any, positive: str) -> dict[str, float]:
+    found = {f"Probability {name}": float(chance) for name, chance in (row.probabilities or {}).items()}
+    if positive and row.chance is not None:
+        found["Read"] = float(bool(row.label))
+    return found | ({"Area µm²": float(row.facts["area_um2"])} if "area_um2" in row.facts else {})
+
+
+def _known(manifest: Manifest, row: Any) -> set[str]:
+    return set(manifest.classes) | set(row.probabilities or {})
+
+
+def _dataset_files(pictures: Pictures, case: Case, rows: Sequence[Any]) -> Iterator[tuple[str, bytes]]:
+    from hashlib import sha256
+
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        content = _as_png(pictures.read(row.digest))
+        path = f"{safe(row.label)}/case{case.id}_{row.number:05d}.png"
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+        values: Mapping[str, Any] = {
+            "path": path, "label": row.label, "subject": case.subject or f"case{case.id}", "part": "",
+            "source": "reading room", "name": path.rpartition("/")[2], "sha256": sha256(content).hexdigest(),
+            "width": width, "height": height,
+        }  # fmt: skip
+        writer.writerow(values)
+        yield path, content
+    yield "cells.csv", table.getvalue().encode()
+
+
+def _as_png(content: bytes) -> bytes:
+    if content.startswith(b"\x89PNG"):
+        return content
+    with Image.open(io.BytesIO(content)) as image:
+        return png_of(image.convert("RGB"))
+
+
+def safe(name: str) -> str:
+    """Return a class name as the name of a folder.
+
+    >>> safe("../all blasts")
+    'all-blasts'
+    """
+    return "-".join("".join(sign if sign.isalnum() else " " for sign in name).split()) or "unnamed"
+
+
+def zipped(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return files as a zip; pictures are compressed already."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files:
+            archive.writestr(name, content)
+    return stream.getvalue()

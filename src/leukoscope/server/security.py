@@ -1,0 +1,195 @@
+"""What stands before every route: who calls, what they may, how much they may send, and the headers of the answer."""
+
+import logging
+import secrets
+import time
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .accounts import Caller, caller_of_cookie, caller_of_token, has_people
+from .refusals import Refusal, answer_of, broken, not_allowed, too_large, unknown_caller
+from .room import Room
+from .settings import Serving
+from .tables import ADMIN, REVIEWER
+
+LOG = logging.getLogger("leukoscope.server")
+COOKIE = "leukoscope_session"
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+_HERE = ("127.0.0.1", "localhost", "[::1]")
+
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "font-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": _CONTENT_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+}
+
+
+async def room_of(request: Request) -> Room:  # async: it waits for nothing, and another thread would cost more
+    """Return the room that this application serves."""
+    room: Room = request.app.state.room
+    return room
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who calls, by the token of a program or the cookie of a browser.
+
+    Raises:
+        Refusal: nobody that is known (401), or an unsafe request of a browser without its CSRF token (403).
+    """
+    room: Room = request.app.state.room
+    given = request.headers.get("authorization", "")
+    kind, _, token = given.partition(" ")
+    cookie = request.cookies.get(COOKIE, "")
+    with room.database.reading() as session:
+        if given:
+            caller = caller_of_token(session, token.strip()) if kind.lower() == "bearer" else None
+        else:
+            caller = caller_of_cookie(session, cookie) if cookie else None
+        if caller is None:
+            raise _unknown(has_people(session))
+    if not given and request.method not in _SAFE:
+        _check_same_page(request, caller)
+    request.state.caller = caller
+    return caller
+
+
+def _unknown(people: bool) -> Refusal:
+    refusal = unknown_caller()
+    refusal.detail = {"accounts": people}
+    return refusal
+
+
+def _check_same_page(request: Request, caller: Caller) -> None:
+    """Prove that a page of ours sends this: only ours can read the token that it must repeat."""
+    sent = request.headers.get("x-csrf-token", "")
+    if not (sent.isascii() and secrets.compare_digest(sent, caller.csrf)):
+        raise Refusal(403, "csrf", "The header X-CSRF-Token is missing or old. Load the page again.")
+
+
+def _reviewer(caller: "Me") -> Caller:
+    return _at_least(caller, REVIEWER)
+
+
+def _admin(caller: "Me") -> Caller:
+    return _at_least(caller, ADMIN)
+
+
+def _at_least(caller: Caller, role: str) -> Caller:
+    if not caller.may(role):
+        raise not_allowed(role)
+    return caller
+
+
+TheRoom = Annotated[Room, Depends(room_of)]
+Me = Annotated[Caller, Depends(caller_of)]
+Reviewer = Annotated[Caller, Depends(_reviewer)]
+Admin = Annotated[Caller, Depends(_admin)]
+
+
+def secure_cookies(request: Request, settings: Serving) -> bool:
+    """Tell whether a cookie may travel over TLS alone; on this machine there is no TLS, and no wire either."""
+    return request.url.scheme == "https" or not (settings.local or settings.plain_http)
+
+
+class Guard:
+    """The outermost layer: host names, sizes, and headers that every answer carries."""
+
+    def __init__(self, app: ASGIApp, *, settings: Serving) -> None:
+        self._app, self._settings = app, settings
+        self._names = settings.names or (_HERE if settings.local else ())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, unless it must be refused; count it, and write one line without names or queries."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                _add_headers(MutableHeaders(scope=message), scope)
+            await send(message)
+
+        try:
+            await self._pass_on(scope, receive, send_with_headers)
+        except Exception:  # whatever it is, the caller gets an answer of the one shape
+            LOG.exception("error in the program")
+            if not status:
+                await answer_of(broken())(scope, receive, send_with_headers)
+        _account_for(scope, status, time.perf_counter() - started)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        most = self._most_bytes(scope)
+        refusal = self._refusal(Headers(scope=scope), method=scope["method"], most=most)
+        if refusal is not None:
+            await answer_of(refusal)(scope, receive, send)
+            return
+        await self._app(scope, _limited(receive, most=most), send)
+
+    def _most_bytes(self, scope: Scope) -> int:
+        upload = scope["method"] == "POST" and scope["path"].endswith("/images")
+        return self._settings.limits.upload_bytes if upload else self._settings.limits.json_bytes
+
+    def _refusal(self, headers: Headers, *, method: str, most: int) -> Refusal | None:
+        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+        if self._names and not any(host == name or headers.get("host") == name for name in self._names):
+            # Another site's name that was made to point here must not get an answer (DNS rebinding).
+            return Refusal(421, "wrong_host", f"This room answers to {', '.join(self._names)}. Use that address.")
+        origin = headers.get("origin", "").partition("://")[2]
+        if method not in _SAFE and origin and origin not in (headers.get("host"), *self._names):
+            return Refusal(403, "wrong_origin", "Another site's page may not change anything here.")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > most:
+            return too_large(f"The request is larger than the {most:,} bytes allowed. Send fewer files at a time.")
+        return None
+
+
+def _limited(receive: Receive, *, most: int) -> Receive:
+    """Stop reading a body that grows past its limit, whatever its header promised."""
+    seen = 0
+
+    async def limited() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise too_large(f"The request is larger than the {most:,} bytes allowed. Send fewer files at a time.")
+        return message
+
+    return limited
+
+
+def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+    if scope["path"].startswith("/api/"):
+        headers.setdefault("Cache-Control", "no-store")
+    if scope.get("scheme") == "https":
+        headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+
+
+def _account_for(scope: Scope, status: int, seconds: float) -> None:
+    """Count a request by its route, never by its address."""
+    route, caller = getattr(scope.get("route"), "path", "unknown"), scope.get("state", {}).get("caller")
+    room: Room = scope["app"].state.room
+    room.measures.request(method=scope["method"], route=route, status=status, seconds=seconds)
+    who = caller.account_id if caller else "-"
+    LOG.info("%s %s %d %.0f ms account %s", scope["method"], route, status, 1000 * seconds, who)
+
+
+def address_of(request: Request) -> str:
+    """Return where a request comes from, for counting failed logins."""
+    return request.client.host if request.client else ""

@@ -1,0 +1,147 @@
+"""The blast share of a case: what readers said, and for the rest what the model said, corrected for its errors."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+
+from ..bundle.manifest import Manifest
+from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen
+from .tables import Cell, Model, Prediction
+
+Floats = NDArray[np.float64]
+NOTICE = "Research use, not a diagnosis"
+_SEED = 0  # the same case gives the same interval
+_NO_BETTER = 1e-6
+
+
+def summary(session: Session, case_id: int, *, manifest: Manifest, point: str) -> dict[str, Any]:
+    """Return counts by model and by reader, and the share of the disease with value, low, high and how."""
+    by_model, by_reader = _counts(session, case_id, Cell.decision), _counts(session, case_id, Cell.label)
+    cells = sum(by_model.values())
+    unread = by_reader.pop("", 0)
+    return {
+        "cells": cells, "read": cells - unread, "by_model": by_model, "by_reader": by_reader,
+        "unsure": by_model.get("unsure", 0), "refused": by_model.get("refused", 0),
+        "positive": manifest.positive, "blast_share": _share(session, case_id, by_reader, manifest, point=point),
+        "notice": NOTICE,
+    }  # fmt: skip
+
+
+def _counts(session: Session, case_id: int, column: Any) -> dict[str, int]:
+    query = select(column, func.count()).where(Cell.case_id == case_id, Cell.removed.is_(False)).group_by(column)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def _share(
+    session: Session, case_id: int, by_reader: dict[str, int], manifest: Manifest, *, point: str
+) -> dict[str, Any]:
+    """Return the share over cells that a reader or the model decided; a reader's word stands before the model's."""
+    nothing = {"value": None, "low": None, "high": None}
+    if not manifest.positive:
+        return nothing | {"how": "A model with more than two classes gives no share of blasts."}
+    read = sum(count for label, count in by_reader.items() if label in manifest.classes)
+    blasts = by_reader.get(manifest.positive, 0)
+    rest = [_model_part(session, *row, point=point) for row in _unread(session, case_id, manifest)]
+    cells = read + sum(part.cells for part in rest)
+    if not cells:
+        return nothing | {"how": "No cell has been decided yet."}
+    rng = np.random.default_rng(_SEED)
+    parts = ([_reader_part(blasts, read, rng)] if read else []) + [part.drawn(rng) for part in rest]
+    value, low, high = (sum(part[place] for part in parts) / cells for place in range(3))
+    tail = (1 - LEVEL) / 2
+    bounds = (
+        {"low": float(np.quantile(low, tail)), "high": float(np.quantile(high, 1 - tail))}
+        if np.ndim(low)
+        else {"low": float(low), "high": float(high)}
+    )
+    value = float(np.clip(value, 0, 1))
+    bounds = {"low": min(bounds["low"], value), "high": max(bounds["high"], value)}
+    return {"value": value, **bounds, "how": _how(read, rest)}
+
+
+class _ModelPart:
+    """Cells that only one bundle has decided."""
+
+    def __init__(self, accuracy: Accuracy | None, *, called: int, cells: int) -> None:
+        self.accuracy, self.called, self.cells = accuracy, called, cells
+
+    def drawn(self, rng: np.random.Generator) -> tuple[float, Any, Any]:
+        """Return cells of the disease: best value, and draws of the least and the most there may be."""
+        apparent = rng.beta(self.called + 0.5, self.cells - self.called + 0.5, size=4000)
+        if self.accuracy is None:  # nobody knows how often this model errs: every share is possible
+            return float(self.called), np.zeros(4000), np.full(4000, float(self.cells))
+        value = rogan_gladen(self.called / self.cells, self.accuracy.sensitivity, self.accuracy.specificity)
+        gain = self.accuracy.drawn_sensitivity + self.accuracy.drawn_specificity - 1
+        useless = gain <= _NO_BETTER
+        shares = np.clip((apparent + self.accuracy.drawn_specificity - 1) / np.where(useless, 1.0, gain), 0, 1)
+        middle = self.called / self.cells if value is None else value
+        low, high = np.where(useless, 0.0, shares), np.where(useless, 1.0, shares)
+        return middle * self.cells, low * self.cells, high * self.cells
+
+
+def _reader_part(blasts: int, read: int, rng: np.random.Generator) -> tuple[float, Any, Any]:
+    """Return the same for cells that readers decided: what is unsure is only which cells were on the slide."""
+    drawn = rng.beta(blasts + 0.5, read - blasts + 0.5, size=4000) * read
+    return float(blasts), drawn, drawn
+
+
+def _unread(session: Session, case_id: int, manifest: Manifest) -> list[tuple[str, int, int]]:
+    """Return (bundle, cells called the disease, cells) of the cells that no reader has decided and no gate refused."""
+    called = func.sum(case((Prediction.called == manifest.positive, 1), else_=0))
+    open_ = (
+        Cell.case_id == case_id,
+        Cell.removed.is_(False),
+        Cell.label.in_(["", "unsure"]),
+        Cell.decision != "refused",
+    )
+    query = select(Prediction.bundle, called, func.count()).join(Cell, Cell.prediction_id == Prediction.id)
+    rows = session.execute(query.where(*open_).group_by(Prediction.bundle))
+    return [(row[0], int(row[1]), row[2]) for row in rows]
+
+
+def _model_part(session: Session, bundle: str, called: int, cells: int, *, point: str) -> _ModelPart:
+    known = session.get_one(Model, bundle)
+    return _ModelPart(_accuracy(known.seal, point, _Hashed(known.manifest)), called=called, cells=cells)
+
+
+class _Hashed:
+    """A manifest that a cache may hold: equal to every other one, since the seal beside it tells them apart."""
+
+    def __init__(self, table: dict[str, Any]) -> None:
+        self.table = table
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed)
+
+
+@cache
+def _accuracy(seal: str, point: str, manifest: _Hashed) -> Accuracy | None:
+    return accuracy_of(Manifest.model_validate(manifest.table), point)
+
+
+def _how(read: int, rest: list[_ModelPart]) -> str:
+    """Say in one sentence what the share rests on.
+
+    >>> _how(12, []), _how(1, [])
+    ('All 12 cells decided by readers.', 'The only cell decided by a reader.')
+    """
+    cells = sum(part.cells for part in rest)
+    if not cells:
+        return f"All {_cells(read)} decided by readers." if read > 1 else "The only cell decided by a reader."
+    who = f"{_cells(read)} decided by readers, {cells:,} by the model" if read else f"{_cells(cells)}, by the model"
+    known = [part.accuracy for part in rest if part.accuracy]
+    if len(known) < len(rest):
+        return f"{who}, which was tested on too few subjects to say how often it errs; so the interval is wide."
+    rates = f"{100 * known[0].sensitivity:.0f} % and specificity {100 * known[0].specificity:.0f} %"
+    return f"{who}, corrected for its sensitivity of {rates}."
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count:,} cells"

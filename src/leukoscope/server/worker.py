@@ -1,0 +1,282 @@
+"""The worker: takes images from the queue, asks the model, stores what it says, in one thread beside the server."""
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from ..errors import ImageError, LeukoscopeError
+from ..images.read import RGB, read_image
+from ..inference.opinion import Opinion
+from ..inference.predictor import Predictor
+from ..progress import in_parallel
+from . import queue
+from .analysis import Drawn, store_cells
+from .audit_log import AuditLog, Who
+from .database import Database
+from .finding import cells_of_field, drawn_of, is_field, keep_scale, png
+from .pictures import Pictures
+from .queue import Task
+from .tables import CROP
+from .uploads import Stored
+
+LOG = logging.getLogger("leukoscope.server")
+_AT_ONCE = 32  # jobs leased together
+_FIRST, _THEN = 4, 24  # answers stored together: few at first, so that something is seen at once
+_IDLE_SECONDS = 2.0  # how long until other processes' uploads are noticed
+_AFTER_TROUBLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image that was read, or why it was not; neither when its cells must be sought."""
+
+    task: Task
+    image: RGB | None = None
+    error: str = ""
+
+
+class Worker:
+    """One thread that analyses, and one that renews its leases."""
+
+    def __init__(
+        self, database: Database, pictures: Pictures, log: AuditLog, predictor: Predictor, *, point: str,
+        lease_seconds: float, counted: Callable[[int], None] = lambda cells: None,
+    ) -> None:  # fmt: skip
+        self._database, self._pictures, self._log, self._predictor = database, pictures, log, predictor
+        self._point, self._seconds, self._counted = point, lease_seconds, counted
+        self._owner, self._asked = queue.owner_name(), itertools.count(1)
+        self._work, self._end = threading.Event(), threading.Event()
+        self._done = threading.Condition()
+        self._broke = False
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._run, self._renew)]
+
+    def start(self) -> None:
+        """Begin, taking over what dead processes of this machine had leased."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, *, seconds: float = 10) -> None:
+        """End after the answers that are under way, and hand the rest back to the queue."""
+        self._end.set()
+        self._work.set()
+        self._threads[0].join(seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is still there."""
+        return self._threads[0].is_alive()
+
+    def wake(self) -> None:
+        """Say that there is something in the queue."""
+        self._work.set()
+
+    def wait_for(self, finished: Callable[[], bool], *, seconds: float) -> bool:
+        """Wait until something that the worker brings about is there; return whether it came in time."""
+        until = time.monotonic() + seconds
+        with self._done:
+            while not (there := finished()) and (left := until - time.monotonic()) > 0:
+                self._done.wait(min(left, 0.5))
+        return there
+
+    def at_once(self, stored: Stored, queue_it: Callable[[str], list[Task]]) -> tuple[list[Task], bool]:
+        """Look at a picture for somebody who waits, while `queue_it` queues it as leased by the name that it is given.
+
+        Return its job, and whether that is done; the queue has it where it is no single cell, or cannot be read. Where
+        the program breaks here, the lease runs out and the queue has it too.
+        """
+        owner = queue.owner_name(f"asked-{next(self._asked)}")
+        with ThreadPoolExecutor(1) as beside:
+            queued = beside.submit(queue_it, owner)
+            opinion = self._opinion_on(stored.digest, stored.kind)
+        tasks = queued.result()
+        if opinion is not None:
+            return tasks, self._store([(task, opinion) for task in tasks], owner) == len(tasks)
+        with self._database.writing() as session:
+            queue.hand_back(session, owner, counts=False)
+        self.wake()
+        return tasks, False
+
+    def _opinion_on(self, digest: str, kind: str) -> Opinion | None:
+        try:
+            image = self._cell_of(digest, kind)
+        except ImageError:
+            return None  # the queue says why
+        return None if image is None else self._predictor.opinion(image, point=self._point)
+
+    def _run(self) -> None:
+        due = True
+        while not self._end.is_set():
+            try:
+                if due:
+                    self._take_over()
+                due = False
+                with self._database.reading() as session:
+                    self._log.note_head(session)
+                self._work.clear()
+                if not self._analyse_all():
+                    due = not self._work.wait(_IDLE_SECONDS)
+            except (SQLAlchemyError, OSError) as trouble:  # the database is away or the disk full: both come back
+                LOG.warning("analysis waits: %s", type(trouble).__name__)
+                due = True
+                self._end.wait(_AFTER_TROUBLE_SECONDS)
+            except Exception:  # an image that breaks the program is given up after a few attempts, alone
+                LOG.exception("analysis failed")
+                due = self._broke = True
+                self._end.wait(_AFTER_TROUBLE_SECONDS)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Queue again what was leased here before trouble came, and what dead processes left behind."""
+        with self._database.writing() as session:
+            queue.hand_back(session, self._owner, counts=self._broke)
+            queue.free_the_dead(session)
+        self._broke = False
+
+    def _renew(self) -> None:
+        while not self._end.wait(self._seconds / 3) and self.alive:
+            try:
+                with self._database.writing() as session:
+                    queue.renew(session, self._owner, seconds=self._seconds)
+            except SQLAlchemyError as trouble:
+                LOG.warning("lease not renewed: %s", type(trouble).__name__)
+
+    def _analyse_all(self) -> bool:
+        """Analyse until the queue is empty; return whether there was anything."""
+        fields: deque[Seen] = deque()
+        waiting: deque[Task] = deque()
+        answered: list[tuple[Task, Opinion]] = []
+        room, last, anything = _FIRST, time.monotonic(), False
+        for opinion in self._predictor.stream(self._crops(fields, waiting), point=self._point):
+            answered.append((waiting.popleft(), opinion))
+            anything = True
+            if len(answered) >= room or time.monotonic() - last > 0.5:
+                self._store(answered, self._owner)
+                answered.clear()
+                room, last = _THEN, time.monotonic()
+        self._store(answered, self._owner)
+        for seen in fields:
+            self._analyse_field(seen)
+        return anything or bool(fields)
+
+    def _crops(self, fields: deque[Seen], waiting: deque[Task]) -> Iterator[RGB]:
+        """Yield the images of the queue that are single cells; put the others aside."""
+        for seen in in_parallel(self._look, self._leased(fields)):
+            if seen.error:
+                self._fail(seen.task, seen.error)
+            elif seen.image is None:
+                fields.append(seen)
+            else:
+                waiting.append(seen.task)
+                yield seen.image
+
+    def _leased(self, fields: deque[Seen]) -> Iterator[Task]:
+        """Yield jobs until none is left, or one that must be alone; the rest waits for the next round."""
+        tasks: list[Task] = []
+        while not self._end.is_set() and len(fields) < _FIRST:
+            with self._database.writing() as session:
+                begun = bool(tasks)
+                tasks = queue.lease(session, self._owner, most=_AT_ONCE, seconds=self._seconds, young=begun)
+            yield from tasks
+            if len(tasks) < _AT_ONCE or tasks[0].alone:
+                return
+
+    def _look(self, task: Task) -> Seen:
+        """Read an image and settle whether it is one cell or a field of them."""
+        try:
+            return Seen(task, self._cell_of(task.digest, task.kind))
+        except ImageError as unusable:
+            return Seen(task, error=said(unusable, self._pictures.path(task.digest)))
+
+    def _cell_of(self, digest: str, kind: str) -> RGB | None:
+        """Return the picture of a single cell, or None where cells must be sought.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if kind not in (CROP, "auto"):
+            return None
+        path = self._pictures.path(digest)
+        try:
+            image = read_image(path)
+        except ImageError:
+            if kind == "auto":
+                return None
+            raise
+        return None if kind == "auto" and is_field(image, path) else image
+
+    def _store(self, answered: list[tuple[Task, Opinion]], owner: str) -> int:
+        """Store answers in one transaction, and with them that their jobs are done; return how many were still ours."""
+        if not answered:
+            return 0
+        with self._booking([task for task, _ in answered]) as session:
+            done = [each for each in answered if self._book(session, *each, owner=owner)]
+            cells = sum(self._keep(session, *each) for each in done)
+            if cells:
+                self._note(session, answered[0][0].case_id, cells=cells)
+        self._tell(cells)
+        return len(done)
+
+    def _book(self, session: Session, task: Task, opinion: Opinion, *, owner: str) -> bool:
+        return queue.finish(session, task, owner, error="" if opinion.readable else opinion.reason)
+
+    def _keep(self, session: Session, task: Task, opinion: Opinion) -> int:
+        cells = [(Drawn(task.digest), opinion)] if opinion.readable else []
+        return len(
+            store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
+        )
+
+    def _analyse_field(self, seen: Seen) -> None:
+        task = seen.task
+        path = self._pictures.path(task.digest)
+        try:
+            scale, found = cells_of_field(path, self._predictor, um_per_px=task.um_per_px, point=self._point)
+        except LeukoscopeError as unusable:
+            self._fail(task, said(unusable, path))
+            return
+        digests = self._pictures.add_all([png(each.crop) for each in found])
+        cells = [(drawn_of(each.cell, digest), each.opinion) for each, digest in zip(found, digests, strict=True)]
+        with self._booking([task]) as session:
+            if not queue.finish(session, task, self._owner):
+                return
+            keep_scale(session, task.image_id, scale)
+            store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
+            self._note(session, task.case_id, cells=len(cells))
+        self._tell(len(cells))
+
+    def _fail(self, task: Task, error: str) -> None:
+        with self._booking([task]) as session:
+            queue.finish(session, task, self._owner, error=error)
+        self._tell(0)
+
+    @contextmanager
+    def _booking(self, tasks: list[Task]) -> Iterator[Session]:
+        """Yield a session in which jobs may be finished."""
+        with self._database.writing() as session:
+            if not self._database.embedded:  # SQLite has one writer at a time anyway
+                queue.hold_cases(session, tasks)
+            yield session
+
+    def _note(self, session: Session, case_id: int, *, cells: int) -> None:
+        seal = self._predictor.manifest.seal
+        self._log.add(session, Who(), "analysed", kind="case", item=case_id, cells=cells, bundle=seal)
+
+    def _tell(self, cells: int) -> None:
+        self._counted(cells)
+        with self._done:
+            self._done.notify_all()
+
+
+def said(unusable: LeukoscopeError, path: Path) -> str:
+    """Return an error's sentence without the path in the store, which means nothing to a reader."""
+    text = str(unusable).replace(str(path), "").replace(path.name, "").strip(" :")
+    return text[:1].upper() + text[1:]

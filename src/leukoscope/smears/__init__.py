@@ -1,1 +1,0 @@
-"""From a smear field or slide to opinions: its cells are found, brought to the model's scale and stain, and judged."""

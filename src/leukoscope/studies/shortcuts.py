@@ -1,0 +1,118 @@
+"""shortcuts: how far size, colour, border or silhouette alone go, and the model with each of them taken away."""
+
+from typing import Any
+
+import numpy as np
+
+from ..config import Prepare
+from ..evaluation.metrics import Ints
+from .frozen import Features, Fold, Frozen, Split, folds_by, open_frozen
+from .material import Material, border, silhouette, without_border, without_colour
+from .page import Figure, Page, Section, dots, shown, signed
+from .study import Bench, Number, Scale, Study, beyond_chance, differences_of, guessing, numbers_of, sampled
+
+WHOLE, SIZE, INSIDE = "the whole cell", "size only (area)", "without size, border and silhouette"
+ALONE = (SIZE, "colour only (mean)", "border only", "silhouette only")
+
+
+def run(bench: Bench) -> Page:
+    """Fit a head on every look at the cells, in subject-grouped folds and under a shift between parts."""
+    frozen = open_frozen(bench)
+    tables = _looks(frozen)
+    found = _judged(
+        frozen, tables, lambda seed: folds_by(frozen.material.group_names, frozen.material.labels, seed=seed)
+    )
+    numbers: dict[str, Any] = {"grouped": found}
+    text = "Every cell is asked for once in five-fold cross-validation, subjects kept apart."
+    sections = [_section("Subjects kept apart", text, found, figure="grouped")]
+    if shift := _shift(frozen.material):
+        learnt, asked = (sorted(set(frozen.material.parts[rows].tolist())) for rows in shift)
+        numbers["shift"] = _judged(frozen, tables, lambda _: [shift], asked=shift[1], name="shift, ")
+        text = (f"Learnt from {', '.join(learnt)} ({len(shift[0]):,} cells), asked on {', '.join(asked)} "
+                f"({len(shift[1]):,} cells of other subjects).")  # fmt: skip
+        sections.append(_section("Another part of the release", text, numbers["shift"], figure="shift"))
+    return Page(_answer(numbers), frozen.ran_on(), sections, numbers)
+
+
+def _looks(frozen: Frozen) -> dict[str, Features]:
+    """Return the features of each look at the cells, the whole cell first."""
+    material, size = frozen.material, frozen.bench.scale.size
+    middle = Prepare(size=size, window=_half_a_cell(material))
+    return {
+        WHOLE: frozen.features(),
+        SIZE: material.shortcut("size"),
+        "colour only (mean)": material.shortcut("colour"),
+        "border only": frozen.features("border", border),
+        "silhouette only": frozen.features("silhouette", silhouette),
+        "without size": frozen.features(prepare=Prepare(size=size, view="area")),
+        "without colour": frozen.features("without colour", without_colour),
+        "without border": frozen.features("without border", without_border),
+        INSIDE: frozen.features(prepare=middle),
+    }
+
+
+def _half_a_cell(material: Material) -> int:
+    """Return half the diameter of the median cell, px: a square of that side in the middle shows no outline."""
+    return max(16, round(float(np.sqrt(np.nanmedian(material.traits[:, 0]) / np.pi))))
+
+
+def _shift(material: Material) -> Fold | None:
+    """Return (largest part, all others without its subjects); None where that leaves too little."""
+    names, counts = np.unique(material.parts, return_counts=True)
+    learnt = material.parts == names[counts.argmax()]
+    asked = ~learnt & ~np.isin(material.group_names, material.group_names[learnt])
+    both = all(len(set(material.labels[rows].tolist())) == len(material.classes) for rows in (learnt, asked))
+    return (np.flatnonzero(learnt), np.flatnonzero(asked)) if len(names) > 1 and both else None
+
+
+def _judged(
+    frozen: Frozen, tables: dict[str, Features], split: Split, *, asked: Ints | None = None, name: str = ""
+) -> dict[str, Any]:
+    rows = np.arange(len(frozen.material.labels)) if asked is None else asked
+    truth = frozen.truth.pick(rows)
+    arms = {look: [chances[rows] for chances in frozen.answers(name + look, table, split)]
+            for look, table in tables.items()}  # fmt: skip
+    arms["majority class"] = [guessing(truth, classes=len(frozen.material.classes))]
+    found = sampled(truth, arms)
+    pairs = [(look, WHOLE) for look in tables if look != WHOLE]
+    return {"arms": numbers_of(found, list(arms)), "differences": differences_of(found, pairs)}
+
+
+def _section(title: str, text: str, found: dict[str, Any], *, figure: str) -> Section:
+    rows: list[list[Any]] = [
+        [look, each["auroc"], each["balanced_accuracy"], _less(found, look)] for look, each in found["arms"].items()
+    ]
+    columns = ["what is seen", "AUROC", "balanced accuracy", "AUROC against the whole cell"]
+    drawn = {look: each["auroc"] for look, each in found["arms"].items() if look != "majority class"}
+    svg = dots(f"shortcuts-{figure}", drawn, x="AUROC", chance=0.5)
+    return Section(title, text, columns, rows, [Figure(figure, svg, f"{title}: AUROC by what is left to see.")])
+
+
+def _less(found: dict[str, Any], look: str) -> Number | str:
+    difference = found["differences"].get(f"{look} - {WHOLE}")
+    return signed(difference["auroc"]) if difference else ""
+
+
+def _answer(numbers: dict[str, Any]) -> str:
+    found = numbers["grouped"]
+    best = max(ALONE, key=lambda look: found["arms"][look]["auroc"]["value"])
+    gap = found["differences"][f"{best} - {WHOLE}"]["auroc"]
+    text = (
+        f"Of the shortcuts, {best} goes furthest: AUROC {shown(found['arms'][best]['auroc'])} against "
+        f"{shown(found['arms'][WHOLE]['auroc'])} for the whole cell, a difference of {shown(gap, signed=True)}"
+    )
+    text += " which is not beyond chance" if not beyond_chance(gap) else ""
+    if "shift" in numbers:
+        there = numbers["shift"]["arms"]
+        text += f"; in another part of the release it has {shown(there[best]['auroc'])} and the whole cell "
+        text += shown(there[WHOLE]["auroc"])
+    return text + "."
+
+
+STUDY = Study(
+    "shortcuts",
+    "How far do shortcuts go?",
+    "The network reads the cell's morphology, not its size, its colour or how it was cut out.",
+    Scale(seeds=2, images=2000, size=128),
+    run,
+)

@@ -1,0 +1,247 @@
+"""stain: what another stain, scale or laboratory does to a model, learnt with such changes and without."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..config import Prepare
+from ..data.index import Layout
+from ..errors import ImageError, require
+from ..evaluation.metrics import Floats
+from ..progress import track
+from .frozen import Change, Features, Fold, Frozen, features_of, fit_and_ask, folds_by, open_frozen
+from .material import Material, load, restained
+from .page import Figure, Number, Page, Section, dots, shown, signed
+from .study import Bench, Scale, Study, Truth, beyond_chance, differences_of, guessing, numbers_of, sampled
+
+PLAIN, VARIED = "learnt from the cells as they are", "learnt from changed cells too"
+BENIGN = "Benign"
+_EVERY = 10  # of the fields in a folder: they are many, and neighbours resemble each other
+
+
+@dataclass(frozen=True)
+class Look:
+    """One change of stain or scale; the first is none."""
+
+    name: str
+    stain: tuple[float, float, float] = (1, 1, 1)
+    zoom: float = 1
+
+    @property
+    def change(self) -> Change | None:
+        """Return what happens to the crops."""
+        return None if self.stain == (1, 1, 1) else restained(*self.stain)
+
+    def prepare(self, size: int) -> Prepare:
+        """Return a window that shows cells larger by `zoom`."""
+        return Prepare(size=size, window=round(Prepare().window / self.zoom))
+
+
+ASKED = (
+    Look("as they are"),
+    Look("paler stain (density x 0.7)", (0.7, 0.7, 0.7)),
+    Look("darker stain (density x 1.4)", (1.4, 1.4, 1.4)),
+    Look("redder stain (green, blue x 1.25)", (1, 1.25, 1.25)),
+    Look("smaller (x 0.75)", zoom=0.75),
+    Look("larger (x 1.33)", zoom=4 / 3),
+)
+# Milder than what is asked, or of another kind, so that nothing is learnt by heart.
+LEARNT = (
+    ASKED[0],
+    Look("paler, mildly", (0.85, 0.85, 0.85)),
+    Look("darker, mildly", (1.2, 1.2, 1.2)),
+    Look("bluer", (1.2, 1, 1)),
+    Look("smaller, mildly", zoom=0.87),
+    Look("larger, mildly", zoom=1.15),
+)
+
+
+def run(bench: Bench) -> Page:
+    """Fit two heads, on plain and on changed cells, and ask both about every change and about another laboratory."""
+    frozen = open_frozen(bench)
+    asked = {look.name: _features(frozen, look) for look in ASKED}
+    learnt = {PLAIN: [asked[ASKED[0].name]]}
+    learnt[VARIED] = [*learnt[PLAIN], *(_features(frozen, look) for look in LEARNT[1:])]
+    found = _changes(frozen, asked, learnt)
+    sections, numbers = [_section(found)], {"changes": found}
+    if crossed := _cross(frozen, learnt):
+        numbers["fields"] = crossed
+        sections.append(_field_section(crossed))
+    ran_on = frozen.ran_on() | ({} if crossed else {"Fields": "None were given: --fields FOLDER crosses over to them"})
+    return Page(_answer(found, crossed), ran_on, sections, numbers)
+
+
+def _features(frozen: Frozen, look: Look) -> Features:
+    return frozen.features(look.name if look.change else "", look.change, look.prepare(frozen.bench.scale.size))
+
+
+def _changes(frozen: Frozen, asked: dict[str, Features], learnt: dict[str, list[Features]]) -> dict[str, Any]:
+    """Return the numbers of both heads under every change, all on the same cells, subjects kept apart."""
+    arms = {f"{kind}: {look}": _answers(frozen, f"{kind}, {look}", tables, asked[look])
+            for kind, tables in learnt.items() for look in asked}  # fmt: skip
+    arms["majority class"] = [guessing(frozen.truth, classes=len(frozen.material.classes))]
+    found, first = sampled(frozen.truth, arms), ASKED[0].name
+    pairs = [(f"{kind}: {look}", f"{kind}: {first}") for kind in learnt for look in asked if look != first]
+    pairs += [(f"{VARIED}: {look}", f"{PLAIN}: {look}") for look in asked]
+    return {"arms": numbers_of(found, list(arms)), "differences": differences_of(found, pairs)}
+
+
+def _answers(frozen: Frozen, arm: str, learnt: Sequence[Features], asked: Features) -> list[Floats]:
+    """Return the probabilities (cells, classes) of each seed; every training cell comes in all learnt looks."""
+    labels, classes = frozen.material.labels, len(frozen.material.classes)
+
+    def ask(seed: int) -> list[list[float]]:
+        chances = np.zeros((len(labels), classes))
+        for train, test in folds_by(frozen.material.group_names, labels, seed=seed):
+            chances[test] = _fit(learnt, frozen, (train, test), asked=asked[test])
+        rounded: list[list[float]] = chances.round(6).tolist()
+        return rounded
+
+    def kept(seed: int) -> list[list[float]]:
+        settings = {"seed": seed, "weights": frozen.network.weights, "cells": frozen.material.key}
+        found: list[list[float]] = frozen.bench.kept(f"{arm}, seed {seed}", settings, lambda: ask(seed))
+        return found
+
+    return [np.array(kept(seed)) for seed in frozen.bench.seeds]
+
+
+def _fit(learnt: Sequence[Features], frozen: Frozen, fold: Fold, *, asked: Features) -> Floats:
+    train, labels = fold[0], frozen.material.labels
+    table = np.concatenate([each[train] for each in learnt])
+    known, everything = np.tile(labels[train], len(learnt)), np.arange(len(train) * len(learnt))
+    return fit_and_ask(table, known, train=everything, asked=asked, classes=len(frozen.material.classes))
+
+
+def _cross(frozen: Frozen, learnt: dict[str, list[Features]]) -> dict[str, Any]:
+    """Ask heads that learnt from all cells, and the shipped model, about cells of another laboratory's fields."""
+    if frozen.bench.given.fields is None:
+        return {}
+    cells = _field_cells(frozen.bench, frozen.bench.given.fields)
+    where = frozen.material.labels
+    features = features_of(frozen.bench, cells, frozen.network, prepare=frozen.prepare)
+    arms: dict[str, list[Floats]] = {}
+    for kind, tables in learnt.items():
+        rows = np.arange(len(where))
+        arms[kind] = [_fit(tables, frozen, (rows, rows), asked=features)]
+    arms["the shipped model"] = [_shipped(frozen.bench, cells)]
+    fields, first = np.unique([cell.name.rpartition("_")[0] for cell in cells.cells], return_index=True)
+    of_field = np.searchsorted(fields, [cell.name.rpartition("_")[0] for cell in cells.cells])
+    truth = Truth((np.array([cells.cells[row].label for row in first]) != BENIGN).astype(np.int64),
+                  np.unique(cells.group_names[first], return_inverse=True)[1].astype(np.int64))  # fmt: skip
+    by_field = {name: [_mean_by(of_field, chances[0])] for name, chances in arms.items()}
+    by_field["majority class"] = [guessing(truth, classes=2)]
+    found = sampled(truth, by_field)
+    return {"cells": len(of_field), "fields": len(fields), "arms": numbers_of(found, list(by_field)),
+            "differences": differences_of(found, [(VARIED, PLAIN), ("the shipped model", PLAIN)])}  # fmt: skip
+
+
+def _mean_by(of_field: Any, chances: Floats) -> Floats:
+    count = np.bincount(of_field)
+    return np.stack([np.bincount(of_field, chances[:, each]) / count for each in range(2)], axis=1)
+
+
+def _shipped(bench: Bench, cells: Material) -> Floats:
+    from ..images.read import read_image
+    from ..inference.predictor import load as load_bundle
+
+    def ask() -> list[list[float]]:
+        predictor = load_bundle()
+        said = [predictor.outputs([read_image(cell.path)]).probabilities[0]
+                for cell in track(cells.cells, "The shipped model")]  # fmt: skip
+        rounded: list[list[float]] = np.array(said).round(6).tolist()
+        return rounded
+
+    return np.array(bench.kept("the shipped model, fields", {"cells": cells.key}, ask))
+
+
+def _field_cells(bench: Bench, folder: Path) -> Material:
+    """Cut the whole cells out of every tenth field, at the release's scale, and return them as cells of their own."""
+    require("cv2", feature="Crossing over to smear fields", extra="fields")
+    crops = bench.work / "field-cells"
+    bench.kept("cells cut out of fields", {"every": _EVERY}, lambda: _cut_all(folder, crops))
+    return load(bench, data=crops, layout=Layout(subject_pattern=r"(.*\d)\d_"))
+
+
+def _cut_all(folder: Path, crops: Path) -> int:
+    from ..fields.cells import Field, cut_crop, find_cells, open_field
+    from ..fields.scale import common_scale
+
+    opened: list[tuple[Path, Field]] = []
+    for path in track(sorted(folder.glob("*/*.jpg"))[::_EVERY], "Opening fields"):
+        try:
+            opened.append((path, open_field(path)))
+        except ImageError:  # a field without a scale or without light is none that cells can be cut from
+            continue
+    scale, written = common_scale([field.scale for _, field in opened]), 0
+    for path, field in track(opened, "Cutting cells"):
+        target = crops / path.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        scaled = type(field)(**{**vars(field), "scale": scale})
+        whole = [cell for cell in find_cells(scaled) if not cell.flags]
+        for number, cell in enumerate(whole):
+            Image.fromarray(cut_crop(scaled, cell)).save(target / f"{path.stem}_{number}.png")
+        written += len(whole)
+    return written
+
+
+def _section(found: dict[str, Any]) -> Section:
+    rows: list[list[Any]] = []
+    for look in ASKED:
+        plain, varied = (found["arms"][f"{kind}: {look.name}"]["auroc"] for kind in (PLAIN, VARIED))
+        gain = found["differences"][f"{VARIED}: {look.name} - {PLAIN}: {look.name}"]["auroc"]
+        rows.append([look.name, plain, varied, signed(gain), _calls(found, PLAIN, look)])
+    rows.append(["saying one class", "0.500", "0.500", "", "0.500"])
+    columns = ["cells asked about", "AUROC, learnt plain", "AUROC, learnt from changed cells too", "gain",
+               "balanced accuracy, learnt plain"]  # fmt: skip
+    plain, varied = ({look.name: _calls(found, kind, look) for look in ASKED} for kind in (PLAIN, VARIED))
+    svg = dots("stain-changes", plain, x="balanced accuracy", chance=0.5, beside=varied, legend=(PLAIN, VARIED))
+    text = "The same test cells in every row, subjects kept apart; only what was done to their pictures differs."
+    return Section("Another stain, another scale", text, columns, rows,
+                   [Figure("changes", svg, "Balanced accuracy under each change.")])  # fmt: skip
+
+
+def _calls(found: dict[str, Any], kind: str, look: Look) -> Number:
+    number: Number = found["arms"][f"{kind}: {look.name}"]["balanced_accuracy"]
+    return number
+
+
+def _field_section(crossed: dict[str, Any]) -> Section:
+    rows = [[name, each["auroc"], each["balanced_accuracy"]] for name, each in crossed["arms"].items()]
+    text = (
+        f"{crossed['cells']} whole cells of {crossed['fields']} fields of another laboratory, every tenth, cut out at "
+        "the release's scale. A field gets the mean over its cells; malignant (Early, Pre, Pro) against Benign. "
+        "Intervals draw blocks of ten neighbouring fields. AUROC below 0.5 ranks the classes the wrong way round."
+    )
+    return Section("Across laboratories", text, ["model", "AUROC", "balanced accuracy"], rows)
+
+
+def _answer(found: dict[str, Any], crossed: dict[str, Any]) -> str:
+    first = ASKED[0].name
+    drops = {look.name: found["differences"][f"{PLAIN}: {look.name} - {PLAIN}: {first}"]["balanced_accuracy"]
+             for look in ASKED[1:]}  # fmt: skip
+    worst = min(drops, key=lambda name: drops[name]["value"])
+    gain = found["differences"][f"{VARIED}: {worst} - {PLAIN}: {worst}"]["balanced_accuracy"]
+    helps = {1: "wins back", 0: "is not shown to win back", -1: "does not win back"}[beyond_chance(gain)]
+    text = (
+        f"The hardest change, {worst}, moves balanced accuracy by {shown(drops[worst], signed=True)}; learning from "
+        f"changed cells too {helps} some of it ({shown(gain, signed=True)})"
+    )
+    if crossed:
+        best = max((name for name in crossed["arms"] if name != "majority class"),
+                   key=lambda name: crossed["arms"][name]["auroc"]["value"])  # fmt: skip
+        text += f". In fields of another laboratory the best AUROC, of {best}, is "
+        text += shown(crossed["arms"][best]["auroc"])
+    return text + "."
+
+
+STUDY = Study(
+    "stain",
+    "Another stain, another scale, another laboratory",
+    "A model trained on one set of cells works on others.",
+    Scale(seeds=2, images=1200, size=96),
+    run,
+)

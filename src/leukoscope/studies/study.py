@@ -1,0 +1,238 @@
+"""What every study stands on: what it was given, how large it is, and a bench that keeps each arm once it is done."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from scipy.stats import binomtest, t
+
+from ..config import Settings
+from ..errors import CallError, DataError
+from ..evaluation.intervals import Bootstrap, Statistics, bootstrap
+from ..evaluation.metrics import Floats, Ints, accuracy, auroc, balanced_accuracy, confusion
+from ..files import read_json, write_json
+from .page import Page
+
+Say = Callable[[str], None]
+
+
+class Scale(Settings):
+    """How large a study is; every field can be made smaller on the command line."""
+
+    seeds: int = Field(ge=1, le=100)
+    """How often each arm is run anew: other images or subjects, other weights, another order."""
+    images: int = Field(0, ge=0)
+    """Labelled images that are looked at; 0 takes all."""
+    size: int = Field(ge=16, le=1024)
+    """Side of the crops, px."""
+    epochs: int = Field(1, ge=1)
+    """Where a network is trained."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One claim and the experiment that tests it."""
+
+    name: str
+    title: str
+    claim: str
+    scale: Scale
+    run: Callable[["Bench"], Page]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Where the images of a study come from."""
+
+    data: Path | None = None
+    """C-NMC, or any folder of cells that `leukoscope run` takes."""
+    fields: Path | None = None
+    """A folder of smear fields by class, for studies that cross over to them."""
+    painted: int = 0
+    offline: bool = False
+    """Never ask a model hub: networks whose weights are not at hand start from random ones."""
+
+    def words(self) -> str:
+        """Return the options of the command that gave this."""
+        options = [f"--data {self.data}"] * bool(self.data) + [f"--painted {self.painted}"] * bool(self.painted)
+        options += [f"--fields {self.fields}"] * bool(self.fields) + ["--offline"] * self.offline
+        return " ".join(options)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a study is run: its images, its scale, and the folder that keeps what is done."""
+
+    study: Study
+    given: Given
+    scale: Scale
+    work: Path
+    say: Say
+
+    @property
+    def seeds(self) -> range:
+        """Return the seeds of the study."""
+        return range(self.scale.seeds)
+
+    @property
+    def smaller(self) -> dict[str, tuple[int, int]]:
+        """Return what differs from the full study: name -> (here, in full)."""
+        here, full = self.scale.model_dump(), self.study.scale.model_dump()
+        return {name: (here[name], full[name]) for name in here if here[name] != full[name]}
+
+    def kept(self, arm: str, settings: dict[str, Any], work: Callable[[], Any]) -> Any:
+        """Return the JSON value that `work` gives, from the disk where the same arm was finished before.
+
+        settings: everything that decides the value beside the scale; an arm with other settings is run anew. How many
+        seeds there are decides nothing: more can be added later.
+        """
+        path = self.work / self.study.name / f"{arm}.json"
+        settings = settings | {"scale": self.scale.model_dump(exclude={"seeds"}), "given": self.given.words()}
+        if (found := _finished(path, settings)) is not None:
+            return found
+        began = time.perf_counter()
+        result = work()
+        seconds = round(time.perf_counter() - began, 1)
+        write_json(path, {"settings": settings, "seconds": seconds, "result": result})
+        self.say(f"{self.study.name}: {arm}, {seconds:.0f} s")
+        return result
+
+    def need_data(self) -> Path:
+        """Return the folder of cells.
+
+        Raises:
+            CallError: none was given.
+        """
+        if self.given.data is None:
+            raise CallError(f"{self.study.name} needs images: give --data FOLDER, or --painted 600 for painted cells.")
+        return self.given.data
+
+
+def _finished(path: Path, settings: dict[str, Any]) -> Any:
+    """Return the result of an arm that was finished with these settings, else None."""
+    try:
+        kept = read_json(path)
+    except DataError:  # not there, or not whole: run it
+        return None
+    same = isinstance(kept, dict) and kept.get("settings") == settings
+    return kept["result"] if same else None
+
+
+Number = dict[str, Any]
+METRICS = ("auroc", "balanced_accuracy", "accuracy")
+REPLICATES = 1000
+INTERVAL = (
+    "95 %, of the mean over seeds, by Student's t; of shares of runs, exact (Clopper and Pearson). A seed has its own "
+    "images, split and weights"
+)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the cells that are asked for are."""
+
+    labels: Ints
+    groups: Ints
+    """Code of the unit that is drawn anew in a replicate: the subject group."""
+
+    def pick(self, rows: Ints) -> "Truth":
+        """Return only these cells."""
+        return Truth(self.labels[rows], np.unique(self.groups[rows], return_inverse=True)[1].astype(np.int64))
+
+
+def sampled(truth: Truth, arms: Mapping[str, Sequence[Floats]], *, replicates: int = REPLICATES) -> Bootstrap:
+    """Measure every arm on all cells and on replicates of their subject groups.
+
+    arms: name -> the probabilities (cells, classes) of each seed; an arm's number is the mean over its seeds.
+    """
+
+    def statistic(weights: Floats) -> Statistics:
+        values: Statistics = {}
+        for name, seeds in arms.items():
+            each = [_measure(truth, chances, weights) for chances in seeds]
+            values |= {f"{name}.{metric}": np.mean([one[metric] for one in each], axis=0) for metric in METRICS}
+        return values
+
+    count = int(truth.groups.max()) + 1
+    return bootstrap(statistic, groups=count, cells=len(truth.labels), replicates=replicates)
+
+
+def _measure(truth: Truth, chances: Floats, weights: Floats) -> Statistics:
+    classes = chances.shape[1]
+    table = confusion(truth.labels, chances.argmax(1), classes=classes, weights=weights, groups=truth.groups)
+    return {
+        "auroc": auroc(truth.labels, chances, weights=weights, groups=truth.groups),
+        "balanced_accuracy": balanced_accuracy(table),
+        "accuracy": accuracy(table),
+    }
+
+
+def numbers_of(found: Bootstrap, arms: Sequence[str]) -> dict[str, dict[str, Number]]:
+    """Return {arm: {metric: value, low, high}}."""
+    return {arm: {metric: found.interval(f"{arm}.{metric}") for metric in METRICS} for arm in arms}
+
+
+def differences_of(found: Bootstrap, pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, Number]]:
+    """Return {'arm - other': {metric: value, low, high}}, paired over the same replicates."""
+    return {
+        f"{arm} - {other}": {metric: found.difference(f"{arm}.{metric}", f"{other}.{metric}") for metric in METRICS}
+        for arm, other in pairs
+    }
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One number per seed of several quantities, in the same order of seeds, so that differences are paired."""
+
+    values: dict[str, Floats]
+
+    def interval(self, name: str) -> Number:
+        """Return the mean over seeds with its limits: exact ones where a seed says yes or no, else Student's t."""
+        each = self.values[name]
+        if np.isin(each, (0, 1)).all():
+            low, high = binomtest(int(each.sum()), len(each)).proportion_ci(method="exact")
+            return {"value": float(each.mean()), "low": float(low), "high": float(high)}
+        return _mean_of(each, least=0)
+
+    def difference(self, name: str, other: str) -> Number:
+        """Return the mean over seeds of name minus other, with its limits."""
+        return _mean_of(self.values[name] - self.values[other], least=-1)
+
+
+def over_seeds(values: Mapping[str, Sequence[float]]) -> Seeds:
+    """Return means over seeds with 95 % intervals; with one seed there is none."""
+    return Seeds({name: np.array(each, dtype=float) for name, each in values.items()})
+
+
+def _mean_of(values: Floats, *, least: float) -> Number:
+    """Return mean and 95 % limits by Student's t, which is wide for few seeds, as a bootstrap of them is not.
+
+    No value beyond what was seen is possible below `least` or above 1, unless one was seen there.
+    """
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return {"value": None, "low": None, "high": None, "undefined": len(values)}
+    mean, count = float(known.mean()), len(known)
+    missing = {"undefined": len(values) - count} if count < len(values) else {}
+    if count < 2:
+        return {"value": mean, "low": None, "high": None} | missing
+    reach = float(t.ppf(0.975, count - 1)) * float(known.std(ddof=1)) / count**0.5
+    low, high = max(mean - reach, min(least, known.min())), min(mean + reach, max(1, known.max()))
+    return {"value": mean, "low": float(low), "high": float(high)} | missing
+
+
+def guessing(truth: Truth, *, classes: int) -> Floats:
+    """Return the probabilities of who says the commonest class to every cell."""
+    share = np.bincount(truth.labels, minlength=classes) / len(truth.labels)
+    return np.tile(share, (len(truth.labels), 1))
+
+
+def beyond_chance(difference: Number) -> int:
+    """Return 1 or -1 where the whole interval lies above or below zero, else 0."""
+    if difference["low"] is None or difference["high"] is None:
+        return 0
+    return int(difference["low"] > 0) - int(difference["high"] < 0)

@@ -1,0 +1,281 @@
+"""The same cells explained by several models, side by side in one drawing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle.graph import with_head
+from ..config import Experiment, Prepare, shipped
+from ..errors import DataError
+from ..evaluation.metrics import Floats
+from ..explain.maps import enlarge, overlay
+from ..explain.perturbation import lime
+from ..images.read import RGB
+from ..report.style import canvas, drawing
+from .ellassir_2022 import METRICS, judged
+from .frozen import LITE0, Backbone, backbone, features_of, fit_and_ask, head_of, open_session, with_weights
+from .material import Crops, Material, load, sample
+from .page import Figure, Page, Section, dots, shown, signed
+from .study import INTERVAL, Bench, Number, Scale, Study, beyond_chance, over_seeds
+from .tracing import RUNNING, follow, prepare
+
+_SAMPLES = 120  # sets of patches that LIME hides: enough for the few patches of a small crop
+_PATCHES = 20
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A model to be explained."""
+
+    name: str
+    onnx: bytes
+    head: tuple[Any, Any] | None = None
+    """Weight and bias that take the place of its own head."""
+
+
+def contact_sheet(crops: Crops, models: Sequence[Shown], *, names: Sequence[str]) -> str:
+    """Draw one row per cell: the crop, then each model's activation map and LIME for the disease."""
+    columns = [("cell", list(crops)), *(column for model in models for column in _explained(model, crops))]
+    with canvas(height=0.2 + 0.72 * len(crops)) as (figure, first):
+        figure.delaxes(first)
+        for axes, (row, column) in zip(
+            figure.subplots(len(crops), len(columns), squeeze=False).ravel(),
+            np.ndindex(len(crops), len(columns)),
+            strict=True,
+        ):
+            axes.imshow(columns[column][1][row], interpolation="nearest")
+            axes.set_axis_off()
+            if row == 0:
+                axes.set_title(columns[column][0], fontsize=5)
+            if column == 0:
+                axes.text(0, 0.98, names[row], fontsize=6, color="white", va="top", transform=axes.transAxes)
+        return drawing(figure, "where-they-look")
+
+
+def _explained(model: Shown, crops: Crops) -> list[tuple[str, list[RGB]]]:
+    session = open_session(model.onnx if model.head is None else with_head(model.onnx, *model.head))
+
+    def predict(batch: Crops) -> Any:
+        return session.run(["probabilities"], {"crops": np.ascontiguousarray(batch)})[0]
+
+    maps = session.run(["map"], {"crops": np.ascontiguousarray(crops)})[0][:, 1]
+    cams = [overlay(crop, enlarge(plane, size=len(crop))) for crop, plane in zip(crops, maps, strict=True)]
+    limes = [overlay(crop, _lime(predict, crop)) for crop in crops]
+    return [(f"{model.name}\nmap", cams), (f"{model.name}\nLIME", limes)]
+
+
+def _lime(predict: Any, crop: RGB) -> Any:
+    return lime(predict, crop, target=1, rng=np.random.default_rng(0), samples=_SAMPLES, count=_PATCHES)
+
+
+BACKBONES = {
+    "EfficientNet-Lite0": LITE0,
+    "InceptionV3": "timm:inception_v3",
+    "ResNet101V2": "timm:resnetv2_101",
+    "VGG19": "timm:vgg19",
+    "InceptionResNetV2": "timm:inception_resnet_v2",
+}
+SEED_CNN, ALL_FROZEN, LEARNT = "seed-cnn", "mean of all frozen", "mean of those with learnt weights"
+_SMALLEST = 75  # px; two of the backbones take no smaller crops
+_TOO_SHORT = "random weights, one epoch: too short to mean anything"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one model said in every seed."""
+
+    traces: list[dict[str, Any]]
+    weights: str
+    steps: str
+    learnt: bool
+    """Whether its weights were learnt long enough, here or elsewhere, for its numbers to mean something."""
+
+
+def run(bench: Bench) -> Page:
+    """Train or fit every model once per seed on the same subjects."""
+    material = load(bench)
+    if len(material.classes) != 2:
+        raise DataError("transfer tells two classes apart. Give a folder of cells with two classes.")
+    rows = _rows(bench, material)
+    values = {f"{name}.{metric}": [judged(trace, RUNNING, -1)[metric] for trace in row.traces]
+              for name, row in rows.items() for metric in METRICS}  # fmt: skip
+    found = over_seeds(values)
+    numbers = {name: {metric: found.interval(f"{name}.{metric}") for metric in METRICS} for name in rows}
+    gains = {name: found.difference(f"{name}.auroc", f"{SEED_CNN}.auroc") for name in rows if name != SEED_CNN}
+    sections = [_section(rows, numbers, gains), _pictures(bench, material)]
+    ran_on = {
+        "Images": f"{material.words()}; each seed draws {bench.scale.images or len(material.cells):,} of them",
+        "Split": "80 % to learn from, 20 % to test on, subjects kept apart; the same for every row of a seed",
+        "Interval": INTERVAL,
+    }
+    facts = {name: {"weights": row.weights, "training": row.steps, "learnt": row.learnt} for name, row in rows.items()}
+    return Page(_answer(rows, numbers, gains), ran_on, sections, {"arms": numbers, "gains": gains, "models": facts})
+
+
+def _rows(bench: Bench, material: Material) -> dict[str, Row]:
+    rows = {SEED_CNN: _trained(bench, material, SEED_CNN, epochs=bench.scale.epochs)}
+    for name, model in BACKBONES.items():
+        _, weights = with_weights(model, offline=bench.given.offline)
+        known = weights != "random"
+        frozen = [_frozen(bench, material, model, name, seed) for seed in bench.seeds]
+        rows[f"{name}, frozen"] = Row(frozen, weights, "logistic head alone", known)
+        rows[f"{name}, fine-tuned"] = _trained(bench, material, name, epochs=bench.scale.epochs if known else 1)
+    frozen_rows = [name for name in rows if name.endswith(", frozen")]
+    rows[ALL_FROZEN] = _mean(rows, frozen_rows)
+    rows[LEARNT] = _mean(rows, [name for name, row in rows.items() if row.learnt and name != ALL_FROZEN])
+    rows["cell size alone"] = Row([_by_size(bench, material, seed) for seed in bench.seeds], "", "one feature", True)
+    return rows
+
+
+def _experiment(bench: Bench, name: str, *, epochs: int, seed: int) -> tuple[Experiment, str]:
+    """Return the settings of a row that is trained, and where its weights come from."""
+    fixed = [f"seed={seed}", f"train.epochs={epochs}", f"prepare.size={_size(bench)}"]
+    if name == SEED_CNN:
+        cured = ["model.norm_momentum=0.9", "train.learning_rate=0.001"]
+        return Experiment.read(shipped("ellassir-2022"), overrides=(*fixed, *cured)), "random"
+    model, weights = with_weights(BACKBONES[name], offline=bench.given.offline)
+    fixed += [f"model.name={model.name}", f"model.weights={model.weights}", "model.reduce=1", "model.views=one"]
+    fixed += ["prepare.view=window", "train.balance=weights", "train.average=0.9"]
+    fixed += [] if model.weights else ["train.frozen_stages=0"]
+    return Experiment.read(shipped("fine-tune"), overrides=tuple(fixed)), weights
+
+
+def _size(bench: Bench) -> int:
+    return max(_SMALLEST, bench.scale.size)
+
+
+def _drawn(bench: Bench, material: Material, seed: int) -> Material:
+    return sample(material, bench.scale.images, rng=np.random.default_rng(seed))
+
+
+def _trained(bench: Bench, material: Material, name: str, *, epochs: int) -> Row:
+    traces = []
+    for seed in bench.seeds:
+        experiment, weights = _experiment(bench, name, epochs=epochs, seed=seed)
+        settings = experiment.model_dump(mode="json", exclude={"model": {"weights"}}) | {"weights": weights}
+        onnx = _network_file(bench, name) if seed == 0 else None
+
+        def work(seed: int = seed, experiment: Experiment = experiment, onnx: Path | None = onnx) -> dict[str, Any]:
+            prepared = prepare(_drawn(bench, material, seed), experiment, by_image=False)
+            return follow(prepared, onnx=onnx)
+
+        traces.append(bench.kept(f"{name}, trained, seed {seed}", settings, work))
+    learnt = name == SEED_CNN or weights != "random"
+    return Row(traces, weights, f"{epochs} epoch{'s' * (epochs > 1)}" if learnt else _TOO_SHORT, learnt)
+
+
+def _network_file(bench: Bench, name: str) -> Path:
+    return bench.work / bench.study.name / f"{name}.onnx"
+
+
+def _sets(bench: Bench, drawn: Material, seed: int) -> tuple[Any, Any]:
+    """Return the rows to learn from and to test on, those of the trained rows."""
+    experiment, _ = _experiment(bench, SEED_CNN, epochs=1, seed=seed)
+    prepared = prepare(drawn, experiment, by_image=False)
+    return prepared.rows("train", fold=0), prepared.rows("test", fold=0)
+
+
+def _frozen(bench: Bench, material: Material, model: str, name: str, seed: int) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
+        drawn = _drawn(bench, material, seed)
+        train, test = _sets(bench, drawn, seed)
+        features = _features(bench, drawn, backbone(bench, model, size=_size(bench)))
+        return _trace(drawn, test, fit_and_ask(features, drawn.labels, train=train, asked=features[test], classes=2))
+
+    weights = with_weights(model, offline=bench.given.offline)[1]
+    trace: dict[str, Any] = bench.kept(f"{name}, frozen, seed {seed}", {"weights": weights}, work)
+    return trace
+
+
+def _features(bench: Bench, material: Material, network: Backbone) -> Any:
+    return features_of(bench, material, network, prepare=Prepare(size=_size(bench)))
+
+
+def _by_size(bench: Bench, material: Material, seed: int) -> dict[str, Any]:
+    drawn = _drawn(bench, material, seed)
+    train, test = _sets(bench, drawn, seed)
+    size = drawn.shortcut("size")
+    return _trace(drawn, test, fit_and_ask(size, drawn.labels, train=train, asked=size[test], classes=2))
+
+
+def _trace(material: Material, test: Any, chances: Floats) -> dict[str, Any]:
+    return {"labels": material.labels[test].tolist(), "said": {RUNNING: [chances[:, 1].round(6).tolist()]}}
+
+
+def _mean(rows: dict[str, Row], names: list[str]) -> Row:
+    """Return the mean of what several models say to each cell."""
+    traces = []
+    for seed in range(len(rows[names[0]].traces)):
+        said = np.mean([rows[name].traces[seed]["said"][RUNNING][-1] for name in names], axis=0)
+        traces.append({"labels": rows[names[0]].traces[seed]["labels"], "said": {RUNNING: [said.tolist()]}})
+    learnt = all(rows[name].learnt for name in names)
+    return Row(traces, "of its members", f"{len(names)} models", learnt)
+
+
+def _section(rows: dict[str, Row], numbers: dict[str, Any], gains: dict[str, Number]) -> Section:
+    table: list[list[Any]] = [
+        [name, row.weights, row.steps, numbers[name]["auroc"], numbers[name]["balanced_accuracy"],
+         numbers[name]["accuracy"], signed(gains[name]) if name in gains else ""]
+        for name, row in rows.items()
+    ]  # fmt: skip
+    table.append(["the commonest class", "", "", "0.500", "0.500", numbers[SEED_CNN]["baseline"], ""])
+    columns = ["model", "weights at the start", "training", "AUROC", "balanced accuracy", "accuracy",
+               "AUROC against seed-cnn"]  # fmt: skip
+    svg = dots("transfer", {name: each["auroc"] for name, each in numbers.items()}, x="AUROC", chance=0.5)
+    text = "Rows that start at random weights and are not trained long enough say nothing about their network."
+    return Section("Models side by side", text, columns, table, [Figure("auroc", svg, "AUROC of each model.")])
+
+
+def _pictures(bench: Bench, material: Material) -> Section:
+    """Draw where the models that learnt look, by activation map and LIME; pictures of real cells stay in `work`."""
+    drawn = _drawn(bench, material, 0)
+    train, test = _sets(bench, drawn, 0)
+    frozen = backbone(bench, LITE0, size=_size(bench))
+    weight, bias = head_of(_features(bench, drawn, frozen)[train], drawn.labels[train])
+    models = [Shown("seed-cnn", _network_file(bench, SEED_CNN).read_bytes()),
+              Shown("Lite0, frozen", frozen.onnx, (weight, bias)),
+              Shown("Lite0, fine-tuned", _network_file(bench, "EfficientNet-Lite0").read_bytes())]  # fmt: skip
+    chosen = [row for label in (0, 1) for row in test[drawn.labels[test] == label][:2]]
+    crops = np.asarray(drawn.crops(Prepare(size=_size(bench))))[chosen]
+    names = [drawn.classes[drawn.labels[row]] for row in chosen]
+    sheet = contact_sheet(crops, models, names=names)
+    if not material.painted:
+        file = bench.work / bench.study.name / "where-they-look.svg"
+        _write(file, sheet)
+        return Section("Where they look", "Each run draws four test cells with their activation maps and LIME, of the "
+                       f"same cells side by side, to `{file.name}` in its work folder; pictures of these cells are "
+                       "not shown here.")  # fmt: skip
+    words = "Painted cells: the crop, then for each model its activation map and LIME. Orange speaks for blast."
+    return Section("Where they look", "", figures=[Figure("where-they-look", sheet, words)])
+
+
+def _write(file: Path, svg: str) -> None:
+    from ..files import write_text
+    from ..report.style import for_file
+
+    write_text(file, for_file(svg))
+
+
+def _answer(rows: dict[str, Row], numbers: dict[str, Any], gains: dict[str, Number]) -> str:
+    meant = [name for name, row in rows.items() if row.learnt and name in gains and name != "cell size alone"]
+    untold = sum(not row.learnt for row in rows.values())
+    best = max(meant, key=lambda name: numbers[name]["auroc"]["value"])
+    better = "better than" if beyond_chance(gains[best]) > 0 else "not shown to be better than"
+    text = (
+        f"On subjects kept apart, the best of the models with learnt weights, {best}, reaches an AUROC of "
+        f"{shown(numbers[best]['auroc'])} and an accuracy of {shown(numbers[best]['accuracy'])}; it is {better} "
+        f"seed-cnn ({shown(gains[best], signed=True)})."
+    )
+    return text + f" {untold} rows start at random weights and say nothing about theirs." * bool(untold)
+
+
+STUDY = Study(
+    "transfer",
+    "Does transfer learning reach 96 %?",
+    "Transfer learning with large pretrained networks reaches 96.15 % (Abir et al., with LIME as its explanation).",
+    Scale(seeds=4, images=800, size=96, epochs=6),
+    run,
+)

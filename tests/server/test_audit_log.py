@@ -1,0 +1,123 @@
+"""The audit log: whatever is done to it by somebody who can write to the database is found."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import text
+
+from leukoscope.cli.serve import audit_log as command
+from leukoscope.errors import DataError
+from leukoscope.server.audit_log import AuditLog, Who
+from leukoscope.server.database import Database
+from leukoscope.server.settings import Serving
+
+LINES = 20
+
+
+@pytest.fixture
+def written(tmp_path: Path, database: str) -> tuple[Database, AuditLog]:
+    """A log of twenty lines, whose end was noted at line ten."""
+    opened = Database(Serving(data=tmp_path, database=database).url)
+    opened.prepare()
+    log = AuditLog(tmp_path)
+    for number in range(LINES):
+        with opened.writing() as session:
+            log.add(session, Who("ada", 1), "reviewed", kind="cell", item=number, label="blast")
+            if number == LINES // 2:
+                log.note_head(session, at_once=True)
+    return opened, log
+
+
+def verify(written: tuple[Database, AuditLog], *, head: str = "") -> dict[str, object]:
+    database, log = written
+    with database.reading() as session:
+        return log.verify(session, head=head)
+
+
+def tamper(database: Database, *statements: str) -> None:
+    """Change the table as its owner can: first the guard is taken away."""
+    if database.embedded:
+        guard = ["DROP TRIGGER audit_log_no_update", "DROP TRIGGER audit_log_no_delete"]
+    else:
+        guard = ["DROP TRIGGER audit_log_no_change ON audit_log"]
+    with database.writing() as session:
+        for statement in (*guard, *statements):
+            session.execute(text(statement))
+
+
+def test_a_log_that_nobody_touched_is_intact(written: tuple[Database, AuditLog]) -> None:
+    assert verify(written)["entries"] == LINES
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (["UPDATE audit_log SET account = 'eve' WHERE number = 7"], "line 7 was changed"),
+        (["UPDATE audit_log SET detail = '{}' WHERE number = 7"], "line 7 was changed"),
+        (["DELETE FROM audit_log WHERE number = 7"], "line 7 is missing"),
+        (["DELETE FROM audit_log WHERE number = 1"], "line 1 is missing"),
+        (["DELETE FROM audit_log WHERE number > 8"], "ends at line 8, but line 11"),
+        (["DELETE FROM audit_log"], "ends at line 0"),
+        (
+            [
+                "UPDATE audit_log SET number = -1 WHERE number = 7",
+                "UPDATE audit_log SET number = 7 WHERE number = 8",
+                "UPDATE audit_log SET number = 8 WHERE number = -1",
+            ],
+            "line 7 was changed, moved",
+        ),
+    ],
+    ids=["changed", "detail", "removed", "first", "cut off", "emptied", "moved"],
+)
+def test_whatever_is_done_to_it_is_found(
+    written: tuple[Database, AuditLog], statements: list[str], said: str
+) -> None:  # fmt: skip
+    tamper(written[0], *statements)
+    with pytest.raises(DataError, match=said):
+        verify(written)
+
+
+def test_a_cut_after_the_last_note_is_found_with_a_head_that_was_kept(written: tuple[Database, AuditLog]) -> None:
+    kept = str(verify(written)["head"])
+    tamper(written[0], f"DELETE FROM audit_log WHERE number > {LINES - 2}")
+    verify(written)  # nobody can see it without knowing what stood there
+    with pytest.raises(DataError, match="--head is no longer in it"):
+        verify(written, head=kept)
+
+
+def test_a_line_cannot_be_forged_without_the_key(written: tuple[Database, AuditLog], tmp_path: Path) -> None:
+    forger = AuditLog(tmp_path / "elsewhere")
+    with written[0].writing() as session:
+        forger.add(session, Who("ada", 1), "signed off", kind="case", item=1)
+    with pytest.raises(DataError, match=f"line {LINES + 1} was changed, moved, or written by something else"):
+        verify(written)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit_log SET account = 'eve'", "DELETE FROM audit_log"])
+def test_the_database_itself_refuses_changes(written: tuple[Database, AuditLog], statement: str) -> None:
+    def change() -> None:
+        with written[0].writing() as session:
+            session.execute(text(statement))
+
+    refused(change)
+    assert verify(written)["entries"] == LINES
+
+
+def refused(change: Callable[[], None]) -> None:
+    from sqlalchemy.exc import DBAPIError
+
+    with pytest.raises(DBAPIError, match="the audit log can only grow"):
+        change()
+
+
+def test_the_command_proves_the_log(written: tuple[Database, AuditLog], tmp_path: Path, database: str) -> None:
+    given = ["verify", "--data", str(tmp_path), *(["--database", database] if database else [])]
+    found = CliRunner().invoke(command, given)
+    assert f"intact: {LINES} lines" in found.output
+    head = found.output.split()[-1]
+    assert CliRunner().invoke(command, [*given, "--head", head]).exit_code == 0
+    tamper(written[0], "UPDATE audit_log SET item = 1 WHERE number = 7")
+    broken = CliRunner().invoke(command, given)
+    assert isinstance(broken.exception, DataError)

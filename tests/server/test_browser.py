@@ -1,0 +1,440 @@
+"""The page as people meet it: a real server on loopback, a real Chromium, keys, clicks and drops."""
+
+import base64
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from sqlalchemy import insert, select
+
+from leukoscope.server.app import create_app
+from leukoscope.server.room import Room, open_room
+from leukoscope.server.settings import Serving
+from leukoscope.server.tables import Cell
+from tests.server.conftest import PASSWORD, Place, cell_picture
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra test)")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+pytestmark = pytest.mark.xdist_group("browser")
+
+CELLS = 8
+PATIENCE = 60_000  # ms; a shared machine may be slow, and nothing here waits longer than it must
+MANY = 2000
+PHONE, DESK = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
+DROP = """(files) => {
+  const transfer = new DataTransfer();
+  for (const {name, content} of files) {
+    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+    transfer.items.add(new File([bytes], name, {type: "image/png"}));
+  }
+  for (const kind of ["dragenter", "dragover", "drop"])
+    document.body.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
+}"""
+
+
+@dataclass
+class House:
+    """A server that is open, and a browser in front of it."""
+
+    address: str
+    room: Room
+    browser: Any
+
+    def visitor(self, name: str = "", **more: Any) -> Any:
+        """Return a new page of somebody who has signed in, or who stands at the door."""
+        context = self.browser.new_context(base_url=self.address, accept_downloads=True, **more)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda line: "Content Security" in line.text and page.faults.append(line.text))
+        if name:
+            page.goto("/login")
+            page.get_by_label("Name", exact=True).fill(name)
+            page.get_by_label("Password").fill(PASSWORD)
+            page.get_by_role("button", name="Sign in", exact=True).click()
+            page.wait_for_url(self.address + "/")
+        return page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium as the system has it."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no Chromium (apt-get install chromium)")
+    playwright.expect.set_options(timeout=PATIENCE)
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def opened(settings: Serving, browser: Any, *, people: dict[str, str] | None = None) -> Iterator[House]:
+    """Serve a room on a free port of loopback."""
+    room = open_room(settings)
+    app = create_app(settings, room=room)
+    for name, role in (people or {}).items():
+        Place(room, app).account(name, role=role)
+        room.token = None
+    place = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
+    thread.start()
+    yield House(f"http://127.0.0.1:{place.getsockname()[1]}", room, browser)
+    server.should_exit = True
+    thread.join(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[House]:
+    """A laboratory with three people."""
+    settings = Serving(data=tmp_path_factory.mktemp("house") / "room", model=bundle)
+    with opened(settings, browser, people={"ada": "admin", "rita": "reviewer", "ron": "reader"}) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rita(house: House) -> Any:
+    """A reviewer at her desk."""
+    return house.visitor("rita", viewport=DESK)
+
+
+@pytest.fixture(scope="module")
+def case(rita: Any) -> str:
+    """The path of a case that was dropped on the list of cases and analysed."""
+    rita.goto("/")
+    drop(rita, {f"cell-{seed}.png": cell_picture(seed) for seed in range(CELLS)} | {"notes.png": b"no picture"})
+    rita.wait_for_url("**/cases/*")
+    wait_for_cells(rita, CELLS)
+    return "/" + rita.url.split("/", 3)[3]
+
+
+def drop(page: Any, files: dict[str, bytes]) -> None:
+    """Drop files on a page."""
+    content = [{"name": name, "content": base64.b64encode(each).decode()} for name, each in files.items()]
+    page.get_by_role("heading", name="Drop images").wait_for()
+    page.evaluate(DROP, content)
+
+
+def wait_for_cells(page: Any, number: int) -> None:
+    """Wait until a case shows this many cells and the analysis has finished."""
+    page.get_by_role("heading", name=f"{number:,} cell").wait_for()
+    page.locator("#work").wait_for(state="hidden")
+    page.locator("#tile-0 img").first.wait_for()
+
+
+def tile(page: Any, place: int) -> Any:
+    return page.locator(f"#tile-{place}")
+
+
+def expect_label(page: Any, place: int, text: str) -> None:
+    """Wait until a cell is described like this to a screen reader."""
+    playwright.expect(tile(page, place)).to_have_attribute("aria-label", re.compile(re.escape(text)))
+
+
+def test_the_token_of_the_start_opens_the_room_once(tmp_path: Path, bundle: Path, browser: Any) -> None:
+    with opened(Serving(data=tmp_path / "room", model=bundle), browser) as house:
+        assert house.room.token
+        page, late = house.visitor(), house.visitor()
+        page.goto(f"/login#token={house.room.token.text}")
+        page.wait_for_url(house.address + "/")
+        page.get_by_text("No cases yet").wait_for()
+        late.goto(f"/login#token={house.room.token.text}")
+        late.get_by_label("One-time token").wait_for()
+        playwright.expect(late.locator("#token-form .wrong")).to_contain_text("token")
+        assert late.url.endswith("/login"), "a token stays in no history"
+        assert not page.faults + late.faults
+
+
+def test_a_wrong_password_is_said_beside_the_form(house: House) -> None:
+    page = house.visitor()
+    page.goto("/cases/1?x=1")
+    page.wait_for_url("**/login?next=%2Fcases%2F1%3Fx%3D1")
+    page.get_by_label("Name", exact=True).fill("rita")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    playwright.expect(page.locator("#account-form .wrong")).to_contain_text(re.compile("name or password", re.I))
+
+
+def test_files_chosen_before_the_page_knows_who_is_here_are_not_lost(house: House) -> None:
+    page = house.visitor("rita", viewport=DESK)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/api/v1/session", hold, times=1)
+    with page.expect_request("**/api/v1/session"):
+        page.goto("/")
+    page.locator("#files").set_input_files({"name": "early.png", "mimeType": "image/png", "buffer": cell_picture(99)})
+    held.pop().continue_()
+    page.wait_for_url("**/cases/*")
+    wait_for_cells(page, 1)
+    assert not page.faults
+
+
+def test_what_cannot_be_used_is_named_with_its_reason(rita: Any, case: str) -> None:
+    assert rita.url.endswith(case)
+    refusals = rita.locator("#refusals")
+    refusals.wait_for()
+    assert "notes.png" in refusals.inner_text()
+
+
+def test_cells_are_read_by_keyboard_and_undone(rita: Any, case: str) -> None:
+    rita.goto(case)
+    wait_for_cells(rita, CELLS)
+    rita.locator("#grid").focus()
+    expect_label(rita, 0, "not yet read")
+    rita.keyboard.press("2")
+    expect_label(rita, 0, "read as blast")
+    playwright.expect(tile(rita, 1)).to_have_attribute("aria-selected", "true")
+    rita.keyboard.press("1")
+    expect_label(rita, 1, "read as normal")
+    playwright.expect(rita.locator("#read-words")).to_have_text(f"2 of {CELLS} read")
+    rita.keyboard.press("z")
+    expect_label(rita, 1, "not yet read")
+    playwright.expect(tile(rita, 1)).to_have_attribute("aria-selected", "true")
+    rita.keyboard.press("x")
+    expect_label(rita, 1, "read as not a cell")
+    rita.keyboard.press("End")
+    playwright.expect(tile(rita, CELLS - 1)).to_have_attribute("aria-selected", "true")
+    rita.keyboard.press("0")
+    expect_label(rita, CELLS - 1, "read as unsure")
+    playwright.expect(rita.locator("#read-words")).to_have_text(f"3 of {CELLS} read")
+    assert not rita.faults
+
+
+def test_agreeing_says_what_the_model_says(rita: Any, case: str) -> None:
+    rita.goto(case)
+    wait_for_cells(rita, CELLS)
+    decided = rita.locator(".tile[aria-label*='not yet read']:not([aria-label*='unsure']):not([aria-label*='refused'])")
+    place = int(decided.first.get_attribute("data-place"))
+    tile(rita, place).click()
+    said = str(tile(rita, place).get_attribute("aria-label")).split(", ")[1].split()[0]
+    rita.locator("#grid").focus()
+    rita.keyboard.press("Space")
+    expect_label(rita, place, f"read as {said}")
+    rita.get_by_role("button", name="Undo").click()
+    expect_label(rita, place, "not yet read")
+
+
+def test_filters_count_and_heat_maps_lie_over_the_cells(rita: Any, case: str) -> None:
+    rita.goto(case)
+    wait_for_cells(rita, CELLS)
+    unread = rita.get_by_role("button", name="Not yet read")
+    number = int(unread.locator("b").inner_text())
+    unread.click()
+    wait_for_cells(rita, number)
+    assert unread.get_attribute("aria-pressed") == "true"
+    rita.get_by_role("button", name="Heat maps").click()
+    rita.locator(".tile img.heat").first.wait_for()
+    playwright.expect(rita.locator("#stage img.heat")).to_be_visible()
+
+
+def test_a_reading_that_cannot_be_saved_is_taken_back_and_said(rita: Any, case: str) -> None:
+    rita.goto(case)
+    wait_for_cells(rita, CELLS)
+    place = int(rita.locator(".tile[aria-label*='not yet read']").first.get_attribute("data-place"))
+    tile(rita, place).click()
+    rita.context.set_offline(True)
+    rita.locator("#grid").focus()
+    rita.keyboard.press("2")
+    rita.get_by_text("The server does not answer").first.wait_for()
+    expect_label(rita, place, "not yet read")
+    rita.context.set_offline(False)
+
+
+def test_a_phone_reads_by_touch(house: House, rita: Any, case: str) -> None:
+    page = house.visitor("ron", viewport=PHONE, has_touch=True, is_mobile=True)
+    page.goto(case)
+    wait_for_cells(page, CELLS)
+    place = int(page.locator(".tile[aria-label*='not yet read']").first.get_attribute("data-place"))
+    tile(page, place).tap()
+    sheet = page.locator("#reader")
+    sheet.wait_for()
+    sheet.get_by_role("button", name="Normal", exact=True).tap()
+    page.go_back()
+    sheet.wait_for(state="hidden")
+    expect_label(page, place, "read as normal")
+    assert page.url.endswith(case)
+    assert not page.faults
+
+
+def test_a_case_is_signed_exported_and_seen_by_the_next_person(house: House, rita: Any, case: str) -> None:
+    rita.goto(case)
+    wait_for_cells(rita, CELLS)
+    as_read = tile(rita, 0).get_attribute("aria-label")  # by whichever test read it last
+    rita.get_by_role("button", name="Export").click()
+    with rita.expect_download() as waiting:
+        rita.locator("[data-export=csv]").click()
+    table = Path(waiting.value.path()).read_text(encoding="utf-8")
+    assert len(table.strip().splitlines()) == CELLS + 1
+    rita.get_by_role("button", name="Sign off").click()
+    sheet = rita.locator("#sign")
+    assert "Research use, not a diagnosis" in sheet.inner_text()
+    sheet.get_by_label("Note").fill("seen under the microscope")
+    sheet.get_by_role("button", name="Sign off").click()
+    rita.get_by_text("Signed off by rita").wait_for()
+    rita.reload()
+    rita.get_by_text("Signed off by rita").wait_for()
+
+    second = house.visitor("ron", viewport=DESK)
+    second.get_by_text("signed off", exact=True).wait_for()
+    second.goto(case)
+    second.get_by_text("seen under the microscope").wait_for()
+    expect_label(second, 0, as_read)
+    second.locator("#grid").focus()
+    assert second.locator("#verdicts .class").first.is_disabled()
+    assert second.locator("#reopen-button").is_hidden()
+
+    rita.get_by_role("button", name="Reopen").click()
+    rita.locator("#ask-yes").click()
+    rita.get_by_role("button", name="Sign off").wait_for()
+    assert not rita.faults + second.faults
+
+
+def test_a_cell_is_added_redrawn_and_removed_in_its_field_by_keys(rita: Any, shared_data: Path) -> None:
+    pytest.importorskip("cv2", reason="the extra fields is not installed")
+    field = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[0]
+    rita.goto("/")
+    rita.locator("#files").set_input_files(field)
+    rita.wait_for_url("**/cases/*")
+    wait_for_cells(rita, 1)
+    rita.locator("#grid").focus()
+    rita.keyboard.press("f")
+    lines = rita.locator("#field-stage .outline")
+    lines.first.wait_for(state="attached")
+    before = lines.count()
+    for key in ("a", "ArrowRight", "ArrowRight", "ArrowDown", "]", "Enter"):
+        rita.keyboard.press(key)
+    playwright.expect(lines).to_have_count(before + 1)
+    rita.keyboard.press("r")
+    rita.keyboard.press("[")
+    rita.keyboard.press("Enter")
+    rita.locator("#field-confirm").wait_for(state="hidden")
+    rita.keyboard.press("Delete")
+    playwright.expect(lines).to_have_count(before)
+    rita.keyboard.press("Escape")
+    wait_for_cells(rita, before)
+    rita.keyboard.press("z")
+    wait_for_cells(rita, before + 1)
+    assert not rita.faults
+
+
+def _field(page: Any, case: str) -> None:
+    page.goto(case)
+    page.locator("#tile-0").click()
+
+
+def _heat(page: Any, case: str) -> None:
+    _field(page, case)
+    page.locator("#heat-button").click()
+
+
+def _sign(page: Any, case: str) -> None:
+    _field(page, case)
+    page.locator("#sign-button").click()
+
+
+def _help(page: Any, case: str) -> None:
+    _list(page, case)
+    page.locator("#help-button").click()
+
+
+def _add(page: Any, case: str) -> None:
+    _field(page, case)
+    page.locator("#add-button").click()
+    page.locator("#add summary").click()
+
+
+def _more(page: Any, case: str) -> None:
+    _field(page, case)
+    page.locator("#export-button").click()
+
+
+def _list(page: Any, case: str) -> None:
+    page.goto("/")
+    page.locator(".case-row").first.wait_for()
+
+
+def _new(page: Any, case: str) -> None:
+    _list(page, case)
+    page.locator("#new-case").click()
+
+
+VIEWS: dict[str, Callable[[Any, str], None]] = {
+    "list": _list,
+    "new case": _new,
+    "case": _field,
+    "heat maps": _heat,
+    "adding": _add,
+    "exports": _more,
+    "sign-off": _sign,
+    "help": _help,
+    "survival": lambda page, case: page.goto("/survival"),
+    "accounts": lambda page, case: page.goto("/accounts"),
+}
+
+
+def test_every_view_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_phone(house: House, case: str) -> None:
+    page, door = house.visitor("ada", viewport=DESK, reduced_motion="reduce"), house.visitor(viewport=DESK)
+    found = {name: faults_of(page, lambda shown=view: shown(page, case)) for name, view in VIEWS.items()}
+    found["door"] = faults_of(door, lambda: door.goto("/login"))
+    assert not {name: each for name, each in found.items() if each}
+
+
+def faults_of(page: Any, show: Callable[[], Any]) -> list[str]:
+    """Return what is wrong with a view: by axe-core in light, its contrast in dark, its width on a phone."""
+    page.set_viewport_size(DESK)
+    page.emulate_media(color_scheme="light")
+    show()
+    page.wait_for_load_state("networkidle")
+    found = violations(page, {"resultTypes": ["violations"]})
+    page.emulate_media(color_scheme="dark")
+    found += violations(page, {"runOnly": ["color-contrast"]})
+    page.set_viewport_size(PHONE)
+    wide = int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+    return [*found, f"{wide} px wider than a phone"] if wide > 0 else found
+
+
+def violations(page: Any, options: dict[str, Any]) -> list[str]:
+    broken = axe.Axe().run(page, options=options).response["violations"]
+    return [f"{each['id']}: {node['target']} {node['failureSummary']}" for each in broken for node in each["nodes"][:3]]
+
+
+def test_two_thousand_cells_scroll_with_few_of_them_in_the_page(house: House, rita: Any, case: str) -> None:
+    multiply_cells(house.room, int(case.split("/")[2]), up_to=MANY)
+    rita.goto(case)
+    wait_for_cells(rita, MANY)
+    most = 0
+    for part in range(11):
+        rita.evaluate("(share) => scrollTo(0, document.documentElement.scrollHeight * share)", part / 10)
+        playwright.expect(rita.locator(".tile.waiting")).to_have_count(0)
+        most = max(most, rita.locator(".tile").count())
+    assert 12 < most < 150
+    playwright.expect(tile(rita, MANY - 1)).to_be_visible()
+    assert rita.locator("#grid").get_attribute("aria-rowcount")
+    rita.locator("#grid").focus()
+    rita.keyboard.press("Home")
+    playwright.expect(tile(rita, 0)).to_be_in_viewport()
+
+
+def multiply_cells(room: Room, case: int, *, up_to: int) -> None:
+    """Fill a case up with copies of its first cell."""
+    with room.database.writing() as session:
+        rows = session.scalars(select(Cell).where(Cell.case_id == case)).all()
+        names = [column.name for column in Cell.__table__.columns if column.name not in ("id", "number", "review_id")]
+        copied = {name: getattr(rows[0], name) for name in names} | {"label": ""}
+        last = max(row.number for row in rows)
+        fresh = [copied | {"number": last + step} for step in range(1, up_to - len(rows) + 1)]
+        session.execute(insert(Cell), fresh)

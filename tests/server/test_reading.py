@@ -1,0 +1,226 @@
+"""A case from the first picture to the sign-off, on both databases, through the API alone."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from PIL import Image
+from scipy.stats import beta
+
+from leukoscope.data.index import index
+from leukoscope.files import read_csv
+from leukoscope.inference.predictor import load
+from leukoscope.interop.qupath import geojson
+from leukoscope.server.settings import Serving
+from tests.interop.test_dicom import PATIENT, write_field
+from tests.server.conftest import Place, cell_picture, opened, painted, png
+from tests.server.small_bundle import small_bundle
+
+CELLS = 12
+
+
+def test_a_case_is_read_signed_and_exported(place: Place) -> None:
+    me = place.local()
+    case = me.case("first", pictures=[cell_picture(seed) for seed in range(CELLS)], subject="P-7")
+    page = me.get(f"/cases/{case}/cells?order=need").json()
+    assert page["total"] == page["counts"]["every"] == page["counts"]["unread"] == CELLS
+    decided = page["counts"]["unsure"] + page["counts"]["refused"] + sum(page["counts"]["classes"].values())
+    assert decided == CELLS
+
+    first = page["cells"][0]["id"]
+    read = me.post(f"/cells/{first}/reviews", json={"label": "blast", "note": "Auer rod"}).json()
+    assert read["review"]["label"] == "blast"
+    assert [cell["id"] for cell in me.cells(case)] == [cell["id"] for cell in page["cells"]], "a review moves no cell"
+    assert [cell["id"] for cell in me.cells(case, filter="class:blast")].count(first) == 1
+    assert me.get(f"/cases/{case}/cells?filter=unread").json()["total"] == CELLS - 1
+
+    undone = me.post(f"/cases/{case}/undo").json()
+    assert undone["cell"]["id"] == first
+    assert undone["cell"]["review"] is None
+    assert me.post(f"/cases/{case}/undo").json() == {"cell": None}
+
+    signed = me.post(f"/cases/{case}/sign-off", json={"note": "seen"}).json()
+    assert signed["state"] == "signed"
+    assert signed["signed"]["by"] == "local"
+    late = me.post(f"/cells/{first}/reviews", json={"label": "normal"})
+    assert (late.status_code, late.json()["error"]["code"]) == (409, "signed")
+    assert me.delete(f"/cases/{case}/sign-off").json()["state"] == "open"
+
+
+def test_answers_are_those_of_the_plain_predictor(place: Place, bundle: Path) -> None:
+    me = place.local()
+    case = me.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
+    expected = load(bundle).predict([painted(seed) for seed in range(CELLS)])
+    found = me.cells(case, order="number")
+    assert [cell["decision"] for cell in found] == [opinion.decision for opinion in expected]
+    assert [cell["probability"] for cell in found] == [opinion.probabilities for opinion in expected]
+
+
+def test_the_share_of_blasts_follows_the_readers(place: Place) -> None:
+    me = place.local()
+    case = me.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
+    before = me.get(f"/cases/{case}/summary").json()["blast_share"]
+    assert before["low"] <= before["value"] <= before["high"]
+    cells = me.cells(case)
+    for place_, cell in enumerate(cells):
+        me.post(f"/cells/{cell['id']}/reviews", json={"label": "blast" if place_ < 3 else "normal"})
+    summary = me.get(f"/cases/{case}/summary").json()
+    share = summary["blast_share"]
+    assert share["value"] == 3 / CELLS
+    exact = beta.ppf([0.025, 0.975], 3 + 0.5, CELLS - 3 + 0.5)  # Jeffreys' interval
+    assert np.allclose([share["low"], share["high"]], exact, atol=0.02)
+    assert summary["by_reader"] == {"blast": 3, "normal": CELLS - 3}
+    assert summary["notice"] == "Research use, not a diagnosis"
+
+
+def test_pictures_are_drawn_kept_and_not_sent_twice(place: Place) -> None:
+    me = place.local()
+    case = me.case(pictures=[cell_picture(1)])
+    cell = me.cells(case)[0]
+    for address, kind in ((cell["thumbnail"].removeprefix("/api/v1"), "JPEG"), (f"/cells/{cell['id']}/crop", "JPEG")):
+        answer = me.get(address)
+        with Image.open(io.BytesIO(answer.content)) as picture:
+            assert picture.format == kind
+        again = me.get(address, headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    assert "immutable" in me.get(cell["thumbnail"].removeprefix("/api/v1")).headers["cache-control"]
+    with Image.open(io.BytesIO(me.get(f"/cells/{cell['id']}/heat").content)) as heat:
+        assert heat.mode == "RGBA"
+        assert np.asarray(heat)[..., 3].any()
+
+
+def test_a_new_bundle_never_rewrites_what_an_old_one_said(settings: Serving, tmp_path: Path) -> None:
+    places = opened(settings)
+    me = next(places).local()
+    case = me.case(pictures=[cell_picture(seed) for seed in range(4)])
+    old = me.cells(case, order="number")
+    for _ in places:
+        pass
+    newer = settings.model_copy(update={"model": small_bundle(tmp_path / "newer", name="newer", seed=5)})
+    for place in opened(newer):
+        me = place.local()
+        me.send(case, cell_picture(9))
+        found = me.cells(case, order="number")
+        assert found[:4] == old
+        assert found[4]["bundle"] == me.get("/models").json()["served"] != old[0]["bundle"]
+        assert me.get(f"/cells/{old[0]['id']}/heat").status_code == 200, "the old bundle's maps can still be drawn"
+
+
+def test_a_reviewed_case_is_a_data_set_that_run_accepts(place: Place, tmp_path: Path) -> None:
+    me = place.local()
+    case = me.case(pictures=[cell_picture(seed) for seed in range(6)], subject="P-7")
+    for number, cell in enumerate(me.cells(case)):
+        me.post(f"/cells/{cell['id']}/reviews", json={"label": ("blast", "normal", "not_a_cell")[number % 3]})
+    content = me.get(f"/cases/{case}/exports/dataset").content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(tmp_path / "set")
+    from_table = index(tmp_path / "set" / "cells.csv").cells
+    assert sorted(cell.label for cell in from_table) == ["blast", "blast", "normal", "normal"]
+    assert {cell.subject for cell in from_table} == {"P-7"}
+    assert {cell.subject for cell in index(tmp_path / "set").cells} == {f"case{case}"}
+
+
+def test_exports_say_what_stands_in_the_case(place: Place, tmp_path: Path) -> None:
+    me = place.local()
+    case = me.case("=1+1", pictures=[cell_picture(seed) for seed in range(3)], subject="=cmd()")
+    cell = me.cells(case, order="number")[0]
+    me.post(f"/cells/{cell['id']}/reviews", json={"label": "normal", "note": "+evil"})
+    me.post(f"/cells/{me.cells(case, order='number')[2]['id']}/reviews", json={"label": "not_a_cell"})
+    (tmp_path / "table.csv").write_bytes(me.get(f"/cases/{case}/exports/csv").content)
+    rows = read_csv(tmp_path / "table.csv")
+    assert [row["cell"] for row in rows] == ["1", "2", "3"]
+    assert (rows[0]["review"], rows[0]["note"], rows[0]["subject"]) == ("normal", "'+evil", "'=cmd()")
+    assert float(rows[1]["prob_blast"]) == round(me.cells(case, order="number")[1]["probability"]["blast"], 6)
+    page = me.get(f"/cases/{case}/exports/html").text
+    assert "Research use, not a diagnosis" in page
+    assert "=1+1" in page
+    assert "1 normal, 1 not a cell" in page
+    assert me.get(f"/cases/{case}/exports/pdf").content.startswith(b"%PDF-")
+    for kind, code in (("geojson", "no_fields"), ("dicom", "no_dicom")):
+        assert me.get(f"/cases/{case}/exports/{kind}").json()["error"]["code"] == code
+
+
+def test_a_deleted_case_takes_its_pictures_along_but_not_those_of_others(place: Place) -> None:
+    me = place.local()
+    shared, own = cell_picture(1), cell_picture(2)
+    first, second = me.case(pictures=[shared, own]), me.case(pictures=[shared])
+    store = place.room.settings.data / "pictures"
+    assert len(list(store.glob("*/*"))) == 2, "each picture lies there once"
+    me.delete(f"/cases/{first}")
+    assert len(list(store.glob("*/*"))) == 1
+    assert me.get(me.cells(second)[0]["thumbnail"].removeprefix("/api/v1")).status_code == 200
+    assert me.get(f"/cases/{first}").status_code == 404
+
+
+def test_a_field_gives_cells_with_outlines_that_a_reader_can_mend(place: Place) -> None:
+    me = place.local()
+    case = me.post("/cases", json={"name": "field"}).json()["id"]
+    sent = me.send(case, png(smear()), names=("field.png",), um_per_px=0.1)
+    assert sent.json()["progress"]["failures"] == []
+    cells = sent.json()["cells"]
+    assert len(cells) >= 2
+    image = cells[0]["image"]
+    shown = me.get(f"/images/{image}").json()
+    assert (shown["kind"], shown["um_per_px"]) == ("field", 0.1)
+    assert all(len(cell["outline"]) > 8 for cell in shown["cells"])
+    left, top, width, height = cells[0]["box"]
+    region = me.get(f"/images/{image}/picture?box={left},{top},{width},{height}")
+    with Image.open(io.BytesIO(region.content)) as picture:
+        assert picture.size == (width, height)
+
+    square = [[left, top], [left + width, top], [left + width, top + height], [left, top + height]]
+    better = me.patch(f"/cells/{cells[0]['id']}", json={"outline": square}).json()
+    assert better["etag"] != cells[0]["etag"], "a browser fetches its picture again"
+    added = me.post(f"/cases/{case}/cells", json={"image": image, "outline": square})
+    assert (added.status_code, added.json()["origin"]) == (201, "reader")
+    me.delete(f"/cells/{added.json()['id']}")
+    assert me.get(f"/cases/{case}/cells").json()["total"] == len(cells)
+    me.post(f"/cases/{case}/undo")
+    assert me.get(f"/cases/{case}/cells").json()["total"] == len(cells) + 1
+    outside = me.post(f"/cases/{case}/cells", json={"image": image, "outline": [[0, 0], [99999, 0], [9, 9]]})
+    assert outside.json()["error"]["code"] == "outside"
+
+    drawn = json.loads(me.get(f"/cases/{case}/exports/geojson").content)
+    assert len(drawn["features"]) == len(cells) + 1
+    assert drawn.keys() == geojson([]).keys()
+
+
+def test_what_is_no_smear_is_named_and_the_rest_goes_on(place: Place) -> None:
+    me = place.local()
+    case = me.post("/cases", json={"name": "mixed"}).json()["id"]
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3)).astype(np.uint8)
+    answer = me.send(case, png(noise), cell_picture(1), b"no picture", names=("noise.png", "cell.png", "notes.png"))
+    assert [each["name"] for each in answer.json()["refused"]] == ["notes.png"]
+    progress = me.get(f"/cases/{case}/progress").json()
+    assert (progress["done"], progress["failed"], progress["finished"]) == (1, 1, True)
+    assert progress["failures"][0]["name"] == "noise.png"
+    assert str(place.room.settings.data) not in json.dumps(progress)
+
+
+def test_a_dicom_field_gives_results_that_carry_its_identity(place: Place, tmp_path: Path) -> None:
+    write_field(tmp_path / "source.dcm", smear(), mm=0.0001)
+    me = place.local()
+    case = me.post("/cases", json={"name": "dicom"}).json()["id"]
+    sent = me.send(case, (tmp_path / "source.dcm").read_bytes(), names=(f"{PATIENT}.dcm",))
+    assert sent.json()["progress"]["failures"] == []
+    assert len(sent.json()["cells"]) >= 2
+    stored = [path.read_bytes() for path in (place.room.settings.data / "pictures").glob("*/*")]
+    assert sum(PATIENT.encode() in content for content in stored) == 1, "the header alone, which the results need"
+    with zipfile.ZipFile(io.BytesIO(me.get(f"/cases/{case}/exports/dicom").content)) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "out")
+    assert PATIENT not in "".join(names)
+    report = pydicom.dcmread(tmp_path / "out" / names[0])
+    assert (str(report.PatientName), report.PatientID) == (PATIENT, "4711")
+
+
+def smear() -> np.ndarray:
+    """A painted field, 64x48 µm at 0.1 µm a pixel."""
+    from tests.fields.conftest import Painting
+
+    rng = np.random.default_rng(7)
+    painting = Painting(64, 48).white_cell(12, 12).white_cell(50, 14, radius=5).white_cell(24, 36)
+    return painting.red_cells(rng, count=14).taken(rng)
