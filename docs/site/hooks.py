@@ -50,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put in the picture of the packages, and let links to the model's card, which lies beside the code, find its page."""
+    """Put in the picture of the packages, and let links to the card, which lies beside the code, find its page."""
     packages = "![Packages, and who imports whom](../images/packages.svg)"
     return markdown.replace(PICTURE, packages).replace(f"../../{CARD}", "card.md").replace("](docs/", "](../")
 

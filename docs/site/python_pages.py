@@ -6,8 +6,8 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "leukoscope"
 FOLDER = "reference/python"
 PACKAGES = (
-    "bundle", "data", "evaluation", "explain", "fields", "images", "inference", "interop", "models", "report", "survival",
-    "training",
+    "bundle", "data", "evaluation", "explain", "fields", "images", "inference", "interop", "models", "report",
+    "survival", "training",
 )  # fmt: skip
 GROUND = ("config", "errors", "files", "progress", "pipeline", "export", "adapt")
 _INDEX = f"""# Python
