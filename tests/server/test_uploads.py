@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from leukoscope.errors import ImageError
+from leukoscope.server.decoding import size_of, stripped
 from leukoscope.server.settings import Limits, Serving
-from leukoscope.server.stripping import size_of, stripped
 from leukoscope.server.uploads import shown
 from tests.server.conftest import Place, cell_picture, opened, painted
 

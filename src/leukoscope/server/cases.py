@@ -1,21 +1,22 @@
-"""Cases and their cells as the API shows them: plain rows, read with few statements."""
+"""Cases, their cells and the readers' reviews: as the API shows them, and as they change."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Integer, Select, case, func, select
+from sqlalchemy import ColumnElement, Integer, Select, case, func, select, update
 from sqlalchemy.orm import Session
 
 from ..inference.opinion import worded
 from .accounts import Caller
 from .refusals import bad_request, not_found, signed_off
-from .tables import (  # fmt: skip
+from .tables import (
     ADMIN,
     DONE,
     FAILED,
     OPEN,
     QUEUED,
     READER,
+    REMOVED,
     REVIEWER,
     RUNNING,
     SIGNED,
@@ -238,3 +239,45 @@ def _order(order: str) -> list[Any]:
         "probability": [Cell.chance.is_(None), Cell.chance.desc(), Cell.number],
     }
     return orders[order]
+
+
+def review(session: Session, caller: Caller, cell: Cell, label: str, *, note: str = "") -> Review:
+    """Let a label stand for a cell; REMOVED takes it off the pages until that is undone."""
+    said = Review(cell_id=cell.id, case_id=cell.case_id, account_id=caller.account_id, label=label, note=note)
+    session.add(said)
+    session.flush()
+    if label == REMOVED:
+        cell.removed = True
+    else:
+        cell.label, cell.review_id = label, said.id
+    session.flush()
+    return said
+
+
+def undo(session: Session, caller: Caller, case_id: int) -> Cell | None:
+    """Take back the caller's last review in a case; return its cell, or None when there is nothing to take back."""
+    own = (Review.case_id == case_id, Review.account_id == caller.account_id, Review.undone.is_(False))
+    last = session.scalar(select(Review).where(*own).order_by(Review.id.desc()).limit(1))
+    if last is None:
+        return None
+    last.undone = True
+    session.flush()
+    cell = session.get_one(Cell, last.cell_id)
+    if last.label == REMOVED:
+        cell.removed = False
+    stand_anew(session, cell)
+    return cell
+
+
+def stand_anew(session: Session, cell: Cell) -> None:
+    """Let the last review that nobody took back stand for a cell."""
+    left = (Review.cell_id == cell.id, Review.undone.is_(False), Review.label != REMOVED)
+    last = session.scalar(select(Review).where(*left).order_by(Review.id.desc()).limit(1))
+    cell.label, cell.review_id = (last.label, last.id) if last else ("", None)
+    session.flush()
+
+
+def forget(session: Session, cell: Cell) -> None:
+    """Take back all reviews of a cell that is drawn anew: they were of another picture."""
+    session.execute(update(Review).where(Review.cell_id == cell.id).values(undone=True))
+    cell.label, cell.review_id = "", None

@@ -26,12 +26,12 @@ from ..data.cells import COLUMNS
 from ..inference.opinion import title_of, worded
 from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
-from . import drawing
+from . import store
 from .accounts import Caller
 from .cases import describe_case
-from .pictures import Pictures
+from .decoding import png_of
 from .refusals import Refusal
-from .stripping import png_of
+from .store import Pictures
 from .summary import summary
 from .tables import Account, Case, Cell, Picture, Prediction, Review
 
@@ -122,7 +122,7 @@ class Exporter:
 
     def _dicom_files(self, name: str, image: Picture, rows: Sequence[Any]) -> dict[str, bytes]:
         from ..interop.dicom_results import Algorithm, write_annotations, write_report
-        from .sources import header_of
+        from .decoding import header_of
 
         source = header_of(self.pictures.read(image.identity))
         bundle = f"{self.manifest.name}, {self.manifest.seal}"
@@ -161,7 +161,7 @@ class Exporter:
 
     def _report_cell(self, row: Any) -> CaseCell:
         what = f"thumbnail-{_THUMBNAIL}"
-        draw = partial(drawing.thumbnail, self.pictures.path(row.digest), side=_THUMBNAIL)
+        draw = partial(store.thumbnail, self.pictures.path(row.digest), side=_THUMBNAIL)
         return CaseCell(
             row.number, self.pictures.drawn(row.digest, what, draw), _in_words(row.label or row.decision), row.chance,
             _in_words(row.decision), worded(row.reason or ""), row.reader or "", row.note or "",

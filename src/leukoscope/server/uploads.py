@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import ImageError, MissingExtraError
-from .pictures import Pictures
+from .decoding import TIFF, dicom_pixels, size_of, stripped, suffix_of, tiff_pixels
 from .refusals import too_large
 from .settings import Limits
-from .sources import TIFF, dicom_pixels, tiff_pixels
-from .stripping import size_of, stripped, suffix_of
+from .store import Pictures
 
 _AT_ONCE = 25  # pictures stored together
 _RATIO = 200  # times that a part of a zip may unpack; above it is a bomb. Black around a cell reaches about 100.

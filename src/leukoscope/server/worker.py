@@ -20,12 +20,11 @@ from ..inference.opinion import Opinion
 from ..inference.predictor import Predictor
 from ..progress import in_parallel
 from . import queue
-from .analysis import Drawn, store_cells
+from .analysis import Drawn, cells_of_field, drawn_of, is_field, keep_scale, png, store_cells
 from .audit_log import AuditLog, Who
 from .database import Database
-from .finding import cells_of_field, drawn_of, is_field, keep_scale, png
-from .pictures import Pictures
 from .queue import Task
+from .store import Pictures
 from .tables import CROP
 from .uploads import Stored
 

@@ -5,6 +5,12 @@ from fastapi import APIRouter
 
 def routers() -> list[APIRouter]:
     """Return all routers."""
-    from . import accounts, cases, cells, exports, images, room, session, survival
+    from . import accounts, cases, cells, images, room
 
-    return [each.router for each in (session, accounts, cases, images, cells, exports, survival, room)]
+    return [
+        accounts.sessions,
+        *(each.router for each in (accounts, cases, images, cells)),
+        cases.exports,
+        room.survival,
+        room.router,
+    ]

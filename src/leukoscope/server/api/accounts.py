@@ -2,18 +2,31 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
-from pydantic import Field
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field, model_validator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ...errors import CallError, DataError
-from ..accounts import Caller, add_account, add_token, close_sessions, deactivate, hash_password
+from ..accounts import (
+    Caller,
+    account_with_password,
+    add_account,
+    add_token,
+    caller_of_cookie,
+    close_sessions,
+    deactivate,
+    digest_of,
+    hash_password,
+    local_account,
+    open_session,
+)
 from ..audit_log import Who
 from ..refusals import Refusal, not_found
-from ..security import Admin, Me, TheRoom
-from ..tables import Account, Entry, Laboratory, Token, now
-from .words import LARGEST, Answer, Body, Id, Name, Password
+from ..room import Room
+from ..security import COOKIE, Admin, Me, TheRoom, address_of, secure_cookies
+from ..tables import Account, Entry, Laboratory, Login, Token, now
+from .words import LARGEST, Answer, Body, Id, Name, Password, Word
 
 router = APIRouter(tags=["accounts"])
 Role = Literal["reader", "reviewer", "admin"]
@@ -159,3 +172,83 @@ def audit_log(
         except DataError as broken:
             intact, problem = False, str(broken)
     return {"total": total, "entries": entries, "intact": intact, "problem": problem}
+
+
+sessions = APIRouter(prefix="/session", tags=["session"])
+
+
+class SignIn(Body):
+    """Either the one-time token of the start, or name and password."""
+
+    token: Word = ""
+    name: Name | None = None
+    password: Password | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "SignIn":
+        if bool(self.token) == bool(self.name and self.password):
+            raise ValueError("send either token, or name and password")
+        return self
+
+
+@sessions.post("")
+def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) -> Answer:
+    """Sign in with the one-time token of the start or with name and password; sets the cookie."""
+    keys = (f"address {address_of(request)}", *([f"name {entry.name}"] if entry.name else []))
+    with room.database.reading() as session:
+        room.attempts.check(session, *keys)
+    hours = room.settings.session_hours
+    with room.database.writing() as session:
+        account = _entering(entry, room)
+        if account is None:
+            room.attempts.failed(session, *keys)
+            room.log.add(session, Who("nobody"), "sign-in failed", kind="session")
+        else:
+            cookie, csrf = open_session(session, account, hours=hours)
+            room.log.add(session, Who(account.name, account.laboratory_id), "signed in", kind="session")
+            caller = caller_of_cookie(session, cookie)
+    if account is None or caller is None:
+        raise _wrong(entry)
+    response.set_cookie(
+        COOKIE, cookie, max_age=int(hours * 3600), httponly=True, samesite="strict", path="/",
+        secure=secure_cookies(request, room.settings),
+    )  # fmt: skip
+    return _described_caller(caller, csrf)
+
+
+def _entering(entry: SignIn, room: Room) -> Account | None:
+    with room.database.reading() as session:
+        if entry.token:
+            fits = room.token is not None and room.token.take(entry.token)
+            return local_account(session) if fits else None
+        return account_with_password(session, entry.name or "", entry.password or "")
+
+
+def _wrong(entry: SignIn) -> Refusal:
+    if entry.token:
+        text = "This token is wrong, or was used before. Start leukoscope serve again for a new one."
+        return Refusal(401, "wrong_token", text)
+    return Refusal(401, "wrong_password", "Name or password is wrong. Try again, or ask who makes the accounts.")
+
+
+@sessions.get("")
+def who_am_i(me: Me) -> Answer:
+    """Return the account, and the CSRF token that unsafe requests must repeat."""
+    return _described_caller(me, me.csrf)
+
+
+@sessions.delete("")
+def sign_out(me: Me, request: Request, response: Response, room: TheRoom) -> Answer:
+    """End this browser's session."""
+    with room.database.writing() as session:
+        login = session.get(Login, digest_of(request.cookies.get(COOKIE, "")))
+        if login:
+            session.delete(login)
+        room.log.add(session, Who(me.name, me.laboratory_id), "signed out", kind="session")
+    response.delete_cookie(COOKIE, path="/")
+    return {"signed_out": True}
+
+
+def _described_caller(caller: Caller, csrf: str) -> Answer:
+    account = {"id": caller.account_id, "name": caller.name, "role": caller.role, "laboratory": caller.laboratory}
+    return {"account": account, "csrf": csrf}

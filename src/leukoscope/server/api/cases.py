@@ -1,15 +1,15 @@
 """Cases: list, make, change, delete, progress, summary, sign-off."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from .. import cases as shown
-from .. import reviews
 from ..audit_log import take_turn
+from ..exports import Exporter
 from ..refusals import Refusal
 from ..room import Room
 from ..security import Me, Reviewer, TheRoom
@@ -138,7 +138,7 @@ def undo(me: Me, room: TheRoom, case_id: Id) -> Answer:
     """Take back the caller's last review in this case; `cell` is null when there is none."""
     with room.database.writing() as session:
         shown.case_of(session, me, case_id, to_change=True)
-        cell = reviews.undo(session, me, case_id)
+        cell = shown.undo(session, me, case_id)
         if cell is None:
             return {"cell": None}
         room.log.add(session, who(me), "took back", kind="cell", item=cell.id)
@@ -169,3 +169,26 @@ def reopen(me: Reviewer, room: TheRoom, case_id: Id) -> Answer:
         found.state, found.signed_by, found.signed = OPEN, None, None
         room.log.add(session, who(me), "opened again", kind="case", item=case_id)
         return shown.describe_case(session, me, found)
+
+
+exports = APIRouter(tags=["exports"])
+_FILES: dict[str, Any] = {
+    "description": "The file",
+    "content": {
+        media: {} for media in ("text/csv", "text/html", "application/pdf", "application/geo+json", "application/zip")
+    },
+}
+Kind = Literal["csv", "geojson", "dicom", "html", "pdf", "dataset"]
+
+
+@exports.get("/cases/{case_id}/exports/{kind}", response_class=Response, responses={200: _FILES})
+def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
+    """Return a case as table, for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip)."""
+    with room.database.reading() as session:
+        case = shown.case_of(session, me, case_id)
+        exporter = Exporter(session, room.pictures, room.predictor.manifest, room.settings.point, me)
+        made = exporter.make(case, kind)
+    with room.database.writing() as session:
+        room.log.add(session, who(me), "exported", kind="case", item=case_id, format=kind)
+    headers = {"Content-Disposition": f'attachment; filename="{made.name}"'}
+    return Response(made.content, media_type=made.media, headers=headers)

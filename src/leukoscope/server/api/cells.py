@@ -12,16 +12,14 @@ from sqlalchemy.orm import Session
 
 from ...bundle.manifest import Manifest
 from .. import cases as shown
-from .. import drawing, reviews
-from ..analysis import store_cells, store_predictions
-from ..finding import cell_of_outline, drawn_of, png
+from .. import store
+from ..analysis import cell_of_outline, drawn_of, png, store_cells, store_predictions
 from ..refusals import Refusal, bad_request, not_found
 from ..room import Room
 from ..security import Me, TheRoom
 from ..tables import NOT_A_CELL, REMOVED, Cell, Model, Picture, Prediction
 from .accounts import who
-from .answers import PICTURE, picture_answer
-from .words import LARGEST, Answer, Body, Id, Name, Note, Outline
+from .words import LARGEST, PICTURE, Answer, Body, Id, Name, Note, Outline, picture_answer
 
 if TYPE_CHECKING:
     from ...inference.fields import JudgedCell
@@ -81,7 +79,7 @@ def thumbnail(
     with room.database.reading() as session:
         digest = shown.digest_of_cell(session, me, cell_id)
     what = f"thumbnail-{side}"
-    draw = partial(drawing.thumbnail, room.pictures.path(digest), side=int(side))
+    draw = partial(store.thumbnail, room.pictures.path(digest), side=int(side))
     return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
 
 
@@ -96,7 +94,7 @@ def crop(
     prepare = manifest.members[0].prepare
     what = f"crop-{side}-{said.bundle[:8] if said else ''}"
     path = room.pictures.path(cell.digest)
-    return picture_answer(request, cell.digest, what, lambda: drawing.crop_seen(path, prepare, side=side))
+    return picture_answer(request, cell.digest, what, lambda: store.crop_seen(path, prepare, side=side))
 
 
 @router.get("/cells/{cell_id}/heat", **PICTURE)
@@ -109,7 +107,7 @@ def heat(me: Me, room: TheRoom, request: Request, cell_id: Id) -> Response:
         raise Refusal(404, "no_heat", "There is no heat map: this cell was refused, or the model draws none.")
     evidence = np.frombuffer(said.evidence, np.float16).reshape(said.evidence_height, -1)
     temperature, signed = manifest.members[0].temperature, bool(manifest.positive)
-    draw = partial(drawing.heat, evidence, temperature=temperature, signed=signed)
+    draw = partial(store.heat, evidence, temperature=temperature, signed=signed)
     return picture_answer(request, cell.digest, f"heat-{said.id}", draw, media="image/png")
 
 
@@ -129,7 +127,7 @@ def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview) -> Answer:
         cell = shown.cell_of(session, me, cell_id, to_change=True)
         if new.label not in known and new.label not in _classes(session, cell):
             raise bad_request(f"label is one of {', '.join(known)}.", code="unknown_label", known=list(known))
-        said = reviews.review(session, me, cell, new.label, note=new.note)
+        said = shown.review(session, me, cell, new.label, note=new.note)
         room.log.add(session, who(me), "reviewed", kind="cell", item=cell.id, label=new.label, review=said.id)
         return shown.one_cell(session, cell_id)
 
@@ -170,7 +168,7 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn) -> Answer:
         drawn = drawn_of(found.cell, digest)
         cell.digest, cell.box, cell.outline, cell.facts = drawn.digest, drawn.box, drawn.outline, drawn.facts
         cell.version += 1
-        reviews.forget(session, cell)
+        shown.forget(session, cell)
         store_predictions(session, [(cell, found.opinion)], predictor=room.predictor, point=room.settings.point)
         room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, version=cell.version)
         return shown.one_cell(session, cell_id)
@@ -183,7 +181,7 @@ def remove_cell(me: Me, room: TheRoom, cell_id: Id) -> Answer:
         cell = shown.cell_of(session, me, cell_id, to_change=True)
         if cell.removed:
             raise not_found("cell", cell_id)
-        reviews.review(session, me, cell, REMOVED)
+        shown.review(session, me, cell, REMOVED)
         room.log.add(session, who(me), "removed", kind="cell", item=cell_id)
     return {"removed": cell_id}
 

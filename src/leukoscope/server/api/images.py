@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from .. import cases as shown
-from .. import drawing, queue
+from .. import queue, store
 from ..accounts import Caller
 from ..queue import Task
 from ..refusals import Refusal, bad_request, too_large
@@ -24,9 +24,8 @@ from ..security import Me, Reviewer, TheRoom
 from ..tables import Case, Cell, Picture
 from ..uploads import Sent, Stored, Unusable, take_in
 from .accounts import who
-from .answers import PICTURE, picture_answer
 from .cases import sweep
-from .words import LARGEST, Answer, Id
+from .words import LARGEST, PICTURE, Answer, Id, picture_answer
 
 router = APIRouter(tags=["images"])
 _KINDS = {"auto": "auto", "crops": "crop", "fields": "field"}
@@ -213,7 +212,7 @@ def image_picture(
         digest = shown.image_of(session, me, image_id).digest
     what = f"picture-{side}" + (f"-{'-'.join(map(str, region))}" if region else "")
     return picture_answer(
-        request, digest, what, lambda: drawing.region(room.pictures.path(digest), side=side, box=region)
+        request, digest, what, lambda: store.region(room.pictures.path(digest), side=side, box=region)
     )
 
 

@@ -1,18 +1,19 @@
 """The room itself: the model that answers, health, and counters for Prometheus."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import Field
 from sqlalchemy import text
 
 from ...bundle.manifest import CARD
 from ...inference.opinion import title_of
 from .. import queue
-from ..refusals import Refusal
+from ..refusals import Refusal, not_found
 from ..security import Me, TheRoom
 from ..summary import NOTICE
-from .words import Answer
+from .words import Answer, Body, Name, Word
 
 router = APIRouter(tags=["room"])
 
@@ -48,3 +49,52 @@ def metrics(me: Me, room: TheRoom) -> Response:
     with room.database.reading() as session:
         depth = queue.depth(session)
     return Response(room.measures.text(depth), media_type=CONTENT_TYPE_LATEST)
+
+
+survival = APIRouter(prefix="/survival/models", tags=["survival"])
+
+
+class Patient(Body):
+    """What is known of a patient, as text by the names of the form."""
+
+    patient: Annotated[dict[Name, Word], Field(max_length=100)]
+
+
+@survival.get("")
+def survival_models(me: Me, room: TheRoom) -> Answer:
+    """List the survival models with the fields of their forms."""
+    return {"models": [_described_model(name, model) for name, model in room.survival.items()], "notice": NOTICE}
+
+
+def _described_model(name: str, model: Any) -> dict[str, Any]:
+    from ...survival.predict import fields_of
+
+    horizons = [{"time": time, "words": words} for time, words in model.horizons]
+    return {
+        "name": name, "title": str(model.facts.get("title", name)), "unit": model.unit, "events": list(model.events),
+        "fields": fields_of(model), "horizons": horizons, "painted": bool(model.facts.get("painted", False)),
+    }  # fmt: skip
+
+
+@survival.post("/{name}/predict")
+def predict(me: Me, room: TheRoom, name: Name, given: Patient) -> Answer:
+    """Answer for one patient: chances at horizons with intervals, the median, and curves to draw."""
+    if name not in room.survival:
+        raise not_found("survival model", name)
+    from ...survival.predict import as_json, ask
+
+    prediction = ask(room.survival[name], given.patient)
+    said = as_json(prediction)
+    curves = {event: _points(curve) for event, curve in prediction.curves.items()}
+    return said | {"answers": said["horizons"], "last": said["last_follow_up"], "curves": curves, "notice": NOTICE}
+
+
+def _points(curve: Any) -> dict[str, Any]:
+    """Return a curve as lists; a number that is not known is null."""
+    import numpy as np
+
+    found = {}
+    for name, part in (("times", curve.times), ("value", curve.value), ("low", curve.low), ("high", curve.high)):
+        values = np.asarray(part, float)
+        found[name] = [float(each) if np.isfinite(each) else None for each in values]
+    return found
