@@ -19,7 +19,8 @@ from leukoscope.report.survival import write_page
 from leukoscope.survival.cohort import Cohort, read_cohort
 from leukoscope.survival.comparison import logrank, logrank_trend, pairwise
 from leukoscope.survival.curves import risk_table
-from leukoscope.survival.fitting import StudySettings, curves_of
+from leukoscope.survival.fitting import curves_of
+from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import run_study, write_study
 
 SETTINGS = StudySettings(time="months", event="died", stage="stage", covariates=("age", "wbc", "sex", "marrow"))

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,12 @@ def package_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> list[str]:
-    """Return every module a file imports, relative ones resolved, such as leukoscope.data.cells."""
+def imports_of(path: Path, *, inside: bool = True) -> list[str]:
+    """Return every module a file imports, such as leukoscope.data.cells; `inside` adds the imports in functions."""
     package = ["leukoscope", *path.relative_to(SOURCE).parts[:-1]]
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if inside else tree.body:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -61,6 +63,21 @@ def test_imports_point_down(path: Path) -> None:
             )
         if steps[0] == "torch":
             assert package in MAY_IMPORT_TORCH, f"{package} imports torch. Only models and training may."
+
+
+def module_of(path: Path) -> str:
+    return ".".join(["leukoscope", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    modules = {module_of(path): path for path in FILES}
+    needs = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imports_of(path, inside=False)}
+        for module, path in modules.items()
+    }
+    list(
+        TopologicalSorter({module: names & modules.keys() - {module} for module, names in needs.items()}).static_order()
+    )
 
 
 def test_help_needs_neither_numpy_nor_torch() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from leukoscope.survival.cohort import Cohort, cohort_of, read_cohort
 from leukoscope.survival.demo import DEMOS, write_table
-from leukoscope.survival.fitting import StudySettings
+from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.table import Table
 
 BMT = StudySettings(

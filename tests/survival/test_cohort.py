@@ -8,7 +8,7 @@ import pytest
 from leukoscope.cli.survival import _cuts, _mapping
 from leukoscope.errors import CallError, DataError, LeukoscopeError, UnknownNameError
 from leukoscope.survival.cohort import describe, read_cohort
-from leukoscope.survival.fitting import StudySettings
+from leukoscope.survival.settings import StudySettings
 
 from .conftest import cohort_from
 

@@ -14,9 +14,10 @@ from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.comparison import gray, logrank, logrank_trend
 from leukoscope.survival.cox import columns_of
 from leukoscope.survival.curves import RiskTable, Unit, risk_table
-from leukoscope.survival.fitting import StudySettings, curves_of, fit_model
+from leukoscope.survival.fitting import curves_of, fit_model
 from leukoscope.survival.model import patient_curves
 from leukoscope.survival.scores import judge
+from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import choose_horizons
 
 from .conftest import drawn

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leukoscope.errors import CallError
-from leukoscope.survival.comparison import cut_stages, order_stages
+from leukoscope.survival.stages import cut_stages, order_stages
 
 
 @pytest.mark.parametrize(

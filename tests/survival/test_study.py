@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import CallError, LeukoscopeError
-from leukoscope.survival.comparison import compare
+from leukoscope.survival.compared import compare
 from leukoscope.survival.curves import Horizon
-from leukoscope.survival.fitting import StudySettings
 from leukoscope.survival.scores import judge, optimism
+from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import choose_horizons, run_study
 
 from .conftest import drawn

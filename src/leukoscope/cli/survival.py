@@ -102,7 +102,7 @@ def fit_command(cohort: Path, output: Path, title: str, **options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> Any:
-    from ..survival.fitting import StudySettings
+    from ..survival.settings import StudySettings
 
     return StudySettings(
         time=options["time_column"], event=options["event"], stage=options["stage"], unit=options["unit"],
@@ -149,7 +149,8 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
     from ..files import record_stage
     from ..report.survival import write_page
     from ..survival.cohort import read_cohort
-    from ..survival.study import counted, run_study, write_study
+    from ..survival.study import run_study, write_study
+    from ..survival.words import counted
 
     started = time.perf_counter()
     cohort = read_cohort(table, settings)
@@ -166,7 +167,7 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
 def _say(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
     from ..report.survival import interval_words, lines_of_tests, model_name
-    from ..survival.study import NOTICE
+    from ..survival.words import NOTICE
 
     for stage in result["comparison"]["stages"].values():
         click.echo(_latest(stage))
@@ -296,7 +297,7 @@ def _print(predictions: Any, lines: Any, *, as_json_text: bool) -> None:
     import json
 
     from ..survival.predict import as_json
-    from ..survival.study import NOTICE
+    from ..survival.words import NOTICE
 
     if as_json_text:
         found = [as_json(prediction) for prediction in predictions]

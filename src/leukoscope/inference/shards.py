@@ -21,9 +21,9 @@ from ..errors import CallError, DataError
 from ..files import fingerprint
 from ..images.read import FORMATS
 from ..progress import in_parallel
-from .distributed import as_local_file, beside, is_local, read_file, url_of, write_file
 from .opinion import Opinion
 from .predictor import Predictor, load
+from .remote_files import as_local_file, beside, is_local, read_file, url_of, write_file
 from .sources import sources_of
 
 Input = dict[str, str]  # path: its name in the answer; subject; url: where any machine finds it

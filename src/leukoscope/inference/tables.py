@@ -1,5 +1,7 @@
 """Judged cells and fields as rows: what the tables, JSON and other programs get of them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from ..files import write_text
 from ..survival.curves import in_words
-from ..survival.study import counted, deadly, in_stage, listing, short
 from ..survival.tripod import checklist
+from ..survival.words import counted, deadly, in_stage, listing, short
 from . import survival_figures as figures
 from .style import COLOURS, environment
 

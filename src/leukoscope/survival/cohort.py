@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import CallError, DataError
-from .comparison import cut_names, cut_stages, order_stages
 from .curves import Unit, unit_in
-from .fitting import StudySettings
-from .study import counted
+from .settings import StudySettings
+from .stages import cut_names, cut_stages, order_stages
 from .table import Table, is_missing, listed, one_spelling, read_outcome, read_table, tidy
+from .words import counted
 
 _ID_NAMES = ("id", "patient", "patient_id", "patientid", "patid", "patnr", "subject", "subject_id")
 _MOST_STAGES = 12

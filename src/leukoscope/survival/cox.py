@@ -13,7 +13,7 @@ from .cohort import Cohort, bare_name
 from .comparison import Test, chi_squared, holm
 from .curves import Array
 from .model import Baseline, CauseModel, Term, stratum_names, term_matrix
-from .study import happened, listing
+from .words import happened, listing
 
 PROPORTIONAL_P = 0.05  # below it, after Holm's correction over the columns, hazards count as not proportional
 FEWEST_EVENTS = 10  # with fewer events of a cause its hazard is estimated without covariates

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from ..errors import CallError, UnknownNameError
-from .study import short
+from .words import short
 
 Array = np.ndarray
 Z95 = float(norm.ppf(0.975))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import require
 from ..files import write_csv
-from .fitting import StudySettings
+from .settings import StudySettings
 
 
 @dataclass(frozen=True)

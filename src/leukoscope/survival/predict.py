@@ -14,11 +14,11 @@ import numpy as np
 from ..errors import CallError, DataError, UnknownNameError
 from ..files import write_csv
 from .aft import survival_at
-from .comparison import cut_stages
 from .curves import Array, Curve, Horizon, Interval, in_words, median, parse_horizon
 from .model import ColumnFacts, SurvivalModel, patient_curves
-from .study import NOTICE, any_of, count_sentence, deadly, in_stage, limited, none_seen, short
+from .stages import cut_stages
 from .table import Table, as_number, is_missing, tidy
+from .words import NOTICE, any_of, count_sentence, deadly, in_stage, limited, none_seen, short
 
 _ALIKE = "patients like this one"
 _UNKNOWN = Interval(np.nan, np.nan, np.nan)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CallError, DataError, UnknownNameError
-from .fitting import StudySettings
-from .study import counted
+from .settings import StudySettings
+from .words import counted
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", ".", "?", "-", "missing", "unknown"}
 

@@ -6,7 +6,7 @@ Items: Collins et al. (2024), BMJ 385:e078378, doi 10.1136/bmj-2023-078378; name
 from collections.abc import Mapping
 from typing import Any
 
-from .study import counted, listing, short
+from .words import counted, listing, short
 
 OPEN = "For the authors to fill in."
 

@@ -1,0 +1,143 @@
+"""Chances in plain words: how many of 100 patients, between which limits, by when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .curves import Interval
+
+NOTICE = "Research use, not a diagnosis; not for decisions about a patient."
+ONE_SIDED = 0.05  # the chance that a one-sided 95 % limit leaves out
+
+
+def deadly(event: str) -> bool:
+    """Tell whether an event is death from any cause, so that those without it are alive."""
+    return event.lower() in {"death", "died", "dead", "death from any cause", "all-cause death"}
+
+
+def of_hundred(share: float) -> str:
+    """Return a share as a whole number of 100; 'fewer than one' and 'more than 99' instead of a false 0 or 100.
+
+    >>> of_hundred(0.618), of_hundred(0.003), of_hundred(1.0)
+    ('62', 'fewer than one', '100')
+    """
+    percent = 100 * share
+    if 0 < percent < 0.5:
+        return "fewer than one"
+    if 99.5 < percent < 100:
+        return "more than 99"
+    return str(round(percent))
+
+
+def between(interval: Interval) -> str:
+    """Return the limits of a share: 'between 51 and 71'; at exactly 0 or 1 there is no way to compute any."""
+    if interval.low == interval.value == interval.high:
+        return "no limits can be given"
+    return f"between {of_hundred(interval.low)} and {of_hundred(interval.high)}"
+
+
+def state(event: str, *, share: float, competing: bool) -> str:
+    """Say what the share of people counts: the living, those without the event, or those who have had it."""
+    one = round(100 * share) == 1
+    if competing:
+        return f"{'has' if one else 'have'} {happened(event)}"
+    if deadly(event):
+        return "is alive" if one else "are alive"
+    return f"{'has' if one else 'have'} had no {event}"
+
+
+def happened(event: str) -> str:
+    """Return an event as something people have done.
+
+    >>> happened("death in remission"), happened("relapse"), happened("graft failure")
+    ('died in remission', 'relapsed', 'had graft failure')
+    """
+    word, *rest = event.split()
+    verb = {"death": "died", "dead": "died", "died": "died", "relapse": "relapsed"}.get(word.lower())
+    return " ".join([verb, *rest]) if verb else f"had {event}"
+
+
+def any_of(events: Sequence[str]) -> str:
+    """Name several events as one.
+
+    >>> any_of(["relapse", "death", "graft failure"])
+    'relapse, death or graft failure'
+    """
+    return " or ".join(filter(None, [", ".join(events[:-1]), *events[-1:]]))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "row"), counted(2, "row"), counted(12000, "patient")
+    ('1 row', '2 rows', '12,000 patients')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def in_stage(column: str, stage: str) -> str:
+    """Name a stage with its column, unless the stage's own name says it.
+
+    >>> in_stage("Phase", "CR1"), in_stage("stage", "Stage II"), in_stage("sokal", "sokal ≤ 0.8")
+    ('Phase CR1', 'Stage II', 'sokal ≤ 0.8')
+    """
+    return stage if column.lower() in stage.lower() else f"{column} {stage}"
+
+
+def short(value: float, digits: int = 3) -> str:
+    """Return a number with a few significant digits, never in powers of ten.
+
+    >>> short(1234567.0), short(8.7312), short(0.01234), short(0.0), short(1e-7)
+    ('1234567', '8.73', '0.0123', '0', 'below 0.0001')
+    """
+    if 0 < abs(value) < 1e-4:
+        return "below 0.0001" if value > 0 else "between −0.0001 and 0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:.0f}"
+    return f"{value:.{digits}g}"
+
+
+def upper_limit(known: int) -> float:
+    """Return the one-sided 95 % limit of a chance when none of `known` patients had the event (Clopper–Pearson).
+
+    >>> round(upper_limit(14), 3)
+    0.193
+    """
+    return 1 - float(ONE_SIDED ** (1 / known)) if known else 1.0
+
+
+def limited(found: Mapping[str, Interval], *, event: str, known: int) -> dict[str, Interval]:
+    """Give a chance at which nobody had the event its one-sided limit, which no curve can show."""
+    most = upper_limit(known)
+    limits = {event: Interval(0.0, 0.0, most)}
+    if found["survival"].value == 1:
+        limits["survival"] = Interval(1.0, 1 - most, 1.0)
+    return {**found, **limits}
+
+
+def none_seen(when: str, *, event: str, known: int) -> str:
+    """Say what is known where nobody had the event by a time: how many were followed so far, and an upper limit."""
+    if not known:
+        return f"no {event} was seen by {when}, but nobody was followed that far: no number."
+    most = of_hundred(upper_limit(known))
+    who = "one patient was" if known == 1 else f"{known:,} patients were"
+    return f"no {event} was seen by {when}; {who} followed that far, so up to {most} of 100 could have it (95 % limit)."
+
+
+def count_sentence(when: str, *, events: Sequence[str], survival: Interval, incidence: Interval) -> str:
+    """Return how many of 100 are alive (with competing events: have had the first one) after a time, and the limits."""
+    competing = len(events) > 1
+    share = incidence if competing else survival
+    what = state(events[0], share=share.value, competing=competing)
+    return f"{of_hundred(share.value)} {what} after {when}; {between(share)}."
+
+
+def listing(items: Sequence[str]) -> str:
+    """Join words as a sentence does.
+
+    >>> listing(["I", "II", "III"])
+    'I, II and III'
+    """
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
