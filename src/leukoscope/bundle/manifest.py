@@ -62,6 +62,17 @@ class _Stain(_Entry):
     pixels: int
 
 
+class _Types(_Entry):
+    format: Literal[1]
+    graph: str
+    classes: list[str] = Field(min_length=2)
+    temperature: float = Field(gt=0)
+    least: Share
+    lymphoid: Share
+    confusion: list[list[Annotated[int, Field(ge=0)]]]
+    """(true type, called type or unsure): counts of cells of laboratories that were left out of training."""
+
+
 class _Verdict(_Entry):
     text: str
 
@@ -93,6 +104,7 @@ class _Entries(_Entry):
     gate: _Gate | None = None
     conformal: _Conformal | None = None
     stain: _Stain | None = None
+    types: _Types | None = None
     metrics: _Metrics | None = None
     credits: list[_Credit] = []
 
@@ -107,6 +119,8 @@ def check_entries(table: Mapping[str, Any]) -> None:
 
 
 UNSURE, REFUSED = "unsure", "refused"  # decisions that are no class
+NOT_ASKED = "not asked"
+"""Decision on a cell of a type to which the classes do not apply, such as a neutrophil."""
 FORMAT = 1
 MANIFEST, CARD = "bundle.json", "card.md"
 OPERATING_POINTS = ("balanced", "high_sensitivity", "high_specificity")
@@ -169,6 +183,8 @@ class Manifest(Settings):
     """How far from the training cells is too far: written and read by inference.gate."""
     conformal: dict[str, Any] = Field(default_factory=dict)
     """When a cell is unsure: written and read by inference.conformal."""
+    types: dict[str, Any] = Field(default_factory=dict)
+    """The network that tells types of cells: written and read by inference.cell_types; empty: there is none."""
     stain: dict[str, Any] = Field(default_factory=dict)
     """Colours of the training cells, to which those of fields are brought: fields.normalisation.StainStatistics."""
     files: dict[str, str] = Field(default_factory=dict)
@@ -333,7 +349,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     """Yield what is wrong with entries that are right each by itself."""
     classes, binary = manifest.classes, len(manifest.classes) == 2
     disease = classes[1] if binary else ""
-    if len({*classes, "", UNSURE, REFUSED}) < len(classes) + 3 or manifest.positive != disease:
+    if len({*classes, "", UNSURE, REFUSED, NOT_ASKED}) < len(classes) + 4 or manifest.positive != disease:
         yield f"has no usable class list: classes {', '.join(classes)}, positive '{manifest.positive}'"
     named = {member.graph for member in manifest.members} | {each.weights for each in manifest.members if each.weights}
     strays = [name for name in manifest.files if PurePosixPath(name).is_absolute() or ".." in Path(name).parts]
@@ -341,6 +357,8 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"names in files '{wrong}', which is not part of the bundle"
     for wrong in sorted(named - manifest.files.keys()):
         yield f"names in members the file '{wrong}', which is not part of the bundle"
+    if manifest.types and manifest.types["graph"] not in manifest.files:
+        yield f"names in types the file '{manifest.types['graph']}', which is not part of the bundle"
     if set(manifest.operating_points) != (set(OPERATING_POINTS) if binary else set()):
         yield f"lacks operating_points: {', '.join(OPERATING_POINTS)} with two classes, none with more"
     plausible = manifest.conformal.get("smallest_plausible", classes)

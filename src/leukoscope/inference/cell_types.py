@@ -1,0 +1,129 @@
+"""What kind of cell is this? Asked before "blast or normal?", which has a meaning for lymphoid cells alone.
+
+One small network (see docs/explanation/cell-types.md) gives a probability for each of TYPES. The rule on top of it is
+careful in one direction: a cell is asked about blasts only where lymphoid is the likeliest type and nothing else that
+is no lymphoid cell is plausible, since a mature cell called blast does more harm than a lymphoid one left unsure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ..bundle.graph import points_outside
+from ..bundle.manifest import Bundle
+from ..errors import BundleError
+from ..images.read import RGB
+from .ensemble import temper
+
+TYPES = (
+    "neutrophil", "eosinophil", "basophil", "monocyte", "lymphoid", "immature granulocyte", "erythroblast", "platelet",
+    "other",
+)  # fmt: skip
+LYMPHOID = "lymphoid"
+UNSURE_TYPE = "unsure"
+"""Stands in the place of a type where the network cannot decide between some."""
+GRAPH = "types/model.onnx"
+FORMAT = 1
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class TypeOpinion:
+    """What the model says about the type of one cell."""
+
+    type: str
+    """One of TYPES, or UNSURE_TYPE."""
+    probabilities: dict[str, float]
+    """Calibrated probability of each of TYPES."""
+    asked: bool
+    """Whether "blast or normal?" has a meaning for this cell."""
+    reason: str
+    """Why it is not asked; empty where it is."""
+
+
+class CellTyper:
+    """The type head of a bundle, ready to answer; safe to share between threads."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Load the graph.
+
+        Raises:
+            BundleError: the entry `types` of bundle.json, or the graph, cannot be used.
+        """
+        entry = bundle.manifest.types
+        try:
+            self.types: tuple[str, ...] = tuple(entry["classes"])
+            self.confusion: NDArray[np.float64] = np.asarray(entry["confusion"], float)
+            """(true type, called type or unsure): counts, of laboratories that the network had not learned from."""
+            self._temperature = float(entry["temperature"])
+            self._least, self._lymphoid = float(entry["least"]), float(entry["lymphoid"])
+            graph = str(entry["graph"])
+        except (KeyError, TypeError, ValueError) as wrong:
+            raise BundleError(f"{bundle.path}/bundle.json cannot be used: types: {wrong!r}. {_AGAIN}") from None
+        if self.types != TYPES or self.confusion.shape != (len(TYPES), len(TYPES) + 1):
+            raise BundleError(f"{bundle.path}/bundle.json names other cell types than this leukoscope knows. {_AGAIN}")
+        self._session = _open(bundle, graph)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "CellTyper | None":
+        """Return the type head of a bundle; None where it has none, so that mature cells are not recognised."""
+        return cls(bundle) if bundle.manifest.types else None
+
+    def classify(self, crops: Sequence[RGB]) -> list[TypeOpinion]:
+        """Return the type of each crop, as fields.type_crops makes them: uint8 (128, 128, 3)."""
+        return [self.judge(chances) for chances in self.probabilities(crops)]
+
+    def probabilities(self, crops: Sequence[RGB]) -> NDArray[np.float64]:
+        """Return calibrated probabilities (crops, types)."""
+        said = [
+            self._session.run(["probabilities"], {"crops": np.stack(crops[start : start + _AT_ONCE])})[0]
+            for start in range(0, len(crops), _AT_ONCE)
+        ]
+        return np.asarray(temper(np.concatenate(said), self._temperature) if said else np.zeros((0, len(TYPES))), float)
+
+    def judge(self, probabilities: NDArray[np.float64]) -> TypeOpinion:
+        """Return the opinion that follows from probabilities (types,)."""
+        table = dict(zip(self.types, probabilities.tolist(), strict=True))
+        first, second = sorted(table, key=lambda name: -table[name])[:2]
+        if first == LYMPHOID and table[LYMPHOID] >= self._lymphoid:
+            return TypeOpinion(LYMPHOID, table, True, "")
+        if first == LYMPHOID or table[first] < self._least:
+            between = f"{first} {table[first]:.2f}, {second} {table[second]:.2f}"
+            return TypeOpinion(UNSURE_TYPE, table, False, f"unsure ({between}): {_ONLY}")
+        return TypeOpinion(first, table, False, f"{first}: {_ONLY}")
+
+
+_ONLY = "only lymphoid cells are asked"
+_AGAIN = "Make the bundle again, or update leukoscope."
+
+
+def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: Any, figures: Any) -> dict[str, Any]:
+    """Return what stands under `types` in bundle.json."""
+    return {
+        "format": FORMAT, "graph": GRAPH, "classes": list(TYPES), "temperature": temperature, "least": least,
+        "lymphoid": lymphoid, "confusion": confusion, "figures": figures,
+    }  # fmt: skip
+
+
+def _open(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
+    onnx = bundle.read(name)
+    try:
+        if points_outside(onnx):
+            raise BundleError(f"{bundle.path / name} keeps data in files outside the bundle, so it is not loaded.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    except BundleError:
+        raise
+    except Exception as failed:  # noqa: BLE001  # ONNX Runtime has no common error below Exception
+        reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+        raise BundleError(f"{bundle.path / name} cannot be loaded ({reason}). {_AGAIN}") from None
+    outputs = {each.name: each.shape for each in session.get_outputs()}
+    if outputs.get("probabilities", [None])[-1] != len(TYPES):
+        raise BundleError(f"{bundle.path / name} does not give one probability for each cell type. {_AGAIN}")
+    return session
