@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.comparison import gray, logrank, logrank_trend
 from leukoscope.survival.cox import columns_of
-from leukoscope.survival.curves import RiskTable, Unit, risk_table
+from leukoscope.survival.curves import Curve, RiskTable, risk_table
 from leukoscope.survival.fitting import curves_of, fit_model
+from leukoscope.survival.horizons import Unit
 from leukoscope.survival.model import patient_curves
 from leukoscope.survival.scores import judge
 from leukoscope.survival.settings import StudySettings
@@ -47,10 +48,17 @@ def _table(cohort: Cohort) -> RiskTable:
 def test_survival_never_rises_and_stays_within_zero_and_one(cohort: Cohort) -> None:
     curve = curves_of(cohort)["survival"]
     assert (np.diff(curve.value, prepend=1.0) <= 0).all()
-    for values in (curve.low, curve.value, curve.high):
-        assert ((values >= 0) & (values <= 1)).all()
-    assert (curve.low <= curve.value + 1e-12).all()
-    assert (curve.value <= curve.high + 1e-12).all()
+    assert ((curve.value >= 0) & (curve.value <= 1)).all()
+    _limits_hold(curve)
+
+
+def _limits_hold(curve: Curve) -> None:
+    """Limits lie within 0 and 1 and around the value; where nobody is left (survival 0) there are none."""
+    gone = curve.value == 1 - curve.start
+    assert np.isnan(curve.low[gone]).all()
+    assert np.isnan(curve.high[gone]).all()
+    low, value, high = (side[~gone] for side in (curve.low, curve.value, curve.high))
+    assert ((low >= 0) & (low <= value + 1e-12) & (value <= high + 1e-12) & (high <= 1)).all()
 
 
 @given(cohorts())
@@ -60,9 +68,7 @@ def test_incidence_never_falls_and_adds_to_one_with_survival(cohort: Cohort) -> 
     assert together == pytest.approx(np.ones(len(together)), abs=1e-12)
     for event in cohort.events:
         assert (np.diff(curves[event].value, prepend=0.0) >= 0).all()
-        assert (
-            (curves[event].low <= curves[event].value + 1e-12) & (curves[event].value <= curves[event].high + 1e-12)
-        ).all()
+        _limits_hold(curves[event])
 
 
 @given(cohorts(), st.randoms(use_true_random=False), st.sampled_from([7.0, 30.4375, 365.25, 0.1]))

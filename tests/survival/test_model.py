@@ -38,26 +38,29 @@ def _patient(**values: object) -> dict[str, np.ndarray]:
     return {name: np.array([value]) for name, value in values.items()}
 
 
-def test_predictions_from_json_equal_lifelines(larynx: Cohort, tmp_path: Path) -> None:
+def test_predictions_from_json_equal_lifelines_without_ties(larynx: Cohort, tmp_path: Path) -> None:
+    # lifelines' baseline is Breslow's even where its coefficients are Efron's; without ties they are one
+    larynx = replace(larynx, time=larynx.time + np.arange(len(larynx)) * 1e-6)
     design = make_design(larynx, stages=larynx.stages)
     frame = pd.DataFrame({t.name: t.values(design.columns) for t in design.terms})
     fitter = CoxPHFitter().fit(frame.assign(time=larynx.time, event=larynx.state), "time", "event")
-    write_model(tmp_path / "model.json", fit_model(larynx).model)
-    times = np.array([0.5, 1.0, 2.5, 5.0, 8.0])
+    plain = fit_terms(design, design.terms, cause=0)
+    write_model(tmp_path / "model.json", replace(fit_model(larynx).model, causes=(plain,)))
+    times = np.sort(larynx.time[larynx.state == 1])[[1, 10, 20, 30, 45]]  # lifelines draws lines between
     ours = 1 - read_model(tmp_path).incidence(columns_of(larynx), times)[0]
     theirs = fitter.predict_survival_function(frame, times=times).to_numpy().T
-    assert ours == pytest.approx(theirs, abs=1e-9)
+    assert ours == pytest.approx(theirs, abs=1e-6)  # lifelines stops its search earlier
 
 
 def test_intervals_of_one_patient_equal_r(ebmt: Cohort) -> None:
     # f <- coxph(Surv(srv, srvstat) ~ score + age, e)
-    # survfit(f, data.frame(score = "High risk", age = 50), stype = 2, ctype = 1, conf.type = "log-log")
+    # survfit(f, data.frame(score = "High risk", age = 50), conf.type = "log-log")
     ebmt = replace(ebmt, covariates={"age": ebmt.covariates["age"]})
     design = make_design(ebmt, stages=ebmt.stages)
     model = _model(ebmt, (fit_terms(design, design.terms, cause=0),))
     curve = patient_curves(model, _patient(score="High risk", age=50.0), points=9999)["survival"]
-    assert curve.at(365) == pytest.approx((0.4047071108, 0.3339352113, 0.4742307957), abs=1e-6)
-    assert curve.at(2000) == pytest.approx((0.2515479921, 0.1861439735, 0.3220854685), abs=1e-6)
+    assert curve.at(365) == pytest.approx((0.404406573771, 0.333628394422, 0.473946286026), abs=1e-8)
+    assert curve.at(2000) == pytest.approx((0.251343568916, 0.185957669106, 0.321872991883), abs=1e-8)
 
 
 def test_intervals_with_strata_equal_r(ebmt: Cohort) -> None:
@@ -66,7 +69,7 @@ def test_intervals_with_strata_equal_r(ebmt: Cohort) -> None:
     design = make_design(ebmt, stages=ebmt.stages)
     model = _model(ebmt, (fit_terms(design, design.terms[-1:], cause=0, strata=("score",)),))
     curve = patient_curves(model, _patient(score="High risk", age=50.0), points=9999)["survival"]
-    assert curve.at(1000) == pytest.approx((0.3325539299, 0.2562763074, 0.4105460263), abs=1e-6)
+    assert curve.at(1000) == pytest.approx((0.331847434997, 0.255606912640, 0.409836695501), abs=1e-8)
 
 
 def _transplants(bmt: Cohort) -> SurvivalModel:

@@ -15,8 +15,8 @@ from leukoscope.errors import CallError, DataError, UnknownNameError
 from leukoscope.survival.aft import fit_aft
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import make_design
-from leukoscope.survival.curves import Horizon
 from leukoscope.survival.fitting import fit_model
+from leukoscope.survival.horizons import Horizon
 from leukoscope.survival.model import SurvivalModel, read_model, write_model
 from leukoscope.survival.predict import answer, as_json, ask, ask_table, fields_of, write_predictions
 from leukoscope.survival.table import read_table

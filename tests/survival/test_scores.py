@@ -7,8 +7,8 @@ import pytest
 from lifelines.utils import concordance_index
 
 from leukoscope.survival.cohort import Cohort
-from leukoscope.survival.cox import columns_of
-from leukoscope.survival.fitting import fit_model
+from leukoscope.survival.cox import fit_terms, make_design
+from leukoscope.survival.model import term_matrix
 from leukoscope.survival.scores import (
     auc_pairs,
     bootstrap_weights,
@@ -44,7 +44,10 @@ def test_the_c_index_equals_lifelines_with_ties() -> None:
 
 def test_the_c_index_of_larynx_equals_r(larynx: Cohort) -> None:
     # concordance(coxph(Surv(years, died) ~ stage + age, larynx))
-    risk = fit_model(larynx).model.incidence(columns_of(larynx), np.array([3.0]))[0, :, 0]
+    design = make_design(larynx, stages=larynx.stages)
+    risk = (
+        term_matrix(design.terms, design.columns, patients=90) @ fit_terms(design, design.terms, cause=0).coefficients
+    )
     assert _c_index(larynx, risk) == pytest.approx(0.68188227, abs=1e-6)
 
 

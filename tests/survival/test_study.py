@@ -13,11 +13,10 @@ from click.testing import CliRunner, Result
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import CallError, LeukoscopeError
-from leukoscope.survival.compared import compare
-from leukoscope.survival.curves import Horizon
+from leukoscope.survival.horizons import Horizon
 from leukoscope.survival.scores import judge, optimism
 from leukoscope.survival.settings import StudySettings
-from leukoscope.survival.study import choose_horizons, run_study
+from leukoscope.survival.study import choose_horizons, compare, run_study
 
 from .conftest import drawn
 
@@ -261,7 +260,7 @@ def test_noise_looks_good_on_its_own_patients_and_optimism_says_so() -> None:
     cohort = drawn(80)
     noisy = replace(cohort, covariates={f"noise{place}": rng.normal(size=80) for place in range(6)})
     horizons = choose_horizons(noisy, StudySettings(time="months", event="died", stage="stage", horizons=("12",)))
-    found = optimism(noisy, horizons=horizons, samples=15, penalty=0.0, rng=rng)
+    found = optimism(noisy, horizons=horizons, samples=15, rng=rng)
     assert found is not None
     assert found["c_index"]["optimism"] > 0.01
     assert found["c_index"]["corrected"] < found["c_index"]["apparent"]

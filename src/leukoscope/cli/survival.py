@@ -166,7 +166,7 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
 
 def _say(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
-    from ..report.survival import interval_words, lines_of_tests, model_name
+    from ..report.survival import interval_words, lines_of_tests
     from ..survival.words import NOTICE
 
     for stage in result["comparison"]["stages"].values():
@@ -174,10 +174,10 @@ def _say(result: dict[str, Any]) -> None:
     for line in lines_of_tests(result["comparison"]["tests"]):
         click.echo(line)
     if result["judgement"]:
-        event, chosen = result["cohort"]["events"][0], result["judgement"]["chosen"]
-        for key in (chosen, "stage alone"):
+        event = result["cohort"]["events"][0]
+        for key in ("model", "stage alone"):
             c = result["judgement"]["estimators"][key]["c_index"]
-            click.echo(f"Cross-validated C-index for {event}, {model_name(key)}: {interval_words(c)}.")
+            click.echo(f"Cross-validated C-index for {event}, {key}: {interval_words(c)}.")
     click.echo(NOTICE)
     for limit in result["limits"]:
         click.echo(f"Note: {limit}", err=True)
@@ -213,7 +213,7 @@ def predict_command(
       leukoscope survival predict OUT --stage II --age 60 --horizons "1 year,5 years" --picture curve.svg
       leukoscope survival predict OUT patients.csv -o predictions.csv
     """
-    from ..survival.curves import parse_horizon
+    from ..survival.horizons import parse_horizon
     from ..survival.model import read_model
     from ..survival.predict import write_predictions
 

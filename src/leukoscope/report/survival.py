@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..files import write_text
-from ..survival.curves import in_words
+from ..survival.horizons import in_words
 from ..survival.tripod import checklist
 from ..survival.words import counted, deadly, in_stage, listing, short
 from . import survival_figures as figures
@@ -75,16 +75,6 @@ def interval_words(interval: Mapping[str, float | None], digits: int = 3) -> str
     return "not known" if interval["value"] is None else span(interval, digits)
 
 
-def model_name(key: str) -> str:
-    """Name a candidate of the judgement: 'ridge 0.01' is the model with shrunken coefficients.
-
-    >>> model_name("model"), model_name("ridge 0.01")
-    ('model', 'shrunken model (ridge penalty 0.01)')
-    """
-    kind, _, penalty = key.partition(" ")
-    return f"shrunken model (ridge penalty {penalty})" if kind == "ridge" else key
-
-
 def span(interval: Mapping[str, float | None] | None, digits: int = 2) -> str:
     """Return an estimate with its interval; an open end is a dash.
 
@@ -113,11 +103,31 @@ def said(result: Mapping[str, Any]) -> dict[str, Any]:
         "scores": _score_words(judged),
         "calibration": [_calibration_words(entry) for entry in (judged or {}).get("calibration", ())],
         "optimism": _optimism_words(judged),
-        "tried": _tried_words(judged),
+        "penalty": _penalty_words(model),
+        "repair": _repair_words(model),
+        "decision": [_decision_words(entry, cohort["events"][0]) for entry in (judged or {}).get("decision", ())],
         "missing": [f"{name} {count:,}" for name, count in cohort["missing"].items() if count],
         "horizons": listing(horizons),
         "lifelines": result["provenance"]["packages"].get("lifelines", "unknown"),
     }
+
+
+ALPHA = 0.05
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """Say what the one test named beforehand found, which question it answers, and where the trend says otherwise."""
+    cohort, tests = result["cohort"], result["comparison"]["tests"]
+    primary, trend = tests["primary"], tests["trend"]
+    what = "The stages differ" if primary["p"] < ALPHA else "No difference between the stages is shown"
+    said = f"{what} ({primary['name']} of {primary['of']}: p {_equals(primary['p'])})."
+    if not trend or primary["df"] < 2 or (trend["p"] < ALPHA) == (primary["p"] < ALPHA):
+        return said
+    first, last = cohort["stages"][0]["name"], cohort["stages"][-1]["name"]
+    counted_event = f" of {tests['of']}" if len(cohort["events"]) > 1 else ""
+    if trend["p"] < ALPHA:
+        return f"{said} Yet a trend{counted_event} from {first} to {last} is shown (p {_equals(trend['p'])})."
+    return f"{said} But no trend{counted_event} from {first} to {last} is shown (p {_equals(trend['p'])})."
 
 
 def _tests_words(tests: Mapping[str, Any], cohort: Mapping[str, Any]) -> str:
@@ -126,15 +136,16 @@ def _tests_words(tests: Mapping[str, Any], cohort: Mapping[str, Any]) -> str:
         return ""
     competing = len(cohort["events"]) > 1
     some = f"any event ({tests['of']})" if competing else cohort["events"][0]
-    found = [(f"incidences of {event}", gray, "Gray's test") for event, gray in tests.get("gray", {}).items()]
+    by = "Gray's test" if tests.get("gray_by") == "Gray" else "Fine–Gray score test with weights for late entry"
+    found = [(f"incidences of {event}", gray, by) for event, gray in tests.get("gray", {}).items()]
     found.append((f"curves for {some}", tests["logrank"], "log-rank test"))
     (what, test, name), *others = found
     parts = [f"Were all stages alike, {what} this far apart would come by chance with p {_result(test, name)}."]
     parts += [f"{what[0].upper()}{what[1:]}: p {_result(test, name)}." for what, test, name in others]
-    if competing and not tests.get("gray"):
-        parts.append("Gray's test of each event by itself does not take late entry.")
+    parts.append(f"Early events counting more: p {_result(tests['peto'], 'Peto and Peto')}.")
     if tests["trend"] and tests["logrank"]["df"] > 1:
         parts.append(_trend_words(tests["trend"], cohort, some))
+    parts.append(f"The headline rests on the first of these alone, {tests['primary']['name']}, chosen before any data.")
     return " ".join(parts)
 
 
@@ -152,8 +163,11 @@ def lines_of_tests(tests: Mapping[str, Any]) -> list[str]:
     """Return the tests of all stages for the terminal, one line each, saying which event each is of."""
     if not tests:
         return []
-    found = [(f"Gray's test, {event}", test) for event, test in tests.get("gray", {}).items()]
+    by = "Gray's test" if tests.get("gray_by") == "Gray" else "Fine–Gray score test"
+    found = [(f"{by}, {event}", test) for event, test in tests.get("gray", {}).items()]
     found.append((f"Log-rank test, {tests['of']}", tests["logrank"]))
+    if tests["trend"] and tests["logrank"]["df"] > 1:
+        found.append((f"Trend over the stages, {tests['of']}", tests["trend"]))
     return [f"{name}: {_chi(test)}, p {_equals(test['p'])}." for name, test in found]
 
 
@@ -168,14 +182,8 @@ def _equals(p: float) -> str:
 
 def _model_words(model: Mapping[str, Any]) -> str:
     kind = "A Cox model" if len(model["causes"]) == 1 else "A Cox model of each event (cause-specific hazards)"
-    penalty = (
-        f", its coefficients shrunk towards none (ridge penalty {model['penalty']:g}), which made it better on unseen "
-        "patients"
-        if model["penalty"]
-        else ""
-    )
     return (
-        f"{kind}{penalty}: {counted(model['patients'], 'patient')}, {counted(model['events'], 'event')}, "
+        f"{kind}: {counted(model['patients'], 'patient')}, {counted(model['events'], 'event')}, "
         f"{counted(model['coefficients'], 'coefficient')}. A hazard ratio of 2 means that at any time "
         "twice as many of those still free of the event have it."
     )
@@ -186,12 +194,18 @@ def _ratio_words(cause: Mapping[str, Any], references: Mapping[str, str]) -> str
     compared = f" Categories are compared with {against}." if against else ""
     numbers = any(not row["level"] for row in cause["ratios"])
     unit = " The ratio of a number counts for one unit more." if numbers else ""
-    clear = [row for row in cause["ratios"] if row["p"] is not None and row["p"] < 0.05]
+    rows = cause["unpenalised"] or cause["ratios"]
+    clear = [row for row in rows if row["p"] is not None and row["p"] < ALPHA]
     if not clear:
         return f"No ratio is clearly different from 1.{compared}{unit}"
     row = min(clear, key=lambda row: row["p"])
     each = "" if row["level"] else ", for each unit more"
     return f"Clearest: {row['term']}, {_hazard(row['ratio'])}{each}.{compared}{unit if each == '' else ''}"
+
+
+def shown_ratios(cause: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the ratios that have intervals: of a penalised model those of the same model without the penalty."""
+    return list(cause["unpenalised"] or cause["ratios"])
 
 
 def _has(cause: Mapping[str, Any], column: str) -> bool:
@@ -210,23 +224,32 @@ def _hazard(value: float) -> str:
 
 
 def _score_words(judged: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
+    """Return the rows of the table of performance: what each figure is called and how it is read."""
     if not judged:
         return {}
-    words = {"c_index": ("C-index", "pairs that mean risk over the follow-up puts in the right order; 0.5 is a coin")}
+    words = {
+        "c_index": (
+            "C-index (Harrell)",
+            "pairs that mean risk over the follow-up puts in the right order; 0.5 is a coin; it moves with censoring",
+        ),
+        "c_uno": ("C-index (Uno)", "the same with pairs weighted against censoring, up to where a tenth are followed"),
+    }
     for key in judged["estimators"]["model"]:
         name, _, horizon = key.partition(" at ")
         if name == "auc":
             words[key] = (f"AUC at {horizon}", "telling who has the event by then from who has not")
         if name == "brier":
             words[key] = (f"Brier score at {horizon}", "mean squared error of the chance; lower is better")
+        if name == "ipa":
+            words[key] = (f"IPA at {horizon}", "share of the Brier score of no covariates that is saved; 0 is nothing")
     return words | {"integrated_brier": ("Integrated Brier score", "the same over all times; lower is better")}
 
 
 def _calibration_words(entry: Mapping[str, Any]) -> str:
     ratio = entry["observed_over_expected"]
-    if not ratio or ratio["value"] is None:
+    if not ratio or ratio["value"] is None or ratio["low"] is None:
         return "Too few were followed this far."
-    low, value, high = (100 * (ratio[key] or 0) for key in ("low", "value", "high"))
+    low, value, high = (100 * ratio[key] for key in ("low", "value", "high"))
     verdict = (
         "On the whole as expected."
         if low <= 100 <= high
@@ -234,7 +257,24 @@ def _calibration_words(entry: Mapping[str, Any]) -> str:
     )
     return (
         f"For 100 events expected, {value:.0f} happened ({low:.0f} to {high:.0f}). {verdict} "
-        "Points on the dotted line came true exactly."
+        f"Intercept {span(entry['intercept'])} (0 is right), slope {span(entry['slope'])} (1 is right; below it, risks "
+        "are too far apart). Points on the dotted line came true exactly; the curve smooths over single patients."
+    )
+
+
+def _decision_words(entry: Mapping[str, Any], event: str) -> str:
+    """Say at which thresholds acting on the model is better than on stage alone, on everybody and on nobody."""
+    better = entry["better"]
+    if not better:
+        found = "At no threshold is the model better than stage alone, all and none beyond its 95 % interval."
+    else:
+        found = (
+            f"Between {100 * min(better):.0f} and {100 * max(better):.0f} of 100 there are thresholds at which the "
+            "model is better than stage alone, all and none beyond its 95 % interval."
+        )
+    return (
+        f"What it would be worth to act on every patient whose chance of {event} by {entry['words']} is above a "
+        f"threshold: events found, less false alarms at the price that the threshold implies. {found}"
     )
 
 
@@ -250,16 +290,36 @@ def _optimism_words(judged: Mapping[str, Any] | None) -> str:
     )
 
 
-def _tried_words(judged: Mapping[str, Any] | None) -> str:
-    if not judged or not judged["tried"]:
+def _penalty_words(model: Mapping[str, Any]) -> str:
+    """Say how strongly coefficients are shrunk, by what choice, and what that takes from them."""
+    if not model.get("penalty"):
         return ""
-    if judged["chosen"] != "model":
-        return (
-            f"The {model_name(judged['chosen'])} had the lower Brier score, with its whole interval, so it was taken."
-        )
     return (
-        f"Shrinking the coefficients towards none (penalties: {listing(judged['tried'])}) was tried and was not better "
-        "beyond doubt."
+        f"Events are few, so the coefficients are shrunk towards none: ridge penalty {model['penalty']:g}, the one "
+        "with the best cross-validated partial likelihood; the figures below repeat the choice in training. "
+        "Shrunken coefficients are biased on purpose and have neither interval nor p; the ratios with intervals are "
+        "those of the same model without the penalty."
+    )
+
+
+def _repair_words(model: Mapping[str, Any]) -> str:
+    """State the rule by which a failure of proportional hazards was mended, and what a p value after it means."""
+    rule = (
+        "The rule, set beforehand: a column whose score test has p below 0.05 after Holm's correction over the columns "
+        "is mended; a category gets a baseline hazard of its own (strata) if every level has five events, a number one "
+        "effect before and one after the median time of the events."
+    )
+    mended = [
+        check["column"]
+        for cause in model.get("causes", ())
+        for check in cause["proportional"]["columns"]
+        if check["action"].startswith(("own", "one"))
+    ]
+    if not mended:
+        return f"{rule} Nothing had to be mended."
+    return (
+        f"{rule} It was applied to {listing(list(dict.fromkeys(mended)))}. Intervals and p values after it are "
+        "conditional on this repair, which the same data suggested: they do not carry its uncertainty."
     )
 
 
@@ -281,7 +341,7 @@ def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: 
     """Return the page as HTML."""
     pages = environment(
         p=p_value, span=span, listing=listing, sig=significant, open=open_time, ratio=ratio, counted=counted,
-        in_stage=in_stage,
+        in_stage=in_stage, shown=shown_ratios,
     )  # fmt: skip
     return pages.get_template("survival.html").render(
         r=result, source=source, links=links,
@@ -320,12 +380,19 @@ def _draw(result: Mapping[str, Any]) -> Drawn:
     for number, cause in enumerate(model.get("causes", ()), start=1):
         if cause["ratios"]:
             drawn[f"ratios-{number}"] = (
-                figures.hazard_ratios(cause["ratios"], name=f"ratios-{number}"),
+                figures.hazard_ratios(shown_ratios(cause), name=f"ratios-{number}"),
                 f"Hazard ratios for {cause['event']}.",
+            )
+        for place, effect in enumerate(cause["proportional"]["effects"], start=1):
+            drawn[f"effect-{number}-{place}"] = (
+                figures.effect_in_time(effect, unit=cohort["unit"], name=f"effect-{number}-{place}"),
+                f"Effect of {effect['term']} over time.",
             )
     for number, entry in enumerate((result["judgement"] or {}).get("calibration", ()), start=1):
         alt = f"Expected against observed at {entry['words']}."
         drawn[f"calibration-{number}"] = (figures.calibration(entry), alt)
+    for number, entry in enumerate((result["judgement"] or {}).get("decision", ()), start=1):
+        drawn[f"decision-{number}"] = (figures.decision(entry), f"Net benefit at {entry['words']} by threshold.")
     return drawn
 
 
@@ -335,11 +402,8 @@ def headline(result: Mapping[str, Any]) -> dict[str, str]:
     texts = " ".join(dict.fromkeys(_ends(stages[0], stages[-1])))
     if not tests:
         return {"level": "caution", "text": texts, "small": "There is one stage, so nothing is compared."}
-    event = result["cohort"]["events"][0]
-    what = "survival" if deadly(event) else event
-    p = tests["gray"][event]["p"] if "gray" in tests else (tests["trend"] or tests["logrank"])["p"]
-    verdict = f"The stages differ in {what}." if p < 0.05 else f"No difference in {what} between the stages is shown."
-    return {"level": "" if p < 0.05 else "caution", "text": f"{verdict} {texts}", "small": _adds(result)}
+    level = "" if tests["primary"]["p"] < ALPHA else "caution"
+    return {"level": level, "text": f"{verdict(result)} {texts}", "small": _adds(result)}
 
 
 def _ends(first: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
@@ -356,7 +420,7 @@ def _adds(result: Mapping[str, Any]) -> str:
     judged = result["judgement"]
     if not judged:
         return "The model was not judged on patients it had not seen; see the limits."
-    model, stage = (_right_pairs(judged["estimators"][name]["c_index"]) for name in (judged["chosen"], "stage alone"))
+    model, stage = (_right_pairs(judged["estimators"][name]["c_index"]) for name in ("model", "stage alone"))
     return (
         f"Of 100 pairs of patients it had not seen, the model puts {model} in the right order; stage alone {stage}; "
         f"a coin 50. {_whether_better(judged)}"
@@ -369,8 +433,6 @@ def _right_pairs(c_index: Mapping[str, float | None]) -> str:
 
 
 def _whether_better(judged: Mapping[str, Any]) -> str:
-    if judged["chosen"] != "model":
-        return "A penalised model was better than the plain one and stands here."
     difference = judged["differences"]["stage alone"]["integrated_brier"]
     if difference["high"] is not None and difference["high"] < 0:
         return "Its predicted chances are better than those of stage alone."
@@ -378,9 +440,8 @@ def _whether_better(judged: Mapping[str, Any]) -> str:
 
 
 def estimators(judged: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """Name the columns of the table of performance: the chosen model, then the simpler answers."""
+    """Name the columns of the table of performance: the model, then the simpler answers."""
     if not judged:
         return []
     titles = {"model": "Model", "stage alone": "Stage alone", "no covariates": "No covariates"}
-    keys = dict.fromkeys([judged["chosen"], *titles])
-    return [{"key": key, "title": titles.get(key) or model_name(key).capitalize()} for key in keys]
+    return [{"key": key, "title": title} for key, title in titles.items()]

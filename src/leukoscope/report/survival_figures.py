@@ -86,9 +86,10 @@ def _step(axes: Any, curve: Mapping[str, Any], *, name: str, color: str, linesty
     axes.step(times, value, where="post", color=color, linestyle=linestyle, label=name, linewidth=1.8)
 
 
-def _padded(values: Sequence[float], start: float) -> Any:
+def _padded(values: Sequence[float | None], start: float) -> Any:
+    """Return values from the start to the last follow-up; None, a limit that does not exist, becomes NaN: no shade."""
     inner = [start, *values]
-    return np.array([*inner, inner[-1]])
+    return np.array([*inner, inner[-1]], dtype=float)
 
 
 def _percent_axis(axes: Any, *, label: str) -> None:
@@ -129,7 +130,7 @@ def hazard_ratios(rows: Sequence[Mapping[str, Any]], *, name: str) -> str:
     with canvas(height=0.9 + 0.52 * len(rows)) as (figure, axes):
         places = np.arange(len(rows))[::-1]
         axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
-        low, high = (np.clip([row[key] for row in rows], 1e-3, 1e3) for key in ("low", "high"))
+        low, high = (np.clip([row[key] or row["ratio"] for row in rows], 1e-3, 1e3) for key in ("low", "high"))
         axes.hlines(places, low, high, color=MODEL, linewidth=2)
         axes.scatter([row["ratio"] for row in rows], places, s=46, color=MODEL, edgecolor=PAPER, zorder=3)
         for place, row in zip(places, rows, strict=True):
@@ -161,14 +162,53 @@ def calibration(entry: Mapping[str, Any]) -> str:
         groups = entry["groups"]
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
         x = [group["predicted"] for group in groups]
-        axes.vlines(x, [group["low"] for group in groups], [group["high"] for group in groups], color=MODEL, alpha=0.5)
-        axes.plot(x, [group["observed"] for group in groups], color=MODEL, linewidth=1.2, alpha=0.7)
+        limits = ([np.nan if group[key] is None else group[key] for group in groups] for key in ("low", "high"))
+        axes.vlines(x, *limits, color=MODEL, alpha=0.5)
         axes.scatter(x, [group["observed"] for group in groups], s=50, color=MODEL, edgecolor=PAPER, zorder=3)
+        if curve := entry["curve"]:
+            axes.fill_between(curve["risk"], curve["low"], curve["high"], color=MODEL, alpha=0.13, linewidth=0)
+            axes.plot(curve["risk"], curve["smooth"], color=MODEL, linewidth=1.8)
         _percent_axis(axes, label="of 100, had the event")
         axes.set_xlim(0, 1.01)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
         axes.set_xlabel("of 100, expected by the model")
         return drawing(figure, f"calibration-{_plain(entry['words'])}")
+
+
+def effect_in_time(effect: Mapping[str, Any], *, unit: str, name: str) -> str:
+    """Draw scaled Schoenfeld residuals of a term over time with their smooth; a level line is one effect for all."""
+    with canvas(height=2.7) as (figure, axes):
+        axes.axhline(effect["coefficient"], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        axes.scatter(effect["times"], effect["values"], s=9, color=SIZE, alpha=0.45, linewidth=0)
+        axes.fill_between(effect["grid"], effect["low"], effect["high"], color=MODEL, alpha=0.15, linewidth=0)
+        axes.plot(effect["grid"], effect["smooth"], color=MODEL, linewidth=1.8)
+        spread = np.quantile(effect["values"], [0.02, 0.98])
+        axes.set_ylim(min(*effect["low"], spread[0]), max(*effect["high"], spread[1]))
+        axes.set_xlabel(f"{unit} since the start")
+        axes.set_ylabel("log hazard ratio")
+        return drawing(figure, name)
+
+
+def decision(entry: Mapping[str, Any]) -> str:
+    """Draw net benefit over thresholds: the model with its band, stage alone, treating all and treating none."""
+    cuts, rules = entry["thresholds"], entry["rules"]
+    with canvas(height=3.6) as (figure, axes):
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.fill_between(cuts, rules["model"]["low"], rules["model"]["high"], color=MODEL, alpha=0.13, linewidth=0)
+        axes.plot(cuts, rules["model"]["value"], color=MODEL, linewidth=1.8, label="model")
+        axes.plot(cuts, rules["stage alone"]["value"], color=SIZE, linewidth=1.4, linestyle="--", label="stage alone")
+        axes.plot(cuts, rules["all"]["value"], color=INK, linewidth=1.2, linestyle=":", label="everybody")
+        top = max(*rules["model"]["high"], *rules["all"]["value"])
+        axes.set_ylim(-0.25 * top, 1.05 * top)
+        axes.set_xlim(0, cuts[-1])
+        axes.set_xticks(
+            ticks := [tick for tick in axes.get_xticks() if tick <= cuts[-1]], [f"{100 * t:.0f}" for t in ticks]
+        )
+        axes.set_yticks(ticks := axes.get_yticks()[1:-1], [f"{100 * tick:.0f}" for tick in ticks])
+        axes.set_xlabel("threshold, chance of 100")
+        axes.set_ylabel("net benefit, of 100 patients")
+        axes.legend(loc="upper right", fontsize=_SMALL)
+        return drawing(figure, f"decision-{_plain(entry['words'])}")
 
 
 def prediction_curve(prediction: Any) -> str:

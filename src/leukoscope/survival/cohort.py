@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CallError, DataError
-from .curves import Unit, unit_in
+from .horizons import Unit, unit_in
 from .settings import StudySettings
 from .stages import cut_names, cut_stages, order_stages
 from .table import Table, is_missing, listed, one_spelling, read_outcome, read_table, tidy

@@ -24,35 +24,53 @@ def chi_squared(statistic: float, df: int) -> Test:
     return Test(float(statistic), df, float(chi2.sf(statistic, df)))
 
 
-def _scores(table: RiskTable) -> tuple[Array, Array]:
+def _scores(table: RiskTable, *, rho: float) -> tuple[Array, Array]:
     """Return observed minus expected events per group, and their covariance (hypergeometric).
 
-    Source: Klein and Moeschberger (2003), section 7.3.
+    Each time counts by the survival of all groups together just before it, to the power `rho`.
+    Source: Klein and Moeschberger (2003), section 7.3; the weights of Harrington and Fleming (1982).
     """
     at_risk, deaths = table.at_risk.astype(float), table.events.sum(axis=0).astype(float)
     total, dead = at_risk.sum(axis=1), deaths.sum(axis=1)
     some = (dead > 0) & (total > 0)
-    at_risk, total, dead = at_risk[some], total[some], dead[some]
+    at_risk, deaths, total, dead = at_risk[some], deaths[some], total[some], dead[some]
+    counts = np.concatenate([[1.0], np.cumprod(1 - dead / total)[:-1]]) ** rho
     share = at_risk / total[:, None]
-    weight = dead * (total - dead) / np.maximum(total - 1, 1)
-    covariance = np.diag(weight @ share) - (share * weight[:, None]).T @ share
-    return deaths[some].sum(axis=0) - dead @ share, covariance
+    variance = counts**2 * dead * (total - dead) / np.maximum(total - 1, 1)
+    covariance = np.diag(variance @ share) - (share * variance[:, None]).T @ share
+    return counts @ (deaths - dead[:, None] * share), covariance
 
 
-def logrank(table: RiskTable) -> Test:
-    """Test whether survival is the same in all groups of a table (Mantel 1966); every cause counts as the event."""
-    score, covariance = _scores(table)
-    # the scores add to zero, so the pseudo-inverse does what dropping one group would do
-    return chi_squared(score @ np.linalg.pinv(covariance, hermitian=True) @ score, len(score) - 1)
+def logrank(table: RiskTable, *, rho: float = 0.0) -> Test:
+    """Test whether survival is the same in all groups of a table; every cause counts as the event.
+
+    `rho` 0 is the log-rank test (Mantel 1966), 1 Peto and Peto's, which counts early events more.
+    """
+    return quadratic(*_scores(table, rho=rho))
 
 
-def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None) -> Test:
+def quadratic(score: Array, covariance: Array) -> Test:
+    """Return the test of scores that add to zero, (groups,): one group is left out and the rest are solved for.
+
+    A pseudo-inverse would have to guess which eigenvalue is the zero one. Groups whose score cannot vary are left out.
+    """
+    told = np.flatnonzero(np.diag(covariance) > 1e-12 * max(float(np.diag(covariance).max(initial=0)), 1e-300))[1:]
+    if not len(told):
+        return Test(0.0, 0, 1.0)
+    scale = 1 / np.sqrt(np.diag(covariance)[told])
+    scaled = covariance[np.ix_(told, told)] * scale[:, None] * scale
+    solved, _, rank, _ = np.linalg.lstsq(scaled, score[told] * scale, rcond=1e-10)
+    return chi_squared(max(float((score[told] * scale) @ solved), 0.0), int(rank))
+
+
+def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None, rho: float = 0.0) -> Test:
     """Test whether survival moves one way over ordered groups, scored 1, 2, 3 … unless `places` are given.
 
     Source: Klein and Moeschberger (2003), section 7.4.
     """
-    score, covariance = _scores(table)
+    score, covariance = _scores(table, rho=rho)
     weights = np.arange(1.0, len(score) + 1) if places is None else np.asarray(places, dtype=float)
+    weights = weights - weights.mean()  # the scores add to zero, so this changes nothing but the rounding
     variance = weights @ covariance @ weights
     return chi_squared((weights @ score) ** 2 / variance if variance > 1e-12 else 0.0, 1)  # 1e-12: nobody to compare
 
@@ -119,7 +137,7 @@ def gray(table: RiskTable, *, cause: int) -> Test:
     score = groups.cause.sum(axis=0) - expected
     pooled = np.cumsum(dead / total)
     covariance = _covariance(groups, dead=dead, total=total, pooled=pooled)
-    return chi_squared(score @ np.linalg.pinv(covariance, hermitian=True) @ score, len(score) - 1)
+    return quadratic(score, covariance)
 
 
 def _groups(table: RiskTable, *, cause: int) -> _Groups:

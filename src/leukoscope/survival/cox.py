@@ -1,27 +1,25 @@
-"""Cox models: which terms, fitted by lifelines, whether hazards are proportional, and what is done where not."""
+"""Cox models: which terms, their coefficients, whether hazards are proportional, and what is done where not."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
-from ..errors import LeukoscopeError, require
+from ..errors import LeukoscopeError
 from .cohort import Cohort, bare_name
 from .comparison import Test, chi_squared, holm
-from .curves import Array
+from .curves import Z95, Array, kaplan_meier, risk_table
 from .model import Baseline, CauseModel, Term, stratum_names, term_matrix
+from .partial_likelihood import Rows, ScoreTest, baseline, likelihood, maximise, residuals, score_test, strata_of
+from .splines import spline_basis
 from .words import happened, listing
 
 PROPORTIONAL_P = 0.05  # below it, after Holm's correction over the columns, hazards count as not proportional
 FEWEST_EVENTS = 10  # with fewer events of a cause its hazard is estimated without covariates
+PENALTIES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # per patient and squared standard deviation
+SHRINK_BELOW = 20  # events per coefficient; above it a penalty has little to mend and none is sought
 _STRATUM_EVENTS = 5  # every stratum needs this many events for a baseline of its own
-_TIGHT = {
-    "precision": 1e-10,
-    "r_precision": 1e-13,
-}  # of Newton's method in lifelines; its default is good to five digits
 
 
 class NoFitError(LeukoscopeError):
@@ -189,57 +187,87 @@ class _Sample:
 def fit_terms(
     design: Design, terms: Sequence[Term], *, cause: int, strata: Sequence[str] = (), penalty: float = 0.0
 ) -> CauseModel:
-    """Fit given terms and strata with lifelines (Efron's ties, ridge penalty) and add Breslow's baseline hazard."""
+    """Fit given terms and strata (Efron's ties, ridge penalty) and add Efron's baseline hazard.
+
+    Raises:
+        NoFitError: a coefficient has no limit; the message names its term.
+    """
+    sample = _sample(design, terms, cause=cause, strata=strata)
+    coefficients, covariance = _fit(sample, penalty=penalty) if terms else (np.zeros(0), np.zeros((0, 0)))
+    baselines = {str(name): _baseline(sample.of(name), coefficients) for name in np.unique(sample.strata)}
+    event = design.cohort.events[cause]
+    return CauseModel(event, tuple(terms), coefficients, covariance, baselines, tuple(strata), penalty)
+
+
+def choose_penalty(design: Design, *, cause: int, folds: int = 5) -> float:
+    """Return the ridge penalty with the highest cross-validated partial likelihood among PENALTIES; 0 is one of them.
+
+    Folds hold events and censored patients evenly over time, so the choice needs no chance. A penalty may stand in
+    where without one the coefficients are not determined.
+    Source: Verweij and van Houwelingen (1993), doi 10.1002/sim.4780122407.
+    """
+    rows = _rows(_sample(design, design.terms, cause=cause))
+    keys = [*rows.x.T, rows.time if rows.start is None else rows.start, rows.time, rows.event]
+    order = np.lexsort(keys)  # never the order of the table
+    fold = np.empty(len(rows), dtype=np.int64)
+    fold[order] = np.arange(len(rows)) % folds
+    worth = [sum(_held_out(rows, fold != held, penalty=p) for held in range(folds)) for p in PENALTIES]
+    return PENALTIES[int(np.argmax(worth))]
+
+
+def _held_out(rows: Rows, kept: Array, *, penalty: float) -> float:
+    """Return what the patients left out add to the log partial likelihood; minus infinity without a solution."""
+    part = Rows(
+        rows.x[kept], rows.time[kept], None if rows.start is None else rows.start[kept], rows.event[kept],
+        rows.stratum[kept],
+    )  # fmt: skip
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        found = maximise(part, penalty=penalty)
+        if found.runaway is not None or not np.isfinite(found.covariance).all():
+            return -np.inf
+        whole, mine = (likelihood(rows_, strata_of(rows_), found.coefficients)[0] for rows_ in (rows, part))
+    return whole - mine
+
+
+def _sample(design: Design, terms: Sequence[Term], *, cause: int, strata: Sequence[str] = ()) -> _Sample:
     cohort, columns = design.cohort, design.columns
     names = stratum_names(strata, columns, patients=len(cohort))
     matrix = term_matrix(terms, columns, patients=len(cohort))
-    sample = _Sample(matrix, tuple(terms), cohort.time, cohort.entry, cohort.state == cause + 1, names)
-    coefficients, covariance = _fit(sample, penalty=penalty) if terms else (np.zeros(0), np.zeros((0, 0)))
-    baselines = {str(name): _baseline(sample.of(name), coefficients) for name in np.unique(names)}
-    return CauseModel(cohort.events[cause], tuple(terms), coefficients, covariance, baselines, tuple(strata), penalty)
+    return _Sample(matrix, tuple(terms), cohort.time, cohort.entry, cohort.state == cause + 1, names)
 
 
 def _fit(sample: _Sample, *, penalty: float) -> tuple[Array, Array]:
-    lifelines = require("lifelines", feature="Fitting a survival model", extra="survival")
-    frame = _frame(sample)
-    options = {"entry_col": "entry"} if sample.start is not None else {}
-    strata = ["stratum"] if frame["stratum"].nunique() > 1 else None
-    fitter = lifelines.CoxPHFitter(penalizer=penalty, strata=strata)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lifelines warns of what `_determined` checks
-            fitter.fit(
-                frame if strata else frame.drop(columns="stratum"), "time", "event", fit_options=_TIGHT, **options
-            )
-    except (lifelines.exceptions.ConvergenceError, lifelines.exceptions.StatError, np.linalg.LinAlgError, ValueError):
-        raise NoFitError("The coefficients are not determined by these data.") from None
-    coefficients, covariance = fitter.params_.to_numpy(), fitter.variance_matrix_.to_numpy()
-    if not _determined(coefficients, covariance, sample.x):
-        raise NoFitError("A covariate separates those with and without the event; its effect has no limit.")
-    return coefficients, covariance
+    rows = _rows(sample)
+    if not rows.event.any():
+        raise NoFitError("Nobody had the event, so the coefficients are not determined by these data.")
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a runaway coefficient is told from the result
+        found = maximise(rows, penalty=penalty)
+    if found.runaway is not None or not np.isfinite(found.covariance).all():
+        name = sample.terms[found.runaway or 0].name
+        raise NoFitError(
+            f"'{name}' separates patients with the event from those without, so its effect has no limit. Leave it out, "
+            "or join its rare values."
+        )
+    return found.coefficients, found.covariance
 
 
-def _determined(coefficients: Array, covariance: Array, matrix: Array) -> bool:
-    """Refuse coefficients that ran away: a hazard ratio above e^10 per standard deviation, or no variance."""
-    spread = np.maximum(matrix.std(axis=0), 1e-12)
-    return bool(np.isfinite(covariance).all() and (np.abs(coefficients) * spread < 10).all())
-
-
-def _frame(sample: _Sample) -> Any:
-    """Return lifelines' table: one row per patient, or one per patient and period where an effect changes in time.
+def _rows(sample: _Sample) -> Rows:
+    """Return the rows to fit: one per patient, or one per patient and period where an effect changes in time.
 
     Periods are strata: nobody of the late period is at risk in the early one, so no delayed entry is needed for them.
     """
-    pandas = require("pandas", feature="Fitting a survival model", extra="survival")
     when = next((term.split for term in sample.terms if term.period), None)
-    episodes = [(sample, 0.0, "")] if when is None else _episodes(sample, when)
-    frames = []
-    for part, at, period in episodes:
+    if when is None:
+        return Rows(sample.x, sample.time, sample.start, sample.event, sample.strata)
+    parts = []
+    for part, at, period in _episodes(sample, when):
         active = np.concatenate([term.active(np.array([at])) for term in part.terms])
-        data = {f"x{place}": part.x[:, place] * active[place] for place in range(len(part.terms))}
-        data |= {"time": part.time, "event": part.event, "stratum": np.char.add(part.strata, period)}
-        frames.append(pandas.DataFrame(data if part.start is None else data | {"entry": part.start}))
-    return pandas.concat(frames)
+        parts.append(Rows(part.x * active, part.time, part.start, part.event, np.char.add(part.strata, period)))
+    start = None if sample.start is None else np.concatenate([part.start for part in parts if part.start is not None])
+    x, time, event, strata = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "time", "event", "stratum")
+    )
+    return Rows(x, time, start, event, strata)
 
 
 def _episodes(sample: _Sample, when: float) -> list[tuple[_Sample, float, str]]:
@@ -256,67 +284,72 @@ def _episodes(sample: _Sample, when: float) -> list[tuple[_Sample, float, str]]:
 
 
 def _baseline(sample: _Sample, coefficients: Array) -> Baseline:
-    """Return Breslow's hazard increments of one stratum, their variance, and the mean terms of those at risk."""
-    times, deaths = np.unique(sample.time[sample.event], return_counts=True)
-    weight, first = np.zeros(len(times)), np.zeros((len(times), len(sample.terms)))
+    """Return the hazard increments of one stratum with Efron's ties, their variance, and the mean terms at risk."""
+    last, rows = float(sample.time.max()), Rows(sample.x, sample.time, sample.start, sample.event, sample.strata)
+    if not sample.event.any():
+        return Baseline(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros((0, len(sample.terms))), last)
+    (stratum,) = strata_of(rows)
+    times = stratum.times
+    hazard, variance, means = np.zeros(len(times)), np.zeros(len(times)), np.zeros((len(times), len(sample.terms)))
     periods = np.column_stack([term.active(times) for term in sample.terms] or [np.ones(len(times))])
     for active in np.unique(periods, axis=0):
         here = (periods == active).all(axis=1)
-        x = sample.x * active
-        relative = np.exp(x @ coefficients)
-        sums = _sums_at_risk(np.column_stack([relative, relative[:, None] * x]), sample, times[here])
-        weight[here], first[here] = sums[:, 0], sums[:, 1:]
-    return Baseline(times, deaths / weight, deaths / weight**2, first / weight[:, None], float(sample.time.max()))
-
-
-def _sums_at_risk(values: Array, sample: _Sample, when: Array) -> Array:
-    """Sum rows of `values` (patients, k) over those with start < t <= time, for each t in `when`."""
-    total = _sums_from(values, sample.time, when)
-    return total if sample.start is None else total - _sums_from(values, sample.start, when)
-
-
-def _sums_from(values: Array, key: Array, when: Array) -> Array:
-    order = np.argsort(key, kind="stable")
-    tail = np.vstack([np.cumsum(values[order][::-1], axis=0)[::-1], np.zeros((1, values.shape[1]))])
-    sums: Array = tail[np.searchsorted(key[order], when, side="left")]
-    return sums
+        found = baseline(stratum, replace(rows, x=sample.x * active), coefficients)
+        hazard[here], variance[here], means[here] = (values[here] for values in found)
+    return Baseline(times, hazard, variance, means, last)
 
 
 def schoenfeld(design: Design, model: CauseModel, *, cause: int) -> tuple[Array, Array]:
     """Return the times of the events of a cause and their Schoenfeld residuals, (events,) and (events, terms)."""
-    cohort, columns = design.cohort, design.columns
-    happened = cohort.state == cause + 1
-    residuals = term_matrix(model.terms, columns, patients=len(cohort))
-    names = model.stratum(columns, patients=len(cohort))
-    for name, baseline in model.baselines.items():
-        rows = happened & (names == name)
-        residuals[rows] -= baseline.means[np.searchsorted(baseline.times, cohort.time[rows])]
-    return cohort.time[happened], residuals[happened]
+    sample = _sample(design, model.terms, cause=cause, strata=model.strata)
+    who, rest = residuals(_rows(sample), model.coefficients)
+    order = np.argsort(who)
+    return sample.time[who[order]], rest[order]
 
 
-def proportionality(design: Design, model: CauseModel, *, cause: int, columns: Sequence[str] = ()) -> Test:
-    """Test proportional hazards of some columns (none named: of all together) against the rank of time.
+def transformed(time: Array, event: Array, *, how: str = "km", start: Array | None = None) -> Array:
+    """Return g(time), (patients,), by which an effect may grow: 'km' (1 - Kaplan–Meier), 'rank' or 'identity'.
 
-    Source: Grambsch and Therneau (1994), Biometrika 81:515.
+    Centred on its mean over the events, as cox.zph of R has it.
     """
-    times, residuals = schoenfeld(design, model, cause=cause)
-    return _slope_test(times, residuals, model, columns=columns or [term.column for term in model.terms])
+    if how == "km":
+        curve = kaplan_meier(risk_table(time, event.astype(np.int64), start=start), last=float(time.max()))
+        g = np.concatenate([[0.0], 1 - curve.value])[np.searchsorted(curve.times, time, side="left")]
+    else:
+        g = rankdata(time) if how == "rank" else np.asarray(time, dtype=float)
+    return np.asarray(g - g[event].mean())
 
 
-def _slope_test(times: Array, residuals: Array, model: CauseModel, *, columns: Sequence[str]) -> Test:
-    chosen = [place for place, term in enumerate(model.terms) if term.column in columns]
-    ranks = rankdata(times)
-    slope = (ranks - ranks.mean()) @ residuals @ model.covariance * len(times)
-    spread = len(times) * np.sum((ranks - ranks.mean()) ** 2)
-    part, scale = slope[chosen], np.linalg.pinv(model.covariance[np.ix_(chosen, chosen)], hermitian=True)
-    statistic = part @ scale @ part / spread if spread > 0 else 0.0  # all events at one time: nothing can change
-    return chi_squared(statistic, len(chosen))
+def proportionality(
+    design: Design, model: CauseModel, *, cause: int, columns: Sequence[str] = (), how: str = "km"
+) -> Test:  # fmt: skip
+    """Test proportional hazards of some columns (none named: of all together): the score test of cox.zph.
+
+    `how` time is transformed: 'km' (R's default), 'rank' or 'identity'.
+    """
+    return _growth(_score_test(design, model, cause=cause, how=how), model, columns=columns)
+
+
+def _score_test(design: Design, model: CauseModel, *, cause: int, how: str = "km") -> ScoreTest:
+    sample = _sample(design, model.terms, cause=cause, strata=model.strata)
+    g = transformed(sample.time, sample.event, how=how, start=sample.start)
+    rows = Rows(sample.x, sample.time, sample.start, sample.event, sample.strata)
+    return score_test(rows, model.coefficients, g=g, penalty=model.penalty)
+
+
+def _growth(test: ScoreTest, model: CauseModel, *, columns: Sequence[str]) -> Test:
+    chosen = [place for place, term in enumerate(model.terms) if not columns or term.column in columns]
+    if not np.diag(test.over)[chosen].max() > 0:  # all events at one time: nothing can change
+        return Test(0.0, len(chosen), 1.0)
+    return chi_squared(test.statistic(chosen), len(chosen))
 
 
 def _check(design: Design, model: CauseModel, *, cause: int) -> tuple[Proportionality, ...]:
     columns = list(dict.fromkeys(term.column for term in model.terms))
-    times, residuals = schoenfeld(design, model, cause=cause)
-    tests = [_slope_test(times, residuals, model, columns=[name]) for name in columns]
+    if not columns:
+        return ()
+    found = _score_test(design, model, cause=cause)
+    tests = [_growth(found, model, columns=[name]) for name in columns]
     adjusted = holm([test.p for test in tests])
     return tuple(
         Proportionality(name, test, p, _action(design, name, cause=cause) if p < PROPORTIONAL_P else "none needed")
@@ -332,3 +365,52 @@ def _action(design: Design, column: str, *, cause: int) -> str:
     if min(int(happened[values == level].sum()) for level in np.unique(values)) < _STRATUM_EVENTS:
         return f"nothing: too few events for a baseline of its own per {bare_name(column)}"
     return "own baseline hazard for each level (strata)"
+
+
+@dataclass(frozen=True)
+class EffectInTime:
+    """One term's effect over time: a scaled Schoenfeld residual at every event, and their smooth with its 95 % band.
+
+    times, values: (events,); grid, smooth, low, high: (points,). All on the scale of the coefficient.
+    """
+
+    term: str
+    coefficient: float
+    times: Array
+    values: Array
+    grid: Array
+    smooth: Array
+    low: Array
+    high: Array
+
+
+def effects_in_time(design: Design, model: CauseModel, *, cause: int, points: int = 40) -> list[EffectInTime]:
+    """Smooth the scaled Schoenfeld residuals of every term over time, as plot of R's cox.zph does.
+
+    A natural spline of the transformed time 'km' with 4 degrees of freedom. Source: Grambsch and Therneau (1994).
+    """
+    sample = _sample(design, model.terms, cause=cause, strata=model.strata)
+    rows = Rows(sample.x, sample.time, sample.start, sample.event, sample.strata)
+    who, rest = residuals(rows, model.coefficients)
+    g, times = transformed(sample.time, sample.event, start=sample.start)[who], sample.time[who]
+    knots = tuple(np.unique(np.quantile(g, [0, 1 / 3, 2 / 3, 1])))
+    if len(who) < FEWEST_EVENTS or len(knots) < 3:
+        return []
+    scaled = model.coefficients + len(who) * rest @ model.covariance
+    grid = np.unique(np.quantile(g, np.linspace(0, 1, points), method="nearest"))
+    basis, wanted = (np.column_stack([np.ones(len(at)), spline_basis(at, knots)]) for at in (g, grid))
+    inverse = np.linalg.pinv(basis.T @ basis, hermitian=True)
+    spread = np.einsum("pi,ij,pj->p", wanted, inverse, wanted)
+    order = np.argsort(g, kind="stable")
+    back = times[order][np.searchsorted(g[order], grid)]
+    found = []
+    for place, term in enumerate(model.terms):
+        smooth = wanted @ (inverse @ (basis.T @ scaled[:, place]))
+        width = Z95 * np.sqrt(len(who) * model.covariance[place, place] * spread)
+        found.append(
+            EffectInTime(
+                term.name, float(model.coefficients[place]), times, scaled[:, place], back, smooth,
+                smooth - width, smooth + width,
+            )
+        )  # fmt: skip
+    return found

@@ -4,18 +4,14 @@ lifelines fits the models; the curves stand here because one table of counts (`R
 trend and Gray tests, which lifelines lacks or keeps closed, and because its Aalen–Johansen moves tied times at random.
 """
 
-import re
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 from scipy.stats import norm
 
-from ..errors import CallError, UnknownNameError
-from .words import short
-
 Array = np.ndarray
 Z95 = float(norm.ppf(0.975))
+_ROUNDING = float(np.sqrt(np.finfo(float).eps))  # products of fractions may miss 0.5 by as much; R's tolerance too
 
 
 @dataclass(frozen=True)
@@ -116,14 +112,16 @@ def kaplan_meier(table: RiskTable, *, last: float) -> Curve:
 def log_log_band(incidence: Array, error: Array, *, z: float = Z95) -> tuple[Array, Array]:
     """Return the band of an incidence (1 - survival) on the log(-log(1 - incidence)) scale; it stays within [0, 1].
 
-    At exactly 0 or 1 the scale has no width and the band is the value itself, as R's survfit has it.
+    At exactly 0 the scale has no width and the band is the value itself; at 1 (nobody left) no limits are defined,
+    NaN, as R's survfit has it.
     """
     survival = 1 - np.asarray(incidence, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         width = z * error / (survival * np.abs(np.log(survival)))
         low, high = 1 - survival ** np.exp(-width), 1 - survival ** np.exp(width)
-    flat = (survival <= 0) | (survival >= 1) | ~np.isfinite(width)
-    return np.where(flat, incidence, low), np.where(flat, incidence, high)
+    flat = np.where(survival >= 1, incidence, np.nan)
+    known = (survival > 0) & (survival < 1) & np.isfinite(width)
+    return np.where(known, low, flat), np.where(known, high, flat)
 
 
 def aalen_johansen(table: RiskTable, *, last: float) -> list[Curve]:
@@ -162,17 +160,28 @@ class Interval:
     high: float
 
 
-def median(curve: Curve, *, level: float = 0.5) -> Interval:
-    """Return the first time at which survival is at or below `level`; infinite where it never is.
+def quantile(curve: Curve, level: float) -> Interval:
+    """Return the time at which survival comes down to `level`, in the unit of the curve; infinite where it never does.
 
-    The interval is where the band crosses the level (Brookmeyer and Crowley 1982).
+    Where the curve is flat at the level, the middle of the flat part (to the last follow-up if it stays there). The
+    limits are where the band crosses the level (Brookmeyer and Crowley 1982). Equal to quantile of R's survfit.
     """
-    return Interval(*(_first_below(curve.times, side, level) for side in (curve.value, curve.low, curve.high)))
+    return Interval(*(_comes_down(curve, side, level) for side in (curve.value, curve.low, curve.high)))
 
 
-def _first_below(times: Array, values: Array, level: float) -> float:
-    below = np.flatnonzero(values <= level + 1e-12)  # 0.5 reached by products of fractions may miss by rounding
-    return float(times[below[0]]) if len(below) else np.inf
+def median(curve: Curve) -> Interval:
+    """Return the time by which half have had the event, with its interval; see `quantile`."""
+    return quantile(curve, 0.5)
+
+
+def _comes_down(curve: Curve, values: Array, level: float) -> float:
+    at, below = np.flatnonzero(values <= level + _ROUNDING), np.flatnonzero(values < level - _ROUNDING)
+    if not len(at):
+        return np.inf
+    first = float(curve.times[at[0]])
+    if len(below):
+        return (first + float(curve.times[below[0]])) / 2
+    return (first + curve.last) / 2 if abs(values[-1] - level) <= _ROUNDING else np.inf
 
 
 def median_follow_up(time: Array, state: Array, *, start: Array | None = None) -> Interval:
@@ -198,76 +207,3 @@ def restricted_mean(curve: Curve, *, until: float) -> tuple[float, float]:
         steps = np.diff(np.concatenate([[0.0], np.where(survival > 0, curve.variance[inside] / survival**2, 0.0)]))
     variance = np.sum(np.where(survival > 0, rest**2 * steps, 0.0))
     return float(pieces.sum()), float(np.sqrt(max(variance, 0.0)))
-
-
-Unit = Literal["days", "weeks", "months", "years"]
-UNITS: tuple[Unit, ...] = get_args(Unit)
-DAYS: dict[str, float] = {"days": 1.0, "weeks": 7.0, "months": 365.25 / 12, "years": 365.25}
-_LONGEST = 1e6  # in any unit; above it a horizon is a slip of the hand
-_NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-
-
-@dataclass(frozen=True)
-class Horizon:
-    """A time at which a question is answered: `time` in the unit of the cohort, `words` for people."""
-
-    time: float
-    words: str
-
-
-def unit_in(name: str) -> Unit | None:
-    """Return the unit that a column's name mentions ('time_months', 'tyears'), or None."""
-    found = [unit for unit in UNITS if unit.rstrip("s") in name.lower()]
-    return found[0] if len(found) == 1 else None
-
-
-def in_words(time: float, unit: str) -> str:
-    """Return a time in words.
-
-    >>> in_words(24, "months")
-    'two years'
-    >>> in_words(26, "weeks")
-    '26 weeks'
-    """
-    years = time * DAYS[unit] / DAYS["years"]
-    if unit != "years" and years >= 1 and abs(years - round(years)) < 1e-3:
-        time, unit = years, "years"
-    number = short(time, 4)
-    if number.isdigit() and int(number) < len(_NUMBER_WORDS):
-        number = _NUMBER_WORDS[int(number)]
-    return f"{number} {unit.rstrip('s') if number == 'one' else unit}"
-
-
-def parse_horizon(text: str, *, unit: str) -> Horizon:
-    """Read '2 years', '6m' or a bare number in the cohort's unit.
-
-    Raises:
-        CallError: not a time, or not above zero.
-    """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
-    if not match or not 0 < float(match[1]) < _LONGEST:
-        raise CallError(
-            f"Horizon '{text}' is not a time above zero and below a million. Write it as '2 years', '6 months' or '24'."
-        )
-    named = _unit_named(match[2]) if match[2] else unit
-    return Horizon(float(match[1]) * DAYS[named] / DAYS[unit], in_words(float(match[1]), named))
-
-
-def _unit_named(word: str) -> Unit:
-    for unit in UNITS:
-        if word.lower() in {unit, unit.rstrip("s"), unit[0]}:
-            return unit
-    raise UnknownNameError("unit of time", word, UNITS)
-
-
-def fitting_horizons(*, first: float, last: float, unit: str) -> tuple[Horizon, ...]:
-    """Return up to three usual times, spread over those from `first` to `last` (both in `unit`).
-
-    >>> [horizon.words for horizon in fitting_horizons(first=5, last=90, unit="months")]
-    ['six months', 'two years', 'five years']
-    """
-    usual = [("1 month", 30.4375), ("3 months", 91.3125), ("6 months", 182.625)]
-    usual += [(f"{years} years" if years > 1 else "1 year", 365.25 * years) for years in (1, 2, 3, 5, 10, 15, 20)]
-    within = [text for text, days in usual if first <= days / DAYS[unit] <= last]
-    chosen = dict.fromkeys(within[place] for place in (0, len(within) // 2, -1)) if within else ()
-    return tuple(parse_horizon(text, unit=unit) for text in chosen)

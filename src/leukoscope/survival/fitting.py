@@ -1,4 +1,4 @@
-"""What `leukoscope survival fit` can be told about a table of patients."""
+"""From a cohort to a model: the curves of the stages always, a Cox model of every cause where the data carry one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,23 @@ import numpy as np
 from scipy.stats import norm
 
 from .cohort import Cohort, bare_name
-from .cox import FEWEST_EVENTS, CauseFit, Design, NoFitError, fit_cause, make_design, proportionality
-from .curves import Z95, Array, Curve, aalen_johansen, kaplan_meier, risk_table, thinned
+from .cox import (
+    FEWEST_EVENTS,
+    SHRINK_BELOW,
+    CauseFit,
+    Design,
+    EffectInTime,
+    NoFitError,
+    choose_penalty,
+    effects_in_time,
+    fit_cause,
+    fit_terms,
+    make_design,
+    proportionality,
+)
+from .curves import Z95, Array, Curve, aalen_johansen, kaplan_meier, risk_table
 from .fine_gray import fit_fine_gray
-from .model import ColumnFacts, SurvivalModel, Term
+from .model import CauseModel, ColumnFacts, SurvivalModel, Term
 from .words import counted, happened, in_stage
 
 _KEPT = 200  # times at which a model file says how many were followed so far
@@ -34,15 +47,17 @@ class Fitted:
         return len(self.causes[0].model.terms) if self.causes else 0
 
 
-def fit_model(cohort: Cohort, *, penalty: float = 0.0, curves: bool = True) -> Fitted:
+def fit_model(cohort: Cohort, *, curves: bool = True) -> Fitted:
     """Fit every cause; where too few events or no solution stand in the way, the model is the curves of the stages.
 
-    `curves` off leaves the curves of modelled stages out (they are not needed to judge).
+    With fewer than SHRINK_BELOW events per coefficient a ridge penalty is chosen by cross-validation within the cohort
+    itself, so that whoever judges this procedure on other patients judges the choice too. `curves` off leaves the
+    curves of modelled stages out (they are not needed to judge).
     """
     unmodelled = _unmodelled(cohort)
     seen = set(np.unique(cohort.stage).tolist())
     stages = [name for place, name in enumerate(cohort.stages) if place in seen and name not in unmodelled]
-    design, causes, notes = _causes(cohort, stages, penalty=penalty)
+    design, causes, notes = _causes(cohort, stages)
     needed = [cohort.stages[place] for place in sorted(seen)] if curves or not causes else list(unmodelled)
     model = SurvivalModel(
         unit=cohort.unit, events=cohort.events, stage_column=cohort.stage_column, stages=cohort.stages,
@@ -79,7 +94,7 @@ def _unmodelled(cohort: Cohort) -> dict[str, str]:
     }
 
 
-def _causes(cohort: Cohort, stages: Sequence[str], *, penalty: float) -> tuple[Design, tuple[CauseFit, ...], list[str]]:
+def _causes(cohort: Cohort, stages: Sequence[str]) -> tuple[Design, tuple[CauseFit, ...], list[str]]:
     design = make_design(cohort, stages=stages)
     events = int((design.cohort.state == 1).sum())
     notes = list(design.notes)
@@ -96,6 +111,7 @@ def _causes(cohort: Cohort, stages: Sequence[str], *, penalty: float) -> tuple[D
         )
         return design, (), notes
     try:
+        penalty = choose_penalty(design, cause=0) if events < SHRINK_BELOW * len(design.terms) else 0.0
         fits = tuple(fit_cause(design, cause=cause, penalty=penalty) for cause in range(len(cohort.events)))
     except NoFitError as reason:
         notes.append(f"No model: {reason} The answers are the curves of the stages.")
@@ -109,7 +125,7 @@ def curves_of(cohort: Cohort) -> dict[str, Curve]:
     table = risk_table(cohort.time, cohort.state, start=cohort.entry, causes=len(cohort.events))
     names = ("survival", *cohort.events)
     curves = [kaplan_meier(table, last=last), *aalen_johansen(table, last=last)]
-    return {name: thinned(curve) for name, curve in zip(names, curves, strict=True)}
+    return dict(zip(names, curves, strict=True))
 
 
 def _facts(name: str, values: Array) -> ColumnFacts:
@@ -158,29 +174,55 @@ def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
     return {
         "event": model.event,
         "events": int((design.cohort.state == number + 1).sum()),
-        "ratios": hazard_ratios(model.terms, model.coefficients, model.covariance),
+        "ratios": hazard_ratios(model.terms, model.coefficients, model.covariance, penalised=model.penalty > 0),
         "strata": list(model.strata),
         "proportional": {
             "all": vars(whole) if whole else None,
+            "effects": [_effect(found) for found in effects_in_time(design, simple, cause=number)],
             "columns": [
                 {"column": check.column, **vars(check.test), "p_holm": check.p_holm, "action": check.action}
                 for check in fit.checks
             ],
         },
+        "unpenalised": _unpenalised(design, model, number) if model.penalty else None,
         "before_repair": None
         if simple is model
-        else hazard_ratios(simple.terms, simple.coefficients, simple.covariance),
+        else hazard_ratios(simple.terms, simple.coefficients, simple.covariance, penalised=simple.penalty > 0),
     }
 
 
-def hazard_ratios(terms: Sequence[Term], coefficients: Array, covariance: Array) -> list[dict[str, Any]]:
-    """Return one row per term: coefficient, standard error, hazard ratio with its 95 % interval, p."""
+def _unpenalised(design: Design, model: CauseModel, number: int) -> list[dict[str, Any]] | None:
+    """Return the same model's ratios without the penalty, which have intervals and p; None where they have no limit."""
+    try:
+        plain = fit_terms(design, model.terms, cause=number, strata=model.strata)
+    except NoFitError:
+        return None
+    return hazard_ratios(plain.terms, plain.coefficients, plain.covariance)
+
+
+def _effect(found: EffectInTime) -> dict[str, Any]:
+    """Return one term's effect over time to be drawn, at up to 400 of its events."""
+    kept = np.unique(np.linspace(0, len(found.times) - 1, 400).round().astype(int))
+    drawn = {"times": found.times[kept].tolist(), "values": found.values[kept].tolist()}
+    smooth = {name: getattr(found, name).tolist() for name in ("grid", "smooth", "low", "high")}
+    return {"term": found.term, "coefficient": found.coefficient, **drawn, **smooth}
+
+
+def hazard_ratios(
+    terms: Sequence[Term], coefficients: Array, covariance: Array, *, penalised: bool = False
+) -> list[dict[str, Any]]:
+    """Return one row per term: coefficient, standard error, hazard ratio with its 95 % interval, p (Wald).
+
+    Penalised coefficients are biased on purpose, so they have neither interval nor p.
+    """
     errors = np.sqrt(np.diag(covariance))
     return [
         {
             "term": term.name, "column": term.column, "level": term.level, "coefficient": float(b), "error": float(e),
-            "ratio": float(np.exp(b)), "low": float(np.exp(b - Z95 * e)), "high": float(np.exp(b + Z95 * e)),
-            "p": float(2 * norm.sf(abs(b / e))) if e > 0 else None,
+            "ratio": float(np.exp(b)),
+            "low": None if penalised else float(np.exp(b - Z95 * e)),
+            "high": None if penalised else float(np.exp(b + Z95 * e)),
+            "p": float(2 * norm.sf(abs(b / e))) if e > 0 and not penalised else None,
         }
         for term, b, e in zip(terms, coefficients, errors, strict=True)
     ]  # fmt: skip

@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import CallError, DataError, UnknownNameError
 from ..files import write_csv
 from .aft import survival_at
-from .curves import Array, Curve, Horizon, Interval, in_words, median, parse_horizon
+from .curves import Array, Curve, Interval, median
+from .horizons import Horizon, in_words, parse_horizon
 from .model import ColumnFacts, SurvivalModel, patient_curves
 from .stages import cut_stages
 from .table import Table, as_number, is_missing, tidy

@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..progress import track
+from .calibration import calibrate
 from .cohort import Cohort
 from .cox import columns_of
-from .curves import Array, Curve, Horizon, Interval, aalen_johansen, kaplan_meier, risk_table
+from .curves import Array, Curve, Interval, aalen_johansen, kaplan_meier, risk_table
+from .decision import difference, net_benefit, thresholds_for
 from .fitting import Fitted, curves_of, fit_model
+from .horizons import Horizon
+from .influence import Functional, incidence_at
 
 
 def censoring_curve(cohort: Cohort) -> Curve:
@@ -43,12 +47,44 @@ class Pairs:
 
 
 def concordance_pairs(cohort: Cohort) -> Pairs:
-    """Pair each patient with the event with all who were at risk then and had it later or never (Harrell)."""
+    """Pair each patient with the event with all who were at risk then and had it later or never.
+
+    Harrell's C-index: who is censored early is compared with few, so it moves with the pattern of censoring.
+    """
     cases = np.flatnonzero(cohort.state == 1)
+    later, never = _outlived(cohort, cases)
+    return Pairs(cases, np.ones(len(cases)), (later | never).astype(np.float32))
+
+
+def _outlived(cohort: Cohort, cases: Array) -> tuple[Array, Array]:
+    """Return who outlived each case, and who had a competing event before and so never has it, (cases, patients)."""
     when = cohort.time[cases][:, None]
-    later = (cohort.time > when) | ((cohort.time == when) & (cohort.state == 0))
-    controls = (later | (cohort.state > 1)) & (cohort.start < when)
-    return Pairs(cases, np.ones(len(cases)), controls.astype(np.float32))
+    never = (cohort.state > 1) & (cohort.time <= when)
+    later = ((cohort.time > when) | ((cohort.time == when) & (cohort.state == 0))) & ~never
+    if cohort.entry is not None:
+        later, never = later & (cohort.entry < when), never & (cohort.entry < when)
+    return later, never
+
+
+def weighted_pairs(cohort: Cohort, *, censoring: Curve, until: float = np.inf) -> Pairs:
+    """Pair as `concordance_pairs` those with the event by `until`, each pair weighted by the inverse of its chance.
+
+    Uno's C-index, which does not move with censoring: Uno et al. (2011), doi 10.1002/sim.4154; concordance of R's
+    survival with timewt = "n/G2". With competing events Wolbers et al. (2014), doi 10.1093/biostatistics/kxt059, in
+    which those who had another event before keep a weight of their own; cindex of R's pec.
+    """
+    cases = np.flatnonzero((cohort.state == 1) & (cohort.time <= until))
+    later, never = _outlived(cohort, cases)
+    own = _inverse(_step(censoring, cohort.time, before=True))
+    if not cohort.competing:
+        return Pairs(cases, own[cases] ** 2, later.astype(np.float32))
+    then = _inverse(_step(censoring, cohort.time[cases]))
+    controls = later * then[:, None] + never * own
+    return Pairs(cases, own[cases], controls.astype(np.float32))
+
+
+def _inverse(chance: Array) -> Array:
+    return np.asarray(np.divide(1.0, chance, out=np.zeros(len(chance)), where=chance > 0))
 
 
 def auc_pairs(cohort: Cohort, *, horizon: float, censoring: Curve) -> Pairs:
@@ -159,7 +195,6 @@ def fold_numbers(strata: Sequence[int] | Array, *, folds: int, rng: np.random.Ge
 
 MOST_PATIENTS = 5000  # more are judged on a random part of this size: the pairs to compare grow with the square
 REPLICATES = 200
-PENALTIES = (0.01, 0.1)
 _GRID = 50
 _MODEL, _STAGE, _NONE = "model", "stage alone", "no covariates"
 
@@ -190,9 +225,9 @@ def stage_alone(train: Cohort) -> Predictor:
     return predict
 
 
-def cox(train: Cohort, *, penalty: float = 0.0) -> Predictor:
-    """Predict by the whole fitting procedure, checks and repairs included; by stage alone where no model results."""
-    fitted = fit_model(train, penalty=penalty, curves=False)
+def cox(train: Cohort) -> Predictor:
+    """Predict by the whole procedure, penalty, checks and repairs included; by stage alone where no model results."""
+    fitted = fit_model(train, curves=False)
     simple = stage_alone(train)
     if not fitted.causes:
         return simple
@@ -210,9 +245,7 @@ def _by_model(fitted: Fitted, test: Cohort, times: Array, simple: Predictor) -> 
     return risk
 
 
-def _candidates(penalties: tuple[float, ...]) -> dict[str, Callable[[Cohort], Predictor]]:
-    ridge = {f"ridge {p:g}": lambda train, p=p: cox(train, penalty=p) for p in penalties}
-    return {_MODEL: cox, _STAGE: stage_alone, _NONE: no_covariates, **ridge}
+_CANDIDATES: dict[str, Callable[[Cohort], Predictor]] = {_MODEL: cox, _STAGE: stage_alone, _NONE: no_covariates}
 
 
 @dataclass(frozen=True)
@@ -225,25 +258,23 @@ class Held:
 
 
 def cross_validate(
-    cohort: Cohort, *, times: Array, folds: int, repeats: int, penalties: tuple[float, ...], rng: np.random.Generator
-) -> Held:
+    cohort: Cohort, *, times: Array, folds: int, repeats: int, rng: np.random.Generator
+) -> Held:  # fmt: skip
     """Predict every patient once per repeat by models fitted to the other folds."""
-    makers = _candidates(penalties)
     numbers = np.stack([fold_numbers(cohort.state, folds=folds, rng=rng) for _ in range(repeats)])
-    risks = {name: np.empty((repeats, len(cohort), len(times))) for name in makers}
+    risks = {name: np.empty((repeats, len(cohort), len(times))) for name in _CANDIDATES}
     tasks = [(repeat, fold) for repeat in range(repeats) for fold in range(folds)]
     for repeat, fold in track(tasks, "Cross-validation"):
         held = numbers[repeat] == fold
         train, test = cohort.take(~held), cohort.take(held)
-        for name, maker in makers.items():
+        for name, maker in _CANDIDATES.items():
             risks[name][repeat, held] = maker(train)(test, times)
     return Held(numbers, risks, times)
 
 
 def judge(
-    cohort: Cohort, *, horizons: tuple[Horizon, ...], folds: int, repeats: int, penalties: tuple[float, ...] = (),
-    rng: np.random.Generator,
-) -> dict[str, Any]:  # fmt: skip
+    cohort: Cohort, *, horizons: tuple[Horizon, ...], folds: int, repeats: int, rng: np.random.Generator
+) -> dict[str, Any]:
     """Cross-validate and score every candidate, with intervals and paired differences from the model.
 
     Intervals: percentiles over patients drawn again with their predictions held fixed; they say how the figures vary
@@ -251,19 +282,30 @@ def judge(
     """
     grid = _grid(cohort)
     times = np.unique(np.concatenate([grid, [h.time for h in horizons]]))
-    held = cross_validate(cohort, times=times, folds=folds, repeats=repeats, penalties=penalties, rng=rng)
+    held = cross_validate(cohort, times=times, folds=folds, repeats=repeats, rng=rng)
     weights = bootstrap_weights(len(cohort), replicates=REPLICATES, rng=rng)
     replicates = {
         name: _scores(cohort, risks, held=held, grid=grid, horizons=horizons, weights=weights)
         for name, risks in held.risks.items()
     }
+    for scores in replicates.values():
+        scores |= {f"ipa at {h.words}": _accuracy(scores, replicates[_NONE], f"brier at {h.words}") for h in horizons}
     return {
         "patients": len(cohort), "folds": folds, "repeats": repeats, "replicates": REPLICATES,
         "span": [float(grid[0]), float(grid[-1])],
         "estimators": _intervals(replicates),
         "differences": _intervals(_minus(replicates, _MODEL)),
         "calibration": [_calibration(cohort, held, horizon) for horizon in horizons],
+        "decision": [_decision(cohort, held, horizon) for horizon in horizons],
     }  # fmt: skip
+
+
+def _accuracy(scores: Mapping[str, Array], nothing: Mapping[str, Array], key: str) -> Array:
+    """Return the index of prediction accuracy: how much of the Brier score without covariates is saved.
+
+    Source: Kattan and Gerds (2018), doi 10.1186/s41512-018-0029-2.
+    """
+    return np.asarray(1 - scores[key] / nothing[key])
 
 
 def _grid(cohort: Cohort) -> Array:
@@ -281,6 +323,8 @@ def _scores(
     at = {h.words: int(np.searchsorted(held.times, h.time)) for h in horizons}
     ranks = _over_follow_up(risks[:, :, np.searchsorted(held.times, grid)], grid)
     scores = {"c_index": _ratio(concordance_pairs(cohort), ranks, held.folds, weights)}
+    weighted = weighted_pairs(cohort, censoring=censoring, until=float(grid[-1]))
+    scores["c_uno"] = _ratio(weighted, ranks, held.folds, weights)
     for horizon in horizons:
         pairs = auc_pairs(cohort, horizon=horizon.time, censoring=censoring)
         scores[f"auc at {horizon.words}"] = _ratio(pairs, risks[:, :, at[horizon.words]], held.folds, weights)
@@ -330,30 +374,63 @@ def as_dict(interval: Interval) -> dict[str, float | None]:
     return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
 
 
+def _risk_at(held: Held, name: str, horizon: Horizon) -> Array:
+    """Return each patient's held-out risk at a horizon, averaged over the repeats, (patients,)."""
+    return np.asarray(held.risks[name][:, :, int(np.searchsorted(held.times, horizon.time))].mean(axis=0))
+
+
 def _calibration(cohort: Cohort, held: Held, horizon: Horizon) -> dict[str, Any]:
-    risk = held.risks[_MODEL][:, :, int(np.searchsorted(held.times, horizon.time))].mean(axis=0)
+    risk = _risk_at(held, _MODEL, horizon)
     groups = int(np.clip((cohort.state == 1).sum() // 15, 2, 5))
-    seen, expected = observed(cohort, horizon=horizon.time), float(risk.mean())
-    ratio = Interval(seen.value / expected, seen.low / expected, seen.high / expected) if seen and expected else None
+    found = calibrate(_seen(cohort, horizon), risk)
+    curve = {name: getattr(found, name).tolist() for name in ("risk", "smooth", "low", "high")}
     return {
         "time": horizon.time, "words": horizon.words,
         "groups": calibration(cohort, risk, horizon=horizon.time, groups=groups),
-        "observed_over_expected": as_dict(ratio) if ratio else None,
+        "observed_over_expected": as_dict(found.ratio),
+        "intercept": as_dict(found.intercept), "slope": as_dict(found.slope),
+        "curve": curve if np.isfinite(found.smooth).all() else None,
+    }  # fmt: skip
+
+
+def _seen(cohort: Cohort, horizon: Horizon) -> Functional:
+    return incidence_at(cohort.time, cohort.state, horizon=horizon.time, start=cohort.entry)
+
+
+def _decision(cohort: Cohort, held: Held, horizon: Horizon) -> dict[str, Any]:
+    """Return the net benefit of the model, of stage alone and of treating all, and where the model is better."""
+    model, stage = (_risk_at(held, name, horizon) for name in (_MODEL, _STAGE))
+    rules = {_MODEL: model, _STAGE: stage, "all": np.ones(len(cohort))}
+    cuts = thresholds_for(model)
+    found = {name: net_benefit(cohort, risk, horizon=horizon.time, thresholds=cuts) for name, risk in rules.items()}
+    more = {
+        name: [difference(cohort, model, rules[name], horizon=horizon.time, threshold=cut) for cut in cuts]
+        for name in (_STAGE, "all")
+    }
+    ahead = np.array([min(one.low, two.low) > 0 for one, two in zip(*more.values(), strict=True)])
+    better = ahead & (found[_MODEL].low > 0)
+    return {
+        "time": horizon.time, "words": horizon.words, "thresholds": cuts.tolist(),
+        "rules": {
+            name: {side: getattr(net, side).tolist() for side in ("value", "low", "high")}
+            for name, net in found.items()
+        },
+        "better": cuts[better].tolist(),
     }  # fmt: skip
 
 
 def optimism(
-    cohort: Cohort, *, horizons: tuple[Horizon, ...], samples: int, penalty: float, rng: np.random.Generator
+    cohort: Cohort, *, horizons: tuple[Horizon, ...], samples: int, rng: np.random.Generator
 ) -> dict[str, Any] | None:
     """Return apparent figures, how much they flatter, and what is left: bootstrap after Harrell et al. (1996)."""
     horizon, grid = horizons[len(horizons) // 2], _grid(cohort)
     pairs = concordance_pairs(cohort)
-    apparent = _apparent(cox(cohort, penalty=penalty), cohort, horizon, pairs, grid)
+    apparent = _apparent(cox(cohort), cohort, horizon, pairs, grid)
     gaps = []
     for _ in track(range(samples), "Optimism"):
         sample = cohort.take(rng.integers(0, len(cohort), len(cohort)))
         if (sample.state == 1).sum() and horizon.time <= sample.time.max():
-            predictor = cox(sample, penalty=penalty)
+            predictor = cox(sample)
             flattered = _apparent(predictor, sample, horizon, concordance_pairs(sample), grid)
             gaps.append(flattered - _apparent(predictor, cohort, horizon, pairs, grid))
     if not gaps:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from ..config import Settings
-from .curves import Unit
+from .horizons import Unit
 
 
 class StudySettings(Settings):

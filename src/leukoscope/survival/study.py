@@ -1,9 +1,11 @@
-"""The whole study: a cohort goes in; the numbers of survival.json and a model come out."""
+"""The comparison of the stages as survival.json holds it: curves, numbers at risk, medians, means, tests, sentences."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,195 @@ import numpy as np
 from ..files import provenance, write_json
 from .aft import fit_aft
 from .cohort import Cohort, describe
-from .compared import compare
-from .curves import Horizon, fitting_horizons, median_follow_up, parse_horizon
-from .fitting import Fitted, explain_fit, fit_model
+from .comparison import Test, gray, holm, logrank, logrank_trend, pairwise, restricted_mean_difference
+from .curves import (
+    Z95,
+    Array,
+    Curve,
+    Interval,
+    RiskTable,
+    median,
+    median_follow_up,
+    restricted_mean,
+    risk_table,
+    thinned,
+)
+from .fine_gray import late_gray
+from .fitting import Fitted, curves_of, explain_fit, fit_model, known_until
+from .horizons import Horizon, fitting_horizons, parse_horizon
 from .model import SurvivalModel, write_model
-from .scores import MOST_PATIENTS, PENALTIES, as_dict, judge, optimism
+from .scores import MOST_PATIENTS, as_dict, judge, optimism
 from .settings import StudySettings
-from .words import NOTICE, counted, in_stage, short
+from .words import NOTICE, any_of, count_sentence, counted, deadly, in_stage, limited, none_seen, short
+
+_TICKS = 6
+
+
+def compare(cohort: Cohort, *, horizons: Sequence[Horizon]) -> dict[str, Any]:
+    """Describe every stage and test whether they differ."""
+    curves = {name: curves_of(cohort.take(cohort.stage == place)) for place, name in enumerate(cohort.stages)}
+    ticks = _ticks(float(cohort.time.max()), unit=cohort.unit)
+    until = _restriction(curves, horizons)
+    return {
+        "ticks": ticks.tolist(),
+        "stages": {
+            name: _stage(
+                cohort.take(cohort.stage == place), name, curves[name], horizons=horizons, ticks=ticks, until=until
+            )
+            for place, name in enumerate(cohort.stages)
+        },
+        "tests": _tests(cohort) if len(cohort.stages) > 1 else {},
+        "restricted_mean": {"until": until, "differences": _mean_differences(curves, until)},
+    }
+
+
+def _ticks(last: float, *, unit: str) -> Array:
+    """Return about six round times from zero to the last follow-up; months go in halves and wholes of years."""
+    steps = [1.0, 3, 6, 12, 24, 36, 60, 120] if unit == "months" else []
+    power = 10 ** np.floor(np.log10(last / _TICKS)) if last > 0 else 1.0
+    steps += [factor * power for factor in (1, 2, 2.5, 5, 10)]
+    fitting = [step for step in steps if last / step <= _TICKS + 1] or [last]
+    step = (fitting if unit == "months" and last > _TICKS else sorted(fitting))[0] or 1.0
+    return np.asarray(np.arange(0, last + step / 1e6, step))
+
+
+def _restriction(curves: Mapping[str, Mapping[str, Curve]], horizons: Sequence[Horizon]) -> float:
+    """Return the latest horizon that every stage was followed to, or else the shortest of the follow-ups."""
+    shortest = min(stage["survival"].last for stage in curves.values())
+    return max((horizon.time for horizon in horizons if horizon.time <= shortest), default=shortest)
+
+
+def _stage(
+    cohort: Cohort, name: str, curves: Mapping[str, Curve], *, horizons: Sequence[Horizon], ticks: Array, until: float
+) -> dict[str, Any]:
+    mean, error = restricted_mean(curves["survival"], until=until)
+    who = f"patients with {in_stage(cohort.stage_column, name)}"
+    return {
+        "curves": {key: _curve(curve) for key, curve in curves.items()},
+        "at_risk": [int(((cohort.time >= tick) & (cohort.start <= tick)).sum()) for tick in ticks],
+        "median": as_dict(median(curves["survival"])),
+        "restricted_mean": _open(Interval(mean, mean - Z95 * error, mean + Z95 * error), error > 0),
+        "horizons": [_at(cohort, curves, horizon, who) for horizon in horizons],
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    """Return a curve to be drawn, at up to 2,000 of its steps; a limit that does not exist is null."""
+    drawn = thinned(curve)
+    limits = {key: [float(x) if np.isfinite(x) else None for x in getattr(drawn, key)] for key in ("low", "high")}
+    return {
+        "times": drawn.times.tolist(),
+        "value": drawn.value.tolist(),
+        **limits,
+        "last": curve.last,
+        "start": curve.start,
+    }
+
+
+def _at(cohort: Cohort, curves: Mapping[str, Curve], horizon: Horizon, who: str) -> dict[str, Any]:
+    """Return what is known at one horizon: numbers, `text` (a sentence) and `count` (its end, for a list)."""
+    at_risk = int(((cohort.time >= horizon.time) & (cohort.start <= horizon.time)).sum())
+    facts = {"words": horizon.words, "time": horizon.time, "at_risk": at_risk}
+    read = {key: curve.at(horizon.time) for key, curve in curves.items()}
+    known = {key: Interval(*values) for key, values in read.items() if values is not None}
+    if len(known) < len(curves):
+        last = f"{short(curves['survival'].last)} {cohort.unit}"
+        none = f"no number after {horizon.words}: nobody was followed past {last}."
+        return facts | {"text": f"For {who}, {none}", "count": none}
+    incidence = known[cohort.events[0]]
+    if incidence.value == 0:
+        seen = known_until(cohort, horizon.time)
+        none = none_seen(horizon.words, event=cohort.events[0], known=seen)
+        facts |= {key: as_dict(value) for key, value in limited(known, event=cohort.events[0], known=seen).items()}
+        return facts | {"text": f"For {who}, {none}", "count": none}
+    facts |= {key: as_dict(value) for key, value in known.items()}
+    count = count_sentence(horizon.words, events=cohort.events, survival=known["survival"], incidence=incidence)
+    return facts | {"text": f"Of 100 {who}, {count}", "count": count}
+
+
+def _tests(cohort: Cohort) -> dict[str, Any]:
+    stages = len(cohort.stages)
+    table = risk_table(
+        cohort.time, cohort.state, group=cohort.stage, groups=stages, start=cohort.entry, causes=len(cohort.events)
+    )
+    pairs = _pairs(cohort, table)
+    tests: dict[str, Any] = {
+        "of": any_of(cohort.events),  # what the log-rank tests count
+        "logrank": vars(logrank(table)),
+        "peto": vars(logrank(table, rho=1)),
+        "trend": vars(logrank_trend(table)) if cohort.ordered else None,
+        "pairs_of": cohort.events[0] if cohort.competing else any_of(cohort.events),
+        "pairs_by": _incidence_test(cohort) if cohort.competing else "log-rank",
+        "pairs": [
+            {"stages": [cohort.stages[a], cohort.stages[b]], **vars(test), "p_holm": corrected}
+            for (a, b), (test, corrected) in pairs.items()
+        ],
+    }
+    if cohort.competing:
+        tests["gray"] = {event: vars(_gray(cohort, table, cause=cause)) for cause, event in enumerate(cohort.events)}
+        tests["gray_by"] = _incidence_test(cohort)
+    return tests | {"primary": _primary(cohort, tests)}
+
+
+def _incidence_test(cohort: Cohort) -> str:
+    return "Gray" if cohort.entry is None else "Fine–Gray score"
+
+
+def _gray(cohort: Cohort, table: RiskTable, *, cause: int) -> Test:
+    """Compare the incidences of one event; with late entry by the score test of the Fine–Gray model."""
+    if cohort.entry is None:
+        return gray(table, cause=cause)
+    own = np.where(cohort.state == cause + 1, 1, np.where(cohort.state > 0, 2, 0))
+    return late_gray(cohort.time, own, cohort.stage, groups=len(cohort.stages), start=cohort.entry)
+
+
+def _pairs(cohort: Cohort, table: RiskTable) -> dict[tuple[int, int], tuple[Test, float]]:
+    if not cohort.competing:
+        return pairwise(table)
+    if cohort.entry is None:
+        return pairwise(table, test=partial(gray, cause=0))
+    found = list(combinations(range(len(cohort.stages)), 2))
+    tests = [_gray(cohort.take(np.isin(cohort.stage, pair)), table, cause=0) for pair in found]
+    corrected = holm([test.p for test in tests])
+    return {pair: (test, p) for pair, test, p in zip(found, tests, corrected, strict=True)}
+
+
+def _primary(cohort: Cohort, tests: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the one test that the headline rests on: of equal curves of the first event."""
+    event = cohort.events[0]
+    if cohort.competing:
+        name = (
+            "Gray's test" if cohort.entry is None else "the score test of the Fine–Gray model, which takes late entry"
+        )
+        return {"name": name, "of": f"equal incidence of {event} in all stages", **tests["gray"][event]}
+    what = "survival" if deadly(event) else f"time to {event}"
+    return {"name": "the log-rank test", "of": f"equal {what} in all stages", **tests["logrank"]}
+
+
+def _mean_differences(curves: Mapping[str, Mapping[str, Curve]], until: float) -> list[dict[str, Any]]:
+    pairs = list(combinations(curves, 2))
+    found = [restricted_mean_difference(curves[a]["survival"], curves[b]["survival"], until=until) for a, b in pairs]
+    told = [all(_varies(curves[name]["survival"], until) for name in pair) for pair in pairs]
+    corrected = iter(holm([p for (_, p), some in zip(found, told, strict=True) if some]))
+    return [
+        {"stages": list(pair), **_open(difference, some)}
+        | {"p": p if some else None, "p_holm": next(corrected) if some else None}
+        for pair, (difference, p), some in zip(pairs, found, told, strict=True)
+    ]
+
+
+def _varies(curve: Curve, until: float) -> bool:
+    """Tell whether a mean has a standard error; with no event, or everybody's, before `until` it would be a false 0."""
+    return restricted_mean(curve, until=until)[1] > 0
+
+
+def _open(interval: Interval, some: bool) -> dict[str, float | None]:
+    """Return an interval for JSON, its ends unknown unless the data give some."""
+    return as_dict(interval) if some else as_dict(Interval(interval.value, np.nan, np.nan))
+
 
 FORMAT = 1
 JUDGED_EVENTS = 20  # fewer events cannot be dealt into folds that each hold a few
-SHRINK_BELOW = 20  # events per coefficient; above it a penalty has little to mend and is not tried
 SAMPLED_PATIENTS = 25_000  # in all bootstrap samples together: optimism shrinks, and is surer, as a cohort grows
 FEWEST_SAMPLES = 10
 
@@ -41,7 +221,7 @@ def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival
     rng = np.random.default_rng(settings.seed)
     horizons = choose_horizons(cohort, settings)
     fitted = fit_model(cohort)
-    judgement, fitted, limits = _judged(cohort, settings, fitted=fitted, horizons=horizons, rng=rng)
+    judgement, limits = _judged(cohort, settings, fitted=fitted, horizons=horizons, rng=rng)
     model = _finished(fitted, cohort, horizons=horizons, judgement=judgement)
     result = {
         "format": FORMAT,
@@ -86,25 +266,19 @@ def choose_horizons(cohort: Cohort, settings: StudySettings) -> tuple[Horizon, .
 
 def _judged(
     cohort: Cohort, settings: StudySettings, *, fitted: Fitted, horizons: Sequence[Horizon], rng: np.random.Generator
-) -> tuple[dict[str, Any] | None, Fitted, list[str]]:
-    """Judge the model; take a penalised one instead where it is better beyond doubt."""
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Judge the model, or say why not."""
     if not fitted.causes or fitted.design is None:
-        return None, fitted, ["Not judged: there is no model, only the curves of the stages."]
+        return None, ["Not judged: there is no model, only the curves of the stages."]
     judged, notes = _judgeable(fitted.design.cohort, rng)
     within = tuple(horizon for horizon in horizons if horizon.time < judged.time.max())
     events = int((judged.state == 1).sum())
     if hindrance := _hindrance(fitted, events=events, within=within):
-        return None, fitted, [f"Not judged: {hindrance}."]
-    penalties = PENALTIES if events < SHRINK_BELOW * fitted.coefficients else ()
-    judgement = judge(
-        judged, horizons=within, folds=settings.folds, repeats=settings.repeats, penalties=penalties, rng=rng
-    )
-    penalty = _better_penalty(judgement)
-    judgement["chosen"] = f"ridge {penalty:g}" if penalty else "model"
-    judgement["tried"] = [f"ridge {p:g}" for p in penalties]
+        return None, [f"Not judged: {hindrance}."]
+    judgement = judge(judged, horizons=within, folds=settings.folds, repeats=settings.repeats, rng=rng)
     samples = min(settings.bootstrap, max(FEWEST_SAMPLES, SAMPLED_PATIENTS // len(judged)))
-    judgement["optimism"] = optimism(judged, horizons=within, samples=samples, penalty=penalty, rng=rng)
-    return judgement, fit_model(cohort, penalty=penalty) if penalty else fitted, notes
+    judgement["optimism"] = optimism(judged, horizons=within, samples=samples, rng=rng)
+    return judgement, notes
 
 
 def _hindrance(fitted: Fitted, *, events: int, within: Sequence[Horizon]) -> str:
@@ -127,17 +301,6 @@ def _judgeable(cohort: Cohort, rng: np.random.Generator) -> tuple[Cohort, list[s
     return cohort.take(part), [f"The model was judged on {MOST_PATIENTS} patients drawn at random from {len(cohort)}."]
 
 
-def _better_penalty(judgement: dict[str, Any]) -> float:
-    """Return the ridge penalty whose Brier score is lower with its whole interval, or 0."""
-    better = {
-        name: difference["integrated_brier"]
-        for name, difference in judgement["differences"].items()
-        if name.startswith("ridge") and (difference["integrated_brier"]["low"] or 0) > 0
-    }
-    best = max(better, key=lambda name: better[name]["value"], default="")
-    return float(best.removeprefix("ridge ")) if best else 0.0
-
-
 def _finished(
     fitted: Fitted, cohort: Cohort, *, horizons: Sequence[Horizon], judgement: dict[str, Any] | None
 ) -> SurvivalModel:
@@ -145,7 +308,7 @@ def _finished(
     single = not cohort.competing and fitted.design is not None and bool(fitted.causes)
     facts = {
         "cohort": cohort.where, "patients": len(cohort), "events": int((cohort.state == 1).sum()),
-        "c_index": judgement["estimators"][judgement["chosen"]]["c_index"] if judgement else None,
+        "c_index": judgement["estimators"]["model"]["c_index"] if judgement else None,
         "use": NOTICE,
     }  # fmt: skip
     return replace(

@@ -63,7 +63,7 @@ def _results(result: Mapping[str, Any]) -> dict[str, str]:
         answers["24"] = "Not applicable: no model was updated."
         answers["12f"] = "Not applicable: no model was updated."
     if result["judgement"]:
-        chosen = result["judgement"]["estimators"][result["judgement"]["chosen"]]["c_index"]
+        chosen = result["judgement"]["estimators"]["model"]["c_index"]
         answers["23a"] = (
             f"Cross-validated C-index {chosen['value']:.3f} ({chosen['low']:.3f} to {chosen['high']:.3f}); "
             "all figures on this page."
@@ -107,7 +107,11 @@ def _building(model: Mapping[str, Any]) -> str:
         if check["action"] != "none needed"
     ]
     done = f"Hazards were not proportional for {'; '.join(repaired)}." if repaired else "Hazards were proportional."
-    penalty = f" Ridge penalty {model['penalty']:g}." if model["penalty"] else ""
+    penalty = (
+        f" Ridge penalty {model['penalty']:g}, chosen by the cross-validated partial likelihood."
+        if model["penalty"]
+        else ""
+    )
     return f"{model['kind']} model, Efron's ties. {done}{penalty} Validated by cross-validation and bootstrap."
 
 

@@ -1,12 +1,8 @@
 """Chances in plain words: how many of 100 patients, between which limits, by when."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .curves import Interval
+from .curves import Interval
 
 NOTICE = "Research use, not a diagnosis; not for decisions about a patient."
 ONE_SIDED = 0.05  # the chance that a one-sided 95 % limit leaves out
@@ -33,7 +29,7 @@ def of_hundred(share: float) -> str:
 
 def between(interval: Interval) -> str:
     """Return the limits of a share: 'between 51 and 71'; at exactly 0 or 1 there is no way to compute any."""
-    if interval.low == interval.value == interval.high:
+    if not interval.low < interval.high:  # equal, or not defined
         return "no limits can be given"
     return f"between {of_hundred(interval.low)} and {of_hundred(interval.high)}"
 
