@@ -16,7 +16,7 @@ SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'spl
 .PHONY: help demo test lint format bench docs sbom model clean
 
 help:
-	@echo "make demo              from nothing to a report, on painted cells"
+	@echo "make demo              from nothing to a report, on synthetic cells"
 	@echo "make demo DATA=folder  the same on your images (FOLDER/<class>/<subject>_*.png, or C-NMC)"
 	@echo "make test              set up, lint, type-check, test"
 	@echo "make model             train the shipped model again (MODEL_DATA=folder of C-NMC cells; an hour on two cores)"
@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	rm -rf $(RUN)
-	$(BIN)/leukoscope run $(if $(DATA),$(DATA),--painted 600) -o $(RUN) --config demo
+	$(BIN)/leukoscope run $(if $(DATA),$(DATA),--synthetic 600) -o $(RUN) --config demo
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -2,14 +2,14 @@
 
     python benchmarks/audit.py [--files 3000] [--rounds 3] [--cells 15000 150000]
 
-Files: 450 px BMPs of 608 KB, as in the C-NMC release, made of painted cells in a temporary folder; 15,000 of them are
+Files: 450 px BMPs of 608 KB, as in the C-NMC release, made of synthetic cells in a temporary folder; 15,000 of them are
 9 GB, of 3,000 the time per file is the same (every file is looked at by itself) and everything stays in memory's cache
 of files, on both sides. Each round reads all of them with `sha256sum` (xargs, one process per core) and with leukoscope
 (index, which hashes, then audit), in turn, in processes of their own. Printed: medians of seconds and of processor
 seconds, and leukoscope's speed as a share of sha256sum's.
 
-Near duplicates: thumbnails and sizes drawn with the mean and the covariance of painted ones, one in a hundred a copy of
-another with noise, all of which must be found. Printed: processor seconds for each number of cells, and the ratio.
+Near duplicates: thumbnails and sizes drawn with the mean and the covariance of synthetic ones, one in a hundred a copy
+of another with noise, all of which must be found. Printed: processor seconds for each number of cells, and the ratio.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from leukoscope.data.audit import Traits, measure_traits, near_duplicates
 from leukoscope.data.cells import Cell
-from leukoscope.data.synthetic import paint
+from leukoscope.data.synthetic import SOURCE, draw_cells
 
 OURS = """
 import sys
@@ -53,9 +53,9 @@ def compare_with_sha256sum(folder: Path, *, rounds: int) -> dict[str, Spent]:
     return {name: median(each) for name, each in times.items()}
 
 
-def growth(painted: list[Cell], counts: list[int]) -> dict[int, float]:
+def growth(synthetic: list[Cell], counts: list[int]) -> dict[int, float]:
     """Return processor seconds of the search for near duplicates, for each number of cells."""
-    traits = measure_traits(painted)
+    traits = measure_traits(synthetic)
     seen = np.hstack([traits.thumbnails, np.log(traits.sides)])
     rng, seconds = np.random.default_rng(0), {}
     for count in counts:
@@ -70,7 +70,7 @@ def growth(painted: list[Cell], counts: list[int]) -> dict[int, float]:
 def search(thumbnails: NDArray[np.float32], sides: NDArray[np.float64], *, least: int) -> float:
     """Return processor seconds of one search; it must find at least the copies that were put in."""
     count = len(sides)
-    cells = [Cell(Path(f"{n}.bmp"), "", f"S{n % 100}", "", "painted", f"{n}", f"{n}", SIDE, SIDE) for n in range(count)]
+    cells = [Cell(Path(f"{n}.bmp"), "", f"S{n % 100}", "", SOURCE, f"{n}", f"{n}", SIDE, SIDE) for n in range(count)]
     used = time.process_time()
     found = near_duplicates(cells, Traits(np.ones(count), np.ones((count, 3)), sides, thumbnails, {}))
     used = time.process_time() - used
@@ -88,7 +88,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_files(Path(name) / "files", count=asked.files)
         middle = compare_with_sha256sum(Path(name) / "files", rounds=asked.rounds)
-        grown = growth(paint(Path(name) / "painted", count=480), asked.cells)
+        grown = growth(draw_cells(Path(name) / "synthetic", count=480), asked.cells)
     write(middle, grown, files=asked.files, rounds=asked.rounds)
 
 

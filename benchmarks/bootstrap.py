@@ -21,7 +21,7 @@ def main() -> None:
     for name, default in (("cells", 15_000), ("groups", 100), ("replicates", 2000), ("peer", 10)):
         ask.add_argument(f"--{name}", type=int, default=default)
     asked = ask.parse_args()
-    outcome = painted_outcome(cells=asked.cells, groups=asked.groups)
+    outcome = synthetic_outcome(cells=asked.cells, groups=asked.groups)
     ours, theirs = [], []
     for _ in range(3):  # in turn
         ours.append(spent(lambda: ours_seconds(outcome, asked.replicates))[1])
@@ -43,7 +43,7 @@ def main() -> None:
     )
 
 
-def painted_outcome(*, cells: int, groups: int) -> Outcome:
+def synthetic_outcome(*, cells: int, groups: int) -> Outcome:
     """Return cells with overlapping scores, from a seed."""
     rng = np.random.default_rng(0)
     group = rng.integers(groups, size=cells)

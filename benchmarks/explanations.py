@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from leukoscope.explain.checks import check, deletion, insertion, random_heat, rank_correlation
-from leukoscope.explain.maps import Crops, Predict, enlarge
-from leukoscope.explain.perturbation import lime, occlude
+from leukoscope.explanation.checks import check, deletion, insertion, random_heat, rank_correlation
+from leukoscope.explanation.maps import Crops, Predict, enlarge
+from leukoscope.explanation.perturbation import lime, occlude
 from leukoscope.files import write_json
 from leukoscope.images.crop import prepare_crop
 from leukoscope.images.read import read_image

@@ -17,12 +17,12 @@ LAYERS = [
     {"config"},
     {"images"},
     {"data"},
-    {"models", "bundle", "evaluation", "explain"},
+    {"models", "bundle", "evaluation", "explanation"},
     {"training", "fields", "survival", "interop"},
     {"inference"},
     {"report"},
-    {"pipeline", "export", "server"},
-    {"adapt", "studies"},
+    {"pipeline", "exporting", "server"},
+    {"adaptation", "studies"},
     {"cli"},
 ]
 LAYER = {package: height for height, packages in enumerate(LAYERS) for package in packages}

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from leukoscope.cli import COMMANDS, leukoscope
-from leukoscope.data.synthetic import paint
+from leukoscope.data.synthetic import draw_cells
 from leukoscope.errors import LeukoscopeError
 from leukoscope.files import alone_in, read_csv, read_json
 
@@ -41,17 +41,17 @@ def in_a_shell(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Co
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run on painted cells."""
-    output = tmp_path_factory.mktemp("runs") / "painted"
-    result = tiny_run(["--painted", "96"], output)
+    """A finished tiny run on synthetic cells."""
+    output = tmp_path_factory.mktemp("runs") / "synthetic"
+    result = tiny_run(["--synthetic", "96"], output)
     assert result.exit_code == 0, result.output
     return output
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of 48 painted cells, as a user's own: <class>/<subject>_<number>.png."""
-    paint(tmp_path / "images", count=48)
+    """A folder of 48 synthetic cells, as a user's own: <class>/<subject>_<number>.png."""
+    draw_cells(tmp_path / "images", count=48)
     return tmp_path / "images"
 
 
@@ -68,15 +68,15 @@ def test_a_run_leaves_files_that_a_person_can_open(finished: Path) -> None:
     assert all(stage["seconds"] >= 0 and stage["version"] for stage in stages.values())
 
 
-def test_painted_cells_are_called_painted_in_the_report(finished: Path) -> None:
-    assert "painted" in (finished / "report.html").read_text().lower()
-    assert "Painted cells" in read_json(finished / "metrics.json")["verdict"]["text"]
+def test_synthetic_cells_are_called_synthetic_in_the_report(finished: Path) -> None:
+    assert "synthetic" in (finished / "report.html").read_text().lower()
+    assert "Synthetic cells" in read_json(finished / "metrics.json")["verdict"]["text"]
 
 
 def test_a_finished_run_is_not_overwritten_but_resumed(finished: Path) -> None:
     weights = sorted(finished.glob("fold-*/checkpoints/*.safetensors"))
     made = [path.stat().st_mtime_ns for path in weights]
-    refused = tiny_run(["--painted", "96"], finished)
+    refused = tiny_run(["--synthetic", "96"], finished)
     assert refused.exit_code == 1
     assert "holds a run already. Go on with --resume" in str(refused.exception)
     (finished / "report.html").unlink()
@@ -191,11 +191,11 @@ def test_fewer_subjects_than_folds_names_the_number_to_set(images: Path, tmp_pat
     ("arguments", "status", "message"),
     [
         (["rnu"], 2, "Did you mean 'run'?"),
-        (["run", "-o", "x"], 2, "Give a folder of images, or --painted"),
+        (["run", "-o", "x"], 2, "Give a folder of images, or --synthetic"),
         (["run", "nowhere", "-o", "x"], 1, "nowhere does not exist"),
-        (["run", "--painted", "60", "-o", "x", "--set", "train.epoch=1"], 2, "Did you mean 'train.epochs'?"),
-        (["run", "--painted", "60", "-o", "x", "--config", "dmo"], 2, "Did you mean 'demo'?"),
-        (["run", "--painted", "60", "-o", "x", "--set", "model.name=seed-cn"], 2, "seed-cnn"),
+        (["run", "--synthetic", "60", "-o", "x", "--set", "train.epoch=1"], 2, "Did you mean 'train.epochs'?"),
+        (["run", "--synthetic", "60", "-o", "x", "--config", "dmo"], 2, "Did you mean 'demo'?"),
+        (["run", "--synthetic", "60", "-o", "x", "--set", "model.name=seed-cn"], 2, "seed-cnn"),
         (["data", "split", "nowhere.csv", "-o", "split.json"], 1, "nowhere.csv does not exist"),
         (["evaluate", "nowhere"], 2, "does not exist"),
     ],

@@ -6,10 +6,10 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "leukoscope"
 FOLDER = "reference/python"
 PACKAGES = (
-    "bundle", "data", "evaluation", "explain", "fields", "images", "inference", "interop", "models", "report",
+    "bundle", "data", "evaluation", "explanation", "fields", "images", "inference", "interop", "models", "report",
     "survival", "training",
 )  # fmt: skip
-GROUND = ("config", "errors", "files", "progress", "pipeline", "export", "adapt")
+GROUND = ("config", "errors", "files", "progress", "pipeline", "exporting", "adaptation")
 _INDEX = f"""# Python
 
 The command line is a thin skin over these. What most programs need is one call:
@@ -18,7 +18,7 @@ The command line is a thin skin over these. What most programs need is one call:
 import leukoscope
 
 predictor = leukoscope.load()  # or the folder of another bundle
-opinions = predictor.predict(["runs/demo/painted/blast/P02_000.png"])
+opinions = predictor.predict(["runs/demo/synthetic/blast/P02_000.png"])
 print(opinions[0].decision, opinions[0].reason)
 ```
 

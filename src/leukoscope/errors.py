@@ -6,7 +6,7 @@ LeukoscopeError                 exit status 1: the data or the result is at faul
 │   └── SplitError              a split that leaks or cannot be built
 ├── TrainingError               a run that cannot go on (NaN loss, nothing to resume)
 ├── BundleError                 a model bundle that is damaged, incomplete or too new
-└── CallError                   exit status 2: the call is at fault
+└── UsageError                   exit status 2: the call is at fault
     ├── ConfigError             a setting that does not exist or has a bad value
     ├── UnknownNameError        a name that is not among the known ones; shows the nearest
     └── MissingExtraError       a feature whose optional dependencies are not installed
@@ -49,17 +49,17 @@ class BundleError(LeukoscopeError):
     """A model bundle that is damaged, incomplete or made by a newer version."""
 
 
-class CallError(LeukoscopeError):
+class UsageError(LeukoscopeError):
     """The call itself is at fault: an option, a name, a setting."""
 
     exit_status = 2
 
 
-class ConfigError(CallError):
+class ConfigError(UsageError):
     """A setting that does not exist or whose value is not allowed."""
 
 
-class UnknownNameError(CallError):
+class UnknownNameError(UsageError):
     """A name that is not among the known ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
@@ -67,7 +67,7 @@ class UnknownNameError(CallError):
         super().__init__(f"Unknown {kind} '{name}'.{nearest(name, known)} Known: {', '.join(known)}.")
 
 
-class MissingExtraError(CallError):
+class MissingExtraError(UsageError):
     """A feature whose optional dependencies are not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:

@@ -26,7 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import CallError, DataError
+from .errors import DataError, UsageError
 
 Row = dict[str, str]
 # Python holds a byte of a file's name that is not UTF-8 as half a surrogate pair, which no text file can hold.
@@ -42,7 +42,7 @@ def write_whole(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: it cannot be written; `filename` is `path`, not that of the temporary file.
-        CallError: `path` is a disk.
+        UsageError: `path` is a disk.
     """
     if _is_stream(path):
         with tempfile.TemporaryDirectory(prefix="leukoscope-") as folder:
@@ -119,7 +119,7 @@ def _open_stream(path: Path) -> BinaryIO:
         sys.stderr.flush()
         return os.fdopen(os.dup(own), "wb")
     if stat.S_ISBLK(found.st_mode):
-        raise CallError(f"{path} is a disk, which must not be written over. Name a file.")
+        raise UsageError(f"{path} is a disk, which must not be written over. Name a file.")
     return _open_pipe(path) if stat.S_ISFIFO(found.st_mode) else path.open("wb")
 
 
@@ -140,7 +140,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Hold FOLDER/.lock; it is free again when the block or the process ends, however it ends.
 
     Raises:
-        CallError: another process holds it.
+        UsageError: another process holds it.
     """
     if sys.platform == "win32":  # which has no fcntl
         yield
@@ -151,7 +151,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CallError(f"Another leukoscope is at work in {folder}. Wait for it, or stop it first.") from None
+            raise UsageError(f"Another leukoscope is at work in {folder}. Wait for it, or stop it first.") from None
         yield
 
 

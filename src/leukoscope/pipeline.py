@@ -14,8 +14,8 @@ from .data.cells import Cell, classes_of, read_cells, write_cells
 from .data.index import Indexed, Layout, index
 from .data.pack import pack
 from .data.split import SplitPlan, group_of_subject, make_split, read_split, subject_groups, write_split
-from .data.synthetic import paint
-from .errors import CallError, DataError, require
+from .data.synthetic import draw_cells
+from .errors import DataError, UsageError, require
 from .evaluation.baselines import shortcut_probe
 from .files import alone_in, read_json, record_stage, write_json
 
@@ -24,10 +24,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Input:
-    """Where the cells of a run come from: a folder or table, or `painted` cells from the seed."""
+    """Where the cells of a run come from: a folder or table, or as many `synthetic` cells, drawn from the seed."""
 
     data: Path | None = None
-    painted: int = 0
+    synthetic: int = 0
     layout: Layout | None = None
     labels: Path | None = None
     skip_unusable: bool = False
@@ -50,7 +50,7 @@ def run_experiment(
         say: takes one line of plain words per stage.
 
     Raises:
-        CallError: the folder is not empty and `resume` is not set, lies inside the data, or is being written by
+        UsageError: the folder is not empty and `resume` is not set, lies inside the data, or is being written by
             another process; or the settings differ from the run's own.
         LeukoscopeError: whatever a stage finds wrong.
     """
@@ -239,7 +239,7 @@ def check_network(model: Model) -> None:
 
     Raises:
         MissingExtraError: PyTorch is not installed.
-        UnknownNameError, CallError: there is no such network, or it cannot have these weights.
+        UnknownNameError, UsageError: there is no such network, or it cannot have these weights.
         BundleError: the weights file does not exist.
     """
     require("torch", feature="Training", extra="train")
@@ -252,31 +252,31 @@ def check_network(model: Model) -> None:
 def _refuse_inside(given: Input, run: Path) -> None:
     data = given.data.resolve() if given.data else None
     if data and data.is_dir() and run.resolve().is_relative_to(data):
-        raise CallError(f"{run} lies inside {given.data}, where pictures it holds would be read as cells. "
+        raise UsageError(f"{run} lies inside {given.data}, where pictures it holds would be read as cells. "
                         "Choose a folder outside.")  # fmt: skip
 
 
 def _open_run(run: Path, experiment: Experiment, *, resume: bool) -> None:
     config = run / "config.toml"
     if resume and not config.exists():
-        raise CallError(f"There is no run in {run} to go on with. Check the folder, or start one without --resume.")
+        raise UsageError(f"There is no run in {run} to go on with. Check the folder, or start one without --resume.")
     if config.exists():
         if not resume:
-            raise CallError(f"{run} holds a run already. Go on with --resume, or choose a new folder.")
+            raise UsageError(f"{run} holds a run already. Go on with --resume, or choose a new folder.")
         if Experiment.read(config) != experiment:
-            raise CallError(f"The settings differ from those in {config}. Resume without --config and --set.")
+            raise UsageError(f"The settings differ from those in {config}. Resume without --config and --set.")
     elif run.exists() and any(not path.name.startswith(".") for path in run.iterdir()):
-        raise CallError(f"{run} is not empty and holds no run. Choose a new folder.")
+        raise UsageError(f"{run} is not empty and holds no run. Choose a new folder.")
     else:
         experiment.write(config)
 
 
 def _find_cells(given: Input, run: Path, experiment: Experiment) -> tuple[list[Cell], list[str]]:
-    if given.painted:
-        cells = paint(run / "painted", count=given.painted, seed=experiment.seed)
-        return cells, ["These cells are painted from a seed: they show that the program works, nothing about blood."]
+    if given.synthetic:
+        cells = draw_cells(run / "synthetic", count=given.synthetic, seed=experiment.seed)
+        return cells, ["These cells are drawn from a seed: they show that the program works, nothing about blood."]
     if given.data is None:
-        raise CallError("Give a folder of images, or --painted 600 for painted cells; with --resume as at first.")
+        raise UsageError("Give a folder of images, or --synthetic 600 for synthetic cells; with --resume as at first.")
     found = index(given.data, layout=given.layout, labels=given.labels)
     return found.cells, notes_of(found)
 

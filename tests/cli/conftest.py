@@ -1,4 +1,4 @@
-"""The shipped model, as it is and without its rules, and a few painted cells: nothing is trained here."""
+"""The shipped model, as it is and without its rules, and a few synthetic cells: nothing is trained here."""
 
 from pathlib import Path
 
@@ -7,33 +7,35 @@ from click.testing import CliRunner, Result
 
 from leukoscope.bundle.manifest import Bundle, open_bundle
 from leukoscope.cli import leukoscope as program
-from leukoscope.data.synthetic import paint
+from leukoscope.data.synthetic import draw_cells
 from tests.inference.conftest import changed
 
 
 @pytest.fixture(scope="session")
 def strict() -> Bundle:
-    """The shipped model, which refuses painted cells: they are too small."""
+    """The shipped model, which refuses synthetic cells: they are too small."""
     return open_bundle(None)
 
 
 @pytest.fixture(scope="session")
 def lenient(strict: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped model without any rule to refuse or doubt: every cell is answered."""
-    return changed(strict, tmp_path_factory.mktemp("lenient") / "bundle", quality={}, gate={}, conformal={})
+    """The shipped model without any rule to refuse or to be unsure: every cell is answered."""
+    return changed(
+        strict, tmp_path_factory.mktemp("lenient") / "bundle", quality={}, out_of_distribution={}, conformal={}
+    )
 
 
 @pytest.fixture(scope="session")
-def painted_cells(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return [cell.path for cell in paint(tmp_path_factory.mktemp("painted"), count=48, seed=9)][:3]
+def synthetic_cells(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [cell.path for cell in draw_cells(tmp_path_factory.mktemp("synthetic"), count=48, seed=9)][:3]
 
 
 @pytest.fixture
-def cells(painted_cells: list[Path], tmp_path: Path) -> Path:
-    """A folder of three painted cells."""
+def cells(synthetic_cells: list[Path], tmp_path: Path) -> Path:
+    """A folder of three synthetic cells."""
     folder = tmp_path / "cells"
     folder.mkdir()
-    for number, path in enumerate(painted_cells, start=1):
+    for number, path in enumerate(synthetic_cells, start=1):
         (folder / f"cell-{number}.png").write_bytes(path.read_bytes())
     return folder
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from leukoscope.bundle.manifest import Bundle
-from leukoscope.errors import CallError, DataError
+from leukoscope.errors import DataError, UsageError
 from leukoscope.files import read_csv
 from tests.cli.conftest import run
 
@@ -179,11 +179,11 @@ def test_no_result_is_written_over_another_or_over_what_is_read(
     Path("cells.csv").write_text("path\ncells/cell-1.png\n")
     Path("link.html").symlink_to("a.csv")
     ended = run("predict", "cells.csv", "--model", "no model is opened before this is seen", *outputs)
-    assert isinstance(ended.exception, CallError), ended.output
+    assert isinstance(ended.exception, UsageError), ended.output
     assert "Choose another name" in str(ended.exception)
 
 
 def test_explain_writes_no_page_over_its_own_files(cells: Path, tmp_path: Path) -> None:
     for page in (tmp_path / "why", tmp_path / "why" / "explanations.json", cells / "cell-1.png"):
         ended = run("explain", cells / "cell-1.png", "--model", "none", "-o", tmp_path / "why", "--html", page)
-        assert isinstance(ended.exception, CallError), ended.output
+        assert isinstance(ended.exception, UsageError), ended.output

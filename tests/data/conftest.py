@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.data.cells import Cell
-from leukoscope.data.synthetic import paint
+from leukoscope.data.synthetic import draw_cells
 
 
 def make_cells(subjects: int, *, per_subject: int = 6, rng: np.random.Generator | None = None) -> list[Cell]:
@@ -30,6 +30,6 @@ def make_cells(subjects: int, *, per_subject: int = 6, rng: np.random.Generator 
 
 
 @pytest.fixture(scope="session")
-def painted(tmp_path_factory: pytest.TempPathFactory) -> list[Cell]:
-    """A hundred and twenty painted cells of 24 subjects, with their images."""
-    return paint(tmp_path_factory.mktemp("painted"), count=120, seed=1)
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> list[Cell]:
+    """A hundred and twenty synthetic cells of 24 subjects, with their images."""
+    return draw_cells(tmp_path_factory.mktemp("synthetic"), count=120, seed=1)

@@ -23,9 +23,9 @@ def refused(ended: "subprocess.CompletedProcess[str]", *, says: str) -> None:
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_limit_on_the_size_of_files_stops_the_pack_and_leaves_nothing(tmp_path: Path, painted: list[Cell]) -> None:
+def test_a_limit_on_the_size_of_files_stops_the_pack_and_leaves_nothing(tmp_path: Path, synthetic: list[Cell]) -> None:
     """The limit is the system's own way to refuse bytes: 120 crops of 48 KiB do not go into 1 MiB."""
-    write_cells(tmp_path / "cells.csv", painted)
+    write_cells(tmp_path / "cells.csv", synthetic)
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -33,4 +33,4 @@ def test_a_limit_on_the_size_of_files_stops_the_pack_and_leaves_nothing(tmp_path
     refused(run_pack(tmp_path / "cells.csv", preexec_fn=limit), says="crops.npy")
     assert not [path for path in (tmp_path / "pack").iterdir() if path.name != ".lock"]
     assert run_pack(tmp_path / "cells.csv").returncode == 0
-    assert len(open_pack(tmp_path / "pack")) == len(painted)
+    assert len(open_pack(tmp_path / "pack")) == len(synthetic)

@@ -135,22 +135,22 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
         index(tmp_path / "nowhere")
 
 
-def test_the_table_survives_writing_and_reading(tmp_path: Path, painted: list[Cell]) -> None:
-    write_cells(tmp_path / "cells.csv", painted)
-    assert read_cells(tmp_path / "cells.csv") == painted
+def test_the_table_survives_writing_and_reading(tmp_path: Path, synthetic: list[Cell]) -> None:
+    write_cells(tmp_path / "cells.csv", synthetic)
+    assert read_cells(tmp_path / "cells.csv") == synthetic
 
 
-def test_a_name_that_stands_twice_is_refused(tmp_path: Path, painted: list[Cell]) -> None:
-    write_cells(tmp_path / "cells.csv", [painted[0], painted[0]])
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path, synthetic: list[Cell]) -> None:
+    write_cells(tmp_path / "cells.csv", [synthetic[0], synthetic[0]])
     with pytest.raises(DataError, match="stands twice"):
         read_cells(tmp_path / "cells.csv")
 
 
-def test_the_disease_is_the_second_of_two_classes(painted: list[Cell]) -> None:
-    assert classes_of(painted) == ("normal", "blast")
-    assert classes_of(painted, "normal") == ("blast", "normal")
+def test_the_disease_is_the_second_of_two_classes(synthetic: list[Cell]) -> None:
+    assert classes_of(synthetic) == ("normal", "blast")
+    assert classes_of(synthetic, "normal") == ("blast", "normal")
     with pytest.raises(UnknownNameError, match="Did you mean 'blast'"):
-        classes_of(painted, "blasst")
+        classes_of(synthetic, "blasst")
     assert sorted(["H10", "H2", "9", "11"], key=natural) == ["9", "11", "H2", "H10"]
 
 
@@ -198,8 +198,8 @@ def test_the_subjects_known_to_share_cells_are_found_in_the_images(shared_data: 
     ]
 
 
-def test_copies_of_a_cell_are_found_though_their_bytes_differ(tmp_path: Path, painted: list[Cell]) -> None:
-    chosen = painted[::10]
+def test_copies_of_a_cell_are_found_though_their_bytes_differ(tmp_path: Path, synthetic: list[Cell]) -> None:
+    chosen = synthetic[::10]
     copies = []
     for number, cell in enumerate(chosen):
         image = Image.open(cell.path)
@@ -211,7 +211,7 @@ def test_copies_of_a_cell_are_found_though_their_bytes_differ(tmp_path: Path, pa
         path = tmp_path / f"copy{number}.{'jpg' if number % 4 == 3 else 'png'}"
         copy.save(path)
         copies.append(replace(cell, path=path, name=path.name, subject="copy", sha256=f"{number:064x}"))
-    cells = [*painted, *copies]
+    cells = [*synthetic, *copies]
     pairs = near_duplicates(cells, measure_traits(cells))
     assert {frozenset((a.name, b.name)) for a, b, _ in pairs} == {
         frozenset((cell.name, copy.name)) for cell, copy in zip(chosen, copies, strict=True)
@@ -219,14 +219,14 @@ def test_copies_of_a_cell_are_found_though_their_bytes_differ(tmp_path: Path, pa
 
 
 @pytest.mark.parametrize("at_once", [2**21, 64])
-def test_no_pair_of_like_cells_is_missed(monkeypatch: pytest.MonkeyPatch, painted: list[Cell], at_once: int) -> None:
+def test_no_pair_of_like_cells_is_missed(monkeypatch: pytest.MonkeyPatch, synthetic: list[Cell], at_once: int) -> None:
     monkeypatch.setattr("leukoscope.data.audit._AT_ONCE", at_once)
     rng = np.random.default_rng(0)
     count = 600
     kinds = rng.normal(128, 40, (30, 256))[rng.integers(0, 30, count)]
     thumbnails = (kinds + rng.normal(0, 5, (count, 256))).astype(np.float32)
     sides = np.exp(rng.normal(-1, 0.15, (count, 2)))
-    cells = [replace(painted[0], path=Path(f"{n}.bmp"), sha256=f"{n}") for n in range(count)]
+    cells = [replace(synthetic[0], path=Path(f"{n}.bmp"), sha256=f"{n}") for n in range(count)]
     found = near_duplicates(cells, Traits(np.ones(count), np.ones((count, 3)), sides, thumbnails, {}))
     correlation, apart = np.corrcoef(thumbnails), abs(np.log(sides[:, None] / sides)).max(axis=2)
     wanted = np.argwhere(np.triu((correlation >= 0.985) & (apart < 0.05), k=1))
@@ -261,13 +261,13 @@ def test_identical_files_under_two_subjects_join_them(release: Path) -> None:
     assert ["20", "21"] in found["joined_subjects"]
 
 
-def test_traits_are_read_back_and_belong_to_their_table(tmp_path: Path, painted: list[Cell]) -> None:
-    traits = measure_traits(painted)
-    write_traits(tmp_path / "traits.csv", painted, traits)
-    read = read_traits(tmp_path / "traits.csv", painted)
+def test_traits_are_read_back_and_belong_to_their_table(tmp_path: Path, synthetic: list[Cell]) -> None:
+    traits = measure_traits(synthetic)
+    write_traits(tmp_path / "traits.csv", synthetic, traits)
+    read = read_traits(tmp_path / "traits.csv", synthetic)
     assert np.allclose(read, np.column_stack([traits.area_px, traits.colour]), rtol=1e-5)
     with pytest.raises(DataError, match="another table"):
-        read_traits(tmp_path / "traits.csv", painted[1:])
+        read_traits(tmp_path / "traits.csv", synthetic[1:])
 
 
 def test_verify_names_what_is_missing_changed_and_extra(shared_data: Path, tmp_path: Path) -> None:

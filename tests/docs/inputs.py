@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.fields.conftest import Painting
 
-FIRST = "leukoscope run --painted 600 -o runs/demo --config demo"
+FIRST = "leukoscope run --synthetic 600 -o runs/demo --config demo"
 SECOND = "leukoscope export runs/demo -o models/demo"
 
 
@@ -30,7 +30,7 @@ def prepare(page: str, folder: Path, done: dict[str, str], call: Callable[..., s
 
 def own_cells(folder: Path) -> None:
     """cells/ as folders of classes, and patients.csv with columns of its own."""
-    shutil.copytree(folder / "runs/demo/painted", folder / "cells")
+    shutil.copytree(folder / "runs/demo/synthetic", folder / "cells")
     rows = [{"file": path.relative_to(folder), "diagnosis": path.parent.name, "patient": path.name.partition("_")[0]}
             for path in sorted((folder / "cells").rglob("*.png"))]  # fmt: skip
     write(folder / "patients.csv", rows)
@@ -38,7 +38,7 @@ def own_cells(folder: Path) -> None:
 
 def reviewed(folder: Path) -> None:
     """Two cells of each subject, in folders of classes."""
-    for path in sorted((folder / "runs/demo/painted").rglob("*_00[01].png")):
+    for path in sorted((folder / "runs/demo/synthetic").rglob("*_00[01].png")):
         place = folder / "reviewed" / path.parent.name / path.name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
@@ -68,7 +68,7 @@ def study(folder: Path) -> None:
 
 def password(folder: Path) -> None:
     """A file with a password that is long enough."""
-    (folder / "password.txt").write_text("painted cells are no patients\n", encoding="utf-8")
+    (folder / "password.txt").write_text("synthetic cells are no patients\n", encoding="utf-8")
 
 
 def patients(folder: Path) -> None:

@@ -131,10 +131,10 @@ def test_a_model_no_better_than_cell_size_is_called_out(tmp_path: Path) -> None:
     assert "size of the cell" in verdict["text"]
 
 
-def test_painted_cells_are_called_painted(tmp_path: Path) -> None:
-    metrics = evaluate(write_run(tmp_path / "run", cells=160, subjects=16, source="painted"))
-    assert metrics["data"]["painted"]
-    assert "painted" in metrics["verdict"]["text"].lower()
+def test_synthetic_cells_are_called_synthetic(tmp_path: Path) -> None:
+    metrics = evaluate(write_run(tmp_path / "run", cells=160, subjects=16, source="synthetic"))
+    assert metrics["data"]["synthetic"]
+    assert "synthetic" in metrics["verdict"]["text"].lower()
 
 
 def test_a_leaky_split_is_called_leaky_and_never_unseen(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def painted(rng: np.random.Generator) -> tuple[Painting, NDArray[np.uint8]]:
+def synthetic(rng: np.random.Generator) -> tuple[Painting, NDArray[np.uint8]]:
     """Two single white cells and a touching pair among red cells, 64x48 µm."""
     painting = Painting(64, 48).white_cell(12, 12).white_cell(50, 14, radius=5).white_cell(24, 36).white_cell(35, 36)
     return painting, painting.red_cells(rng, count=14).taken(rng)

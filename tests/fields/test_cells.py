@@ -12,9 +12,9 @@ from leukoscope.fields.scale import Scale
 from .conftest import RED, Painting
 
 
-def test_every_painted_white_cell_is_found_where_it_was_painted_and_of_its_size(painted):
-    painting, pixels = painted
-    cells = find_cells(field_of(pixels, name="painted", scale=Scale.exact(0.1, source="user")))
+def test_every_painted_white_cell_is_found_where_it_was_painted_and_of_its_size(synthetic):
+    painting, pixels = synthetic
+    cells = find_cells(field_of(pixels, name="synthetic", scale=Scale.exact(0.1, source="user")))
     assert len(cells) == len(painting.white)
     for x, y, radius in painting.white:
         nearest = min(cells, key=lambda cell: np.hypot(cell.centre[0] - x * 10, cell.centre[1] - y * 10))
@@ -23,17 +23,17 @@ def test_every_painted_white_cell_is_found_where_it_was_painted_and_of_its_size(
         assert nearest.nucleus_um2 == pytest.approx(np.pi * (0.8 * radius) ** 2, rel=0.2)
 
 
-def test_touching_cells_are_two_and_say_so(painted):
-    _, pixels = painted
-    cells = find_cells(field_of(pixels, name="painted", scale=Scale.exact(0.1, source="user")))
+def test_touching_cells_are_two_and_say_so(synthetic):
+    _, pixels = synthetic
+    cells = find_cells(field_of(pixels, name="synthetic", scale=Scale.exact(0.1, source="user")))
     assert [("touching" in cell.flags) for cell in cells] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("zoom", [0.25, 0.5, 1.0, 2.0])
-def test_the_same_field_at_other_magnifications_has_the_same_cells(painted, zoom):
-    painting, pixels = painted
+def test_the_same_field_at_other_magnifications_has_the_same_cells(synthetic, zoom):
+    painting, pixels = synthetic
     how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
-    cells = find_cells(field_of(cv2.resize(pixels, None, fx=zoom, fy=zoom, interpolation=how), name="painted"))
+    cells = find_cells(field_of(cv2.resize(pixels, None, fx=zoom, fy=zoom, interpolation=how), name="synthetic"))
     assert len(cells) == len(painting.white)
 
 
@@ -55,29 +55,29 @@ def test_a_cell_at_the_border_is_flagged_as_cut_off(rng):
     assert cells[0].box[0] == 0
 
 
-def test_a_blurred_cell_is_flagged_as_out_of_focus(painted):
-    _, pixels = painted
+def test_a_blurred_cell_is_flagged_as_out_of_focus(synthetic):
+    _, pixels = synthetic
     blurred = cv2.GaussianBlur(pixels, (0, 0), 15)
     cells = find_cells(field_of(blurred, name="blurred", scale=Scale.exact(0.1, source="user")))
     assert cells
     assert all("out of focus" in cell.flags for cell in cells)
 
 
-def test_flags_come_from_the_published_list(painted):
-    _, pixels = painted
-    assert {flag for cell in find_cells(field_of(pixels, name="painted")) for flag in cell.flags} <= set(FLAGS)
+def test_flags_come_from_the_published_list(synthetic):
+    _, pixels = synthetic
+    assert {flag for cell in find_cells(field_of(pixels, name="synthetic")) for flag in cell.flags} <= set(FLAGS)
 
 
-def test_numbers_follow_reading_order(painted):
-    _, pixels = painted
-    cells = find_cells(field_of(pixels, name="painted"))
+def test_numbers_follow_reading_order(synthetic):
+    _, pixels = synthetic
+    cells = find_cells(field_of(pixels, name="synthetic"))
     assert [cell.number for cell in cells] == [1, 2, 3, 4]
     assert [round(cell.centre[1]) for cell in cells] == sorted(round(cell.centre[1]) for cell in cells)
 
 
-def test_area_of_an_outline_is_that_of_scikit_image(painted):
-    _, pixels = painted
-    field = field_of(pixels, name="painted", scale=Scale.exact(0.1, source="user"))
+def test_area_of_an_outline_is_that_of_scikit_image(synthetic):
+    _, pixels = synthetic
+    field = field_of(pixels, name="synthetic", scale=Scale.exact(0.1, source="user"))
     for cell in find_cells(field):
         mask = measure.grid_points_in_poly(field.pixels.shape[:2], cell.outline[:, ::-1] - 0.5)
         assert cell.area_um2 == pytest.approx(mask.sum() * 0.01, rel=0.01)
@@ -118,15 +118,15 @@ def test_nothing_to_measure_the_scale_on_asks_for_it(rng):
         field_of(pixels, name="drop.png")
 
 
-def test_a_field_is_plain_data(painted):
-    _, pixels = painted
-    field = field_of(pixels, name="painted")
+def test_a_field_is_plain_data(synthetic):
+    _, pixels = synthetic
+    field = field_of(pixels, name="synthetic")
     assert isinstance(field, Field)
     assert field.pixels is pixels
 
 
-def test_a_round_view_is_searched_and_what_its_rim_cuts_is_flagged(painted):
-    pixels = painted[1]
+def test_a_round_view_is_searched_and_what_its_rim_cuts_is_flagged(synthetic):
+    pixels = synthetic[1]
     rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
     view = (rows - 240) ** 2 + (columns - 320) ** 2 < 225**2
     dark = np.where(view[..., None], pixels, np.uint8(4))

@@ -17,12 +17,12 @@ SECRET = "DOE^JANE 1970-01-01"
 
 
 @pytest.fixture
-def folder(painted, tmp_path):
+def folder(synthetic, tmp_path):
     exif = Image.Exif()
     exif[0x010E] = exif[0x013B] = SECRET  # description, artist
     for number in range(2):
-        Image.fromarray(painted[1]).save(tmp_path / f"smear-{number}.png", exif=exif)
-    Image.fromarray(painted[1]).save(tmp_path / "smear-2.tif", description=SECRET)
+        Image.fromarray(synthetic[1]).save(tmp_path / f"smear-{number}.png", exif=exif)
+    Image.fromarray(synthetic[1]).save(tmp_path / "smear-2.tif", description=SECRET)
     return tmp_path
 
 
@@ -67,9 +67,9 @@ def test_nothing_about_the_patient_is_written_anywhere(folder):
             assert b"DOE" not in path.read_bytes()
 
 
-def test_fields_of_one_name_do_not_overwrite_each_other(folder, painted):
+def test_fields_of_one_name_do_not_overwrite_each_other(folder, synthetic):
     (folder / "other").mkdir()
-    Image.fromarray(painted[1]).save(folder / "other" / "smear-0.png")
+    Image.fromarray(synthetic[1]).save(folder / "other" / "smear-0.png")
     result = _run(folder, "-o", folder / "out")
     assert result.exit_code == 0, result.output
     assert len(read_cells(folder / "out" / "cells.csv")) == 16

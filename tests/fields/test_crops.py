@@ -9,11 +9,11 @@ from leukoscope.fields.scale import RELEASE_UM_PER_PX, Scale
 
 
 def _field(pixels, um=0.1):
-    return field_of(pixels, name="painted", scale=Scale.exact(um, source="user"))
+    return field_of(pixels, name="synthetic", scale=Scale.exact(um, source="user"))
 
 
-def test_a_crop_holds_one_cell_on_black_in_the_middle(painted):
-    field = _field(painted[1])
+def test_a_crop_holds_one_cell_on_black_in_the_middle(synthetic):
+    field = _field(synthetic[1])
     crop = cut_crop(field, find_cells(field)[0])
     assert crop.shape == (CROP_SIDE, CROP_SIDE, 3)
     assert crop.dtype == np.uint8
@@ -25,31 +25,31 @@ def test_a_crop_holds_one_cell_on_black_in_the_middle(painted):
 
 
 @pytest.mark.parametrize("zoom", [0.3, 0.6, 1.0, 2.5])
-def test_a_cell_has_the_same_size_in_its_crop_at_any_magnification(painted, zoom):
-    field = _field(rescaled(painted[1], zoom), um=0.1 / zoom)
+def test_a_cell_has_the_same_size_in_its_crop_at_any_magnification(synthetic, zoom):
+    field = _field(rescaled(synthetic[1], zoom), um=0.1 / zoom)
     areas = [cut_crop(field, cell).any(axis=-1).sum() * RELEASE_UM_PER_PX**2 for cell in find_cells(field)]
-    expected = [cell.area_um2 for cell in find_cells(_field(painted[1]))]
+    expected = [cell.area_um2 for cell in find_cells(_field(synthetic[1]))]
     assert areas == pytest.approx(expected, rel=0.12)
 
 
-def test_a_crop_shows_the_very_cell_and_not_its_neighbour(painted):
-    field = _field(painted[1])
+def test_a_crop_shows_the_very_cell_and_not_its_neighbour(synthetic):
+    field = _field(synthetic[1])
     for cell in find_cells(field):
         crop = cut_crop(field, cell)
         area = crop.any(axis=-1).sum() * RELEASE_UM_PER_PX**2
         assert area == pytest.approx(cell.area_um2, rel=0.03)
 
 
-def test_colours_survive_resampling(painted):
-    field = _field(painted[1])
+def test_colours_survive_resampling(synthetic):
+    field = _field(synthetic[1])
     cell = find_cells(field)[0]
     crop = cut_crop(field, cell)
     x, y = (round(value) for value in cell.centre)
     assert crop[215:235, 215:235].mean(axis=(0, 1)) == pytest.approx(field.pixels[y - 6 : y + 6, x - 6 : x + 6].mean(axis=(0, 1)), abs=3)  # fmt: skip  # noqa: E501
 
 
-def test_a_cell_cut_off_by_the_border_is_black_beyond_it(painted):
-    pixels = painted[1][:, 60:]  # the first cell stands at x = 120
+def test_a_cell_cut_off_by_the_border_is_black_beyond_it(synthetic):
+    pixels = synthetic[1][:, 60:]  # the first cell stands at x = 120
     field = _field(np.ascontiguousarray(pixels))
     cell = find_cells(field)[0]
     assert "cut off" in cell.flags

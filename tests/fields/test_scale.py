@@ -43,28 +43,28 @@ def test_fields_of_one_camera_share_the_median_of_their_scales():
     assert "3 fields" in str(shared)
 
 
-def test_the_user_outranks_the_file_and_the_file_the_red_cells(painted, tmp_path):
+def test_the_user_outranks_the_file_and_the_file_the_red_cells(synthetic, tmp_path):
     path = tmp_path / "field.tif"
-    tifffile.imwrite(path, painted[1], resolution=(10_000 / 0.08, 10_000 / 0.08), resolutionunit="CENTIMETER")
+    tifffile.imwrite(path, synthetic[1], resolution=(10_000 / 0.08, 10_000 / 0.08), resolutionunit="CENTIMETER")
     assert open_field(path, um_per_px=0.2).scale == Scale.exact(0.2, source="user")
     assert open_field(path).scale.source == "file"
     assert open_field(path).scale.um_per_px == pytest.approx(0.08, rel=1e-4)
-    Image.fromarray(painted[1]).save(tmp_path / "field.png")
+    Image.fromarray(synthetic[1]).save(tmp_path / "field.png")
     assert open_field(tmp_path / "field.png").scale.source == "red cells"
 
 
-def test_ome_and_imagej_files_tell_their_scale(painted, tmp_path):
+def test_ome_and_imagej_files_tell_their_scale(synthetic, tmp_path):
     ome, imagej = tmp_path / "field.ome.tif", tmp_path / "imagej.tif"
     metadata = {"axes": "YXS", "PhysicalSizeX": 0.065, "PhysicalSizeXUnit": "µm"}
-    tifffile.imwrite(ome, painted[1], ome=True, photometric="rgb", metadata=metadata)
-    tifffile.imwrite(imagej, painted[1], imagej=True, resolution=(1 / 0.07, 1 / 0.07), metadata={"unit": "um"})
+    tifffile.imwrite(ome, synthetic[1], ome=True, photometric="rgb", metadata=metadata)
+    tifffile.imwrite(imagej, synthetic[1], imagej=True, resolution=(1 / 0.07, 1 / 0.07), metadata={"unit": "um"})
     assert scale_in_file(ome) == pytest.approx(0.065)
     assert scale_in_file(imagej) == pytest.approx(0.07)
 
 
-def test_the_dots_per_inch_of_a_printer_are_not_taken_for_a_scale(painted, tmp_path):
+def test_the_dots_per_inch_of_a_printer_are_not_taken_for_a_scale(synthetic, tmp_path):
     path = tmp_path / "field.jpg"
-    Image.fromarray(painted[1]).save(path, dpi=(300, 300))
+    Image.fromarray(synthetic[1]).save(path, dpi=(300, 300))
     assert scale_in_file(path) is None
 
 

@@ -30,7 +30,7 @@ def write_pyramid(path, pixels, *, um_per_px=None, levels=3, compression=None):
 
 @pytest.fixture(scope="module")
 def mosaic():
-    """A painted slide of 120x100 µm at 0.1 µm: cells everywhere, also where tiles will meet."""
+    """A synthetic slide of 120x100 µm at 0.1 µm: cells everywhere, also where tiles will meet."""
     rng = np.random.default_rng(3)
     painting = Painting(120, 100)
     for x, y in rng.uniform((8, 8), (112, 92), (40, 2)):

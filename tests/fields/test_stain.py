@@ -96,9 +96,9 @@ def test_glass_itself_has_no_optical_density(colour):
 @pytest.mark.parametrize(
     "lamp", [(1.0, 1.0, 1.0), (1.0, 0.93, 0.75), (0.8, 0.85, 1.0)], ids=["white", "yellow", "blue"]
 )
-def test_the_lamp_does_not_change_the_stain(painted, lamp):
-    lit = np.clip(painted[1] * np.array(lamp), 0, 255).astype(np.uint8)
-    stain, reference = learn_stain(lit), learn_stain(painted[1])
+def test_the_lamp_does_not_change_the_stain(synthetic, lamp):
+    lit = np.clip(synthetic[1] * np.array(lamp), 0, 255).astype(np.uint8)
+    stain, reference = learn_stain(lit), learn_stain(synthetic[1])
     assert np.array(stain.nucleus) @ np.array(reference.nucleus) > 0.99
     assert stain.purple == pytest.approx(reference.purple, abs=0.12)
 

@@ -9,7 +9,7 @@ import torch
 
 from leukoscope.bundle.manifest import Bundle, Manifest, open_bundle, write_bundle
 from leukoscope.config import Experiment
-from leukoscope.export import export_run
+from leukoscope.exporting import export_run
 from leukoscope.files import read_json
 from leukoscope.pipeline import Input, run_experiment
 
@@ -32,24 +32,24 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def painted_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two folds on 160 painted cells."""
-    run = tmp_path_factory.mktemp("painted") / "run"
-    run_experiment(Input(painted=160), run, Experiment.of(SETTINGS), say=_silent)
+def synthetic_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two folds on 160 synthetic cells."""
+    run = tmp_path_factory.mktemp("synthetic") / "run"
+    run_experiment(Input(synthetic=160), run, Experiment.of(SETTINGS), say=_silent)
     return run
 
 
 @pytest.fixture(scope="session")
-def ensemble(painted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Both folds of the painted run as one bundle."""
-    return export_run(painted_run, tmp_path_factory.mktemp("ensemble") / "bundle", say=_silent)
+def ensemble(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Both folds of the synthetic run as one bundle."""
+    return export_run(synthetic_run, tmp_path_factory.mktemp("ensemble") / "bundle", say=_silent)
 
 
 @pytest.fixture(scope="session")
-def single(painted_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """One fold of the painted run, without any rule to refuse or doubt, so that every cell is answered."""
-    exported = export_run(painted_run, tmp_path_factory.mktemp("single") / "bundle", folds=[1], say=_silent)
-    return changed(exported, exported.path.parent / "open", quality={}, gate={}, conformal={})
+def single(synthetic_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One fold of the synthetic run, without any rule to refuse or to be unsure, so that every cell is answered."""
+    exported = export_run(synthetic_run, tmp_path_factory.mktemp("single") / "bundle", folds=[1], say=_silent)
+    return changed(exported, exported.path.parent / "open", quality={}, out_of_distribution={}, conformal={})
 
 
 @pytest.fixture

@@ -12,30 +12,30 @@ from safetensors.numpy import load as load_tensors
 from leukoscope.bundle import manifest as module
 from leukoscope.bundle.graph import points_outside
 from leukoscope.bundle.manifest import Bundle, amend_bundle, open_bundle, operating_point, write_bundle
-from leukoscope.errors import BundleError, CallError, UnknownNameError
-from leukoscope.export import export_run
+from leukoscope.errors import BundleError, UnknownNameError, UsageError
+from leukoscope.exporting import export_run
 from leukoscope.files import fingerprint, read_csv
 from leukoscope.inference.predictor import Predictor, load
 
 from .conftest import changed, facts
 
 
-def test_an_exported_bundle_holds_what_the_run_knew(ensemble: Bundle, painted_run: Path) -> None:
+def test_an_exported_bundle_holds_what_the_run_knew(ensemble: Bundle, synthetic_run: Path) -> None:
     manifest = ensemble.manifest
     assert manifest.classes == ("normal", "blast")
     assert manifest.positive == "blast"
     assert [member.fold for member in manifest.members] == [0, 1]
     assert set(manifest.operating_points) == set(module.OPERATING_POINTS)
-    calibration = json.loads((painted_run / "calibration.json").read_text())
+    calibration = json.loads((synthetic_run / "calibration.json").read_text())
     assert [member.temperature for member in manifest.members] == [f["temperature"] for f in calibration["folds"]]
-    metrics = json.loads((painted_run / "metrics.json").read_text())
+    metrics = json.loads((synthetic_run / "metrics.json").read_text())
     assert manifest.metrics["estimators"]["model"] == metrics["estimators"]["model"]
     assert manifest.training["split"] == metrics["split"]["hash"]
-    assert manifest.credits[0]["data"] == "painted"
+    assert manifest.credits[0]["data"] == "synthetic"
 
 
-def test_figures_of_subjects_add_up_to_the_confusion_of_the_run(ensemble: Bundle, painted_run: Path) -> None:
-    rows = [row for row in read_csv(painted_run / "predictions.csv") if row["set"] == "test"]
+def test_figures_of_subjects_add_up_to_the_confusion_of_the_run(ensemble: Bundle, synthetic_run: Path) -> None:
+    rows = [row for row in read_csv(synthetic_run / "predictions.csv") if row["set"] == "test"]
     assert sum(each.cells for each in ensemble.manifest.subjects) == len(rows)
     assert {each.group for each in ensemble.manifest.subjects} == {row["group"] for row in rows}
 
@@ -44,7 +44,7 @@ def test_the_card_says_what_a_reader_needs(ensemble: Bundle) -> None:
     card = ensemble.read("card.md").decode()
     for words in (
         "Research use, not a diagnosis",
-        "painted",
+        "synthetic",
         "AUROC",
         "subjects it is worst on",
         "Limits",
@@ -54,21 +54,21 @@ def test_the_card_says_what_a_reader_needs(ensemble: Bundle) -> None:
     assert str(ensemble.path) not in card
 
 
-def test_a_card_shows_what_the_same_settings_reach_on_another_split(painted_run: Path, tmp_path: Path) -> None:
+def test_a_card_shows_what_the_same_settings_reach_on_another_split(synthetic_run: Path, tmp_path: Path) -> None:
     bundle = export_run(
-        painted_run, tmp_path / "bundle", folds=[0], also=[painted_run], name="Painted", say=lambda _: None
+        synthetic_run, tmp_path / "bundle", folds=[0], also=[synthetic_run], name="Synthetic", say=lambda _: None
     )
     card = bundle.read("card.md").decode()
-    assert card.startswith("# Painted")
+    assert card.startswith("# Synthetic")
     auroc = bundle.manifest.metrics["estimators"]["model"]["auroc"]["value"]
     row = next(line for line in card.splitlines() if line.startswith("| kfold, seed 0 |"))
     assert f"{auroc:.2f}" in row
     assert bundle.manifest.stain["pixels"] > 1000
 
 
-def test_a_bundle_names_no_folder_of_the_machine_that_made_it(ensemble: Bundle, painted_run: Path) -> None:
+def test_a_bundle_names_no_folder_of_the_machine_that_made_it(ensemble: Bundle, synthetic_run: Path) -> None:
     text = (ensemble.path / "bundle.json").read_text() + (ensemble.path / "card.md").read_text()
-    assert str(painted_run.parent) not in text
+    assert str(synthetic_run.parent) not in text
     assert str(Path.home()) not in text
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_is_no_graph_is_refused(single: Bundle, tmp_path: Path, cont
 
 def test_a_bundle_is_never_written_over_something_else(single: Bundle, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CallError, match="exists already"):
+    with pytest.raises(UsageError, match="exists already"):
         write_bundle(tmp_path, single.manifest, files={})
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -193,8 +193,8 @@ def test_operating_points_are_understood_as_they_are_said(single: Bundle) -> Non
         operating_point(single.manifest, "high-specifity")
 
 
-def test_weights_in_the_bundle_are_those_of_the_checkpoint(single: Bundle, painted_run: Path) -> None:
+def test_weights_in_the_bundle_are_those_of_the_checkpoint(single: Bundle, synthetic_run: Path) -> None:
     kept = load_tensors(single.read("weights.safetensors"))
-    trained = load_tensors((painted_run / "fold-1" / "checkpoints" / "best.safetensors").read_bytes())
+    trained = load_tensors((synthetic_run / "fold-1" / "checkpoints" / "best.safetensors").read_bytes())
     assert {f"weights.{name}" for name in kept} == set(trained)
     assert all(np.array_equal(value, trained[f"weights.{name}"]) for name, value in kept.items())

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope as program
-from leukoscope.errors import CallError, DataError, MissingExtraError, require
+from leukoscope.errors import DataError, MissingExtraError, UsageError, require
 from leukoscope.files import read_csv, read_json, write_csv
 from leukoscope.inference.shards import Counts, answer_shard, finished, load_planned, make_plan, summarise
 from tests.inference.conftest import changed
@@ -26,10 +26,10 @@ COLUMNS = ("path", "subject", "prob_normal", "prob_blast", "decision", "reason",
 
 
 @pytest.fixture
-def cells(painted_run: Path, tmp_path: Path) -> Path:
-    """A folder with 24 painted cells in one sub-folder per subject, and one file that is no image."""
+def cells(synthetic_run: Path, tmp_path: Path) -> Path:
+    """A folder with 24 synthetic cells in one sub-folder per subject, and one file that is no image."""
     folder = tmp_path / "cells"
-    for path in sorted((painted_run / "painted").rglob("*.png"))[::6][:24]:
+    for path in sorted((synthetic_run / "synthetic").rglob("*.png"))[::6][:24]:
         target = folder / path.name.partition("_")[0]
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
@@ -86,7 +86,7 @@ def test_a_second_call_goes_on_and_makes_no_finished_shard_again(cells: Path, si
     answer_all(plan)
     assert len({row["path"] for row in answers(tmp_path / "out")}) == len(answers(tmp_path / "out")) == 25
     other = changed(single, tmp_path / "other", name="another model")
-    with pytest.raises(CallError, match="other images, or by another model"):
+    with pytest.raises(UsageError, match="other images, or by another model"):
         make_plan([str(cells)], **ask | {"bundle": other})
 
 
@@ -128,7 +128,7 @@ def test_a_missing_engine_names_the_extra_and_what_it_cannot_do_is_refused(cells
     assert ended.returncode == 2
     assert "leukoscope[cluster]" in ended.stderr
     refused = predict(cells, "--model", single.path, "--engine", "ray", "-o", "out", "--html", "page.html")
-    assert isinstance(refused.exception, CallError)
+    assert isinstance(refused.exception, UsageError)
     assert "Leave out --html" in str(refused.exception)
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope
-from leukoscope.data.synthetic import paint
-from leukoscope.errors import CallError, UnknownNameError
+from leukoscope.data.synthetic import draw_cells
+from leukoscope.errors import UnknownNameError, UsageError
 from leukoscope.files import read_json
 from leukoscope.inference.explaining import METHODS, Explainer
 from leukoscope.inference.predictor import Predictor
@@ -18,7 +18,7 @@ from leukoscope.inference.predictor import Predictor
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return [cell.path for cell in paint(tmp_path_factory.mktemp("cells"), count=48, seed=9)][:2]
+    return [cell.path for cell in draw_cells(tmp_path_factory.mktemp("cells"), count=48, seed=9)][:2]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,4 +65,4 @@ def test_unknown_names_show_the_known_ones(single: Bundle, files: list[Path]) ->
 
 def test_without_a_place_for_pictures_nothing_is_computed(single: Bundle, files: list[Path]) -> None:
     ended = CliRunner().invoke(leukoscope, ["explain", str(files[0]), "--model", str(single.path)])
-    assert isinstance(ended.exception, CallError)
+    assert isinstance(ended.exception, UsageError)

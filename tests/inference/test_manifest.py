@@ -18,14 +18,14 @@ from leukoscope.files import fingerprint, read_json
 from leukoscope.inference.ensemble import CLASSES_KEY
 from leukoscope.inference.fields import stain_of
 from leukoscope.inference.opinion import Tally
-from leukoscope.inference.out_of_distribution import FILE, fit_gate
+from leukoscope.inference.out_of_distribution import FILE, fit_detector
 from leukoscope.inference.predictor import Predictor
 from leukoscope.report.opinion import OpinionPage
 from tests.server.small_bundle import CHANNELS, SIZE, network
 
 Place = tuple[str | int, ...]
 GONE = object()
-UNSEEN = ("conformal", "gate", "quality", "stain", "training", "files")  # by the page
+UNSEEN = ("conformal", "out_of_distribution", "quality", "stain", "training", "files")  # by the page
 OTHERS: tuple[Any, ...] = (GONE, None, "x", {}, -1, [0.5])
 DEEP = (("metrics", "verdict"), ("metrics", "data"), ("metrics", "estimators", "model", "auroc"))
 
@@ -37,11 +37,11 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = onnx.load_from_string(network())
     onnx.helper.set_model_props(graph, {CLASSES_KEY: "\n".join(shipped["classes"])})
     rng = np.random.default_rng(0)
-    gate = fit_gate(rng.normal(size=(40, CHANNELS)), np.arange(40) % 5)
+    detector = fit_detector(rng.normal(size=(40, CHANNELS)), np.arange(40) % 5)
     member = Member(graph="model.onnx", network="by hand", prepare={"view": "frame", "size": SIZE}, temperature=0.9)
     few = [next(each for each in shipped["subjects"] if each["label"] == name) for name in shipped["classes"]] * 2
     changes = {"members": [member.model_dump()], "subjects": few, "files": {}}
-    files = {"model.onnx": graph.SerializeToString(), FILE: gate.content(), CARD: b"# Small\n"}
+    files = {"model.onnx": graph.SerializeToString(), FILE: detector.content(), CARD: b"# Small\n"}
     folder = tmp_path_factory.mktemp("described") / "bundle"
     return write_bundle(folder, Manifest.model_validate(shipped | changes), files=files).path
 
@@ -74,7 +74,7 @@ def changed(table: dict[str, Any], place: Place, value: Any) -> dict[str, Any]:
 
 
 def used(folder: Path, *, page_too: bool) -> None:
-    """Do with a bundle all that a consultation does; making the page takes longest."""
+    """Do with a bundle all that a prediction does; making the page takes longest."""
     predictor = Predictor(open_bundle(folder))
     rng, disc = np.random.default_rng(0), np.hypot(*(np.mgrid[:300, :300] - 150)) < 109
     image = (disc[..., None] * (90 + rng.normal(0, 3, (300, 300, 3)))).clip(0, 255).astype(np.uint8)
@@ -114,7 +114,7 @@ def test_every_entry_of_the_shipped_bundle_may_be_lost_or_of_another_kind(descri
         (("conformal", "smallest_plausible"), [0.5], "1 numbers in conformal.smallest_plausible, but 2 classes"),
         (("conformal", "smallest_plausible"), ["a", "b"], r"conformal.smallest_plausible.0"),
         (("quality", "side"), [3, 2, 1], "quality.side"),
-        (("gate", "threshold"), GONE, "gate.threshold"),
+        (("out_of_distribution", "threshold"), GONE, "out_of_distribution.threshold"),
         (("subjects", 0, "called", "balanced"), 10**6, "subjects.0.called"),
         (("subjects", 0, "label"), "other", "subjects.0.label"),
         (("classes", 0), "unsure", "class list"),

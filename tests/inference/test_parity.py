@@ -12,7 +12,7 @@ from leukoscope import load
 from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope as program
 from leukoscope.config import Experiment
-from leukoscope.export import export_run
+from leukoscope.exporting import export_run
 from leukoscope.files import read_csv, write_csv
 from leukoscope.images.crop import prepare_crop
 from leukoscope.images.read import read_image
@@ -37,12 +37,12 @@ def torch_answers(run: Path, bundle: Bundle, images: list[np.ndarray]) -> np.nda
 
 
 def test_all_ways_agree_on_the_shared_sample(
-    shared_data: Path, painted_run: Path, single: Bundle, tmp_path: Path
+    shared_data: Path, synthetic_run: Path, single: Bundle, tmp_path: Path
 ) -> None:
     rows = read_csv(shared_data / "cnmc" / "cells.csv")
     paths = [shared_data / "cnmc" / row["file"] for row in rows[:: len(rows) // 60]]
     write_csv(tmp_path / "cells.csv", [{"path": str(path)} for path in paths], columns=("path",))
-    expected = torch_answers(painted_run, single, [read_image(path) for path in paths])
+    expected = torch_answers(synthetic_run, single, [read_image(path) for path in paths])
 
     opinions = load(single.path).predict(paths)
     python = np.array([list((opinion.probabilities or {}).values()) for opinion in opinions])
@@ -60,13 +60,15 @@ def test_all_ways_agree_on_the_shared_sample(
 
 @pytest.mark.parametrize(("store", "moved"), [("single", CLOSE), ("half", 2e-2), ("int8", 5e-2)])
 def test_small_weights_move_probabilities_by_little(
-    painted_run: Path, ensemble: Bundle, store: Store, moved: float, tmp_path: Path
+    synthetic_run: Path, ensemble: Bundle, store: Store, moved: float, tmp_path: Path
 ) -> None:
     bundle = (
-        ensemble if store == "single" else export_run(painted_run, tmp_path / "bundle", store=store, say=lambda _: None)
+        ensemble
+        if store == "single"
+        else export_run(synthetic_run, tmp_path / "bundle", store=store, say=lambda _: None)
     )
-    images = [read_image(path) for path in sorted((painted_run / "painted").rglob("*.png"))[:40]]
+    images = [read_image(path) for path in sorted((synthetic_run / "synthetic").rglob("*.png"))[:40]]
     said = Predictor(bundle).outputs(images).probabilities
-    assert np.abs(said - torch_answers(painted_run, bundle, images)).max() < moved
+    assert np.abs(said - torch_answers(synthetic_run, bundle, images)).max() < moved
     size = {place.path: (place.path / place.manifest.members[0].graph).stat().st_size for place in (bundle, ensemble)}
     assert store == "single" or size[bundle.path] < 0.7 * size[ensemble.path]

@@ -7,28 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope as program
-from leukoscope.errors import CallError, DataError
+from leukoscope.errors import DataError, UsageError
 from leukoscope.files import read_csv, write_csv
-from leukoscope.images.read import read_image
-from leukoscope.inference.neighbours import correct
-from leukoscope.inference.predictor import Predictor
 from leukoscope.inference.sources import sources_of
 
 CELLS = 12
 
 
 @pytest.fixture
-def cells(painted_run: Path, tmp_path: Path) -> Path:
-    """A folder with twelve painted cells in one sub-folder per subject."""
+def cells(synthetic_run: Path, tmp_path: Path) -> Path:
+    """A folder with twelve synthetic cells in one sub-folder per subject."""
     folder = tmp_path / "cells"
-    for path in sorted((painted_run / "painted").rglob("*.png"))[::13][:CELLS]:
+    for path in sorted((synthetic_run / "synthetic").rglob("*.png"))[::13][:CELLS]:
         target = folder / path.name.partition("_")[0]
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
@@ -65,23 +61,6 @@ def test_bad_files_among_good_ones_end_with_status_one(cells: Path, single: Bund
     assert rows["empty.png"]["decision"] == "refused"
     assert rows["empty.png"]["prob_blast"] == ""
     assert sum(row["decision"] != "refused" for row in rows.values()) == CELLS
-
-
-def test_answers_corrected_by_neighbours_stand_in_columns_of_their_own(
-    cells: Path, single: Bundle, tmp_path: Path
-) -> None:
-    (cells / "bad.png").write_bytes(b"")
-    plain, mixed = tmp_path / "plain.csv", tmp_path / "mixed.csv"
-    predict(cells, "--model", single.path, "-o", plain)
-    assert "not to be compared" in predict(cells, "--model", single.path, "-o", mixed, "--neighbours").stderr
-    before, after = read_csv(plain), read_csv(mixed)
-    assert [{name: row[name] for name in old} for row, old in zip(after, before, strict=True)] == before
-    judged = [row for row in after if row["prob_blast"]]
-    assert [row["transductive_blast"] for row in after if not row["prob_blast"]] == [""]
-    said = Predictor(single).outputs([read_image(Path(row["path"])) for row in judged])
-    expected = correct(said.probabilities, said.embedding)[:, 1]
-    assert np.allclose([float(row["transductive_blast"]) for row in judged], expected, atol=1e-5)
-    assert isinstance(predict(cells, "--model", single.path, "--neighbours").exception, CallError)
 
 
 def test_json_is_json(cells: Path, single: Bundle) -> None:
@@ -136,8 +115,8 @@ def test_the_core_predicts_where_pytorch_cannot_be_imported(cells: Path, single:
     assert (tmp_path / "opinion.html").exists()
 
 
-def test_exporting_without_pytorch_names_the_extra(painted_run: Path, tmp_path: Path) -> None:
-    call = ["export", str(painted_run), "-o", str(tmp_path / "bundle")]
+def test_exporting_without_pytorch_names_the_extra(synthetic_run: Path, tmp_path: Path) -> None:
+    call = ["export", str(synthetic_run), "-o", str(tmp_path / "bundle")]
     ended = subprocess.run([sys.executable, "-c", BLOCKED, *call], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "leukoscope[train]" in ended.stderr
@@ -174,9 +153,9 @@ def test_missing_and_empty_places_are_named(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="holds no image"):
         sources_of([tmp_path / "none"])
-    with pytest.raises(CallError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         sources_of([tmp_path / "nowhere"])
-    with pytest.raises(CallError, match=r"x\.csv does not exist"):
+    with pytest.raises(UsageError, match=r"x\.csv does not exist"):
         sources_of([tmp_path / "x.csv"])
     (tmp_path / "empty.csv").write_text("path\n")
     with pytest.raises(DataError, match="lists no images"):

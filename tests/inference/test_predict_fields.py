@@ -13,7 +13,7 @@ from PIL import Image
 
 from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope as program
-from leukoscope.errors import CallError
+from leukoscope.errors import UsageError
 from leukoscope.fields.cells import field_of
 from leukoscope.fields.scale import Scale
 from leukoscope.files import read_csv
@@ -71,8 +71,8 @@ def test_the_page_shows_fields_with_their_cells(smear: Path, single: Bundle, tmp
     assert "field-0.png" in html
 
 
-def test_crops_and_fields_may_be_mixed(smear: Path, painted_run: Path, single: Bundle, tmp_path: Path) -> None:
-    for path in sorted((painted_run / "painted").rglob("*.png"))[:3]:
+def test_crops_and_fields_may_be_mixed(smear: Path, synthetic_run: Path, single: Bundle, tmp_path: Path) -> None:
+    for path in sorted((synthetic_run / "synthetic").rglob("*.png"))[:3]:
         shutil.copy(path, smear / "S2")
     result = predict(smear, "--model", single.path, "--json")
     table = json.loads(result.stdout)
@@ -116,9 +116,9 @@ def test_a_cell_that_is_not_whole_is_refused_unseen(single: Bundle) -> None:
 
 def test_other_formats_need_a_folder(smear: Path, single: Bundle, tmp_path: Path) -> None:
     result = predict(smear, "--model", single.path, "--to", "qupath", "-o", tmp_path / "out.csv")
-    assert isinstance(result.exception, CallError)
+    assert isinstance(result.exception, UsageError)
     result = predict(smear, "--model", single.path, "--to", "dicom", "-o", tmp_path / "out")
-    assert isinstance(result.exception, CallError)
+    assert isinstance(result.exception, UsageError)
 
 
 def test_a_round_field_of_view_is_a_field_and_a_pale_cell_on_black_is_none(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leukoscope.bundle.manifest import OPERATING_POINTS, Bundle
-from leukoscope.errors import CallError
+from leukoscope.errors import UsageError
 from leukoscope.evaluation.calibration import OPERATING_POINTS as EVALUATED
 from leukoscope.evaluation.calibration import temper as evaluated_temper
 from leukoscope.files import read_csv
@@ -22,23 +22,25 @@ from leukoscope.inference.predictor import Predictor
 from .conftest import changed
 
 
-def painted(run: Path) -> list[Path]:
-    return sorted((run / "painted").rglob("*.png"))
+def synthetic(run: Path) -> list[Path]:
+    return sorted((run / "synthetic").rglob("*.png"))
 
 
-def test_every_fold_says_what_training_wrote_down(painted_run: Path, ensemble: Bundle, tmp_path: Path) -> None:
+def test_every_fold_says_what_training_wrote_down(synthetic_run: Path, ensemble: Bundle, tmp_path: Path) -> None:
     for fold in (0, 1):
-        rows = [row for row in read_csv(painted_run / "predictions.csv") if row["fold"] == str(fold)]
+        rows = [row for row in read_csv(synthetic_run / "predictions.csv") if row["fold"] == str(fold)]
         member = ensemble.manifest.members[fold].model_copy(update={"temperature": 1.0})
         alone = changed(ensemble, tmp_path / str(fold), members=[member.model_dump()])
-        images = [read_image(painted_run / row["path"]) for row in rows]
+        images = [read_image(synthetic_run / row["path"]) for row in rows]
         raw = Predictor(alone).outputs(images).probabilities
         wrote = np.array([[float(row["prob_normal"]), float(row["prob_blast"])] for row in rows])
         assert np.abs(raw - wrote).max() < 1e-5
 
 
-def test_an_ensemble_is_the_mean_of_its_calibrated_members(painted_run: Path, ensemble: Bundle, tmp_path: Path) -> None:
-    images = [read_image(path) for path in painted(painted_run)[:6]]
+def test_an_ensemble_is_the_mean_of_its_calibrated_members(
+    synthetic_run: Path, ensemble: Bundle, tmp_path: Path
+) -> None:
+    images = [read_image(path) for path in synthetic(synthetic_run)[:6]]
     each = [
         Predictor(changed(ensemble, tmp_path / str(fold), members=[member.model_dump()])).outputs(images)
         for fold, member in enumerate(ensemble.manifest.members)
@@ -49,10 +51,10 @@ def test_an_ensemble_is_the_mean_of_its_calibrated_members(painted_run: Path, en
     assert np.array_equal(both.embedding, each[0].embedding)
 
 
-def test_members_may_prepare_images_in_their_own_ways(painted_run: Path, single: Bundle, tmp_path: Path) -> None:
+def test_members_may_prepare_images_in_their_own_ways(synthetic_run: Path, single: Bundle, tmp_path: Path) -> None:
     member = single.manifest.members[0].model_dump()
     other = member | {"prepare": member["prepare"] | {"view": "cell"}}
-    images = [read_image(path) for path in painted(painted_run)[:3]]
+    images = [read_image(path) for path in synthetic(synthetic_run)[:3]]
     alone = [
         Predictor(changed(single, tmp_path / name, members=[each])).outputs(images).probabilities
         for name, each in (("frame", member), ("cell", other))
@@ -64,8 +66,8 @@ def test_members_may_prepare_images_in_their_own_ways(painted_run: Path, single:
         mixed.outputs_of_crops(np.zeros((1, 64, 64, 3), np.uint8))
 
 
-def test_files_and_arrays_give_the_same_answers_in_their_order(painted_run: Path, single: Bundle) -> None:
-    paths = painted(painted_run)[::-3]
+def test_files_and_arrays_give_the_same_answers_in_their_order(synthetic_run: Path, single: Bundle) -> None:
+    paths = synthetic(synthetic_run)[::-3]
     predictor = Predictor(single)
     from_files = predictor.predict(paths)
     from_arrays = predictor.predict([read_image(path) for path in paths])
@@ -76,9 +78,9 @@ def test_files_and_arrays_give_the_same_answers_in_their_order(painted_run: Path
 
 
 def test_bad_files_are_refused_by_name_and_the_others_answered(
-    painted_run: Path, single: Bundle, tmp_path: Path
+    synthetic_run: Path, single: Bundle, tmp_path: Path
 ) -> None:
-    good = painted(painted_run)[:9]
+    good = synthetic(synthetic_run)[:9]
     bad = {"empty.png": b"", "text.png": b"not an image", "short.png": good[0].read_bytes()[:200]}
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
@@ -107,8 +109,8 @@ def test_arrays_of_another_kind_are_refused(single: Bundle, array: np.ndarray) -
     assert not opinion.readable
 
 
-def test_an_item_that_is_no_image_loses_none_of_the_others(painted_run: Path, single: Bundle, tmp_path: Path) -> None:
-    good = painted(painted_run)[0]
+def test_an_item_that_is_no_image_loses_none_of_the_others(synthetic_run: Path, single: Bundle, tmp_path: Path) -> None:
+    good = synthetic(synthetic_run)[0]
     pixels = Image.fromarray(read_image(good))
     truncated = tmp_path / "short.png"
     truncated.write_bytes(good.read_bytes()[:-400])
@@ -125,12 +127,12 @@ def test_an_item_that_is_no_image_loses_none_of_the_others(painted_run: Path, si
 
 @pytest.mark.parametrize("images", [None, 7, 0.5, b"bytes", object()])
 def test_a_call_without_any_image_is_told_what_to_pass(single: Bundle, images: object) -> None:
-    with pytest.raises(CallError, match=f"{type(images).__name__} is no image. Pass the path"):
+    with pytest.raises(UsageError, match=f"{type(images).__name__} is no image. Pass the path"):
         Predictor(single).predict(images)
 
 
-def test_one_image_of_any_kind_is_one_opinion(painted_run: Path, single: Bundle) -> None:
-    path, predictor = painted(painted_run)[0], Predictor(single)
+def test_one_image_of_any_kind_is_one_opinion(synthetic_run: Path, single: Bundle) -> None:
+    path, predictor = synthetic(synthetic_run)[0], Predictor(single)
     image = read_image(path)
     for one in (path, str(path), image, Image.fromarray(image)):
         assert len(predictor.predict(one)) == 1
@@ -140,10 +142,10 @@ def test_one_image_of_any_kind_is_one_opinion(painted_run: Path, single: Bundle)
     assert len(predictor.predict(np.array([str(path)] * 3))) == 3
 
 
-def test_operating_points_decide(painted_run: Path, single: Bundle) -> None:
+def test_operating_points_decide(synthetic_run: Path, single: Bundle) -> None:
     predictor, edges = Predictor(single), single.manifest.operating_points
     for point in ("balanced", "high-sensitivity", "high-specificity"):
-        for opinion in predictor.predict(painted(painted_run)[:40], point=point):
+        for opinion in predictor.predict(synthetic(synthetic_run)[:40], point=point):
             assert opinion.probabilities is not None
             ill = opinion.probabilities["blast"] >= edges[point.replace("-", "_")]
             assert opinion.decision == ("blast" if ill else "normal")
@@ -151,11 +153,11 @@ def test_operating_points_decide(painted_run: Path, single: Bundle) -> None:
 
 def crop_of(run: Path, bundle: Bundle) -> np.ndarray:
     """Return one prepared crop; turned before preparation, its pixels would be rounded otherwise."""
-    return prepare_crop(read_image(painted(run)[0]), bundle.manifest.members[0].prepare)
+    return prepare_crop(read_image(synthetic(run)[0]), bundle.manifest.members[0].prepare)
 
 
-def test_views_average_what_each_view_says(painted_run: Path, single: Bundle, tmp_path: Path) -> None:
-    crop = crop_of(painted_run, single)
+def test_views_average_what_each_view_says(synthetic_run: Path, single: Bundle, tmp_path: Path) -> None:
+    crop = crop_of(synthetic_run, single)
     member = single.manifest.members[0].model_copy(update={"temperature": 1.0}).model_dump()
     plain, flips, turns = (
         Predictor(changed(single, tmp_path / views, members=[member], views=views))
@@ -170,9 +172,9 @@ def test_views_average_what_each_view_says(painted_run: Path, single: Bundle, tm
     assert np.array_equal(turns.outputs_of_crops(crop[None]).embedding, plain.outputs_of_crops(crop[None]).embedding)
 
 
-def test_a_turned_cell_gets_the_same_answer(painted_run: Path, single: Bundle, tmp_path: Path) -> None:
+def test_a_turned_cell_gets_the_same_answer(synthetic_run: Path, single: Bundle, tmp_path: Path) -> None:
     predictor = Predictor(changed(single, tmp_path / "turns", views="turns"))
-    crop = crop_of(painted_run, single)
+    crop = crop_of(synthetic_run, single)
     straight = predictor.outputs_of_crops(crop[None]).probabilities
     assert np.allclose(straight, predictor.outputs_of_crops(np.rot90(crop)[None].copy()).probabilities, atol=1e-6)
 
@@ -190,8 +192,8 @@ def test_temper_is_that_of_the_evaluation() -> None:
     assert OPERATING_POINTS == EVALUATED
 
 
-def test_the_neediest_come_first(painted_run: Path, ensemble: Bundle) -> None:
-    opinions = Predictor(ensemble).predict([*painted(painted_run)[:30], Path("gone.png")])
+def test_the_neediest_come_first(synthetic_run: Path, ensemble: Bundle) -> None:
+    opinions = Predictor(ensemble).predict([*synthetic(synthetic_run)[:30], Path("gone.png")])
     ranked = sorted(opinions, key=lambda opinion: attention(opinion, positive="blast", threshold=0.5))
     order = [("unsure", "refused", "blast", "normal").index(opinion.decision) for opinion in ranked]
     assert order == sorted(order)

@@ -22,8 +22,8 @@ NEVER = {"torch", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "fsspec
 
 
 @pytest.mark.parametrize("command", MOST)
-def test_a_first_answer_imports_no_more_than_its_table_says(command: str, painted_run: Path, single: Bundle) -> None:
-    image = next((painted_run / "painted").rglob("*.png"))
+def test_a_first_answer_imports_no_more_than_its_table_says(command: str, synthetic_run: Path, single: Bundle) -> None:
+    image = next((synthetic_run / "synthetic").rglob("*.png"))
     call = ["--help"] if command == "--help" else ["predict", str(image), "--model", str(single.path)]
     told = subprocess.run([sys.executable, "-c", COUNT, *call], capture_output=True, text=True, check=True).stdout
     everything, ours, *packages = told.splitlines()[-1].split()

@@ -3,7 +3,7 @@
 from click.testing import CliRunner
 
 from leukoscope.cli.models import models
-from leukoscope.errors import CallError
+from leukoscope.errors import UsageError
 
 
 def test_the_summary_prints_the_papers_totals() -> None:
@@ -15,5 +15,5 @@ def test_the_summary_prints_the_papers_totals() -> None:
 def test_the_list_can_be_searched() -> None:
     result = CliRunner().invoke(models, ["list", "lite0"], catch_exceptions=False)
     assert "timm:tf_efficientnet_lite0" in result.stdout
-    assert isinstance(CliRunner().invoke(models, ["list", "qqq"]).exception, CallError)
-    assert isinstance(CliRunner().invoke(models, ["summary", "qqq"]).exception, CallError)
+    assert isinstance(CliRunner().invoke(models, ["list", "qqq"]).exception, UsageError)
+    assert isinstance(CliRunner().invoke(models, ["summary", "qqq"]).exception, UsageError)

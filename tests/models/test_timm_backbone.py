@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from leukoscope.config import Model
-from leukoscope.errors import BundleError, CallError, UnknownNameError
+from leukoscope.errors import BundleError, UnknownNameError, UsageError
 from leukoscope.models.catalogue import KNOWN, build_network, find
 from leukoscope.models.timm_backbone import UnknownBackboneError
 
@@ -95,7 +95,7 @@ def test_a_hub_that_cannot_be_reached_points_to_a_local_file(monkeypatch: pytest
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CallError, match=r"cannot be fetched from the model hub.*local \.safetensors or \.pth file"):
+    with pytest.raises(UsageError, match=r"cannot be fetched from the model hub.*local \.safetensors or \.pth file"):
         build("timm:resnet18", weights="hub")
 
 
@@ -105,12 +105,12 @@ def test_an_unknown_backbone_shows_a_handful_of_near_names() -> None:
     assert len(str(error.value)) < 400
     with pytest.raises(UnknownNameError, match="Did you mean 'seed-cnn'"):
         build("sed-cnn")
-    with pytest.raises(CallError, match="no pretrained weights"):
+    with pytest.raises(UsageError, match="no pretrained weights"):
         build("seed-cnn", weights="hub")
 
 
 def test_a_crop_that_is_too_small_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.raises(CallError, match=r"gives no feature map for crops of 32 px"):
+    with pytest.raises(UsageError, match=r"gives no feature map for crops of 32 px"):
         build("timm:inception_v3", size=32)
 
 

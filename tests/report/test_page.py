@@ -151,10 +151,10 @@ def test_a_leaky_split_is_called_leaky_wherever_numbers_stand(tmp_path: Path) ->
     assert "leaky split" in html[: html.index("</title>")]
 
 
-def test_painted_cells_are_called_painted_wherever_numbers_stand(tmp_path: Path) -> None:
-    html = written(tmp_path / "run", images=False, source="painted").read_text(encoding="utf-8")
-    assert html.count("Painted cells, not patients") == html.count("Research use, not a diagnosis.")
-    assert "painted subjects" in html or "Painted cells" in html
+def test_synthetic_cells_are_called_synthetic_wherever_numbers_stand(tmp_path: Path) -> None:
+    html = written(tmp_path / "run", images=False, source="synthetic").read_text(encoding="utf-8")
+    assert html.count("Synthetic cells, not patients") == html.count("Research use, not a diagnosis.")
+    assert "synthetic subjects" in html or "Synthetic cells" in html
 
 
 def test_a_run_with_nothing_but_its_tables_still_has_a_page(tmp_path: Path) -> None:

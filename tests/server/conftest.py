@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from leukoscope.data.synthetic import Donor, paint_cell
+from leukoscope.data.synthetic import Donor, draw_cell
 from leukoscope.server.accounts import add_account, hash_password
 from leukoscope.server.app import create_app
 from leukoscope.server.room import Room, open_room
@@ -214,14 +214,14 @@ def opened(settings: Serving) -> Iterator[Place]:
 
 
 def cell_picture(seed: int = 0) -> bytes:
-    """A painted cell on black, as PNG; every seed gives another."""
-    return png(painted(seed))
+    """A synthetic cell on black, as PNG; every seed gives another."""
+    return png(synthetic(seed))
 
 
-def painted(seed: int) -> NDArray[np.uint8]:
-    """A painted cell on black, (160, 160, 3)."""
+def synthetic(seed: int) -> NDArray[np.uint8]:
+    """A synthetic cell on black, (160, 160, 3)."""
     donor = Donor("P", bool(seed % 2), 44 + seed % 7, np.array([0.9, 1.25, 0.55]) * (0.8 + 0.05 * (seed % 9)), 3.0)
-    return paint_cell(donor, np.random.default_rng(seed))
+    return draw_cell(donor, np.random.default_rng(seed))
 
 
 def png(pixels: NDArray[np.uint8], **more: Any) -> bytes:

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from leukoscope.errors import CallError
+from leukoscope.errors import UsageError
 from leukoscope.server.database import Database, DatabaseError
 from leukoscope.server.settings import Serving
 from leukoscope.server.tables import Table
@@ -51,5 +51,5 @@ def test_a_database_that_is_not_there_is_named_without_its_password() -> None:
 
 @pytest.mark.parametrize("address", ["mysql://x/y", "nonsense", "postgresql://a b:c"])
 def test_an_address_that_is_none_is_an_error_of_the_call(address: str) -> None:
-    with pytest.raises(CallError, match="--database"):
+    with pytest.raises(UsageError, match="--database"):
         Database(Serving(data=Path(), database=address).url)

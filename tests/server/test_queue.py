@@ -20,7 +20,7 @@ from leukoscope.server import queue
 from leukoscope.server.database import Database
 from leukoscope.server.settings import Serving
 from leukoscope.server.tables import FAILED, Case, Cell, Job, Picture, Prediction
-from tests.server.conftest import Cluster, Place, Visitor, cell_picture, opened, painted, png
+from tests.server.conftest import Cluster, Place, Visitor, cell_picture, opened, png, synthetic
 
 BIG = 500
 
@@ -157,7 +157,7 @@ def test_an_error_in_the_program_is_not_tried_for_ever(place: Place, monkeypatch
     monkeypatch.setattr(Predictor, "stream", breaks)
     me = place.local()
     case = me.case()
-    me.send(case, cell_picture(0), png(painted(3)[:50, :50]), cell_picture(1), wait=25)
+    me.send(case, cell_picture(0), png(synthetic(3)[:50, :50]), cell_picture(1), wait=25)
     progress = me.get(f"/cases/{case}/progress").json()
     assert (progress["done"], progress["failed"]) == (2, 1)
 
@@ -223,7 +223,7 @@ def test_owners_tell_the_living_from_the_dead() -> None:
 def test_a_black_picture_is_refused_by_name_and_blocks_nothing(place: Place) -> None:
     me = place.local()
     case = me.case()
-    me.send(case, png(painted(1)[:20, :20] * 0), kind="crops")
+    me.send(case, png(synthetic(1)[:20, :20] * 0), kind="crops")
     cells = me.cells(case)
     assert [cell["decision"] for cell in cells] == ["refused"]
     assert "black" in cells[0]["reason"]

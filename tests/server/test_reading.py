@@ -16,7 +16,7 @@ from leukoscope.inference.predictor import load
 from leukoscope.interop.qupath import geojson
 from leukoscope.server.settings import Serving
 from tests.interop.test_dicom import PATIENT, write_field
-from tests.server.conftest import Place, cell_picture, opened, painted, png
+from tests.server.conftest import Place, cell_picture, opened, png, synthetic
 from tests.server.small_bundle import small_bundle
 
 CELLS = 12
@@ -53,7 +53,7 @@ def test_a_case_is_read_signed_and_exported(place: Place) -> None:
 def test_answers_are_those_of_the_plain_predictor(place: Place, bundle: Path) -> None:
     me = place.local()
     case = me.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
-    expected = load(bundle).predict([painted(seed) for seed in range(CELLS)])
+    expected = load(bundle).predict([synthetic(seed) for seed in range(CELLS)])
     found = me.cells(case, order="number")
     assert [cell["decision"] for cell in found] == [opinion.decision for opinion in expected]
     assert [cell["probability"] for cell in found] == [opinion.probabilities for opinion in expected]
@@ -218,7 +218,7 @@ def test_a_dicom_field_gives_results_that_carry_its_identity(place: Place, tmp_p
 
 
 def smear() -> np.ndarray:
-    """A painted field, 64x48 µm at 0.1 µm a pixel."""
+    """A synthetic field, 64x48 µm at 0.1 µm a pixel."""
     from tests.fields.conftest import Painting
 
     rng = np.random.default_rng(7)

@@ -11,7 +11,7 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from leukoscope.errors import CallError
+from leukoscope.errors import UsageError
 from leukoscope.server.accounts import Attempts
 from leukoscope.server.app import PREFIX
 from leukoscope.server.database import Database
@@ -219,7 +219,7 @@ def test_another_name_for_this_machine_gets_no_answer(place: Place) -> None:
 
 def test_a_room_without_accounts_opens_on_this_machine_alone(settings: Serving) -> None:
     for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
-        with pytest.raises(CallError, match="leukoscope accounts add"):
+        with pytest.raises(UsageError, match="leukoscope accounts add"):
             open_room(settings.model_copy(update={"host": host}))
 
 

@@ -18,7 +18,7 @@ from leukoscope.errors import ImageError
 from leukoscope.server.decoding import size_of, stripped
 from leukoscope.server.settings import Limits, Serving
 from leukoscope.server.uploads import shown
-from tests.server.conftest import Place, cell_picture, opened, painted
+from tests.server.conftest import Place, cell_picture, opened, synthetic
 
 SECRET = b"Mustermann"
 
@@ -121,7 +121,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def with_metadata(kind: str) -> bytes:
-    image, stream = Image.fromarray(painted(3)), io.BytesIO()
+    image, stream = Image.fromarray(synthetic(3)), io.BytesIO()
     exif = Image.Exif()
     exif[0x010E] = SECRET.decode()  # ImageDescription
     text = PngImagePlugin.PngInfo()
@@ -164,7 +164,7 @@ def test_a_deep_tiff_keeps_its_scale_and_loses_its_tags(place: Place) -> None:
     me = place.local()
     case = me.case()
     deep = io.BytesIO()
-    pixels = painted(3).astype(np.uint16) * 16  # twelve bits, as cameras give them
+    pixels = synthetic(3).astype(np.uint16) * 16  # twelve bits, as cameras give them
     resolution = (10_000 / 0.2, 10_000 / 0.2)
     tifffile.imwrite(deep, pixels, photometric="rgb", description=SECRET.decode(), resolution=resolution,
                      resolutionunit="CENTIMETER")  # fmt: skip
@@ -174,7 +174,7 @@ def test_a_deep_tiff_keeps_its_scale_and_loses_its_tags(place: Place) -> None:
     kept = stored(place)[0].read_bytes()
     assert SECRET not in kept
     with Image.open(io.BytesIO(kept)) as picture:
-        assert np.abs(np.asarray(picture).astype(int) - painted(3)).max() <= 1
+        assert np.abs(np.asarray(picture).astype(int) - synthetic(3)).max() <= 1
 
 
 def test_a_wrong_kind_or_scale_is_said(place: Place) -> None:

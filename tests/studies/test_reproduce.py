@@ -1,4 +1,4 @@
-"""Every study runs in small on painted cells, says so, goes on where it was stopped, and gives numbers that hold."""
+"""Every study runs in small on synthetic cells, says so, goes on where it was stopped, and gives numbers that hold."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ from leukoscope.studies.frozen import folds_by
 from leukoscope.studies.study import Bench, Given, Scale, Truth, over_seeds, sampled
 
 # Enough for every path; the numbers mean nothing.
-SMALL = ("--painted", "144", "--seeds", "2", "--images", "120", "--size", "32", "--epochs", "2", "--offline")
+SMALL = ("--synthetic", "144", "--seeds", "2", "--images", "120", "--size", "32", "--epochs", "2", "--offline")
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_a_study_writes_a_page_that_says_what_it_is(name: str, out: Path) -> Non
     assert find(name).claim in page
     assert "**Answer.** " + found["answer"] in page
     assert "Made small" in page
-    assert "Painted cells" in page
-    assert f"leukoscope reproduce {name} --painted 144" in page
+    assert "Synthetic cells" in page
+    assert f"leukoscope reproduce {name} --synthetic 144" in page
     assert str(out) not in page + (out / f"{name}.json").read_text()
     assert all((out / figure).read_text().startswith("<?xml") for figure in re.findall(r"\]\(([^)]+\.svg)\)", page))
     measured = numbers_in(found)
@@ -82,7 +82,7 @@ def test_a_lost_arm_is_run_again_and_no_other(out: Path) -> None:
 
 def test_an_arm_with_other_settings_is_run_anew(tmp_path: Path) -> None:
     study = find("leak")
-    bench = Bench(study, Given(painted=48), Scale(seeds=1, size=32), tmp_path, print)
+    bench = Bench(study, Given(synthetic=48), Scale(seeds=1, size=32), tmp_path, print)
     assert bench.kept("arm", {"seed": 0}, lambda: 1) == 1
     assert bench.kept("arm", {"seed": 0}, lambda: 2) == 1
     assert bench.kept("arm", {"seed": 1}, lambda: 3) == 3
@@ -128,10 +128,10 @@ def test_the_list_shows_every_study_with_its_claim() -> None:
 
 
 def test_an_unknown_study_is_answered_with_the_nearest(out: Path) -> None:
-    result = CliRunner().invoke(leukoscope, ["reproduce", "leek", "--painted", "48", "-o", str(out)])
+    result = CliRunner().invoke(leukoscope, ["reproduce", "leek", "--synthetic", "48", "-o", str(out)])
     assert "Did you mean 'leak'?" in str(result.exception)
 
 
 def test_without_images_a_study_says_how_to_get_some(tmp_path: Path) -> None:
     result = CliRunner().invoke(leukoscope, ["reproduce", "leak", "-o", str(tmp_path)])
-    assert "--painted 600" in str(result.exception)
+    assert "--synthetic 600" in str(result.exception)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.cli.survival import _cuts, _mapping
-from leukoscope.errors import CallError, DataError, LeukoscopeError, UnknownNameError
+from leukoscope.errors import DataError, LeukoscopeError, UnknownNameError, UsageError
 from leukoscope.survival.cohort import describe, read_cohort
 from leukoscope.survival.settings import StudySettings
 
@@ -23,7 +23,7 @@ def test_events_may_be_numbers_truths_and_words_at_once() -> None:
 
 def test_the_unit_is_read_from_the_name_of_the_column_or_asked_for() -> None:
     assert cohort_from(GOOD).unit == "months"
-    with pytest.raises(CallError, match="--unit days, weeks, months or years"):
+    with pytest.raises(UsageError, match="--unit days, weeks, months or years"):
         cohort_from(GOOD.replace("months", "t"), time="t")
     assert cohort_from(GOOD.replace("months", "t"), time="t", unit="weeks").unit == "weeks"
 
@@ -96,15 +96,15 @@ def test_a_code_for_the_living_is_censored_whatever_its_word(alive: str) -> None
     ],
 )
 def test_a_mapping_that_says_two_things_or_none_is_refused(events: dict[str, str], message: str) -> None:
-    with pytest.raises(CallError, match=message):
+    with pytest.raises(UsageError, match=message):
         cohort_from("months,died,stage\n5,1,I\n7,0,II", events=events)
 
 
 def test_a_code_given_twice_on_the_command_line_is_refused() -> None:
     assert _mapping("0=alive, 1=death") == {"0": "alive", "1": "death"}
-    with pytest.raises(CallError, match="'1' two meanings"):
+    with pytest.raises(UsageError, match="'1' two meanings"):
         _mapping("0=alive,1=relapse,1=death")
-    with pytest.raises(CallError, match="is not value=meaning"):
+    with pytest.raises(UsageError, match="is not value=meaning"):
         _mapping("0=alive,1")
 
 
@@ -112,11 +112,11 @@ def test_competing_events_are_found_in_any_case_and_named_once() -> None:
     text = "months,died,stage\n5,1,I\n7,0,II\n9,2,II"
     events = {"0": "alive", "1": "Relapse", "2": "Death"}
     assert cohort_from(text, events=events, competing=["death"]).events == ("Relapse", "Death")
-    with pytest.raises(CallError, match="twice"):
+    with pytest.raises(UsageError, match="twice"):
         cohort_from(text, events=events, competing=["death", "Death"])
-    with pytest.raises(CallError, match="names every event"):
+    with pytest.raises(UsageError, match="names every event"):
         cohort_from(text, events=events, competing=["death", "relapse"])
-    with pytest.raises(CallError, match="--competing-time needs --competing"):
+    with pytest.raises(UsageError, match="--competing-time needs --competing"):
         cohort_from(text, events=events, competing=["death"], competing_time="months")
 
 
@@ -132,7 +132,7 @@ def test_competing_events_are_found_in_any_case_and_named_once() -> None:
     ],
 )
 def test_a_column_has_one_part_to_play(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(CallError, match=message):
+    with pytest.raises(UsageError, match=message):
         cohort_from("months,died,stage,age\n5,1,I,60\n7,0,II,70", **settings)
 
 
@@ -146,7 +146,7 @@ def test_spellings_that_differ_in_case_are_one_stage_and_said() -> None:
 def test_of_several_events_all_but_one_must_be_said_to_compete() -> None:
     text = "months,died,stage\n5,1,I\n7,0,II\n9,2,II"
     events = {"0": "censored", "1": "relapse", "2": "death"}
-    with pytest.raises(CallError, match='--competing "death"'):
+    with pytest.raises(UsageError, match='--competing "death"'):
         cohort_from(text, events=events)
     cohort = cohort_from(text, events=events, competing=["relapse"])
     assert cohort.events == ("death", "relapse")
@@ -193,7 +193,7 @@ def test_a_column_that_does_not_exist_shows_the_nearest() -> None:
 
 def test_a_number_with_many_values_is_no_stage_until_it_is_cut() -> None:
     rows = "\n".join(f"{5 + value},1,{value / 10}" for value in range(1, 21))
-    with pytest.raises(CallError, match="--stage-cuts"):
+    with pytest.raises(UsageError, match="--stage-cuts"):
         cohort_from(f"months,died,stage\n{rows}")
     cohort = cohort_from(f"months,died,stage\n{rows}", stage_cuts=(0.8, 1.2))
     assert cohort.stages == ("stage ≤ 0.8", "0.8 < stage ≤ 1.2", "stage > 1.2")
@@ -235,5 +235,5 @@ def test_broken_files_give_one_clear_error(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["1,nan", "inf", "low"])
 def test_cuts_that_are_no_numbers_are_an_error_of_the_call(text: str) -> None:
-    with pytest.raises(CallError, match="are not numbers. Write them with commas"):
+    with pytest.raises(UsageError, match="are not numbers. Write them with commas"):
         _cuts(text)

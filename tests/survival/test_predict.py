@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from leukoscope.errors import CallError, DataError, UnknownNameError
+from leukoscope.errors import DataError, UnknownNameError, UsageError
 from leukoscope.survival.aft import fit_aft
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import make_design
@@ -77,11 +77,11 @@ def test_a_value_outside_what_was_seen_is_answered_with_a_warning(model: Surviva
 @pytest.mark.parametrize(
     ("patient", "error", "message"),
     [
-        ({"stage": "II"}, CallError, "also needs: age"),
-        ({"age": "60"}, CallError, "also needs: stage"),
+        ({"stage": "II"}, UsageError, "also needs: age"),
+        ({"age": "60"}, UsageError, "also needs: stage"),
         ({"stage": "VII", "age": "60"}, UnknownNameError, "Known: I, II, III"),
-        ({"stage": "II", "age": "old"}, CallError, "not a number"),
-        ({"stage": "II", "age": "nan"}, CallError, "also needs: age"),
+        ({"stage": "II", "age": "old"}, UsageError, "not a number"),
+        ({"stage": "II", "age": "nan"}, UsageError, "also needs: age"),
         ({"stage": "II", "age": "60", "wbc": "4"}, UnknownNameError, "Known: stage, age"),
     ],
 )
@@ -140,7 +140,7 @@ def test_competing_events_are_answered_with_the_incidence_of_each() -> None:
     total = answer.survival.value + sum(interval.value for interval in answer.incidence.values())
     assert total == pytest.approx(1.0)
     assert "have relapsed after two years" in answer.text
-    with pytest.raises(CallError, match="no smooth curve to extrapolate"):
+    with pytest.raises(UsageError, match="no smooth curve to extrapolate"):
         ask(model, {"stage": "II", "age": "60"}, extrapolate=True)
 
 
@@ -173,9 +173,9 @@ def test_the_face_for_other_programs_gives_plain_values(model: SurvivalModel) ->
     near, far = found["horizons"]
     assert near["survival"] == pytest.approx(vars(ask(model, {"stage": "II", "age": "60"}).answers[0].survival))
     assert far["survival"] is None
-    with pytest.raises(CallError, match="'stage' is the stage"):
+    with pytest.raises(UsageError, match="'stage' is the stage"):
         answer(model, "II", {"stage": "III", "age": 60})
-    with pytest.raises(CallError, match="age is given twice"):
+    with pytest.raises(UsageError, match="age is given twice"):
         answer(model, "II", {"age": 60, "Age": 61})
 
 
@@ -193,7 +193,7 @@ def test_a_decimal_comma_is_read(model: SurvivalModel, text: str, value: float) 
 
 @pytest.mark.parametrize("text", ["1,234", "6_0", "60 years"])
 def test_a_number_that_can_be_misread_is_refused(model: SurvivalModel, text: str) -> None:
-    with pytest.raises(CallError, match="two ways|not a number"):
+    with pytest.raises(UsageError, match="two ways|not a number"):
         answer(model, "II", {"age": text})
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from leukoscope.errors import CallError
+from leukoscope.errors import UsageError
 from leukoscope.survival.stages import cut_stages, order_stages
 
 
@@ -37,14 +37,14 @@ def test_two_names_for_one_stage_are_not_taken_for_a_scale() -> None:
 
 def test_a_given_order_must_name_every_stage_once() -> None:
     assert order_stages(["a1", "b1"], given=["b1", "a1"]) == (("b1", "a1"), True)
-    with pytest.raises(CallError, match="leaves out b1"):
+    with pytest.raises(UsageError, match="leaves out b1"):
         order_stages(["a1", "b1"], given=["a1"])
-    with pytest.raises(CallError, match="twice"):
+    with pytest.raises(UsageError, match="twice"):
         order_stages(["a1"], given=["a1", "a1"])
 
 
 def test_a_value_on_a_cut_belongs_to_the_lower_group() -> None:
     groups = cut_stages(np.array([0.8, 0.81, 1.2, 2.0, np.nan]), cuts=(0.8, 1.2), name="x")
     assert groups == ["x ≤ 0.8", "0.8 < x ≤ 1.2", "0.8 < x ≤ 1.2", "x > 1.2", ""]
-    with pytest.raises(CallError, match="must rise"):
+    with pytest.raises(UsageError, match="must rise"):
         cut_stages(np.array([1.0]), cuts=(2, 1), name="x")

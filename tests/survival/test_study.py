@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from leukoscope.cli import leukoscope
-from leukoscope.errors import CallError, LeukoscopeError
+from leukoscope.errors import LeukoscopeError, UsageError
 from leukoscope.survival.horizons import Horizon
 from leukoscope.survival.scores import judge, optimism
 from leukoscope.survival.settings import StudySettings
@@ -134,7 +134,7 @@ def test_options_that_would_have_no_effect_are_errors(
 ) -> None:
     (tmp_path / "t.csv").write_text("stage,age\nII,60\n")
     result = call("predict", str(fitted), *(str(tmp_path / "t.csv") if word == "TABLE" else word for word in words))
-    assert isinstance(result.exception, CallError)
+    assert isinstance(result.exception, UsageError)
     assert message in str(result.exception)
 
 

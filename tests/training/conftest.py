@@ -21,7 +21,7 @@ MakeRun = Callable[..., Path]
 SIDE = 32
 
 
-def paint(rng: np.random.Generator, *, blast: bool) -> np.ndarray[Any, Any]:
+def make_cells(rng: np.random.Generator, *, blast: bool) -> np.ndarray[Any, Any]:
     """Return a disc of noise on black, (SIDE, SIDE, 3); blasts are redder."""
     down, across = np.mgrid[:SIDE, :SIDE] - SIDE / 2 + 0.5
     disc = np.hypot(down, across) < rng.uniform(8, 13)
@@ -37,7 +37,7 @@ def write_images(folder: Path, *, subjects: int, each: int, labels: tuple[str, .
             label = labels[subject % len(labels)]
             path = folder / f"{label}_{subject}_{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(paint(rng, blast=label == labels[-1])).save(path)
+            Image.fromarray(make_cells(rng, blast=label == labels[-1])).save(path)
             facts = {"part": f"fold_{subject % 3}", "source": "folder", "name": path.name, "sha256": sha256_of(path)}
             cells.append(Cell(path=path, label=label, subject=str(subject), width=SIDE, height=SIDE, **facts))
     return cells

@@ -15,7 +15,7 @@ from leukoscope.config import Experiment, Model
 from leukoscope.data.cells import read_cells
 from leukoscope.data.pack import open_pack
 from leukoscope.data.split import read_split
-from leukoscope.errors import CallError, DataError, TrainingError
+from leukoscope.errors import DataError, TrainingError, UsageError
 from leukoscope.files import read_csv, read_json, sha256_of
 from leukoscope.models.catalogue import build_network
 from leukoscope.models.seed_cnn import seed_cnn
@@ -71,7 +71,7 @@ def test_history_and_provenance_can_be_read_by_a_person(trained: Path) -> None:
 
 
 def test_a_second_call_needs_resume_and_then_changes_nothing(trained: Path) -> None:
-    with pytest.raises(CallError, match="--resume"):
+    with pytest.raises(UsageError, match="--resume"):
         train(trained)
     before = {path: sha256_of(path) for path in trained.glob("fold-*/*/*")}
     train(trained, resume=True)
@@ -143,7 +143,7 @@ def test_only_the_head_learns_while_the_backbone_is_frozen(make_run: MakeRun) ->
 
 
 @pytest.mark.parametrize("balance", ["none", "weights", "sampler", "size-sampler"])
-def test_every_way_of_balancing_learns_the_painted_difference(make_run: MakeRun, balance: str) -> None:
+def test_every_way_of_balancing_learns_the_synthetic_difference(make_run: MakeRun, balance: str) -> None:
     run = make_run(train__balance=balance, train__epochs=6, subjects=14, split__validation=0.3)
     train(run)
     assert float(read_csv(run / "fold-0" / "history.csv")[-1]["validation_auroc"]) > 0.9
@@ -166,7 +166,7 @@ def test_a_pack_of_another_size_is_refused(make_run: MakeRun) -> None:
 def test_a_device_that_is_not_there_is_named(make_run: MakeRun) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(CallError, match=r"train\.accelerator = 'cuda'"):
+    with pytest.raises(UsageError, match=r"train\.accelerator = 'cuda'"):
         train(make_run(train__accelerator="cuda"))
 
 
@@ -201,7 +201,7 @@ def test_the_facts_beside_a_checkpoint_are_those_inside_it(trained: Path) -> Non
 def test_settings_that_cannot_work_are_the_calls_fault(
     make_run: MakeRun, settings: dict[str, object], message: str
 ) -> None:
-    with pytest.raises((CallError, ValueError), match=message):
+    with pytest.raises((UsageError, ValueError), match=message):
         train(make_run(**settings))
 
 
@@ -295,5 +295,5 @@ def test_frozen_stages_keep_their_weights_and_the_rest_learns(make_run: MakeRun)
 )
 def test_stages_that_cannot_be_frozen_are_the_calls_fault(make_run: MakeRun, name: str, why: str) -> None:
     run = make_run(model={"name": name}, train={"epochs": 1, "accelerator": "cpu", "frozen_stages": 40})
-    with pytest.raises(CallError, match=why):
+    with pytest.raises(UsageError, match=why):
         train(run)

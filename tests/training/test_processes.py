@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from leukoscope.errors import CallError, ImageError, UnknownNameError
+from leukoscope.errors import ImageError, UnknownNameError, UsageError
 from leukoscope.files import read_csv, read_json
 from leukoscope.training.loop import train
 from tests.training.test_resume import start
@@ -117,9 +117,9 @@ def workers_of(pid: int) -> list[int]:
 
 
 def test_what_several_processes_cannot_do_is_the_calls_fault(make_run: MakeRun) -> None:
-    with pytest.raises(CallError, match="does not work on this machine"):
+    with pytest.raises(UsageError, match="does not work on this machine"):
         train(make_run("gpu"), accelerator="cuda", devices=64)
-    with pytest.raises(CallError, match="one process"):
+    with pytest.raises(UsageError, match="one process"):
         train(make_run("probe", train__mode="probe"), devices=2)
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..config import Prepare, Settings
-from ..errors import BundleError, CallError, DataError, LeukoscopeError, UnknownNameError
+from ..errors import BundleError, DataError, LeukoscopeError, UnknownNameError, UsageError
 from ..files import fingerprint, provenance, read_json, sha256_of
 
 
@@ -44,7 +44,7 @@ class _Quality(_Entry):
     contrast: Range
 
 
-class _Gate(_Entry):
+class _OutOfDistribution(_Entry):
     threshold: float = Field(gt=0)
 
 
@@ -78,7 +78,7 @@ class _Verdict(_Entry):
 
 
 class _Data(_Entry):
-    painted: bool = False
+    synthetic: bool = False
 
 
 class _Figure(_Entry):
@@ -101,7 +101,7 @@ class _Credit(_Entry):
 
 class _Entries(_Entry):
     quality: _Quality | None = None
-    gate: _Gate | None = None
+    out_of_distribution: _OutOfDistribution | None = None
     conformal: _Conformal | None = None
     stain: _Stain | None = None
     types: _Types | None = None
@@ -179,14 +179,14 @@ class Manifest(Settings):
     """Data sets and their licences."""
     quality: dict[str, Any] = Field(default_factory=dict)
     """What pictures of training cells are like: written and read by inference.quality."""
-    gate: dict[str, Any] = Field(default_factory=dict)
-    """How far from the training cells is too far: written and read by inference.gate."""
+    out_of_distribution: dict[str, Any] = Field(default_factory=dict)
+    """How far from the training cells is too far: written and read by inference.out_of_distribution."""
     conformal: dict[str, Any] = Field(default_factory=dict)
-    """When a cell is unsure: written and read by inference.conformal."""
+    """When a cell is unsure: written and read by inference.rejection."""
     types: dict[str, Any] = Field(default_factory=dict)
     """The network that tells types of cells: written and read by inference.cell_types; empty: there is none."""
     stain: dict[str, Any] = Field(default_factory=dict)
-    """Colours of the training cells, to which those of fields are brought: fields.normalisation.StainStatistics."""
+    """Colours of the training cells, to which those of fields are brought: fields.stain.StainStatistics."""
     files: dict[str, str] = Field(default_factory=dict)
     """Every other file of the bundle -> SHA-256."""
     seal: str = ""
@@ -237,10 +237,10 @@ def write_bundle(folder: Path, manifest: Manifest, *, files: Mapping[str, bytes]
     """Write a new bundle, whole or not at all; `files` must hold every file but bundle.json.
 
     Raises:
-        CallError: something stands at `folder` already.
+        UsageError: something stands at `folder` already.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CallError(f"{folder} exists already. Choose another folder, or delete it first.")
+        raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -255,7 +255,7 @@ def write_bundle(folder: Path, manifest: Manifest, *, files: Mapping[str, bytes]
 def amend_bundle(bundle: Bundle, *, files: Mapping[str, bytes] | None = None, **changes: Any) -> Bundle:
     """Write a bundle again in its place with some entries of bundle.json changed and some files added.
 
-    For example `amend_bundle(bundle, gate={...}, files={"gate.safetensors": content})`.
+    For example `amend_bundle(bundle, out_of_distribution={...}, files={"out_of_distribution.safetensors": content})`.
     """
     kept = {name: bundle.read(name) for name in bundle.manifest.files}
     manifest = Manifest.model_validate(bundle.manifest.model_dump() | changes)
@@ -285,7 +285,7 @@ def operating_point(manifest: Manifest, name: str) -> str:
     if spelled not in OPERATING_POINTS:
         raise UnknownNameError("operating point", name, [point.replace("_", "-") for point in OPERATING_POINTS])
     if spelled != "balanced" and not manifest.operating_points:
-        raise CallError(f"{manifest.name} has more than two classes, so it has no operating points. Leave it out.")
+        raise UsageError(f"{manifest.name} has more than two classes, so it has no operating points. Leave it out.")
     return spelled
 
 

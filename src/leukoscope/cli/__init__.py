@@ -76,7 +76,7 @@ def leukoscope() -> None:
     \b
     Examples:
       leukoscope run C-NMC_Leukemia/ -o runs/first
-      leukoscope run --painted 600 -o runs/demo
+      leukoscope run --synthetic 600 -o runs/demo
     """
 
 

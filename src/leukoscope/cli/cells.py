@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import CallError, ImageError, require
+from ..errors import ImageError, UsageError, require
 from .options import complain, field_options, many, printable
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     """
     for module in ("cv2", "skimage"):
         require(module, feature="Finding cells in fields", extra="fields")
-    from ..fields.extraction import Wishes, extract
+    from ..fields.extraction import FieldOptions, extract
     from ..interop.dicom_images import DicomImage, is_dicom
     from .output import passed_over
 
@@ -107,10 +107,10 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     files = [source.path for source in found.sources]
     foreign = {path: DicomImage for path in files if is_dicom(path)}
     if "dicom" in formats and (others := [path.name for path in files if path not in foreign]):
-        raise CallError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")
+        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")
     writers = {"qupath": _found_as_geojson, "dicom": _found_as_dicom}
     also = [writers[name](output) for name in dict.fromkeys(formats)]
-    results = extract(files, output, wishes=Wishes(**options), report=_say, also=also, foreign=foreign)
+    results = extract(files, output, options=FieldOptions(**options), report=_say, also=also, foreign=foreign)
     usable = [result for result in results if result.scale]
     count = sum(len(result.cells) for result in results)
     told = f"{many(count, 'white cell')} in {len(usable)} of {many(len(results), 'field')}"
@@ -167,5 +167,5 @@ def _gathered(given: tuple[Path, ...]) -> "Gathered":
     from ..inference.sources import gather
 
     if missing := [path for path in given if not path.exists()]:
-        raise CallError(f"{missing[0]} does not exist. Check the path.")
+        raise UsageError(f"{missing[0]} does not exist. Check the path.")
     return gather(given, suffixes=(*SUFFIXES, *SLIDES, ".dcm"))

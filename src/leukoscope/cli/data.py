@@ -45,11 +45,11 @@ def index_command(
     """
     from ..data.cells import write_cells
     from ..data.index import index, index_release
-    from ..errors import CallError
+    from ..errors import UsageError
     from ..pipeline import describe_cells, notes_of
 
     if (where is None) != release_list:
-        raise CallError("Give a folder or a table, or --release-list, and not both.")
+        raise UsageError("Give a folder or a table, or --release-list, and not both.")
     found = index(where, layout=make_layout(**layout), labels=labels) if where else index_release(labels)
     write_cells(output, found.cells)
     click.echo(describe_cells(found.cells))

@@ -45,7 +45,7 @@ def explain(
       leukoscope explain cells/ --method occlusion --class all --html why.html
       leukoscope explain cells/ --method lime --check -o explained/
     """
-    from ..errors import CallError, ImageError
+    from ..errors import ImageError, UsageError
     from ..inference.explaining import Explainer
     from ..inference.predictor import load
     from ..inference.sources import gather
@@ -53,7 +53,7 @@ def explain(
     from .output import passed_over, refuse_collisions
 
     if not output and not html:
-        raise CallError("Say where the pictures go: -o FOLDER, --html FILE, or both.")
+        raise UsageError("Say where the pictures go: -o FOLDER, --html FILE, or both.")
     refuse_collisions([("-o", output / "explanations.json" if output else None), ("--html", html)], inputs=images)
     found = gather(images)
     for line in found.empty:
@@ -153,7 +153,7 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
     """Write the cell beside its map and return the file's name, which says so where the cell was refused."""
     from PIL import Image
 
-    from ..explain.maps import beside
+    from ..explanation.maps import beside
     from ..files import write_whole
     from .options import printable
 

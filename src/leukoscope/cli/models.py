@@ -53,12 +53,12 @@ def list_networks(pattern: str) -> None:
       leukoscope models list 'timm:resnet*'
     """
     _require()
-    from ..errors import CallError
+    from ..errors import UsageError
     from ..models.catalogue import find
 
     found = find(pattern)
     if not found:
-        raise CallError(f"No network matches '{pattern}'. Try a shorter text, such as 'resnet'.")
+        raise UsageError(f"No network matches '{pattern}'. Try a shorter text, such as 'resnet'.")
     wide = max(len(entry.name) for entry in found)
     for entry in found:
         click.echo(f"{entry.name:<{wide}}  {entry.about}".rstrip())
@@ -134,7 +134,7 @@ def export(
 
     for module in ("torch", "timm", "onnx", "onnxscript"):
         require(module, feature="Exporting a model", extra="train")
-    from ..export import export_run
+    from ..exporting import export_run
 
     bundle = export_run(
         run, output, folds=folds, store=store, weights=not no_weights, also=also, alpha=alpha, name=name,
@@ -167,8 +167,8 @@ def adapt(
     """
     import json
 
-    from ..adapt import adapt as fit
-    from ..adapt import refuse_existing, write
+    from ..adaptation import adapt as fit
+    from ..adaptation import refuse_existing, write
     from ..bundle.manifest import open_bundle
     from ..data.index import index
 

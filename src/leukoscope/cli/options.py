@@ -45,7 +45,7 @@ def point_option(command: Command) -> Command:
 
 
 def field_options(command: Command) -> Command:
-    """Add the options that say how cells are found in fields and slides, named as in fields.extraction.Wishes."""
+    """Add the options that say how cells are found in fields and slides, named as in fields.extraction.FieldOptions."""
     scale = "Scale of the fields, if you know it."
     each = "Estimate the scale of every field by itself, not of all together."
     stain = "How cells of fields are brought to the colours of the training cells."

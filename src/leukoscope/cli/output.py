@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..bundle.manifest import REFUSED, UNSURE, Manifest
-from ..errors import CallError
+from ..errors import UsageError
 from ..inference.opinion import Opinion, Tally, attention
 from .options import many, printable
 
@@ -24,18 +24,20 @@ def refuse_collisions(outputs: Sequence[Output], *, inputs: Iterable[str | Path]
     """Make sure, before any work, that every result has a place of its own.
 
     Raises:
-        CallError: two of them are one file, one is in the way of another's folder, or one is an input.
+        UsageError: two of them are one file, one is in the way of another's folder, or one is an input.
     """
     wanted = [(option, path) for option, path in outputs if path and path != Path(os.devnull)]
     for number, (option, path) in enumerate(wanted):
         for other, place in wanted[number + 1 :]:
             if _in_the_way(path, place):
-                raise CallError(f"{option} {path} and {other} {place} cannot both be written. Choose another name.")
+                raise UsageError(f"{option} {path} and {other} {place} cannot both be written. Choose another name.")
     read = {key: given for given in inputs if (key := _key(Path(given)))}
     for option, path in wanted:
         key = _key(path)
         if key and (given := read.get(key)):
-            raise CallError(f"{option} {path} would be written over {given}, which is to be read. Choose another name.")
+            raise UsageError(
+                f"{option} {path} would be written over {given}, which is to be read. Choose another name."
+            )
 
 
 def prints_into(path: Path | None) -> bool:

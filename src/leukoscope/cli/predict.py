@@ -17,7 +17,6 @@ from .output import Spool
 if TYPE_CHECKING:
     from ..errors import ImageError
     from ..inference.fields import JudgedCell, Reader, Smear
-    from ..inference.neighbours import Neighbourhood
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor
     from ..inference.sources import Gathered, Kind, Source
@@ -42,13 +41,11 @@ class Request:
     each_scale: bool = False
     method: str = "macenko"
     jobs: int = 1
-    neighbours: bool = False
-    """Also correct the answers of a cell with those of the cells most like it, in columns of their own."""
     keep: Path | None = None
     """Where the work on slides is kept, so that it can go on."""
 
 
-class Consultation:
+class PredictionRun:
     """Only what is shown at the end is kept in memory, and of a field that is being looked at its cells."""
 
     def __init__(self, predictor: "Predictor", found: "Gathered", request: Request) -> None:
@@ -64,13 +61,12 @@ class Consultation:
         self._smears: list[tuple[Smear, str]] = []
         self._spool = Spool() if request.csv else None
         self._page = self._new_page() if request.html else None
-        self._neighbourhood = self._new_neighbourhood() if request.neighbours else None
         self._reader: Reader | None = None
         self._printed = 0
         self._unusable: list[tuple[Source, str]] = []
         """Fields that cannot be used, and why."""
 
-    def hold(self) -> None:
+    def run(self) -> None:
         """Answer, write what is asked for, and print the table or JSON."""
         if self._request.as_json:
             facts = {"model": self._predictor.manifest.name, "operating_point": self._point.replace("_", "-")}
@@ -149,16 +145,16 @@ class Consultation:
             self._page.add_field(smear, found, subject=source.subject)
 
     def _opened(self, source: "Source") -> "Smear":
-        from ..fields.extraction import Wishes, names_of
+        from ..fields.extraction import FieldOptions, names_of
         from ..inference.fields import Reader
 
         request = self._request
         if self._reader is None:
-            wishes = Wishes(request.um_per_px, request.each_scale, method=request.method, jobs=request.jobs)
+            options = FieldOptions(request.um_per_px, request.each_scale, method=request.method, jobs=request.jobs)
             paths = [each.path for each in self._sources]
             self._names = dict(zip(paths, names_of(paths), strict=True))
             self._reader = Reader(
-                self._predictor, paths, wishes=wishes, point=self._point, with_crops=self._page is not None,
+                self._predictor, paths, options=options, point=self._point, with_crops=self._page is not None,
                 keep=request.keep,
             )  # fmt: skip
         return self._reader.open(source.path, name=self._names[source.path])
@@ -182,8 +178,6 @@ class Consultation:
     def _take(self, opinion: "Opinion", *, subject: str, row: dict[str, Any]) -> None:
         self.tally.add(opinion, subject=subject)
         self.shown.add(opinion)
-        if self._neighbourhood:
-            self._neighbourhood.add(opinion)
         if self._spool:
             self._spool.add({"subject": subject} | row)
         if self._request.as_json:
@@ -226,10 +220,7 @@ class Consultation:
                 from ..inference.tables import CELL_COLUMNS
 
                 columns += CELL_COLUMNS
-            rows: Iterator[dict[str, Any]] = self._spool.rows()
-            if self._neighbourhood:
-                columns += self._neighbourhood.columns
-                rows = (row | mixed for row, mixed in zip(rows, self._neighbourhood.rows(), strict=True))
+            rows = self._spool.rows()
             write_csv(
                 self._request.csv, ({name: row.get(name, "") for name in columns} for row in rows), columns=columns
             )
@@ -254,11 +245,6 @@ class Consultation:
 
         return writers_of(self._request.formats, self._request.folder, manifest=self._predictor.manifest)
 
-    def _new_neighbourhood(self) -> "Neighbourhood":
-        from ..inference.neighbours import Neighbourhood  # brings scikit-learn
-
-        return Neighbourhood(self._predictor.classes)
-
     def _new_page(self) -> "OpinionPage":
         from ..report.opinion import OpinionPage  # brings matplotlib and scikit-learn: not for a quick answer
 
@@ -282,21 +268,27 @@ def _plain(opinion: "Opinion", *, subject: str, row: dict[str, Any]) -> dict[str
 
 
 def predict_on_cluster(
-    images: Sequence[str], output: str | None, *, model: Path | None, point: str, workers: int | None, processors: int
+    images: Sequence[str],
+    output: str | None,
+    *,
+    model: Path | None,
+    point: str,
+    workers: int | None,
+    cpus_per_worker: int,
 ) -> None:
     """Answer all images, or those that a call before left, and print the counts.
 
     Raises:
-        CallError: there is no output folder, or it holds another prediction.
+        UsageError: there is no output folder, or it holds another prediction.
         MissingExtraError: Ray is not installed.
     """
-    from ..errors import CallError, ImageError, require
+    from ..errors import ImageError, UsageError, require
     from ..progress import track
     from .options import many
 
     require("ray", feature="--engine ray", extra="cluster")
     if output is None:
-        raise CallError("--engine ray writes a folder of Parquet files. Name it with -o, such as -o answers.")
+        raise UsageError("--engine ray writes a folder of Parquet files. Name it with -o, such as -o answers.")
     from ..bundle.manifest import open_bundle
     from ..inference.distributed import answer_on_ray
     from ..inference.shards import Counts, finished, make_plan, summarise
@@ -309,7 +301,7 @@ def predict_on_cluster(
     if done:
         click.echo(f"Going on: {len(done):,} of {many(len(shards), 'shard')} done.", err=True)
     counts = sum(done.values(), Counts())
-    answered = answer_on_ray(plan, left, workers=workers, processors=processors) if left else iter(())
+    answered = answer_on_ray(plan, left, workers=workers, cpus_per_worker=cpus_per_worker) if left else iter(())
     for each in track(answered, f"Answering {many(plan.images, 'cell')}", total=len(left)):
         counts += each
     summarise(plan, counts)
@@ -341,12 +333,6 @@ def predict_on_cluster(
     type=click.Choice(["qupath", "dicom", "csv"]),
     help="Write this of every field into the folder -o. May stand several times.",
 )
-@click.option(
-    "--neighbours",
-    is_flag=True,
-    help="Add columns transductive_<class> to the table -o: probabilities corrected with those of the most similar "
-    "cells of this call. No decision rests on them.",
-)
 @field_options
 @click.option(
     "--keep",
@@ -361,7 +347,13 @@ def predict_on_cluster(
     help="Where cells cut out on black are answered: here, or on a Ray cluster; then -o is a folder of Parquet files.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="With --engine ray. [default: all there is room for]")
-@click.option("--processors", type=click.IntRange(min=1), default=1, show_default=True, help="Of each worker.")
+@click.option(
+    "--cpus-per-worker",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processor cores of each worker.",
+)
 def predict(images: tuple[str, ...], model: Path | None, output: str | None, **options: Any) -> None:
     """Say of every cell in IMAGES its class, or unsure, or refused and why.
 
@@ -379,36 +371,30 @@ def predict(images: tuple[str, ...], model: Path | None, output: str | None, **o
       leukoscope predict s3://archive/cells --engine ray -o s3://archive/answers
       leukoscope predict slide.svs --um-per-px 0.12 --jobs 2 --keep work/ --to qupath -o results/
     """
-    from ..errors import CallError, ImageError
+    from ..errors import ImageError
     from ..inference.predictor import load
     from ..inference.sources import SUFFIXES, gather
     from .options import complain, printable
 
-    engine = {name: options.pop(name) for name in ("workers", "processors")}
+    engine = {name: options.pop(name) for name in ("workers", "cpus_per_worker")}
     if options.pop("engine") == "ray":
         _refuse_on_cluster(options)
         predict_on_cluster(images, output, model=model, point=options["point"], **engine)
         return
     request = Request(**_places(Path(output) if output else None, options.pop("formats")), **options)
-    if request.neighbours and not request.csv:
-        raise CallError("--neighbours adds columns to a table. Give it with -o, such as -o predictions.csv.")
     request = replace(request, quiet=_printed_into(request, images))
     found = gather(map(Path, images), suffixes=SUFFIXES)
     for line in found.empty:
         complain(line)
     _check_dicom([source.path for source in found.sources], request.formats)
-    consultation = Consultation(load(model), found, request)
-    consultation.hold()
-    for line in consultation.shown.unusable(consultation.tally):
+    done = PredictionRun(load(model), found, request)
+    done.run()
+    for line in done.shown.unusable(done.tally):
         complain(line)
     for path in (output, request.html):
         if path:
             click.echo(f"Wrote {printable(path)}", err=request.as_json or request.quiet)
-    if request.neighbours:
-        from ..inference.neighbours import MARK
-
-        click.echo(MARK, err=True)
-    if not consultation.all_used:
+    if not done.all_used:
         raise SystemExit(ImageError.exit_status)
 
 
@@ -429,33 +415,32 @@ def _printed_into(request: "Request", images: tuple[str, ...]) -> bool:
 
 def _places(output: Path | None, formats: tuple[str, ...]) -> dict[str, Any]:
     """Return where results go: a CSV file, or with other formats a folder that holds the CSV too."""
-    from ..errors import CallError
+    from ..errors import UsageError
 
     if not formats:
         if output and output.is_dir():
-            raise CallError(f"{output} is a folder. Give the name of a CSV file, or add --to csv.")
+            raise UsageError(f"{output} is a folder. Give the name of a CSV file, or add --to csv.")
         return {"csv": output}
     if output is None or output.suffix.lower() == ".csv" or output.is_file():
-        raise CallError(f"--to {formats[0]} writes several files. Give their folder with -o, such as -o results.")
+        raise UsageError(f"--to {formats[0]} writes several files. Give their folder with -o, such as -o results.")
     return {"csv": output / "predictions.csv", "folder": output, "formats": formats}
 
 
 def _refuse_on_cluster(options: dict[str, Any]) -> None:
     """Refuse what the cluster does not do, rather than leave it out in silence."""
-    from ..errors import CallError
+    from ..errors import UsageError
 
-    asked = {"--json": "as_json", "--html": "html", "--to": "formats", "--um-per-px": "um_per_px", "--keep": "keep",
-             "--neighbours": "neighbours"}  # fmt: skip
+    asked = {"--json": "as_json", "--html": "html", "--to": "formats", "--um-per-px": "um_per_px", "--keep": "keep"}
     wanted = [name for name, option in asked.items() if options[option]]
     if options["kind"] == "fields":
         wanted.append("--kind fields")
     if wanted:
-        raise CallError(f"--engine ray answers cells cut out on black, into Parquet. Leave out {', '.join(wanted)}.")
+        raise UsageError(f"--engine ray answers cells cut out on black, into Parquet. Leave out {', '.join(wanted)}.")
 
 
 def _check_dicom(paths: list[Path], formats: tuple[str, ...]) -> None:
-    from ..errors import CallError
+    from ..errors import UsageError
     from ..interop.dicom_images import is_dicom
 
     if "dicom" in formats and (others := [path.name for path in paths if not is_dicom(path)]):
-        raise CallError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")
+        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")

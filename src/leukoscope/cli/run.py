@@ -15,7 +15,7 @@ from .options import experiment_options, layout_options, make_layout, read_exper
 @click.command(short_help="From a folder of images to a trained model and a report.")
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--painted", type=int, default=0, metavar="N", help="Paint N cells instead of reading images.")
+@click.option("--synthetic", type=int, default=0, metavar="N", help="Make N synthetic cells instead of reading images.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--until", default="report", show_default=True, help="Last stage: audit, split, pack, train or report.",
               type=click.Choice(["audit", "split", "pack", "train", "report"]), metavar="STAGE")  # fmt: skip
@@ -23,7 +23,7 @@ from .options import experiment_options, layout_options, make_layout, read_exper
 @layout_options
 @experiment_options
 def run(
-    data: Path | None, run: Path, painted: int, resume: bool, until: str, skip_unusable: bool,
+    data: Path | None, run: Path, synthetic: int, resume: bool, until: str, skip_unusable: bool,
     labels: Path | None, config: str | None, overrides: tuple[str, ...], **layout: str | None,
 ) -> None:  # fmt: skip
     """Index, audit, split, train, calibrate, evaluate and report.
@@ -34,7 +34,7 @@ def run(
 
     \b
     Examples:
-      leukoscope run --painted 600 -o runs/demo --config demo
+      leukoscope run --synthetic 600 -o runs/demo --config demo
       leukoscope run C-NMC_Leukemia/ -o runs/first
       leukoscope run C-NMC_Leukemia/ -o runs/shift --set split.scheme=parts --set 'split.test_parts=["prelim_test"]'
       leukoscope run C-NMC_Leukemia/ -o runs/first --resume
@@ -47,7 +47,7 @@ def run(
         experiment = Experiment.read(kept)
     else:
         experiment = read_experiment(config, overrides)
-    given = Input(data, painted, make_layout(**layout), labels, skip_unusable)
+    given = Input(data, synthetic, make_layout(**layout), labels, skip_unusable)
     with _stopping() as say:
         written = run_experiment(given, run, experiment, resume=resume, until=until, say=say)
     click.echo(f"{until:<9} {written}")
@@ -183,7 +183,7 @@ _FOLDER = click.Path(exists=True, path_type=Path)
 @click.option("--list", "listing", is_flag=True, help="Show the studies and the claims that they test.")
 @click.option("--data", type=_FOLDER, help="Folder of images, such as the C-NMC release; subtypes takes smear fields.")
 @click.option("--fields", type=_FOLDER, help="Folder of smear fields by class, for stain.")
-@click.option("--painted", type=int, default=0, metavar="N", help="Paint N cells instead of reading images.")
+@click.option("--synthetic", type=int, default=0, metavar="N", help="Make N synthetic cells instead of reading images.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("evidence"), show_default=True,
               help="Folder for the page, its figures and its JSON.")  # fmt: skip
 @click.option(
@@ -195,7 +195,7 @@ _FOLDER = click.Path(exists=True, path_type=Path)
 @click.option("--size", type=click.IntRange(16, 1024), help="Side of the crops, px.")
 @click.option("--epochs", type=click.IntRange(1), help="Where a network is trained.")
 def reproduce(
-    name: str | None, listing: bool, data: Path | None, fields: Path | None, painted: int, output: Path,
+    name: str | None, listing: bool, data: Path | None, fields: Path | None, synthetic: int, output: Path,
     work: Path | None, offline: bool, **smaller: int | None,
 ) -> None:  # fmt: skip
     """Run the study NAME and write OUTPUT/NAME.md with its figures and all numbers.
@@ -207,9 +207,9 @@ def reproduce(
     Examples:
       leukoscope reproduce --list
       leukoscope reproduce leak --data C-NMC_Leukemia/
-      leukoscope reproduce ellassir-2022 --painted 600 --seeds 2 --size 48 --images 200 --epochs 3
+      leukoscope reproduce ellassir-2022 --synthetic 600 --seeds 2 --size 48 --images 200 --epochs 3
     """
-    from ..errors import CallError, require
+    from ..errors import UsageError, require
     from ..studies.catalogue import find, names
     from ..studies.catalogue import reproduce as run
     from ..studies.study import Given
@@ -220,10 +220,10 @@ def reproduce(
             click.echo(f"{each:15} {find(each).claim}")
         return
     if not name:
-        raise CallError(f"Name a study: {', '.join(names())}. What they test: leukoscope reproduce --list")
+        raise UsageError(f"Name a study: {', '.join(names())}. What they test: leukoscope reproduce --list")
     asked = {key: value for key, value in smaller.items() if value is not None}
     say = lambda text: click.echo(text, err=True)  # noqa: E731
     page = run(
-        name, Given(data, fields, painted, offline), output, work=work or output / "work", smaller=asked, say=say
+        name, Given(data, fields, synthetic, offline), output, work=work or output / "work", smaller=asked, say=say
     )
     click.echo(page)

@@ -99,13 +99,13 @@ def _listen(host: str, port: int) -> Any:
     """Take the port, before anything else is opened."""
     import socket
 
-    from ..errors import CallError
+    from ..errors import UsageError
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host.strip("[]"), port), family=family, backlog=512)
     except OSError as taken:
-        raise CallError(f"Cannot open on {host}, port {port} ({taken.strerror}). Choose another --port.") from None
+        raise UsageError(f"Cannot open on {host}, port {port} ({taken.strerror}). Choose another --port.") from None
 
 
 def _need_extra() -> None:

@@ -119,22 +119,22 @@ def _list(text: str, *, separator: str = ",") -> tuple[str, ...]:
 
 
 def _mapping(text: str) -> dict[str, str]:
-    from ..errors import CallError
+    from ..errors import UsageError
 
     meaning: dict[str, str] = {}
     for value, equals, word in (part.partition("=") for part in _list(text)):
         if not (equals and value.strip() and word.strip()):
-            raise CallError(
+            raise UsageError(
                 f"--events: '{value}{equals}{word}' is not value=meaning. Write such as \"0=censored,1=death\"."
             )
         if value.strip() in meaning:
-            raise CallError(f"--events gives '{value.strip()}' two meanings. Keep one of them.")
+            raise UsageError(f"--events gives '{value.strip()}' two meanings. Keep one of them.")
         meaning[value.strip()] = word.strip()
     return meaning
 
 
 def _cuts(text: str) -> tuple[float, ...]:
-    from ..errors import CallError
+    from ..errors import UsageError
 
     try:
         cuts = tuple(float(part) for part in _list(text))
@@ -142,7 +142,7 @@ def _cuts(text: str) -> tuple[float, ...]:
             raise ValueError
         return cuts
     except ValueError:
-        raise CallError(f"--stage-cuts '{text}' are not numbers. Write them with commas: 0.8,1.2.") from None
+        raise UsageError(f"--stage-cuts '{text}' are not numbers. Write them with commas: 0.8,1.2.") from None
 
 
 def _study(table: Path, settings: Any, output: Path, *, title: str, source: str = "", links: Any = ()) -> None:
@@ -236,16 +236,16 @@ def _check_call(
     words: list[str], table: Path | None, *, output: Path | None, as_json_text: bool, picture: Path | None
 ) -> None:
     """Refuse options that would have no effect."""
-    from ..errors import CallError
+    from ..errors import UsageError
 
     if table and words:
-        raise CallError(
+        raise UsageError(
             f"'{words[0]}' has no place beside a TABLE, whose rows bring all values. Leave out one of the two."
         )
     if table and picture:
-        raise CallError("--picture draws one patient. Give that patient's values instead of a TABLE.")
+        raise UsageError("--picture draws one patient. Give that patient's values instead of a TABLE.")
     if output and as_json_text:
-        raise CallError("-o writes CSV and --json prints JSON. Leave out one of them.")
+        raise UsageError("-o writes CSV and --json prints JSON. Leave out one of them.")
 
 
 def _predictions(model: Any, words: list[str], table: Path | None, how: dict[str, Any]) -> tuple[Any, Any]:
@@ -261,28 +261,28 @@ def _predictions(model: Any, words: list[str], table: Path | None, how: dict[str
 
 
 def _draw(prediction: Any, picture: Path) -> None:
-    from ..errors import CallError
+    from ..errors import UsageError
     from ..files import write_text
     from ..report.survival_figures import for_file, prediction_curve
 
     if not prediction.curves:
-        raise CallError(f"There is no curve to draw. {prediction.notes[0]}")
+        raise UsageError(f"There is no curve to draw. {prediction.notes[0]}")
     write_text(picture, for_file(prediction_curve(prediction)))
     click.echo(f"Wrote {picture}", err=True)
 
 
 def _patient(words: list[str]) -> dict[str, str]:
     """Read '--stage CR2 --age=34' into {'stage': 'CR2', 'age': '34'}."""
-    from ..errors import CallError
+    from ..errors import UsageError
 
     words = [part for word in words for part in _parted(word)]
     patient: dict[str, str] = {}
     while words:
         name, *words = words
         if not name.startswith("--") or not words or words[0].startswith("--"):
-            raise CallError(f"'{name}' is not followed by a value. Write --column value, such as --stage II --age 34.")
+            raise UsageError(f"'{name}' is not followed by a value. Write --column value, such as --stage II --age 34.")
         if name.removeprefix("--") in patient:
-            raise CallError(f"{name} is given twice. Give it once; for several patients, use a TABLE.")
+            raise UsageError(f"{name} is given twice. Give it once; for several patients, use a TABLE.")
         patient[name.removeprefix("--")], *words = words
     return patient
 

@@ -28,7 +28,7 @@ class Cell:
     part: str
     """Part of the release, such as fold_0 or prelim_test; empty when there is none."""
     source: str
-    """Data set: 'C-NMC 2019', 'painted', 'folder' or 'table'."""
+    """Data set: 'C-NMC 2019', 'synthetic', 'folder' or 'table'."""
     name: str
     """What the data set calls this image; unique in the table."""
     sha256: str

@@ -1,8 +1,8 @@
-"""Cells painted from a seed: the embedded default, so that every command runs before any data are at hand.
+"""Synthetic cells, drawn from a seed: the built-in default, so that every command runs before any data are at hand.
 
-What is true of real cells is painted in: each subject has a stain and a cell size of its own, blasts are larger on
+What is true of real cells is drawn as well: each subject has a stain and a cell size of its own, blasts are larger on
 average but the sizes overlap, and what really tells the classes apart is the chromatin: fine and even in blasts,
-coarse and clumped in normal cells. Nothing else is claimed; they are called painted wherever they appear.
+coarse and clumped in normal cells. Nothing else is claimed; they are marked as synthetic wherever they appear.
 """
 
 from dataclasses import dataclass, replace
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from ..errors import CallError
+from ..errors import UsageError
 from ..images.read import RGB
 from ..progress import track
 from .cells import Cell
 from .index import Layout, index
 
-SOURCE = "painted"
+SOURCE = "synthetic"
 CLASSES = ("normal", "blast")
-_SIDE = 160  # pixels of a painted image
+_SIDE = 160  # pixels of a synthetic image
 _SUBJECTS = 24
 
 
 @dataclass(frozen=True)
 class Donor:
-    """What all painted cells of one subject share."""
+    """What all synthetic cells of one subject share."""
 
     name: str
     blast: bool
@@ -39,27 +39,27 @@ class Donor:
     """Typical size of the chromatin's texture in pixels."""
 
 
-def paint(folder: Path, *, count: int = 600, seed: int = 0) -> list[Cell]:
-    """Paint `count` cells of 24 subjects as FOLDER/<class>/<subject>_<number>.png and return them as a table.
+def draw_cells(folder: Path, *, count: int = 600, seed: int = 0) -> list[Cell]:
+    """Draw `count` cells of 24 subjects as FOLDER/<class>/<subject>_<number>.png and return them as a table.
 
     Raises:
-        CallError: fewer than 48 cells were asked for, too few for two of each subject.
+        UsageError: fewer than 48 cells were asked for, too few for two of each subject.
     """
     if count < 2 * _SUBJECTS:
-        raise CallError(f"--painted {count}: ask for {2 * _SUBJECTS} cells or more, so that each subject has two.")
+        raise UsageError(f"--synthetic {count}: ask for {2 * _SUBJECTS} cells or more, so that each subject has two.")
     rng = np.random.default_rng(seed)
     donors = [_donor(number, rng) for number in range(_SUBJECTS)]
-    for number in track(range(count), "Painting cells", total=count):
+    for number in track(range(count), "Drawing cells", total=count):
         donor = donors[number % _SUBJECTS]
         path = folder / CLASSES[donor.blast] / f"{donor.name}_{number // _SUBJECTS:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(paint_cell(donor, rng)).save(path)
+        Image.fromarray(draw_cell(donor, rng)).save(path)
     cells = index(folder, layout=Layout(subject_pattern=r"([^_]+)_")).cells
     return [replace(cell, source=SOURCE) for cell in cells]
 
 
-def paint_cell(donor: Donor, rng: np.random.Generator) -> RGB:
-    """Paint one cell on black, uint8 (160, 160, 3)."""
+def draw_cell(donor: Donor, rng: np.random.Generator) -> RGB:
+    """Draw one cell on black, uint8 (160, 160, 3)."""
     inside, nucleus = _outline(donor, rng)
     dye = 0.35 + nucleus * (0.75 + 0.32 * _chromatin(donor, rng))
     light = 255 * np.exp(-dye[..., None] * donor.stain)

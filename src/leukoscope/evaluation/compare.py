@@ -52,7 +52,7 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
         "cells": {"shared": len(groups), "a": len(tests[0]), "b": len(tests[1])},
         "groups": count,
         "leaky": {"a": a.plan.leaky, "b": b.plan.leaky},
-        "painted": bool((tests[0].source[rows[0]] == "painted").any()),
+        "synthetic": bool((tests[0].source[rows[0]] == "synthetic").any()),
         "a": {name: sampled.interval(f"a.{name}") for name in names},
         "b": {name: sampled.interval(f"b.{name}") for name in names},
         "differences": {name: sampled.difference(f"b.{name}", f"a.{name}") for name in names},

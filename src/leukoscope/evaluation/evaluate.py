@@ -157,7 +157,7 @@ def _metrics(
             differences=differences,
             said=_one_class(evidence, model),
             leaky=plan.leaky,
-            painted=data["painted"],
+            synthetic=data["synthetic"],
             groups=sampled.groups,
         ),
         "notes": notes,
@@ -193,7 +193,7 @@ def _data(evidence: Evidence) -> dict[str, Any]:
         "subjects": len(np.unique(test.subject)),
         "groups": len(np.unique(test.group)),
         "source": sources,
-        "painted": "painted" in sources,
+        "synthetic": "synthetic" in sources,
         "per_class": {name: int((test.label == index).sum()) for index, name in enumerate(test.classes)},
         "fingerprint": evidence.plan.cells,
     }

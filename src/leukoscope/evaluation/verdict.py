@@ -32,7 +32,7 @@ def verdict(
     differences: dict[str, Numbers],
     said: str,
     leaky: bool,
-    painted: bool,
+    synthetic: bool,
     groups: int,
 ) -> dict[str, Any]:
     """Judge a run.
@@ -45,11 +45,13 @@ def verdict(
     shown = {name: _above(differences["majority"][name]) for name in _BESIDE_GUESSING}
     beats_baseline = all(shown.values())
     beats_size = _above(differences["size"]["auroc"]) if "size" in differences else None
-    where = f"{'painted ' * painted}subjects it has never seen" if not leaky else "cells of patients it was trained on"
+    where = (
+        f"{'synthetic ' * synthetic}subjects it has never seen" if not leaky else "cells of patients it was trained on"
+    )
     main, failed = _found(classes, model, where=where), False
     if fault := _fault(model, differences, said=said, shown=shown, beats_size=beats_size):
         main, failed = fault, True
-    warnings = _warnings(leaky=leaky, painted=painted, groups=groups)
+    warnings = _warnings(leaky=leaky, synthetic=synthetic, groups=groups)
     return {
         "text": " ".join([main, *warnings]),
         "level": "fail" if failed or leaky else "caution" if warnings else "good",
@@ -57,7 +59,7 @@ def verdict(
         "beats_size": beats_size,
         "one_class": bool(said),
         "leaky": leaky,
-        "painted": painted,
+        "synthetic": synthetic,
     }
 
 
@@ -113,14 +115,14 @@ def _found(classes: tuple[str, ...], model: Numbers, *, where: str) -> str:
     )
 
 
-def _warnings(*, leaky: bool, painted: bool, groups: int) -> list[str]:
+def _warnings(*, leaky: bool, synthetic: bool, groups: int) -> list[str]:
     warnings = []
     if leaky:
         warnings.append(
             "Leaky split: cells of one patient stand in training and in test, so these figures are too good to be true."
         )
-    if painted:
-        warnings.append("Painted cells: these are drawings made by the program, not patients.")
+    if synthetic:
+        warnings.append("Synthetic cells: these are drawings made by the program, not patients.")
     if groups < 10:
         warnings.append(f"Only {groups} subject group{'s' * (groups != 1)} tested: the intervals are too narrow.")
     return warnings
@@ -173,7 +175,7 @@ _BESIDE = {"majority": "majority class", "size": "size alone", "colour": "colour
 def summary(metrics: dict[str, Any]) -> str:
     """Return the verdict and the headline figures with the baselines beside them."""
     data = metrics["data"]
-    kind = "painted cells" if data["painted"] else "cells"
+    kind = "synthetic cells" if data["synthetic"] else "cells"
     leaky = ", leaky split" if metrics["split"]["leaky"] else ""
     tested = f"Tested on {data['cells']:,} {kind} of {data['groups']} subject groups{leaky}."
     rows = [_row(metrics["estimators"], name, label) for name, label in SHOWN.items()]
@@ -185,7 +187,7 @@ def summary(metrics: dict[str, Any]) -> str:
 def comparison_table(result: dict[str, Any]) -> str:
     """Return the two runs side by side with their difference; * marks an interval that leaves out zero."""
     cells = result["cells"]
-    kind = "painted cells" if result["painted"] else "cells"
+    kind = "synthetic cells" if result["synthetic"] else "cells"
     lines = [
         f"A: {_run(result, 'a')}",
         f"B: {_run(result, 'b')}",

@@ -134,7 +134,7 @@ Foreign = Callable[[Path], Slide]  # opens what is no ordinary image, such as DI
 
 
 @dataclass(frozen=True)
-class Wishes:
+class FieldOptions:
     """What the user asked for."""
 
     um_per_px: float | None = None
@@ -175,7 +175,7 @@ def extract(
     files: Sequence[Path],
     output: Path,
     *,
-    wishes: Wishes,
+    options: FieldOptions,
     report: Report,
     also: Sequence[Also] = (),
     foreign: Mapping[Path, Foreign] | None = None,
@@ -186,25 +186,25 @@ def extract(
     """
     openers = {path: opener for path in files if (opener := opener_of(path, foreign or {})) is not None}
     plain = [path for path in files if path not in openers]
-    alike = () if wishes.each_scale else plain
-    scales, stains = SharedScales(alike), SharedStains(alike, um_per_px=wishes.um_per_px)
+    alike = () if options.each_scale else plain
+    scales, stains = SharedScales(alike), SharedStains(alike, um_per_px=options.um_per_px)
     results: list[Extracted] = []
     for path, name in track(list(zip(files, names_of(files), strict=True)), "Fields", total=len(files)):
         try:
             if path in openers:
-                result = _slide(openers[path], path, name=name, output=output, wishes=wishes)
+                result = _slide(openers[path], path, name=name, output=output, options=options)
             else:
-                field = open_field(path, um_per_px=wishes.um_per_px)
+                field = open_field(path, um_per_px=options.um_per_px)
                 field = replace(field, name=name, scale=scales.of(path, field))
-                source = stains.of(path, field) if wishes.method != "none" else None
-                result = _field(field, path, output, wishes=wishes, source=source)
+                source = stains.of(path, field) if options.method != "none" else None
+                result = _field(field, path, output, options=options, source=source)
             for write in also:
                 write(path, name, result.cells)
         except ImageError as refusal:
             result = Extracted(path, name, problem=str(refusal))
         results.append(result)
         report(str(result), bool(result.problem))
-    _write_tables(results, output, wishes=wishes)
+    _write_tables(results, output, options=options)
     return results
 
 
@@ -220,25 +220,31 @@ def opener_of(path: Path, foreign: Mapping[Path, Foreign]) -> Open | None:
     return partial(TiffSlide, path) if is_slide(path) else None
 
 
-def _slide(opener: Open, path: Path, *, name: str, output: Path, wishes: Wishes) -> Extracted:
+def _slide(opener: Open, path: Path, *, name: str, output: Path, options: FieldOptions) -> Extracted:
     """Extract a slide; one that is no larger than a field is treated as a field."""
     slide = opener()
-    if (field := small_field(slide, um_per_px=wishes.um_per_px)) is not None:
-        return _field(replace(field, name=name), path, output, wishes=wishes)
+    if (field := small_field(slide, um_per_px=options.um_per_px)) is not None:
+        return _field(replace(field, name=name), path, output, options=options)
     found = extract_slide(
-        opener, output, name=name, um_per_px=wishes.um_per_px, method=wishes.method, tile=wishes.tile, jobs=wishes.jobs
+        opener,
+        output,
+        name=name,
+        um_per_px=options.um_per_px,
+        method=options.method,
+        tile=options.tile,
+        jobs=options.jobs,
     )
-    kept = [(cell, crop) for cell, crop in zip(found.cells, found.crops, strict=True) if _wanted(cell, wishes)]
+    kept = [(cell, crop) for cell, crop in zip(found.cells, found.crops, strict=True) if _wanted(cell, options)]
     cells, crops = zip(*kept, strict=True) if kept else ((), ())
     return Extracted(path, name, found.size, found.look.scale, cells, crops, slide_problem(found))
 
 
 def _field(
-    field: Field, path: Path, output: Path, *, wishes: Wishes, source: StainStatistics | None = None
+    field: Field, path: Path, output: Path, *, options: FieldOptions, source: StainStatistics | None = None
 ) -> Extracted:
     """Write crops and outlines of one field."""
-    cells = tuple(cell for cell in find_cells(field) if _wanted(cell, wishes))
-    pictures = normalised_crops(field, cells, method=wishes.method, source=source)
+    cells = tuple(cell for cell in find_cells(field) if _wanted(cell, options))
+    pictures = normalised_crops(field, cells, method=options.method, source=source)
     crops = tuple(output / "crops" / field.name / f"{field.name}-{cell.number:03d}.png" for cell in cells)
     for crop, picture in zip(crops, pictures, strict=True):
         write_png(crop, picture)
@@ -269,14 +275,14 @@ def slide_problem(found: SlideResult) -> str:
     return "; ".join([*blurred, *found.problems[:_NAMED], *more])
 
 
-def _wanted(cell: FieldCell, wishes: Wishes) -> bool:
-    return not (wishes.whole_only and "cut off" in cell.flags)
+def _wanted(cell: FieldCell, options: FieldOptions) -> bool:
+    return not (options.whole_only and "cut off" in cell.flags)
 
 
-def _write_tables(results: Sequence[Extracted], output: Path, *, wishes: Wishes) -> None:
+def _write_tables(results: Sequence[Extracted], output: Path, *, options: FieldOptions) -> None:
     rows = [
         cell_row(
-            cell, crop=crop, folder=output, field=result.name, subject=wishes.subject, scale=result.scale,
+            cell, crop=crop, folder=output, field=result.name, subject=options.subject, scale=result.scale,
             side=CROP_SIDE,
         )
         for result in results
@@ -294,7 +300,7 @@ def _write_tables(results: Sequence[Extracted], output: Path, *, wishes: Wishes)
             for result in results
         ],
     )  # fmt: skip
-    write_json(output / "cells.json", provenance() | {"detector": ClassicalDetector.name, "stain": wishes.method})
+    write_json(output / "cells.json", provenance() | {"detector": ClassicalDetector.name, "stain": options.method})
 
 
 def field_normaliser(

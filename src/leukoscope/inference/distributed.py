@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..errors import CallError, DataError, require
+from ..errors import DataError, UsageError, require
 from .shards import Counts, Plan, Shard, answer_shard, load_planned
 
 _STORE_BYTES = 128 * 1024**2  # of shared memory, where Ray is started here
@@ -37,24 +37,24 @@ class Answering:
 
 
 def answer_on_ray(
-    plan: Plan, shards: Sequence[Shard], *, workers: int | None = None, processors: int = 1
+    plan: Plan, shards: Sequence[Shard], *, workers: int | None = None, cpus_per_worker: int = 1
 ) -> Iterator[Counts]:
     """Answer shards on a Ray cluster; yield the counts of each as it is done, in any order.
 
     The cluster is the one that the variable RAY_ADDRESS names, else one that is started here, for this call.
 
-    workers: how many; None: as many as the cluster has processors for. processors: of each.
+    workers: how many; None: as many as the cluster has processors for. cpus_per_worker: cores of each.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        CallError: the cluster has fewer processors than one worker needs.
+        UsageError: the cluster has fewer processors than one worker needs.
         DataError: a worker cannot go on; what is finished is kept.
     """
     ray = require("ray.data", feature="--engine ray", extra="cluster") and require("ray", feature="", extra="cluster")
     _connect(ray)
     try:
-        workers = _workers(int(ray.cluster_resources().get("CPU", 0)), asked=workers, processors=processors)
-        for row in _answered(ray, plan, shards, workers=workers, processors=processors).iter_rows():
+        workers = _workers(int(ray.cluster_resources().get("CPU", 0)), asked=workers, cpus_per_worker=cpus_per_worker)
+        for row in _answered(ray, plan, shards, workers=workers, cpus_per_worker=cpus_per_worker).iter_rows():
             yield Counts(**json.loads(row["counts"]))
     except ray.exceptions.RayError as failed:
         raise DataError(
@@ -66,7 +66,7 @@ def answer_on_ray(
 
 
 def _answered(
-    ray: Any, plan: Plan, shards: Sequence[Shard], *, workers: int, processors: int
+    ray: Any, plan: Plan, shards: Sequence[Shard], *, workers: int, cpus_per_worker: int
 ) -> Any:  # fmt: skip
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts images
@@ -74,10 +74,10 @@ def _answered(
     rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=min(len(shards), _MOST_BLOCKS))
     return rows.map_batches(
         Answering,
-        fn_constructor_args=(plan, processors),
+        fn_constructor_args=(plan, cpus_per_worker),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
-        num_cpus=processors,
+        num_cpus=cpus_per_worker,
     )
 
 
@@ -101,11 +101,11 @@ def _connect(ray: Any) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said by our own errors
 
 
-def _workers(available: int, *, asked: int | None, processors: int) -> int:
-    possible = available // processors
+def _workers(available: int, *, asked: int | None, cpus_per_worker: int) -> int:
+    possible = available // cpus_per_worker
     if possible < 1 or (asked or 1) > possible:
-        raise CallError(
-            f"The cluster has {available} processors, room for {possible} workers of {processors}. Ask for fewer "
+        raise UsageError(
+            f"The cluster has {available} processors, room for {possible} workers of {cpus_per_worker}. Ask for fewer "
             "workers, or for smaller ones."
         )
     return asked or possible

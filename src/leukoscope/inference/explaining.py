@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CallError, UnknownNameError
-from ..explain.checks import deletion, insertion, inside_share
-from ..explain.maps import Crops, Heat, enlarge
-from ..explain.perturbation import lime, occlude
+from ..errors import UnknownNameError, UsageError
+from ..explanation.checks import deletion, insertion, inside_share
+from ..explanation.maps import Crops, Heat, enlarge
+from ..explanation.perturbation import lime, occlude
 from ..images.read import RGB
 from .ensemble import Floats
 from .predictor import Predictor
@@ -45,13 +45,15 @@ class Explainer:
 
         Raises:
             UnknownNameError: there is no such method.
-            CallError: the bundle's members see different crops, so that there is not one picture to draw on.
+            UsageError: the bundle's members see different crops, so that there is not one picture to draw on.
         """
         if method not in METHODS:
             raise UnknownNameError("method", method, METHODS)
         preparations = {member.prepare for member in predictor.manifest.members}
         if len(preparations) > 1:
-            raise CallError("The members of this bundle prepare images in different ways. Explain one member's bundle.")
+            raise UsageError(
+                "The members of this bundle prepare images in different ways. Explain one member's bundle."
+            )
         self._predictor, self._method, self._seed, self._curves = predictor, method, seed, curves
         self._prepare = preparations.pop()
 

@@ -11,9 +11,9 @@ from ..bundle.manifest import REFUSED, Manifest
 from ..fields.cells import Field, FieldCell, cut_crop, find_cells, open_field
 from ..fields.drawing import draw_marks, draw_outlines
 from ..fields.extraction import (
+    FieldOptions,
     SharedScales,
     SharedStains,
-    Wishes,
     field_normaliser,
     field_problem,
     opener_of,
@@ -30,7 +30,7 @@ from ..progress import in_parallel
 from .opinion import Opinion
 from .predictor import Predictor
 
-# Flag of a cell -> why it is not judged; the other flags leave the decision to the bundle's own gate.
+# Flag of a cell -> why it is not judged; the other flags leave the decision to the bundle's own rules.
 NOT_JUDGED = {
     "cut off": "The border of the field cuts the cell off. Take a field that shows it whole.",
     "too large": "Larger than the frame of one cell: a clump of cells or stain.",
@@ -147,17 +147,17 @@ class Reader:
         predictor: Predictor,
         files: Sequence[Path] = (),
         *,
-        wishes: Wishes | None = None,
+        options: FieldOptions | None = None,
         point: str = "balanced",
         with_crops: bool = False,
         keep: Path | None = None,
     ) -> None:
         """Alike ones of `files` share scale and stain; `keep` is where the work on slides is kept, to go on."""
         self._predictor, self._point, self._with_crops, self._keep = predictor, point, with_crops, keep
-        self._wishes = wishes or Wishes()
-        alike = () if self._wishes.each_scale else files
+        self._options = options or FieldOptions()
+        alike = () if self._options.each_scale else files
         self._scales = SharedScales(alike)
-        self._stains = SharedStains(alike, um_per_px=self._wishes.um_per_px)
+        self._stains = SharedStains(alike, um_per_px=self._options.um_per_px)
 
     def open(self, path: Path, *, name: str = "") -> Smear:
         """Open a field, a slide or a DICOM image.
@@ -168,18 +168,18 @@ class Reader:
         name = name or path.stem
         opener = opener_of(path, {path: DicomImage} if is_dicom(path) else {})
         if opener is None:
-            field = open_field(path, um_per_px=self._wishes.um_per_px)
+            field = open_field(path, um_per_px=self._options.um_per_px)
             field = replace(field, scale=self._scales.of(path, field))
-            source = self._stains.of(path, field) if self._wishes.method != "none" else None
+            source = self._stains.of(path, field) if self._options.method != "none" else None
             return self._field(field, path, name=name, source=source)
-        small = small_field(opener(), um_per_px=self._wishes.um_per_px)
+        small = small_field(opener(), um_per_px=self._options.um_per_px)
         return self._slide(opener, path, name=name) if small is None else self._field(small, path, name=name)
 
     def _field(self, field: Field, path: Path, *, name: str, source: StainStatistics | None = None) -> Smear:
         named = replace(field, name=path.name)
         cells = find_cells(named)
         judged = judge_cells(
-            named, self._predictor, cells=cells, point=self._point, method=self._wishes.method,
+            named, self._predictor, cells=cells, point=self._point, method=self._options.method,
             source=source, with_crops=self._with_crops,
         )  # fmt: skip
         height, width = field.pixels.shape[:2]
@@ -193,8 +193,8 @@ class Reader:
         with ExitStack() as stack:
             folder = self._keep or Path(stack.enter_context(TemporaryDirectory(prefix="leukoscope-")))
             found = extract_slide(
-                opener, folder, name=name, um_per_px=self._wishes.um_per_px, method=self._wishes.method,
-                target=stain_of(self._predictor.manifest), jobs=self._wishes.jobs,
+                opener, folder, name=name, um_per_px=self._options.um_per_px, method=self._options.method,
+                target=stain_of(self._predictor.manifest), jobs=self._options.jobs,
             )  # fmt: skip
             cells = self._judged(found, stack.pop_all(), field=path.name)
 

@@ -27,7 +27,7 @@ class Opinion:
     reason: str = ""
     """Why it is unsure or refused, in one sentence."""
     quality: float | None = None
-    """How fit the picture is to be judged, from 0 to 1; None where the bundle has no gate or nothing could be seen."""
+    """How fit the image is to be judged, from 0 to 1; None where the bundle has no limits of quality."""
     probabilities: dict[str, float] | None = None
     """Calibrated probability of each class; None for a refused image."""
     called: str = ""

@@ -5,7 +5,8 @@ components the spread of the training cells, in every other direction one common
 leaves mostly in those other directions, which hold hardly any of the training cells' variance. Source: Tipping &
 Bishop 1999, doi 10.1111/1467-9868.00196; Lee et al. 2018, doi 10.48550/arXiv.1807.03888.
 
-`benchmarks/gate.py` compares it with nearest neighbours and prints what is refused of everything foreign.
+`benchmarks/out_of_distribution.py` compares it with nearest neighbours and prints what is refused of everything
+foreign.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import BundleError, DataError
 
 Floats = NDArray[np.float64]
-FILE = "gate.safetensors"
+FILE = "out_of_distribution.safetensors"
 """The bundle's file with the arrays."""
 
 RATE = 0.03
@@ -50,7 +51,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Detector:
     """A space, and the distance beyond which a cell is refused."""
 
     space: Space
@@ -79,8 +80,8 @@ class Gate:
         return bytes(save({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}))
 
 
-def read_gate(table: dict[str, Any], content: bytes) -> Gate:
-    """Return the gate of a bundle from its entry in bundle.json and the bytes of FILE.
+def read_detector(table: dict[str, Any], content: bytes) -> Detector:
+    """Return the out-of-distribution detector of a bundle from its entry in bundle.json and the bytes of FILE.
 
     Raises:
         BundleError: the arrays do not fit each other.
@@ -92,12 +93,12 @@ def read_gate(table: dict[str, Any], content: bytes) -> Gate:
         arrays = {name: array.astype(np.float32) for name, array in load(content).items()}
         space = Space(arrays["mean"], arrays["axes"], arrays["spread"])
         facts = {name: value for name, value in table.items() if name not in ("format", "file", "threshold")}
-        gate = Gate(space, float(table["threshold"]), facts)
+        detector = Detector(space, float(table["threshold"]), facts)
     except (KeyError, SafetensorError) as broken:
         raise BundleError(f"{FILE} is damaged or incomplete ({broken}). Export the bundle again.") from None
     if space.axes.shape != (len(space.spread) - 1, len(space.mean)):
         raise BundleError(f"{FILE} holds arrays that do not fit each other. Export the bundle again.")
-    return gate
+    return detector
 
 
 def why_far(distance: float) -> str:
@@ -112,7 +113,7 @@ def why_far(distance: float) -> str:
     return f"Unlike the training cells ({times}): another stain, camera or kind of picture."
 
 
-def fit_gate(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, seed: int = 0) -> Gate:
+def fit_detector(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, seed: int = 0) -> Detector:
     """Learn the space from all cells, and the threshold from distances of subjects that their space had not seen.
 
     embeddings: (cells, channels); groups: the subject group of each cell. Every subject weighs the same: on average
@@ -124,7 +125,8 @@ def fit_gate(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, se
     points, (names, subject) = np.asarray(embeddings, np.float64), np.unique(groups, return_inverse=True)
     if len(names) < _FEWEST_SUBJECTS:
         raise DataError(
-            f"The gate needs {_FEWEST_SUBJECTS} subjects or more to set its threshold; there are {len(names)}."
+            f"The out-of-distribution detector needs {_FEWEST_SUBJECTS} subjects or more to set its threshold; "
+            f"there are {len(names)}."
         )
     unseen = np.empty(len(points))
     for held_out in _folds(subject, seed=seed):
@@ -136,7 +138,7 @@ def fit_gate(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, se
         "subjects": len(names),
         "refused_across_subjects": round(float((unseen > threshold).mean()), 4),
     }
-    return Gate(fit_space(points), threshold, facts)
+    return Detector(fit_space(points), threshold, facts)
 
 
 def fit_space(points: Floats) -> Space:

@@ -11,13 +11,13 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from ..bundle.manifest import REFUSED, UNSURE, Bundle, open_bundle, operating_point
-from ..errors import CallError, ImageError
+from ..errors import ImageError, UsageError
 from ..images.crop import prepare_crop
 from ..images.read import MIN_SIDE, RGB, read_image
 from ..progress import in_parallel
 from .ensemble import Crops, Ensemble, Floats, Outputs
 from .opinion import Opinion
-from .rejection import Doubt
+from .rejection import Rejection
 
 if TYPE_CHECKING:
     from .quality import Quality
@@ -40,7 +40,7 @@ class Predictor:
         self.manifest = bundle.manifest
         self.classes = bundle.manifest.classes
         self._ensemble = Ensemble(bundle)
-        self._doubt = Doubt(bundle)
+        self._rejection = Rejection(bundle)
 
     def predict(self, images: Image | Iterable[Image], *, point: str = "balanced") -> list[Opinion]:
         """Return one opinion per image: files, arrays uint8 (height, width, 3), PIL images, or one of these.
@@ -48,7 +48,7 @@ class Predictor:
         point: 'balanced', 'high-sensitivity' or 'high-specificity'.
 
         Raises:
-            CallError: `images` is neither an image nor several. A single bad image among several is refused instead.
+            UsageError: `images` is neither an image nor several. A single bad image among several is refused instead.
         """
         return list(self.stream(_several(images), point=point))
 
@@ -71,7 +71,7 @@ class Predictor:
         return self._answer(name, image, point=operating_point(self.manifest, point), with_crop=with_crop)
 
     def outputs(self, images: Sequence[RGB]) -> Outputs:
-        """Return the calibrated probabilities, maps and embeddings of images that are already read; no gate.
+        """Return the calibrated probabilities, maps and embeddings of images that are already read; nothing is refused.
 
         Raises:
             ImageError: an image holds no cell.
@@ -107,7 +107,7 @@ class Predictor:
             side = self._ensemble.preparations[0].size
             black = np.zeros((side, side, 3), np.uint8) if with_crop else None
             return Opinion(name, REFUSED, _reason(empty, name), crop=black)
-        quality = self._doubt.of_picture(read)
+        quality = self._rejection.of_picture(read)
         opinion = self._judge(name, crops, quality, point=point)
         return replace(opinion, quality=quality.score if quality else None, crop=crops[0] if with_crop else None)
 
@@ -115,15 +115,15 @@ class Predictor:
         if quality and quality.reason:
             return Opinion(name, REFUSED, quality.reason)
         outputs = self._ensemble.run([crop[None] for crop in crops])
-        if far := self._doubt.of_cell(outputs.embedding[0]):
+        if far := self._rejection.of_cell(outputs.embedding[0]):
             return Opinion(name, REFUSED, far)
         probabilities = outputs.probabilities[0]
         called = self._call(probabilities, point)
-        doubt = self._doubt.of_decision(probabilities, called=called)
+        unsure = self._rejection.of_decision(probabilities, called=called)
         return Opinion(
             name,
-            UNSURE if doubt else self.classes[called],
-            doubt,
+            UNSURE if unsure else self.classes[called],
+            unsure,
             probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
             called=self.classes[called],
             map=outputs.maps[0],
@@ -152,7 +152,7 @@ def _several(images: Any) -> Iterable[Image]:
     if isinstance(images, np.ndarray) and images.ndim != 4 and (images.dtype.kind not in "OU" or not images.ndim):
         return [images]  # neither a batch nor a column of paths
     if isinstance(images, bytes | bytearray) or not isinstance(images, Iterable):
-        raise CallError(f"{type(images).__name__} is no image. {_PASS}, or several of these in a list.")
+        raise UsageError(f"{type(images).__name__} is no image. {_PASS}, or several of these in a list.")
     return images
 
 

@@ -145,18 +145,18 @@ def why_unsure(plausible: NDArray[np.bool_], classes: tuple[str, ...]) -> str:
     return f"{'Both ' if len(named) == 2 else ''}{listed} {'are' if len(named) > 1 else 'is'} plausible."
 
 
-class Doubt:
-    """The rules that a bundle brings along; a rule that it does not bring never doubts."""
+class Rejection:
+    """The rules that a bundle brings along; a rule that it does not bring rejects nothing."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._classes = bundle.manifest.classes
         self._limits = bundle.manifest.quality
         self._conformal = bundle.manifest.conformal
-        self._gate = None
-        if bundle.manifest.gate:
-            from .out_of_distribution import FILE, read_gate
+        self._detector = None
+        if bundle.manifest.out_of_distribution:
+            from .out_of_distribution import FILE, read_detector
 
-            self._gate = read_gate(bundle.manifest.gate, bundle.read(FILE))
+            self._detector = read_detector(bundle.manifest.out_of_distribution, bundle.read(FILE))
 
     def of_picture(self, image: RGB) -> "Quality | None":
         """Return the quality of a source image; None where the bundle has no limits for it."""
@@ -168,17 +168,17 @@ class Doubt:
 
     def of_cell(self, embedding: NDArray[np.float32]) -> str:
         """Return why a cell with this embedding (channels,) is too unlike the training cells, or ''."""
-        if self._gate is None:
+        if self._detector is None:
             return ""
         from .out_of_distribution import why_far
 
-        return why_far(float(self._gate.distances(embedding[None])[0]))
+        return why_far(float(self._detector.distances(embedding[None])[0]))
 
     def of_decision(self, probabilities: Floats, *, called: int) -> str:
         """Return why a cell with these probabilities (classes,) must not be called this class, or ''.
 
         The conformal rule must find this class plausible and no other: then its promise holds at every operating
-        point, since an operating point can only add doubt.
+        point, since an operating point can only make more cells unsure.
         """
         if not self._conformal:
             return ""

@@ -17,7 +17,7 @@ from fsspec.core import url_to_fs
 
 from ..bundle.manifest import MANIFEST, Bundle
 from ..data.cells import natural
-from ..errors import CallError, DataError
+from ..errors import DataError, UsageError
 from ..files import fingerprint
 from ..images.read import FORMATS
 from ..progress import in_parallel
@@ -35,7 +35,7 @@ def write_inputs(table: str, given: Sequence[str]) -> None:
     """Write a table of the images in files, folders and CSV tables, by path or URL.
 
     Raises:
-        CallError: a place does not exist.
+        UsageError: a place does not exist.
         DataError: a folder holds no image, or a table has no column path.
     """
     sources = sources_of(Path(each) for each in given if "://" not in each)
@@ -53,7 +53,7 @@ def count_inputs(table: str) -> int:
     """Return the number of rows of a Parquet table of images, from its footer alone.
 
     Raises:
-        CallError: it does not exist.
+        UsageError: it does not exist.
         DataError: it is no Parquet table, or has no column path.
     """
     try:
@@ -63,7 +63,7 @@ def count_inputs(table: str) -> int:
                 raise DataError(f"{table} lacks the column path. It has: {', '.join(facts.schema_arrow.names)}.")
             return int(facts.metadata.num_rows)
     except FileNotFoundError:
-        raise CallError(f"{table} does not exist. Check the path.") from None
+        raise UsageError(f"{table} does not exist. Check the path.") from None
     except pa.ArrowInvalid as damaged:
         raise DataError(f"{table} is not a Parquet table ({damaged}). Write it again.") from None
 
@@ -90,7 +90,7 @@ def _listed(url: str) -> Iterator[Input]:
     """List the images under a URL: a file, a folder or a CSV table; subjects are found as on this machine."""
     files, root = url_to_fs(url)
     if not files.exists(root):
-        raise CallError(f"{url} does not exist. Check the path.")
+        raise UsageError(f"{url} does not exist. Check the path.")
     if files.isdir(root):
         inside = [PurePosixPath(path).relative_to(root) for path in files.find(root)]
         images = [path for path in inside if path.suffix.lower() in FORMATS and not _hidden(path)]
@@ -196,7 +196,7 @@ def make_plan(given: Sequence[str], out: str, bundle: Bundle, *, point: str, siz
     given: files, folders, CSV tables (path, subject) or Parquet tables (path, subject, url), by path or URL.
 
     Raises:
-        CallError: OUT holds another prediction, or something given does not exist.
+        UsageError: OUT holds another prediction, or something given does not exist.
         DataError: no image is there.
     """
     out = url_of(out)
@@ -270,10 +270,10 @@ def summarise(plan: Plan, counts: Counts) -> None:
 
 def _same_plan(old: dict[str, Any], asked: dict[str, Any], *, out: str) -> Plan:
     if old["asked"] != asked:
-        raise CallError(f"{out} holds a prediction of other images, or by another model. Choose a new folder.")
+        raise UsageError(f"{out} holds a prediction of other images, or by another model. Choose a new folder.")
     plan = Plan(**old["plan"] | {"tables": tuple(old["plan"]["tables"]), "rows": tuple(old["plan"]["rows"])})
     if plan.out != out:
-        raise CallError(f"The prediction in {out} was planned for {plan.out}. Move it back, or choose a new folder.")
+        raise UsageError(f"The prediction in {out} was planned for {plan.out}. Move it back, or choose a new folder.")
     return plan
 
 
@@ -281,7 +281,7 @@ def _refuse_full(out: str) -> None:
     files, path = url_to_fs(out)
     left = {f"{path}/inputs.parquet", f"{path}/bundle"}  # by a call that was stopped before it had a plan
     if files.exists(path) and (not files.isdir(path) or set(files.ls(path, detail=False)) - left):
-        raise CallError(f"{out} is not empty and holds no prediction. Choose a new folder.")
+        raise UsageError(f"{out} is not empty and holds no prediction. Choose a new folder.")
 
 
 def _json(value: Any) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..data.cells import natural
-from ..errors import CallError, DataError, require
+from ..errors import DataError, UsageError, require
 from ..fields.field_of_view import shows_view
 from ..files import read_csv
 from ..images.read import FORMATS
@@ -58,10 +58,10 @@ def as_field(path: Path) -> Kind:
     """Return how a file is to be read that the user calls a field.
 
     Raises:
-        CallError: it does not exist.
+        UsageError: it does not exist.
     """
     if not path.exists():
-        raise CallError(f"{path} does not exist. Check the path.")
+        raise UsageError(f"{path} does not exist. Check the path.")
     if is_dicom(path):
         return "dicom"
     slide = path.suffix.lower() in SLIDES or (path.suffix.lower() in TIFFS and _is_slide(path))
@@ -120,7 +120,7 @@ def sources_of(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) ->
     """Return what `gather` finds, where every folder and table holds images.
 
     Raises:
-        CallError: a folder or table does not exist.
+        UsageError: a folder or table does not exist.
         DataError: a folder holds no image, or a table has no rows or no column path.
     """
     found = gather(given, suffixes=suffixes)
@@ -137,7 +137,7 @@ def gather(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> Gat
     one of the `suffixes` are taken, and links that lead nowhere: they are refused by name, as missing files are.
 
     Raises:
-        CallError: a folder or table does not exist.
+        UsageError: a folder or table does not exist.
         DataError: there is no image at all, or a table has no column path.
     """
     given = list(dict.fromkeys(given))
@@ -162,7 +162,7 @@ def _gather(path: Path, *, several: bool, suffixes: Collection[str]) -> Gathered
     if path.suffix.lower() == ".csv":
         return _in_table(path)
     if not path.exists() and path.suffix.lower() not in suffixes:
-        raise CallError(f"{path} does not exist. Check the path.")
+        raise UsageError(f"{path} does not exist. Check the path.")
     return Gathered([Source(path)], [], [])  # one that is missing or broken is refused by name, the others answered
 
 
@@ -193,7 +193,7 @@ def _is_file(path: Path) -> bool:
 
 def _in_table(table: Path) -> Gathered:
     if not table.exists():
-        raise CallError(f"{table} does not exist. Check the path.")
+        raise UsageError(f"{table} does not exist. Check the path.")
     rows = read_csv(table, required=("path",))
     sources = [Source(table.parent / row["path"], row.get("subject", "")) for row in rows]
     return Gathered(sources, [] if sources else [f"{table} lists no images."], [])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Model
-from ..errors import CallError, UnknownNameError
+from ..errors import UnknownNameError, UsageError
 from .network import Network
 from .seed_cnn import seed_cnn, seed_cnn_deep
 from .timm_backbone import PREFIX, matching, refuse_unknown, timm_network
@@ -38,7 +38,7 @@ def build_network(settings: Model, *, classes: int, size: int) -> Network:
     """Build the network that the settings name, for crops of `size` pixels; fresh weights come from torch's seed.
 
     Raises:
-        UnknownNameError, CallError: the name is not known, or the network cannot take such crops.
+        UnknownNameError, UsageError: the name is not known, or the network cannot take such crops.
         BundleError: its weights file is missing, damaged, or does not fit.
     """
     check(settings)
@@ -51,7 +51,7 @@ def check(settings: Model) -> None:
     """Find a wrong name or path at once, without building anything.
 
     Raises:
-        UnknownNameError, CallError: the name is not known, or such a network has no pretrained weights.
+        UnknownNameError, UsageError: the name is not known, or such a network has no pretrained weights.
         BundleError: the weights file does not exist.
     """
     if settings.name.startswith(PREFIX):
@@ -61,7 +61,7 @@ def check(settings: Model) -> None:
     elif settings.name not in _OWN:
         raise UnknownNameError("network", settings.name, [*_OWN, f"{PREFIX}<any timm backbone>"])
     elif settings.weights:
-        raise CallError(f"{settings.name} has no pretrained weights; leave model.weights empty.")
+        raise UsageError(f"{settings.name} has no pretrained weights; leave model.weights empty.")
 
 
 def find(pattern: str = "") -> list[Entry]:

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..errors import CallError
+from ..errors import UsageError
 from .network import Network, WithMap
 
 _OPSET = 18
@@ -31,7 +31,7 @@ def to_onnx(
     """Return an ONNX file of the network: uint8 crops (batch, size, size, 3) to what WithMap gives, in one pass.
 
     Raises:
-        CallError: the network has a layer that ONNX cannot express.
+        UsageError: the network has a layer that ONNX cannot express.
     """
     # In half precision the folded weights would be too small to be kept exactly.
     model = WithMap(_with_scale_folded(network) if store == "single" else network).eval()
@@ -51,7 +51,7 @@ def to_onnx(
             )
         except Exception as failed:
             line = (str(failed).strip() or type(failed).__name__).splitlines()[0]
-            raise CallError(f"This network cannot be written as ONNX ({line}). Choose another backbone.") from failed
+            raise UsageError(f"This network cannot be written as ONNX ({line}). Choose another backbone.") from failed
     assert program is not None
     file = program.model_proto
     if store != "single":

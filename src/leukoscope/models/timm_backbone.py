@@ -10,7 +10,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from ..config import Model
-from ..errors import CallError
+from ..errors import UsageError
 from .network import Network
 from .weights import load_backbone
 
@@ -45,7 +45,7 @@ def timm_network(settings: Model, *, classes: int, size: int) -> Network:
 
     Raises:
         UnknownBackboneError: timm has no such backbone; shows the nearest names.
-        CallError: the hub cannot be reached, or the backbone cannot take crops of this size.
+        UsageError: the hub cannot be reached, or the backbone cannot take crops of this size.
         BundleError: the file is missing, damaged, or does not fit this backbone.
     """
     name, weights = settings.name.removeprefix(PREFIX), settings.weights
@@ -67,15 +67,15 @@ def leading_weights(network: Network, *, stages: int) -> list[nn.Parameter]:
     """Return the weights of the first `stages` stages of a timm backbone; the stem is the first of them.
 
     Raises:
-        CallError: this is no timm backbone, or it has no more stages than these.
+        UsageError: this is no timm backbone, or it has no more stages than these.
     """
     body = getattr(network.backbone, "body", None)
     if body is None:
-        raise CallError("train.frozen_stages is for timm backbones; leave it at 0 for this network.")
+        raise UsageError("train.frozen_stages is for timm backbones; leave it at 0 for this network.")
     weights = dict(body.named_parameters())
     names = group_parameters(body, body.group_matcher(coarse=True))  # stage number -> names
     if stages >= len(names):
-        raise CallError(f"train.frozen_stages = {stages} leaves nothing to learn: this backbone has {len(names)}.")
+        raise UsageError(f"train.frozen_stages = {stages} leaves nothing to learn: this backbone has {len(names)}.")
     return [weights[name] for stage in sorted(names)[:stages] for name in names[stage]]
 
 
@@ -85,7 +85,7 @@ def matching(pattern: str) -> list[str]:
     return [name for name in timm.list_models() if fnmatch.fnmatch(name, wanted)]
 
 
-class UnknownBackboneError(CallError):
+class UnknownBackboneError(UsageError):
     """A backbone that timm does not have; shows the few nearest names instead of all."""
 
     def __init__(self, name: str) -> None:
@@ -109,12 +109,12 @@ def _create(name: str, *, size: int, pretrained: bool) -> Any:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as failed:
         if pretrained:
-            raise CallError(
+            raise UsageError(
                 f"The pretrained weights of timm:{name} cannot be fetched from the model hub "
                 f"({_first_line(failed)}). On a machine without network, set model.weights to a local .safetensors or "
                 ".pth file, or to '' to start from random weights."
             ) from failed
-        raise CallError(f"timm:{name} cannot be built for crops of {size} px ({_first_line(failed)}).") from failed
+        raise UsageError(f"timm:{name} cannot be built for crops of {size} px ({_first_line(failed)}).") from failed
 
 
 def _keep_what_is_used(body: nn.Module, *, size: int) -> int:
@@ -143,12 +143,12 @@ def _try_forward(body: nn.Module, *, size: int) -> Tensor:
         with torch.no_grad():
             features: Tensor = plane(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, AttributeError, ValueError) as failed:
-        raise CallError(
+        raise UsageError(
             f"{type(body).__name__} gives no feature map for crops of {size} px ({_first_line(failed)}). "
             "Choose a larger prepare.size or another backbone."
         ) from failed
     if features.ndim != 4:
-        raise CallError(f"{type(body).__name__} gives no feature map that can be pooled. Choose another backbone.")
+        raise UsageError(f"{type(body).__name__} gives no feature map that can be pooled. Choose another backbone.")
     return features
 
 

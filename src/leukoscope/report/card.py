@@ -48,7 +48,7 @@ def _answers(manifest: Manifest) -> list[str]:
         f"- Network: {' and '.join(networks)}" + (f", {count} of them averaged after calibration" if count > 1 else ""),
         f"- Image: {_prepare(member.prepare.model_dump())}",
         f"- Test-time augmentation: {_VIEWS[manifest.views]}",
-        f"- Refuses images unlike its own: {'yes' if manifest.gate else 'no gate in this bundle'}",
+        f"- Refuses images unlike its own: {'yes' if manifest.out_of_distribution else 'no detector in this bundle'}",
         f"- Says unsure: {'yes, by conformal prediction' if manifest.conformal else 'no such rule in this bundle'}",
         "",
     ]

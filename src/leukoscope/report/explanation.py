@@ -8,7 +8,7 @@ import jinja2
 import numpy as np
 
 from ..bundle.manifest import REFUSED
-from ..explain.maps import overlay
+from ..explanation.maps import overlay
 from ..images.read import RGB
 from ..inference.explaining import Explanation
 from .pictures import picture

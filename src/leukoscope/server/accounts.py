@@ -12,7 +12,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from ..errors import CallError, UnknownNameError
+from ..errors import UnknownNameError, UsageError
 from .refusals import Refusal
 from .tables import ADMIN, ROLES, Account, Attempt, Laboratory, Login, Token, now
 
@@ -61,13 +61,13 @@ def add_account(session: Session, name: str, *, role: str, laboratory: str, pass
     """Make an account.
 
     Raises:
-        CallError: the name is taken, or the password is too short.
+        UsageError: the name is taken, or the password is too short.
         UnknownNameError: there is no such role.
     """
     if role not in ROLES:
         raise UnknownNameError("role", role, ROLES)
     if session.scalar(select(Account.id).where(Account.name == name)):
-        raise CallError(f"There is an account '{name}' already. Choose another name.")
+        raise UsageError(f"There is an account '{name}' already. Choose another name.")
     hashed = hash_password(password) if password else ""
     account = Account(
         name=name, role=role, laboratory_id=laboratory_named(session, laboratory).id, password=hashed, active=True
@@ -81,10 +81,10 @@ def hash_password(password: str) -> str:
     """Return the Argon2id hash of a password.
 
     Raises:
-        CallError: it is too short or too long.
+        UsageError: it is too short or too long.
     """
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise CallError(f"A password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
+        raise UsageError(f"A password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
     return _HASHER.hash(password)
 
 

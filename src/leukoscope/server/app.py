@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from ..errors import CallError, DataError, LeukoscopeError
+from ..errors import DataError, LeukoscopeError, UsageError
 from .api import routers
 from .database import first_line, is_full, is_gone
 from .refusals import Refusal, answer_of, broken
@@ -95,7 +95,7 @@ def _refused(_: Request, error: Exception) -> JSONResponse:
 
 
 def _mendable(_: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, CallError | DataError):
+    if isinstance(error, UsageError | DataError):
         return answer_of(Refusal(422, "bad_request", str(error)))
     return answer_of(Refusal(500, "failed", str(error)))
 

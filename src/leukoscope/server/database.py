@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from ..errors import CallError, LeukoscopeError, require
+from ..errors import LeukoscopeError, UsageError, require
 
 _BUSY_SECONDS = 30  # SQLite: how long a writer waits for another one
 _CONNECT_SECONDS = 5
@@ -33,7 +33,7 @@ class Database:
         """Prepare to connect; nothing is opened yet.
 
         Raises:
-            CallError: the address is none, or of a kind that is not supported.
+            UsageError: the address is none, or of a kind that is not supported.
         """
         self.engine = _engine(url)
         self.embedded = self.engine.dialect.name == "sqlite"
@@ -106,7 +106,7 @@ def _engine(url: str) -> Engine:
     if url.startswith("postgresql"):
         require("psycopg", feature="PostgreSQL", extra="serve")
     elif not url.startswith("sqlite:///"):
-        raise CallError("--database is not an address such as postgresql://user@host/name. Leave it out for SQLite.")
+        raise UsageError("--database is not an address such as postgresql://user@host/name. Leave it out for SQLite.")
     try:
         if url.startswith("sqlite"):
             return _sqlite(url)
@@ -115,7 +115,7 @@ def _engine(url: str) -> Engine:
             pool_recycle=1800, connect_args={"connect_timeout": _CONNECT_SECONDS},
         )  # fmt: skip
     except (ArgumentError, NoSuchModuleError, ValueError):
-        raise CallError("--database is not an address such as postgresql://user@host/name.") from None
+        raise UsageError("--database is not an address such as postgresql://user@host/name.") from None
 
 
 def _sqlite(url: str) -> Engine:

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import CallError
+from ..errors import UsageError
 from ..inference.predictor import Predictor, load
 from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_account
 from .analysis import remember_bundle
@@ -82,7 +82,7 @@ def open_room(settings: Serving) -> Room:
     Raises:
         BundleError: there is no usable model.
         DatabaseError: the database cannot be used.
-        CallError: it would be open to others, but nobody has an account.
+        UsageError: it would be open to others, but nobody has an account.
     """
     predictor = load(settings.model)
     settings.data.mkdir(parents=True, exist_ok=True)
@@ -115,11 +115,11 @@ def _enter(database: Database, settings: Serving) -> OneTimeToken | None:
     """Return the token of the start where only this machine can call and nobody has a password.
 
     Raises:
-        CallError: others could call, but nobody has an account.
+        UsageError: others could call, but nobody has an account.
     """
     with database.writing() as session:
         if not settings.local and not has_admin(session):
-            raise CallError(
+            raise UsageError(
                 f"--host {settings.host} opens the room to other machines, but nobody has an account. "
                 "Make one first: leukoscope accounts add NAME --role admin."
             )

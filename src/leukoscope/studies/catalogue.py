@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ..errors import CallError, UnknownNameError
+from ..errors import UnknownNameError, UsageError
 from ..files import alone_in, provenance
 from .page import Frame, write_page
 from .study import Bench, Given, Say, Scale, Study
@@ -48,7 +48,7 @@ def reproduce(name: str, given: Given, output: Path, *, work: Path, smaller: dic
 
     Raises:
         UnknownNameError: there is no such study.
-        CallError: it was given no images, or another process works in `work`.
+        UsageError: it was given no images, or another process works in `work`.
         DataError: its images cannot be used, or are too few.
     """
     study = find(name)
@@ -68,7 +68,7 @@ def _frame(bench: Bench, smaller: dict[str, int]) -> Frame:
     settings = _settings(bench.scale, facts)
     changed = ", ".join(f"{key} {here} instead of {full}" for key, (here, full) in bench.smaller.items())
     words = f"This run had {changed}." if changed else ""
-    return Frame(study.name, study.title, study.claim, command, settings, words, bool(bench.given.painted))
+    return Frame(study.name, study.title, study.claim, command, settings, words, bool(bench.given.synthetic))
 
 
 def _settings(scale: Scale, facts: dict[str, Any]) -> dict[str, str]:
@@ -83,5 +83,5 @@ def _settings(scale: Scale, facts: dict[str, Any]) -> dict[str, str]:
 def _refuse_inside(given: Given, work: Path) -> None:
     for folder in filter(None, (given.data, given.fields)):
         if folder.is_dir() and work.resolve().is_relative_to(folder.resolve()):
-            raise CallError(f"{work} lies inside {folder}, where its pictures would be read as cells. "
+            raise UsageError(f"{work} lies inside {folder}, where its pictures would be read as cells. "
                             "Choose a folder outside with --work.")  # fmt: skip

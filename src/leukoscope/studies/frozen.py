@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..config import Model, Prepare
 from ..data.index import Layout
-from ..errors import CallError
+from ..errors import UsageError
 from ..evaluation.metrics import Floats, Ints
 from ..files import fingerprint, write_whole
 from ..models.catalogue import build_network
@@ -71,7 +71,7 @@ def with_weights(name: str, *, offline: bool = False) -> tuple[Model, str]:
         model = Model(name=name, weights="hub")
         try:
             build_network(model, classes=2, size=96)
-        except CallError:
+        except UsageError:
             return Model(name=name), "random"
         return model, "pretrained, timm's hub"
     return Model(name=name), "random"

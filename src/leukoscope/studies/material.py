@@ -81,9 +81,9 @@ class Material:
         return Material([self.cells[row] for row in kept], self.traits[kept], self.group_names[kept], self.folder)
 
     @property
-    def painted(self) -> bool:
-        """Tell whether the cells were painted by the program."""
-        return self.cells[0].source == "painted"
+    def synthetic(self) -> bool:
+        """Tell whether the program drew the cells itself."""
+        return self.cells[0].source == "synthetic"
 
     def words(self) -> str:
         """Say what these cells are."""
@@ -97,11 +97,11 @@ def load(bench: Bench, *, data: Path | None = None, layout: Layout | None = None
     """Index and audit the bench's images, or those of `data`, once; return the labelled ones.
 
     Raises:
-        CallError: there are none.
+        UsageError: there are none.
         DataError: some cannot be used.
     """
     given = _input(bench, data, layout)
-    key = fingerprint([str(given.data), given.painted, str(layout)])[:12]
+    key = fingerprint([str(given.data), given.synthetic, str(layout)])[:12]
     folder = bench.work / "cells" / key
     folder.mkdir(parents=True, exist_ok=True)
     cells = stage_cells(given, folder, Experiment(), say=bench.say)
@@ -120,8 +120,8 @@ def sample(material: Material, images: int, *, rng: np.random.Generator) -> Mate
 
 
 def _input(bench: Bench, data: Path | None, layout: Layout | None) -> Input:
-    if data is None and bench.given.painted:
-        return Input(painted=bench.given.painted)
+    if data is None and bench.given.synthetic:
+        return Input(synthetic=bench.given.synthetic)
     return Input(data or bench.need_data(), layout=layout)
 
 

@@ -64,7 +64,7 @@ class Frame:
     """Seeds, images, size, versions: fact -> words."""
     smaller: str
     """How the run was made small; empty for the full study."""
-    painted: bool
+    synthetic: bool
 
 
 def write_page(folder: Path, frame: Frame, page: Page) -> Path:
@@ -74,7 +74,7 @@ def write_page(folder: Path, frame: Frame, page: Page) -> Path:
             write_text(folder / _file(frame, figure), for_file(figure.svg))
     facts = page.ran_on | frame.settings
     table = {"format": 1, "study": frame.name, "claim": frame.claim, "answer": page.answer, "command": frame.command,
-             "ran_on": facts, "made_smaller": frame.smaller, "painted": frame.painted}  # fmt: skip
+             "ran_on": facts, "made_smaller": frame.smaller, "synthetic": frame.synthetic}  # fmt: skip
     write_json(folder / f"{frame.name}.json", table | page.numbers)
     path = folder / f"{frame.name}.md"
     write_text(path, _markdown(frame, page, facts))
@@ -134,8 +134,8 @@ def _warnings(frame: Frame) -> list[str]:
     warnings = []
     if frame.smaller:
         warnings.append(f"> **Made small.** {frame.smaller} It shows that the study runs, and no more.")
-    if frame.painted:
-        warnings.append("> **Painted cells.** The program drew these cells itself: nothing here is about blood.")
+    if frame.synthetic:
+        warnings.append("> **Synthetic cells.** The program drew these cells itself: nothing here is about blood.")
     return warnings
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from scipy.stats import binomtest, t
 
 from ..config import Settings
-from ..errors import CallError, DataError
+from ..errors import DataError, UsageError
 from ..evaluation.intervals import Bootstrap, Statistics, bootstrap
 from ..evaluation.metrics import Floats, Ints, accuracy, auroc, balanced_accuracy, confusion
 from ..files import read_json, write_json
@@ -52,13 +52,13 @@ class Given:
     """C-NMC, or any folder of cells that `leukoscope run` takes."""
     fields: Path | None = None
     """A folder of smear fields by class, for studies that cross over to them."""
-    painted: int = 0
+    synthetic: int = 0
     offline: bool = False
     """Never ask a model hub: networks whose weights are not at hand start from random ones."""
 
     def words(self) -> str:
         """Return the options of the command that gave this."""
-        options = [f"--data {self.data}"] * bool(self.data) + [f"--painted {self.painted}"] * bool(self.painted)
+        options = [f"--data {self.data}"] * bool(self.data) + [f"--synthetic {self.synthetic}"] * bool(self.synthetic)
         options += [f"--fields {self.fields}"] * bool(self.fields) + ["--offline"] * self.offline
         return " ".join(options)
 
@@ -105,10 +105,12 @@ class Bench:
         """Return the folder of cells.
 
         Raises:
-            CallError: none was given.
+            UsageError: none was given.
         """
         if self.given.data is None:
-            raise CallError(f"{self.study.name} needs images: give --data FOLDER, or --painted 600 for painted cells.")
+            raise UsageError(
+                f"{self.study.name} needs images: give --data FOLDER, or --synthetic 600 for synthetic cells."
+            )
         return self.given.data
 
 

@@ -19,7 +19,7 @@ _TEN_NEIGHBOURS = Layout(subject_pattern=r"(.*\d)\d\.")
 
 def run(bench: Bench) -> Page:
     """Fit a head on frozen features of whole fields, by two splits, beside mean colour and guessing."""
-    layout = None if bench.given.painted else _TEN_NEIGHBOURS
+    layout = None if bench.given.synthetic else _TEN_NEIGHBOURS
     frozen = open_frozen(bench, layout=layout, prepare=Prepare(view="frame", size=bench.scale.size))
     material, features = frozen.material, frozen.features()
     by_image = frozen.answers(IMAGE, features, lambda seed: folds_by(None, material.labels, seed=seed))
@@ -38,7 +38,7 @@ def run(bench: Bench) -> Page:
 
 
 def _ran_on(frozen: Frozen) -> dict[str, str]:
-    unit = {} if frozen.material.painted else {
+    unit = {} if frozen.material.synthetic else {
         "Unit": "No patient is named in this set: ten neighbours in number, and whatever shows the same field, count "
         "as one. Patients with more fields than that stand on both sides still."
     }  # fmt: skip

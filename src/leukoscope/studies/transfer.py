@@ -11,8 +11,8 @@ from ..bundle.graph import with_head
 from ..config import Experiment, Prepare, shipped
 from ..errors import DataError
 from ..evaluation.metrics import Floats
-from ..explain.maps import enlarge, overlay
-from ..explain.perturbation import lime
+from ..explanation.maps import enlarge, overlay
+from ..explanation.perturbation import lime
 from ..images.read import RGB
 from ..report.style import canvas, drawing
 from .ellassir_2022 import METRICS, judged
@@ -242,13 +242,13 @@ def _pictures(bench: Bench, material: Material) -> Section:
     crops = np.asarray(drawn.crops(Prepare(size=_size(bench))))[chosen]
     names = [drawn.classes[drawn.labels[row]] for row in chosen]
     sheet = contact_sheet(crops, models, names=names)
-    if not material.painted:
+    if not material.synthetic:
         file = bench.work / bench.study.name / "where-they-look.svg"
         _write(file, sheet)
         return Section("Where they look", "Each run draws four test cells with their activation maps and LIME, of the "
                        f"same cells side by side, to `{file.name}` in its work folder; pictures of these cells are "
                        "not shown here.")  # fmt: skip
-    words = "Painted cells: the crop, then for each model its activation map and LIME. Orange speaks for blast."
+    words = "Synthetic cells: the crop, then for each model its activation map and LIME. Orange speaks for blast."
     return Section("Where they look", "", figures=[Figure("where-they-look", sheet, words)])
 
 

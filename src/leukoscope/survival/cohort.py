@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CallError, DataError
+from ..errors import DataError, UsageError
 from .horizons import Unit, unit_in
 from .settings import StudySettings
 from .stages import cut_names, cut_stages, order_stages
@@ -82,7 +82,7 @@ def read_cohort(path: Path, settings: StudySettings) -> Cohort:
     """Read a CSV file into a cohort.
 
     Raises:
-        DataError, CallError, UnknownNameError: the table or the settings cannot be used; the message says why.
+        DataError, UsageError, UnknownNameError: the table or the settings cannot be used; the message says why.
     """
     return cohort_of(read_table(path), settings)
 
@@ -92,7 +92,7 @@ def cohort_of(table: Table, settings: StudySettings) -> Cohort:
     _check_roles(settings)
     unit = settings.unit or unit_in(settings.time)
     if unit is None:
-        raise CallError(f"The unit of column '{settings.time}' is not clear. Add --unit days, weeks, months or years.")
+        raise UsageError(f"The unit of column '{settings.time}' is not clear. Add --unit days, weeks, months or years.")
     outcome = read_outcome(table, settings)
     entry = _entries(table, settings)
     stage_names, joined = _stage_names(table, settings)
@@ -123,19 +123,19 @@ def _check_roles(settings: StudySettings) -> None:
     """Refuse a column that is given two parts to play."""
     outcome = {settings.time, settings.event, *settings.competing, settings.competing_time, settings.entry} - {""}
     if settings.stage in outcome:
-        raise CallError(f"--stage '{settings.stage}' is also the time or an event. Name the column with the stage.")
+        raise UsageError(f"--stage '{settings.stage}' is also the time or an event. Name the column with the stage.")
     if settings.time == settings.event:
-        raise CallError(f"--time and --event are both '{settings.time}'. Name two columns.")
+        raise UsageError(f"--time and --event are both '{settings.time}'. Name two columns.")
     if settings.stage_cuts and settings.stage_order:
-        raise CallError("--stage-cuts makes stages in rising order; leave out --stage-order.")
+        raise UsageError("--stage-cuts makes stages in rising order; leave out --stage-order.")
     twice = [name for name, count in Counter(settings.covariates).items() if count > 1]
     if twice:
-        raise CallError(f"--covariates names '{twice[0]}' twice. Name every covariate once.")
+        raise UsageError(f"--covariates names '{twice[0]}' twice. Name every covariate once.")
     for name in settings.covariates:
         if bare_name(name) == settings.stage:
-            raise CallError(f"'{settings.stage}' is the stage, so it is in the model; leave it out of --covariates.")
+            raise UsageError(f"'{settings.stage}' is the stage, so it is in the model; leave it out of --covariates.")
         if bare_name(name) in outcome:
-            raise CallError(
+            raise UsageError(
                 f"'{name}' is a time or an event: it is what is to be predicted, or not known at the start. "
                 "Leave it out of --covariates."
             )
@@ -162,7 +162,7 @@ def _stage_names(table: Table, settings: StudySettings) -> tuple[np.ndarray, lis
     cells, joined = one_spelling([tidy(cell) for cell in table.column(settings.stage)])
     names = sorted(set(cells) - {""})
     if len(names) > _MOST_STAGES:
-        raise CallError(
+        raise UsageError(
             f"Column '{settings.stage}' has {len(names)} different values ({listed(names)}): too many for stages. "
             "If it is a number, cut it with --stage-cuts 0.8,1.2, or name it in --covariates."
         )
@@ -261,7 +261,7 @@ def _covariate(table: Table, name: str, notes: list[str]) -> Column:
     notes += _spelling_notes(name, joined)
     levels = set(cells) - {""}
     if len(levels) > _MOST_LEVELS:
-        raise CallError(
+        raise UsageError(
             f"Column '{name}' has {len(levels)} different words ({listed(sorted(levels))}): too many for a covariate. "
             "Leave it out, or group its values."
         )

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..errors import CallError, UnknownNameError
+from ..errors import UnknownNameError, UsageError
 from .words import short
 
 Unit = Literal["days", "weeks", "months", "years"]
@@ -49,11 +49,11 @@ def parse_horizon(text: str, *, unit: str) -> Horizon:
     """Read '2 years', '6m' or a bare number in the cohort's unit.
 
     Raises:
-        CallError: not a time, or not above zero.
+        UsageError: not a time, or not above zero.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
     if not match or not 0 < float(match[1]) < _LONGEST:
-        raise CallError(
+        raise UsageError(
             f"Horizon '{text}' is not a time above zero and below a million. Write it as '2 years', '6 months' or '24'."
         )
     named = _unit_named(match[2]) if match[2] else unit

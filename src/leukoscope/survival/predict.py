@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CallError, DataError, UnknownNameError
+from ..errors import DataError, UnknownNameError, UsageError
 from ..files import write_csv
 from .aft import survival_at
 from .curves import Array, Curve, Interval, median
@@ -66,7 +66,7 @@ def answer(
     intervals are 95 %. `horizons` are written as on the command line: '2 years'.
 
     Raises:
-        CallError, UnknownNameError: a value is missing, unknown or no number.
+        UsageError, UnknownNameError: a value is missing, unknown or no number.
     """
     asked = [parse_horizon(text, unit=model.unit) for text in horizons]
     patient = {model.stage_column: str(stage)} | {
@@ -79,10 +79,10 @@ def _free(name: str, model: SurvivalModel) -> str:
     """Return the name of a covariate, which cannot be the stage's.
 
     Raises:
-        CallError: the stage is given among the covariates.
+        UsageError: the stage is given among the covariates.
     """
     if _matching(name, _known(model)) == model.stage_column:
-        raise CallError(f"'{name}' is the stage; give it once, not among the covariates too.")
+        raise UsageError(f"'{name}' is the stage; give it once, not among the covariates too.")
     return name
 
 
@@ -107,7 +107,7 @@ def ask(
     """Predict for one patient, given as text by column name; the horizons of the model unless others are asked.
 
     Raises:
-        CallError, UnknownNameError: a value is missing, unknown or no number.
+        UsageError, UnknownNameError: a value is missing, unknown or no number.
     """
     columns, stated, notes = _columns(model, patient)
     asked = horizons or [Horizon(time, words) for time, words in model.horizons]
@@ -167,11 +167,11 @@ def survivor(model: SurvivalModel, columns: Mapping[str, Array]) -> Any:
     """Return the function that extrapolates survival to a time, or None where the model has none.
 
     Raises:
-        CallError: extrapolation is asked of a model that cannot.
+        UsageError: extrapolation is asked of a model that cannot.
     """
     fit = model.extrapolation
     if fit is None:
-        raise CallError(
+        raise UsageError(
             "This model has no smooth curve to extrapolate with (competing events, or none could be fitted). "
             "Ask within the follow-up."
         )
@@ -203,7 +203,7 @@ def _given(patient: Mapping[str, str], known: Sequence[str]) -> dict[str, str]:
     for name, value in patient.items():
         column = _matching(name, known)
         if column in given:
-            raise CallError(f"{column} is given twice: '{given[column]}' and '{value.strip()}'. Give it once.")
+            raise UsageError(f"{column} is given twice: '{given[column]}' and '{value.strip()}'. Give it once.")
         given[column] = value.strip()
     return given
 
@@ -211,7 +211,9 @@ def _given(patient: Mapping[str, str], known: Sequence[str]) -> dict[str, str]:
 def _need(given: Mapping[str, str], known: Sequence[str]) -> None:
     missing = [name for name in known if is_missing(given.get(name, ""))]
     if missing:
-        raise CallError(f"The model also needs: {', '.join(missing)}. Give each, such as --{_plain(missing[0])} VALUE.")
+        raise UsageError(
+            f"The model also needs: {', '.join(missing)}. Give each, such as --{_plain(missing[0])} VALUE."
+        )
 
 
 def _matching(name: str, known: Sequence[str]) -> str:
@@ -234,7 +236,7 @@ def _stage(model: SurvivalModel, text: str) -> str:
             np.array([_number(model.stage_column, text)]), cuts=model.stage_cuts, name=model.stage_column
         )[0]
         if name not in model.stages:
-            raise CallError(f"No patient of the cohort had {name}, so nothing is known about {text}.")
+            raise UsageError(f"No patient of the cohort had {name}, so nothing is known about {text}.")
         return name
     same = [stage for stage in model.stages if stage.casefold() == tidy(text).casefold()]
     if not same:
@@ -252,7 +254,7 @@ def _value(facts: ColumnFacts, text: str, notes: list[str]) -> Array:
     if not facts.low <= value <= facts.high:
         notes.append(f"{facts.source} {short(value)} is outside what the model saw ({_range(facts)}): be doubtful.")
     if facts.logarithm and value <= 0:
-        raise CallError(f"{facts.source} is {text}, but the model takes its logarithm: give a number above zero.")
+        raise UsageError(f"{facts.source} is {text}, but the model takes its logarithm: give a number above zero.")
     return np.array([np.log(value) if facts.logarithm else value])
 
 
@@ -276,10 +278,10 @@ def _number(name: str, text: str) -> float:
     """Read a number, a decimal comma too ('34,5'); '1,234' could mean either and is refused."""
     bare = text.strip()
     if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", bare):
-        raise CallError(f"{name} is '{text}', which can be read in two ways. Write it without a comma.")
+        raise UsageError(f"{name} is '{text}', which can be read in two ways. Write it without a comma.")
     value = as_number(bare, decimal_comma=re.fullmatch(r"[-+]?\d+,\d+", bare) is not None)
     if value is None or not np.isfinite(value):
-        raise CallError(f"{name} is '{text}', which is not a number. Give one, such as 34 or 0.8.")
+        raise UsageError(f"{name} is '{text}', which is not a number. Give one, such as 34 or 0.8.")
     return value
 
 
@@ -386,7 +388,7 @@ def ask_table(
         patient = {name: cells[row] for name, cells in columns.items()}
         try:
             predictions.append(ask(model, patient, horizons=horizons, extrapolate=extrapolate))
-        except CallError as error:
+        except UsageError as error:
             raise DataError(f"{table.where}, line {line}: {error}") from None
     return predictions
 

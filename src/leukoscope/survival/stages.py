@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..errors import CallError
+from ..errors import UsageError
 from .table import listed
 
 # Each scale runs from mildest to worst. A name matches when, freed of words such as 'stage' or 'risk', it is one of
@@ -27,7 +27,7 @@ def order_stages(names: Sequence[str], *, given: Sequence[str] = ()) -> tuple[tu
     """Return the stages from mildest to worst, and whether that order is known (else they stand by name).
 
     Raises:
-        CallError: the given order does not name exactly the stages that occur.
+        UsageError: the given order does not name exactly the stages that occur.
     """
     if given:
         _check_given(names, given)
@@ -42,12 +42,12 @@ def order_stages(names: Sequence[str], *, given: Sequence[str] = ()) -> tuple[tu
 def _check_given(names: Sequence[str], given: Sequence[str]) -> None:
     unplaced = [name for name in names if name not in given]
     if unplaced:
-        raise CallError(
+        raise UsageError(
             f"--stage-order leaves out {listed(unplaced)}. Write every stage once, mildest first: "
             f'--stage-order "{"<".join(names)}".'
         )
     if len(set(given)) < len(given):
-        raise CallError("--stage-order names a stage twice. Write every stage once, mildest first.")
+        raise UsageError("--stage-order names a stage twice. Write every stage once, mildest first.")
 
 
 def _rank(name: str, scale: tuple[tuple[str, ...], ...]) -> tuple[int, str] | None:
@@ -67,10 +67,10 @@ def cut_stages(values: np.ndarray, *, cuts: Sequence[float], name: str) -> list[
     """Name the group of each number, such as 'sokal ≤ 0.8', '0.8 < sokal ≤ 1.2', 'sokal > 1.2'; '' for NaN.
 
     Raises:
-        CallError: the cuts do not rise.
+        UsageError: the cuts do not rise.
     """
     if list(cuts) != sorted(set(cuts)):
-        raise CallError(f"--stage-cuts must rise: {', '.join(f'{cut:g}' for cut in sorted(set(cuts)))}.")
+        raise UsageError(f"--stage-cuts must rise: {', '.join(f'{cut:g}' for cut in sorted(set(cuts)))}.")
     names = cut_names(cuts, name=name)
     places = np.searchsorted(np.asarray(cuts, dtype=float), values, side="left")
     return ["" if np.isnan(value) else names[place] for value, place in zip(values, places, strict=True)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CallError, DataError, UnknownNameError
+from ..errors import DataError, UnknownNameError, UsageError
 from .settings import StudySettings
 from .words import counted
 
@@ -211,7 +211,7 @@ def read_outcome(table: Table, settings: StudySettings) -> Outcome:
         state, events = _binary(table, settings.event), (settings.event_name or _event_name(settings.event),)
     columns = [name for name in settings.competing if not _same(name, events)]
     if settings.competing_time and not columns:
-        raise CallError(
+        raise UsageError(
             "--competing-time needs --competing with the 0/1 column of that event; the events of --events share --time."
         )
     outcome = Outcome(time, state, events)
@@ -233,9 +233,9 @@ def _same(name: str, names: Iterable[str]) -> str:
 def _check_competing(settings: StudySettings) -> None:
     repeated = [name for name, count in Counter(map(str.casefold, settings.competing)).items() if count > 1]
     if repeated:
-        raise CallError(f"--competing names '{repeated[0]}' twice. Name every competing event once.")
+        raise UsageError(f"--competing names '{repeated[0]}' twice. Name every competing event once.")
     if _same(settings.event, settings.competing) and not settings.events:
-        raise CallError(f"'{settings.event}' is the event that is studied; it cannot compete with itself.")
+        raise UsageError(f"'{settings.event}' is the event that is studied; it cannot compete with itself.")
 
 
 def _times(table: Table, name: str) -> np.ndarray:
@@ -292,15 +292,15 @@ def _meanings(given: Mapping[str, str]) -> dict[str, str]:
     """Return the meaning of each code; 'alive' and its like mean censored.
 
     Raises:
-        CallError: two values are one code ('1' and '1.0'), or a value stands for a missing one.
+        UsageError: two values are one code ('1' and '1.0'), or a value stands for a missing one.
     """
     meaning: dict[str, str] = {}
     for value, words in given.items():
         code, word = _code(value), " ".join(words.split())
         if not code:
-            raise CallError(f"--events: '{value}' stands for a missing value in a table, so it cannot have a meaning.")
+            raise UsageError(f"--events: '{value}' stands for a missing value in a table, so it cannot have a meaning.")
         if code in meaning:
-            raise CallError(f"--events gives '{code}' two meanings: '{meaning[code]}' and '{word}'. Keep one of them.")
+            raise UsageError(f"--events gives '{code}' two meanings: '{meaning[code]}' and '{word}'. Keep one of them.")
         meaning[code] = CENSORED if word.casefold() in _ALIVE else word
     return meaning
 
@@ -311,7 +311,7 @@ def _main_event_first(meaning: Mapping[str, str], settings: StudySettings) -> tu
     competing = [same for name in settings.competing if (same := _same(name, names))]
     main = [name for name in names if name not in competing]
     if len(main) != 1:
-        raise CallError(_which_event(names, main=main))
+        raise UsageError(_which_event(names, main=main))
     return (*main, *competing)
 
 

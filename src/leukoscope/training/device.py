@@ -21,7 +21,7 @@ from torch.distributed import DistError
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..config import Train
-from ..errors import CallError, LeukoscopeError, TrainingError
+from ..errors import LeukoscopeError, TrainingError, UsageError
 
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -48,7 +48,7 @@ def launch(train: Train, work: Callable[..., Any], *args: Any) -> Any:
     this process as one of its own: then work is done in this one, and torchrun has the others.
 
     Raises:
-        CallError: this machine has no such device, or it cannot compute with that precision.
+        UsageError: this machine has no such device, or it cannot compute with that precision.
         TrainingError: a process ended early, was killed, or lost touch with the others.
         LeukoscopeError: whatever `work` finds wrong.
     """
@@ -82,12 +82,12 @@ def _fabric(train: Train) -> Fabric:
         )  # fmt: skip
     except (RuntimeError, ValueError, TypeError) as failed:  # Fabric's MisconfigurationException is a RuntimeError
         reason = str(failed).strip().splitlines()[0]
-        raise CallError(
+        raise UsageError(
             f"train.accelerator = '{train.accelerator}' with train.devices = {devices} and train.precision = "
             f"'{train.precision}' does not work on this machine ({reason}). Try train.accelerator = 'cpu'."
         ) from None
     if train.precision == "16-mixed" and fabric.device.type == "cpu":  # Fabric would quietly take bf16 instead
-        raise CallError("train.precision = '16-mixed' needs a GPU. Set '32-true', or 'bf16-mixed', on this machine.")
+        raise UsageError("train.precision = '16-mixed' needs a GPU. Set '32-true', or 'bf16-mixed', on this machine.")
     return fabric
 
 

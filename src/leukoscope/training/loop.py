@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import CallError, TrainingError, require
+from ..errors import TrainingError, UsageError, require
 from ..files import record_stage, write_json
 from ..images.crop import VIEWS, turn
 from ..models.catalogue import build_network
@@ -48,7 +48,7 @@ def train(run: Path, *, resume: bool = False, devices: int | None = None, accele
     `accelerator` take the place of the run's own settings: where it is computed does not change what is learnt.
 
     Raises:
-        CallError: the run has checkpoints and `resume` is not set; or the device does not exist.
+        UsageError: the run has checkpoints and `resume` is not set; or the device does not exist.
         DataError: a file of the run is missing or does not fit the others.
         TrainingError: the loss is not a number, or a checkpoint is damaged or was made with other settings.
     """
@@ -64,7 +64,7 @@ def train_folds(fabric: Fabric, prepared: Prepared, resume: bool) -> None:
     started, run = time.perf_counter(), prepared.run
     probing = prepared.experiment.train.mode == "probe"
     if probing and fabric.world_size > 1:
-        raise CallError("train.mode = 'probe' fits a small head in one process. Set train.devices = 1.")
+        raise UsageError("train.mode = 'probe' fits a small head in one process. Set train.devices = 1.")
     if fabric.is_global_zero:
         _write_layers(prepared)
     folds = [run / f"fold-{number}" for number in range(len(prepared.plan.folds))]
@@ -230,9 +230,9 @@ def _over_all(task: Task, value: Tensor, operation: str) -> float:
 
 def _check_batches(batches: list[Rows], *, processes: int) -> None:
     if len(batches[-1]) < 2:
-        raise CallError("A batch of one cell has nothing to normalise over. Set train.batch_size to 2 or more.")
+        raise UsageError("A batch of one cell has nothing to normalise over. Set train.batch_size to 2 or more.")
     if len(batches[-1]) < processes:
-        raise CallError(
+        raise UsageError(
             f"A batch of {len(batches[-1])} cells leaves some of {processes} processes without one. "
             "Set train.batch_size higher, or train.devices lower."
         )
@@ -282,7 +282,7 @@ def _check_checkpoints(prepared: Prepared, *, resume: bool) -> None:
     run, now = prepared.run, prepared.identity()
     for path in sorted(run.glob("fold-*/checkpoints/*.safetensors")):
         if not resume:
-            raise CallError(f"{run} has checkpoints. Go on with --resume, or choose a new folder.")
+            raise UsageError(f"{run} has checkpoints. Go on with --resume, or choose a new folder.")
         before = read_facts(path).get("identity", {})
         changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
         if changed:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ...errors import CallError, DataError
+from ...errors import DataError, UsageError
 from ..accounts import (
     Caller,
     account_with_password,
@@ -110,7 +110,7 @@ def make_account(me: Admin, room: TheRoom, new: NewAccount) -> Answer:
     with room.database.writing() as session:
         try:
             made = add_account(session, new.name, role=new.role, laboratory=me.laboratory, password=new.password)
-        except CallError as taken:
+        except UsageError as taken:
             raise Refusal(409, "name_taken", str(taken)) from None
         room.log.add(session, who(me), "made account", kind="account", item=made.id, role=new.role)
     return _described(made, me.laboratory)

@@ -58,7 +58,7 @@ async def send_images(
     """
     await run_in_threadpool(_check_case, room, me, case_id)
     async with _form(request, most=room.settings.limits.files) as form:
-        kind, um_per_px = _wishes(form)
+        kind, um_per_px = _options(form)
         sent = [Sent(part.filename or "", part.file, part.size or 0) for part in _files(form)]
         if not sent:
             raise bad_request("Nothing was sent. Send files as multipart/form-data.")
@@ -84,7 +84,7 @@ def _files(form: FormData) -> list[UploadFile]:
     return [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
 
 
-def _wishes(form: FormData) -> tuple[str, float | None]:
+def _options(form: FormData) -> tuple[str, float | None]:
     kind, scale = str(form.get("kind") or "auto"), str(form.get("um_per_px") or "")
     if kind not in _KINDS:
         raise bad_request(f"kind is one of {', '.join(_KINDS)}.")

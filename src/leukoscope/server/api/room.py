@@ -27,7 +27,7 @@ def models(me: Me, room: TheRoom) -> Answer:
         "name": manifest.name, "hash": manifest.seal, "classes": list(manifest.classes),
         "titles": {name: title_of(name) for name in manifest.classes}, "positive": manifest.positive,
         "thresholds": manifest.operating_points, "point": room.settings.point,
-        "painted": bool(data.get("painted", False)), "credits": list(manifest.credits),
+        "synthetic": bool(data.get("synthetic", False)), "credits": list(manifest.credits),
         "card": room.predictor.bundle.read(CARD).decode("utf-8", "replace"),
     }  # fmt: skip
     return {"models": [served], "served": manifest.seal, "notice": NOTICE}
@@ -72,7 +72,7 @@ def _described_model(name: str, model: Any) -> dict[str, Any]:
     horizons = [{"time": time, "words": words} for time, words in model.horizons]
     return {
         "name": name, "title": str(model.facts.get("title", name)), "unit": model.unit, "events": list(model.events),
-        "fields": fields_of(model), "horizons": horizons, "painted": bool(model.facts.get("painted", False)),
+        "fields": fields_of(model), "horizons": horizons, "synthetic": bool(model.facts.get("synthetic", False)),
     }  # fmt: skip
 
 

@@ -391,8 +391,8 @@ function listenToControls() {
 function introduceModel() {
   const { model } = words;
   if (!model) return;
-  const painted = model.painted ? " Trained on painted cells: for trying only." : "";
-  find("model-line").textContent = `Model: ${model.name}.${painted}`;
+  const synthetic = model.synthetic ? " Trained on synthetic cells: for trying only." : "";
+  find("model-line").textContent = `Model: ${model.name}.${synthetic}`;
   const disease = words.positive ? words.title(words.positive) : "";
   const other = words.classes.find((name) => name !== words.positive);
   const keys = disease ? [element("i", { class: "for" }), `speaks for ${disease}`, element("i", { class: "against" }), `for ${words.title(other)}`] : [element("i", { class: "for" }), "speaks for the class"];

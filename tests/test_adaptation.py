@@ -9,13 +9,13 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from leukoscope.adapt import FEWEST, Adapted, Head, _folds, _groups, adapt, heads_of, look, write
+from leukoscope.adaptation import FEWEST, Adapted, Head, _folds, _groups, adapt, heads_of, look, write
 from leukoscope.bundle.graph import read_head, with_head
 from leukoscope.bundle.manifest import Bundle, Manifest, open_bundle, write_bundle
 from leukoscope.cli.models import adapt as command
 from leukoscope.data.cells import Cell
-from leukoscope.data.synthetic import paint
-from leukoscope.errors import CallError, DataError
+from leukoscope.data.synthetic import draw_cells
+from leukoscope.errors import DataError, UsageError
 from leukoscope.images.read import read_image
 from leukoscope.inference.predictor import Predictor
 from leukoscope.report.card import card
@@ -29,8 +29,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> list[Cell]:
-    """96 painted cells of 24 subjects."""
-    return paint(tmp_path_factory.mktemp("reviewed"), count=96)
+    """96 synthetic cells of 24 subjects."""
+    return draw_cells(tmp_path_factory.mktemp("reviewed"), count=96)
 
 
 @pytest.fixture(scope="module")
@@ -183,4 +183,4 @@ def test_the_command_writes_only_what_is_asked_for(bundle: Bundle, cells: list[C
     taken = tmp_path / "taken"
     taken.mkdir()
     refused = CliRunner().invoke(command, [str(bundle.path), str(folder), "-o", str(taken)])
-    assert isinstance(refused.exception, CallError)
+    assert isinstance(refused.exception, UsageError)

@@ -1,4 +1,4 @@
-"""The gate's distance is Mahalanobis', and its threshold holds for subjects that it never saw."""
+"""The distance is Mahalanobis', and its threshold holds for subjects that it never saw."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import mahalanobis
 
 from leukoscope.errors import BundleError, DataError
-from leukoscope.inference.out_of_distribution import Gate, Space, fit_gate, fit_space, read_gate, why_far
+from leukoscope.inference.out_of_distribution import Detector, Space, fit_detector, fit_space, read_detector, why_far
 
 CHANNELS = 40
 
@@ -34,10 +34,10 @@ def test_few_cells_of_unseen_subjects_are_refused() -> None:
     rng = np.random.default_rng(1)
     shares = []
     for _ in range(5):
-        gate = fit_gate(*cells_of(rng, subjects=40), rate=0.05)
-        shares.append((gate.distances(cells_of(rng, subjects=40, first=100)[0]) > 1).mean())
+        detector = fit_detector(*cells_of(rng, subjects=40), rate=0.05)
+        shares.append((detector.distances(cells_of(rng, subjects=40, first=100)[0]) > 1).mean())
     assert 0.02 < np.mean(shares) < 0.08
-    assert gate.facts["refused_across_subjects"] == pytest.approx(0.05, abs=0.03)
+    assert detector.facts["refused_across_subjects"] == pytest.approx(0.05, abs=0.03)
 
 
 def test_with_fewer_cells_than_channels_unseen_subjects_still_pass() -> None:
@@ -45,58 +45,58 @@ def test_with_fewer_cells_than_channels_unseen_subjects_still_pass() -> None:
     wide = rng.normal(size=(CHANNELS, 400))
     points, group = cells_of(rng, subjects=12)
     new, _ = cells_of(rng, subjects=12, first=100)
-    gate = fit_gate(points @ wide, group, rate=0.05)
-    assert (gate.distances(new @ wide) > 1).mean() < 0.2
+    detector = fit_detector(points @ wide, group, rate=0.05)
+    assert (detector.distances(new @ wide) > 1).mean() < 0.2
 
 
 def test_what_leaves_the_plane_of_the_training_cells_is_refused() -> None:
     rng = np.random.default_rng(2)
     points, group = cells_of(rng, subjects=40)
-    gate = fit_gate(points, group)
+    detector = fit_detector(points, group)
     strange = points[:100].copy()
     strange[:, 30:] += 3  # well within the spread of the first channels
-    assert (gate.distances(strange) > 1).all()
+    assert (detector.distances(strange) > 1).all()
 
 
-def test_a_gate_survives_its_files() -> None:
+def test_a_detector_survives_its_files() -> None:
     points, group = cells_of(np.random.default_rng(3), subjects=20)
-    gate = fit_gate(points, group)
-    again = read_gate(json.loads(json.dumps(gate.table())), gate.content())
-    np.testing.assert_allclose(again.distances(points), gate.distances(points), rtol=1e-6)
-    assert again.facts == gate.facts
+    detector = fit_detector(points, group)
+    again = read_detector(json.loads(json.dumps(detector.table())), detector.content())
+    np.testing.assert_allclose(again.distances(points), detector.distances(points), rtol=1e-6)
+    assert again.facts == detector.facts
 
 
 def test_weak_directions_survive_the_files_beside_strong_ones() -> None:
     """A small network's embedding: a few directions hold nearly all of the variance."""
     points, group = cells_of(np.random.default_rng(4), subjects=20)
     points *= np.geomspace(1, 1e-4, points.shape[1])
-    gate = fit_gate(points, group)
-    again = read_gate(gate.table(), gate.content())
-    np.testing.assert_allclose(again.distances(points), gate.distances(points), rtol=1e-5)
+    detector = fit_detector(points, group)
+    again = read_detector(detector.table(), detector.content())
+    np.testing.assert_allclose(again.distances(points), detector.distances(points), rtol=1e-5)
 
 
 def test_the_file_of_a_large_network_is_small() -> None:
     channels, axes = np.ones(1280, np.float32), np.ones((32, 1280), np.float32)
-    gate = Gate(Space(channels, axes, np.ones(33, np.float32)), threshold=1.0, facts={})
-    assert len(gate.content()) < 200_000
+    detector = Detector(Space(channels, axes, np.ones(33, np.float32)), threshold=1.0, facts={})
+    assert len(detector.content()) < 200_000
 
 
 def test_dead_channels_do_no_harm() -> None:
     points, group = cells_of(np.random.default_rng(5), subjects=20)
     points[:, 5:] = 0
-    assert np.isfinite(fit_gate(points, group).distances(points)).all()
+    assert np.isfinite(fit_detector(points, group).distances(points)).all()
 
 
 def test_damaged_arrays_are_refused() -> None:
-    gate = fit_gate(*cells_of(np.random.default_rng(6), subjects=20))
+    detector = fit_detector(*cells_of(np.random.default_rng(6), subjects=20))
     with pytest.raises(BundleError, match="damaged"):
-        read_gate(gate.table(), gate.content()[:50])
+        read_detector(detector.table(), detector.content()[:50])
 
 
 def test_a_threshold_needs_subjects() -> None:
     points, group = cells_of(np.random.default_rng(7), subjects=3)
     with pytest.raises(DataError, match="4 subjects"):
-        fit_gate(points, group)
+        fit_detector(points, group)
 
 
 def test_only_what_is_refused_gets_a_reason() -> None:

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from leukoscope.explain.checks import check, deletion, insertion, inside_share, random_heat, rank_correlation
-from leukoscope.explain.perturbation import occlude
-from tests.explain.known import PLACE, SIZE, cell, predict
+from leukoscope.explanation.checks import check, deletion, insertion, inside_share, random_heat, rank_correlation
+from leukoscope.explanation.perturbation import occlude
+from tests.explanation.known import PLACE, SIZE, cell, predict
 
 
 def true_heat() -> np.ndarray:

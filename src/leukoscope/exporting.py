@@ -11,14 +11,14 @@ from .bundle.manifest import CARD, Bundle, Manifest, Member, SubjectFigures, ame
 from .config import Experiment
 from .data.audit import read_traits
 from .data.pack import open_pack
-from .errors import CallError, DataError
+from .errors import DataError, UsageError
 from .evaluation.calibration import OPERATING_POINTS, fit_thresholds
 from .evaluation.evaluate import Evidence, gather
 from .evaluation.metrics import Floats
 from .files import read_json, record_stage
 from .images.read import read_image
 from .inference.ensemble import CLASSES_KEY
-from .inference.out_of_distribution import FILE, fit_gate
+from .inference.out_of_distribution import FILE, fit_detector
 from .inference.predictor import Predictor
 from .inference.quality import fit_quality, measure
 from .inference.rejection import fit_conformal
@@ -35,7 +35,7 @@ CREDITS = {
         "credit": "Gupta and Gupta, ALL Challenge dataset of ISBI 2019 (C-NMC 2019), The Cancer Imaging Archive, "
         "doi 10.7937/tcia.2019.dc64i46r",
     },
-    "painted": {"licence": "none needed", "credit": "Drawings made by leukoscope, not patients."},
+    "synthetic": {"licence": "none needed", "credit": "Drawings made by leukoscope, not patients."},
 }
 _UNKNOWN = {"licence": "unknown to leukoscope", "credit": "Ask whoever gave you the images before passing weights on."}
 _WORST = 5  # subjects that the bundle names
@@ -65,7 +65,7 @@ def export_run(
 
     Raises:
         DataError: the run is not evaluated, or its files do not fit each other.
-        CallError: the run has no such fold, or something stands at `folder` already.
+        UsageError: the run has no such fold, or something stands at `folder` already.
     """
     from .training.checkpoint import export_fold  # PyTorch: imported when everything else is known to fit
 
@@ -77,7 +77,7 @@ def export_run(
         raise DataError(f"{run / 'metrics.json'} belongs to another split. Run leukoscope evaluate {run} again.")
     chosen = _choose(evidence, folds)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CallError(f"{folder} exists already. Choose another folder, or delete it first.")
+        raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")
     members: list[Member] = []
     files: dict[str, bytes] = {}
     for fold in chosen:
@@ -99,12 +99,12 @@ def export_run(
     manifest = _manifest(run, experiment, evidence, metrics, members)
     manifest = manifest.model_copy(update={"name": name or manifest.name})
     bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
-    bundle = learn_doubt(bundle, run, evidence, alpha=alpha, say=say)
+    bundle = learn_rejection(bundle, run, evidence, alpha=alpha, say=say)
     record_stage(run, "export", started=started, folds=chosen, store=store, seal=bundle.manifest.seal)
     return bundle
 
 
-def learn_doubt(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, say: Say) -> Bundle:
+def learn_rejection(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, say: Say) -> Bundle:
     """Add to a bundle when it refuses and when it is unsure, learned from the cells of its run.
 
     A rule for which the run has too few cells or subjects is left out, said aloud, and noted in the card.
@@ -112,7 +112,7 @@ def learn_doubt(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, 
     rules: dict[str, Callable[[], dict[str, Any]]] = {
         "conformal": lambda: fit_conformal(*_scored(evidence), alpha=alpha),
         "quality": lambda: fit_quality(_traits(evidence)),
-        "gate": lambda: _gate(bundle, run, evidence, files),
+        "out_of_distribution": lambda: _detector(bundle, run, evidence, files),
         "stain": lambda: _stain(evidence),
     }
     files: dict[str, bytes] = {}
@@ -130,10 +130,10 @@ def learn_doubt(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, 
     return amend_bundle(bundle, files=files | {CARD: card(manifest).encode()}, metrics=metrics, **learned)
 
 
-def _gate(bundle: Bundle, run: Path, evidence: Evidence, files: dict[str, bytes]) -> dict[str, Any]:
-    gate = fit_gate(*_embedded(bundle, run, evidence))
-    files[FILE] = gate.content()
-    return gate.table()
+def _detector(bundle: Bundle, run: Path, evidence: Evidence, files: dict[str, bytes]) -> dict[str, Any]:
+    detector = fit_detector(*_embedded(bundle, run, evidence))
+    files[FILE] = detector.content()
+    return detector.table()
 
 
 def _scored(evidence: Evidence) -> tuple[Floats, Any, Any]:
@@ -198,7 +198,7 @@ def _choose(evidence: Evidence, folds: Sequence[int]) -> list[int]:
     known = evidence.predictions.folds
     strange = [fold for fold in folds if fold not in known]
     if strange:
-        raise CallError(f"This run has no fold {strange[0]}. Folds: {', '.join(map(str, known))}.")
+        raise UsageError(f"This run has no fold {strange[0]}. Folds: {', '.join(map(str, known))}.")
     return sorted(set(folds)) or known
 
 

@@ -1,8 +1,9 @@
-"""What the gate refuses: everything foreign, and how many cells of subjects that it never saw.
+"""What the detector refuses: everything foreign, and how many cells of subjects that it never saw.
 
-Usage: python benchmarks/gate.py [--model BUNDLE] [--data ../shared/data] [--cells 4133] [--images 150] [--json FILE]
+Usage: python benchmarks/out_of_distribution.py [--model BUNDLE] [--data ../shared/data] [--cells 4133] [--images 150]
+       [--json FILE]
 
-In-domain: quality limits and gate are fitted anew on some subjects and judge the cells of the others, in five folds
+In-domain: quality limits and detector are fitted anew on some subjects and judge the cells of the others, in five folds
 over subjects, and from part fold_0 to the other parts (`shift`). Foreign: both are fitted on all cells. `hard` kinds
 have the outline of a real cell and black around it, so that only what is inside can tell; `damaged` ones are real
 cells. Without --model the embedding is that of an ImageNet EfficientNet-Lite0, which needs PyTorch and the package
@@ -25,7 +26,7 @@ from leukoscope.evaluation.intervals import bootstrap
 from leukoscope.files import write_json
 from leukoscope.images.crop import cell_mask, prepare_crop
 from leukoscope.images.read import RGB, read_image
-from leukoscope.inference.out_of_distribution import RATE, fit_gate
+from leukoscope.inference.out_of_distribution import RATE, fit_detector
 from leukoscope.inference.quality import Traits, fit_quality, judge, measure
 
 SIDE = 450
@@ -49,11 +50,11 @@ def main() -> None:
     subject, part = (np.array([row[name] for row in rows]) for name in ("subject_group", "part"))
     told = {"in_domain": in_domain(traits, points, subject, part)}
     told["distances"] = compare_distances(points, subject, part)
-    limits, gate = fit_quality(traits), fit_gate(points, subject)
+    limits, detector = fit_quality(traits), fit_detector(points, subject)
     print(f"\n{'foreign pictures':42}  images  refused            by quality  by distance")
     for kind, images in foreign(asked.data, rows, rng, count=asked.images):
         theirs, where = look(iter(images), embed)
-        told[kind] = line(kind, by_both(theirs, where, limits, gate))
+        told[kind] = line(kind, by_both(theirs, where, limits, detector))
     if asked.json:
         write_json(asked.json, told)
 
@@ -115,10 +116,10 @@ def _embedded(images: list[RGB], embed: Embed) -> np.ndarray:
     return points
 
 
-def by_both(traits: list[Traits], points: np.ndarray, limits: dict, gate: object) -> Refused:
+def by_both(traits: list[Traits], points: np.ndarray, limits: dict, detector: object) -> Refused:
     """Return which images quality refuses and which the distance."""
     quality = np.array([bool(judge(each, limits).reason) for each in traits])
-    return quality, ~(gate.distances(points) <= 1)  # NaN is refused
+    return quality, ~(detector.distances(points) <= 1)  # NaN is refused
 
 
 def in_domain(traits: list[Traits], points: np.ndarray, subject: np.ndarray, part: np.ndarray) -> dict:
@@ -142,12 +143,12 @@ def in_domain(traits: list[Traits], points: np.ndarray, subject: np.ndarray, par
 
 def _refit(traits: list[Traits], points: np.ndarray, subject: np.ndarray, *, train, test) -> Refused:
     limits = fit_quality([each for each, yes in zip(traits, train, strict=True) if yes])
-    gate = fit_gate(points[train], subject[train])
-    return by_both([each for each, yes in zip(traits, test, strict=True) if yes], points[test], limits, gate)
+    detector = fit_detector(points[train], subject[train])
+    return by_both([each for each, yes in zip(traits, test, strict=True) if yes], points[test], limits, detector)
 
 
 def compare_distances(points: np.ndarray, subject: np.ndarray, part: np.ndarray) -> dict:
-    """Print the gate's distance beside the tenth nearest neighbour's, each at a threshold from unseen subjects."""
+    """Print the detector's distance beside the tenth nearest neighbour's, each at a threshold from unseen subjects."""
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     groups, code = np.unique(subject, return_inverse=True)
     fold = np.random.default_rng(2).permutation(len(groups))[code] % 5

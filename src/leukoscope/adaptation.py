@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold
 from .bundle.graph import read_head, with_head
 from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write_bundle
 from .data.cells import Cell
-from .errors import CallError, DataError
+from .errors import DataError, UsageError
 from .evaluation.calibration import OPERATING_POINTS, fit_temperature, fit_thresholds, log_loss, temper
 from .evaluation.intervals import Bootstrap, Statistics, bootstrap
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
@@ -372,7 +372,7 @@ def refuse_existing(folder: Path) -> None:
     """Refuse to write over anything.
 
     Raises:
-        CallError: something stands there already.
+        UsageError: something stands there already.
     """
     if folder.exists():
-        raise CallError(f"{folder} exists already. Choose another folder; no bundle is ever overwritten.")
+        raise UsageError(f"{folder} exists already. Choose another folder; no bundle is ever overwritten.")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from leukoscope.explain.maps import beside, enlarge, overlay
-from leukoscope.explain.perturbation import lime, occlude, superpixels
+from leukoscope.explanation.maps import beside, enlarge, overlay
+from leukoscope.explanation.perturbation import lime, occlude, superpixels
 from leukoscope.models.network import Network, WithMap
-from tests.explain.known import EXPECTED, PLACE, SIZE, cell, middle, predict
+from tests.explanation.known import EXPECTED, PLACE, SIZE, cell, middle, predict
 
 
 def test_occlusion_finds_the_place() -> None:
