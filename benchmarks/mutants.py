@@ -9,6 +9,7 @@ survivor; `docs/benchmarks/mutants.md` lists all survivors.
 
 import argparse
 import io
+import os
 import random
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def main() -> None:
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     tree = copy_of_head(work)
+    os.environ["PYTHONPATH"] = str(tree / "src")  # before whatever is installed
     with use_db(work / f"{head()}-{options.count}-{options.seed}.sqlite") as database, chdir(tree):
         if not database.num_work_items:
             draw(database, count=options.count, rng=random.Random(options.seed))
