@@ -70,6 +70,21 @@ def ids(laboratory: Place) -> dict[str, int]:
     return {"case_id": case, "image_id": cell["image"], "cell_id": cell["id"], "token_id": token, "account_id": account}
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://testserver.evil.example", "null", "file://"])
+def test_a_page_of_another_site_may_not_change_anything(laboratory: Place, origin: str) -> None:
+    ada = laboratory.visitor("ada")
+    answer = ada.post("/cases", json={"name": "new"}, headers={"Origin": origin})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_origin")
+    assert ada.get("/cases", headers={"Origin": origin}).status_code == 200
+    assert ada.get("/cases").json()["cases"] == []
+
+
+def test_a_page_of_the_room_itself_may(laboratory: Place) -> None:
+    ada = laboratory.visitor("ada")
+    answer = ada.post("/cases", json={"name": "new"}, headers={"Origin": str(ada.client.base_url).rstrip("/")})
+    assert answer.status_code == 201
+
+
 def test_the_description_lists_every_route(place: Place) -> None:
     def within(router: Any) -> Iterator[str]:
         for route in router.routes:
