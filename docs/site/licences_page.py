@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOWN = ("train", "survival", "wsi", "dicom", "adapt", "serve", "tensorboard", "cluster")
+SHOWN = ("train", "survival", "fields", "heic", "dicom", "adapt", "serve", "tensorboard", "cluster")
 # What may stand in the core beside Apache-2.0 without asking anything of who uses it but to keep the notice.
 PERMISSIVE = re.compile(
     r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|0BSD|CC0|Unlicense|MIT-CMU|Matplotlib)\b",

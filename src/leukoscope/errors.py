@@ -14,9 +14,13 @@ LeukoscopeError                 exit status 1: the data or the result is at faul
 
 import difflib
 import importlib
-from collections.abc import Iterable
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class LeukoscopeError(Exception):
@@ -96,3 +100,19 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
         if missing.name and missing.name.partition(".")[0] == module.partition(".")[0]:
             raise MissingExtraError(feature, extra) from None
         raise
+
+
+def installed(module: str) -> bool:
+    """Say whether an optional dependency is there, without importing it."""
+    return sys.modules.get(module) is not None or importlib.util.find_spec(module) is not None
+
+
+def attempt(work: Callable[[], T]) -> T | Exception:
+    """Return what `work` returns, or whatever it raises: the one place that catches every exception.
+
+    Parsers and decoders of foreign files raise what they like, and no file may cost another one its answer.
+    """
+    try:
+        return work()
+    except Exception as raised:  # noqa: BLE001 - the only one, see above
+        return raised

@@ -163,3 +163,41 @@ def test_a_look_is_plain_data_that_processes_can_share(mosaic):
 
     look = Look(learn_stain(rescaled(mosaic[1], 0.2)), Scale.exact(0.1, source="user"), 0, 9)
     assert pickle.loads(pickle.dumps(look)) == look
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_slide_is_read_upright_by_rectangles_as_it_is_whole(mosaic, tmp_path, orientation):
+    path = tmp_path / "turned.tif"
+    tags = [(274, 3, 1, orientation, True)]
+    tifffile.imwrite(path, mosaic[1][:500], photometric="rgb", tile=(128, 128), extratags=tags)
+    whole, slide = read_pixels(path), TiffSlide(path)
+    assert slide.size == whole.shape[1::-1]
+    assert np.array_equal(slide.read(101, 203, 150, 90), whole[203:293, 101:251])
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_a_deep_slide_is_its_twin_of_eight_bits_tile_by_tile(mosaic, tmp_path, bits):
+    path, eight = tmp_path / "deep.tif", mosaic[1].copy()
+    eight[500, 600] = 255
+    deep = (eight.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)
+    tifffile.imwrite(path, deep, photometric="rgb", tile=(256, 256), compression="zlib")
+    slide = TiffSlide(path)
+    assert np.array_equal(slide.read(300, 200, 400, 500), eight[200:700, 300:700])
+    assert any(f"{bits} bits" in note for note in slide.notes)
+
+
+def test_a_tile_that_a_scanner_left_out_is_glass(mosaic, tmp_path):
+    path = tmp_path / "sparse.tif"
+    tifffile.imwrite(path, mosaic[1][:512, :512], photometric="rgb", tile=(256, 256))
+    with tifffile.TiffFile(path, mode="r+") as file:
+        counts = list(file.pages[0].tags[325].value)
+        file.pages[0].tags[325].overwrite([counts[0], 0, *counts[2:]])
+    read = TiffSlide(path).read(200, 0, 100, 100)
+    assert (read[:, 56:] == 255).all()
+    assert np.array_equal(read[:, :56], mosaic[1][:100, 200:256])
+
+
+def test_a_mask_beside_slides_is_refused_by_name(mosaic, tmp_path):
+    tifffile.imwrite(tmp_path / "mask.svs", mosaic[1][..., 0], photometric="minisblack", tile=(256, 256))
+    with pytest.raises(ImageError, match="mask.svs is a grey"):
+        TiffSlide(tmp_path / "mask.svs")

@@ -162,10 +162,8 @@ def _say(line: str, problem: bool) -> None:
 
 def _gathered(given: tuple[Path, ...]) -> "Gathered":
     """Return the image files that are named, and those in the folders that are named."""
-    from ..fields.images import SUFFIXES
-    from ..fields.slides import SUFFIXES as SLIDES
-    from ..inference.sources import gather
+    from ..inference.sources import SUFFIXES, gather
 
     if missing := [path for path in given if not path.exists()]:
         raise UsageError(f"{missing[0]} does not exist. Check the path.")
-    return gather(given, suffixes=(*SUFFIXES, *SLIDES, ".dcm"))
+    return gather(given, suffixes=SUFFIXES)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from .detection import ClassicalDetector, Detector, Found, Outline
 from .field_of_view import field_of_view, filled
-from .images import read_pixels, scale_in_file
+from .images import read_field
 from .planes import Mask, Pixels, blur, grown, rescaled, slope
 from .quality import why_not_a_smear
 from .scale import RELEASE_UM_PER_PX, Scale, estimate_scale
@@ -30,6 +30,8 @@ class Field:
     scale: Scale
     view: Mask | None = None
     """Where a round field of view shows the smear, (height, width); None where it fills the picture."""
+    notes: tuple[str, ...] = ()
+    """What was done to the values of the file, and what of it was not believed."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,11 @@ def open_field(path: Path, *, um_per_px: float | None = None) -> Field:
     Raises:
         ImageError: the file cannot be read, or is no stained smear; the words say which.
     """
+    image = read_field(path)
     known = Scale.exact(um_per_px, source="user") if um_per_px else None
-    if known is None and (stated := scale_in_file(path)) is not None:
-        known = Scale.exact(stated, source="file")
-    return field_of(read_pixels(path), name=path.name, scale=known)
+    if known is None and image.um_per_px is not None:
+        known = Scale.exact(image.um_per_px, source="file")
+    return replace(field_of(image.pixels, name=path.name, scale=known), notes=image.notes)
 
 
 def field_of(pixels: Pixels, *, name: str, scale: Scale | None = None) -> Field:

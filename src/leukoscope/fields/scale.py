@@ -24,8 +24,6 @@ NUCLEUS_UM = 9.0  # a typical nucleus of a lymphoblast or granulocyte; a last re
 # across (median of 441) and its normal cells 10.6 µm (median of 259), as lymphoblasts and lymphocytes on smears are.
 RELEASE_UM_PER_PX = 0.060
 
-PLAUSIBLE_UM_PER_PX = (0.015, 1.6)  # finer than any objective resolves, coarser than a white cell of eight pixels
-
 _NUCLEUS_CONTRAST = 0.4  # purple above red cells; rims of red cells reach 0.3, pale nuclei stand among red cells
 _WINDOW = 288  # side of the square that is searched at each level, in pixels
 _RADII = np.geomspace(4.5, 42, 17)  # pixels of the level

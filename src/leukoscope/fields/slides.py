@@ -5,22 +5,22 @@ it whole, and the tile next door sees the same cell and leaves it. Stain and sca
 windows that do not depend on the tiles, so the list of cells does not depend on the size of the tiles either.
 """
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from ..errors import ImageError, require
+from ..errors import ImageError, attempt
+from ..images.read import format_of, stored_box, tiff_readable, turned_size, upright
+from ..images.scale import scale_of_tiff
 from .cells import Field, FieldCell, describe, find_cells
 from .detection import ClassicalDetector, Outline
-from .images import MAX_PIXELS
 from .planes import Pixels, darkest, rescaled
 from .quality import out_of_focus, why_not_a_smear
-from .scale import PLAUSIBLE_UM_PER_PX, Scale, common_scale, estimate_scale
+from .scale import Scale, common_scale, estimate_scale
 from .stain import Stain, learn_stain
 
 SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")
@@ -28,6 +28,7 @@ MARGIN_UM = 40.0  # wider than the largest cell
 _WINDOWS = 9  # places from which stain, scale and focus are learned
 _WINDOW = 1024  # pixels
 _THUMBNAIL = 1024  # pixels
+_LARGE = 30_000_000  # pixels of a tiled TIFF above which it is read by tiles
 _EDGE = 8  # pixels around a cell that its crop needs for resampling
 _STAINED = 28  # grey levels that something stained is darker than glass
 
@@ -38,6 +39,11 @@ class Slide(Protocol):
     name: str
     size: tuple[int, int]  # width, height in pixels
     um_per_px: float | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the values of the file, and what of it was not believed."""
+        ...
 
     def read(self, left: int, top: int, width: int, height: int) -> Pixels:
         """Return a rectangle at full resolution, uint8 RGB, (height, width, 3)."""
@@ -55,40 +61,42 @@ class TiffSlide:
         """Open a slide.
 
         Raises:
-            ImageError: the file is no slide, or its directory of tiles is broken.
-            MissingExtraError: the extra `wsi` is not installed.
+            ImageError: the file is no slide, is black and white, or its directory of tiles is broken.
+            MissingExtraError: the extra `fields` is not installed.
         """
-        tiffslide = require("tiffslide", feature="Reading slides", extra="wsi")
-        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by us
+        from ..images.tiff import Tiff
+
         self.name = path.name
-        try:
-            self._slide = tiffslide.TiffSlide(path)
-            width, height = self._slide.dimensions
-        except Exception as broken:  # noqa: BLE001 - the library raises whatever its parsers raise
-            raise ImageError(f"{path} cannot be opened as a slide ({_first_line(broken)}). Copy it again.") from None
-        self.size = (int(width), int(height))
-        self.um_per_px = _plausible(self._slide.properties.get("tiffslide.mpp-x"))
+        self._tiff = Tiff(path, name=str(path))
+        self._orientation = self._tiff.orientation
+        self.size = turned_size(self._tiff.size, self._orientation)
+        stated = scale_of_tiff(self._tiff)
+        self.um_per_px = stated.um_per_px
+        self._scale_note = stated.note
+        self._colours = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to depth and colours, and what was not believed of the scale."""
+        return tuple(note for note in (self._tiff.said, self._colours, self._scale_note) if note)
 
     def read(self, left: int, top: int, width: int, height: int) -> Pixels:
-        """Return a rectangle at full resolution."""
-        return self._region((left, top), level=0, size=(width, height))
+        """Return a rectangle at full resolution, uint8 sRGB, upright."""
+        box = stored_box((left, top, width, height), self._tiff.size, self._orientation)
+        return self._part(*box, level=0)
 
     def thumbnail(self, longest: int) -> Pixels:
         """Return the whole slide from its smallest level that is large enough, else strip by strip."""
-        levels = self._slide.level_dimensions
+        levels = self._tiff.level_sizes
         fitting = [level for level, size in enumerate(levels) if longest / 2 <= max(size) <= 8 * longest]
         if fitting:
-            whole = self._region((0, 0), level=fitting[-1], size=levels[fitting[-1]])
+            whole = self._part(0, 0, *levels[fitting[-1]], level=fitting[-1])
             return rescaled(whole, longest / max(whole.shape[:2]))
         return _by_strips(self, longest)
 
-    def _region(self, corner: tuple[int, int], *, level: int, size: tuple[int, int]) -> Pixels:
-        try:
-            region = self._slide.read_region(corner, level, size, as_array=True)
-        except Exception as broken:  # noqa: BLE001 - decoders raise whatever they raise
-            where = f"at {corner[0]}, {corner[1]}"
-            raise ImageError(f"{self.name} is damaged {where} ({_first_line(broken)}). Copy it again.") from None
-        return np.ascontiguousarray(region[..., :3], dtype=np.uint8)
+    def _part(self, left: int, top: int, width: int, height: int, *, level: int) -> Pixels:
+        pixels, self._colours = self._tiff.read(left, top, width, height, level=level)
+        return upright(pixels, self._orientation)
 
 
 @dataclass(frozen=True)
@@ -115,16 +123,19 @@ def is_slide(path: Path) -> bool:
     """Return whether a file is to be read by tiles: a slide's suffix, or a TIFF too large to be read whole."""
     if path.suffix.lower() in SUFFIXES:
         return True
-    if path.suffix.lower() not in (".tif", ".tiff"):
+    if not tiff_readable():
         return False
-    tifffile = require("tifffile", feature="Reading slides", extra="wsi")
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by us
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            return bool(page.imagewidth * page.imagelength > min(MAX_PIXELS, 30_000_000) and page.is_tiled)
-    except Exception:  # noqa: BLE001 - not readable: the reader of fields says why
-        return False
+
+    def by_content() -> bool:
+        from ..images.tiff import Tiff
+
+        with path.open("rb") as stream:
+            if format_of(stream.read(16)) != "TIFF":
+                return False
+        with Tiff(path, name=str(path)) as tiff:
+            return tiff.tiled and tiff.size[0] * tiff.size[1] > _LARGE
+
+    return attempt(by_content) is True  # what cannot be read is no slide: the reader of fields says why
 
 
 def look_at(slide: Slide, *, um_per_px: float | None = None) -> Look:
@@ -272,12 +283,3 @@ def _square(window: Pixels) -> Pixels:
     return np.pad(window, ((0, 0), (0, max(0, side - width)), (0, 0)), mode="reflect" if width > side // 2 else "edge")[
         : min(height, side), :side
     ]
-
-
-def _plausible(value: Any) -> float | None:
-    low, high = PLAUSIBLE_UM_PER_PX
-    return float(value) if value and low <= float(value) <= high else None
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).splitlines() or [type(problem).__name__])[0][:120]

@@ -1,121 +1,460 @@
-"""Read one image file, or say in one sentence why it cannot be used and what to do."""
+"""The one reader of pixels: whatever lies in the file, uint8 RGB in sRGB, upright; or one sentence why not.
 
+Crops, fields, slides, uploads and thumbnails all go through it, so that they cannot disagree.
+"""
+
+import io
+import struct
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageError
+from ..errors import ImageError, MissingExtraError, attempt, installed, require
+from .colour import to_srgb
+from .depth import EIGHT, eight_bits, range_of
 
+T = TypeVar("T")
 RGB = NDArray[np.uint8]  # (height, width, 3)
 
-# Suffix -> the format names that Pillow may find behind it.
+# Suffix -> the formats that may be behind it.
 FORMATS = {
-    ".bmp": {"BMP", "DIB"},
+    ".bmp": {"BMP"},
     ".png": {"PNG"},
-    ".jpg": {"JPEG", "MPO"},
-    ".jpeg": {"JPEG", "MPO"},
+    ".jpg": {"JPEG"},
+    ".jpeg": {"JPEG"},
     ".tif": {"TIFF"},
     ".tiff": {"TIFF"},
     ".webp": {"WEBP"},
+    ".jfif": {"JPEG"},
+    ".mpo": {"JPEG"},
+    ".jp2": {"JPEG2000"},
+    ".j2k": {"JPEG2000"},
+    ".heic": {"HEIF"},
+    ".heif": {"HEIF"},
+    ".avif": {"AVIF"},
 }
 # A cell image of the release has 0.2 megapixels; a camera field up to 50. More is a slide, or a bomb.
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
+_HEAD = 4096  # bytes that are looked at to tell what a file is
+_SAVE = "Save it as 8- or 16-bit RGB."
+_COLOUR = "stained cells need colour. Take it in colour."
+_AGAIN = "Copy or download it again."
+_STARTS = {
+    b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF",
+    b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"\0\0\0\x0cjP  ": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL",
+}  # fmt: skip
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"hevc": "HEIF", b"hevx": "HEIF",
+           b"heim": "HEIF", b"heis": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}  # fmt: skip
+_TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 
 
-def read_image(path: Path) -> RGB:
-    """Return the image as 8-bit RGB, (height, width, 3).
+@dataclass(frozen=True)
+class Picture:
+    """One picture as everything here sees it."""
+
+    pixels: RGB
+    """uint8, (height, width, 3), sRGB, upright."""
+    notes: tuple[str, ...] = ()
+    """What was done to the values of the file to get there, in words; empty for plain 8-bit sRGB."""
+
+
+def read_image(
+    source: Path | bytes, *, name: str = "", most_pixels: int = MAX_PIXELS, least_side: int = MIN_SIDE
+) -> RGB:
+    """Return the pixels of `read_picture`."""
+    return read_picture(source, name=name, most_pixels=most_pixels, least_side=least_side).pixels
+
+
+def read_picture(
+    source: Path | bytes, *, name: str = "", most_pixels: int = MAX_PIXELS, least_side: int = MIN_SIDE
+) -> Picture:
+    """Read the one picture in a file, or in the bytes of one, as uint8 RGB in sRGB, upright.
+
+    Args:
+        source: the file, or its content.
+        name: what messages call it; the path itself where none is given.
+        most_pixels: more are refused before they are unpacked.
+        least_side: pixels that width and height must have.
 
     Raises:
-        ImageError: the file is missing, empty, truncated, not what its name says, larger than MAX_PIXELS,
-            animated, or not 8-bit RGB. The sentence names the file and the cure.
+        ImageError: it is missing, empty, cut short or damaged, holds several pictures or no colour, is partly
+            transparent, or needs a decoder that is not installed. The sentence names the file and the cure.
+        PermissionError: it may not be read.
     """
-    with _opened(path) as image:
-        _check(image, path)
-        try:
-            image.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as broken:
-            raise ImageError(f"{path} ends early or is damaged ({broken}). Copy or download it again.") from None
-        return _array_of(_drop_alpha(image, path) if image.mode == "RGBA" else image)
+    name = name or (str(source) if isinstance(source, Path) else "The image")
+    with _opened(source, name) as stream:
+        kind = _kind(stream, source, name)
+        limits = _Limits(name, most_pixels, least_side)
+        if kind == "TIFF":
+            values, orientation, notes = _tiff(stream, limits)
+        elif kind == "HEIF":
+            values, orientation, notes = _heif(stream, limits)
+        else:
+            values, orientation, notes = _by_pillow(stream, kind, limits)
+    if orientation != 1:
+        notes = [*notes, f"turned upright (orientation {orientation})"]
+    return Picture(upright(values, orientation), tuple(note for note in notes if note))
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) in pixels from the file's header alone.
+def read_size(source: Path | bytes, *, name: str = "") -> tuple[int, int]:
+    """Return (width, height) in pixels, upright, from the file's header alone.
 
     Raises:
         ImageError: the header is not that of an image.
     """
-    with _opened(path) as image:
-        return image.size
+    name = name or (str(source) if isinstance(source, Path) else "The image")
+    with _opened(source, name) as stream:
+        kind = format_of(_head(stream))
+        if kind == "TIFF" and tiff_readable():
+            from .tiff import Tiff
+
+            with Tiff(stream, name=name) as tiff:
+                size, orientation = tiff.size, tiff.orientation
+        elif kind == "HEIF":
+            image = _opened_heif(stream, name)[0]
+            size, orientation = image.size, 1
+        else:
+            with _pillow(stream, name) as picture:
+                size, orientation = picture.size, _orientation(picture)
+    return turned_size((size[0], size[1]), orientation)
 
 
-def _array_of(image: Image.Image) -> RGB:
-    """Return the pixels; np.asarray copies them once more."""
-    return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width, 3)
+def format_of(head: bytes) -> str:
+    """Return what the first bytes of a file are: 'PNG', 'JPEG', 'TIFF', 'WEBP' …; an empty string if unknown."""
+    for start, kind in _STARTS.items():
+        if head.startswith(start):
+            return kind
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(len(head), _box(head)), 4))]
+        found = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
+        return "AVIF" if "AVIF" in found else found[0] if found else ""
+    return "DICOM" if _is_dicom(head) else ""
 
 
-def _opened(path: Path) -> Image.Image:
-    try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path} is empty (0 bytes). Copy or download it again.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check has its own, lower limit
-            return Image.open(path)
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist. Was it moved after it was indexed? Index the folder again.") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image, whatever its name says. Remove it or replace it.") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path} {_too_large('far too many')}") from None
-    except (OSError, ValueError, SyntaxError) as broken:
-        if isinstance(broken, PermissionError):
+def _is_dicom(head: bytes) -> bool:
+    """Tell DICOM by the letters behind its preamble, or without one by its first element (groups 2 and 8)."""
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 8 or head[:2] not in (b"\x02\0", b"\x08\0") or head[3] != 0 or head[2] > 0x70:
+        return False
+    explicit = head[4:6] in (b"UL", b"CS", b"UI", b"DA", b"TM", b"SH", b"LO", b"OB")
+    return explicit or (head[6:8] == b"\0\0" and 0 < head[4] <= 128 and head[4] % 2 == 0 and head[5] == 0)
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return pixels turned as the orientation of EXIF and TIFF (1 to 8) says; the rule is one for all formats.
+
+    >>> upright(np.array([[1, 2], [3, 4]]), 6).tolist()
+    [[3, 1], [4, 2]]
+    """
+    if orientation in _TURNED:
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return (width, height) of a picture once it is upright."""
+    return (size[1], size[0]) if orientation in _TURNED else size
+
+
+def stored_box(box: tuple[int, int, int, int], size: tuple[int, int], orientation: int) -> tuple[int, int, int, int]:
+    """Return where a box (left, top, width, height) of the upright picture lies in a stored one of (width, height)."""
+    left, top, width, height = box
+    whole = turned_size(size, orientation)
+    if orientation in (2, 3, 6, 7):
+        left = whole[0] - left - width
+    if orientation in (3, 4, 7, 8):
+        top = whole[1] - top - height
+    return (top, left, height, width) if orientation in _TURNED else (left, top, width, height)
+
+
+def tiff_readable() -> bool:
+    """Say whether the extra `fields`, which reads TIFF of every kind, is installed."""
+    return installed("tifffile") and installed("imagecodecs")
+
+
+@dataclass(frozen=True)
+class _Limits:
+    name: str
+    most: int
+    least: int
+
+    def check(self, width: int, height: int) -> None:
+        if width * height > self.most:
+            raise ImageError(f"{self.name} {too_large(f'{width}x{height}', self.most)}")
+        if min(width, height) < self.least:
+            raise ImageError(f"{self.name} has only {width}x{height} pixels, too few. Choose a larger picture.")
+
+
+def too_large(pixels: str, most: int) -> str:
+    """Say that a picture has too many pixels."""
+    return f"has {pixels} pixels, more than the {most // 1_000_000} million allowed for one image. Crop it."
+
+
+Read = tuple[RGB, int, list[str]]  # pixels as stored, orientation, notes
+
+
+def _opened(source: Path | bytes, name: str) -> BinaryIO:
+    if isinstance(source, bytes):
+        stream: BinaryIO = io.BytesIO(source)
+    else:
+        try:
+            stream = source.open("rb")
+        except FileNotFoundError:
+            raise ImageError(
+                f"{name} does not exist. Was it moved? Check the path, or index the folder again."
+            ) from None
+        except IsADirectoryError:
+            raise ImageError(f"{name} is a folder. Give the image files in it.") from None
+        except PermissionError:
             raise
-        raise ImageError(f"{path} cannot be opened as an image ({broken}). Copy or download it again.") from None
+        except (OSError, ValueError) as failed:  # a name too long for the file system, a disk that fails
+            raise ImageError(
+                f"{name} cannot be opened ({getattr(failed, 'strerror', failed)}). Check the path."
+            ) from None
+    if not stream.read(1):
+        stream.close()
+        raise ImageError(f"{name} is empty (0 bytes). {_AGAIN}")
+    stream.seek(0)
+    return stream
 
 
-def _check(image: Image.Image, path: Path) -> None:
-    """Refuse what would be read as something other than the picture that was taken."""
-    expected = FORMATS.get(path.suffix.lower())
-    width, height = image.size
-    if expected is not None and image.format not in expected:
-        raise ImageError(f"{path} is a {image.format} file with the name of another type. Give it its true suffix.")
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{path} {_too_large(f'{width}x{height}')}")
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(f"{path} has only {width}x{height} pixels, too few to show a cell. Remove or replace it.")
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise ImageError(f"{path} holds several pictures (animated or multi-page). Save one picture per file.")
-    if image.mode not in ("RGB", "RGBA") or _bits_per_channel(image) > 8:
-        raise ImageError(f"{path} is {_describe(image)}; cells need 8-bit RGB. Save it again as 8-bit RGB.")
+def _head(stream: BinaryIO) -> bytes:
+    stream.seek(0)
+    head = stream.read(_HEAD)
+    stream.seek(0)
+    return head
 
 
-def _too_large(pixels: str) -> str:
-    return f"has {pixels} pixels, more than the {MAX_PIXELS // 1_000_000} million allowed for one image. Crop it."
+def _kind(stream: BinaryIO, source: Path | bytes, name: str) -> str:
+    """Return the format of a file, or say what it is instead."""
+    head = _head(stream)
+    kind = format_of(head)
+    expected = FORMATS.get(source.suffix.lower()) if isinstance(source, Path) else None
+    if kind and expected is not None and kind not in expected:
+        raise ImageError(f"{name} is a {kind} file with the name of another type. Give it its true suffix.")
+    if kind == "JPEG XL":
+        raise ImageError(f"{name} is a JPEG XL file, whose colour profile cannot be read here. Save it as PNG or TIFF.")
+    if kind == "DICOM":
+        raise ImageError(f"{name} is a DICOM object. Give it to predict or cells as a field, or export it as PNG.")
+    if kind == "GIF" and attempt(lambda: int(getattr(Image.open(stream), "n_frames", 1))) == 1:
+        raise ImageError(f"{name} is a GIF file, which has too few colours. Save it as PNG or TIFF.")
+    if kind:
+        return kind
+    found = attempt(lambda: Image.open(stream).format)
+    if isinstance(found, str) and found not in ("MPO",):
+        raise ImageError(f"{name} is a {found} file, a kind that is not read. Save it as PNG or TIFF.")
+    if _is_text(head):
+        raise ImageError(f"{name} is not an image but text, whatever its name says. Give the image itself.")
+    raise ImageError(f"{name} is of a kind that is not known here (it begins with {head[:8].hex(' ')}). "
+                     "Save it as PNG or TIFF.")  # fmt: skip
 
 
-def _bits_per_channel(image: Image.Image) -> int:
-    """Return 16 where Pillow would quietly cut 16-bit channels to 8."""
-    tile = getattr(image, "tile", None)
-    rawmode = str(tile[0].args) if tile else ""
-    return 16 if ";16" in rawmode else 8
+def _is_text(head: bytes) -> bool:
+    text = attempt(lambda: head.decode("utf-8", "strict" if len(head) < _HEAD else "ignore"))
+    return isinstance(text, str) and all(sign.isprintable() or sign in "\r\n\t\f\ufeff" for sign in text)
 
 
-def _describe(image: Image.Image) -> str:
-    if _bits_per_channel(image) > 8 or image.mode.startswith(("I", "F")):
-        return "an image of 16 or more bits per channel"
-    names = {
-        "P": "a palette image",
-        "CMYK": "a CMYK (print) image",
-        "L": "a grey image",
-        "1": "a black-and-white image",
-    }
-    return names.get(image.mode, f"an image of mode {image.mode}")
+def _tiff(stream: BinaryIO, limits: _Limits) -> Read:
+    if not tiff_readable():
+        return _tiff_without_tifffile(stream, limits)
+    from .tiff import NotByTifffileError, Tiff
+
+    try:
+        with Tiff(stream, name=limits.name) as tiff:
+            limits.check(*tiff.size)
+            pixels, said = tiff.whole()
+            return pixels, tiff.orientation, [tiff.said, said]
+    except NotByTifffileError:
+        stream.seek(0)
+        return _by_pillow(stream, "TIFF", limits)
 
 
-def _drop_alpha(image: Image.Image, path: Path) -> Image.Image:
-    if np.asarray(image.getchannel("A")).min() < 255:
-        raise ImageError(f"{path} is partly transparent. Save it without transparency, the cell on black.")
-    return image.convert("RGB")
+def _tiff_without_tifffile(stream: BinaryIO, limits: _Limits) -> Read:
+    """Read what Pillow is known to read right: one page of 8-bit RGB."""
+    with _pillow(stream, limits.name) as image:
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        plain = image.mode in ("RGB", "RGBA") and set(tags.get(258, ())) == {8} and tags.get(262) == 2
+        plain = plain and set(tags.get(339, (1,))) == {1}
+    if not plain:
+        missing = MissingExtraError("Reading TIFF of this kind (depth, planes or codec)", "fields")
+        raise ImageError(f"{limits.name}: {missing}")
+    stream.seek(0)
+    return _by_pillow(stream, "TIFF", limits)
+
+
+def _by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:
+    name = limits.name
+    head = _head(stream)
+    with _pillow(stream, name) as image:
+        limits.check(*image.size)
+        frames = _frames(image, name)
+        if frames > 1 and image.format != "MPO":
+            raise ImageError(f"{name} holds several pictures ({frames}; animated or multi-page). Save one per file.")
+        orientation, profile = _orientation(image), image.info.get("icc_profile")
+        bits = _bits_of(head, kind)
+        if bits > 8:
+            values, notes = _deep(stream, kind, bits, name)
+        else:
+            values, notes = _eight(image, name), []
+    try:
+        pixels, said = to_srgb(values, profile if isinstance(profile, bytes) else None)
+    except ValueError as unknown:
+        raise ImageError(f"{name} {unknown}") from None
+    return pixels, orientation, [*notes, said]
+
+
+def _pillow(stream: BinaryIO, name: str) -> Image.Image:
+    opened = quietly(lambda: Image.open(stream))
+    if isinstance(opened, Image.Image):
+        return opened
+    if isinstance(opened, Image.DecompressionBombError):
+        raise ImageError(f"{name} {too_large('far too many', MAX_PIXELS)}")
+    if isinstance(opened, UnidentifiedImageError):
+        raise ImageError(f"{name} ends early or is damaged (its header cannot be read). {_AGAIN}")
+    raise ImageError(f"{name} ends early or is damaged ({_line(opened)}). {_AGAIN}")
+
+
+def quietly(work: Callable[[], T]) -> T | Exception:
+    """Return what a library returns or raises, without its warnings: what is wrong with a file is said once, by us."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return attempt(work)
+
+
+def _frames(image: Image.Image, name: str) -> int:
+    number = quietly(lambda: int(getattr(image, "n_frames", 1)))
+    if isinstance(number, Exception):
+        raise ImageError(f"{name} ends early or is damaged ({_line(number)}). {_AGAIN}")
+    return number
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation; 1 where there is none, or none that means something."""
+    value = quietly(lambda: image.getexif().get(0x0112, 1))
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _eight(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Return the colours of a picture of 8 bits: RGB, or CMYK with four channels."""
+    loaded = quietly(image.load)
+    if isinstance(loaded, MemoryError):
+        raise ImageError(f"{name} needs more memory than there is. Crop it.")
+    if isinstance(loaded, Exception):
+        raise ImageError(f"{name} ends early or is damaged ({_line(loaded)}). {_AGAIN}")
+    if image.mode in ("RGB", "CMYK"):
+        return _array_of(image)
+    if image.mode == "YCbCr":
+        return _array_of(image.convert("RGB"))
+    if image.mode in ("RGBA", "RGBX", "P", "PA") or "transparency" in image.info:
+        return _without_alpha(image.convert("RGBA"), name)
+    if image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;"):
+        raise ImageError(f"{name} is a grey (black and white) image; {_COLOUR}")
+    raise ImageError(f"{name} has colours of a kind that is not read ({image.mode}). {_SAVE}")
+
+
+def _without_alpha(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    values = np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
+    return _opaque(values, name)
+
+
+def _opaque(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return red, green and blue; the fourth channel must be the same everywhere, and not nothing."""
+    alpha = values[..., 3]
+    if alpha.min() != alpha.max() or alpha.flat[0] == 0:
+        raise ImageError(f"{name} is partly transparent. Save it without transparency; of a single cell, on black.")
+    return np.ascontiguousarray(values[..., :3])
+
+
+def _array_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels; np.asarray copies them once more."""
+    return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width, -1)
+
+
+def _bits_of(head: bytes, kind: str) -> int:
+    """Return the bits per channel that the header states, where Pillow would quietly cut them to 8."""
+    if kind == "PNG" and len(head) > 25:
+        return head[24]
+    if kind == "JPEG2000" and (at := head.find(b"\xff\x51")) >= 0 and len(head) > at + 41:
+        return (head[at + 40] & 0x7F) + 1  # Ssiz of the first channel
+    return 8
+
+
+def _deep(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np.uint8], list[str]]:
+    """Read a PNG or JPEG 2000 of more than 8 bits and bring it to 8."""
+    codec = "png_decode" if kind == "PNG" else "jpeg2k_decode"
+    try:
+        codecs = require("imagecodecs", feature=f"Reading {kind} of {bits} bits per channel", extra="fields")
+    except MissingExtraError as missing:
+        raise ImageError(f"{name}: {missing}") from None
+    stream.seek(0)
+    content = stream.read()
+    values = attempt(lambda: getattr(codecs, codec)(content))
+    if isinstance(values, Exception):
+        raise ImageError(f"{name} ends early or is damaged ({_line(values)}). {_AGAIN}")
+    values = np.asarray(values)
+    if values.ndim != 3 or values.shape[2] < 3:
+        raise ImageError(f"{name} is a grey (black and white) image of {bits} bits; {_COLOUR}")
+    colours = _opaque(values, name) if values.shape[2] == 4 else values
+    if colours.dtype == np.uint8:
+        return np.ascontiguousarray(colours), []
+    try:
+        given = range_of(colours, bits=bits)
+    except ValueError as unknown:
+        raise ImageError(f"{name} has {unknown}. {_SAVE}") from None
+    return eight_bits(colours, given), [given.said]
+
+
+def _opened_heif(stream: BinaryIO, name: str) -> Any:
+    try:
+        library = require("pi_heif", feature="Reading HEIC", extra="heic")
+    except MissingExtraError as missing:
+        raise ImageError(f"{name}: {missing}") from None
+    stream.seek(0)
+    opened = attempt(lambda: library.open_heif(stream, convert_hdr_to_8bit=False))
+    if isinstance(opened, Exception):
+        raise ImageError(f"{name} ends early or is damaged ({_line(opened)}). {_AGAIN}")
+    if not len(opened):
+        raise ImageError(f"{name} holds no picture. {_AGAIN}")
+    return opened
+
+
+def _heif(stream: BinaryIO, limits: _Limits) -> Read:
+    """Read HEIC; libheif turns it upright itself."""
+    name = limits.name
+    file = _opened_heif(stream, name)
+    if len(file) > 1:
+        raise ImageError(f"{name} holds several pictures ({len(file)}). Save one picture per file.")
+    image = file[0]
+    limits.check(*image.size)
+    values = attempt(lambda: np.asarray(image))
+    if isinstance(values, Exception):
+        raise ImageError(f"{name} ends early or is damaged ({_line(values)}). {_AGAIN}")
+    if values.ndim != 3:
+        raise ImageError(f"{name} is a grey (black and white) image; {_COLOUR}")
+    colours = _opaque(values, name) if values.shape[2] == 4 else values
+    given = EIGHT if colours.dtype == np.uint8 else range_of(colours, bits=16)
+    pixels, said = to_srgb(eight_bits(colours, given), image.info.get("icc_profile"))
+    return pixels, 1, [given.said, said]
+
+
+def _box(head: bytes) -> int:
+    return int(struct.unpack(">I", head[:4])[0])
+
+
+def _line(raised: object) -> str:
+    return (str(raised).splitlines() or [type(raised).__name__])[0][:120] or type(raised).__name__

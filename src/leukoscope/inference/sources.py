@@ -1,25 +1,21 @@
 """What a file shows: one cell cut out on black, a smear field, or a slide that is read by tiles."""
 
-import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ..data.cells import natural
-from ..errors import DataError, UsageError, require
+from ..errors import DataError, UsageError, attempt, installed, require
 from ..fields.field_of_view import shows_view
 from ..files import read_csv
-from ..images.read import FORMATS
+from ..images.read import FORMATS, RGB, read_image, read_size, tiff_readable
 from ..interop.dicom_images import is_dicom
 
 Kind = Literal["crop", "field", "slide", "dicom"]
 SLIDES = (".svs", ".ndpi", ".scn", ".bif")
-TIFFS = (".tif", ".tiff")
 SUFFIXES = (*FORMATS, *SLIDES, ".dcm")  # what is taken from a folder
 
 _BLACK = 24  # grey levels, as in data.prepare
@@ -31,17 +27,12 @@ def kind_of(path: Path) -> Kind:
     """Return what a file shows, by its content; one that cannot be read is a crop, and refused as such by name."""
     if is_dicom(path):
         return "dicom"
-    if path.suffix.lower() in SLIDES or (path.suffix.lower() in TIFFS and _is_slide(path)):
+    if path.suffix.lower() in SLIDES or _is_slide(path):
         return "slide"
-    if not _installed("cv2"):  # the small install judges crops, and says of a field that it is none
+    if not installed("cv2"):  # the small install judges crops, and says of a field that it is none
         return "crop"
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > _LARGEST_CROP:
-                return "field"
-            return "field" if _shows_a_field(image) else "crop"
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
-        return "crop"
+    looked = attempt(lambda: _is_field(path))  # what goes wrong is said when the picture is read for its answer
+    return "field" if looked is True else "crop"
 
 
 def ready_for(kind: Kind) -> None:
@@ -64,30 +55,27 @@ def as_field(path: Path) -> Kind:
         raise UsageError(f"{path} does not exist. Check the path.")
     if is_dicom(path):
         return "dicom"
-    slide = path.suffix.lower() in SLIDES or (path.suffix.lower() in TIFFS and _is_slide(path))
+    slide = path.suffix.lower() in SLIDES or _is_slide(path)
     return "slide" if slide else "field"
 
 
-def _installed(module: str) -> bool:
-    return module in sys.modules or find_spec(module) is not None  # OpenCV, once loaded, cannot be looked up again
-
-
 def _is_slide(path: Path) -> bool:
-    if not (_installed("cv2") and _installed("tifffile")):
+    if not (installed("cv2") and tiff_readable()):
         return False
     from ..fields.slides import is_slide
 
     return is_slide(path)
 
 
-def _shows_a_field(image: Image.Image) -> bool:
-    if image.mode.startswith(("I", "F")):
-        return True  # deep greyscale: the reader of fields says what is wrong with it
-    pixels = np.asarray(image.convert("RGB"))
+def _is_field(path: Path) -> bool:
+    width, height = read_size(path)
+    return width * height > _LARGEST_CROP or shows_a_field(read_image(path))
+
+
+def shows_a_field(pixels: RGB) -> bool:
+    """Return whether a picture, uint8 (height, width, 3), shows a smear field and not a cell cut out on black."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).max(axis=1)
-    if float((border > _BLACK).mean()) > _FRAMED:
-        return True
-    return shows_view(pixels)
+    return float((border > _BLACK).mean()) > _FRAMED or shows_view(pixels)
 
 
 # Kinds of pictures that one may find beside those that are read; slides and DICOM are read by some commands only.

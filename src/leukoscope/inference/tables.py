@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..fields.table import outline_text
@@ -61,7 +62,7 @@ def light(judged: JudgedCell) -> JudgedCell:
         opinion.name, opinion.decision, reason=opinion.reason, quality=opinion.quality,
         probabilities=opinion.probabilities, called=opinion.called, readable=opinion.readable,
     )  # fmt: skip
-    return JudgedCell(judged.cell, judged.crop[:0], bare)
+    return replace(judged, crop=judged.crop[:0], opinion=bare)
 
 
 SUBJECT_COLUMNS = ("subject", "cells", "called", "unsure", "refused", "share", "share_low", "share_high")

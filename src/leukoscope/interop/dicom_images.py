@@ -3,23 +3,33 @@
 Only pixels, scale and the identity that results must carry are read; the patient's data stay in the source object.
 """
 
+import io
 import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError, require
+from ..errors import ImageError, LeukoscopeError, attempt, require
+from ..images.colour import to_srgb
+from ..images.depth import Range, eight_bits, range_of
+from ..images.read import RGB, format_of
+from ..images.scale import MM_UM, Claim, Stated, believed, number_of
 
 MICROSCOPE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.2": "VL Microscopic Image",
     "1.2.840.10008.5.1.4.1.1.77.1.3": "VL Slide-Coordinates Microscopic Image",
     "1.2.840.10008.5.1.4.1.1.77.1.6": "VL Whole Slide Microscopy Image",
 }
+MAX_PIXELS = 100_000_000  # of an image in one frame
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-_PREAMBLE = 128  # bytes before the letters DICM
-_UM_PER_MM = 1000.0
+_GREY = "is black and white; finding stained cells needs colour. Take the field in colour."
+
+T = TypeVar("T")
 
 
 class DicomImage:
@@ -29,101 +39,222 @@ class DicomImage:
         """Open an image.
 
         Raises:
-            ImageError: the file is no DICOM, shows something other than a microscope's field, or has no pixels.
+            ImageError: the file is no DICOM, shows something other than a microscope's field, holds several frames,
+                or has no pixels.
             MissingExtraError: the extra `dicom` is not installed.
         """
         self.path = path
         self.name = path.name
-        self._image = _open(path)
-        self._whole_slide = str(self._image.SOPClassUID) == _WHOLE_SLIDE
-        rows, columns = (
-            ("TotalPixelMatrixRows", "TotalPixelMatrixColumns") if self._whole_slide else ("Rows", "Columns")
-        )
-        self.size = (int(self._image[columns].value), int(self._image[rows].value))
-        self.um_per_px = _um_per_px(self._image, width=self.size[0])
+        self._header = head = read_dataset(path)
+        facts = _decoded(lambda: _facts(head, path), f"{path} cannot be read as DICOM", cure="Export it again.")
+        self._whole_slide, self.size = facts.whole_slide, facts.size
+        self.stated = facts.stated
+        """What the file says of its scale."""
+        self.um_per_px = self.stated.um_per_px
+        self.notes: tuple[str, ...] = (self.stated.note,) if self.stated.note else ()
+        """What was done to depth and colours, and what was not believed of the scale."""
+        self._profile = facts.profile
+        self._range: Range | None = None
+        self._image = _opened(path, head, whole_slide=self._whole_slide)
+        self._whole: RGB | None = None
 
-    def read(self, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return a rectangle at full resolution, uint8 RGB, (height, width, 3)."""
-        try:
-            if not self._whole_slide:
-                return _eight_bits(self._frame())[top : top + height, left : left + width]
-            matrix = self._image.get_total_pixel_matrix(
-                row_start=top, row_end=top + height, column_start=left, column_end=left + width,
-                dtype=np.uint8, as_indices=True, apply_icc_profile=False,
-            )  # fmt: skip
-        except Exception as broken:  # noqa: BLE001 - decoders raise whatever they raise
-            line = (str(broken).splitlines() or [type(broken).__name__])[0][:120]
-            raise ImageError(f"{self.path} is damaged at {left}, {top} ({line}). Copy it again.") from None
-        return _eight_bits(np.asarray(matrix))
+    def read(self, left: int, top: int, width: int, height: int) -> RGB:
+        """Return a rectangle at full resolution, uint8 sRGB, (height, width, 3)."""
+        if not self._whole_slide:
+            if self._whole is None:
+                self._whole = self._srgb(_decoded(self._frame, f"{self.path} is damaged"))
+            return np.ascontiguousarray(self._whole[top : top + height, left : left + width])
+        part = _decoded(lambda: self._matrix(left, top, width, height), f"{self.path} is damaged at {left}, {top}")
+        return self._srgb(part)
 
-    def thumbnail(self, longest: int) -> NDArray[np.uint8]:
+    def thumbnail(self, longest: int) -> RGB:
         """Return the whole image shrunk to about `longest` pixels by taking every n-th, read in strips."""
         width, height = self.size
         step = max(1, max(width, height) // longest)
-        strips = [self.read(0, top, width, min(1024, height - top)) for top in range(0, height, 1024)]
-        return np.concatenate([strip[(-top) % step :: step, ::step] for top, strip in _with_tops(strips)])
+        strips = [(top, self.read(0, top, width, min(1024, height - top))) for top in range(0, height, 1024)]
+        return np.concatenate([strip[(-top) % step :: step, ::step] for top, strip in strips])
 
     def identity(self) -> Any:
         """Return the source's dataset without its pixels, for results that must carry its identity."""
-        pydicom = require("pydicom", feature="DICOM", extra="dicom")
-        return pydicom.dcmread(self.path, stop_before_pixels=True)
+        return read_dataset(self.path, pixels=False)
 
     def _frame(self) -> NDArray[Any]:
-        return np.asarray(self._image.get_frame(1, dtype=np.uint16 if self._image.BitsAllocated > 8 else np.uint8))
+        if self._header.PhotometricInterpretation == "PALETTE COLOR":
+            pixels = require("pydicom.pixels", feature="DICOM", extra="dicom")
+            values = np.asarray(pixels.apply_color_lut(pixels.pixel_array(self._header), self._header))
+            return np.asarray(values if values.dtype == np.uint8 else (values.astype(np.uint32) + 128) // 257, np.uint8)
+        return np.asarray(self._image.get_frame(1, dtype=self._dtype, apply_icc_profile=False))
+
+    def _matrix(self, left: int, top: int, width: int, height: int) -> NDArray[Any]:
+        return np.asarray(self._image.get_total_pixel_matrix(
+            row_start=top, row_end=top + height, column_start=left, column_end=left + width,
+            dtype=self._dtype, as_indices=True, apply_icc_profile=False,
+        ))  # fmt: skip
+
+    @property
+    def _dtype(self) -> type[Any]:
+        return np.uint16 if int(self._header.BitsAllocated) > 8 else np.uint8
+
+    def _srgb(self, values: NDArray[Any]) -> RGB:
+        if values.ndim != 3 or values.shape[2] != 3:
+            raise ImageError(f"{self.path} {_GREY}")
+        if self._range is None:
+            try:
+                self._range = range_of(values, bits=8 if values.dtype == np.uint8 else int(self._header.BitsStored))
+            except ValueError as unknown:
+                raise ImageError(f"{self.path} has {unknown}. Export it again.") from None
+        pixels, said = to_srgb(eight_bits(values, self._range), self._profile)
+        self.notes = tuple(note for note in (self._range.said, said, self.stated.note) if note)
+        return pixels
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM, by its letters, not its name."""
+    """Return whether a file is DICOM, by its content, not its name; with or without its preamble."""
     try:
         with path.open("rb") as file:
-            return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+            return format_of(file.read(256)) == "DICOM"
     except OSError:
         return False
 
 
-def _open(path: Path) -> Any:
-    highdicom = require("highdicom", feature="DICOM", extra="dicom")
+def read_dataset(source: Path | bytes, *, pixels: bool = True) -> Any:
+    """Return a DICOM object, also one without preamble and file meta information.
+
+    Raises:
+        ImageError: it is none, or damaged.
+        MissingExtraError: the extra `dicom` is not installed.
+    """
     pydicom = require("pydicom", feature="DICOM", extra="dicom")
-    try:
-        head = pydicom.dcmread(path, defer_size=4096)  # pixels stay in the file
-    except Exception as broken:  # noqa: BLE001 - parsers raise whatever they raise
-        raise ImageError(f"{path} cannot be read as DICOM ({type(broken).__name__}). Export it again.") from None
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # what is wrong with a file is said once, by us
+    name = source if isinstance(source, Path) else "The object"
+
+    def read() -> Any:
+        file: Any = source if isinstance(source, Path) else io.BytesIO(source)
+        dataset = pydicom.dcmread(file, defer_size=4096 if pixels and isinstance(source, Path) else None,
+                                  stop_before_pixels=not pixels, force=True)  # fmt: skip
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            implicit, little = dataset.original_encoding
+            uid = pydicom.uid
+            syntax = uid.ExplicitVRBigEndian if not little else uid.ExplicitVRLittleEndian
+            dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else syntax
+        return dataset
+
+    return _decoded(read, f"{name} cannot be read as DICOM", cure="Export it again.")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    whole_slide: bool
+    size: tuple[int, int]
+    stated: Stated
+    profile: bytes | None
+
+
+def _facts(head: Any, path: Path) -> _Facts:
+    """Return what the header says, once it is known to be that of a microscope image."""
+    whole_slide = _kind(head, path) == _WHOLE_SLIDE
+    _check(head, path, whole_slide=whole_slide)
+    size = _size(head, path, whole_slide=whole_slide)
+    return _Facts(whole_slide, size, believed(_claims(head, *size)), _profile(head))
+
+
+def _kind(head: Any, path: Path) -> str:
     kind = str(head.get("SOPClassUID", ""))
     if kind not in MICROSCOPE_CLASSES:
-        shown = pydicom.uid.UID(kind).name if kind else "an unknown kind of object"
+        from pydicom.uid import UID
+
+        shown = UID(kind).name if kind else "an unknown kind of object"
         raise ImageError(f"{path} is {shown}. Known: {', '.join(MICROSCOPE_CLASSES.values())}.")
+    return kind
+
+
+def _check(head: Any, path: Path, *, whole_slide: bool) -> None:
     if "Rows" not in head or "PixelData" not in head:
         raise ImageError(f"{path} is a DICOM object without pixels. Export the image, not only its header.")
-    if head.get("SamplesPerPixel", 1) != 3:
-        raise ImageError(f"{path} is black and white; finding stained cells needs colour. Take the field in colour.")
+    missing = [
+        name for name in ("Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation") if name not in head
+    ]
+    if missing:
+        raise ImageError(
+            f"{path} lacks {', '.join(missing)}, without which its pixels cannot be read. Export it again."
+        )
+    if head.get("SamplesPerPixel", 1) != 3 and head.PhotometricInterpretation != "PALETTE COLOR":
+        raise ImageError(f"{path} {_GREY}")
+    frames = _decoded(lambda: int(head.get("NumberOfFrames", 1) or 1), f"{path} is damaged")
+    if frames > 1 and not whole_slide:
+        raise ImageError(f"{path} holds several pictures ({frames} frames). Export one frame per object.")
+
+
+def _size(head: Any, path: Path, *, whole_slide: bool) -> tuple[int, int]:
+    names = ("TotalPixelMatrixColumns", "TotalPixelMatrixRows") if whole_slide else ("Columns", "Rows")
+    width, height = _decoded(lambda: tuple(int(head[name].value) for name in names), f"{path} states no size")
+    if width < 1 or height < 1:
+        raise ImageError(f"{path} has {width}x{height} pixels. Export it again.")
+    if not whole_slide and width * height > MAX_PIXELS:
+        raise ImageError(f"{path} has {width}x{height} pixels, more than the {MAX_PIXELS // 10**6} million allowed.")
+    return width, height
+
+
+def _opened(path: Path, head: Any, *, whole_slide: bool) -> Any:
+    highdicom = require("highdicom", feature="DICOM", extra="dicom")
     logging.getLogger("highdicom").setLevel(logging.ERROR)  # it warns of every image without a colour profile
-    try:
-        image = highdicom.imread(path, lazy_frame_retrieval=kind == _WHOLE_SLIDE)
-    except Exception as broken:  # noqa: BLE001
-        line = (str(broken).splitlines() or [type(broken).__name__])[0][:120]
-        raise ImageError(f"{path} has no pixels that can be read ({line}). Export it again.") from None
-    return image
+    if not whole_slide and head.PhotometricInterpretation == "PALETTE COLOR":
+        return None
+
+    def open_it() -> Any:
+        if whole_slide and _has_preamble(path):
+            return highdicom.imread(path, lazy_frame_retrieval=True)
+        return highdicom.Image.from_dataset(head, copy=False)
+
+    return _decoded(open_it, f"{path} has no pixels that can be read", cure="Export it again.")
 
 
-def _um_per_px(image: Any, *, width: int) -> float | None:
-    """Return micrometres per pixel from the pixel spacing, else from the width of the imaged volume (both in mm)."""
-    for groups in (image.get("SharedFunctionalGroupsSequence"), image.get("PerFrameFunctionalGroupsSequence")):
-        if groups and "PixelMeasuresSequence" in groups[0]:
-            return float(groups[0].PixelMeasuresSequence[0].PixelSpacing[0]) * _UM_PER_MM
-    spacing = image.get("PixelSpacing") or image.get("ImagerPixelSpacing")
-    if spacing:
-        return float(spacing[0]) * _UM_PER_MM
-    across = image.get("ImagedVolumeWidth")
-    return float(across) * _UM_PER_MM / width if across else None
+def _has_preamble(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
-def _with_tops(strips: list[NDArray[np.uint8]]) -> list[tuple[int, NDArray[np.uint8]]]:
-    tops = np.cumsum([0, *(len(strip) for strip in strips)])
-    return [(int(top), strip) for top, strip in zip(tops, strips, strict=False)]
+def _claims(head: Any, width: int, height: int) -> Iterator[Claim]:
+    """Yield what a DICOM object says of its scale, all of it in millimetres."""
+    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        measures = attempt(lambda name=name: head[name][0].PixelMeasuresSequence[0].PixelSpacing)  # type: ignore[misc]
+        if not isinstance(measures, Exception) and measures:
+            yield _spacing("PixelSpacing", measures)
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        if name in head and head[name].value:
+            yield _spacing(name, head[name].value)
+    across = number_of(str(head.get("ImagedVolumeWidth", "")))
+    if across is not None:
+        down = number_of(str(head.get("ImagedVolumeHeight", "")))
+        x, y = across * MM_UM / width, down * MM_UM / height if down else None
+        yield Claim("ImagedVolumeWidth", f"{across:g} mm", x, y)
 
 
-def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
-    bits = max(8, int(pixels.max()).bit_length())
-    return np.asarray(pixels.astype(np.uint32) * 255 // (2**bits - 1), np.uint8)
+def _spacing(name: str, value: Any) -> Claim:
+    """Return rows' and columns' spacing, which DICOM states in this order."""
+    both = [number_of(str(one)) for one in (value if not isinstance(value, str | float | int) else [value])]
+    y, x = (both[0], both[-1]) if both else (None, None)
+    return Claim(name, f"{value} mm".replace("'", ""), x * MM_UM if x is not None else None, y * MM_UM if y else None)
+
+
+def _profile(head: Any) -> bytes | None:
+    found = attempt(lambda: head.OpticalPathSequence[0].ICCProfile)
+    if isinstance(found, Exception):
+        found = head.get("ICCProfile")
+    return bytes(found) if isinstance(found, bytes) and found else None
+
+
+def _decoded(work: Callable[[], T], what: str, *, cure: str = "Copy it again.") -> T:
+    """Return what a library decodes; whatever it raises is said of the file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = attempt(work)
+    if isinstance(done, LeukoscopeError):
+        raise done
+    if isinstance(done, Exception):
+        raise ImageError(f"{what} ({_line(done)}). {cure}") from None
+    return done
+
+
+def _line(raised: Exception) -> str:
+    return f"{type(raised).__name__}: {(str(raised).splitlines() or [''])[0][:120]}".strip(" :")

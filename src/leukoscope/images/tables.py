@@ -1,0 +1,224 @@
+"""Tables as spreadsheets write them: any separator, any encoding, names in any case; and the images that they list."""
+
+import csv
+import io
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+from ..errors import DataError
+
+_WORKBOOKS = {b"PK\x03\x04": "an Excel or OpenDocument workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
+_SEPARATORS = ",;\t|"
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a table as text without blanks around it."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[int, ...]
+    """The line of the file on which each row begins; the header's is not in it."""
+    separator: str
+    notes: tuple[str, ...] = ()
+    """What was taken for granted, as sentences."""
+
+    def columns(self, required: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+        """Return the rows with the columns asked for, under these names; an optional one that is missing is left out.
+
+        Names are compared without regard to upper and lower case, exact ones first.
+
+        Raises:
+            DataError: a required column is missing, or stands twice.
+        """
+        places = {name: place for name in (*required, *optional) if (place := self._place(name)) is not None}
+        missing = [name for name in required if name not in places]
+        if missing:
+            raise DataError(
+                f"{self.path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. "
+                f"It has: {', '.join(self.header) or 'nothing'}."
+            )
+        return [{name: row[place] for name, place in places.items()} for row in self.rows]
+
+    def _place(self, name: str) -> int | None:
+        exact = [place for place, found in enumerate(self.header) if found == name]
+        folded = [place for place, found in enumerate(self.header) if found.casefold() == name.casefold()]
+        for places in (exact, folded):
+            if len(places) > 1:
+                raise DataError(f"{self.path} has two columns called {name}. Rename or delete one.")
+            if places:
+                return places[0]
+        return None
+
+
+def read_table(path: Path) -> Table:
+    """Read a table with a header: comma, semicolon, tab or bar; UTF-8, UTF-16 or Windows-1252.
+
+    A first line `sep=;` is obeyed, blanks around cells and empty rows are dropped.
+
+    Raises:
+        DataError: it is missing, a workbook, not text, or a row has too many or too few cells.
+    """
+    text, notes = _text(path)
+    text, separator = _separator(text)
+    skipped = 1 if separator else 0
+    separator = separator or _likeliest(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows, lines = [], []
+    start = 1
+    try:
+        for row in reader:
+            cells = [cell.strip().strip("\u00a0\ufeff") for cell in row]
+            if any(cells):
+                rows.append(cells)
+                lines.append(start + skipped)
+            start = reader.line_num + 1
+    except csv.Error as broken:
+        raise DataError(f"{path}, line {reader.line_num + skipped}: {broken}. Is a quotation mark left open?") from None
+    if not rows:
+        raise DataError(f"{path} is empty. It needs a header line and one line per row.")
+    header = rows[0]
+    while header and not header[-1]:
+        header.pop()
+    body = [tuple(_fitted(row, len(header), path, line)) for row, line in zip(rows[1:], lines[1:], strict=True)]
+    return Table(path, tuple(header), tuple(body), tuple(lines[1:]), separator, tuple(notes))
+
+
+def file_of(text: str, table: Path) -> Path:
+    """Return the file that a cell of a table names, seen from the table's folder.
+
+    Back-slashes and a drive of Windows are mapped to where the file lies beside the table; names are compared in
+    composed and decomposed form.
+
+    Raises:
+        DataError: it is a path of another computer, and no such file lies beside the table.
+    """
+    folder = table.parent
+    plain = folder / text
+    if _exists(plain):
+        return plain
+    if "\\" in text or PureWindowsPath(text).drive:
+        return _from_windows(text, folder, table)
+    return _spelled(plain) or plain
+
+
+def _from_windows(text: str, folder: Path, table: Path) -> Path:
+    """Return the file beside the table whose last steps are those of a path of Windows."""
+    path = PureWindowsPath(text)
+    steps = [step for step in path.parts if step != path.anchor]
+    if not path.drive and not path.root:
+        whole = folder.joinpath(*steps)
+        return whole if _exists(whole) else _spelled(whole) or whole
+    for first in range(len(steps)):
+        near = folder.joinpath(*steps[first:])
+        found = near if _exists(near) else _spelled(near)
+        if found is not None:
+            return found
+    raise DataError(
+        f"{table} lists {text}, a path of another computer. Put {steps[-1] if steps else 'the file'} beside the table, "
+        "or write paths seen from the table's folder."
+    )
+
+
+def _spelled(path: Path) -> Path | None:
+    """Return the file whose name is the same in another form of Unicode; None where there is none."""
+    folder: Path | None = path.parent
+    if not path.parent.is_dir():
+        folder = _spelled(path.parent) if path.parent != path.parent.parent else None
+    if folder is None:
+        return None
+    forms = (path.name, unicodedata.normalize("NFC", path.name), unicodedata.normalize("NFD", path.name))
+    return next((folder / form for form in forms if _exists(folder / form)), None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return False
+
+
+def _text(path: Path) -> tuple[str, list[str]]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check the path.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder. Name the table in it.") from None
+    for start, what in _WORKBOOKS.items():
+        if raw.startswith(start):
+            raise DataError(f"{path} is {what}, not a CSV. Save it in the spreadsheet program as 'CSV UTF-8'.")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return _decoded(raw, "utf-16", path), []
+    if b"\0" in raw[:1000]:
+        even, odd = raw[:1000:2].count(0), raw[1:1000:2].count(0)
+        if max(even, odd) > 100 or max(even, odd) > 0.3 * len(raw[:1000]):
+            return _decoded(raw, "utf-16-be" if even > odd else "utf-16-le", path), []
+        raise DataError(f"{path} is not a table of text. Save it as 'CSV UTF-8'.")
+    try:
+        return raw.decode("utf-8-sig"), []
+    except UnicodeDecodeError:
+        text = _decoded(raw, "cp1252", path)
+        return text, [f"{path.name} is not UTF-8; it was read as Windows-1252. Check names with accents."]
+
+
+def _decoded(raw: bytes, encoding: str, path: Path) -> str:
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text, nor of another known encoding. Save it as 'CSV UTF-8'.") from None
+
+
+def _separator(text: str) -> tuple[str, str]:
+    """Return the text without a first line such as sep=; and the separator that it names."""
+    first, _, rest = text.partition("\n")
+    line = first.strip("\r \"'")
+    if line.lower().startswith("sep=") and len(line) == 5:
+        return rest, line[4]
+    return text, "\t" if first.strip("\r\"'").lower() == "sep=\t" else ""
+
+
+def _likeliest(text: str) -> str:
+    """Return the separator that is commonest in the header outside quotation marks."""
+    header = text.lstrip("\r\n").partition("\n")[0]
+    outside = "".join(header.split('"')[::2])
+    return max(_SEPARATORS, key=outside.count)
+
+
+def _fitted(row: list[str], width: int, path: Path, line: int) -> list[str]:
+    """Return a row without the empty cells that a spreadsheet adds at its end."""
+    while len(row) > width and not row[-1]:
+        row = row[:-1]
+    if len(row) != width:
+        raise DataError(
+            f"{path}, row {line}: it does not have {width} cells. Is the file whole? Mend the row, or make it again "
+            "with the command that wrote it."
+        )
+    return row
+
+
+def one_spelling(labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Write class names that differ in case alone as the commonest of them; return them and what was joined.
+
+    >>> one_spelling(["all", "ALL", "all", "hem"])
+    (['all', 'all', 'all', 'hem'], ['ALL is read as all.'])
+    """
+    counts: dict[str, int] = {}
+    for label in labels:
+        counts[label] = counts.get(label, 0) + 1
+    chosen: dict[str, str] = {}
+    for label in sorted(counts, key=lambda name: -counts[name]):
+        chosen.setdefault(label.casefold(), label)
+    joined = [
+        f"{label} is read as {chosen[label.casefold()]}." for label in counts if chosen[label.casefold()] != label
+    ]
+    return [chosen[label.casefold()] for label in labels], joined
+
+
+def is_table(path: Path) -> bool:
+    """Tell by its suffix whether a path names a table; a workbook is refused by name when it is read."""
+    return path.suffix.lower() in (".csv", ".tsv", ".xlsx", ".xls", ".ods")

@@ -1,0 +1,126 @@
+"""Tables as spreadsheets and Windows write them all say the same."""
+
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leukoscope.errors import DataError
+from leukoscope.images.tables import file_of, one_spelling, read_table
+
+ROWS = [("cells/a.bmp", "all", "Müller"), ("cells/b.bmp", "hem", "H2")]
+WANT = [dict(zip(("path", "label", "subject"), row, strict=True)) for row in ROWS]
+
+
+def lines(separator: str = ",", head: str = "path,label,subject", blank: str = "") -> str:
+    rows = [head.replace(",", separator + blank), *((separator + blank).join(row) for row in ROWS)]
+    return "\n".join(rows) + "\n"
+
+
+TABLES = {
+    "plain": lines().encode(),
+    "semicolon": lines(";").encode(),
+    "tab": lines("\t").encode(),
+    "bom": b"\xef\xbb\xbf" + lines().encode(),
+    "utf-16": lines("\t").encode("utf-16"),
+    "utf-16 without mark": lines(";").encode("utf-16-le"),
+    "windows-1252": lines(";").encode("cp1252"),
+    "sep": b"sep=;\r\n" + lines(";").encode(),
+    "sep quoted, bom": b'\xef\xbb\xbf"sep=;"\r\n' + lines(";").encode(),
+    "blanks": lines(blank="  ").encode(),
+    "capitals": lines(head="Path,LABEL,Subject").encode(),
+    "quoted": lines(head='"path","label","subject"').encode(),
+    "crlf": lines().replace("\n", "\r\n").encode(),
+    "old mac": lines().replace("\n", "\r").encode(),
+    "empty rows": (lines() + ",,\n,,\n\n   \n").encode(),
+    "empty columns": (lines(head="path,label,subject,,").replace(".bmp,all,Müller", ".bmp,all,Müller,,")).encode(),
+    "first line empty": b"\n\n" + lines().encode(),
+    "nbsp": lines(blank="\u00a0").encode(),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_spelling_of_one_table_is_read_the_same(tmp_path: Path, name: str) -> None:
+    (tmp_path / "t.csv").write_bytes(TABLES[name])
+    table = read_table(tmp_path / "t.csv")
+    assert table.columns(("path", "label", "subject")) == WANT
+    assert bool(table.notes) == (name == "windows-1252")
+
+
+@pytest.mark.parametrize("kind", ["xlsx", "xls", "ods"])
+def test_a_workbook_is_refused_by_name_with_the_cure(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"cells.{kind}"
+    if kind == "xls":
+        path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("xl/workbook.xml", "")
+    with pytest.raises(DataError, match=r"workbook.*CSV UTF-8"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "empty"), (b"path,label\na,b,c\n", "does not have 2 cells"),
+     (b"path,path\na,b\n", "two columns"), (b"file\na\n", "lacks the column path. It has: file"),
+     (b"\x89PNG\r\n\x1a\n\0\0\0\0\0", "not a table")],
+)  # fmt: skip
+def test_a_bad_table_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=said) as refused:
+        read_table(tmp_path / "t.csv").columns(("path",))
+    assert str(tmp_path / "t.csv") in str(refused.value)
+
+
+TEXT = st.text(st.characters(categories=("L", "N", "P", "Zs")), min_size=1)
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.characters(categories=("L", "N", "P", "Zs")), min_size=1), min_size=2, max_size=2),
+        max_size=5,
+    )
+)
+def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
+    import csv
+
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path", "label"], *rows])
+    read = [[row["path"], row["label"]] for row in read_table(path).columns(("path", "label"))]
+    clean = [[cell.strip().strip("\u00a0\ufeff") for cell in row] for row in rows]
+    assert read == [row for row in clean if any(row)]
+
+
+def test_paths_of_windows_lead_to_files_beside_the_table(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "a.bmp").touch()
+    table = tmp_path / "t.csv"
+    for text in (
+        "cells\\a.bmp",
+        "C:\\Users\\me\\study\\cells\\a.bmp",
+        "\\\\server\\share\\cells\\a.bmp",
+        ".\\cells\\a.bmp",
+    ):
+        assert file_of(text, table) == tmp_path / "cells" / "a.bmp", text
+    with pytest.raises(DataError, match="path of another computer"):
+        file_of("D:\\other\\b.bmp", table)
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_composed_and_decomposed_names_are_one(tmp_path: Path, stored: str) -> None:
+    (tmp_path / unicodedata.normalize(stored, "Prüfung")).mkdir()
+    file = tmp_path / unicodedata.normalize(stored, "Prüfung") / unicodedata.normalize(stored, "Müller_1.bmp")
+    file.touch()
+    for form in ("NFC", "NFD"):
+        found = file_of(unicodedata.normalize(form, "Prüfung/Müller_1.bmp"), tmp_path / "t.csv")
+        assert found.samefile(file)
+
+
+def test_classes_that_differ_in_case_are_one_and_that_is_said() -> None:
+    labels, said = one_spelling(["all", "ALL", "all", "hem", "Hem", ""])
+    assert labels == ["all", "all", "all", "hem", "hem", ""]
+    assert said == ["ALL is read as all.", "Hem is read as hem."]
