@@ -119,6 +119,30 @@ class Visitor:
 
         return send
 
+    def seen(self, path: str) -> dict[str, str]:
+        """Return the header that names the newest state of a case, an image or a cell."""
+        return {"If-Match": self.get(path).headers["etag"]}
+
+    def review(self, cell: int, label: str, **more: Any) -> Any:
+        """Say what a cell is, as it is now."""
+        return self.post(f"/cells/{cell}/reviews", json={"label": label, **more}, headers=self.seen(f"/cells/{cell}"))
+
+    def undo(self, case: int) -> Any:
+        """Take back the last review."""
+        return self.post(f"/cases/{case}/undo", headers=self.seen(f"/cases/{case}"))
+
+    def remove(self, path: str) -> Any:
+        """Delete something as it is now."""
+        return self.delete(path, headers=self.seen(path))
+
+    def sign(self, case: int, **said: Any) -> Any:
+        """Sign a case off as it is now."""
+        return self.post(f"/cases/{case}/sign-off", json=said, headers=self.seen(f"/cases/{case}"))
+
+    def reopen(self, case: int) -> Any:
+        """Open a signed case again."""
+        return self.delete(f"/cases/{case}/sign-off", headers=self.seen(f"/cases/{case}"))
+
     def case(self, name: str = "case", *, pictures: list[bytes] | None = None, **fields: Any) -> int:
         """Make a case, send pictures into it, wait until they are analysed."""
         case: int = self.post("/cases", json={"name": name, **fields}).json()["id"]

@@ -1,5 +1,7 @@
 """The audit log: whatever is done to it by somebody who can write to the database is found."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from leukoscope.errors import DataError
 from leukoscope.server.audit_log import AuditLog, Who
 from leukoscope.server.database import Database
 from leukoscope.server.settings import Serving
+from tests.server.conftest import Place, cell_picture
 
 LINES = 20
 
@@ -77,6 +80,74 @@ def test_whatever_is_done_to_it_is_found(
     tamper(written[0], *statements)
     with pytest.raises(DataError, match=said):
         verify(written)
+
+
+def test_a_log_without_lines_or_without_its_note_is_never_intact(
+    written: tuple[Database, AuditLog], tmp_path: Path
+) -> None:
+    (tmp_path / "audit-head.json").unlink()
+    with pytest.raises(DataError, match="audit-head.json is missing"):
+        verify(written)
+    tamper(written[0], "DELETE FROM audit_log")
+    with pytest.raises(DataError, match="it is empty, and it never is"):
+        verify(written)
+
+
+def test_a_new_room_begins_its_log(place: Place) -> None:
+    with place.room.database.reading() as session:
+        assert place.room.log.verify(session)["entries"] == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE reviews SET label = 'normal' WHERE id = 1", "review 1"),
+        ("UPDATE reviews SET account_id = (SELECT max(id) FROM accounts) WHERE id = 1", "review 1"),
+        ("UPDATE reviews SET undone = NOT undone WHERE id = 2", "review 2"),
+        ("DELETE FROM reviews WHERE id = 2", "review 2"),
+        (
+            "INSERT INTO reviews (id, cell_id, case_id, account_id, label, note, created, undone) "
+            "SELECT 99, cell_id, case_id, account_id, 'normal', '', created, undone FROM reviews WHERE id = 1",
+            "review 99",
+        ),
+        ("UPDATE cells SET label = 'normal' WHERE label = 'blast'", "has a label that no review gave it"),
+    ],
+    ids=["label", "reader", "taken back", "removed", "added", "standing"],
+)
+def test_reviews_are_compared_with_the_log(laboratory: Place, statement: str, said: str) -> None:
+    ada, database, log = laboratory.visitor("ada"), laboratory.room.database, laboratory.room.log
+    case = ada.case(pictures=[cell_picture(seed) for seed in range(4)])
+    other = ada.case(pictures=[cell_picture(9)])
+    cells = [cell["id"] for cell in ada.cells(case)]
+    ada.review(cells[0], "blast")
+    ada.review(cells[1], "blast")
+    ada.review(cells[1], "normal")
+    ada.undo(case)
+    ada.remove(f"/cells/{cells[2]}")
+    ada.review(ada.cells(other)[0]["id"], "blast")
+    ada.remove(f"/cases/{other}")
+    with database.reading() as session:
+        log.verify(session)
+    with database.writing() as session:
+        session.execute(text(statement))
+    with database.reading() as session, pytest.raises(DataError, match=said):
+        log.verify(session)
+
+
+def test_a_key_is_whole_or_not_there(tmp_path: Path) -> None:
+    """A disk that is full at the first start leaves no empty key behind."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from leukoscope.server.audit_log import AuditLog;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+        "AuditLog(Path(sys.argv[1]))"
+    )
+    full = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True, text=True)
+    assert "OSError" in full.stderr
+    assert list(tmp_path.iterdir()) == []
+    first = AuditLog(tmp_path)
+    assert AuditLog(tmp_path)._key == first._key
+    assert len(first._key) == 32
+    assert [path.name for path in tmp_path.iterdir()] == ["audit.key"]
 
 
 def test_a_cut_after_the_last_note_is_found_with_a_head_that_was_kept(written: tuple[Database, AuditLog]) -> None:

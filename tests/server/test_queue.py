@@ -166,7 +166,7 @@ def test_a_case_deleted_while_it_is_analysed_leaves_nothing(idle: Place) -> None
     me, case = filled(idle, pictures=40)
     worker = start_worker(idle.room.settings)
     wait_until(idle, cells=4)
-    me.delete(f"/cases/{case}")
+    me.remove(f"/cases/{case}")
     time.sleep(0.5)
     other = me.case()
     me.send(other, cell_picture(1), wait=0)
@@ -228,3 +228,49 @@ def test_a_black_picture_is_refused_by_name_and_blocks_nothing(place: Place) -> 
     assert [cell["decision"] for cell in cells] == ["refused"]
     assert "black" in cells[0]["reason"]
     assert me.get(f"/cases/{case}/progress").json()[FAILED] == 0
+
+
+def test_the_analysis_is_a_process_of_its_own_that_is_started_anew(settings: Serving) -> None:
+    """Kill -9 of the process that analyses, again and again: the server stays, and every image is analysed once."""
+    for place in opened(settings.model_copy(update={"apart": True, "lease_seconds": 2})):
+        me = place.local()
+        case = me.case()
+        kinds = [cell_picture(seed) for seed in range(4)]
+        for start in range(3):
+            me.send(case, *[kinds[number % 4] for number in range(20)], wait=0)
+            wait_until(place, cells=20 * start + 2)
+            apart = place.room.worker._apart
+            assert apart
+            assert apart._process
+            os.kill(apart._process.pid, signal.SIGKILL)
+        wait_until(place, cells=60)
+        assert counts(place.room.database) == {"images": 60, "cells": 60, "predictions": 60, "twice": 0}
+        assert me.get("/health").status_code == 200
+        assert "leukoscope_cells_analysed_total" in me.get("/metrics").text
+        process = apart._process
+    assert process is not None
+    assert process.wait(15) is not None, "it ends with the server"
+
+
+def test_people_write_before_bulk_does(place: Place) -> None:
+    """On SQLite a person waits for the write that is under way, and for no other."""
+    if place.room.settings.database:
+        pytest.skip("PostgreSQL has many writers at a time")
+    database, order, held = place.room.database, [], threading.Event()
+
+    def write(name: str, *, bulk: bool) -> None:
+        with database.writing(bulk=bulk):
+            held.set()
+            order.append(name)
+            time.sleep(0.2)
+
+    threads = [threading.Thread(target=write, args=("first",), kwargs={"bulk": True})]
+    threads[0].start()
+    held.wait(5)
+    for name, bulk in (("bulk", True), ("more bulk", True), ("person", False)):
+        threads.append(threading.Thread(target=write, args=(name,), kwargs={"bulk": bulk}))
+        threads[-1].start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "person", "bulk", "more bulk"]

@@ -31,23 +31,23 @@ def test_a_case_is_read_signed_and_exported(place: Place) -> None:
     assert decided == CELLS
 
     first = page["cells"][0]["id"]
-    read = me.post(f"/cells/{first}/reviews", json={"label": "blast", "note": "Auer rod"}).json()
+    read = me.review(first, "blast", note="Auer rod").json()
     assert read["review"]["label"] == "blast"
     assert [cell["id"] for cell in me.cells(case)] == [cell["id"] for cell in page["cells"]], "a review moves no cell"
     assert [cell["id"] for cell in me.cells(case, filter="class:blast")].count(first) == 1
     assert me.get(f"/cases/{case}/cells?filter=unread").json()["total"] == CELLS - 1
 
-    undone = me.post(f"/cases/{case}/undo").json()
+    undone = me.undo(case).json()
     assert undone["cell"]["id"] == first
     assert undone["cell"]["review"] is None
-    assert me.post(f"/cases/{case}/undo").json() == {"cell": None}
+    assert me.undo(case).json()["cell"] is None
 
-    signed = me.post(f"/cases/{case}/sign-off", json={"note": "seen"}).json()
+    signed = me.sign(case, note="seen").json()
     assert signed["state"] == "signed"
     assert signed["signed"]["by"] == "local"
-    late = me.post(f"/cells/{first}/reviews", json={"label": "normal"})
+    late = me.review(first, "normal")
     assert (late.status_code, late.json()["error"]["code"]) == (409, "signed")
-    assert me.delete(f"/cases/{case}/sign-off").json()["state"] == "open"
+    assert me.reopen(case).json()["state"] == "open"
 
 
 def test_answers_are_those_of_the_plain_predictor(place: Place, bundle: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_share_of_blasts_follows_the_readers(place: Place) -> None:
     assert before["low"] <= before["value"] <= before["high"]
     cells = me.cells(case)
     for place_, cell in enumerate(cells):
-        me.post(f"/cells/{cell['id']}/reviews", json={"label": "blast" if place_ < 3 else "normal"})
+        me.review(cell["id"], "blast" if place_ < 3 else "normal")
     summary = me.get(f"/cases/{case}/summary").json()
     share = summary["blast_share"]
     assert share["value"] == 3 / CELLS
@@ -113,7 +113,7 @@ def test_a_reviewed_case_is_a_data_set_that_run_accepts(place: Place, tmp_path: 
     me = place.local()
     case = me.case(pictures=[cell_picture(seed) for seed in range(6)], subject="P-7")
     for number, cell in enumerate(me.cells(case)):
-        me.post(f"/cells/{cell['id']}/reviews", json={"label": ("blast", "normal", "not_a_cell")[number % 3]})
+        me.review(cell["id"], ("blast", "normal", "not_a_cell")[number % 3])
     content = me.get(f"/cases/{case}/exports/dataset").content
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         archive.extractall(tmp_path / "set")
@@ -127,8 +127,8 @@ def test_exports_say_what_stands_in_the_case(place: Place, tmp_path: Path) -> No
     me = place.local()
     case = me.case("=1+1", pictures=[cell_picture(seed) for seed in range(3)], subject="=cmd()")
     cell = me.cells(case, order="number")[0]
-    me.post(f"/cells/{cell['id']}/reviews", json={"label": "normal", "note": "+evil"})
-    me.post(f"/cells/{me.cells(case, order='number')[2]['id']}/reviews", json={"label": "not_a_cell"})
+    me.review(cell["id"], "normal", note="+evil")
+    me.review(me.cells(case, order="number")[2]["id"], "not_a_cell")
     (tmp_path / "table.csv").write_bytes(me.get(f"/cases/{case}/exports/csv").content)
     rows = read_csv(tmp_path / "table.csv")
     assert [row["cell"] for row in rows] == ["1", "2", "3"]
@@ -149,7 +149,7 @@ def test_a_deleted_case_takes_its_pictures_along_but_not_those_of_others(place: 
     first, second = me.case(pictures=[shared, own]), me.case(pictures=[shared])
     store = place.room.settings.data / "pictures"
     assert len(list(store.glob("*/*"))) == 2, "each picture lies there once"
-    me.delete(f"/cases/{first}")
+    me.remove(f"/cases/{first}")
     assert len(list(store.glob("*/*"))) == 1
     assert me.get(me.cells(second)[0]["thumbnail"].removeprefix("/api/v1")).status_code == 200
     assert me.get(f"/cases/{first}").status_code == 404
@@ -172,13 +172,15 @@ def test_a_field_gives_cells_with_outlines_that_a_reader_can_mend(place: Place) 
         assert picture.size == (width, height)
 
     square = [[left, top], [left + width, top], [left + width, top + height], [left, top + height]]
-    better = me.patch(f"/cells/{cells[0]['id']}", json={"outline": square}).json()
+    better = me.patch(
+        f"/cells/{cells[0]['id']}", json={"outline": square}, headers=me.seen(f"/cells/{cells[0]['id']}")
+    ).json()
     assert better["etag"] != cells[0]["etag"], "a browser fetches its picture again"
     added = me.post(f"/cases/{case}/cells", json={"image": image, "outline": square})
     assert (added.status_code, added.json()["origin"]) == (201, "reader")
-    me.delete(f"/cells/{added.json()['id']}")
+    me.remove(f"/cells/{added.json()['id']}")
     assert me.get(f"/cases/{case}/cells").json()["total"] == len(cells)
-    me.post(f"/cases/{case}/undo")
+    me.undo(case)
     assert me.get(f"/cases/{case}/cells").json()["total"] == len(cells) + 1
     outside = me.post(f"/cases/{case}/cells", json={"image": image, "outline": [[0, 0], [99999, 0], [9, 9]]})
     assert outside.json()["error"]["code"] == "outside"

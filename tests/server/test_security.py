@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,8 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from leukoscope.errors import UsageError
-from leukoscope.server.accounts import Attempts
+from leukoscope.errors import CallError
 from leukoscope.server.app import PREFIX
-from leukoscope.server.database import Database
-from leukoscope.server.refusals import Refusal
 from leukoscope.server.room import open_room
 from leukoscope.server.settings import Serving
 from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture, opened
@@ -24,7 +20,8 @@ from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture, opened
 OPEN = {("POST", "/session"), ("GET", "/health")}
 # What belongs to nobody in particular: the same for every laboratory.
 OF_ALL = {
-    ("GET", "/session"), ("DELETE", "/session"), ("GET", "/tokens"), ("POST", "/tokens"), ("GET", "/accounts"),
+    ("GET", "/session"), ("DELETE", "/session"), ("PUT", "/session/password"),
+    ("GET", "/tokens"), ("POST", "/tokens"), ("GET", "/accounts"),
     ("POST", "/accounts"), ("GET", "/audit-log"), ("GET", "/cases"), ("POST", "/cases"), ("GET", "/survival/models"),
     ("POST", "/survival/models/{name}/predict"), ("GET", "/models"), ("GET", "/metrics"),
 }  # fmt: skip
@@ -42,6 +39,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/accounts/{account_id}"): {"json": {"active": False}},
     ("POST", "/accounts"): {"json": {"name": "new", "password": PASSWORD}},
     ("POST", "/tokens"): {"json": {"name": "new"}},
+    ("PUT", "/session/password"): {"json": {"password": "wrong", "new": "eleven green umbrellas"}},
     ("POST", "/cases"): {"json": {"name": "new"}},
     ("POST", "/survival/models/{name}/predict"): {"json": {"patient": {}}},
 }
@@ -56,7 +54,8 @@ def routes(place: Place) -> Iterator[tuple[str, str]]:
 
 def ask(visitor: Visitor, method: str, path: str, ids: dict[str, int]) -> Any:
     filled = re.sub(r"\{(\w+)\}", lambda found: str(ids.get(found[1], "csv")), path)
-    return getattr(visitor, method.lower())(filled, **BODIES.get((method, path), {}))
+    headers = {"If-Match": f'"{ids["cell_id"]}-1"'}
+    return getattr(visitor, method.lower())(filled, headers=headers, **BODIES.get((method, path), {}))
 
 
 @pytest.fixture
@@ -137,13 +136,19 @@ def test_a_browser_must_repeat_its_csrf_token(laboratory: Place, ids: dict[str, 
 
 def test_a_token_of_the_api_needs_no_cookie_and_ends_when_it_is_ended(laboratory: Place) -> None:
     ada = laboratory.visitor("ada")
-    made = ada.post("/tokens", json={"name": "script"}).json()
-    program = laboratory.nobody()
-    program.client.headers["Authorization"] = f"Bearer {made['token']}"
+    made = ada.post("/tokens", json={"name": "script", "scopes": ["read", "upload"]}).json()
+    program = bearer(laboratory, made)
     assert program.post("/cases", json={"name": "by a program"}).status_code == 201
     assert made["token"] not in str(ada.get("/tokens").json()), "its text is shown once"
     ada.delete(f"/tokens/{made['id']}")
     assert program.get("/cases").status_code == 401
+
+
+def bearer(place: Place, made: dict[str, Any]) -> Visitor:
+    """A program with a token."""
+    program = place.nobody()
+    program.client.headers["Authorization"] = f"Bearer {made['token']}"
+    return program
 
 
 def test_an_account_that_is_closed_is_out_at_once(laboratory: Place) -> None:
@@ -167,33 +172,6 @@ def test_signing_out_ends_the_session(laboratory: Place) -> None:
     ada.delete("/session")
     ada.client.cookies.set("leukoscope_session", cookie)
     assert ada.get("/cases").status_code == 401
-
-
-def test_guessing_a_password_has_to_wait(laboratory: Place) -> None:
-    most = laboratory.room.settings.attempts
-    answers = [
-        laboratory.nobody().post("/session", json={"name": "ada", "password": "x" * 12}) for _ in range(most + 1)
-    ]
-    assert [answer.status_code for answer in answers] == [401] * most + [429]
-    assert int(answers[-1].headers["retry-after"]) > 0
-    right = laboratory.nobody().post("/session", json={"name": "ada", "password": PASSWORD})
-    assert right.status_code == 429, "whoever is guessed at waits too"
-
-
-def test_a_second_process_counts_along_and_waiting_ends(
-    settings: Serving, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, there, start = Attempts(2), Database(settings.url), time.time()
-    for database in (place.room.database, there):
-        with database.writing() as session:
-            here.failed(session, "name ada", "address 10.0.0.1")
-    with there.reading() as session:
-        Attempts(2).check(session, "name bob", "address 10.0.0.2")
-        with pytest.raises(Refusal, match="Too many"):
-            Attempts(2).check(session, "name ada", "address 10.0.0.2")
-        monkeypatch.setattr(time, "time", lambda: start + 310)
-        here.check(session, "name ada")
-    there.close()
 
 
 def test_the_token_of_the_start_opens_once(place: Place) -> None:

@@ -1,5 +1,7 @@
 """leukoscope serve: the reading room; its accounts; its audit log."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +69,7 @@ def serve(point: str, behind_proxy: str, no_work: bool, no_browser: bool, **give
     from ..server.settings import Serving
 
     _need_extra()
-    settings = Serving(point=point.replace("-", "_"), work=not no_work, **given)
+    settings = Serving(point=point.replace("-", "_"), work=not no_work, apart=not no_work, **given)
     _run(settings, behind_proxy=behind_proxy, browser=not no_browser)
 
 
@@ -77,6 +79,7 @@ def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:
     import uvicorn
 
     from ..server.app import create_app
+    from ..server.connections import HastyProtocol, most_connections
 
     place = _listen(settings.host, settings.port)
     app = create_app(settings)
@@ -84,7 +87,8 @@ def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:
     logging.getLogger("leukoscope.server").setLevel(logging.INFO)
     config = uvicorn.Config(
         app, access_log=False, log_level="warning", server_header=False, proxy_headers=bool(behind_proxy),
-        forwarded_allow_ips=behind_proxy or None, timeout_graceful_shutdown=10,
+        forwarded_allow_ips=behind_proxy or None, timeout_graceful_shutdown=10, http=HastyProtocol, ws="none",
+        limit_concurrency=most_connections(), h11_max_incomplete_event_size=32 << 10,
     )  # fmt: skip
     token = app.state.room.token
     address = f"http://{settings.host}:{place.getsockname()[1]}/"
@@ -144,16 +148,16 @@ def add(name: str, role: str, laboratory: str, password_file: Path | None, data:
     from ..server.accounts import add_account
 
     password = _password(password_file)
-    with _open(data, database).writing() as session:
+    with _changing(data, database) as (session, log):
         made = add_account(session, name, role=role, laboratory=laboratory, password=password)
-        _log(data).add(session, _who(), "made account", kind="account", item=made.id, role=role)
+        log.add(session, _who(), "made account", kind="account", item=made.id, role=role)
     click.echo(f"Made {role} {name} of {laboratory}.")
 
 
 @accounts.command("list")
 @_place_options
 def list_accounts(data: Path, database: str) -> None:
-    """List all accounts of all laboratories.
+    """List all accounts of all laboratories, with their API tokens.
 
     \b
     Examples:
@@ -162,15 +166,18 @@ def list_accounts(data: Path, database: str) -> None:
     _need_extra()
     from sqlalchemy import select
 
+    from ..server.accounts import tokens_of
     from ..server.tables import Account, Laboratory
 
     with _open(data, database).reading() as session:
-        rows = session.execute(
-            select(Account, Laboratory.name).join(Laboratory).order_by(Laboratory.name, Account.name)
-        )
-        for account, laboratory in rows:
+        query = select(Account, Laboratory.name).join(Laboratory).order_by(Laboratory.name, Account.name)
+        for account, laboratory in session.execute(query).all():
             state = "" if account.active else "  (not active)"
             click.echo(f"{account.name}\t{account.role}\t{laboratory}{state}")
+            for token in tokens_of(session, account.id):
+                used = f"last used {token.last_used[:10]}" if token.last_used else "never used"
+                what = f"token {token.id} '{token.name}' ({', '.join(token.scopes)})"
+                click.echo(f"  {what}: made {token.created[:10]}, {used}, ends {token.expires[:10]}")
 
 
 @accounts.command("password")
@@ -178,7 +185,7 @@ def list_accounts(data: Path, database: str) -> None:
 @_PASSWORD
 @_place_options
 def change_password(name: str, password_file: Path | None, data: Path, database: str) -> None:
-    """Give an account a new password and end its sessions.
+    """Give an account a new password; all its sessions and API tokens end.
 
     \b
     Examples:
@@ -188,18 +195,41 @@ def change_password(name: str, password_file: Path | None, data: Path, database:
     from sqlalchemy import select
 
     from ..errors import UnknownNameError
-    from ..server.accounts import close_sessions, hash_password
+    from ..server.accounts import hash_password, revoke
     from ..server.tables import Account
 
-    hashed = hash_password(_password(password_file))
-    with _open(data, database).writing() as session:
+    hashed = hash_password(_password(password_file), about=(name,))
+    with _changing(data, database) as (session, log):
         account = session.scalar(select(Account).where(Account.name == name))
         if account is None:
             raise UnknownNameError("account", name, session.scalars(select(Account.name)))
         account.password, account.active = hashed, True
-        close_sessions(session, account.id)
-        _log(data).add(session, _who(), "changed account", kind="account", item=account.id, fields=["password"])
+        revoke(session, account.id)
+        log.add(session, _who(), "changed account", kind="account", item=account.id, fields=["password"])
     click.echo(f"{name} has a new password.")
+
+
+@accounts.command("revoke")
+@click.argument("token", type=int)
+@_place_options
+def revoke_token(token: int, data: Path, database: str) -> None:
+    """End an API token, by the number that `leukoscope accounts list` shows.
+
+    \b
+    Examples:
+      leukoscope accounts revoke 3
+    """
+    _need_extra()
+    from ..errors import CallError
+    from ..server.tables import Token
+
+    with _changing(data, database) as (session, log):
+        found = session.get(Token, token)
+        if found is None:
+            raise CallError(f"There is no token {token}. See leukoscope accounts list.")
+        session.delete(found)
+        log.add(session, _who(), "ended token", kind="token", item=token)
+    click.echo(f"Token {token} has ended.")
 
 
 @click.group("audit-log")
@@ -237,10 +267,22 @@ def _open(data: Path, database: str) -> "Database":
     _need_extra()
     from ..server.database import Database
     from ..server.settings import Serving
+    from ..server.store import make_private
 
+    make_private(data)
     opened = Database(Serving(data=data, database=database).url)
     opened.prepare()
     return opened
+
+
+@contextmanager
+def _changing(data: Path, database: str) -> Iterator[Any]:
+    """Yield a session and the audit log; when the change is stored, its line is noted beside the database."""
+    opened, log = _open(data, database), _log(data)
+    with opened.writing() as session:
+        yield session, log
+    with opened.reading() as session:
+        log.note_head(session, at_once=True)
 
 
 def _log(data: Path) -> Any:

@@ -1,18 +1,24 @@
 """Who may enter: accounts with Argon2 passwords, sessions of browsers, tokens of programs."""
 
+import ipaddress
 import secrets
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
+import zxcvbn
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import CallError, UnknownNameError
+from .audit_log import take_turn
+from .database import Database
 from .refusals import Refusal
 from .tables import ADMIN, ROLES, Account, Attempt, Laboratory, Login, Token, now
 
@@ -20,8 +26,14 @@ LOCAL = "local"
 """Name of the one account, and its laboratory, of a machine that nobody else can call."""
 SHORTEST_PASSWORD = 10  # characters; NIST SP 800-63B asks for 8 at least
 LONGEST_PASSWORD = 500
-_WINDOW_SECONDS = 300
+TOKEN_DAYS = 90
+LONGEST_TOKEN_DAYS = 365
+_WEAKEST = 3  # of zxcvbn's 0 to 4: more than a hundred million guesses
+_JUDGED = 72  # characters that zxcvbn looks at
+_USED_SECONDS = 60  # how exactly it is known when a token was used last
 _HASHER = PasswordHasher()  # RFC 9106's second recommendation: 64 MiB, 3 passes, 4 lanes
+_HASHING = threading.Lock()  # one hash at a time: each takes its 64 MiB
+_WAITING = threading.BoundedSemaphore(9)  # one that is hashed and eight behind it; whoever comes then is refused
 _NOBODY = _HASHER.hash(secrets.token_hex(16))  # a password is always checked, so that time tells nothing of names
 
 
@@ -34,6 +46,8 @@ class Caller:
     role: str
     laboratory_id: int
     laboratory: str
+    scopes: tuple[str, ...] | None = None
+    """What a token may do; None for a person, who may do what the role may."""
     csrf: str = ""
     """What an unsafe request must repeat; empty for programs, whom no other page can make send anything."""
 
@@ -61,14 +75,15 @@ def add_account(session: Session, name: str, *, role: str, laboratory: str, pass
     """Make an account.
 
     Raises:
-        UsageError: the name is taken, or the password is too short.
+        CallError: the name is taken, or the password is too short or easy to guess.
         UnknownNameError: there is no such role.
     """
     if role not in ROLES:
         raise UnknownNameError("role", role, ROLES)
+    hashed = hash_password(password, about=(name, laboratory)) if password else ""
+    take_turn(session)  # so that of two who choose the same name the second finds the first
     if session.scalar(select(Account.id).where(Account.name == name)):
-        raise UsageError(f"There is an account '{name}' already. Choose another name.")
-    hashed = hash_password(password) if password else ""
+        raise CallError(f"There is an account '{name}' already. Choose another name.")
     account = Account(
         name=name, role=role, laboratory_id=laboratory_named(session, laboratory).id, password=hashed, active=True
     )
@@ -77,29 +92,53 @@ def add_account(session: Session, name: str, *, role: str, laboratory: str, pass
     return account
 
 
-def hash_password(password: str) -> str:
-    """Return the Argon2id hash of a password.
+def hash_password(password: str, *, about: Sequence[str] = ()) -> str:
+    """Return the Argon2id hash of a password; `about` holds words that make a bad one, such as the account's name.
 
     Raises:
-        UsageError: it is too short or too long.
+        CallError: it is too short, too long, or easy to guess.
+        Refusal: too many passwords are being checked just now.
     """
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise UsageError(f"A password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
-    return _HASHER.hash(password)
+        raise CallError(f"A password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
+    judged = zxcvbn.zxcvbn(password[:_JUDGED], user_inputs=["leukoscope", "blast", *about])
+    if judged["score"] < _WEAKEST:
+        why = judged["feedback"]["warning"] or "It is easy to guess."
+        raise CallError(f"This password is too weak. {why.rstrip('.')}. Take four or more unrelated words.")
+    with _one_hash():
+        return _HASHER.hash(password)
 
 
-def account_with_password(session: Session, name: str, password: str) -> Account | None:
-    """Return the active account that has this name and password."""
-    account = session.scalar(select(Account).where(Account.name == name, Account.active))
+def fits(hashed: str, password: str) -> bool:
+    """Tell whether a password has this hash; an empty hash takes as long, and never fits.
+
+    Raises:
+        Refusal: too many passwords are being checked just now.
+    """
+    with _one_hash():
+        try:
+            return _HASHER.verify(hashed or _NOBODY, password) and bool(hashed)
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+@contextmanager
+def _one_hash() -> Iterator[None]:
+    """Hash alone; refuse when too many wait, so that guesses fill neither the memory nor the threads that answer."""
+    if not _WAITING.acquire(blocking=False):
+        refusal = Refusal(503, "busy", "Too many passwords are being checked just now. Try again in a moment.")
+        refusal.headers = {"Retry-After": "2"}
+        raise refusal
     try:
-        _HASHER.verify(account.password if account and account.password else _NOBODY, password)
-    except (VerificationError, InvalidHashError):
-        return None
-    return account if account and account.password else None
+        with _HASHING:
+            yield
+    finally:
+        _WAITING.release()
 
 
 def local_account(session: Session) -> Account:
     """Return the account of whoever sits at this machine, making it the first time."""
+    take_turn(session)
     found = session.scalar(select(Account).where(Account.name == LOCAL))
     return found or add_account(session, LOCAL, role=ADMIN, laboratory=LOCAL)
 
@@ -123,9 +162,15 @@ def open_session(session: Session, account: Account, *, hours: float) -> tuple[s
     return cookie, csrf
 
 
-def close_sessions(session: Session, account_id: int) -> None:
-    """Log an account out everywhere, as when its password or role changes."""
-    session.execute(delete(Login).where(Login.account_id == account_id))
+def revoke(session: Session, account_id: int, *, keep: str = "") -> None:
+    """End an account's tokens and sessions, as when its password changes; `keep` is the cookie that stays."""
+    session.execute(delete(Token).where(Token.account_id == account_id))
+    close_sessions(session, account_id, keep=keep)
+
+
+def close_sessions(session: Session, account_id: int, *, keep: str = "") -> None:
+    """Log an account out everywhere, as when its role changes; `keep` is the cookie that stays."""
+    session.execute(delete(Login).where(Login.account_id == account_id, Login.digest != digest_of(keep)))
 
 
 def caller_of_cookie(session: Session, cookie: str) -> Caller | None:
@@ -136,31 +181,46 @@ def caller_of_cookie(session: Session, cookie: str) -> Caller | None:
     return _caller(row[0], row[1], csrf=row[2]) if row else None
 
 
-def caller_of_token(session: Session, token: str) -> Caller | None:
-    """Return whose program this is."""
+def caller_of_token(database: Database, token: str) -> Caller | None:
+    """Return whose program this is, and note that its token was used."""
     where = (Token.digest == digest_of(token), Token.expires > now(), Account.active)
-    row = session.execute(select(Account, Laboratory.name).join(Laboratory).join(Token).where(*where)).first()
-    return _caller(row[0], row[1]) if row else None
+    with database.reading() as session:
+        query = select(Account, Laboratory.name, Token).join(Laboratory).join(Token, Token.account_id == Account.id)
+        row = session.execute(query.where(*where)).first()
+    if row is None:
+        return None
+    if (row[2].last_used or "") < _in(hours=-_USED_SECONDS / 3600):
+        with database.writing() as session:
+            session.execute(update(Token).where(Token.id == row[2].id).values(last_used=now()))
+    return _caller(row[0], row[1], scopes=tuple(row[2].scopes))
 
 
-def add_token(session: Session, account_id: int, *, name: str, days: int) -> tuple[Token, str]:
+def add_token(
+    session: Session, account_id: int, *, name: str, scopes: Sequence[str], days: int = TOKEN_DAYS
+) -> tuple[Token, str]:
     """Make an API token; its text is returned this once and never stored."""
     text = f"leuko_{secrets.token_urlsafe(32)}"
-    token = Token(account_id=account_id, name=name, digest=digest_of(text), expires=_in(hours=24 * days))
+    may, until = sorted(set(scopes)), _in(hours=24 * days)
+    token = Token(account_id=account_id, name=name, digest=digest_of(text), scopes=may, expires=until)
     session.add(token)
     session.flush()
     return token, text
 
 
+def tokens_of(session: Session, account_id: int) -> list[Token]:
+    """Return the tokens of an account that are still good, the oldest first."""
+    query = select(Token).where(Token.account_id == account_id, Token.expires > now())
+    return list(session.scalars(query.order_by(Token.id)))
+
+
 def deactivate(session: Session, account_id: int) -> None:
     """Take an account's right to enter: its sessions and tokens end at once."""
     session.execute(update(Account).where(Account.id == account_id).values(active=False))
-    session.execute(delete(Token).where(Token.account_id == account_id))
-    close_sessions(session, account_id)
+    revoke(session, account_id)
 
 
-def _caller(account: Account, laboratory: str, *, csrf: str = "") -> Caller:
-    return Caller(account.id, account.name, account.role, account.laboratory_id, laboratory, csrf)
+def _caller(account: Account, laboratory: str, *, scopes: tuple[str, ...] | None = None, csrf: str = "") -> Caller:
+    return Caller(account.id, account.name, account.role, account.laboratory_id, laboratory, scopes, csrf)
 
 
 def _in(*, hours: float) -> str:
@@ -185,31 +245,84 @@ class OneTimeToken:
 
 
 class Attempts:
-    """Failed logins by name and by address: after too many within five minutes, everybody of them has to wait.
+    """Delays for whoever guesses passwords, by name and address together; nobody is ever locked out by a stranger.
 
-    They stand in the database, so that several processes count together; names and addresses stand there as hashes.
+    A guess is noted before it is checked, so that many at once are counted too. After `most` wrong ones of a name from
+    an address, that address waits with that name: four seconds, after the next wrong guess eight, and so on up to five
+    minutes. An address that guesses at many names waits with every name that has never signed in from it.
+    Names and addresses are stored as hashes, in the database, so that several processes count together.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
 
-    def check(self, session: Session, *keys: str) -> None:
-        """Refuse when any of the keys has failed too often.
+    def begin(self, database: Database, *, name: str, address: str) -> None:
+        """Note a guess that is about to be checked.
 
         Raises:
-            Refusal: with the seconds to wait.
+            Refusal: this name and address have to wait (429), for as long as its header Retry-After says.
         """
-        since = time.time() - _WINDOW_SECONDS
-        failed = select(func.count(), func.min(Attempt.time)).group_by(Attempt.key).order_by(func.count().desc())
-        mine = (Attempt.key.in_([digest_of(key) for key in keys]), Attempt.time > since)
-        most = session.execute(failed.where(*mine).limit(1)).first()
-        if most and most[0] >= self._most:
-            wait = int(most[1] - since) + 1
-            refusal = Refusal(429, "too_many_attempts", f"Too many failed logins. Wait {wait} seconds.")
-            refusal.headers = {"Retry-After": str(wait)}
+        with database.reading() as session:
+            self._check(session, name, address)
+        with database.writing() as session:
+            take_turn(session)
+            self._check(session, name, address)
+            session.execute(delete(Attempt).where(Attempt.time <= time.time() - _FORGOTTEN, Attempt.key.not_like("=%")))
+            session.execute(delete(Attempt).where(Attempt.time <= time.time() - _STRANGER))
+            session.add_all(Attempt(key=key, time=time.time()) for key in (_pair(name, address), _address(address)))
+
+    def _check(self, session: Session, name: str, address: str) -> None:
+        wait = self._wait(session, _pair(name, address), most=self._most, longest=_LONGEST_WAIT)
+        if session.scalar(select(Attempt.id).where(Attempt.key == _known(name, address)).limit(1)) is None:
+            all_ = self._wait(session, _address(address), most=_NAMES * self._most, longest=_LONGEST_WAIT / 10)
+            wait = max(wait, all_)
+        if wait > 0:
+            refusal = Refusal(429, "too_many_attempts", f"Too many wrong passwords. Wait {int(wait) + 1} seconds.")
+            refusal.headers = {"Retry-After": str(int(wait) + 1)}
             raise refusal
 
-    def failed(self, session: Session, *keys: str) -> None:
-        """Remember a failure, and forget those that no longer count."""
-        session.execute(delete(Attempt).where(Attempt.time <= time.time() - _WINDOW_SECONDS))
-        session.add_all(Attempt(key=digest_of(key), time=time.time()) for key in keys)
+    def _wait(self, session: Session, key: str, *, most: int, longest: float) -> float:
+        since = time.time() - _FORGOTTEN
+        query = select(func.count(), func.max(Attempt.time)).where(Attempt.key == key, Attempt.time > since)
+        count, last = session.execute(query).one()
+        if count < most:
+            return 0.0
+        return float(last + min(_FIRST_WAIT * 2.0 ** min(count - most, 20), longest) - time.time())
+
+    def right(self, session: Session, *, name: str, address: str) -> None:
+        """Forget the wrong guesses of somebody who is in, and remember that the name signs in from here."""
+        known = _known(name, address)
+        mine = select(func.max(Attempt.id)).where(Attempt.key == _address(address)).scalar_subquery()
+        session.execute(delete(Attempt).where(Attempt.key.in_([_pair(name, address), known]) | (Attempt.id == mine)))
+        session.add(Attempt(key=known, time=time.time()))
+
+
+_FORGOTTEN = 3600  # seconds after which a wrong guess no longer counts
+_STRANGER = 90 * 86400  # seconds after which an address that a name has signed in from is strange again
+_FIRST_WAIT, _LONGEST_WAIT = 4.0, 300.0  # seconds
+_NAMES = 5  # times as many wrong guesses as at one name an address has with all names together
+
+
+def _pair(name: str, address: str) -> str:
+    return digest_of(f"{name}\0{_network(address)}")
+
+
+def _address(address: str) -> str:
+    return digest_of(_network(address))
+
+
+def _known(name: str, address: str) -> str:
+    return f"={digest_of(f'known {name}' + chr(0) + _network(address))[:63]}"
+
+
+def _network(address: str) -> str:
+    """Return an address, or the network of an IPv6 address, of which everybody has billions.
+
+    >>> _network("192.0.2.7"), _network("2001:db8:1:2:3::4"), _network("testclient")
+    ('192.0.2.7', '2001:db8:1:2::/64', 'testclient')
+    """
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{found}/64", strict=False)) if found.version == 6 else str(found)

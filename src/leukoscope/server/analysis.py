@@ -17,6 +17,7 @@ from ..images.crop import cell_mask
 from ..images.read import RGB
 from ..inference.opinion import Opinion, attention
 from ..inference.predictor import Predictor
+from .audit_log import take_turn
 from .tables import FIELD, Case, Cell, Model, Picture, Prediction
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Drawn:
 def remember_bundle(session: Session, predictor: Predictor) -> None:
     """Note the bundle that answers from now on, so that its answers can be understood after it has been replaced."""
     seal = predictor.manifest.seal
+    take_turn(session)  # several processes may start at once
     if session.get(Model, seal) is None:
         session.add(Model(seal=seal, manifest=predictor.manifest.model_dump(mode="json")))
         session.flush()

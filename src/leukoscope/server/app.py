@@ -10,10 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 import jinja2
+from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -22,13 +23,14 @@ from starlette.types import Scope
 
 from ..errors import DataError, LeukoscopeError, UsageError
 from .api import routers
-from .database import first_line, is_full, is_gone
-from .refusals import Refusal, answer_of, broken
+from .database import first_line, is_conflict, is_full, is_gone
+from .refusals import Refusal, again, answer_of, broken
 from .room import Room, open_room
 from .security import Guard
 from .settings import Serving
 
 PREFIX = "/api/v1"
+_UPLOADS = 6  # that are taken in at a time; others wait without a thread
 LOG = logging.getLogger("leukoscope.server")
 
 
@@ -38,6 +40,7 @@ def create_app(settings: Serving, *, room: Room | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.uploads = CapacityLimiter(_UPLOADS)
         if settings.work:
             room.worker.start()
         yield
@@ -72,8 +75,9 @@ ERRORS: dict[int | str, dict[str, object]] = {
     status: {"description": words, "content": {"application/json": {"schema": _ERROR}}}
     for status, words in {
         400: "Not readable",
-        401: "Not signed in", 403: "Not allowed", 404: "Not there", 409: "Not now", 413: "Too large",
-        422: "Not understood", 429: "Too many failed logins", 503: "Database away", 507: "Disk full",
+        401: "Not signed in", 403: "Not allowed", 404: "Not there", 408: "Too slow", 409: "Not now",
+        412: "Changed meanwhile", 413: "Too large", 422: "Not understood", 428: "If-Match is missing",
+        429: "Too many failed logins", 503: "Busy or away", 507: "Disk full",
     }.items()
 }  # fmt: skip
 
@@ -126,6 +130,8 @@ def _database(request: Request, error: Exception) -> JSONResponse:
     LOG.error("database: %s", first_line(error) if is_gone(error) else type(error).__name__)
     if is_full(error):
         return _full()
+    if isinstance(error, IntegrityError) or is_conflict(error):
+        return answer_of(again())
     return _away(request, error) if is_gone(error) else _broken(error)
 
 

@@ -2,9 +2,11 @@
 
 hash of a line = HMAC-SHA-256(key, hash of the line before + the line in canonical JSON)
 The key lies in DATA/audit.key, outside the database: who can write to the database alone cannot forge a line. The
-last line is also noted in DATA/audit-head.json after every minute of work, so that cutting off the end shows.
+last line is also noted in DATA/audit-head.json after every minute of work, so that cutting off the end shows; a log
+that is empty, or whose note is gone, is broken. The readers' reviews are compared with what the log says of them.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -21,8 +23,8 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from ..errors import DataError
-from ..files import read_json, write_json
-from .tables import Entry, now
+from ..files import read_json, write_whole
+from .tables import Account, Cell, Entry, Review, now
 
 _FIRST = "0" * 64
 _LOCK = 7_301_645  # PostgreSQL: an advisory lock's number
@@ -43,7 +45,9 @@ class AuditLog:
 
     def __init__(self, data: Path) -> None:
         """Take the key from `data`, or make one."""
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.fresh = not (data / "audit.key").exists()
+        """Whether the key was made here, so that the log is not begun."""
         self._key = _read_key(data / "audit.key")
         self._head = data / "audit-head.json"
         self._noted = 0.0
@@ -65,6 +69,12 @@ class AuditLog:
         session.add(entry)
         session.flush()
 
+    def begin(self, session: Session) -> None:
+        """Write the first line of a new room: a log without lines is never intact."""
+        if self.fresh:
+            self.fresh = False
+            self.add(session, Who(), "opened for the first time", kind="room")
+
     def note_head(self, session: Session, *, at_once: bool = False) -> None:
         """Write number and hash of the last line beside the database, at most once a minute."""
         with self._noting:
@@ -73,7 +83,9 @@ class AuditLog:
             self._noted = time.monotonic()
             last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
             if last:
-                write_json(self._head, {"number": last.number, "hash": last.hash})
+                with write_whole(self._head) as beside:
+                    beside.chmod(0o600)
+                    beside.write_text(json.dumps({"number": last.number, "hash": last.hash}) + "\n")
 
     def verify(self, session: Session, *, head: str = "") -> dict[str, Any]:
         """Prove every line and return {"entries", "head"}; `head` is a last hash that was noted elsewhere.
@@ -81,7 +93,7 @@ class AuditLog:
         Raises:
             DataError: a line was changed, removed, moved or added by something else; names the first one.
         """
-        before, number, seen = _FIRST, 0, {_FIRST} if head else set()
+        before, number, seen, told = _FIRST, 0, {_FIRST}, _Told()
         for entry in _entries(session):
             number += 1
             if entry.number != number:
@@ -92,11 +104,20 @@ class AuditLog:
                 )
             before = entry.hash
             seen.add(before)
+            told.hear(entry)
         self._check_end(number, seen, head=head)
+        told.compare(session)
         return {"entries": number, "head": before}
 
     def _check_end(self, entries: int, seen: set[str], *, head: str) -> None:
-        noted: dict[str, Any] = read_json(self._head) if self._head.exists() else {"number": 0, "hash": _FIRST}
+        if not entries and not self._head.exists():
+            raise DataError("The audit log is broken: it is empty, and it never is. Is --data the folder of the room?")
+        if not self._head.exists():
+            raise DataError(
+                f"The audit log is broken: {self._head} is missing, so nobody can tell whether its end was cut off. "
+                "Restore the file from a backup, or compare with a hash that was kept (--head)."
+            )
+        noted: dict[str, Any] = read_json(self._head)
         if noted["number"] > entries:
             raise DataError(
                 f"The audit log is broken: it ends at line {entries}, but line {noted['number']} was there once."
@@ -109,6 +130,60 @@ class AuditLog:
         line = [entry.number, entry.time, entry.account, entry.laboratory_id, entry.action, entry.kind, entry.item]
         content = json.dumps([before, *line, entry.detail], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()
+
+
+class _Told:
+    """What the log tells of reviews, to compare with the reviews themselves."""
+
+    def __init__(self) -> None:
+        self.reviews: dict[int, tuple[str, str, int | None]] = {}
+        """Review -> who said what of which cell."""
+        self.undone: set[int] = set()
+        self._where: dict[int, tuple[int, int]] = {}
+        self._deleted: set[tuple[str, int | None]] = set()
+        self._of_cell: dict[int | None, list[int]] = {}
+
+    def hear(self, entry: Entry) -> None:
+        """Take in the next line."""
+        number = entry.detail.get("review")
+        if entry.action in ("reviewed", "removed") and number is not None:
+            self.reviews[number] = (entry.account, entry.detail["label"], entry.item)
+            self._where[number] = (entry.detail["case"], entry.detail["image"])
+            self._of_cell.setdefault(entry.item, []).append(number)
+        elif entry.action == "took back" and number is not None:
+            self.undone.add(number)
+        elif entry.action == "redrew":
+            self.undone.update(self._of_cell.get(entry.item, ()))
+        elif entry.action == "deleted":
+            self._deleted.add((entry.kind, entry.item))
+
+    def compare(self, session: Session) -> None:
+        """Compare with the reviews of the database.
+
+        Raises:
+            DataError: a review was changed, added or removed by something else; names the first one.
+        """
+        left = set(self.reviews)
+        query = select(Review, Account.name).join(Account).order_by(Review.id)
+        for review, account in session.execute(query.execution_options(yield_per=_BATCH)):
+            told = self.reviews.get(review.id)
+            if told != (account, review.label, review.cell_id) or review.undone != (review.id in self.undone):
+                raise _differs(review.id, "the log tells otherwise of it" if told else "the log does not know it")
+            left.discard(review.id)
+        for number in sorted(left):
+            case, image = self._where[number]
+            if not {("case", case), ("image", image)} & self._deleted:
+                raise _differs(number, "it is in the log, but no longer in the database")
+        stands = select(Cell.id).outerjoin(Review, Review.id == Cell.review_id)
+        wrong = (Cell.label != "") & (Review.id.is_(None) | Review.undone | (Review.label != Cell.label))
+        unread = (Cell.label == "") & Cell.review_id.is_not(None)
+        cell = session.scalar(stands.where(wrong | unread).limit(1))
+        if cell is not None:
+            raise DataError(f"The reviews are broken: cell {cell} has a label that no review gave it.")
+
+
+def _differs(review: int, why: str) -> DataError:
+    return DataError(f"The reviews are broken: review {review} was changed by something else ({why}).")
 
 
 def take_turn(session: Session) -> None:
@@ -130,20 +205,18 @@ def _entries(session: Session) -> Iterator[Entry]:
 
 def _read_key(path: Path) -> bytes:
     """Return the key of the log; the first process makes it."""
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return _finished(path)
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_hex(32))
-        file.flush()
-        os.fsync(file.fileno())
-    return _finished(path)
-
-
-def _finished(path: Path) -> bytes:
-    for _ in range(50):  # another process may be writing it just now
-        if len(key := path.read_text().strip()) == 64:
-            return bytes.fromhex(key)
-        time.sleep(0.02)
-    raise DataError(f"{path} is damaged. Restore it from a backup: without it the audit log cannot be proven.")
+    if not path.exists():
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(beside, path)  # whole or not at all, and never over another one
+        finally:
+            beside.unlink(missing_ok=True)
+    key = path.read_text().strip()
+    if len(key) == 64 and set(key) <= set("0123456789abcdef"):
+        return bytes.fromhex(key)
+    raise DataError(f"{path} is damaged. Restore it from a backup: without it the audit log cannot be verified.")

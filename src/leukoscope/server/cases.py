@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from ..inference.opinion import worded
 from .accounts import Caller
-from .refusals import bad_request, not_found, signed_off
+from .refusals import Seen, bad_request, not_found, signed_off
 from .tables import (
     ADMIN,
     DONE,
@@ -34,28 +34,103 @@ SHOWN = case((Cell.label != "", Cell.label), else_=Cell.decision)
 """What a cell counts as: what a reader said, else what the model said."""
 
 
-def case_of(session: Session, caller: Caller, case_id: int, *, to_change: bool = False) -> Case:
-    """Return a case of the caller's laboratory.
+def case_of(session: Session, caller: Caller, case_id: int) -> Case:
+    """Return a case of the caller's laboratory, to look at; whoever changes it takes `lock_case`.
 
     Raises:
-        Refusal: there is none (404), or it is to be changed but signed off (409).
+        Refusal: there is none (404).
     """
-    found = session.get(Case, case_id)
-    if found is None or found.laboratory_id != caller.laboratory_id:
-        raise not_found("case", case_id)
-    if to_change and found.state == SIGNED:
-        raise signed_off(case_id)
+    return _own(session.get(Case, case_id), caller, case_id)
+
+
+def check_open(found: Case) -> None:
+    """Refuse what would change a case that has been signed off (409)."""
+    if found.state == SIGNED:
+        raise signed_off(found.id)
+
+
+def lock_case(session: Session, caller: Caller, case_id: int, *, signed: bool = False) -> Case:
+    """Return a case to change: its row is locked until the transaction ends, so what is checked now stays true.
+
+    Every write that depends on a case's state begins here, whatever it writes; the case's version goes up with it.
+    SQLite has one writer at a time anyway.
+
+    Args:
+        session: of `Database.writing`.
+        caller: who changes it.
+        case_id: of the case.
+        signed: whether a case that has been signed off may be changed like this.
+
+    Raises:
+        Refusal: there is none (404), or it is signed off (409).
+    """
+    found = _own(session.get(Case, case_id, with_for_update=True, populate_existing=True), caller, case_id)
+    if not signed:
+        check_open(found)
+    found.version += 1
     return found
 
 
-def image_of(session: Session, caller: Caller, image_id: int, *, to_change: bool = False) -> Picture:
+def lock_cell(session: Session, caller: Caller, cell_id: int, seen: Seen) -> Cell:
+    """Return a cell to change, its case locked; refuses like `lock_case`, and what was not seen as it is now (412)."""
+    case_id = session.scalar(select(Cell.case_id).where(Cell.id == cell_id))
+    if case_id is None or _hidden(session, caller, case_id):
+        raise not_found("cell", cell_id)
+    lock_case(session, caller, case_id)
+    found = session.get(Cell, cell_id, populate_existing=True)
+    if found is None:
+        raise not_found("cell", cell_id)
+    seen.check(etag_of_cell(found), lambda: {"cell": one_cell(session, cell_id)})
+    if found.removed:
+        raise not_found("cell", cell_id)
+    return found
+
+
+def lock_image(session: Session, caller: Caller, image_id: int) -> tuple[Picture, Case]:
+    """Return an image to change, and its case, which is locked; refuses like `lock_case`."""
+    case_id = session.scalar(select(Picture.case_id).where(Picture.id == image_id))
+    if case_id is None or _hidden(session, caller, case_id):
+        raise not_found("image", image_id)
+    owner = lock_case(session, caller, case_id)
+    found = session.get(Picture, image_id, populate_existing=True)
+    if found is None:
+        raise not_found("image", image_id)
+    return found, owner
+
+
+def _own(found: Case | None, caller: Caller, case_id: int) -> Case:
+    if found is None or found.laboratory_id != caller.laboratory_id:
+        raise not_found("case", case_id)
+    return found
+
+
+def _hidden(session: Session, caller: Caller, case_id: int) -> bool:
+    return session.scalar(select(Case.laboratory_id).where(Case.id == case_id)) != caller.laboratory_id
+
+
+def etag_of_case(found: Case, *, before: bool = False) -> str:
+    """Return what tells one state of a case from every other; `before` the change that is under way."""
+    return f"case-{found.id}-{found.version - before}"
+
+
+def etag_of_cell(found: Cell) -> str:
+    """Return what tells one outline of a cell from every other."""
+    return f"{found.id}-{found.version}"
+
+
+def etag_of_image(found: Picture, owner: Case, *, before: bool = False) -> str:
+    """Return what tells one state of an image and its case from every other."""
+    return f"image-{found.id}-{owner.version - before}"
+
+
+def image_of(session: Session, caller: Caller, image_id: int) -> Picture:
     """Return an image of the caller's laboratory, or refuse like `case_of`."""
-    return _item_of(session, caller, Picture, image_id, called="image", to_change=to_change)
+    return _item_of(session, caller, Picture, image_id, called="image")
 
 
-def cell_of(session: Session, caller: Caller, cell_id: int, *, to_change: bool = False) -> Cell:
+def cell_of(session: Session, caller: Caller, cell_id: int) -> Cell:
     """Return a cell of the caller's laboratory, or refuse like `case_of`."""
-    return _item_of(session, caller, Cell, cell_id, called="cell", to_change=to_change)
+    return _item_of(session, caller, Cell, cell_id, called="cell")
 
 
 def digest_of_cell(session: Session, caller: Caller, cell_id: int) -> str:
@@ -67,14 +142,10 @@ def digest_of_cell(session: Session, caller: Caller, cell_id: int) -> str:
     return digest
 
 
-def _item_of(
-    session: Session, caller: Caller, table: type[Item], item_id: int, *, called: str, to_change: bool
-) -> Item:  # fmt: skip
+def _item_of(session: Session, caller: Caller, table: type[Item], item_id: int, *, called: str) -> Item:
     found = session.get(table, item_id)
-    owner = session.get(Case, found.case_id) if found else None
-    if found is None or owner is None or owner.laboratory_id != caller.laboratory_id:
+    if found is None or _hidden(session, caller, found.case_id):
         raise not_found(called, item_id)
-    case_of(session, caller, found.case_id, to_change=to_change)
     return found
 
 
@@ -111,7 +182,7 @@ def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, An
     if not open_:
         by = session.scalar(select(Account.name).where(Account.id == found.signed_by))
         signed = {"by": by, "time": found.signed, "note": found.note}
-    return describe_cases(session, [found])[0] | {"signed": signed, "may": may}
+    return describe_cases(session, [found])[0] | {"signed": signed, "may": may, "etag": etag_of_case(found)}
 
 
 def _case_row(found: Case, cells: tuple[int, int], states: Mapping[str, int]) -> dict[str, Any]:
@@ -190,6 +261,7 @@ def _columns(*more: Any) -> Select[Any]:
     return (
         select(
             Cell.id, Cell.number, Cell.case_id, Cell.image_id, Cell.box, Cell.version, Cell.origin, Cell.decision,
+            Cell.removed,
             Picture.name, Prediction.probabilities, Prediction.called, Prediction.reason, Prediction.quality,
             Prediction.bundle, Review.label, Review.note, Review.created.label("reviewed"),
             Account.name.label("reader"), *more,
@@ -210,7 +282,7 @@ def describe_cell(row: Any) -> dict[str, Any]:
         "id": row.id, "number": row.number, "case": row.case_id, "image": row.image_id, "name": row.name,
         "box": row.box, "origin": row.origin, "probability": row.probabilities, "decision": row.decision,
         "called": row.called or None, "reason": worded(row.reason or ""), "quality": row.quality, "review": review,
-        "bundle": row.bundle, "etag": f"{row.id}-{row.version}",
+        "bundle": row.bundle, "etag": f"{row.id}-{row.version}", "removed": row.removed,
         "thumbnail": f"/api/v1/cells/{row.id}/thumbnail?side=160&v={row.id}-{row.version}",
     }  # fmt: skip
 
@@ -247,24 +319,26 @@ def review(session: Session, caller: Caller, cell: Cell, label: str, *, note: st
     session.add(said)
     session.flush()
     if label == REMOVED:
-        cell.removed = True
+        cell.removed, cell.version = True, cell.version + 1
     else:
         cell.label, cell.review_id = label, said.id
     session.flush()
     return said
 
 
-def undo(session: Session, caller: Caller, case_id: int) -> Cell | None:
-    """Take back the caller's last review in a case; return its cell, or None when there is nothing to take back."""
+def last_review(session: Session, caller: Caller, case_id: int) -> Review | None:
+    """Return what the caller said last in a case and has not taken back."""
     own = (Review.case_id == case_id, Review.account_id == caller.account_id, Review.undone.is_(False))
-    last = session.scalar(select(Review).where(*own).order_by(Review.id.desc()).limit(1))
-    if last is None:
-        return None
+    return session.scalar(select(Review).where(*own).order_by(Review.id.desc()).limit(1))
+
+
+def undo(session: Session, last: Review) -> Cell:
+    """Take a review back; return its cell."""
     last.undone = True
     session.flush()
     cell = session.get_one(Cell, last.cell_id)
     if last.label == REMOVED:
-        cell.removed = False
+        cell.removed, cell.version = False, cell.version + 1
     stand_anew(session, cell)
     return cell
 

@@ -1,7 +1,10 @@
 """The database: SQLite beside the pictures for one machine, PostgreSQL for a laboratory; the same tables on both."""
 
+import contextlib
+import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,7 @@ from ..errors import LeukoscopeError, UsageError, require
 
 _BUSY_SECONDS = 30  # SQLite: how long a writer waits for another one
 _CONNECT_SECONDS = 5
+_CONFLICTS = ("40001", "40P01", "55P03")  # PostgreSQL: serialisation failure, deadlock, lock not available
 _WRITES = "leukoscope_writes"
 _MIGRATING = threading.Lock()  # Alembic keeps its context in globals: one thread at a time
 _MIGRATION_LOCK = 7_301_644  # PostgreSQL: an advisory lock's number, known to nobody else
@@ -38,17 +42,23 @@ class Database:
         self.engine = _engine(url)
         self.embedded = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(**{_WRITES: True})
+        self._turns = _Turns(self.embedded)
+        snapshot = {} if self.embedded else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self.engine.execution_options(**snapshot)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Yield a session that sees one state of the database and changes nothing."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """Yield a session whose changes are committed together when the block ends, or not at all."""
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+    def writing(self, *, bulk: bool = False) -> Iterator[Session]:
+        """Yield a session whose changes are committed together when the block ends, or not at all.
+
+        Where the database has one writer at a time, what people do goes before `bulk`: uploads and analysis.
+        """
+        with self._turns.taken(bulk=bulk), Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def prepare(self) -> None:
@@ -73,12 +83,46 @@ class Database:
         self.engine.dispose()
 
 
+class _Turns:
+    """Whose turn it is to write: people first, then bulk, each in the order in which they came.
+
+    SQLite itself lets whoever asks at the right moment go first, so that somebody may wait for many seconds.
+    """
+
+    def __init__(self, needed: bool) -> None:
+        self._needed = needed
+        self._changed = threading.Condition()
+        self._waiting: tuple[deque[object], deque[object]] = (deque(), deque())
+        self._busy = False
+
+    @contextmanager
+    def taken(self, *, bulk: bool) -> Iterator[None]:
+        if not self._needed:
+            yield
+            return
+        mine = object()
+        with self._changed:
+            self._waiting[bulk].append(mine)
+            while self._busy or self._next() is not mine:
+                self._changed.wait()
+            self._waiting[bulk].popleft()
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def _next(self) -> object:
+        return next(queue[0] for queue in self._waiting if queue)
+
+
 def is_gone(failed: DBAPIError) -> bool:
     """Tell whether a failure is the database's being away, locked or full, rather than a wrong statement."""
     text_of = str(failed.orig).lower()
     away = (
         "locked",
-        "deadlock",
         "unable to open",
         "disk i/o",
         "full",
@@ -89,6 +133,11 @@ def is_gone(failed: DBAPIError) -> bool:
         "timeout",
     )
     return failed.connection_invalidated or any(word in text_of for word in away)
+
+
+def is_conflict(failed: DBAPIError) -> bool:
+    """Tell whether another transaction got in the way: the same statement may well succeed when it is sent again."""
+    return getattr(failed.orig, "sqlstate", "") in _CONFLICTS
 
 
 def is_full(failed: DBAPIError) -> bool:
@@ -120,7 +169,9 @@ def _engine(url: str) -> Engine:
 
 def _sqlite(url: str) -> Engine:
     path = Path(url.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(OSError):  # to connect says why; what SQLite puts beside it gets the same mode
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     engine = create_engine(
         url,
         hide_parameters=True,

@@ -1,6 +1,8 @@
-"""DICOM, TIFF and slides: their pixels go into the store like any picture's; a DICOM header apart, for results alone.
+"""From the bytes that somebody sent to the picture that is stored: its pixels as PNG, and nothing else.
 
-Their readers want a file, so the bytes stand for a moment in a temporary folder, under a name of ours.
+Every picture is decoded and written again, so no name, date, place, thumbnail, comment, palette entry or trailing byte
+goes into the store; each pixel keeps its value. A DICOM header is kept apart, for results alone. All this runs in
+processes with bounded memory and time (`sandbox`).
 """
 
 import io
@@ -8,6 +10,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,16 +23,41 @@ from ..errors import ImageError, require
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
+_KEPT = ("RGB", "RGBA", "L", "I;16")  # modes of Pillow that PNG holds as they are
 Size = tuple[int, int]
 
 
-def dicom_pixels(content: bytes, *, most_pixels: int) -> tuple[bytes, bytes, Size, float | None]:
-    """Return (PNG, header without pixels, (width, height), micrometres per pixel) of a DICOM microscope image.
+@dataclass(frozen=True)
+class Taken:
+    """A picture as it goes into the store."""
+
+    picture: bytes
+    """PNG, pixels alone."""
+    kind: str
+    width: int
+    height: int
+    um_per_px: float | None = None
+    identity: bytes = b""
+    """Header of a DICOM source."""
+
+
+def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, most_pixels: int) -> Taken:
+    """Return the pixels of a file, and what else of it is kept.
 
     Raises:
-        ImageError: it cannot be read, or has more pixels than allowed.
-        MissingExtraError: the extra `dicom` is not installed.
+        ImageError: it is no picture, is damaged, or has more pixels than allowed.
+        MissingExtraError: an extra that its format needs is not installed.
     """
+    if content[128:132] == b"DICM":
+        return _dicom(content, um_per_px=um_per_px, most_pixels=most_pixels)
+    if content.startswith(TIFF):
+        return _tiff(content, suffix=suffix, kind=kind, um_per_px=um_per_px, most_pixels=most_pixels)
+    width, height = size_of(content, most_pixels=most_pixels)
+    scale = um_per_px or (_scale(content) if kind != "crop" else None)
+    return Taken(stripped(content), kind, width, height, scale)
+
+
+def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> Taken:
     pydicom = require("pydicom", feature="DICOM", extra="dicom")
     from ..interop.dicom_images import DicomImage
 
@@ -38,16 +66,10 @@ def dicom_pixels(content: bytes, *, most_pixels: int) -> tuple[bytes, bytes, Siz
         picture = _whole(image, most_pixels=most_pixels)
         header = io.BytesIO()
         pydicom.dcmwrite(header, image.identity())
-        return picture, header.getvalue(), image.size, image.um_per_px
+        return Taken(picture, "dicom", *image.size, um_per_px or image.um_per_px, header.getvalue())
 
 
-def tiff_pixels(content: bytes, *, suffix: str, most_pixels: int) -> tuple[bytes, Size, float | None]:
-    """Return (PNG, (width, height), micrometres per pixel) of a TIFF of any depth, or of a slide.
-
-    Raises:
-        ImageError: it cannot be read, or has more pixels than allowed.
-        MissingExtraError: the extra `fields` or `wsi` is not installed.
-    """
+def _tiff(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, most_pixels: int) -> Taken:
     require("cv2", feature="Reading TIFF", extra="fields")
     from ..fields.images import read_pixels, scale_in_file
     from ..fields.slides import TiffSlide, is_slide
@@ -55,11 +77,20 @@ def tiff_pixels(content: bytes, *, suffix: str, most_pixels: int) -> tuple[bytes
     with _file(content, suffix if suffix in SUFFIXES else ".tif") as path:
         if is_slide(path):
             slide = TiffSlide(path)
-            return _whole(slide, most_pixels=most_pixels), slide.size, slide.um_per_px
+            return Taken(_whole(slide, most_pixels=most_pixels), kind, *slide.size, um_per_px or slide.um_per_px)
         pixels = read_pixels(path)
         height, width = pixels.shape[:2]
         _check((width, height), most_pixels)
-        return png_of(Image.fromarray(pixels)), (width, height), scale_in_file(path)
+        return Taken(png_of(Image.fromarray(pixels)), kind, width, height, um_per_px or scale_in_file(path))
+
+
+def _scale(content: bytes) -> float | None:
+    """Return the micrometres per pixel that a file states, read before its metadata are taken away."""
+    try:
+        from ..fields.images import scale_in_file
+    except ModuleNotFoundError:  # without the extra `fields` there is no field to analyse either
+        return None
+    return scale_in_file(io.BytesIO(content))  # type: ignore[arg-type]
 
 
 def header_of(content: bytes) -> Any:
@@ -94,15 +125,7 @@ def _check(size: Size, most_pixels: int) -> None:
         )
 
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
-_WEBP_ALPHA = 0x10  # of the flags of VP8X: the only one whose chunk is kept
-_SOS, _EOI = 0xDA, 0xD9
-_JPEG_LEFT_OUT = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP1 to APP13 and APP15, COM; APP14 tells how colours are coded
-
-
-def size_of(content: bytes, *, most_pixels: int) -> tuple[int, int]:
+def size_of(content: bytes, *, most_pixels: int) -> Size:
     """Return (width, height) from the header alone.
 
     Raises:
@@ -123,103 +146,49 @@ def size_of(content: bytes, *, most_pixels: int) -> tuple[int, int]:
 
 
 def stripped(content: bytes) -> bytes:
-    """Return the picture without metadata.
+    """Return a picture as PNG that holds its pixels and nothing else.
 
     Raises:
-        ImageError: it is damaged.
+        ImageError: it is damaged, or holds several pictures.
     """
     try:
-        if content.startswith(_PNG):
-            return _png(content)
-        if content.startswith(b"\xff\xd8"):
-            return _jpeg(content)
-        if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-            return _webp(content)
-        return _again_as_png(content)
-    except (struct.error, IndexError, OSError, ValueError, SyntaxError) as broken:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                    raise ImageError("holds several pictures (animated or multi-page). Save one picture per file.")
+                if _is_deep(image):
+                    return _deep(content, suffix=f".{(image.format or 'png').lower()}")
+                image.load()
+                return png_of(image)
+    except (struct.error, IndexError, OSError, ValueError, SyntaxError, ZeroDivisionError) as broken:
         raise ImageError(f"ends early or is damaged ({_first_line(broken)}). Copy it again.") from None
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Tell whether Pillow would quietly cut 16-bit colours to 8."""
+    tile = getattr(image, "tile", None)
+    return image.mode in ("RGB", "RGBA") and ";16" in str(tile[0].args if tile else "")
+
+
+def _deep(content: bytes, *, suffix: str) -> bytes:
+    require("cv2", feature="Reading colours of more than 8 bits", extra="fields")
+    from ..fields.images import read_pixels
+
+    with _file(content, suffix) as path:
+        return png_of(Image.fromarray(read_pixels(path)))
 
 
 def png_of(image: Image.Image) -> bytes:
     """Return a picture as PNG, pixels alone."""
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif image.mode not in _KEPT:
+        image = image.convert("RGB")
+    bare = Image.frombytes(image.mode, image.size, image.tobytes())
     stream = io.BytesIO()
-    Image.fromarray(_pixels(image)).save(stream, "PNG", compress_level=1)
+    bare.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
-
-
-def _png(content: bytes) -> bytes:
-    parts, place = [_PNG], len(_PNG)
-    while place < len(content):
-        length, kind = struct.unpack_from(">I4s", content, place)
-        end = place + 12 + length
-        if end > len(content):
-            raise ValueError("a chunk is cut off")
-        if kind in _PNG_KEPT:
-            parts.append(content[place:end])
-        place = end
-        if kind == b"IEND":
-            return b"".join(parts)
-    raise ValueError("the end is missing")
-
-
-def _jpeg(content: bytes) -> bytes:
-    parts, place = [content[:2]], 2
-    while True:
-        if content[place] != 0xFF:
-            raise ValueError("a marker is missing")
-        marker = content[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-            continue
-        (length,) = struct.unpack_from(">H", content, place + 2)
-        end = place + 2 + length
-        if end > len(content):
-            raise ValueError("a segment is cut off")
-        if marker == _SOS:
-            return b"".join([*parts, _scans(content, place)])
-        if marker not in _JPEG_LEFT_OUT:
-            parts.append(content[place:end])
-        place = end
-
-
-def _scans(content: bytes, start: int) -> bytes:
-    """Return the compressed pixels up to the end marker; a second picture or text behind it is left out."""
-    place = start
-    while True:
-        place = content.find(b"\xff", place + 1)
-        if place < 0 or place + 1 >= len(content):
-            raise ValueError("the end is missing")
-        if content[place + 1] == _EOI:
-            return content[start : place + 2]
-
-
-def _webp(content: bytes) -> bytes:
-    parts, place, end_of_file = [], 12, 8 + struct.unpack_from("<I", content, 4)[0]
-    if end_of_file > len(content):
-        raise ValueError("the end is missing")
-    while place < end_of_file:
-        kind, length = struct.unpack_from("<4sI", content, place)
-        end = place + 8 + length + length % 2
-        if kind == b"VP8X":
-            flags = bytes([content[place + 8] & _WEBP_ALPHA])
-            parts.append(content[place : place + 8] + flags + content[place + 9 : end])
-        elif kind in _WEBP_KEPT:
-            parts.append(content[place:end])
-        place = end
-    body = b"WEBP" + b"".join(parts)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def _again_as_png(content: bytes) -> bytes:
-    with Image.open(io.BytesIO(content)) as image:
-        if getattr(image, "n_frames", 1) > 1:
-            raise ImageError("holds several pictures (animated or multi-page). Save one picture per file.")
-        image.load()
-        return png_of(image)
-
-
-def _pixels(image: Image.Image) -> NDArray[Any]:
-    return np.asarray(image if image.mode in ("RGB", "RGBA", "L", "I;16") else image.convert("RGB"))
 
 
 def _too_many(pixels: str, most: int) -> str:

@@ -26,11 +26,11 @@ from ..data.cells import COLUMNS
 from ..inference.opinion import title_of, worded
 from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
-from . import store
 from .accounts import Caller
 from .cases import describe_case
 from .decoding import png_of
 from .refusals import Refusal
+from .sandbox import Sandbox
 from .store import Pictures
 from .summary import summary
 from .tables import Account, Case, Cell, Picture, Prediction, Review
@@ -55,6 +55,7 @@ class Exporter:
 
     session: Session
     pictures: Pictures
+    sandbox: Sandbox
     manifest: Manifest
     point: str
     caller: Caller
@@ -80,7 +81,8 @@ class Exporter:
         for row in rows:
             chances = row.probabilities or {}
             numbers = [f"{chances[name]:.6f}" if name in chances else "" for name in classes]
-            writer.writerow([*_csv_row(case, row), *numbers])
+            harmless_row = [harmless(each) if isinstance(each, str) else each for each in _csv_row(case, row)]
+            writer.writerow([*harmless_row, *numbers])
         return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
     def _geojson(self, case: Case) -> Export:
@@ -161,7 +163,7 @@ class Exporter:
 
     def _report_cell(self, row: Any) -> CaseCell:
         what = f"thumbnail-{_THUMBNAIL}"
-        draw = partial(store.thumbnail, self.pictures.path(row.digest), side=_THUMBNAIL)
+        draw = partial(self.sandbox.draw, "thumbnail", self.pictures.path(row.digest), side=_THUMBNAIL)
         return CaseCell(
             row.number, self.pictures.drawn(row.digest, what, draw), _in_words(row.label or row.decision), row.chance,
             _in_words(row.decision), worded(row.reason or ""), row.reader or "", row.note or "",
@@ -193,9 +195,9 @@ _CSV = (
 
 def _csv_row(case: Case, row: Any) -> list[Any]:
     box = row.box or ["", "", "", ""]
-    reviewed = [row.label, row.reader or "", row.reviewed or "", harmless(row.note or "")]
+    reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or ""]
     return [
-        case.id, harmless(case.subject), row.number, harmless(row.image), *box, row.facts.get("area_um2", ""),
+        case.id, case.subject, row.number, row.image, *box, row.facts.get("area_um2", ""),
         "; ".join(row.facts.get("flags", [])), row.origin, row.decision, row.called or "", row.reason or "",
         "" if row.quality is None else row.quality, *reviewed, row.bundle or "", "research use, not a diagnosis",
     ]  # fmt: skip
@@ -207,7 +209,7 @@ def harmless(text: str) -> str:
     >>> harmless("=1+1"), harmless("P-1")
     ("'=1+1", 'P-1')
     """
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
 
 
 def _rows(session: Session, case_id: int) -> Iterable[Any]:

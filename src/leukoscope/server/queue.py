@@ -94,13 +94,14 @@ def renew(session: Session, owner: str, *, seconds: float) -> None:
     )
 
 
-def hold_cases(session: Session, tasks: Sequence[Task]) -> None:
-    """Let nobody delete the cases of these jobs until this transaction ends: whoever does holds them first as well.
+def lock_cases(session: Session, tasks: Sequence[Task]) -> None:
+    """Let nobody else change the cases of these jobs until this transaction ends: whoever does locks them first too.
 
-    For a database with several writers: without one order for all, two of them wait for each other.
+    Always in one order: without it, two writers of PostgreSQL wait for each other.
     """
-    ids = {task.case_id for task in tasks}
-    session.execute(select(Case.id).where(Case.id.in_(ids)).order_by(Case.id).with_for_update(key_share=True))
+    mine = Case.id.in_({task.case_id for task in tasks})
+    session.execute(select(Case.id).where(mine).order_by(Case.id).with_for_update(key_share=True))
+    session.execute(update(Case).where(mine).values(version=Case.version + 1))
 
 
 def finish(session: Session, task: Task, owner: str, *, error: str = "") -> bool:

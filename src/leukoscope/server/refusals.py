@@ -1,5 +1,7 @@
 """What the API refuses, with the HTTP status, a code for programs and a sentence for people."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -36,6 +38,42 @@ def not_allowed(role: str) -> Refusal:
 def signed_off(case: int) -> Refusal:
     """Return the refusal for a change of a case that has been signed off."""
     return Refusal(409, "signed", f"Case {case} is signed off. A reviewer can open it again.")
+
+
+def changed_meanwhile(now: dict[str, Any]) -> Refusal:
+    """Return the refusal for a change of something that is no longer as the caller saw it; `now` is how it is."""
+    text = "Somebody has changed this since you saw it, so nothing was saved. Look at it again, then decide."
+    refusal = Refusal(412, "changed", text, **now)
+    etag = next((item["etag"] for item in now.values() if isinstance(item, dict) and "etag" in item), "")
+    refusal.headers = {"ETag": f'"{etag}"'} if etag else {}
+    return refusal
+
+
+def again() -> Refusal:
+    """Return the refusal for a change that met another one of the same thing at the same moment."""
+    text = "Somebody else changed the same thing at the same moment, so nothing was saved. Look again, then try again."
+    refusal = Refusal(409, "again", text)
+    refusal.headers = {"Retry-After": "1"}
+    return refusal
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The states that a caller has seen and wants to change, from the header If-Match."""
+
+    etags: frozenset[str] = frozenset()
+
+    def check(self, etag: str, now: Callable[[], dict[str, Any]]) -> None:
+        """Refuse when the state `etag` is not one of them.
+
+        Raises:
+            Refusal: the header is missing (428), or something else was seen (412); the answer then holds `now`.
+        """
+        if not self.etags:
+            text = 'The header If-Match is missing. Send the etag of what you saw, as If-Match: "12-1".'
+            raise Refusal(428, "if_match", text)
+        if etag not in self.etags:
+            raise changed_meanwhile(now())
 
 
 def bad_request(message: str, *, code: str = "bad_request", **detail: Any) -> Refusal:

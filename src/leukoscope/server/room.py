@@ -1,6 +1,8 @@
 """Everything that one server process holds: database, store, log, model, worker, counters."""
 
 import contextlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_accou
 from .analysis import remember_bundle
 from .audit_log import AuditLog
 from .database import Database
+from .sandbox import Sandbox
 from .settings import Serving
-from .store import Pictures
+from .store import Pictures, make_private
 from .worker import Worker
 
+LOG = logging.getLogger("leukoscope.server")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 15, 60)
 
 
@@ -60,6 +64,7 @@ class Room:
     log: AuditLog
     predictor: Predictor
     worker: Worker
+    sandbox: Sandbox
     measures: Measures
     attempts: Attempts
     token: OneTimeToken | None
@@ -73,11 +78,12 @@ class Room:
             self.worker.stop()
         with contextlib.suppress(SQLAlchemyError, OSError), self.database.reading() as session:
             self.log.note_head(session, at_once=True)
+        self.sandbox.close()
         self.database.close()
 
 
-def open_room(settings: Serving) -> Room:
-    """Open what a server needs, and prove that it may be opened.
+def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None) -> Room:
+    """Open what a server needs, and prove that it may be opened; `counted` is told of cells that were analysed.
 
     Raises:
         BundleError: there is no usable model.
@@ -85,20 +91,25 @@ def open_room(settings: Serving) -> Room:
         UsageError: it would be open to others, but nobody has an account.
     """
     predictor = load(settings.model)
-    settings.data.mkdir(parents=True, exist_ok=True)
+    if make_private(settings.data):
+        LOG.warning("%s could be read by others on this machine; it is closed to them now (700).", settings.data)
     database, pictures, log = Database(settings.url), Pictures(settings.data), AuditLog(settings.data)
     database.prepare()
     token = _enter(database, settings)
     with database.writing() as session:
+        log.begin(session)
         remember_bundle(session, predictor)
+    with database.reading() as session:
+        log.note_head(session, at_once=True)
     measures = Measures()
     worker = Worker(
         database, pictures, log, predictor, point=settings.point, lease_seconds=settings.lease_seconds,
-        counted=measures.cells,
+        counted=counted or measures.cells, apart=settings.model_dump_json() if settings.apart else "",
     )  # fmt: skip
     survival = read_survival(settings.survival)
     return Room(
-        settings, database, pictures, log, predictor, worker, measures, Attempts(settings.attempts), token, survival
+        settings, database, pictures, log, predictor, worker, Sandbox(), measures, Attempts(settings.attempts), token,
+        survival,
     )
 
 

@@ -1,23 +1,26 @@
 """What stands before every route: who calls, what they may, how much they may send, and the headers of the answer."""
 
+import asyncio
 import logging
 import secrets
 import time
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .accounts import Caller, caller_of_cookie, caller_of_token, has_people
-from .refusals import Refusal, answer_of, broken, not_allowed, too_large, unknown_caller
+from .refusals import Refusal, Seen, answer_of, broken, not_allowed, too_large, unknown_caller
 from .room import Room
 from .settings import Serving
-from .tables import ADMIN, REVIEWER
+from .tables import ADMIN, READ, REVIEW, REVIEWER, UPLOAD
 
 LOG = logging.getLogger("leukoscope.server")
 COOKIE = "leukoscope_session"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
+_METHODS = _SAFE | {"POST", "PUT", "PATCH", "DELETE"}
+_BODY_SECONDS = 30.0  # between two pieces of a request's body
 _HERE = ("127.0.0.1", "localhost", "[::1]")
 
 _CONTENT_POLICY = (
@@ -51,14 +54,17 @@ def caller_of(request: Request) -> Caller:
     given = request.headers.get("authorization", "")
     kind, _, token = given.partition(" ")
     cookie = request.cookies.get(COOKIE, "")
-    with room.database.reading() as session:
-        if given:
-            caller = caller_of_token(session, token.strip()) if kind.lower() == "bearer" else None
-        else:
+    if given:
+        caller = caller_of_token(room.database, token.strip()) if kind.lower() == "bearer" else None
+    else:
+        with room.database.reading() as session:
             caller = caller_of_cookie(session, cookie) if cookie else None
-        if caller is None:
+    if caller is None:
+        with room.database.reading() as session:
             raise _unknown(has_people(session))
-    if not given and request.method not in _SAFE:
+    if caller.scopes is not None:
+        _check_scope(request, caller.scopes)
+    elif request.method not in _SAFE:
         _check_same_page(request, caller)
     request.state.caller = caller
     return caller
@@ -68,6 +74,28 @@ def _unknown(people: bool) -> Refusal:
     refusal = unknown_caller()
     refusal.detail = {"accounts": people}
     return refusal
+
+
+def _check_scope(request: Request, scopes: tuple[str, ...]) -> None:
+    """Let a token do what it was made for, and never make or change tokens, accounts and passwords."""
+    needed = scope_of(request.method, request.url.path)
+    if needed not in scopes:
+        cure = f"It needs the scope {needed}: make one that has it." if needed else "Sign in with name and password."
+        raise Refusal(403, "not_for_this_token", f"This token may not do that. {cure}", needs=needed)
+
+
+def scope_of(method: str, path: str) -> str:
+    """Return the scope that a token needs for a request; "" where none is enough.
+
+    >>> scope_of("GET", "/api/v1/cases"), scope_of("POST", "/api/v1/cases"), scope_of("POST", "/api/v1/tokens")
+    ('read', 'upload', '')
+    """
+    kind, *rest = path.removeprefix("/api/v1/").rstrip("/").split("/")
+    if method in _SAFE or kind == "survival":  # which only answers
+        return READ
+    if kind == "cases" and (rest[1:] == ["images"] or (method in ("POST", "PATCH") and len(rest) < 2)):
+        return UPLOAD
+    return REVIEW if kind in ("cases", "cells", "images") else ""
 
 
 def _check_same_page(request: Request, caller: Caller) -> None:
@@ -91,7 +119,17 @@ def _at_least(caller: Caller, role: str) -> Caller:
     return caller
 
 
+_IF_MATCH = Header(description="The etag of what you saw and want to change, in quotation marks.", max_length=500)
+
+
+async def seen_of(if_match: Annotated[str | None, _IF_MATCH] = None) -> Seen:
+    """Return which states the caller has seen; "*", whatever it may be, is not one."""
+    given = (each.strip().removeprefix("W/").strip('"') for each in (if_match or "").split(","))
+    return Seen(frozenset(given) - {"", "*"})
+
+
 TheRoom = Annotated[Room, Depends(room_of)]
+Saw = Annotated[Seen, Depends(seen_of)]
 Me = Annotated[Caller, Depends(caller_of)]
 Reviewer = Annotated[Caller, Depends(_reviewer)]
 Admin = Annotated[Caller, Depends(_admin)]
@@ -159,12 +197,18 @@ class Guard:
 
 
 def _limited(receive: Receive, *, most: int) -> Receive:
-    """Stop reading a body that grows past its limit, whatever its header promised."""
-    seen = 0
+    """Stop reading a body that grows past its limit, whatever its header promised, or that stops coming."""
+    seen, whole = 0, False
 
     async def limited() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, whole
+        try:
+            async with asyncio.timeout(None if whole else _BODY_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            text = f"Nothing more of the request came for {_BODY_SECONDS:.0f} seconds. Send it again."
+            raise Refusal(408, "too_slow", text) from None
+        whole = not message.get("more_body", False)
         seen += len(message.get("body", b""))
         if seen > most:
             raise too_large(f"The request is larger than the {most:,} bytes allowed. Send fewer files at a time.")
@@ -183,12 +227,13 @@ def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
 
 
 def _account_for(scope: Scope, status: int, seconds: float) -> None:
-    """Count a request by its route, never by its address."""
+    """Count a request by its route, never by its address; whatever the caller makes up is "other"."""
+    method = scope["method"] if scope["method"] in _METHODS else "other"
     route, caller = getattr(scope.get("route"), "path", "unknown"), scope.get("state", {}).get("caller")
     room: Room = scope["app"].state.room
-    room.measures.request(method=scope["method"], route=route, status=status, seconds=seconds)
+    room.measures.request(method=method, route=route, status=status, seconds=seconds)
     who = caller.account_id if caller else "-"
-    LOG.info("%s %s %d %.0f ms account %s", scope["method"], route, status, 1000 * seconds, who)
+    LOG.info("%s %s %d %.0f ms account %s", method, route, status, 1000 * seconds, who)
 
 
 def address_of(request: Request) -> str:

@@ -16,12 +16,14 @@ class Limits(Settings):
 
     upload_bytes: int = Field(2048 * MIB, ge=1)
     """Of one request, whatever it holds."""
-    file_bytes: int = Field(1024 * MIB, ge=1)
+    file_bytes: int = Field(512 * MIB, ge=1)
     """Of one file, and of all that a zip unpacks to."""
     files: int = Field(5000, ge=1)
     """In one request, those inside zips counted one by one."""
     pixels: int = Field(100_000_000, ge=1)
     """Of one picture that is not a slide."""
+    seconds: float = Field(900, gt=0)
+    """Of one request, from the first file to the last."""
     json_bytes: int = Field(MIB, ge=1)
     """Of a request that is not an upload."""
 
@@ -51,6 +53,8 @@ class Serving(Settings):
     """How long a worker may be silent before its work is given to another."""
     work: bool = True
     """Analyse in this process; False: leave the queue to other processes."""
+    apart: bool = False
+    """Analyse in a process of its own, as `leukoscope serve` does, so that people are answered meanwhile."""
     limits: Limits = Limits()
 
     @property

@@ -4,6 +4,8 @@ import contextlib
 import io
 import os
 import secrets
+import stat
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -17,10 +19,30 @@ from ..config import Prepare
 from ..errors import DataError, ImageError
 from ..files import write_whole
 from ..images.crop import prepare_crop
-from ..images.read import RGB, read_image
+from ..images.read import read_image
 from .refusals import Refusal
 
 _SYNCS = 16
+
+
+FOLDER_MODE, FILE_MODE = 0o700, 0o600
+"""The folder of a room holds names of patients: nobody else on the machine may read it."""
+
+
+def make_private(data: Path) -> bool:
+    """Make the folder of a room, or close one that others may read; return whether it had to be closed.
+
+    Raises:
+        OSError: it belongs to somebody else.
+    """
+    data.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    if os.name == "nt" or not stat.S_IMODE(data.stat().st_mode) & 0o077:
+        return False
+    had_something = any(data.iterdir())
+    for path in (data, *data.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
+    return had_something
 
 
 class Pictures:
@@ -28,8 +50,8 @@ class Pictures:
 
     def __init__(self, data: Path) -> None:
         self._store, self._drawn = data / "pictures", data / "drawn"
-        self._store.mkdir(parents=True, exist_ok=True)
-        self._drawn.mkdir(parents=True, exist_ok=True)
+        for folder in (self._store, self._drawn):
+            folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
 
     def add(self, content: bytes) -> str:
         """Store one picture and return its digest."""
@@ -89,16 +111,20 @@ class Pictures:
             return path.read_bytes()
         except FileNotFoundError:
             content = draw()
-        with contextlib.suppress(OSError), write_whole(path) as beside:  # a full disk must not hide the picture
-            beside.write_bytes(content)
+        with contextlib.suppress(OSError):  # a full disk must not hide the picture
+            path.parent.mkdir(exist_ok=True, mode=FOLDER_MODE)
+            with write_whole(path) as beside:
+                beside.chmod(FILE_MODE)
+                beside.write_bytes(content)
         return content
 
 
 def _write_beside(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True, mode=FOLDER_MODE)
     beside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
-        beside.write_bytes(content)
+        with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE), "wb") as file:
+            file.write(content)
     except OSError:
         beside.unlink(missing_ok=True)
         raise
@@ -127,11 +153,14 @@ def thumbnail(path: Path, *, side: int) -> bytes:
 
 
 def region(path: Path, *, side: int, box: tuple[int, int, int, int] | None) -> bytes:
-    """Return a picture, or the box (left, top, width, height) of it, as JPEG of at most `side` pixels a side."""
+    """Return a picture, or what lies in it of a box (left, top, width, height), as JPEG of at most `side` pixels."""
     image = open_stored(path)
     if box:
         left, top, width, height = box
-        image = image.crop((left, top, left + width, top + height))
+        part = (max(0, left), max(0, top), min(image.width, left + width), min(image.height, top + height))
+        if part[0] >= part[2] or part[1] >= part[3]:
+            raise Refusal(422, "outside", f"box lies outside the image of {image.width}x{image.height} pixels.")
+        image = image.crop(part)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return jpeg(image)
 
@@ -169,8 +198,10 @@ def open_stored(path: Path) -> Image.Image:
         Refusal: it is damaged.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size was checked when it was stored
+            with Image.open(path) as image:
+                return image.convert("RGB")
     except FileNotFoundError:
         raise Refusal(404, "not_found", "This picture is missing from the store. Restore it from a backup.") from None
     except (OSError, ValueError, SyntaxError):
@@ -182,8 +213,3 @@ def jpeg(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()
-
-
-def pixels(path: Path) -> RGB:
-    """Return a picture of the store as uint8 (height, width, 3)."""
-    return np.asarray(open_stored(path))

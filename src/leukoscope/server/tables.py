@@ -17,6 +17,9 @@ NOT_A_CELL, REMOVED = "not_a_cell", "removed"
 READER, REVIEWER, ADMIN = "reader", "reviewer", "admin"
 ROLES = (READER, REVIEWER, ADMIN)
 """Each may do what those before it may."""
+READ, UPLOAD, REVIEW = "read", "upload", "review"
+SCOPES = (READ, UPLOAD, REVIEW)
+"""What a token may do: look; make cases and send images; say what cells are, mend outlines, sign off, delete."""
 OPEN, SIGNED = "open", "signed"
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 CROP, FIELD, SLIDE, DICOM = "crop", "field", "slide", "dicom"
@@ -91,8 +94,12 @@ class Token(Table):
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
     name: Mapped[str] = mapped_column(String(200))
     digest: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[Any]] = mapped_column(default=list)
+    """What it may do, of SCOPES; what its account may not do, it may not do either."""
     created: Mapped[str] = mapped_column(default=now)
     expires: Mapped[str]
+    last_used: Mapped[str | None]
+    """Known to the minute."""
 
 
 class Case(Table):
@@ -113,6 +120,8 @@ class Case(Table):
     images_made: Mapped[int] = mapped_column(default=0)
     cells_made: Mapped[int] = mapped_column(default=0)
     """The next cell gets one more as its number."""
+    version: Mapped[int] = mapped_column(default=1)
+    """One more with each change of the case or of anything in it: whoever signs it off names the one they saw."""
 
 
 class Picture(Table):
@@ -156,7 +165,7 @@ class Cell(Table):
     origin: Mapped[str] = mapped_column(String(20), default="model")
     """model or reader: who has drawn it."""
     version: Mapped[int] = mapped_column(default=1)
-    """One more each time that it is drawn anew."""
+    """One more each time that it is redrawn, removed or brought back: a review names the one that was seen."""
     removed: Mapped[bool] = mapped_column(default=False)
     prediction_id: Mapped[int | None] = mapped_column(Key)
     """The prediction that stands, and below what it said."""

@@ -1,27 +1,34 @@
-"""From what is sent to stored images: zips opened in memory, every picture proven and stripped, the rest refused.
+"""From what is sent to stored images: zips opened in memory, every picture decoded and written anew.
 
 No name that a user gives becomes a path, and nothing is unpacked onto the disk.
 """
 
-import io
+import struct
+import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
-from ..errors import ImageError, MissingExtraError
-from .decoding import TIFF, dicom_pixels, size_of, stripped, suffix_of, tiff_pixels
+from ..errors import ImageError
+from .decoding import Taken, suffix_of
 from .refusals import too_large
+from .sandbox import Sandbox
 from .settings import Limits
 from .store import Pictures
 
+Read = Callable[[], bytes]
 _AT_ONCE = 25  # pictures stored together
 _RATIO = 200  # times that a part of a zip may unpack; above it is a bomb. Black around a cell reaches about 100.
 _MEMBER_BYTES = 1 << 20  # below this the ratio means nothing
 _NOT_PICTURES = (".csv", ".txt", ".json", ".ds_store", ".xml", ".db", ".ini")
 _IN_PARTS = "Send it in parts, or predict a whole slide on the command line (leukoscope predict SLIDE)."
 _NAME = 300  # characters of a name that are kept
+_GROUP_BYTES = 64 << 20  # of pictures stored together
+_LISTING_BYTES = 4 << 20  # of a zip's list of its files: thousands of long names
+_END = struct.Struct("<4s4H2LH")  # the record at the end of a zip
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,11 @@ class Unusable:
 
     name: str
     error: str
+    bytes: int = 0
 
 
 def take_in(
-    sent: Iterable[Sent], pictures: Pictures, *, kind: str, um_per_px: float | None, limits: Limits
+    sent: Iterable[Sent], pictures: Pictures, sandbox: Sandbox, *, kind: str, um_per_px: float | None, limits: Limits
 ) -> Iterator[list[Stored | Unusable]]:  # fmt: skip
     """Yield what became of the files, some at a time, each group stored for good when it is yielded.
 
@@ -64,42 +72,49 @@ def take_in(
         OSError: the disk is full.
     """
     group: list[_Ready | Unusable] = []
-    for number, (name, content) in enumerate(_files(sent, limits), start=1):
+    until = time.monotonic() + limits.seconds
+    for number, (name, read) in enumerate(_files(sent, limits), start=1):
         if number > limits.files:
             raise too_large(f"There are more than the {limits.files:,} files allowed at a time. Send fewer.")
-        group.append(_ready(name, content, kind=kind, um_per_px=um_per_px, limits=limits))
-        if len(group) == _AT_ONCE:
+        wanted = read if time.monotonic() < until else _TOO_LATE
+        group.append(_ready(name, wanted, sandbox, kind=kind, um_per_px=um_per_px, limits=limits))
+        if len(group) == _AT_ONCE or sum(each.bytes for each in group) > _GROUP_BYTES:
             yield _stored(group, pictures)
             group = []
     if group:
         yield _stored(group, pictures)
 
 
+_TOO_LATE = "came after the time that one request may take. Send it again, with fewer files at a time."
+
+
 @dataclass(frozen=True)
 class _Ready:
-    """A picture that is proven and stripped."""
+    """A picture whose pixels are known."""
 
     name: str
-    content: bytes
-    kind: str
-    size: tuple[int, int]
-    um_per_px: float | None
-    identity: bytes = b""
+    taken: Taken
+
+    @property
+    def bytes(self) -> int:
+        """How much memory it takes until it is stored."""
+        return len(self.taken.picture)
 
 
 def _stored(group: "list[_Ready | Unusable]", pictures: Pictures) -> list[Stored | Unusable]:
     ready = [each for each in group if isinstance(each, _Ready)]
-    digests = iter(pictures.add_all([each.content for each in ready]))
+    digests = iter(pictures.add_all([each.taken.picture for each in ready]))
     return [_store(each, next(digests), pictures) if isinstance(each, _Ready) else each for each in group]
 
 
 def _store(ready: _Ready, digest: str, pictures: Pictures) -> Stored:
-    identity = pictures.add(ready.identity) if ready.identity else ""
-    return Stored(ready.name, digest, ready.kind, *ready.size, ready.um_per_px, identity)
+    taken = ready.taken
+    identity = pictures.add(taken.identity) if taken.identity else ""
+    return Stored(ready.name, digest, taken.kind, taken.width, taken.height, taken.um_per_px, identity)
 
 
-def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, bytes | str]]:
-    """Yield (name, content) of every file, those inside zips too; an error's sentence instead of content."""
+def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, Read | str]]:
+    """Yield every file, those inside zips too: its name, and how to read it or why it is not taken."""
     for each in sent:
         name = shown(each.name)
         if each.size > limits.file_bytes:
@@ -109,36 +124,75 @@ def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, bytes | 
         elif zipfile.is_zipfile(each.file):
             yield from _unzipped(name, each.file, limits)
         else:
-            each.file.seek(0)
-            yield name, each.file.read()
+            yield name, partial(_whole, each.file)
 
 
-def _unzipped(name: str, file: BinaryIO, limits: Limits) -> Iterator[tuple[str, bytes | str]]:
+def _whole(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _unzipped(name: str, file: BinaryIO, limits: Limits) -> Iterator[tuple[str, Read | str]]:
     """Yield the pictures of a zip, read in memory one after the other; what a header promises is not believed."""
     left = limits.file_bytes
     try:
+        if _listing_bytes(file) > _LISTING_BYTES:
+            yield name, f"holds far more than the {limits.files:,} files allowed. Split it."
+            return
         with zipfile.ZipFile(file) as archive:
             members = [each for each in archive.infolist() if not each.is_dir() and not _hidden(each.filename)]
             if len(members) > limits.files:
                 yield name, f"holds {len(members):,} files, more than the {limits.files:,} allowed. Split it."
                 return
             for member in members:
-                content = _member(archive, member, most=left)
-                left -= len(content) if isinstance(content, bytes) else 0
-                yield shown(member.filename), content
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError):
+                budget = _Budget(left, left)
+                yield shown(member.filename), _member(archive, member, budget)
+                left = budget.left
+    except _DAMAGED:
         yield name, "is a damaged zip. Make it again."
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, most: int) -> bytes | str:
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RecursionError)
+
+
+def _listing_bytes(file: BinaryIO) -> int:
+    """Return how long the list of files in a zip is: the list is read at once, before anything can be counted."""
+    file.seek(0, 2)
+    size = file.tell()
+    file.seek(max(0, size - (1 << 16) - _END.size))
+    tail = file.read()
+    place = tail.rfind(b"PK\5\6")
+    if place < 0 or place + _END.size > len(tail):
+        raise zipfile.BadZipFile("no end")
+    return int(_END.unpack_from(tail, place)[5])  # 4 GiB where a larger format says it elsewhere
+
+
+@dataclass
+class _Budget:
+    """What a zip may still unpack to, before and after one of its files."""
+
+    most: int
+    left: int
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Read | str:
     if member.flag_bits & 1:
         return "is encrypted. Send it without a password."
     if member.file_size > _MEMBER_BYTES and member.file_size > _RATIO * max(1, member.compress_size):
         return "unpacks to far more than a picture does, as zip bombs do. Send the picture itself."
-    with archive.open(member) as file:
-        content = file.read(most + 1)
+    return partial(_unpacked, archive, member, budget)
+
+
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> bytes:
+    most = budget.most
+    try:
+        with archive.open(member) as file:
+            content = file.read(most + 1)
+    except _DAMAGED:
+        raise ImageError("is damaged inside its zip. Make the zip again.") from None
     if len(content) > most:
-        return f"and those before it unpack to more than the {most:,} bytes left for one zip. Split it."
+        raise ImageError(f"and those before it unpack to more than the {most:,} bytes left for one zip. Split it.")
+    budget.left = most - len(content)
     return content
 
 
@@ -150,41 +204,18 @@ def _hidden(name: str) -> bool:
 
 
 def _ready(
-    name: str, content: bytes | str, *, kind: str, um_per_px: float | None, limits: Limits
+    name: str, read: Read | str, sandbox: Sandbox, *, kind: str, um_per_px: float | None, limits: Limits
 ) -> _Ready | Unusable:  # fmt: skip
-    if isinstance(content, str):
-        return Unusable(name, _sentence(content))
-    if suffix_of(name) in _NOT_PICTURES:
+    if isinstance(read, str):
+        return Unusable(name, _sentence(read))
+    suffix = suffix_of(name)
+    if suffix in _NOT_PICTURES:
         return Unusable(name, "This is no picture. Send images, DICOM files or zips of them.")
     try:
-        if content[128:132] == b"DICM":
-            return _dicom(name, content, um_per_px=um_per_px, limits=limits)
-        if content.startswith(TIFF):
-            return _tiff(name, content, kind=kind, um_per_px=um_per_px, limits=limits)
-        size = size_of(content, most_pixels=limits.pixels)
-        scale = um_per_px or (_scale(content) if kind != "crop" else None)
-        return _Ready(name, stripped(content), kind, size, scale)
-    except (ImageError, MissingExtraError) as unusable:
+        how = {"suffix": suffix, "kind": kind, "um_per_px": um_per_px, "most_pixels": limits.pixels}
+        return _Ready(name, sandbox.take(read, **how))
+    except ImageError as unusable:
         return Unusable(name, _sentence(str(unusable)))
-
-
-def _scale(content: bytes) -> float | None:
-    """Return the micrometres per pixel that a file states, read before its metadata are taken away."""
-    try:
-        from ..fields.images import scale_in_file
-    except ModuleNotFoundError:  # without the extra `fields` there is no field to analyse either
-        return None
-    return scale_in_file(io.BytesIO(content))  # type: ignore[arg-type]
-
-
-def _dicom(name: str, content: bytes, *, um_per_px: float | None, limits: Limits) -> _Ready:
-    picture, header, size, scale = dicom_pixels(content, most_pixels=limits.pixels)
-    return _Ready(name, picture, "dicom", size, um_per_px or scale, header)
-
-
-def _tiff(name: str, content: bytes, *, kind: str, um_per_px: float | None, limits: Limits) -> _Ready:
-    picture, size, scale = tiff_pixels(content, suffix=suffix_of(name), most_pixels=limits.pixels)
-    return _Ready(name, picture, kind, size, um_per_px or scale)
 
 
 def shown(name: str) -> str:

@@ -1,7 +1,15 @@
-"""The worker: takes images from the queue, asks the model, stores what it says, in one thread beside the server."""
+"""The worker: takes images from the queue, asks the model, stores what it says.
 
+It runs in a process of its own, so that people who read are answered while images are analysed, and so that a picture
+at which the program dies takes no answer with it. Tests and `--no-work` rooms may run it in a thread.
+"""
+
+import contextlib
 import itertools
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -49,15 +57,16 @@ class Worker:
 
     def __init__(
         self, database: Database, pictures: Pictures, log: AuditLog, predictor: Predictor, *, point: str,
-        lease_seconds: float, counted: Callable[[int], None] = lambda cells: None,
+        lease_seconds: float, counted: Callable[[int], None] = lambda cells: None, apart: str = "",
     ) -> None:  # fmt: skip
         self._database, self._pictures, self._log, self._predictor = database, pictures, log, predictor
         self._point, self._seconds, self._counted = point, lease_seconds, counted
         self._owner, self._asked = queue.owner_name(), itertools.count(1)
         self._work, self._end = threading.Event(), threading.Event()
-        self._done = threading.Condition()
         self._broke = False
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._run, self._renew)]
+        self._apart = _Apart(apart, self._tell) if apart else None
+        work = (self._apart.run,) if self._apart else (self._run, self._renew)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in work]
 
     def start(self) -> None:
         """Begin, taking over what dead processes of this machine had leased."""
@@ -68,7 +77,10 @@ class Worker:
         """End after the answers that are under way, and hand the rest back to the queue."""
         self._end.set()
         self._work.set()
-        self._threads[0].join(seconds)
+        if self._apart:
+            self._apart.stop(seconds)
+        if self.alive:
+            self._threads[0].join(seconds)
 
     @property
     def alive(self) -> bool:
@@ -78,14 +90,8 @@ class Worker:
     def wake(self) -> None:
         """Say that there is something in the queue."""
         self._work.set()
-
-    def wait_for(self, finished: Callable[[], bool], *, seconds: float) -> bool:
-        """Wait until something that the worker brings about is there; return whether it came in time."""
-        until = time.monotonic() + seconds
-        with self._done:
-            while not (there := finished()) and (left := until - time.monotonic()) > 0:
-                self._done.wait(min(left, 0.5))
-        return there
+        if self._apart:
+            self._apart.wake()
 
     def at_once(self, stored: Stored, queue_it: Callable[[str], list[Task]]) -> tuple[list[Task], bool]:
         """Look at a picture for somebody who waits, while `queue_it` queues it as leased by the name that it is given.
@@ -100,7 +106,7 @@ class Worker:
         tasks = queued.result()
         if opinion is not None:
             return tasks, self._store([(task, opinion) for task in tasks], owner) == len(tasks)
-        with self._database.writing() as session:
+        with self._database.writing(bulk=True) as session:
             queue.hand_back(session, owner, counts=False)
         self.wake()
         return tasks, False
@@ -136,7 +142,7 @@ class Worker:
 
     def _take_over(self) -> None:
         """Queue again what was leased here before trouble came, and what dead processes left behind."""
-        with self._database.writing() as session:
+        with self._database.writing(bulk=True) as session:
             queue.hand_back(session, self._owner, counts=self._broke)
             queue.free_the_dead(session)
         self._broke = False
@@ -144,7 +150,7 @@ class Worker:
     def _renew(self) -> None:
         while not self._end.wait(self._seconds / 3) and self.alive:
             try:
-                with self._database.writing() as session:
+                with self._database.writing(bulk=True) as session:
                     queue.renew(session, self._owner, seconds=self._seconds)
             except SQLAlchemyError as trouble:
                 LOG.warning("lease not renewed: %s", type(trouble).__name__)
@@ -182,7 +188,7 @@ class Worker:
         """Yield jobs until none is left, or one that must be alone; the rest waits for the next round."""
         tasks: list[Task] = []
         while not self._end.is_set() and len(fields) < _FIRST:
-            with self._database.writing() as session:
+            with self._database.writing(bulk=True) as session:
                 begun = bool(tasks)
                 tasks = queue.lease(session, self._owner, most=_AT_ONCE, seconds=self._seconds, young=begun)
             yield from tasks
@@ -260,9 +266,8 @@ class Worker:
     @contextmanager
     def _booking(self, tasks: list[Task]) -> Iterator[Session]:
         """Yield a session in which jobs may be finished."""
-        with self._database.writing() as session:
-            if not self._database.embedded:  # SQLite has one writer at a time anyway
-                queue.hold_cases(session, tasks)
+        with self._database.writing(bulk=True) as session:
+            queue.lock_cases(session, tasks)
             yield session
 
     def _note(self, session: Session, case_id: int, *, cells: int) -> None:
@@ -271,11 +276,94 @@ class Worker:
 
     def _tell(self, cells: int) -> None:
         self._counted(cells)
-        with self._done:
-            self._done.notify_all()
+
+
+class _Apart:
+    """The process that works; it is started anew when it dies, and ends with the server, however that ends."""
+
+    def __init__(self, settings: str, tell: Callable[[int], None]) -> None:
+        self._settings, self._tell = settings, tell
+        self._process: subprocess.Popen[str] | None = None
+        self._end = threading.Event()
+
+    def run(self) -> None:
+        """Keep a process at work until `stop`."""
+        while not self._end.is_set():
+            try:
+                self._work()
+            except OSError as trouble:
+                LOG.warning("analysis does not start: %s", type(trouble).__name__)
+            if not self._end.is_set():
+                LOG.warning("the process that analyses has ended; it is started again")
+                self._end.wait(_AFTER_TROUBLE_SECONDS)
+
+    def _work(self) -> None:
+        command = [sys.executable, "-m", __name__]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin
+        assert self._process.stdout
+        self._send(self._settings)
+        for line in self._process.stdout:  # until it ends
+            self._tell(int(line))
+        self._process.wait()
+
+    def wake(self) -> None:
+        """Say that there is something in the queue."""
+        self._send("")
+
+    def _send(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # a process that has just ended looks anyway
+            self._process.stdin.write(f"{line}\n")  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+
+    def stop(self, seconds: float) -> None:
+        """End the process after the answers that are under way."""
+        self._end.set()
+        if self._process is None:
+            return
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()  # type: ignore[union-attr]
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
 def said(unusable: LeukoscopeError, path: Path) -> str:
     """Return an error's sentence without the path in the store, which means nothing to a reader."""
     text = str(unusable).replace(str(path), "").replace(path.name, "").strip(" :")
     return text[:1].upper() + text[1:]
+
+
+_NICE = 10  # people who read go first
+
+
+def main() -> None:
+    """Work on the queue of the room whose settings come on standard input; every line after them says to look.
+
+    How many cells were analysed goes out, a line each time. The process ends with its input.
+    """
+    import signal
+
+    from .room import open_room
+    from .settings import Serving
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server says when to end
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(_NICE)
+    settings = Serving.model_validate_json(sys.stdin.readline())
+    room = open_room(settings.model_copy(update={"apart": False}), counted=_say)
+    room.worker.start()
+    for _ in sys.stdin:
+        room.worker.wake()
+    room.close()
+
+
+def _say(cells: int) -> None:
+    sys.stdout.write(f"{cells}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    main()

@@ -4,39 +4,46 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, model_validator
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from ...errors import DataError, UsageError
 from ..accounts import (
+    LOCAL,
+    LONGEST_TOKEN_DAYS,
+    TOKEN_DAYS,
     Caller,
-    account_with_password,
     add_account,
     add_token,
     caller_of_cookie,
     close_sessions,
     deactivate,
     digest_of,
+    fits,
     hash_password,
-    local_account,
     open_session,
+    revoke,
+    tokens_of,
 )
 from ..audit_log import Who
-from ..refusals import Refusal, not_found
+from ..refusals import Refusal, again, not_found
 from ..room import Room
 from ..security import COOKIE, Admin, Me, TheRoom, address_of, secure_cookies
-from ..tables import Account, Entry, Laboratory, Login, Token, now
+from ..tables import ADMIN, Account, Entry, Laboratory, Login, Token
 from .words import LARGEST, Answer, Body, Id, Name, Password, Word
 
 router = APIRouter(tags=["accounts"])
 Role = Literal["reader", "reviewer", "admin"]
+Scope = Literal["read", "upload", "review"]
 
 
 class NewToken(Body):
     """An API token to make."""
 
     name: Name
-    days: Annotated[int, Field(ge=1, le=3650)] = 365
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3)] = ("read",)
+    """What it may do: look; make cases and send images; review, redraw, sign off and delete."""
+    days: Annotated[int, Field(ge=1, le=LONGEST_TOKEN_DAYS)] = TOKEN_DAYS
 
 
 class NewAccount(Body):
@@ -65,27 +72,34 @@ def who(me: Caller) -> Who:
 def tokens(me: Me, room: TheRoom) -> Answer:
     """List the caller's own API tokens."""
     with room.database.reading() as session:
-        query = select(Token).where(Token.account_id == me.account_id, Token.expires > now()).order_by(Token.id)
-        rows = session.scalars(query)
-        listed = [{"id": row.id, "name": row.name, "created": row.created, "expires": row.expires} for row in rows]
-    return {"tokens": listed}
+        return {"tokens": [_described_token(row) for row in tokens_of(session, me.account_id)]}
+
+
+def _described_token(token: Token) -> Answer:
+    return {
+        "id": token.id, "name": token.name, "scopes": token.scopes, "created": token.created,
+        "expires": token.expires, "last_used": token.last_used,
+    }  # fmt: skip
 
 
 @router.post("/tokens", status_code=201)
 def make_token(me: Me, room: TheRoom, new: NewToken) -> Answer:
     """Make an API token for the caller; it is shown this once."""
     with room.database.writing() as session:
-        token, text = add_token(session, me.account_id, name=new.name, days=new.days)
-        room.log.add(session, who(me), "made token", kind="token", item=token.id)
-    return {"id": token.id, "name": token.name, "token": text, "expires": token.expires}
+        token, text = add_token(session, me.account_id, name=new.name, scopes=new.scopes, days=new.days)
+        detail = {"scopes": token.scopes, "days": new.days}
+        room.log.add(session, who(me), "made token", kind="token", item=token.id, **detail)
+    return _described_token(token) | {"token": text}
 
 
 @router.delete("/tokens/{token_id}")
 def end_token(me: Me, room: TheRoom, token_id: Id) -> Answer:
-    """End one of the caller's API tokens."""
+    """End one of the caller's API tokens; an admin ends those of the whole laboratory."""
     with room.database.writing() as session:
         token = session.get(Token, token_id)
-        if token is None or token.account_id != me.account_id:
+        owner = session.get(Account, token.account_id) if token else None
+        mine = owner is not None and owner.id == me.account_id
+        if token is None or owner is None or not (mine or (me.may(ADMIN) and owner.laboratory_id == me.laboratory_id)):
             raise not_found("token", token_id)
         session.delete(token)
         room.log.add(session, who(me), "ended token", kind="token", item=token_id)
@@ -97,7 +111,12 @@ def accounts(me: Admin, room: TheRoom) -> Answer:
     """List the accounts of the caller's laboratory."""
     with room.database.reading() as session:
         query = select(Account, Laboratory.name).join(Laboratory).where(Account.laboratory_id == me.laboratory_id)
-        return {"accounts": [_described(*row) for row in session.execute(query.order_by(Account.id))]}
+        return {
+            "accounts": [
+                _described(*row) | {"tokens": [_described_token(token) for token in tokens_of(session, row[0].id)]}
+                for row in session.execute(query.order_by(Account.id)).all()
+            ]
+        }
 
 
 @router.post("/accounts", status_code=201)
@@ -106,7 +125,6 @@ def make_account(me: Admin, room: TheRoom, new: NewAccount) -> Answer:
     if new.laboratory not in (None, me.laboratory):
         text = f"Your accounts belong to {me.laboratory}. Make others with leukoscope accounts add on the server."
         raise Refusal(403, "other_laboratory", text)
-    hash_password(new.password)  # refused before anything is locked
     with room.database.writing() as session:
         try:
             made = add_account(session, new.name, role=new.role, laboratory=me.laboratory, password=new.password)
@@ -117,8 +135,8 @@ def make_account(me: Admin, room: TheRoom, new: NewAccount) -> Answer:
 
 
 @router.patch("/accounts/{account_id}")
-def change_account(me: Admin, room: TheRoom, account_id: Id, change: Change) -> Answer:
-    """Change role, password or the right to enter of an account; its sessions end."""
+def change_account(me: Admin, room: TheRoom, request: Request, account_id: Id, change: Change) -> Answer:
+    """Change role, password or the right to enter of an account; its sessions end, with the password its tokens too."""
     hashed = hash_password(change.password) if change.password else None
     with room.database.writing() as session:
         account = session.get(Account, account_id)
@@ -129,17 +147,20 @@ def change_account(me: Admin, room: TheRoom, account_id: Id, change: Change) -> 
         account.role, account.password = change.role or account.role, hashed or account.password
         if change.active is not None:
             account.active = change.active
-        _end_sessions(session, account, me)
+        _end_sessions(session, account, me, request, all_=hashed is not None)
         fields = sorted(change.model_dump(exclude_none=True))
         room.log.add(session, who(me), "changed account", kind="account", item=account.id, fields=fields)
     return _described(account, me.laboratory)
 
 
-def _end_sessions(session: Session, account: Account, me: Caller) -> None:
+def _end_sessions(session: Session, account: Account, me: Caller, request: Request, *, all_: bool) -> None:
+    own = request.cookies.get(COOKIE, "") if account.id == me.account_id else ""
     if not account.active:
         deactivate(session, account.id)
-    elif account.id != me.account_id:
-        close_sessions(session, account.id)
+    elif all_:
+        revoke(session, account.id, keep=own)
+    else:
+        close_sessions(session, account.id, keep=own)
 
 
 def _described(account: Account, laboratory: str) -> Answer:
@@ -191,23 +212,31 @@ class SignIn(Body):
         return self
 
 
+class NewPassword(Body):
+    """One's own password, and what it is to be."""
+
+    password: Password
+    new: Password
+
+
 @sessions.post("")
 def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) -> Answer:
     """Sign in with the one-time token of the start or with name and password; sets the cookie."""
-    keys = (f"address {address_of(request)}", *([f"name {entry.name}"] if entry.name else []))
-    with room.database.reading() as session:
-        room.attempts.check(session, *keys)
-    hours = room.settings.session_hours
+    hours, guess = room.settings.session_hours, {"name": entry.name or "", "address": address_of(request)}
+    room.attempts.begin(room.database, **guess)
+    found = _entering(entry, room)  # slow, so outside every transaction
     with room.database.writing() as session:
-        account = _entering(entry, room)
-        if account is None:
-            room.attempts.failed(session, *keys)
+        account = session.get(Account, found.id) if found else None
+        right = found is not None and account is not None and account.active and account.password == found.password
+        if account is None or not right:
             room.log.add(session, Who("nobody"), "sign-in failed", kind="session")
+            caller = None
         else:
+            room.attempts.right(session, **guess)
             cookie, csrf = open_session(session, account, hours=hours)
             room.log.add(session, Who(account.name, account.laboratory_id), "signed in", kind="session")
             caller = caller_of_cookie(session, cookie)
-    if account is None or caller is None:
+    if caller is None:
         raise _wrong(entry)
     response.set_cookie(
         COOKIE, cookie, max_age=int(hours * 3600), httponly=True, samesite="strict", path="/",
@@ -217,11 +246,33 @@ def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) 
 
 
 def _entering(entry: SignIn, room: Room) -> Account | None:
+    """Return whose password or token this is; a name that nobody has takes as long as one that somebody has."""
     with room.database.reading() as session:
         if entry.token:
-            fits = room.token is not None and room.token.take(entry.token)
-            return local_account(session) if fits else None
-        return account_with_password(session, entry.name or "", entry.password or "")
+            right = room.token is not None and room.token.take(entry.token)
+            return session.scalar(select(Account).where(Account.name == LOCAL)) if right else None
+        account = session.scalar(select(Account).where(Account.name == entry.name, Account.active))
+    return account if fits(account.password if account else "", entry.password or "") else None
+
+
+@sessions.put("/password")
+def change_password(me: Me, room: TheRoom, request: Request, change: NewPassword) -> Answer:
+    """Change one's own password; every other session and every API token of the account ends."""
+    guess = {"name": me.name, "address": address_of(request)}
+    room.attempts.begin(room.database, **guess)
+    with room.database.reading() as session:
+        before = session.get_one(Account, me.account_id).password
+    if not fits(before, change.password):
+        raise Refusal(403, "wrong_password", "The old password is wrong. Try again, or ask an admin for a new one.")
+    hashed = hash_password(change.new, about=(me.name, me.laboratory))
+    with room.database.writing() as session:
+        changed = update(Account).where(Account.id == me.account_id, Account.password == before)
+        if session.execute(changed.values(password=hashed)).rowcount != 1:  # type: ignore[attr-defined]
+            raise again()
+        room.attempts.right(session, **guess)
+        revoke(session, me.account_id, keep=request.cookies.get(COOKIE, ""))
+        room.log.add(session, who(me), "changed password", kind="account", item=me.account_id)
+    return {"changed": True}
 
 
 def _wrong(entry: SignIn) -> Refusal:
@@ -250,5 +301,8 @@ def sign_out(me: Me, request: Request, response: Response, room: TheRoom) -> Ans
 
 
 def _described_caller(caller: Caller, csrf: str) -> Answer:
-    account = {"id": caller.account_id, "name": caller.name, "role": caller.role, "laboratory": caller.laboratory}
+    account = {
+        "id": caller.account_id, "name": caller.name, "role": caller.role, "laboratory": caller.laboratory,
+        "password": caller.name != LOCAL,
+    }  # fmt: skip
     return {"account": account, "csrf": csrf}

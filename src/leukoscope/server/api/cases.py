@@ -8,11 +8,12 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from .. import cases as shown
+from ..accounts import Caller
 from ..audit_log import take_turn
 from ..exports import Exporter
-from ..refusals import Refusal
+from ..refusals import Refusal, Seen
 from ..room import Room
-from ..security import Me, Reviewer, TheRoom
+from ..security import Me, Reviewer, Saw, TheRoom
 from ..summary import summary
 from ..tables import OPEN, SIGNED, Case, Cell, Picture, now
 from .accounts import who
@@ -63,17 +64,19 @@ def make_case(me: Me, room: TheRoom, new: NewCase) -> Answer:
 
 
 @router.get("/{case_id}")
-def one_case(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def one_case(me: Me, room: TheRoom, response: Response, case_id: Id) -> Answer:
     """Return a case, its sign-off, and what the caller may do with it now."""
     with room.database.reading() as session:
-        return shown.describe_case(session, me, shown.case_of(session, me, case_id))
+        found = shown.case_of(session, me, case_id)
+        response.headers["ETag"] = f'"{shown.etag_of_case(found)}"'
+        return shown.describe_case(session, me, found)
 
 
 @router.patch("/{case_id}")
 def change_case(me: Me, room: TheRoom, case_id: Id, change: CaseChange) -> Answer:
     """Change name or subject of an open case."""
     with room.database.writing() as session:
-        found = shown.case_of(session, me, case_id, to_change=True)
+        found = shown.lock_case(session, me, case_id)
         found.name = found.name if change.name is None else change.name
         found.subject = found.subject if change.subject is None else change.subject
         fields = sorted(change.model_dump(exclude_none=True))
@@ -82,15 +85,28 @@ def change_case(me: Me, room: TheRoom, case_id: Id, change: CaseChange) -> Answe
 
 
 @router.delete("/{case_id}")
-def delete_case(me: Reviewer, room: TheRoom, case_id: Id) -> Answer:
+def delete_case(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
     """Delete a case with all its images, predictions and reviews; the audit log keeps that it was there."""
     with room.database.writing() as session:
-        found = shown.case_of(session, me, case_id)
+        found = _seen_case(session, me, case_id, seen, signed=True)
         digests = _digests(session, case_id)
         session.execute(delete(Case).where(Case.id == found.id))
         room.log.add(session, who(me), "deleted", kind="case", item=case_id)
     sweep(room, digests)
     return {"deleted": case_id}
+
+
+def _seen_case(session: Session, me: Caller, case_id: int, seen: Seen, *, signed: bool = False) -> Case:
+    """Return a case to change, locked, if it is still as the caller saw it."""
+    found = shown.lock_case(session, me, case_id, signed=signed)
+    seen.check(shown.etag_of_case(found, before=True), lambda: _case_now(session, me, found))
+    return found
+
+
+def _case_now(session: Session, me: Caller, found: Case) -> dict[str, Any]:
+    """Return a case as it was before the change that is now refused."""
+    session.flush()
+    return {"case": shown.describe_case(session, me, found) | {"etag": shown.etag_of_case(found, before=True)}}
 
 
 def _digests(session: Session, case_id: int) -> set[str]:
@@ -134,22 +150,34 @@ def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 
 @router.post("/{case_id}/undo")
-def undo(me: Me, room: TheRoom, case_id: Id) -> Answer:
-    """Take back the caller's last review in this case; `cell` is null when there is none."""
+def undo(me: Me, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
+    """Take back the caller's last review in this case; `cell` is null when there is none.
+
+    If-Match names the case, or the cell whose review is to be taken back: what others read meanwhile is then no matter.
+    """
     with room.database.writing() as session:
-        shown.case_of(session, me, case_id, to_change=True)
-        cell = shown.undo(session, me, case_id)
-        if cell is None:
-            return {"cell": None}
-        room.log.add(session, who(me), "took back", kind="cell", item=cell.id)
-        return {"cell": shown.one_cell(session, cell.id)}
+        found = shown.lock_case(session, me, case_id)
+        last = shown.last_review(session, me, case_id)
+        cell = session.get_one(Cell, last.cell_id) if last else None
+        if last is None or cell is None:
+            return {"cell": None, "case_etag": shown.etag_of_case(found)}
+        if shown.etag_of_cell(cell) not in seen.etags:
+            seen.check(shown.etag_of_case(found, before=True), lambda: _undo_now(session, me, found, cell))
+        shown.undo(session, last)
+        room.log.add(session, who(me), "took back", kind="cell", item=cell.id, review=last.id)
+        return {"cell": shown.one_cell(session, cell.id), "case_etag": shown.etag_of_case(found)}
+
+
+def _undo_now(session: Session, me: Caller, found: Case, cell: Cell) -> dict[str, Any]:
+    """Return the case as it is, and the cell whose review would be taken back."""
+    return _case_now(session, me, found) | {"cell": shown.one_cell(session, cell.id)}
 
 
 @router.post("/{case_id}/sign-off")
-def sign_off(me: Reviewer, room: TheRoom, case_id: Id, said: SignOff | None = None) -> Answer:
-    """Sign a case off: from then on nothing of it can be changed."""
+def sign_off(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw, said: SignOff | None = None) -> Answer:
+    """Sign a case off as the caller saw it: from then on nothing of it can be changed."""
     with room.database.writing() as session:
-        found = shown.case_of(session, me, case_id, to_change=True)
+        found = _seen_case(session, me, case_id, seen)
         if not shown.progress(session, case_id)["finished"]:
             raise Refusal(409, "unfinished", f"Case {case_id} is still being analysed. Wait until that is done.")
         found.state, found.note = SIGNED, said.note if said else ""
@@ -160,12 +188,13 @@ def sign_off(me: Reviewer, room: TheRoom, case_id: Id, said: SignOff | None = No
 
 
 @router.delete("/{case_id}/sign-off")
-def reopen(me: Reviewer, room: TheRoom, case_id: Id) -> Answer:
+def reopen(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
     """Open a signed case again."""
     with room.database.writing() as session:
-        found = shown.case_of(session, me, case_id)
+        found = shown.lock_case(session, me, case_id, signed=True)
         if found.state != SIGNED:
             raise Refusal(409, "open", f"Case {case_id} is open already.")
+        seen.check(shown.etag_of_case(found, before=True), lambda: _case_now(session, me, found))
         found.state, found.signed_by, found.signed = OPEN, None, None
         room.log.add(session, who(me), "opened again", kind="case", item=case_id)
         return shown.describe_case(session, me, found)
@@ -186,7 +215,7 @@ def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
     """Return a case as table, for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip)."""
     with room.database.reading() as session:
         case = shown.case_of(session, me, case_id)
-        exporter = Exporter(session, room.pictures, room.predictor.manifest, room.settings.point, me)
+        exporter = Exporter(session, room.pictures, room.sandbox, room.predictor.manifest, room.settings.point, me)
         made = exporter.make(case, kind)
     with room.database.writing() as session:
         room.log.add(session, who(me), "exported", kind="case", item=case_id, format=kind)

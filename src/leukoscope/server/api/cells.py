@@ -16,8 +16,8 @@ from .. import store
 from ..analysis import cell_of_outline, drawn_of, png, store_cells, store_predictions
 from ..refusals import Refusal, bad_request, not_found
 from ..room import Room
-from ..security import Me, TheRoom
-from ..tables import NOT_A_CELL, REMOVED, Cell, Model, Picture, Prediction
+from ..security import Me, Saw, TheRoom
+from ..tables import NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
 from .accounts import who
 from .words import LARGEST, PICTURE, Answer, Body, Id, Name, Note, Outline, picture_answer
 
@@ -64,10 +64,11 @@ def list_cells(
 
 
 @router.get("/cells/{cell_id}")
-def one_cell(me: Me, room: TheRoom, cell_id: Id) -> Answer:
+def one_cell(me: Me, room: TheRoom, response: Response, cell_id: Id) -> Answer:
     """Return a cell with its outline."""
     with room.database.reading() as session:
-        shown.cell_of(session, me, cell_id)
+        found = shown.cell_of(session, me, cell_id)
+        response.headers["ETag"] = f'"{shown.etag_of_cell(found)}"'
         return shown.one_cell(session, cell_id)
 
 
@@ -79,7 +80,7 @@ def thumbnail(
     with room.database.reading() as session:
         digest = shown.digest_of_cell(session, me, cell_id)
     what = f"thumbnail-{side}"
-    draw = partial(store.thumbnail, room.pictures.path(digest), side=int(side))
+    draw = partial(room.sandbox.draw, "thumbnail", room.pictures.path(digest), side=int(side))
     return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
 
 
@@ -94,7 +95,8 @@ def crop(
     prepare = manifest.members[0].prepare
     what = f"crop-{side}-{said.bundle[:8] if said else ''}"
     path = room.pictures.path(cell.digest)
-    return picture_answer(request, cell.digest, what, lambda: store.crop_seen(path, prepare, side=side))
+    draw = partial(room.sandbox.draw, "crop_seen", path, prepare=prepare, side=side)
+    return picture_answer(request, cell.digest, what, draw)
 
 
 @router.get("/cells/{cell_id}/heat", **PICTURE)
@@ -120,16 +122,31 @@ def _said(session: Session, room: Room, cell: Cell) -> tuple[Prediction | None, 
 
 
 @router.post("/cells/{cell_id}/reviews", status_code=201)
-def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview) -> Answer:
-    """Say what a cell is: a class of the model, not_a_cell or unsure. It stands until somebody says otherwise."""
+def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview, seen: Saw) -> Answer:
+    """Say what a cell is: a class of the model, not_a_cell or unsure. It stands until somebody says otherwise.
+
+    It is said of the outline that If-Match names: where another has redrawn the cell meanwhile, it is refused.
+    """
     known = (*room.predictor.classes, NOT_A_CELL, "unsure")
     with room.database.writing() as session:
-        cell = shown.cell_of(session, me, cell_id, to_change=True)
+        cell = shown.lock_cell(session, me, cell_id, seen)
         if new.label not in known and new.label not in _classes(session, cell):
             raise bad_request(f"label is one of {', '.join(known)}.", code="unknown_label", known=list(known))
         said = shown.review(session, me, cell, new.label, note=new.note)
-        room.log.add(session, who(me), "reviewed", kind="cell", item=cell.id, label=new.label, review=said.id)
-        return shown.one_cell(session, cell_id)
+        room.log.add(session, who(me), "reviewed", kind="cell", item=cell.id, label=new.label, **_place(cell, said))
+        return _now(session, cell)
+
+
+def _place(cell: Cell, said: Review) -> dict[str, int]:
+    """Return what the log needs to find a review again."""
+    return {"review": said.id, "case": cell.case_id, "image": cell.image_id}
+
+
+def _now(session: Session, cell: Cell) -> Answer:
+    """Return a cell after a change, and the state of its case."""
+    session.flush()
+    owner = session.get_one(Case, cell.case_id)
+    return shown.one_cell(session, cell.id) | {"case_etag": shown.etag_of_case(owner)}
 
 
 def _classes(session: Session, cell: Cell) -> tuple[str, ...]:
@@ -143,47 +160,49 @@ def _classes(session: Session, cell: Cell) -> tuple[str, ...]:
 def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
     """Add a cell that was overlooked in a field; it is analysed at once."""
     with room.database.reading() as session:
-        image = shown.image_of(session, me, new.image, to_change=True)
+        image = shown.image_of(session, me, new.image)
         if image.case_id != case_id:
             raise not_found("image", new.image)
+        shown.check_open(session.get_one(Case, case_id))
         found = _cut_out(session, room, image, new.outline)
     digest = room.pictures.add(png(found.crop))
     with room.database.writing() as session:
-        shown.case_of(session, me, case_id, to_change=True)
+        image, _ = shown.lock_image(session, me, new.image)
         drawn = [(drawn_of(found.cell, digest, origin="reader"), found.opinion)]
         cells = store_cells(session, case_id, image.id, drawn, predictor=room.predictor, point=room.settings.point)
         room.log.add(session, who(me), "added", kind="cell", item=cells[0].id, case=case_id)
-        return shown.one_cell(session, cells[0].id)
+        return _now(session, cells[0])
 
 
 @router.patch("/cells/{cell_id}")
-def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn) -> Answer:
+def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> Answer:
     """Draw a cell's outline anew; it is analysed at once, and has to be read again."""
     with room.database.reading() as session:
-        cell = shown.cell_of(session, me, cell_id, to_change=True)
+        cell = shown.cell_of(session, me, cell_id)
+        shown.check_open(session.get_one(Case, cell.case_id))
+        seen.check(shown.etag_of_cell(cell), lambda: {"cell": shown.one_cell(session, cell_id)})
         found = _cut_out(session, room, session.get_one(Picture, cell.image_id), new.outline, but=cell_id)
     digest = room.pictures.add(png(found.crop))
     with room.database.writing() as session:
-        cell = shown.cell_of(session, me, cell_id, to_change=True)
+        cell = shown.lock_cell(session, me, cell_id, seen)
         drawn = drawn_of(found.cell, digest)
         cell.digest, cell.box, cell.outline, cell.facts = drawn.digest, drawn.box, drawn.outline, drawn.facts
         cell.version += 1
         shown.forget(session, cell)
         store_predictions(session, [(cell, found.opinion)], predictor=room.predictor, point=room.settings.point)
         room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, version=cell.version)
-        return shown.one_cell(session, cell_id)
+        return _now(session, cell)
 
 
 @router.delete("/cells/{cell_id}")
-def remove_cell(me: Me, room: TheRoom, cell_id: Id) -> Answer:
-    """Take a cell off the case; the caller's undo brings it back."""
+def remove_cell(me: Me, room: TheRoom, cell_id: Id, seen: Saw) -> Answer:
+    """Take a cell off the case; the caller's undo brings it back, and `etag` is what it goes by until then."""
     with room.database.writing() as session:
-        cell = shown.cell_of(session, me, cell_id, to_change=True)
-        if cell.removed:
-            raise not_found("cell", cell_id)
-        shown.review(session, me, cell, REMOVED)
-        room.log.add(session, who(me), "removed", kind="cell", item=cell_id)
-    return {"removed": cell_id}
+        cell = shown.lock_cell(session, me, cell_id, seen)
+        said = shown.review(session, me, cell, REMOVED)
+        room.log.add(session, who(me), "removed", kind="cell", item=cell_id, label=REMOVED, **_place(cell, said))
+        now = _now(session, cell)
+    return {"removed": cell_id, "etag": now["etag"], "case_etag": now["case_etag"]}
 
 
 def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[float]], *, but: int = 0) -> "JudgedCell":

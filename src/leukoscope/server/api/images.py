@@ -1,13 +1,15 @@
 """Images: send, list, look at, delete."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -15,12 +17,12 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from .. import cases as shown
-from .. import queue, store
+from .. import queue
 from ..accounts import Caller
 from ..queue import Task
 from ..refusals import Refusal, bad_request, too_large
 from ..room import Room
-from ..security import Me, Reviewer, TheRoom
+from ..security import Me, Reviewer, Saw, TheRoom
 from ..tables import Case, Cell, Picture
 from ..uploads import Sent, Stored, Unusable, take_in
 from .accounts import who
@@ -29,6 +31,7 @@ from .words import LARGEST, PICTURE, Answer, Id, picture_answer
 
 router = APIRouter(tags=["images"])
 _KINDS = {"auto": "auto", "crops": "crop", "fields": "field"}
+_LOOK_SECONDS = 0.15  # between two looks whether an analysis is done
 _UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -62,7 +65,9 @@ async def send_images(
         sent = [Sent(part.filename or "", part.file, part.size or 0) for part in _files(form)]
         if not sent:
             raise bad_request("Nothing was sent. Send files as multipart/form-data.")
-        return await run_in_threadpool(_take_in, room, me, case_id, sent, kind=kind, um_per_px=um_per_px, wait=wait)
+        work = partial(_take_in, room, me, case_id, sent, kind=kind, um_per_px=um_per_px, at_once=wait > 0)
+        answer, done = await to_thread.run_sync(work, limiter=request.app.state.uploads)
+    return await _waited(room, case_id, answer, seconds=0 if done else wait) if wait else answer
 
 
 @asynccontextmanager
@@ -99,38 +104,39 @@ def _options(form: FormData) -> tuple[str, float | None]:
 
 def _check_case(room: Room, me: Caller, case_id: int) -> None:
     with room.database.reading() as session:
-        shown.case_of(session, me, case_id, to_change=True)
+        shown.check_open(shown.case_of(session, me, case_id))
 
 
 def _take_in(
-    room: Room, me: Caller, case_id: int, sent: list[Sent], *, kind: str, um_per_px: float | None, wait: float
-) -> Answer:
-    """Store group after group, so that the first are analysed while the last are still being stored."""
+    room: Room, me: Caller, case_id: int, sent: list[Sent], *, kind: str, um_per_px: float | None, at_once: bool
+) -> tuple[Answer, bool]:
+    """Store group after group, so that the first are analysed while the last are still being stored.
+
+    Return what was accepted and refused, and whether all of it is analysed already.
+    """
     tasks: list[Task] = []
     refused: list[dict[str, Any]] = []
     done = False
-    for group in take_in(sent, room.pictures, kind=kind, um_per_px=um_per_px, limits=room.settings.limits):
+    for group in take_in(
+        sent, room.pictures, room.sandbox, kind=kind, um_per_px=um_per_px, limits=room.settings.limits
+    ):
         refused += [{"name": each.name, "error": each.error} for each in group if isinstance(each, Unusable)]
         stored = [each for each in group if isinstance(each, Stored)]
-        if wait and len(sent) == len(stored) == 1 and room.settings.work:
+        if at_once and len(sent) == len(stored) == 1 and room.settings.work:
             more, done = room.worker.at_once(stored[0], partial(_queue, room, me, case_id, stored))
             tasks += more
         elif stored:
             tasks += _queue(room, me, case_id, stored)
             room.worker.wake()
-    answer: Answer = {
-        "accepted": [{"id": each.image_id, "name": each.name, "kind": each.kind} for each in tasks], "refused": refused
-    }  # fmt: skip
-    ids = [each.image_id for each in tasks]
-    if wait and not done:
-        _wait(room, ids, seconds=wait)
-    return answer | (_found(room, case_id, ids) if wait else {})
+    accepted = [{"id": each.image_id, "name": each.name, "kind": each.kind} for each in tasks]
+    return {"accepted": accepted, "refused": refused}, done
 
 
 def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: str = "") -> list[Task]:
     """Add images to a case and queue them, leased to an owner where one looks at them already."""
-    with room.database.writing() as session:
-        shown.case_of(session, me, case_id, to_change=True)
+    with room.database.writing(bulk=True) as session:
+        shown.lock_case(session, me, case_id)
+        session.flush()
         more = update(Case).where(Case.id == case_id).values(images_made=Case.images_made + len(stored))
         last = session.scalar(more.returning(Case.images_made)) or 0
         rows = [
@@ -149,14 +155,13 @@ def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: st
     return tasks
 
 
-def _wait(room: Room, ids: list[int], *, seconds: float) -> None:
-    """Wait until these images are analysed, or the time is over."""
-
-    def finished() -> bool:
-        with room.database.reading() as session:
-            return _left(session, ids) == 0
-
-    room.worker.wait_for(finished, seconds=seconds)
+async def _waited(room: Room, case_id: int, answer: Answer, *, seconds: float) -> Answer:
+    """Return an answer with the cells of its images, when these are analysed or the time is over; holds no thread."""
+    ids = [each["id"] for each in answer["accepted"]]
+    until = time.monotonic() + seconds
+    while await run_in_threadpool(_left, room, ids) and time.monotonic() < until:
+        await asyncio.sleep(_LOOK_SECONDS)
+    return answer | await run_in_threadpool(_found, room, case_id, ids)
 
 
 def _found(room: Room, case_id: int, ids: list[int]) -> Answer:
@@ -165,10 +170,11 @@ def _found(room: Room, case_id: int, ids: list[int]) -> Answer:
         return {"cells": cells, "progress": shown.progress(session, case_id)}
 
 
-def _left(session: Session, ids: list[int]) -> int:
+def _left(room: Room, ids: list[int]) -> bool:
     waiting = (Picture.id >= min(ids, default=1), Picture.id <= max(ids, default=0))
     open_ = select(Picture.id).where(*waiting, Picture.state.in_(("queued", "running")))
-    return len(set(session.scalars(open_)) & set(ids))
+    with room.database.reading() as session:
+        return not set(session.scalars(open_)).isdisjoint(ids)
 
 
 @router.get("/cases/{case_id}/images")
@@ -178,26 +184,28 @@ def list_images(
 ) -> Answer:  # fmt: skip
     """List the images of a case in the order in which they came."""
     with room.database.reading() as session:
-        shown.case_of(session, me, case_id)
+        owner = shown.case_of(session, me, case_id)
         total = session.scalar(select(func.count()).select_from(Picture).where(Picture.case_id == case_id))
         query = select(Picture).where(Picture.case_id == case_id).order_by(Picture.number)
         rows = session.scalars(query.offset(offset).limit(limit))
-        return {"total": total, "images": [_described(row) for row in rows]}
+        return {"total": total, "images": [_described(row, owner) for row in rows]}
 
 
 @router.get("/images/{image_id}")
-def one_image(me: Me, room: TheRoom, image_id: Id) -> Answer:
+def one_image(me: Me, room: TheRoom, response: Response, image_id: Id) -> Answer:
     """Return an image with its cells and their outlines."""
     with room.database.reading() as session:
         row = shown.image_of(session, me, image_id)
-        return _described(row) | {"cells": shown.cells_of_image(session, image_id)}
+        owner = session.get_one(Case, row.case_id)
+        response.headers["ETag"] = f'"{shown.etag_of_image(row, owner)}"'
+        return _described(row, owner) | {"cells": shown.cells_of_image(session, image_id)}
 
 
-def _described(row: Picture) -> dict[str, Any]:
+def _described(row: Picture, owner: Case) -> dict[str, Any]:
     return {
         "id": row.id, "case": row.case_id, "number": row.number, "name": row.name, "kind": row.kind,
         "width": row.width, "height": row.height, "um_per_px": row.um_per_px, "state": row.state, "error": row.error,
-        "created": row.created,
+        "created": row.created, "etag": shown.etag_of_image(row, owner),
     }  # fmt: skip
 
 
@@ -210,10 +218,9 @@ def image_picture(
     region = _box(box)
     with room.database.reading() as session:
         digest = shown.image_of(session, me, image_id).digest
+    draw = partial(room.sandbox.draw, "region", room.pictures.path(digest), side=side, box=region)
     what = f"picture-{side}" + (f"-{'-'.join(map(str, region))}" if region else "")
-    return picture_answer(
-        request, digest, what, lambda: store.region(room.pictures.path(digest), side=side, box=region)
-    )
+    return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
 
 
 def _box(text: str) -> tuple[int, int, int, int] | None:
@@ -229,10 +236,14 @@ def _box(text: str) -> tuple[int, int, int, int] | None:
 
 
 @router.delete("/images/{image_id}")
-def delete_image(me: Reviewer, room: TheRoom, image_id: Id) -> Answer:
+def delete_image(me: Reviewer, room: TheRoom, image_id: Id, seen: Saw) -> Answer:
     """Delete an image with its cells, what the model said and what readers said of them."""
     with room.database.writing() as session:
-        row = shown.image_of(session, me, image_id, to_change=True)
+        row, owner = shown.lock_image(session, me, image_id)
+        seen.check(
+            shown.etag_of_image(row, owner, before=True),
+            lambda: {"image": _described(row, owner) | {"etag": shown.etag_of_image(row, owner, before=True)}},
+        )
         case_id, digests = row.case_id, {row.digest, row.identity} - {""}
         digests |= set(session.scalars(select(Cell.digest).where(Cell.image_id == image_id)))
         session.execute(delete(Picture).where(Picture.id == image_id))

@@ -12,6 +12,7 @@ const me = await enter();
 function introduce() {
   const where = me.laboratory ? ` in ${me.laboratory}` : "";
   find("me").textContent = `You are signed in as ${me.name}, ${me.role}${where}.`;
+  find("own-password").hidden = me.password === false;
   if (me.role !== "admin") return;
   find("page-title").textContent = "Accounts";
   find("people").hidden = find("log").hidden = false;
@@ -37,6 +38,7 @@ function person(account) {
     role,
     element("button", { type: "button", onclick: () => newPassword(account), "aria-label": `New password for ${account.name}` }, "New password"),
     toggle,
+    ...(own ? [] : (account.tokens ?? []).map((token) => element("div", { class: "soft" }, `Token ${token.name} `, element("button", { type: "button", class: "link", onclick: () => endToken(token) }, "end it")))),
   );
 }
 
@@ -96,13 +98,14 @@ async function showTokens() {
 
 function tokenRow(token) {
   const used = token.last_used ? `last used ${when(token.last_used)}` : "never used";
-  return element("li", {}, element("div", {}, element("b", {}, token.name), element("span", { class: "soft" }, `made ${when(token.created)}, ${used}`)), element("button", { type: "button", class: "quiet icon-only", "aria-label": `End the token ${token.name}`, onclick: () => endToken(token) }, icon("bin")));
+  const facts = `may ${(token.scopes ?? []).join(", ")}; made ${when(token.created)}, ends ${when(token.expires)}, ${used}`;
+  return element("li", {}, element("div", {}, element("b", {}, token.name), element("span", { class: "soft" }, facts)), element("button", { type: "button", class: "quiet icon-only", "aria-label": `End the token ${token.name}`, onclick: () => endToken(token) }, icon("bin")));
 }
 
 async function endToken(token) {
   try {
     await send("DELETE", `/tokens/${token.id}`);
-    await showTokens();
+    await refresh();
   } catch (error) {
     complain(error);
   }
@@ -111,10 +114,25 @@ async function endToken(token) {
 async function makeToken(event) {
   event.preventDefault();
   try {
-    const made = await send("POST", "/tokens", { name: event.target.elements.name.value.trim() });
+    const { name, scopes, days } = event.target.elements;
+    const made = await send("POST", "/tokens", { name: name.value.trim(), scopes: scopes.value.split(","), days: Number(days.value) });
     blame(event.target, null);
     event.target.reset();
     showOnce("Copy it now, it is shown only once: ", made.token);
+    await showTokens();
+  } catch (error) {
+    blame(event.target, error);
+  }
+}
+
+async function changePassword(event) {
+  event.preventDefault();
+  const { old, new: wanted } = event.target.elements;
+  try {
+    await send("PUT", "/session/password", { password: old.value, new: wanted.value });
+    blame(event.target, null);
+    event.target.reset();
+    note("Your password is changed. Your other sessions and your tokens have ended.");
     await showTokens();
   } catch (error) {
     blame(event.target, error);
@@ -147,5 +165,6 @@ introduce();
 find("leave").addEventListener("click", leave);
 find("person-form").addEventListener("submit", addPerson);
 find("token-form").addEventListener("submit", makeToken);
+find("password-form").addEventListener("submit", changePassword);
 find("log-more").addEventListener("click", () => showLog({ more: true }).catch(complain));
 await refresh();

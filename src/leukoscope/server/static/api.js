@@ -16,9 +16,10 @@ export async function get(path) {
   return answer(await reach(path, {}));
 }
 
-export async function send(method, path, body) {
+/** Send a change. `seen` is the etag of what the reader saw; the server refuses the change when it is no longer so. */
+export async function send(method, path, body, { seen = "" } = {}) {
   const json = body !== undefined && !(body instanceof FormData);
-  const headers = { "X-CSRF-Token": csrf, ...(json ? { "Content-Type": "application/json" } : {}) };
+  const headers = { "X-CSRF-Token": csrf, ...(json ? { "Content-Type": "application/json" } : {}), ...(seen ? { "If-Match": `"${seen}"` } : {}) };
   return answer(await reach(path, { method, headers, body: json ? JSON.stringify(body) : body }));
 }
 
@@ -34,6 +35,9 @@ export async function download(path) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   return link.download;
 }
+
+/** Whether an error tells that somebody has changed the same thing meanwhile; its detail holds how it is now. */
+export const outdated = (error) => error.status === 412;
 
 export async function session() {
   const found = await get("/session");

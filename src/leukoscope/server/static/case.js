@@ -145,6 +145,21 @@ function agree() {
   else say("The model does not decide here. Say what it is with a number key.");
 }
 
+/** The cell was changed while somebody looked at it: show it as it is now, with the answer that was not saved. */
+function outdatedReview({ cell, label: name }) {
+  const said = words.title(name);
+  reader.forget(cell.image);
+  if (cell.removed) return void note(`Cell ${cell.number} was removed meanwhile, so “${said}” was not saved.`, { wrong: true });
+  grid.choose(list.placeOf(cell.id));
+  showChosen();
+  reader.showChange({
+    words: `Somebody has changed the outline of cell ${cell.number} while you looked at it. “${said}” was not saved.`,
+    yes: `Say ${said} of it as it is now`,
+    keep: () => label(name),
+  });
+  say(`Cell ${cell.number} was changed meanwhile. ${said} was not saved.`);
+}
+
 async function undo() {
   if (frozen()) return;
   const cell = await reviews.undo();
@@ -343,6 +358,7 @@ function listen() {
   list.addEventListener("failed", ({ detail }) => complain(detail));
   grid.addEventListener("chosen", ({ detail }) => showChosen(detail));
   reviews.addEventListener("failed", ({ detail }) => complain(detail));
+  reviews.addEventListener("outdated", ({ detail }) => outdatedReview(detail));
   reviews.addEventListener("settled", refreshNumbersSoon);
   reader.addEventListener("agree", agree);
   reader.addEventListener("label", ({ detail }) => label(detail));
@@ -354,6 +370,7 @@ function listen() {
   field.addEventListener("chosen", ({ detail }) => list.placeOf(detail) >= 0 && grid.choose(list.placeOf(detail)));
   field.addEventListener("key", ({ detail }) => singleKeys() && detail.key !== "f" && readingKey(detail));
   for (const change of ["added", "redrawn", "removed"]) field.addEventListener(change, ({ detail }) => changed(change, detail));
+  field.addEventListener("outdated", ({ detail }) => (reader.forget(detail.image), list.replace(detail)));
   field.addEventListener("closed", () => grid.node.focus({ preventScroll: true }));
   listenToControls();
   document.addEventListener("keydown", onKey);

@@ -1,6 +1,6 @@
 // What is done with a case as a whole: export, sign off, reopen, rename, delete, look after its images.
 
-import { address, download, get, send } from "./api.js";
+import { address, download, get, outdated, send } from "./api.js";
 import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, menu, note } from "./frame.js";
 import { between, count, percent, titled, when, whole } from "./words.js";
@@ -75,8 +75,20 @@ export class Closing extends EventTarget {
     find("export-button").classList.remove("busy");
   }
 
-  openSign() {
+  /** Look at the case once more, so that what is signed is what is shown. */
+  async openSign() {
     blame(find("sign-form"), null);
+    try {
+      this.show(await get(`/cases/${this.caseId}`));
+      this.summary = await get(`/cases/${this.caseId}/summary`);
+    } catch (error) {
+      return void complain(error);
+    }
+    this.showSign();
+    find("sign").showModal();
+  }
+
+  showSign() {
     const { cells = 0, read = 0, unsure = 0, refused = 0, blast_share: share } = this.summary ?? {};
     const disease = this.words.positive ? this.words.title(this.words.positive) : "disease";
     const known = share && share.value !== null && share.value !== undefined;
@@ -91,17 +103,24 @@ export class Closing extends EventTarget {
       element("dl", { class: "figures" }, ...facts.map(([title, value, more]) => element("div", {}, element("dt", {}, title), element("dd", {}, element("b", {}, value), more ? element("span", {}, more) : null)))),
       element("p", { class: left ? "caution" : "soft" }, left ? `${count(left, "cell has", "cells have")} been read by nobody. For them the model’s word stands.` : "Every cell has been read."),
     );
-    find("sign").showModal();
   }
 
   async sign(event) {
     event.preventDefault();
-    await this.act(find("sign"), () => send("POST", `/cases/${this.caseId}/sign-off`, { note: event.target.elements.note.value.trim() }), "Signed off.");
+    const said = { note: event.target.elements.note.value.trim() };
+    await this.act(find("sign"), () => send("POST", `/cases/${this.caseId}/sign-off`, said, { seen: this.item.etag }), "Signed off.");
+  }
+
+  /** The case was changed while its sign-off was open: show the new figures; the note that was written stays. */
+  async showChange(error) {
+    this.show(error.detail.case);
+    this.summary = await get(`/cases/${this.caseId}/summary`);
+    this.showSign();
   }
 
   async reopen() {
     const sure = await confirmed({ title: "Reopen this case?", words: "It can then be read and changed again. The sign-off stays in the log.", yes: "Reopen" });
-    if (sure) await this.act(null, () => send("DELETE", `/cases/${this.caseId}/sign-off`), "The case is open again.");
+    if (sure) await this.act(null, () => send("DELETE", `/cases/${this.caseId}/sign-off`, undefined, { seen: this.item.etag }), "The case is open again.");
   }
 
   openRename() {
@@ -124,16 +143,23 @@ export class Closing extends EventTarget {
       if (words) note(words);
       this.dispatchEvent(new Event("done"));
     } catch (error) {
+      if (dialog?.id === "sign" && outdated(error)) await this.showChange(error);
       if (dialog && error.status !== 401) blame(dialog, error);
       else complain(error);
+      if (!dialog && outdated(error)) this.dispatchEvent(new Event("done"));
     }
   }
 
   async remove() {
+    try {
+      this.show(await get(`/cases/${this.caseId}`));
+    } catch (error) {
+      return void complain(error);
+    }
     const sure = await confirmed({ title: "Delete this case?", words: `“${this.item.name}” goes with its images, cells and readings. The log keeps that it was there. This cannot be taken back.`, yes: "Delete it" });
     if (!sure) return;
     try {
-      await send("DELETE", `/cases/${this.caseId}`);
+      await send("DELETE", `/cases/${this.caseId}`, undefined, { seen: this.item.etag });
       location.assign("/");
     } catch (error) {
       complain(error);
@@ -165,7 +191,7 @@ export class Closing extends EventTarget {
   async removeImage(image) {
     const sure = await confirmed({ title: "Delete this image?", words: `${image.name} goes with its cells and their readings.`, yes: "Delete it" });
     if (!sure) return;
-    await this.act(null, () => send("DELETE", `/images/${image.id}`), "");
+    await this.act(null, () => send("DELETE", `/images/${image.id}`, undefined, { seen: image.etag }), "");
     find("images").close();
   }
 }

@@ -1,6 +1,6 @@
 // A field with its cells outlined: look, choose, add, redraw, remove; by mouse, finger or keys.
 
-import { address, get, send } from "./api.js";
+import { address, get, outdated, send } from "./api.js";
 import { labelOf } from "./cells.js";
 import { drawn, find } from "./element.js";
 import { complain, note, say } from "./frame.js";
@@ -135,7 +135,7 @@ export class Field extends EventTarget {
     const redrawn = this.tool === "redraw" ? this.cellNow() : null;
     try {
       const cell = redrawn
-        ? await send("PATCH", `/cells/${redrawn.id}`, { outline })
+        ? await send("PATCH", `/cells/${redrawn.id}`, { outline }, { seen: redrawn.etag })
         : await send("POST", `/cases/${this.caseId}/cells`, { image: this.image.id, outline });
       const others = this.image.cells.filter(({ id }) => id !== cell.id && id !== redrawn?.id);
       this.image.cells = [...others, { outline, ...cell }];
@@ -143,7 +143,7 @@ export class Field extends EventTarget {
       this.choose(cell.id);
       this.dispatchEvent(new CustomEvent(redrawn ? "redrawn" : "added", { detail: cell }));
     } catch (error) {
-      complain(error);
+      this.refused(error, "Your outline is still there: keep it, or discard it.");
     }
   }
 
@@ -151,14 +151,26 @@ export class Field extends EventTarget {
     const cell = this.cellNow();
     if (!cell || this.frozen()) return;
     try {
-      await send("DELETE", `/cells/${cell.id}`);
+      await send("DELETE", `/cells/${cell.id}`, undefined, { seen: cell.etag });
       this.image.cells = this.image.cells.filter(({ id }) => id !== cell.id);
       this.choose(null);
       note(`Cell ${cell.number} is removed. Undo (Z) brings it back.`);
       this.dispatchEvent(new CustomEvent("removed", { detail: cell }));
     } catch (error) {
-      complain(error);
+      this.refused(error, "Look at it again before you remove it.");
     }
+  }
+
+  /** Say why a change was not saved; a cell that somebody has changed meanwhile is shown as it is now. */
+  refused(error, next) {
+    if (!outdated(error)) return void complain(error);
+    const { cell } = error.detail;
+    if (cell.removed) this.image.cells = this.image.cells.filter(({ id }) => id !== cell.id);
+    else this.replace(cell);
+    this.dispatchEvent(new CustomEvent("outdated", { detail: cell }));
+    find("field-hint").textContent = cell.removed ? `Cell ${cell.number} was removed by somebody meanwhile.` : `Somebody has changed cell ${cell.number} meanwhile. ${next}`;
+    if (cell.removed) this.choose(null);
+    else this.paint();
   }
 
   // --- what is in sight -------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ export class Reader extends EventTarget {
 
   show(cell) {
     const fresh = cell?.id !== this.cell?.id || cell?.etag !== this.cell?.etag;
+    if (cell?.id !== this.cell?.id) find("reader-changed").hidden = true;
     this.cell = cell ?? null;
     find("reader-cell").hidden = !cell;
     find("reader-none").hidden = Boolean(cell);
@@ -60,6 +61,15 @@ export class Reader extends EventTarget {
     if (fresh) this.showPictures();
     this.showFacts();
     this.showButtons();
+  }
+
+  /** Somebody has changed the cell that is shown: say so, and keep what its reader chose until they have looked. */
+  showChange({ words, yes, keep }) {
+    const box = find("reader-changed");
+    const close = () => (box.hidden = true);
+    const buttons = [element("button", { type: "button", class: "main", onclick: () => (close(), keep()) }, yes), element("button", { type: "button", onclick: close }, "Drop it")];
+    box.replaceChildren(element("p", {}, words), element("div", { class: "row tight" }, ...(keep ? buttons : buttons.slice(1))));
+    box.hidden = false;
   }
 
   showPictures() {

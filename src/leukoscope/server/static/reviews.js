@@ -1,6 +1,8 @@
 // What people say about cells: shown at once, saved in order, taken back if it could not be saved.
 
-import { send } from "./api.js";
+import { get, outdated, send } from "./api.js";
+
+const TRIES = 4; // others may read the same case while one takes back
 
 export class Reviews extends EventTarget {
   constructor({ caseId, list, reader }) {
@@ -13,10 +15,14 @@ export class Reviews extends EventTarget {
     this.list.replace({ id: cell.id, review: { label, reader: this.reader, time: new Date().toISOString() } });
     return this.next(async () => {
       try {
-        this.list.replace(await send("POST", `/cells/${cell.id}/reviews`, { label }));
+        this.list.replace(await send("POST", `/cells/${cell.id}/reviews`, { label }, { seen: cell.etag }));
       } catch (error) {
-        this.list.replace({ id: cell.id, review: before });
-        throw error;
+        if (!outdated(error)) {
+          this.list.replace({ id: cell.id, review: before });
+          throw error;
+        }
+        this.list.replace(error.detail.cell);
+        this.dispatchEvent(new CustomEvent("outdated", { detail: { cell: error.detail.cell, label } }));
       }
     });
   }
@@ -24,10 +30,23 @@ export class Reviews extends EventTarget {
   /** Take back this reader's last word; resolves to the cell, or null where there is none. */
   undo() {
     return this.next(async () => {
-      const { cell } = await send("POST", `/cases/${this.caseId}/undo`);
+      const cell = await this.takeBack();
       if (cell) this.list.replace(cell);
       return cell;
     });
+  }
+
+  /** One's own last word is the same whatever others read meanwhile, so the newest state is asked for again. */
+  async takeBack() {
+    let { etag: seen } = await get(`/cases/${this.caseId}`);
+    for (let tries = TRIES; ; tries--) {
+      try {
+        return (await send("POST", `/cases/${this.caseId}/undo`, undefined, { seen })).cell;
+      } catch (error) {
+        if (!outdated(error) || !tries) throw error;
+        seen = error.detail.case.etag;
+      }
+    }
   }
 
   /** One after the other: what was said last must be saved last. */

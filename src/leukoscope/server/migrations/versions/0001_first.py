@@ -69,6 +69,7 @@ def upgrade() -> None:
         sa.Column("created", sa.Text(), nullable=False),
         sa.Column("images_made", sa.Integer(), nullable=False),
         sa.Column("cells_made", sa.Integer(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["created_by"],
             ["accounts.id"],
@@ -101,8 +102,10 @@ def upgrade() -> None:
         sa.Column("account_id", KEY, nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("scopes", sa.JSON(), nullable=False),
         sa.Column("created", sa.Text(), nullable=False),
         sa.Column("expires", sa.Text(), nullable=False),
+        sa.Column("last_used", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("digest"),
@@ -216,6 +219,14 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_reviews_cell_id"), "reviews", ["cell_id"], unique=False)
     op.create_index("reviews_to_undo", "reviews", ["case_id", "account_id", "id"], unique=False)
+    op.create_table(
+        "attempts",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("time", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("attempts_of", "attempts", ["key", "time"])
     _refuse_changes()
 
 

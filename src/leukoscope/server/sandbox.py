@@ -1,0 +1,272 @@
+"""Processes that decode what strangers sent, each with a bound on its memory and time; one that breaks is replaced.
+
+A picture is tried in a small process first. One that needs more than `light_bytes` gets a second try in the one large
+process, so whatever is sent at once, all decoding together takes `light * light_bytes + heavy_bytes` at most.
+
+A request is a line of JSON and so many bytes behind it, on standard input; so is its answer, on standard output.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image
+
+from ..config import Prepare
+from ..errors import ImageError, LeukoscopeError, MissingExtraError
+from . import store
+from .decoding import Taken, take
+from .refusals import Refusal
+
+MIB = 1 << 20
+_PIPE = subprocess.PIPE
+_SMALL_PIXELS = 4_000_000  # of a stored picture that may be drawn where the request is answered
+_MEMORY, _UNUSABLE, _REFUSED = "memory", "unusable", "refused"
+
+
+class TooHeavyError(LeukoscopeError):
+    """A process ran out of its memory or time, or broke."""
+
+
+@dataclass
+class Sandbox:
+    """The processes of one room; each starts when it is first needed."""
+
+    light: int = 2
+    """Small processes."""
+    light_bytes: int = 320 * MIB
+    heavy_bytes: int = 2048 * MIB
+    seconds: float = 60
+    """Of one picture."""
+    wait_seconds: float = 120
+    """How long a picture waits for its turn before it is refused."""
+    _light: "_Pool" = field(init=False)
+    _heavy: "_Pool" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._light = _Pool(self.light, self.light_bytes)
+        self._heavy = _Pool(1, self.heavy_bytes)
+
+    def take(self, read: Callable[[], bytes], **how: Any) -> Taken:
+        """Decode a file; `read` brings its bytes when it is its turn, so that what waits takes no memory.
+
+        Raises:
+            ImageError: it is no picture, is damaged, or needs more than allowed, or an extra that is not installed.
+            Refusal: too much is being decoded just now.
+        """
+        facts, parts = self._ask({"task": "take", "how": how}, read)
+        return Taken(parts[0], identity=parts[1], **facts)
+
+    def draw(self, what: str, path: Path, **how: Any) -> bytes:
+        """Draw a stored picture with a function of `store`; a large one in a process.
+
+        Raises:
+            Refusal: it is damaged or missing, or too much is being drawn just now.
+        """
+        prepare = how.pop("prepare", None)
+        if _pixels(path) <= _SMALL_PIXELS:
+            return _draw(what, path, how, prepare)
+        sent = None if prepare is None else prepare.model_dump(mode="json")
+        try:
+            return self._ask({"task": what, "path": str(path), "how": how, "prepare": sent}, bytes)[1][0]
+        except ImageError as unusable:
+            raise Refusal(422, "damaged", f"This picture cannot be drawn: it {unusable}") from None
+
+    def _ask(self, request: dict[str, Any], read: Callable[[], bytes]) -> tuple[dict[str, Any], list[bytes]]:
+        with contextlib.suppress(TooHeavyError), self._light.turn(self.wait_seconds) as process:
+            return process.ask(request, read(), seconds=self.seconds)
+        try:
+            with self._heavy.turn(self.wait_seconds) as process:
+                return process.ask(request, read(), seconds=self.seconds)
+        except TooHeavyError:
+            most = f"{self.heavy_bytes // MIB:,} MiB or {self.seconds:.0f} seconds"
+            raise ImageError(f"needs more than the {most} that one picture may take. Crop it.") from None
+
+    def close(self) -> None:
+        """End all processes."""
+        self._light.close()
+        self._heavy.close()
+
+
+class _Pool:
+    """Some processes, each with one picture at a time."""
+
+    def __init__(self, size: int, memory: int) -> None:
+        self._free: queue.LifoQueue[_Process] = queue.LifoQueue()
+        self._all = [_Process(memory) for _ in range(size)]
+        for each in self._all:
+            self._free.put(each)
+
+    @contextmanager
+    def turn(self, seconds: float) -> Iterator["_Process"]:
+        try:
+            process = self._free.get(timeout=seconds)
+        except queue.Empty:
+            refusal = Refusal(503, "busy", "Too many pictures are being read just now. Send this again in a moment.")
+            refusal.headers = {"Retry-After": "10"}
+            raise refusal from None
+        try:
+            yield process
+        finally:
+            self._free.put(process)
+
+    def close(self) -> None:
+        for each in self._all:
+            each.close()
+
+
+class _Process:
+    """One process; it is started when it is needed, and started anew after it broke."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: dict[str, Any], content: bytes, *, seconds: float) -> tuple[dict[str, Any], list[bytes]]:
+        """Send a request and return its answer.
+
+        Raises:
+            TooHeavyError: it needs more memory or time, or broke the process.
+            ImageError: the picture cannot be used.
+            Refusal: as what draws raises it.
+        """
+        running = self._started()
+        timer = threading.Timer(seconds, running.kill)
+        timer.start()
+        try:
+            assert running.stdin
+            assert running.stdout
+            _send(running.stdin, request, [content])
+            answer, parts = _receive(running.stdout)
+        except (OSError, ValueError):
+            self.close()
+            raise TooHeavyError("The process that decodes ended.") from None
+        except BaseException:  # half an answer would be taken for the next one's
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+        return _unwrapped(answer), parts
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        if self._running is None or self._running.poll() is not None:
+            self.close()
+            command = [sys.executable, "-m", __name__, str(self._memory)]
+            quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+            self._running = subprocess.Popen(
+                command, stdin=_PIPE, stdout=_PIPE, stderr=subprocess.DEVNULL, env=os.environ | quiet
+            )
+        return self._running
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        running.kill()
+        running.wait()
+        for pipe in (running.stdin, running.stdout):
+            with contextlib.suppress(OSError):  # what was not sent is lost with the process
+                pipe.close()  # type: ignore[union-attr]
+
+
+def _unwrapped(answer: dict[str, Any]) -> dict[str, Any]:
+    kind, text = answer.get("error", ""), answer.get("message", "")
+    if kind == _MEMORY:
+        raise TooHeavyError("It needs more memory.")
+    if kind == _REFUSED:
+        raise Refusal(answer["status"], answer["code"], text)
+    if kind:
+        raise ImageError(text)
+    facts: dict[str, Any] = answer["facts"]
+    return facts
+
+
+def _send(pipe: IO[bytes], head: dict[str, Any], parts: list[bytes]) -> None:
+    pipe.write(json.dumps(head | {"bytes": [len(part) for part in parts]}).encode() + b"\n")
+    for part in parts:
+        pipe.write(part)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+    head: dict[str, Any] = json.loads(pipe.readline())
+    parts = [pipe.read(size) for size in head["bytes"]]
+    if [len(part) for part in parts] != head["bytes"]:
+        raise ValueError("the other end has closed")
+    return head, parts
+
+
+def _pixels(path: Path) -> int:
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except (OSError, ValueError, SyntaxError):
+        return 0  # what draws it says why
+
+
+def _draw(what: str, path: Path, how: dict[str, Any], prepare: Prepare | None) -> bytes:
+    if what == "crop_seen":
+        assert prepare is not None
+        return store.crop_seen(path, prepare, **how)
+    return store.thumbnail(path, **how) if what == "thumbnail" else store.region(path, **how)
+
+
+# --- inside a process -------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Answer requests until the other end closes."""
+    memory, requests, answers = int(sys.argv[1]), sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not stand in an answer
+    Image.MAX_IMAGE_PIXELS = None  # sizes are checked against the room's own limit
+    while True:
+        try:
+            request, parts = _receive(requests)
+        except ValueError:
+            return
+        answer, given = _answered(request, parts, memory)
+        del parts
+        _send(answers, answer, given)
+        if answer.get("error") == _MEMORY:
+            return  # what is left of its memory is of no use
+
+
+def _answered(request: dict[str, Any], parts: list[bytes], memory: int) -> tuple[dict[str, Any], list[bytes]]:
+    try:
+        _bound(memory)
+        if request["task"] == "take":
+            facts = asdict(take(parts[0], **request["how"]))
+            return {"facts": facts}, [facts.pop("picture"), facts.pop("identity")]
+        prepare = Prepare.model_validate(request["prepare"]) if request["prepare"] else None
+        return {"facts": {}}, [_draw(request["task"], Path(request["path"]), request["how"], prepare)]
+    except Refusal as refused:
+        return {"error": _REFUSED, "status": refused.status, "code": refused.code, "message": str(refused)}, []
+    except MemoryError:
+        return {"error": _MEMORY}, []
+    except Exception as broken:  # noqa: BLE001 - decoders raise whatever they raise
+        known = isinstance(broken, ImageError | MissingExtraError)
+        text = str(broken) if known else f"cannot be read ({type(broken).__name__}). Save it anew as PNG."
+        return {"error": _UNUSABLE, "message": text}, []
+
+
+def _bound(memory: int) -> None:
+    """Let this process take so many bytes more than it has; Windows and macOS bound its time alone."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + memory, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Two writes at the same moment, with two connections and a barrier: whichever comes first, the other sees it."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from leukoscope.server.database import Database
+from leukoscope.server.tables import Case, Cell, Entry, Review
+from tests.server.conftest import Place, Visitor, cell_picture, png
+from tests.server.test_reading import smear
+
+ROUNDS = 6
+SQUARE = [[40, 40], [120, 40], [120, 120], [40, 120]]
+
+
+@pytest.fixture
+def shared(laboratory: Place) -> tuple[Place, int, dict[str, Any]]:
+    """A case with one field and its cells."""
+    return laboratory, *field_case(laboratory.visitor("ada"))
+
+
+def field_case(me: Visitor) -> tuple[int, dict[str, Any]]:
+    """Make a case with one field; return it and one of its cells."""
+    case = me.case()
+    assert me.send(case, png(smear()), um_per_px=0.1).json()["progress"]["done"] == 1
+    return case, me.cells(case)[0]
+
+
+def crop_case(me: Visitor) -> tuple[int, dict[str, Any]]:
+    """Make a case with one cell, which is quicker."""
+    case = me.case(pictures=[cell_picture(1)])
+    return case, me.cells(case)[0]
+
+
+def at_once(*writes: Callable[[], Any]) -> list[Any]:
+    """Send several requests at the same moment, each in a thread and a database connection of its own."""
+    barrier = threading.Barrier(len(writes))
+
+    def run(write: Callable[[], Any]) -> Any:
+        barrier.wait(10)
+        return write()
+
+    with ThreadPoolExecutor(len(writes)) as pool:
+        return list(pool.map(run, writes))
+
+
+class Writes:
+    """Every write that depends on the state of a case, as one person sends it."""
+
+    def __init__(self, visitor: Visitor, case: int, cell: dict[str, Any]) -> None:
+        self.me, self.case, self.cell = visitor, case, cell
+
+    def case_etag(self) -> str:
+        return str(self.me.get(f"/cases/{self.case}").json()["etag"])
+
+    def cell_etag(self) -> str:
+        return str(self.me.get(f"/cells/{self.cell['id']}").json()["etag"])
+
+    def prepared(self, name: str) -> Callable[[], Any]:
+        """Return a write that has looked at the newest state and is ready to be sent."""
+        me, cell, case = self.me, self.cell["id"], self.case
+        of_case, of_cell = ({"If-Match": f'"{etag}"'} for etag in (self.case_etag(), self.cell_etag()))
+        image = {"If-Match": me.get(f"/images/{self.cell['image']}").headers["etag"]}
+        outline = {"outline": SQUARE}
+        writes: dict[str, Callable[[], Any]] = {
+            "review": lambda: me.post(f"/cells/{cell}/reviews", json={"label": "blast"}, headers=of_cell),
+            "redraw": lambda: me.patch(f"/cells/{cell}", json=outline, headers=of_cell),
+            "remove": lambda: me.delete(f"/cells/{cell}", headers=of_cell),
+            "add": lambda: me.post(f"/cases/{case}/cells", json=outline | {"image": self.cell["image"]}),
+            "undo": lambda: me.post(f"/cases/{case}/undo", headers=of_cell),
+            "sign": lambda: me.post(f"/cases/{case}/sign-off", headers=of_case),
+            "rename": lambda: me.patch(f"/cases/{case}", json={"name": "renamed"}),
+            "upload": lambda: me.send(case, cell_picture(3), wait=0),
+            "delete image": lambda: me.delete(f"/images/{self.cell['image']}", headers=image),
+            "delete": lambda: me.delete(f"/cases/{case}", headers=of_case),
+        }
+        return writes[name]
+
+
+CHANGES = ("review", "redraw", "remove", "add", "undo", "rename", "upload", "delete image")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_signed_case_never_changes(laboratory: Place, change: str) -> None:
+    """A sign-off and another write at once: nothing of the case is changed between sign-off and reopening."""
+    case, cell = (field_case if change in ("redraw", "add") else crop_case)(laboratory.visitor("ada"))
+    place = laboratory
+    rita, ada = (Writes(place.visitor(name), case, cell) for name in ("rita", "ada"))
+    if change == "undo":
+        ada.prepared("review")()
+    for _ in range(1 if change in ("delete image", "remove") else ROUNDS):
+        signed, changed = at_once(rita.prepared("sign"), ada.prepared(change))
+        assert {signed.status_code, changed.status_code} <= {200, 201, 202, 409, 412}, (signed.text, changed.text)
+        if signed.status_code == 200:
+            assert signed.json()["cells"] is not None
+            reopen(rita)
+        if change == "undo":
+            ada.prepared("review")()
+    assert changed_while_signed(place.room.database) == []
+
+
+def reopen(writes: Writes) -> None:
+    headers = {"If-Match": f'"{writes.case_etag()}"'}
+    assert writes.me.delete(f"/cases/{writes.case}/sign-off", headers=headers).status_code == 200
+
+
+def changed_while_signed(database: Database) -> list[str]:
+    """Return what the audit log tells of between a sign-off and the reopening."""
+    signed, wrong = False, []
+    with database.reading() as session:
+        for entry in session.scalars(select(Entry).order_by(Entry.number)):
+            if entry.action in ("signed off", "opened again"):
+                signed = entry.action == "signed off"
+            elif signed and entry.kind in ("case", "cell", "image") and entry.action != "exported":
+                wrong.append(f"{entry.number} {entry.action}")
+    return wrong
+
+
+@pytest.mark.parametrize("one", [*CHANGES, "delete"])
+def test_two_writes_at_once_are_one_after_the_other(laboratory: Place, one: str) -> None:
+    """No pair of writes answers 500, and both see each other: what was seen before is refused by its etag."""
+    people = [laboratory.visitor(name) for name in ("rita", "ada")]
+    names = [*CHANGES, "delete"]
+    for other in names[names.index(one) :]:
+        case, cell = (field_case if {one, other} & {"redraw", "add"} else crop_case)(people[1])
+        rita, ada = (Writes(each, case, cell) for each in people)
+        first, second = at_once(rita.prepared(one), ada.prepared(other))
+        statuses = {first.status_code, second.status_code}
+        assert statuses <= {200, 201, 202, 404, 409, 412}, (other, first.text, second.text)
+        assert statuses & {200, 201, 202}, "one of them is always done"
+        if one == other and one in ("redraw", "remove", "delete", "delete image"):
+            assert len(statuses) == 2, f"{one} is done once"
+
+
+def test_a_cell_redrawn_twice_at_once_keeps_one_prediction_a_version(shared: tuple[Place, int, Any]) -> None:
+    place, case, cell = shared
+    people = [Writes(place.visitor(name), case, cell) for name in ("ada", "rita", "ron")]
+    for _ in range(3):
+        answers = at_once(*[person.prepared("redraw") for person in people])
+        assert sorted(answer.status_code for answer in answers) == [200, 412, 412]
+        refused = next(answer for answer in answers if answer.status_code == 412).json()["error"]
+        assert refused["detail"]["cell"]["etag"] == people[0].cell_etag(), "the answer holds the new state"
+
+
+def test_four_undos_at_once_take_back_one_review_each_or_none(laboratory: Place) -> None:
+    ada = laboratory.visitor("ada")
+    case = ada.case(pictures=[cell_picture(seed) for seed in range(4)])
+    for cell in ada.cells(case):
+        ada.post(f"/cells/{cell['id']}/reviews", json={"label": "blast"}, headers={"If-Match": f'"{cell["etag"]}"'})
+    etag = {"If-Match": ada.get(f"/cases/{case}").headers["etag"]}
+    answers = at_once(*[lambda: ada.post(f"/cases/{case}/undo", headers=etag)] * 4)
+    done = [answer.json()["cell"]["id"] for answer in answers if answer.status_code == 200]
+    assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412]
+    with laboratory.room.database.reading() as session:
+        undone = session.scalars(select(Review.cell_id).where(Review.undone)).all()
+        assert list(undone) == done
+        assert session.scalar(select(Case.version)) is not None
+        assert sorted(session.scalars(select(Cell.label))) == ["", "blast", "blast", "blast"]
+
+
+def test_one_name_becomes_one_account(laboratory: Place) -> None:
+    ada = laboratory.visitor("ada")
+    new = {"name": "new", "password": "seven purple herons"}
+    answers = at_once(*[lambda: ada.post("/accounts", json=new)] * 8)
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 7, [each.text for each in answers]
+    assert {each.json()["error"]["code"] for each in answers if each.status_code == 409} == {"name_taken"}
+
+
+def test_a_review_names_the_outline_that_was_seen(shared: tuple[Place, int, dict[str, Any]]) -> None:
+    place, case, cell = shared
+    ada, ron = (Writes(place.visitor(name), case, cell) for name in ("ada", "ron"))
+    review = ron.prepared("review")
+    ada.prepared("redraw")()
+    late = review()
+    assert (late.status_code, late.json()["error"]["code"]) == (412, "changed")
+    now = late.json()["error"]["detail"]["cell"]
+    assert (now["id"], now["etag"], now["review"]) == (cell["id"], ron.cell_etag(), None)
+    assert now["outline"] != cell["outline"] if "outline" in cell else now["outline"]
+    assert late.headers["etag"] == f'"{now["etag"]}"'
+    unsaid = ron.me.post(f"/cells/{cell['id']}/reviews", json={"label": "blast"})
+    assert (unsaid.status_code, unsaid.json()["error"]["code"]) == (428, "if_match")
+    every = ron.me.post(f"/cells/{cell['id']}/reviews", json={"label": "blast"}, headers={"If-Match": "*"})
+    assert every.status_code == 428, "who says 'whatever it is' has not looked"
+    assert ron.prepared("review")().status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("patch", "/cells/{cell}"), ("delete", "/cells/{cell}"), ("post", "/cases/{case}/undo"),
+        ("post", "/cases/{case}/sign-off"), ("delete", "/cases/{case}"), ("delete", "/images/{image}"),
+    ],
+)  # fmt: skip
+def test_every_change_of_what_was_seen_names_it(
+    shared: tuple[Place, int, dict[str, Any]], method: str, path: str
+) -> None:
+    place, case, cell = shared
+    me = place.visitor("ada")
+    if path.endswith("undo"):
+        Writes(me, case, cell).prepared("review")()
+    address = path.format(cell=cell["id"], case=case, image=cell["image"])
+    body = {"json": {"outline": SQUARE}} if method == "patch" else {}
+    assert getattr(me, method)(address, **body).status_code == 428
+    for stale in ('"1-0"', '"case-1-0"', 'nonsense, W/"x"'):
+        answer = getattr(me, method)(address, headers={"If-Match": stale}, **body)
+        assert answer.status_code == 412, answer.text
+        assert answer.json()["error"]["detail"], "it holds the new state"
+
+
+def test_a_sign_off_counts_what_was_seen(laboratory: Place) -> None:
+    """Somebody else's review between looking and signing: the signer looks again."""
+    ada, ron = laboratory.visitor("ada"), laboratory.visitor("ron")
+    case = ada.case(pictures=[cell_picture(1)])
+    seen = {"If-Match": ada.get(f"/cases/{case}").headers["etag"]}
+    cell = ron.cells(case)[0]
+    ron.post(f"/cells/{cell['id']}/reviews", json={"label": "normal"}, headers={"If-Match": f'"{cell["etag"]}"'})
+    late = ada.post(f"/cases/{case}/sign-off", headers=seen)
+    assert late.status_code == 412
+    assert late.json()["error"]["detail"]["case"]["unread"] == 0
+    again = {"If-Match": late.headers["etag"]}
+    assert ada.post(f"/cases/{case}/sign-off", headers=again).status_code == 200
