@@ -22,7 +22,7 @@ from leukoscope.errors import ImageError
 from leukoscope.server.decoding import stripped
 from leukoscope.server.sandbox import MIB, Sandbox
 from tests.interop.test_dicom import write_field
-from tests.server.conftest import Place, cell_picture, painted
+from tests.server.conftest import Place, cell_picture, synthetic
 from tests.server.test_reading import smear
 
 HOW: dict[str, Any] = {"suffix": ".png", "kind": "auto", "um_per_px": None, "most_pixels": 100_000_000}
@@ -114,7 +114,7 @@ def _end_of_meta(content: bytes) -> int:
 def test_a_picture_comes_out_as_it_went_in(sandbox: Sandbox) -> None:
     sent = cell_picture(1)
     taken = sandbox.take(lambda: sent, **HOW)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(taken.picture))), painted(1))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(taken.picture))), synthetic(1))
     assert (taken.width, taken.height) == (160, 160)
 
 
@@ -201,7 +201,7 @@ SECRET = b"MUSTERMANN^ERIKA"
 
 
 def hidden_in_png(where: str) -> bytes:
-    """A PNG of a painted cell with a name where decoders do not look."""
+    """A PNG of a synthetic cell with a name where decoders do not look."""
     content = cell_picture(1)
     start = content.index(b"IDAT") - 4
     (length,) = struct.unpack_from(">I", content, start)
@@ -214,9 +214,9 @@ def hidden_in_png(where: str) -> bytes:
 
 
 def hidden_in_jpeg(where: str) -> bytes:
-    """A JPEG of a painted cell with a name where decoders do not look."""
+    """A JPEG of a synthetic cell with a name where decoders do not look."""
     stream = io.BytesIO()
-    Image.fromarray(painted(1)).save(stream, "JPEG", quality=90, progressive=True)
+    Image.fromarray(synthetic(1)).save(stream, "JPEG", quality=90, progressive=True)
     content = stream.getvalue()
 
     def segment(marker: int) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from leukoscope.errors import CallError
+from leukoscope.errors import UsageError
 from leukoscope.server.app import PREFIX
 from leukoscope.server.room import open_room
 from leukoscope.server.settings import Serving

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from sqlalchemy import select
 
 from leukoscope.cli.serve import accounts as command
-from leukoscope.errors import CallError
+from leukoscope.errors import UsageError
 from leukoscope.server import accounts
 from leukoscope.server.accounts import Attempts, hash_password
 from leukoscope.server.database import Database
@@ -218,6 +218,6 @@ def test_an_admin_ends_the_tokens_of_the_laboratory_and_of_no_other(laboratory: 
     ["1234567890", "password1234", "qwertyuiop12", "aaaaaaaaaaaaaa", "leukoscope1", "ada-ada-ada-ada", "short"],
 )
 def test_a_password_that_is_easy_to_guess_is_refused(password: str) -> None:
-    with pytest.raises(CallError, match="password"):
+    with pytest.raises(UsageError, match="password"):
         hash_password(password, about=("ada",))
     assert hash_password(NEW, about=("ada",)).startswith("$argon2id$")

@@ -220,13 +220,13 @@ def revoke_token(token: int, data: Path, database: str) -> None:
       leukoscope accounts revoke 3
     """
     _need_extra()
-    from ..errors import CallError
+    from ..errors import UsageError
     from ..server.tables import Token
 
     with _changing(data, database) as (session, log):
         found = session.get(Token, token)
         if found is None:
-            raise CallError(f"There is no token {token}. See leukoscope accounts list.")
+            raise UsageError(f"There is no token {token}. See leukoscope accounts list.")
         session.delete(found)
         log.add(session, _who(), "ended token", kind="token", item=token)
     click.echo(f"Token {token} has ended.")

@@ -16,7 +16,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from ..errors import CallError, UnknownNameError
+from ..errors import UnknownNameError, UsageError
 from .audit_log import take_turn
 from .database import Database
 from .refusals import Refusal
@@ -75,7 +75,7 @@ def add_account(session: Session, name: str, *, role: str, laboratory: str, pass
     """Make an account.
 
     Raises:
-        CallError: the name is taken, or the password is too short or easy to guess.
+        UsageError: the name is taken, or the password is too short or easy to guess.
         UnknownNameError: there is no such role.
     """
     if role not in ROLES:
@@ -83,7 +83,7 @@ def add_account(session: Session, name: str, *, role: str, laboratory: str, pass
     hashed = hash_password(password, about=(name, laboratory)) if password else ""
     take_turn(session)  # so that of two who choose the same name the second finds the first
     if session.scalar(select(Account.id).where(Account.name == name)):
-        raise CallError(f"There is an account '{name}' already. Choose another name.")
+        raise UsageError(f"There is an account '{name}' already. Choose another name.")
     account = Account(
         name=name, role=role, laboratory_id=laboratory_named(session, laboratory).id, password=hashed, active=True
     )
@@ -96,15 +96,15 @@ def hash_password(password: str, *, about: Sequence[str] = ()) -> str:
     """Return the Argon2id hash of a password; `about` holds words that make a bad one, such as the account's name.
 
     Raises:
-        CallError: it is too short, too long, or easy to guess.
+        UsageError: it is too short, too long, or easy to guess.
         Refusal: too many passwords are being checked just now.
     """
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise CallError(f"A password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
+        raise UsageError(f"A password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
     judged = zxcvbn.zxcvbn(password[:_JUDGED], user_inputs=["leukoscope", "blast", *about])
     if judged["score"] < _WEAKEST:
         why = judged["feedback"]["warning"] or "It is easy to guess."
-        raise CallError(f"This password is too weak. {why.rstrip('.')}. Take four or more unrelated words.")
+        raise UsageError(f"This password is too weak. {why.rstrip('.')}. Take four or more unrelated words.")
     with _one_hash():
         return _HASHER.hash(password)
 
