@@ -76,6 +76,19 @@ def test_the_share_of_blasts_follows_the_readers(place: Place) -> None:
     assert summary["notice"] == "Research use, not a diagnosis"
 
 
+def test_a_cell_that_its_reader_is_unsure_of_still_counts_as_the_model_called_it(place: Place) -> None:
+    me = place.local()
+    case = me.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
+    answered = [cell for cell in me.cells(case) if cell["decision"] != "refused"]
+    for cell in answered:
+        me.post(f"/cells/{cell['id']}/reviews", json={"label": "unsure" if cell is answered[0] else "normal"})
+    before = me.get(f"/cases/{case}/summary").json()["blast_share"]
+    me.post(f"/cells/{answered[0]['id']}/reviews", json={"label": "normal"})
+    after = me.get(f"/cases/{case}/summary").json()["blast_share"]
+    assert "decided by readers, 1 by the model" in before["how"]
+    assert "decided by readers." in after["how"]
+
+
 def test_pictures_are_drawn_kept_and_not_sent_twice(place: Place) -> None:
     me = place.local()
     case = me.case(pictures=[cell_picture(1)])
