@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 from sklearn.neighbors import NearestNeighbors
 
 from leukoscope.config import Model, Prepare
-from leukoscope.evaluation.intervals import bootstrap
+from leukoscope.evaluation.intervals import Design, jackknife
 from leukoscope.files import write_json
 from leukoscope.images.crop import cell_mask, prepare_crop
 from leukoscope.images.read import RGB, read_image
@@ -193,8 +193,8 @@ def wilson(hits: np.ndarray, z: float = 1.96) -> tuple[float, float]:
 def _by_subject(hits: np.ndarray, subject: np.ndarray) -> tuple[float, float]:
     _, code = np.unique(subject, return_inverse=True)
     cells, refused = np.bincount(code), np.bincount(code, hits)
-    drawn = bootstrap(lambda w: {"share": w @ refused / (w @ cells)}, groups=len(cells), cells=len(cells))
-    share = drawn.interval("share")
+    one_kind = Design(np.zeros(len(cells), dtype=np.int64), np.asarray(cells, dtype=float))
+    share = jackknife(lambda w: {"share": w @ refused / (w @ cells)}, one_kind, cells=len(cells)).interval("share")
     return share["low"], share["high"]
 
 

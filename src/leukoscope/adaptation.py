@@ -19,7 +19,7 @@ from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write
 from .data.cells import Cell
 from .errors import DataError, UsageError
 from .evaluation.calibration import OPERATING_POINTS, fit_temperature, fit_thresholds, log_loss, temper
-from .evaluation.intervals import Bootstrap, Statistics, bootstrap
+from .evaluation.intervals import Jackknife, Statistics, bootstrap, design_of, jackknife
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
 from .images.crop import VIEWS, prepare_crop, turn
 from .images.read import RGB, read_image
@@ -289,7 +289,7 @@ _ONE_SUBJECT = (
 )
 
 
-def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> Bootstrap:
+def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> Jackknife:
     codes = np.unique(seen.groups, return_inverse=True)[1].astype(np.int64)
     edges = {"old": bundle.manifest.operating_points.get("balanced"), "new": None}
     edges["new"] = None if edges["old"] is None else 0.5  # fixed beforehand, not chosen on these cells
@@ -311,8 +311,14 @@ def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> Bo
             "brier": brier(seen.labels, chances, **given), "ece": ece(seen.labels, chances, **given),
         }  # fmt: skip
 
-    groups = int(codes.max()) + 1
-    return bootstrap(statistic, groups=groups, cells=len(codes), replicates=_REPLICATES, seed=seed)
+    def errors(weights: Floats) -> Statistics:
+        return {
+            f"{name}.ece": ece(seen.labels, chances, weights=weights, groups=codes) for name, chances in said.items()
+        }
+
+    cells = len(codes)
+    drawn = bootstrap(errors, groups=int(codes.max()) + 1, cells=cells, replicates=_REPLICATES, seed=seed)
+    return jackknife(statistic, design_of(seen.labels, codes), cells=cells, drawn=drawn)
 
 
 def _figures(adapted: Adapted, seen: Reviewed, old: Manifest, points: dict[str, float]) -> tuple[SubjectFigures, ...]:

@@ -154,7 +154,9 @@ class Evaluate(Settings):
     """How sure a number is."""
 
     replicates: int = Field(2000, ge=100)
-    """Bootstrap replicates over subject groups."""
+    """Bootstrap replicates over subject groups, for the calibration error; other intervals need none."""
+    subgroups: tuple[str, ...] = ("part",)
+    """Columns of cells.csv whose values are shown as subgroups, such as part, laboratory, stain, sex, age."""
     positive: str = ""
     """The class that counts as disease; empty: 'all', 'blast', 'malignant' … if present, else the last one."""
 

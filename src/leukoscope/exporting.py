@@ -191,7 +191,7 @@ def _other_test(run: Path) -> dict[str, Any]:
         test = (
             f"trained on {', '.join(split.train_parts) or 'all other parts'}, tested on {', '.join(split.test_parts)}"
         )
-    return {"test": test, **{name: metrics[name] for name in ("data", "estimators")}}
+    return {"test": test, **{name: metrics[name] for name in ("data", "estimators", "subject_weighted")}}
 
 
 def _choose(evidence: Evidence, folds: Sequence[int]) -> list[int]:
@@ -208,7 +208,7 @@ def _manifest(
     predictions, plan = evidence.predictions, evidence.plan
     thresholds = operating_points(evidence, [member.fold for member in members])
     sources = sorted({cell.source for cell in evidence.cells})
-    kept = ("verdict", "data", "split", "operating_points", "per_class", "bootstrap", "notes", "other_tests")
+    kept = ("verdict", "data", "split", "per_class", "subject_weighted", "intervals", "notes", "other_tests")
     return Manifest(
         name=f"{experiment.model.name}, {run.resolve().name}",
         classes=predictions.classes,

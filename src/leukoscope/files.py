@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -278,7 +278,9 @@ def record_stage(run: Path, stage: str, *, started: float, **facts: Any) -> None
     path = run / "run.json"
     stages = read_json(path) if path.exists() else {}
     seconds = round(time.perf_counter() - started, 3)
+    began = datetime.now(UTC) - timedelta(seconds=seconds)
     stages[stage] = provenance(seed=facts.pop("seed", None), device=facts.pop("device", "cpu")) | {
+        "started": began.isoformat(timespec="seconds"),
         "seconds": seconds,
         **facts,
     }

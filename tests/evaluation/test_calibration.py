@@ -103,3 +103,16 @@ def test_validation_without_both_classes_falls_back_and_says_so(kept: object) ->
 def test_equal_scores_everywhere_give_thresholds_and_no_crash() -> None:
     cuts = fit_thresholds(np.array([0, 1]), np.array([0.5, 0.5]))
     assert all(0 <= cut <= 1.000001 for cut in cuts.values())
+
+
+def test_no_cell_is_called_ill_at_a_stricter_point_and_well_at_a_more_sensitive_one() -> None:
+    """So high specificity is never below balanced: here the balanced point leaves more than 95 % alone."""
+    labels, chance = np.repeat([0, 1], [40, 40]), np.append(np.linspace(0, 0.6, 40), np.linspace(0.595, 1, 40))
+    cuts = fit_thresholds(labels, chance)
+    assert cuts["high_sensitivity"] <= cuts["balanced"] <= cuts["high_specificity"]
+    assert (chance[labels == 0] < cuts["balanced"]).mean() > 0.95
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 2, 60)
+        cuts = fit_thresholds(labels, expit(rng.normal(3 * labels, 1.0)))
+        assert cuts["high_sensitivity"] <= cuts["balanced"] <= cuts["high_specificity"]

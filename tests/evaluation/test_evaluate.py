@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn import metrics as reference
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from leukoscope.cli.run import evaluate as command
@@ -185,7 +187,7 @@ def test_a_run_without_traits_says_that_the_probes_are_left_out(small: Path) -> 
 def test_test_cells_of_one_class_give_undefined_numbers_and_a_verdict(small: Path) -> None:
     narrow(small, lambda name, _, label: name == "validation" or label == "all")
     metrics = evaluate(small)
-    assert metrics["estimators"]["model"]["auroc"] == {"value": None, "low": None, "high": None, "undefined": 100}
+    assert metrics["estimators"]["model"]["auroc"] == {"value": None, "low": None, "high": None}
     assert "Not every class" in metrics["verdict"]["text"] or metrics["verdict"]["one_class"]
 
 
@@ -328,3 +330,81 @@ def test_thresholds_of_a_fold_do_not_depend_on_its_test_cells(small: Path) -> No
     )
     evaluate(small)
     assert read_json(small / "calibration.json") == before
+
+
+def test_subject_groups_alike_are_scikit_learns_with_sample_weight(run: Path) -> None:
+    metrics, evidence = read_json(run / "metrics.json"), gather(run)
+    outcome = outcome_of(evidence.predictions, evidence.calibrations)
+    weight = 1 / np.bincount(outcome.groups)[outcome.groups]
+    asked, said, chance = outcome.labels, outcome.predicted, outcome.probabilities[:, 1]
+    expected = {
+        "accuracy": reference.accuracy_score(asked, said, sample_weight=weight),
+        "balanced_accuracy": reference.balanced_accuracy_score(asked, said, sample_weight=weight),
+        "sensitivity": reference.recall_score(asked, said, sample_weight=weight),
+        "specificity": reference.recall_score(asked, said, pos_label=0, sample_weight=weight),
+        "f1_weighted": reference.f1_score(asked, said, average="weighted", sample_weight=weight),
+        "mcc": reference.matthews_corrcoef(asked, said, sample_weight=weight),
+        "auroc": roc_auc_score(asked, chance, sample_weight=weight),
+        "auprc": reference.average_precision_score(asked, chance, sample_weight=weight),
+        "brier": reference.brier_score_loss(asked, chance, sample_weight=weight),
+    }
+    found = metrics["subject_weighted"]["estimators"]["model"]
+    assert {name: found[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert found["auroc"]["value"] != metrics["estimators"]["model"]["auroc"]["value"]
+    assert found["auroc"]["low"] < found["auroc"]["value"] < found["auroc"]["high"]
+    assert metrics["headline"] == "subject_weighted"
+
+
+def test_the_verdict_speaks_of_subject_groups_alike(run: Path) -> None:
+    metrics = read_json(run / "metrics.json")
+    alike, per_cell = (each["estimators"]["model"]["sensitivity"] for each in (metrics["subject_weighted"], metrics))
+    assert alike["low"] != per_cell["low"]
+    between = f"{round(100 * alike['low'])} and {round(100 * alike['high'])}"
+    assert f"{round(100 * alike['value'])} of 100 leukemia cells (between {between})" in metrics["verdict"]["text"]
+
+
+def test_a_subject_with_most_of_the_cells_rules_the_figures_per_cell_alone(tmp_path: Path) -> None:
+    metrics = evaluate(write_run(tmp_path / "run", cells=400, subjects=20))
+    row = max(metrics["subjects"], key=lambda row: row["cells"])
+    shares = [each["accuracy"] for each in metrics["subjects"]]
+    alike = metrics["subject_weighted"]["estimators"]["model"]["accuracy"]["value"]
+    assert alike == pytest.approx(np.mean(shares), abs=1e-5)
+    assert row["cells"] > 20
+
+
+def test_figures_of_operating_points_are_those_of_the_thresholds_of_the_folds(run: Path) -> None:
+    metrics, evidence = read_json(run / "metrics.json"), gather(run)
+    test = evidence.predictions.pick(evidence.predictions.test)
+    outcome = outcome_of(evidence.predictions, evidence.calibrations)
+    for point, figures in metrics["operating_points"].items():
+        edge = np.array([evidence.calibrations[fold].thresholds[point] for fold in test.fold.tolist()])
+        called = outcome.probabilities[:, 1] >= edge
+        assert figures["sensitivity"]["value"] == pytest.approx(called[outcome.labels == 1].mean(), abs=1e-6)
+        assert figures["specificity"]["value"] == pytest.approx((~called[outcome.labels == 0]).mean(), abs=1e-6)
+
+
+def test_subgroups_of_any_column_are_measured_and_an_unknown_one_is_named(small: Path) -> None:
+    rows = list(csv.DictReader((small / "cells.csv").open()))
+    with (small / "cells.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "sex"])
+        writer.writeheader()
+        writer.writerows(row | {"sex": "mf"[int(row["subject"]) // 2 % 2]} for row in rows)
+    result = CliRunner().invoke(command, [str(small), "--by", "sex"])
+    assert result.exit_code == 0, result.output
+    found = read_json(small / "metrics.json")["subgroups"]
+    assert [(row["column"], row["value"]) for row in found] == [("sex", "f"), ("sex", "m")]
+    with pytest.raises(LeukoscopeError, match="Did you mean 'sex'"):
+        evaluate(small, by=["sexe"])
+
+
+def test_a_model_that_says_another_class_in_each_fold_is_told_so_in_plain_words(small: Path) -> None:
+    def one_each(rows: Rows) -> Rows:
+        chance = ("0.300000000", "0.700000000")
+        return [
+            row | {"prob_hem": chance[int(row["fold"]) % 2], "prob_all": chance[1 - int(row["fold"]) % 2]}
+            for row in rows
+        ]
+
+    change(small, one_each)
+    text = evaluate(small)["verdict"]["text"]
+    assert "the same for every cell of a fold (" in text or "for every cell:" in text

@@ -1,14 +1,31 @@
-"""The bootstrap over subject groups: against a plain loop over scikit-learn, and its laws."""
+"""Intervals over subject groups: against R, SciPy and a plain loop over scikit-learn, and their laws."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from scipy import stats
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, roc_auc_score
 
-from leukoscope.evaluation.intervals import Bootstrap, bootstrap, draw, interval
+from leukoscope.evaluation.intervals import (
+    LEAST,
+    Bootstrap,
+    Design,
+    bootstrap,
+    design_of,
+    draw,
+    jackknife,
+    limits,
+    spread,
+)
+from leukoscope.evaluation.metrics import auroc
 from leukoscope.evaluation.outcomes import Outcome, measure
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "cells.json"
 
 
 def outcome_of_subjects(cells: int = 300, groups: int = 12) -> Outcome:
@@ -18,6 +35,216 @@ def outcome_of_subjects(cells: int = 300, groups: int = 12) -> Outcome:
     chance = 1 / (1 + np.exp(-rng.normal(labels - 0.5, 1.0)))
     probabilities = np.stack([1 - chance, chance], axis=1)
     return Outcome(labels, probabilities, (chance > 0.5).astype(np.int64), np.abs(chance - 0.5), {}, group)
+
+
+def one_class(groups: int) -> Design:
+    return Design(np.zeros(groups, dtype=np.int64), np.ones(groups))
+
+
+# The jackknife
+
+
+def test_leaving_out_a_group_equals_scikit_learn_on_the_other_cells() -> None:
+    outcome = outcome_of_subjects()
+    found = jackknife(lambda w: measure(outcome, w), design_of(outcome.labels, outcome.groups), cells=300)
+    for group in range(12):
+        rest = outcome.groups != group
+        labels, chance = outcome.labels[rest], outcome.probabilities[rest, 1]
+        assert found.left_out["auroc"][group] == pytest.approx(roc_auc_score(labels, chance))
+        assert found.left_out["brier"][group] == pytest.approx(brier_score_loss(labels, chance))
+        said = balanced_accuracy_score(labels, outcome.predicted[rest])
+        assert found.left_out["balanced_accuracy"][group] == pytest.approx(said)
+
+
+@pytest.mark.parametrize("weighting", ["cells", "alike"])
+def test_the_standard_error_of_a_share_is_the_cluster_robust_cr3_of_r(weighting: str) -> None:
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    groups, chance = np.array(golden["subject"]) - 1, np.array(golden["probability"])
+    right = ((chance > 0.5) == np.array(golden["label"])).astype(float)
+    sizes = np.bincount(groups).astype(float)
+    total = np.bincount(groups, right)
+    scale = sizes if weighting == "alike" else np.ones_like(sizes)
+
+    def share(weights: np.ndarray) -> dict[str, np.ndarray]:
+        each = weights / scale
+        return {"accuracy": each @ total / (each @ sizes)}
+
+    found = jackknife(share, one_class(len(sizes)), cells=len(groups))
+    variance, _, _ = spread(found.point["accuracy"], found.left_out["accuracy"], found.design)
+    expected = golden["accuracy"][weighting]
+    assert found.point["accuracy"] == pytest.approx(expected["value"], abs=1e-9)
+    subjects = len(sizes)
+    assert np.sqrt(variance) == pytest.approx(expected["se"] * np.sqrt((subjects - 1) / subjects), rel=1e-6)
+
+
+def test_the_mean_of_subjects_has_the_t_interval_of_scipy() -> None:
+    values = np.random.default_rng(0).normal(0.6, 0.1, 7)
+    found = jackknife(lambda w: {"ipa": w @ values / w.sum(1)}, one_class(7), cells=7).interval("ipa")
+    low, high = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_a_share_has_that_interval_on_the_logit_scale_and_a_correlation_on_fishers() -> None:
+    values = np.random.default_rng(0).uniform(0.4, 0.95, 5)
+    mean, error, wide = values.mean(), stats.sem(values), stats.t.ppf(0.975, 4)
+
+    def found(name: str) -> tuple[float, float]:
+        number = jackknife(lambda w: {name: w @ values / w.sum(1)}, one_class(5), cells=5).interval(name)
+        return number["low"], number["high"]
+
+    middle, half = np.log(mean / (1 - mean)), wide * error / (mean * (1 - mean))
+    assert found("auroc") == pytest.approx([1 / (1 + np.exp(-(middle + s * half))) for s in (-1, 1)], abs=1e-6)
+    turned = np.arctanh(mean) + np.array([-1, 1]) * wide * error / (1 - mean**2)
+    assert found("mcc") == pytest.approx(np.tanh(turned), abs=1e-6)
+    assert found("brier") == pytest.approx(mean * np.exp(np.array([-1, 1]) * wide * error / mean), abs=1e-6)
+
+
+def test_the_standard_error_of_the_auroc_is_that_of_clustered_delong() -> None:
+    """Obuchowski 1997, equations 3 to 5, for subjects of one class each and as many cells each."""
+    rng = np.random.default_rng(3)
+    groups, labels = np.repeat(np.arange(14), 20), np.repeat(np.arange(14) % 2, 20)
+    scores = rng.normal(labels + rng.normal(0, 0.8, 14)[groups], 1.0)
+    over = (scores[labels == 1][:, None] > scores[labels == 0][None]).astype(float)
+    area = over.mean()
+    error = 0.0
+    for placed, mine in ((over.mean(1), groups[labels == 1]), (over.mean(0), groups[labels == 0])):
+        sums = np.array([(placed[mine == subject] - area).sum() for subject in np.unique(mine)])
+        error += len(sums) / (len(sums) - 1) * (sums**2).sum() / len(placed) ** 2
+    chances = np.stack([-scores, scores], axis=1)
+    design = design_of(labels, groups)
+    found = jackknife(lambda w: {"auroc": auroc(labels, chances, weights=w, groups=groups)}, design, cells=280)
+    variance, freedom, fewest = spread(found.point["auroc"], found.left_out["auroc"], design)
+    assert variance == pytest.approx(error, rel=1e-9)
+    assert 6 < freedom <= 12
+    assert fewest == 7
+
+
+def test_degrees_of_freedom_are_those_of_welch_where_two_classes_add_up() -> None:
+    rng = np.random.default_rng(1)
+    values, strata = np.append(rng.normal(0, 1, 4), rng.normal(0, 3, 9)), np.repeat([0, 1], [4, 9])
+
+    def gap(weights: np.ndarray) -> dict[str, np.ndarray]:
+        sides = [weights[:, strata == s] @ values[strata == s] / weights[:, strata == s].sum(1) for s in (0, 1)]
+        return {"ipa": sides[1] - sides[0]}
+
+    found = jackknife(gap, Design(strata, np.ones(13)), cells=13)
+    _, freedom, fewest = spread(found.point["ipa"], found.left_out["ipa"], found.design)
+    welch = stats.ttest_ind(values[strata == 1], values[strata == 0], equal_var=False)
+    assert freedom == pytest.approx(welch.df)
+    number, expected = found.interval("ipa"), welch.confidence_interval(0.95)
+    assert (number["low"], number["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert fewest == 4
+
+
+def test_few_subjects_have_a_much_wider_interval_than_a_normal_one() -> None:
+    values = np.array([0.5, 0.6, 0.7])
+    found = jackknife(lambda w: {"ipa": w @ values / w.sum(1)}, one_class(3), cells=3).interval("ipa")
+    assert found["high"] - found["low"] == pytest.approx(2 * 4.3027 * stats.sem(values), rel=1e-4)
+
+
+def test_one_subject_with_most_cells_costs_degrees_of_freedom() -> None:
+    left_out = np.array([0.50, 0.52, 0.54, 0.56])
+    even, heavy = (Design(np.zeros(4, dtype=np.int64), np.array(share)) for share in ([1.0] * 4, [400.0, 20, 20, 20]))
+    assert spread(np.float64(0.53), left_out, even)[1] == pytest.approx(3)
+    assert spread(np.float64(0.53), left_out, heavy)[1] < 1
+
+
+def test_below_the_least_number_of_subjects_of_a_class_no_interval_is_offered() -> None:
+    labels = np.repeat([0, 1], [LEAST, LEAST - 1]).repeat(10)
+    groups = np.repeat(np.arange(2 * LEAST - 1), 10)
+    chance = np.random.default_rng(0).uniform(size=len(labels))
+    outcome = Outcome(labels, np.stack([1 - chance, chance], 1), (chance > 0.5).astype(int), chance, {}, groups)
+    found = jackknife(lambda w: measure(outcome, w), design_of(labels, groups), cells=len(labels))
+    assert found.interval("sensitivity")["low"] is None
+    assert found.interval("auroc")["low"] is None
+    assert found.interval("auroc")["value"] is not None
+    assert found.interval("specificity")["low"] is not None  # rests on class 0 alone
+
+
+def test_all_cells_right_is_as_sure_as_so_few_subjects_can_make_it() -> None:
+    found = limits(1.0, np.ones(5), one_class(5))
+    wide = stats.t.ppf(0.975, 4) ** 2
+    assert (found["low"], found["high"]) == (pytest.approx(5 / (5 + wide), abs=1e-6), 1.0)
+    assert limits(0.0, np.zeros(5), one_class(5))["high"] == pytest.approx(wide / (5 + wide), abs=1e-6)
+    assert limits(1.0, np.ones(5), one_class(5), known=True)["low"] == 1.0
+
+
+def test_the_difference_to_a_constant_is_the_interval_moved() -> None:
+    values = np.random.default_rng(0).uniform(0.6, 0.9, 6)
+
+    def both(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"model.auroc": weights @ values / weights.sum(1), "majority.auroc": np.full(len(weights), 0.5)}
+
+    found = jackknife(both, one_class(6), cells=6, constants=frozenset({"majority"}))
+    model, more = found.interval("model.auroc"), found.difference("model.auroc", "majority.auroc")
+    assert [more[key] + 0.5 for key in model] == pytest.approx(list(model.values()), abs=2e-6)
+    assert found.interval("majority.auroc") == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_the_difference_of_a_run_and_itself_is_exactly_zero() -> None:
+    outcome = outcome_of_subjects()
+
+    def twice(weights: np.ndarray) -> dict[str, np.ndarray]:
+        measured = measure(outcome, weights)["auroc"]
+        return {"a": measured, "b": measured}
+
+    found = jackknife(twice, design_of(outcome.labels, outcome.groups), cells=300)
+    assert found.difference("a", "b") == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_groups_that_move_together_widen_the_interval() -> None:
+    values = np.repeat(np.random.default_rng(0).normal(size=10), 30)
+
+    def width(groups: np.ndarray) -> float:
+        count = int(groups.max()) + 1
+
+        def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
+            each = weights[:, groups]
+            return {"ipa": each @ values / each.sum(1)}
+
+        found = jackknife(mean, one_class(count), cells=300).interval("ipa")
+        return float(found["high"] - found["low"])
+
+    assert width(np.repeat(np.arange(10), 30)) > 3 * width(np.arange(300))
+
+
+def test_very_many_groups_are_left_out_in_blocks_with_nearly_the_same_interval() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.5, 0.2, 3000)
+    found = jackknife(lambda w: {"ipa": w @ values / w.sum(1)}, one_class(3000), cells=3000)
+    assert len(found.left_out["ipa"]) == 400
+    number = found.interval("ipa")
+    assert number["high"] - number["low"] == pytest.approx(2 * 1.96 * stats.sem(values), rel=0.1)
+
+
+def test_mixed_subjects_are_a_kind_of_their_own_unless_they_are_too_few() -> None:
+    pure = np.repeat(np.arange(8), 2)
+    labels = np.repeat([0, 0, 0, 0, 1, 1, 1, 1], 2)
+    mixed = labels.copy()
+    mixed[0] = 1
+    assert len(np.unique(design_of(labels, pure).strata)) == 2
+    assert len(np.unique(design_of(mixed, pure).strata)) == 2
+    mixed[[2, 4]] = 1
+    assert len(np.unique(design_of(mixed, pure).strata)) == 3
+
+
+@given(value=st.floats(0, 1), left_out=arrays(float, (7,), elements=st.floats(0, 1)))
+def test_a_share_lies_in_its_interval_and_the_interval_between_nothing_and_all(
+    value: float, left_out: np.ndarray
+) -> None:
+    found = limits(value, left_out, one_class(7))
+    if found["low"] is not None:
+        assert -1e-6 <= found["low"] <= found["value"] + 1e-6
+        assert found["value"] - 1e-6 <= found["high"] <= 1 + 1e-6
+
+
+def test_an_undefined_number_is_none_and_not_zero() -> None:
+    found = limits(np.nan, np.full(10, np.nan), one_class(10))
+    assert found == {"value": None, "low": None, "high": None}
+    assert limits(0.5, np.append(np.full(9, 0.5), np.nan), one_class(10))["low"] is None
+
+
+# The bootstrap
 
 
 def test_every_replicate_equals_scikit_learn_on_the_repeated_cells() -> None:
@@ -44,59 +271,12 @@ def test_every_replicate_draws_as_many_groups_as_there_are() -> None:
     assert (np.concatenate(list(draw(9, replicates=50, seed=0, at_once=8))).sum(1) == 9).all()
 
 
-def test_the_same_seed_gives_the_same_intervals() -> None:
+def test_the_same_seed_gives_the_same_replicates() -> None:
     outcome = outcome_of_subjects()
     first, second = (
         bootstrap(lambda weights: measure(outcome, weights), groups=12, cells=300, replicates=100, seed=4) for _ in "ab"
     )
-    assert first.interval("auroc") == second.interval("auroc")
-
-
-def test_groups_that_move_together_widen_the_interval() -> None:
-    values = np.repeat(np.random.default_rng(0).normal(size=10), 30)
-
-    def width(groups: np.ndarray) -> float:
-        count = int(groups.max()) + 1
-
-        def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
-            spread = weights[:, groups]
-            return {"mean": spread @ values / spread.sum(1)}
-
-        found = bootstrap(mean, groups=count, cells=300, replicates=500).interval("mean")
-        return float(found["high"] - found["low"])
-
-    assert width(np.repeat(np.arange(10), 30)) > 3 * width(np.arange(300))
-
-
-def test_the_difference_of_a_run_and_itself_is_exactly_zero() -> None:
-    outcome = outcome_of_subjects()
-
-    def twice(weights: np.ndarray) -> dict[str, np.ndarray]:
-        measured = measure(outcome, weights)["auroc"]
-        return {"a": measured, "b": measured}
-
-    sampled = bootstrap(twice, groups=12, cells=300, replicates=100)
-    assert sampled.difference("a", "b") == {"value": 0.0, "low": 0.0, "high": 0.0}
-
-
-def test_replicates_with_one_class_only_are_counted_as_undefined() -> None:
-    labels = np.array([0, 0, 1, 1])
-    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.1, 0.9]])
-    outcome = Outcome(labels, probabilities, probabilities.argmax(1), np.ones(4), {}, labels)
-    sampled = bootstrap(lambda weights: measure(outcome, weights), groups=2, cells=4, replicates=1000)
-    found = sampled.interval("auroc")
-    assert 400 < found["undefined"] < 600  # half of all draws of two from two hold one group twice
-    assert "undefined" not in sampled.interval("accuracy")
-
-
-def test_one_subject_group_has_no_interval() -> None:
-    found = interval(0.7, np.full(100, 0.7), groups=1)
-    assert (found["value"], found["low"], found["high"]) == (0.7, None, None)
-
-
-def test_an_undefined_number_is_none_and_not_zero() -> None:
-    found = interval(np.nan, np.full(10, np.nan), groups=5)
-    assert (found["value"], found["low"], found["high"], found["undefined"]) == (None, None, None, 10)
+    assert np.array_equal(first.replicates["ece"], second.replicates["ece"])
 
 
 @given(
@@ -109,29 +289,25 @@ def test_the_calibration_error_always_lies_in_its_own_interval(
     value: float, replicates: np.ndarray, other: float, others: np.ndarray
 ) -> None:
     point = {"a.ece": np.float64(value), "b.ece": np.float64(other)}
-    sampled = Bootstrap(point, {"a.ece": replicates, "b.ece": others}, groups=9)
-    for found, least in ((sampled.interval("a.ece"), 0), (sampled.difference("a.ece", "b.ece"), -1)):
+    sampled = Bootstrap(point, {"a.ece": replicates, "b.ece": others})
+    for found, least in (
+        (sampled.interval("a.ece", one_class(9)), 0),
+        (sampled.difference("a.ece", "b.ece", one_class(9)), -1),
+    ):
         if found["low"] is not None:
-            assert least <= found["low"] <= found["value"] <= found["high"] <= 1
+            assert least <= found["low"] <= found["value"] + 1e-6
+            assert found["value"] - 1e-6 <= found["high"] <= 1
 
 
-def test_centring_keeps_the_width_of_the_replicates_and_leaves_other_metrics_alone() -> None:
-    swollen = np.random.default_rng(2).normal(0.3, 0.02, 2000)
-    replicates = {"model.ece": swollen, "model.auroc": swollen}
-    sampled = Bootstrap({name: np.float64(0.2) for name in replicates}, replicates, groups=9)
-    centred, usual = sampled.interval("model.ece"), sampled.interval("model.auroc")
-    assert usual["low"] > usual["value"]
-    assert centred["high"] - centred["low"] == pytest.approx(usual["high"] - usual["low"], abs=2e-6)
-    assert (centred["high"] + centred["low"]) / 2 == pytest.approx(0.2, abs=0.003)
-
-
-def test_well_calibrated_probabilities_have_their_calibration_error_in_its_interval() -> None:
+def test_what_chance_adds_to_the_calibration_error_is_taken_from_its_interval() -> None:
     rng = np.random.default_rng(8)
     chance = rng.uniform(size=2000)
     labels, group = (rng.uniform(size=2000) < chance).astype(np.int64), rng.integers(40, size=2000)
     probabilities = np.stack([1 - chance, chance], axis=1)
     outcome = Outcome(labels, probabilities, (chance > 0.5).astype(np.int64), np.abs(chance - 0.5), {}, group)
     sampled = bootstrap(lambda weights: measure(outcome, weights), groups=40, cells=2000, replicates=500)
-    assert np.mean(sampled.replicates["ece"] > sampled.point["ece"]) > 0.75  # without swelling it were half
-    found = sampled.interval("ece")
-    assert 0 <= found["low"] < found["value"] < found["high"]
+    assert np.mean(sampled.replicates["ece"] > sampled.point["ece"]) > 0.75  # without a bias it were half
+    found = sampled.interval("ece", one_class(40))
+    assert 0 <= found["low"] < found["value"] / 2
+    assert found["value"] <= found["high"]
+    assert sampled.interval("ece", one_class(2)) == {"value": found["value"], "low": None, "high": None}

@@ -89,9 +89,10 @@ def test_links_inside_the_page_lead_somewhere(page: Page) -> None:
 
 def test_every_headline_number_and_its_baselines_are_on_the_page(page: Page, run: Path) -> None:
     metrics = read_json(run / "metrics.json")
-    for estimator in ("model", "majority", "size"):
-        for name, number in metrics["estimators"][estimator].items():
-            assert span(number) in page.text, (estimator, name)
+    for weighting in (metrics, metrics["subject_weighted"]):
+        for estimator in ("model", "majority", "size"):
+            for name, number in weighting["estimators"][estimator].items():
+                assert span(number) in page.text, (estimator, name)
     assert metrics["verdict"]["text"] in page.text
     for fingerprint in (metrics["split"]["hash"], metrics["data"]["fingerprint"]):
         assert fingerprint in page.text
@@ -114,13 +115,13 @@ def test_pictures_of_cells_and_their_words_are_there(page: Page) -> None:
 def test_figures_have_words_for_those_who_cannot_see_them(run: Path) -> None:
     html = (run / "report.html").read_text(encoding="utf-8")
     drawn = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
-    assert len(drawn) == 7
+    assert len(drawn) == 8
     assert all(len(words) > 40 for words in drawn)
 
 
 def test_figures_are_also_files_that_stand_alone(run: Path) -> None:
     files = sorted((run / "figures").glob("*.svg"))
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         text = file.read_text()
         assert text.startswith("<?xml")

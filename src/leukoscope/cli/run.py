@@ -109,20 +109,24 @@ def train(run: Path, resume: bool, devices: int | None, accelerator: str | None)
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def evaluate(run: Path) -> None:
+@click.option(
+    "--by", multiple=True, metavar="COLUMN", help="Column of cells.csv whose values are shown as subgroups; repeatable."
+)
+def evaluate(run: Path, by: tuple[str, ...]) -> None:
     """Calibrate on validation subjects and measure on test subjects.
 
     Reads RUN/predictions.csv, cells.csv, split.json and traits.csv; writes RUN/calibration.json and
-    RUN/metrics.json, every number with its 95 % interval over subject groups.
+    RUN/metrics.json, every number with its 95 % interval over subject groups, which count alike.
 
     \b
     Examples:
       leukoscope evaluate runs/first
+      leukoscope evaluate runs/first --by part --by sex
     """
     from ..evaluation.evaluate import evaluate as measure_run
     from ..evaluation.verdict import summary
 
-    click.echo(summary(measure_run(run)))
+    click.echo(summary(measure_run(run, by=by)))
     click.echo(f"Wrote {run / 'metrics.json'}")
 
 
@@ -156,8 +160,9 @@ _RUN_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 def compare(run_a: Path, run_b: Path, output: Path | None) -> None:
     """Paired difference between two runs on the test cells that they share.
 
-    Both runs are measured on the same bootstrap replicates of subject groups, so the interval of the difference is
-    far narrower than the two intervals side by side suggest.
+    Both runs are measured on the same cells, with the same subject groups left out in turn, so the interval of the
+    difference is far narrower than the two intervals side by side suggest. Subject groups count alike; the same per
+    cell is shown below.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from .intervals import Statistics, bootstrap
+from .intervals import Statistics, design_of, jackknife
 from .metrics import Floats, Ints, areas
 from .outcomes import Outcome
 from .predictions import Predictions
@@ -100,9 +100,7 @@ def label_statistics(statistics: Statistics, name: str) -> Statistics:
 _FOLDS = 5
 
 
-def shortcut_probe(
-    features: Mapping[str, Floats], *, labels: Ints, groups: Ints, replicates: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+def shortcut_probe(features: Mapping[str, Floats], *, labels: Ints, groups: Ints, seed: int = 0) -> dict[str, Any]:
     """Return the AUROC of each feature alone with its 95 % interval, subjects kept apart.
 
     features: name -> (cells, columns); labels: (cells,) class index; groups: (cells,) code of the subject group.
@@ -129,5 +127,5 @@ def shortcut_probe(
             name: areas(labels, values, weights=weights, groups=groups)["auroc"] for name, values in chances.items()
         }
 
-    drawn = bootstrap(measure, groups=int(groups.max()) + 1, cells=len(labels), replicates=replicates, seed=seed)
-    return {name: drawn.interval(name) for name in features} | {"folds": folds, "chance": 0.5}
+    found = jackknife(measure, design_of(labels, groups), cells=len(labels))
+    return {name: found.interval(name) for name in features} | {"folds": folds, "chance": 0.5}

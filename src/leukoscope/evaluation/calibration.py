@@ -134,7 +134,9 @@ def fit_thresholds(labels: Ints, scores: Floats) -> dict[str, float]:
     """Return one threshold per operating point from validation scores (cells,) of the disease.
 
     balanced: highest balanced accuracy (Youden's J). high_sensitivity: the highest threshold that still finds 95 %
-    of the disease. high_specificity: the lowest threshold that still leaves 95 % of the normal cells alone.
+    of the disease, but none above the balanced one. high_specificity: the lowest threshold that still leaves 95 % of
+    the normal cells alone, but none below the balanced one. So no cell is called the disease at a stricter point and
+    spared at a more sensitive one.
 
     >>> fit_thresholds(np.array([0, 0, 1, 1]), np.array([0.1, 0.3, 0.5, 0.9]))["balanced"]
     0.4
@@ -146,8 +148,8 @@ def fit_thresholds(labels: Ints, scores: Floats) -> dict[str, float]:
     balanced = cuts[best[np.argmin(np.abs(cuts[best] - 0.5))]]  # of equally good cuts the one nearest to 0.5
     return {
         "balanced": round(float(balanced), 9),
-        "high_sensitivity": round(float(cuts[found >= HIGH].max()), 9),
-        "high_specificity": round(float(cuts[spared >= HIGH].min()), 9),
+        "high_sensitivity": round(float(min(cuts[found >= HIGH].max(), balanced)), 9),
+        "high_specificity": round(float(max(cuts[spared >= HIGH].min(), balanced)), 9),
     }
 
 

@@ -12,14 +12,14 @@ from scipy.sparse.csgraph import connected_components
 from ..errors import DataError
 from .baselines import label_statistics
 from .evaluate import Evidence, experiment_of, gather
-from .intervals import METHOD, Statistics, bootstrap
-from .metrics import LOWER_IS_BETTER, METRICS, Floats, Ints
+from .intervals import LEAST, METHOD, Design, Statistics, bootstrap, design_of, jackknife
+from .metrics import LOWER_IS_BETTER, METRICS, Floats, Ints, ece
 from .outcomes import SUBJECT_METRICS, Outcome, measure, measure_subjects, outcome_of
 from .predictions import Predictions
 
 
 def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
-    """Measure both runs on the test cells that they share; every difference is B minus A over the same replicates.
+    """Measure both runs on the test cells that they share; every difference is B minus A, cell by cell.
 
     Cells are matched by the SHA-256 of their images, wherever the files lie and whatever they are called.
 
@@ -34,30 +34,55 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
     _same_labels(run_a, run_b, tests=tests, rows=rows)
     groups = joined_groups(tests[0].group[rows[0]], tests[1].group[rows[1]])
     outcomes = {name: _shared(each, picked, groups) for name, each, picked in zip("ab", (a, b), rows, strict=True)}
-
-    def statistic(weights: Floats) -> Statistics:
-        values: Statistics = {}
-        for name, outcome in outcomes.items():
-            values |= label_statistics(measure(outcome, weights) | measure_subjects(outcome, weights), name)
-        return values
-
-    count = int(groups.max()) + 1
+    design = design_of(outcomes["a"].labels, groups)
     replicates, seed = settings.evaluate.replicates, settings.seed
-    sampled = bootstrap(statistic, groups=count, cells=len(groups), replicates=replicates, seed=seed)
-    names = (*METRICS, *SUBJECT_METRICS)
+    weighted = {
+        "subject_weighted": _weighted(outcomes, design.alike(), design.share, replicates=replicates, seed=seed),
+        "per_cell": _weighted(outcomes, design, np.ones(len(design.share)), replicates=replicates, seed=seed),
+    }
     return {
         "format": 1,
         "runs": {"a": str(run_a), "b": str(run_b)},
         "classes": list(tests[0].classes),
         "cells": {"shared": len(groups), "a": len(tests[0]), "b": len(tests[1])},
-        "groups": count,
+        "groups": len(design.share),
         "leaky": {"a": a.plan.leaky, "b": b.plan.leaky},
         "synthetic": bool((tests[0].source[rows[0]] == "synthetic").any()),
-        "a": {name: sampled.interval(f"a.{name}") for name in names},
-        "b": {name: sampled.interval(f"b.{name}") for name in names},
-        "differences": {name: sampled.difference(f"b.{name}", f"a.{name}") for name in names},
+        "headline": "subject_weighted",
+        "subject_weighted": weighted["subject_weighted"],
+        **weighted["per_cell"],
         "lower_is_better": sorted(LOWER_IS_BETTER),
-        "bootstrap": {"replicates": replicates, "seed": seed, "unit": "subject group", "interval": METHOD},
+        "intervals": {
+            "method": METHOD, "unit": "subject group", "least_per_class": LEAST, "replicates": replicates, "seed": seed
+        },
+    }  # fmt: skip
+
+
+def _weighted(
+    outcomes: dict[str, Outcome], design: Design, sizes: Floats, *, replicates: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of A, of B and B minus A; sizes: what the weight of a group is divided by."""
+
+    def statistic(weights: Floats) -> Statistics:
+        values: Statistics = {}
+        for name, outcome in outcomes.items():
+            each = measure(outcome, weights / sizes) | measure_subjects(outcome, weights)
+            values |= label_statistics(each, name)
+        return values
+
+    def errors(weights: Floats) -> Statistics:
+        return {
+            f"{name}.ece": ece(each.labels, each.probabilities, weights=weights / sizes, groups=each.groups)
+            for name, each in outcomes.items()
+        }
+
+    cells = len(outcomes["a"].labels)
+    drawn = bootstrap(errors, groups=len(sizes), cells=cells, replicates=replicates, seed=seed)
+    found, names = jackknife(statistic, design, cells=cells, drawn=drawn), (*METRICS, *SUBJECT_METRICS)
+    return {
+        "a": {name: found.interval(f"a.{name}") for name in names},
+        "b": {name: found.interval(f"b.{name}") for name in names},
+        "differences": {name: found.difference(f"b.{name}", f"a.{name}") for name in names},
     }
 
 

@@ -1,21 +1,24 @@
 """One run, evaluated: predictions.csv becomes calibration.json and metrics.json."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import Experiment
 from ..data.audit import read_traits
 from ..data.cells import Cell, read_cells
 from ..data.split import SplitPlan, read_split
-from ..files import record_stage, write_json
+from ..errors import UnknownNameError
+from ..files import read_csv, record_stage, write_json
 from .baselines import COLUMNS, class_shares, features_of, label_statistics, majority, probe
 from .calibration import Calibration, calibrate, calibration_table
-from .intervals import METHOD, Bootstrap, Statistics, bootstrap, number, plain
-from .metrics import BINS, METRICS, Floats, Ints, confusion, reliability
+from .intervals import LEAST, METHOD, Design, Jackknife, Statistics, bootstrap, design_of, jackknife, number, plain
+from .metrics import BINS, METRICS, Floats, Ints, confusion, ece, reliability
 from .outcomes import (
     COVERAGE_GRID,
     RATE_GRID,
@@ -26,14 +29,18 @@ from .outcomes import (
     measure_classes,
     measure_curves,
     measure_points,
+    measure_probabilities,
     measure_subjects,
     outcome_of,
     subjects_of,
 )
 from .predictions import Predictions, read_predictions, rows_of
+from .reliability import BENEFIT_GRID, CALIBRATION, smooth_grid
+from .subgroups import subgroups
 from .verdict import verdict
 
 _KINDS = ("precision", "recall", "f1")
+_CONSTANTS = frozenset({"majority"})
 
 
 @dataclass(frozen=True)
@@ -60,41 +67,99 @@ class Evidence:
         }
 
 
-def evaluate(run: Path) -> dict[str, Any]:
+def evaluate(run: Path, *, by: Sequence[str] = ()) -> dict[str, Any]:
     """Calibrate on validation cells, measure on test cells, and write calibration.json and metrics.json.
 
-    The test cells of all folds are pooled, each calibrated and decided by its own fold.
+    The test cells of all folds are pooled, each calibrated and decided by its own fold. Every figure is given twice:
+    with subject groups weighing alike (the headline), and per cell, where a subject counts as often as it has cells.
+
+    by: columns of cells.csv whose values are shown as subgroups; none: those of the settings.
 
     Raises:
         DataError: a file is missing or cannot be evaluated.
         SplitError: the split leaks.
+        UnknownNameError: cells.csv has no such column.
     """
     started = time.perf_counter()
     settings = experiment_of(run)
     evidence = gather(run, positive=settings.evaluate.positive)
+    columns = subgroup_columns(run, evidence, by or settings.evaluate.subgroups, needed=bool(by))
     estimators, notes = _estimators(run, evidence)
-    model = estimators["model"]
-    classes = evidence.predictions.classes
-
-    def statistic(weights: Floats) -> Statistics:
-        values = measure_classes(model, weights, classes) | measure_points(model, weights)
-        values |= measure_curves(model, weights, classes)
-        for name, outcome in estimators.items():
-            values |= label_statistics(measure(outcome, weights) | measure_subjects(outcome, weights), name)
-        return values
-
-    sampled = bootstrap(
-        statistic,
-        groups=int(model.groups.max()) + 1,
-        cells=len(model.labels),
-        replicates=settings.evaluate.replicates,
-        seed=settings.seed,
-    )
-    metrics = _metrics(evidence, estimators, sampled, notes=notes, settings=settings)
-    write_json(run / "calibration.json", calibration_table(evidence.calibrations, classes))
+    measured = Measured(estimators, evidence.predictions.classes, settings=settings)
+    metrics = _metrics(evidence, measured, notes=notes, settings=settings)
+    metrics["subgroups"] = subgroups(measured.model, columns)
+    write_json(run / "calibration.json", calibration_table(evidence.calibrations, evidence.predictions.classes))
     write_json(run / "metrics.json", metrics)
     record_stage(run, "evaluate", started=started, seed=settings.seed)
     return metrics
+
+
+class Measured:
+    """Every estimator measured with subject groups alike and per cell, with each group left out in turn."""
+
+    def __init__(self, estimators: dict[str, Outcome], classes: tuple[str, ...], *, settings: Experiment) -> None:
+        self.estimators, self.classes, self.model = estimators, classes, estimators["model"]
+        self._settings = settings
+        design = design_of(self.model.labels, self.model.groups)
+        self.grid = smooth_grid(self.model.probabilities[:, 1]) if len(classes) == 2 else None
+        self.per_cell = self._weighted(design, np.ones(len(design.share)))
+        self.alike = self._weighted(design.alike(), design.share)
+
+    def _weighted(self, design: Design, sizes: Floats) -> Jackknife:
+        """sizes: what the weight of each group is divided by, so that its cells share it."""
+        cells = len(self.model.labels)
+        drawn = bootstrap(
+            lambda weights: self._calibration_errors(weights / sizes),
+            groups=len(sizes),
+            cells=cells,
+            replicates=self._settings.evaluate.replicates,
+            seed=self._settings.seed,
+        )
+
+        def statistic(weights: Floats) -> Statistics:
+            values = self._statistic(weights / sizes)
+            for name, outcome in self.estimators.items():
+                values |= label_statistics(measure_subjects(outcome, weights), name)
+            return values
+
+        return jackknife(statistic, design, cells=cells, constants=_CONSTANTS, drawn=drawn)
+
+    def _calibration_errors(self, weights: Floats) -> Statistics:
+        return {
+            f"{name}.ece": ece(each.labels, each.probabilities, weights=weights, groups=each.groups)
+            for name, each in self.estimators.items()
+        }
+
+    def _statistic(self, weights: Floats) -> Statistics:
+        values = measure_classes(self.model, weights, self.classes) | measure_points(self.model, weights)
+        values |= measure_curves(self.model, weights, self.classes)
+        values |= measure_probabilities(self.model, weights, grid=self.grid)
+        for name, outcome in self.estimators.items():
+            values |= label_statistics(measure(outcome, weights), name)
+        return values
+
+    def figures(self, found: Jackknife) -> dict[str, Any]:
+        """Return the figures of one weighting: of estimators, of their differences, of classes and thresholds."""
+        names = (*METRICS, *SUBJECT_METRICS)
+        numbers = {each: {name: found.interval(f"{each}.{name}") for name in names} for each in self.estimators}
+        numbers["model"] |= {name: found.interval(name) for name in CALIBRATION if name in found.point}
+        support = np.bincount(self.model.labels, minlength=self.model.classes)
+        return {
+            "estimators": numbers,
+            "differences": {
+                each: {name: found.difference(f"model.{name}", f"{each}.{name}") for name in names}
+                for each in self.estimators
+                if each != "model"
+            },
+            "per_class": {
+                name: {kind: found.interval(f"{kind}.{name}") for kind in _KINDS} | {"support": int(support[index])}
+                for index, name in enumerate(self.classes)
+            },
+            "operating_points": {
+                point: {name: found.interval(f"{point}.{name}") for name in ("sensitivity", "specificity")}
+                for point in self.model.at
+            },
+        }
 
 
 def experiment_of(run: Path) -> Experiment:
@@ -133,17 +198,25 @@ def _estimators(run: Path, evidence: Evidence) -> tuple[dict[str, Outcome], list
     return estimators, []
 
 
-def _metrics(
-    evidence: Evidence, estimators: dict[str, Outcome], sampled: Bootstrap, *, notes: list[str], settings: Experiment
-) -> dict[str, Any]:
-    predictions, plan, model = evidence.predictions, evidence.plan, estimators["model"]
-    names = (*METRICS, *SUBJECT_METRICS)
-    numbers = {each: {name: sampled.interval(f"{each}.{name}") for name in names} for each in estimators}
-    differences = {
-        each: {name: sampled.difference(f"model.{name}", f"{each}.{name}") for name in names}
-        for each in estimators
-        if each != "model"
-    }
+def subgroup_columns(
+    run: Path, evidence: Evidence, names: Sequence[str], *, needed: bool
+) -> dict[str, NDArray[np.str_]]:
+    """Return columns of cells.csv for the test cells: name -> (cells,).
+
+    Raises:
+        UnknownNameError: there is no such column, and it is needed.
+    """
+    rows = read_csv(run / "cells.csv")
+    tested = evidence.rows[evidence.predictions.test].tolist()
+    unknown = [name for name in names if name not in rows[0]]
+    if unknown and needed:
+        raise UnknownNameError(f"column of {run / 'cells.csv'}", unknown[0], tuple(rows[0]))
+    return {name: np.array([rows[row][name] or "" for row in tested]) for name in names if name not in unknown}
+
+
+def _metrics(evidence: Evidence, measured: Measured, *, notes: list[str], settings: Experiment) -> dict[str, Any]:
+    predictions, plan, model = evidence.predictions, evidence.plan, measured.model
+    alike, per_cell = measured.figures(measured.alike), measured.figures(measured.per_cell)
     data = _data(evidence)
     subjects = subject_table(predictions, model)
     notes = [*notes, *(f"Fold {fold}: {each.note}" for fold, each in evidence.calibrations.items() if each.note)]
@@ -153,34 +226,34 @@ def _metrics(
         "positive": predictions.classes[1] if predictions.binary else "",
         "verdict": verdict(
             classes=predictions.classes,
-            model=numbers["model"],
-            differences=differences,
+            model=alike["estimators"]["model"],
+            differences=alike["differences"],
             said=_one_class(evidence, model),
             leaky=plan.leaky,
             synthetic=data["synthetic"],
-            groups=sampled.groups,
+            groups=data["groups_per_class"],
         ),
         "notes": notes,
         "data": data,
         "split": {"scheme": plan.scheme, "folds": len(plan.folds), "leaky": plan.leaky, "hash": plan.hash},
-        "estimators": numbers,
-        "differences": differences,
-        "per_class": _per_class(evidence, model, sampled),
-        "operating_points": _operating_points(model, sampled),
+        "headline": "subject_weighted",
+        "subject_weighted": alike,
+        **per_cell,
         "confusion": {
             "labels": list(predictions.classes),
             "matrix": confusion(model.labels, model.predicted, classes=model.classes).astype(int).tolist(),
         },
         "subjects": subjects,
         "worst_subject": subjects[0]["group"],
-        "curves": _curves(evidence, model, sampled),
+        "curves": _curves(evidence, measured),
         "folds": _folds(evidence, model),
-        "bootstrap": {
+        "intervals": {
+            "method": METHOD,
+            "unit": "subject group",
+            "groups": len(measured.per_cell.design.strata),
+            "least_per_class": LEAST,
             "replicates": settings.evaluate.replicates,
             "seed": settings.seed,
-            "unit": "subject group",
-            "interval": METHOD,
-            "groups": sampled.groups,
         },
     }
 
@@ -195,34 +268,23 @@ def _data(evidence: Evidence) -> dict[str, Any]:
         "source": sources,
         "synthetic": "synthetic" in sources,
         "per_class": {name: int((test.label == index).sum()) for index, name in enumerate(test.classes)},
+        "groups_per_class": {
+            name: len(np.unique(test.group[test.label == index])) for index, name in enumerate(test.classes)
+        },
         "fingerprint": evidence.plan.cells,
     }
 
 
 def _one_class(evidence: Evidence, model: Outcome) -> str:
-    """Return the class that is said to every cell of every fold, 'one class' when folds differ, or ''."""
+    """Return in words which class every cell is given, of all folds or of each, or ''."""
     fold = evidence.predictions.fold[evidence.predictions.test]
-    said = [set(model.predicted[fold == each].tolist()) for each in evidence.predictions.folds]
-    if any(len(classes) > 1 for classes in said):
+    decided = {each: np.unique(model.predicted[fold == each]).tolist() for each in evidence.predictions.folds}
+    if any(len(classes) > 1 for classes in decided.values()):
         return ""
-    all_said = set.union(*said)
-    names = [evidence.predictions.classes[index] for index in sorted(all_said)]
-    return names[0] if len(names) == 1 else f"{'/'.join(names)}, one class per fold,"
-
-
-def _per_class(evidence: Evidence, model: Outcome, sampled: Bootstrap) -> dict[str, Any]:
-    support = np.bincount(model.labels, minlength=model.classes)
-    return {
-        name: {kind: sampled.interval(f"{kind}.{name}") for kind in _KINDS} | {"support": int(support[index])}
-        for index, name in enumerate(evidence.predictions.classes)
-    }
-
-
-def _operating_points(model: Outcome, sampled: Bootstrap) -> dict[str, Any]:
-    return {
-        point: {name: sampled.interval(f"{point}.{name}") for name in ("sensitivity", "specificity")}
-        for point in model.at
-    }
+    name = {each: evidence.predictions.classes[classes[0]] for each, classes in decided.items()}
+    if len(set(name.values())) == 1:
+        return f"'{next(iter(name.values()))}' for every cell"
+    return f"the same for every cell of a fold ({', '.join(f'{said} in fold {each}' for each, said in name.items())})"
 
 
 def subject_table(predictions: Predictions, model: Outcome) -> list[dict[str, Any]]:
@@ -257,23 +319,32 @@ def _subject(test: Predictions, model: Outcome, code: int, *, decided: int | Non
     return row
 
 
-def _curves(evidence: Evidence, model: Outcome, sampled: Bootstrap) -> dict[str, Any]:
+def _curves(evidence: Evidence, measured: Measured) -> dict[str, Any]:
+    """Return every curve with subject groups alike, as the headline; the reliability diagram also counts cells."""
+    model, found = measured.model, measured.alike
     classes = evidence.predictions.classes[model.classes == 2 :]
-    count, chance, _ = reliability(model.labels, model.probabilities)
-    return {
-        "roc": _by_class("roc", classes, sampled, grid=RATE_GRID),
-        "pr": _by_class("pr", classes, sampled, grid=RECALL_GRID),
+    weights = 1 / np.bincount(model.groups)
+    count, chance, _ = reliability(model.labels, model.probabilities, weights=weights, groups=model.groups)
+    cells = reliability(model.labels, model.probabilities)[0]
+    curves = {
+        "roc": _by_class("roc", classes, found, grid=RATE_GRID),
+        "pr": _by_class("pr", classes, found, grid=RECALL_GRID),
         "reliability": {
             "edges": plain(np.linspace(0, 1, BINS + 1)),
-            "cells": count.astype(int).tolist(),
+            "cells": cells.astype(int).tolist(),
             "mean_probability": plain(np.divide(chance, count, out=np.full(BINS, np.nan), where=count > 0)),
-            **sampled.band("reliability"),
+            **found.band("reliability"),
         },
-        "risk_coverage": {"grid": plain(COVERAGE_GRID), **sampled.band("risk_coverage")},
+        "risk_coverage": {"grid": plain(COVERAGE_GRID), **found.band("risk_coverage")},
     }
+    if measured.grid is not None:
+        curves["calibration"] = {"grid": plain(measured.grid), **found.band("smooth")}
+        names = {"model": "benefit", "all": "benefit_all", "gain": "benefit_gain"}
+        curves["decision"] = {"grid": plain(BENEFIT_GRID)} | {key: found.band(name) for key, name in names.items()}
+    return curves
 
 
-def _by_class(kind: str, classes: tuple[str, ...], sampled: Bootstrap, *, grid: Floats) -> dict[str, Any]:
+def _by_class(kind: str, classes: tuple[str, ...], sampled: Jackknife, *, grid: Floats) -> dict[str, Any]:
     """Return the curve of the disease, or of every class against the rest."""
     curves = {name: sampled.band(f"{kind}.{name}") for name in classes}
     alone = next(iter(curves.values())) if len(curves) == 1 else {}

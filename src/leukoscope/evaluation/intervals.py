@@ -1,14 +1,19 @@
-"""95 % intervals by drawing whole subject groups again and again: cells of one patient are no independent proof.
+"""95 % intervals over subject groups: cells of one patient are not independent observations.
 
-A replicate draws as many groups as there are, with replacement; a cell weighs as often as its group was drawn.
-Whatever is measured is measured on a matrix of such weights (replicates, groups), so all metrics of all estimators
-share the same replicates and every difference is paired. Percentile interval: Efron and Tibshirani 1993, chapter 13.
+A number is measured on all groups, and once more with each group left out (the delete-one-group jackknife, that is the
+cluster-robust variance CR3; MacKinnon, Nielsen and Webb 2023, doi 10.1002/jae.2945). Its standard error is taken to a
+scale on which the number is closer to normal: the logit for a share or an area under a curve, Fisher's z for a
+correlation, the logarithm for a ratio or a squared error. There the limits are those of Student's t with
+Satterthwaite's degrees of freedom: what each class adds to the variance has as many as it has groups, less one (Kish's
+effective number of groups where they weigh unequally). Where subjects have one class each and weigh alike, the standard
+error of the AUROC is that of clustered DeLong (Obuchowski 1997, doi 10.2307/2533958).
 
-The expected calibration error is a sum of distances, so every draw raises it and its percentile interval can lie
-wholly above its value. Its replicates, and those of its differences, are therefore first moved by their estimated bias
-(median of the replicates minus the value; chapter 10, there with the mean), so that their median is the value. Such an
-interval says how far the value varies with other patients. It does not take away what chance has added to the value
-itself: Kumar et al. 2019, doi 10.48550/arXiv.1909.10155. (The basic interval does, but need not hold the value.)
+docs/benchmarks/coverage.md shows how often these intervals hold the true value, beside bootstrap percentiles, BCa and
+others. With fewer than `LEAST` groups in a class that matters for the number no interval is offered.
+
+The expected calibration error is a sum of distances, which chance alone raises, on fewer subjects more. Its interval is
+centred on the value less the bias that the bootstrap finds (Efron and Tibshirani 1993, chapter 10), and reaches at
+least to the value itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +24,71 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import expit, logit, stdtrit
 
-from .metrics import SWELLING, Floats
+from .metrics import Floats, Ints, scale_of
 
 Statistics = dict[str, Floats]  # name -> (replicates, …)
 LEVEL = 0.95
-METHOD = "95 % percentile; ece and its differences: replicates first moved by their median bias"
+LEAST = 3  # subject groups of a class
+BOTH = 3  # code of a group with cells inside (1) and outside (2) of a subgroup
+METHOD = "95 %, jackknife over subject groups, Student's t"
+_BLOCKS = 400  # more groups than this are left out in blocks
 _WEIGHTS_AT_ONCE = 1 << 20  # 8 MiB of float64: memory stays flat
 _THREADS = 2
+_NOTHING = 1e-12  # a change that is rounding
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where a number is closer to normal: there, back, and the derivative of there."""
+
+    there: Callable[[Floats], Floats]
+    back: Callable[[Floats], Floats]
+    slope: Callable[[Floats], Floats]
+
+
+SCALES = {
+    "logit": Scale(logit, expit, lambda value: 1 / (value * (1 - value))),
+    "fisher": Scale(np.arctanh, np.tanh, lambda value: 1 / (1 - value**2)),
+    "log": Scale(np.log, np.exp, lambda value: 1 / value),
+    "bounded": Scale(lambda value: value, lambda value: np.clip(value, 0, 1), np.ones_like),
+    "plain": Scale(lambda value: value, lambda value: value, np.ones_like),
+}
+
+
+@dataclass(frozen=True)
+class Design:
+    """The subject groups that are left out: what each of them is, and how much it weighs."""
+
+    strata: Ints  # (groups,) code of the class of its cells, or of the mixture
+    share: Floats  # (groups,) weight of all its cells
+
+    def alike(self) -> "Design":
+        """Return the same groups, each of weight one."""
+        return Design(self.strata, np.ones(len(self.strata)))
+
+
+def design_of(labels: Ints, groups: Ints, *, apart: Ints | None = None) -> Design:
+    """Return the design of cells: groups of one class each, and those of several classes together.
+
+    apart: a further code of each group that divides them, such as inside or outside of a subgroup.
+    Mixed groups, and groups that are on both sides of `apart`, join the largest kind where they are fewer than three.
+
+    >>> design_of(np.array([0, 0, 1]), np.array([0, 0, 1]))
+    Design(strata=array([0, 1]), share=array([2., 1.]))
+    """
+    count = int(groups.max()) + 1
+    seen = np.zeros((count, int(labels.max()) + 1), dtype=bool)
+    seen[groups, labels] = True
+    kind = np.where(seen.sum(1) == 1, seen.argmax(1), seen.shape[1])
+    odd = kind == seen.shape[1]
+    if apart is not None:
+        kind, odd = kind + (seen.shape[1] + 1) * apart, odd | (apart == BOTH)
+    sizes = np.bincount(kind)
+    if not odd.all():
+        kind = np.where(odd & (sizes[kind] < LEAST), np.bincount(kind[~odd]).argmax(), kind)
+    return Design(np.unique(kind, return_inverse=True)[1], np.bincount(groups, minlength=count).astype(float))
 
 
 @dataclass(frozen=True)
@@ -35,44 +97,182 @@ class Bootstrap:
 
     point: Statistics  # name -> (…)
     replicates: Statistics  # name -> (replicates, …)
-    groups: int
+
+    def interval(self, name: str, design: Design) -> dict[str, Any]:
+        """Return value, low and high of a number that chance raises (see the module)."""
+        return _corrected(self.point[name], self.replicates[name], design, least=0.0)
+
+    def difference(self, name: str, other: str, design: Design) -> dict[str, Any]:
+        """Return value, low and high of name minus other, over the same replicates."""
+        value, replicates = (each[name] - each[other] for each in (self.point, self.replicates))
+        return _corrected(value, replicates, design, least=-1.0)
+
+
+@dataclass(frozen=True)
+class Jackknife:
+    """What was measured on all cells, and with each group left out."""
+
+    point: Statistics  # name -> (…)
+    left_out: Statistics  # name -> (groups, …)
+    design: Design
+    constants: frozenset[str] = frozenset()  # estimators that always say the same: known, not estimated
+    drawn: Bootstrap | None = None  # of the numbers that chance raises
 
     def interval(self, name: str) -> dict[str, Any]:
-        """Return value, low, high of a number, None where undefined, and in how many replicates it is undefined."""
-        return _interval(name, self.point[name], self.replicates[name], least=0.0, groups=self.groups)
+        """Return value, low and high of a number, None where undefined or where no interval is offered."""
+        if self.drawn and name in self.drawn.point:
+            return self.drawn.interval(name, self.design)
+        known = name.partition(".")[0] in self.constants
+        return limits(self.point[name], self.left_out[name], self.design, scale=scale_of(name), known=known)
 
     def difference(self, name: str, other: str) -> dict[str, Any]:
-        """Return value, low, high of name minus other, over the same replicates."""
-        value, replicates = (each[name] - each[other] for each in (self.point, self.replicates))
-        return _interval(name, value, replicates, least=-1.0, groups=self.groups)
+        """Return value, low and high of name minus other; shifted from `name` where `other` is a constant."""
+        if self.drawn and name in self.drawn.point:
+            return self.drawn.difference(name, other, self.design)
+        fixed = self.point[other]
+        if np.isfinite(fixed) and np.all(np.abs(self.left_out[other] - fixed) < _NOTHING):
+            shifted = {key: None if each is None else each - fixed for key, each in self.interval(name).items()}
+            return {key: None if each is None else number(each) for key, each in shifted.items()}
+        value, left_out = (each[name] - each[other] for each in (self.point, self.left_out))
+        return limits(value, left_out, self.design, scale="plain")
 
     def band(self, name: str) -> dict[str, list[float | None]]:
-        """Return value, low, high of every point of a curve."""
-        low, high = _limits(self.replicates[name], groups=self.groups)
+        """Return value, low and high of every point of a curve."""
+        low, high = _limits(self.point[name], self.left_out[name], self.design, scale=scale_of(name))
         return {"value": plain(self.point[name]), "low": plain(low), "high": plain(high)}
+
+
+def jackknife(
+    statistic: Callable[[Floats], Statistics],
+    design: Design,
+    *,
+    cells: int,
+    constants: frozenset[str] = frozenset(),
+    drawn: Bootstrap | None = None,
+) -> Jackknife:
+    """Measure `statistic` on all groups, and with each of them left out.
+
+    statistic: takes the weight of each group, (replicates, groups), and gives numbers or curves per replicate.
+    cells: how many cells it looks at, so that it gets only as many replicates at once as fit the cache.
+    More than 400 groups are left out in 400 blocks, each from one stratum (Kott 2001, Journal of Official Statistics).
+
+    >>> values = np.array([0.2, 0.4, 0.9])
+    >>> mean = jackknife(lambda w: {"mean": w @ values / w.sum(1)}, Design(np.zeros(3, int), np.ones(3)), cells=3)
+    >>> mean.interval("mean")
+    {'value': 0.5, 'low': 0.027049, 'high': 0.972951}
+    """
+    groups = len(design.strata)
+    block, design = (np.arange(groups), design) if groups <= _BLOCKS else _blocks(design)
+    rows = len(design.strata)
+    at_once = max(1, _WEIGHTS_AT_ONCE // max(1, cells, groups))
+    kept = ((block != np.arange(start, min(start + at_once, rows))[:, None]) for start in range(0, rows, at_once))
+    point, left_out = _measured(statistic, groups, (each.astype(float) for each in kept))
+    return Jackknife(point, left_out, design, constants, drawn)
+
+
+def _measured(
+    statistic: Callable[[Floats], Statistics], groups: int, weights: Iterator[Floats]
+) -> tuple[Statistics, Statistics]:
+    point = {name: value[0] for name, value in statistic(np.ones((1, groups))).items()}
+    parts: list[Statistics] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while chunk := list(islice(weights, 2 * _THREADS)):
+            parts += pool.map(statistic, chunk) if len(chunk) > 1 else map(statistic, chunk)
+    return point, {name: np.concatenate([part[name] for part in parts]) for name in point}
+
+
+def _blocks(design: Design) -> tuple[Ints, Design]:
+    """Return the block of each group, and the design of the blocks; blocks of a stratum differ by one group at most."""
+    block = np.zeros(len(design.strata), dtype=np.int64)
+    strata: list[int] = []
+    for stratum in np.unique(design.strata).tolist():
+        here = np.random.default_rng(0).permutation(np.flatnonzero(design.strata == stratum))
+        count = min(len(here), max(LEAST, round(_BLOCKS * len(here) / len(design.strata))))
+        block[here] = len(strata) + np.arange(len(here)) % count
+        strata += [stratum] * count
+    return block, Design(np.array(strata), np.bincount(block, design.share).astype(float))
+
+
+def limits(
+    value: ArrayLike, left_out: Floats, design: Design, *, scale: str = "logit", known: bool = False
+) -> dict[str, Any]:
+    """Return one number with its limits; None where it is undefined or no interval is offered.
+
+    value: on all groups; left_out: (groups,), with each group left out; known: a constant is certain, not lucky.
+
+    >>> limits(0.5, np.array([0.4, 0.5, 0.6]), Design(np.zeros(3, int), np.ones(3)), scale="plain")
+    {'value': 0.5, 'low': 0.003172, 'high': 0.996828}
+    """
+    low, high = _limits(np.asarray(value, dtype=float), left_out, design, scale=scale, known=known)
+    return {"value": number(value), "low": number(low), "high": number(high)}
+
+
+def _limits(
+    value: Floats, left_out: Floats, design: Design, *, scale: str, known: bool = False
+) -> tuple[Floats, Floats]:
+    """Return the limits of numbers (…) from their values with each group left out (groups, …)."""
+    variance, freedom, fewest = spread(value, left_out, design)
+    at = SCALES[scale]
+    with np.errstate(all="ignore"):
+        half = stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance) * at.slope(value)
+        low, high = at.back(at.there(value) - half), at.back(at.there(value) + half)
+    still = variance == 0
+    low, high = np.where(still, value, low), np.where(still, value, high)
+    if scale == "logit" and not known:  # all right or all wrong: as sure as so many subjects can make it
+        most = stdtrit(np.maximum(fewest - 1, 1), (1 + LEVEL) / 2) ** 2
+        low = np.where(still & (value == 1), fewest / (fewest + most), low)
+        high = np.where(still & (value == 0), most / (fewest + most), high)
+    offered = np.isfinite(left_out).all(0) & np.isfinite(value + low + high) & (known | (fewest >= LEAST))
+    return np.where(offered, low, np.nan), np.where(offered, high, np.nan)
+
+
+def spread(value: Floats, left_out: Floats, design: Design) -> tuple[Floats, Floats, Floats]:
+    """Return variance, degrees of freedom, and the number of groups in the smallest class that matters: all (…).
+
+    A class matters when leaving out its groups changes the number; when no class does, all of them count.
+    """
+    change = left_out - value
+    variance, below = np.zeros(np.shape(value)), np.zeros(np.shape(value))
+    fewest = np.full(np.shape(value), np.inf)
+    strata, counts = np.unique(design.strata, return_counts=True)
+    for stratum, count in zip(strata.tolist(), counts.tolist(), strict=True):
+        here = design.strata == stratum
+        matters = (np.abs(change[here]) > _NOTHING).any(0)
+        part = np.where(matters, (count - 1) / count * np.square(change[here]).sum(0), 0.0)
+        share = design.share[here]
+        variance, below = variance + part, below + part**2 / max(share.sum() ** 2 / (share**2).sum() - 1, 0.5)
+        fewest = np.where(matters, np.minimum(fewest, count), fewest)
+    with np.errstate(all="ignore"):
+        return variance, variance**2 / below, np.where(np.isinf(fewest), counts.min(), fewest)
+
+
+def _corrected(value: Floats, replicates: Floats, design: Design, *, least: float) -> dict[str, Any]:
+    """Return the value with limits around it less its bias, reaching at least to the value itself."""
+    defined = replicates[np.isfinite(replicates)]
+    counts = np.unique(design.strata, return_counts=True)[1]
+    if counts.min() < LEAST or 2 * len(defined) < len(replicates) or not np.isfinite(value):
+        return {"value": number(value), "low": None, "high": None}
+    middle = 2 * value - defined.mean()
+    half = stdtrit(counts.sum() - len(counts), (1 + LEVEL) / 2) * defined.std(ddof=1)
+    low, high = np.clip([min(value, middle - half), max(value, middle + half)], least, 1.0)
+    return {"value": number(value), "low": number(low), "high": number(high)}
 
 
 def bootstrap(
     statistic: Callable[[Floats], Statistics], *, groups: int, cells: int, replicates: int = 2000, seed: int = 0
 ) -> Bootstrap:
-    """Measure `statistic` on all groups and on replicates of them.
+    """Measure `statistic` on all groups and on replicates of them: as many are drawn, with replacement.
 
     statistic: takes the weight of each group, (replicates, groups), and gives numbers or curves per replicate.
     cells: how many cells it looks at, so that it gets only as many replicates at once as fit the cache.
 
     >>> values = np.array([0.0, 1.0])
     >>> mean = bootstrap(lambda w: {"mean": w @ values / w.sum(1)}, groups=2, cells=2, replicates=400)
-    >>> mean.interval("mean")
-    {'value': 0.5, 'low': 0.0, 'high': 1.0}
+    >>> sorted(set(mean.replicates["mean"].tolist()))
+    [0.0, 0.5, 1.0]
     """
-    point = {name: value[0] for name, value in statistic(np.ones((1, groups))).items()}
     draws = draw(groups, replicates=replicates, seed=seed, at_once=max(1, _WEIGHTS_AT_ONCE // max(1, cells)))
-    parts: list[Statistics] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while chunks := list(islice(draws, 2 * _THREADS)):
-            parts += pool.map(statistic, chunks)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in point}
-    return Bootstrap(point, joined, groups=groups)
+    return Bootstrap(*_measured(statistic, groups, draws))
 
 
 def draw(groups: int, *, replicates: int, seed: int, at_once: int) -> Iterator[Floats]:
@@ -86,42 +286,6 @@ def draw(groups: int, *, replicates: int, seed: int, at_once: int) -> Iterator[F
         rows = min(at_once, replicates - start)
         picks = rng.integers(groups, size=(rows, groups), dtype=np.int64) + groups * np.arange(rows)[:, None]
         yield np.bincount(picks.ravel(), minlength=rows * groups).reshape(rows, groups).astype(float)
-
-
-def interval(value: ArrayLike, replicates: Floats, *, groups: int) -> dict[str, Any]:
-    """Return one number with its percentile limits; None where undefined; limits need two groups.
-
-    >>> interval(0.5, np.linspace(0, 1, 101), groups=9)
-    {'value': 0.5, 'low': 0.025, 'high': 0.975}
-    """
-    low, high = _limits(replicates, groups=groups)
-    undefined = int(np.isnan(replicates).sum())
-    numbers = dict(zip(("value", "low", "high"), (number(each) for each in (value, low, high)), strict=True))
-    return numbers | ({"undefined": undefined} if undefined else {})
-
-
-def _interval(name: str, value: Floats, replicates: Floats, *, least: float, groups: int) -> dict[str, Any]:
-    if name.rpartition(".")[2] in SWELLING:
-        replicates = np.clip(_centred(value, replicates), least, 1.0)
-    return interval(value, replicates, groups=groups)
-
-
-def _centred(value: Floats, replicates: Floats) -> Floats:
-    """Move the replicates so that their median is the value."""
-    defined = replicates[np.isfinite(replicates)]
-    return replicates - (np.median(defined) - value) if len(defined) else replicates
-
-
-def _limits(replicates: Floats, *, groups: int) -> tuple[Floats, Floats]:
-    """Return the percentile limits over the defined replicates; NaN when fewer than half of them are defined."""
-    enough = np.isfinite(replicates).mean(0) >= 0.5
-    if groups < 2 or not np.any(enough):
-        nothing = np.full(replicates.shape[1:], np.nan)
-        return nothing, nothing
-    tail = (1 - LEVEL) / 2
-    limits = np.nanquantile(np.where(enough, replicates, 0.0), [tail, 1 - tail], axis=0)
-    low, high = np.where(enough, limits, np.nan)
-    return low, high
 
 
 def number(value: ArrayLike) -> float | None:

@@ -373,7 +373,29 @@ COUNTED = {
 CHANCES = {"brier": brier, "ece": ece}
 METRICS = (*COUNTED, "auroc", "auprc", *CHANCES)
 LOWER_IS_BETTER = frozenset(CHANCES)
-SWELLING = frozenset({"ece"})  # a sum of distances: chance alone raises it, in a replicate more than on all cells
+_SCALES = {
+    "mcc": "fisher", "auprc": "bounded", "brier": "log", "ece": "log", "observed_expected": "log",
+    "calibration_slope": "plain", "calibration_intercept": "plain", "ipa": "plain",
+    "benefit": "plain", "benefit_all": "plain", "benefit_gain": "plain",
+}  # fmt: skip
+
+
+def scale_of(name: str) -> str:
+    """Return the scale on which the interval of a number is made: the logit for shares and areas, unless it is named.
+
+    >>> scale_of("model.mcc"), scale_of("model.auroc")
+    ('fisher', 'logit')
+    """
+    return _SCALES.get(name.rpartition(".")[2], "logit")
+
+
+def grouped_sums(groups: Ints, values: ArrayLike, *, columns: int) -> Floats:
+    """Sum a value of each cell by group: (columns,).
+
+    >>> grouped_sums(np.array([0, 2, 2]), [1, 2, 3], columns=3).tolist()
+    [1.0, 0.0, 5.0]
+    """
+    return np.asarray(np.bincount(groups, np.asarray(values, dtype=float), minlength=columns), dtype=float)
 
 
 def _right(table: Floats) -> Floats:

@@ -1,6 +1,7 @@
 """What an estimator said about the test cells, ready to be measured under any weighting."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from .metrics import (
 from .metrics import sensitivity as sensitivity_of
 from .metrics import specificity as specificity_of
 from .predictions import Predictions
+from .reliability import calibration_figures, ipa, net_benefit, smooth_curve
 
 RATE_GRID = np.linspace(0, 1, 101)
 RECALL_GRID = np.linspace(0.01, 1, 100)
@@ -178,3 +180,17 @@ def measure_curves(outcome: Outcome, weights: Floats, names: tuple[str, ...]) ->
     )
     count, _, found = reliability(outcome.labels, outcome.probabilities, weights=weights, groups=outcome.groups)
     return values | {"reliability": divide(found, count)}
+
+
+def measure_probabilities(outcome: Outcome, weights: Floats, *, grid: Floats | None) -> Statistics:
+    """Return how far the probabilities can be believed, and the decision curve; with more than two classes, IPA alone.
+
+    grid: the probabilities at which the smooth calibration curve is read.
+    """
+    here: dict[str, Any] = {"weights": weights, "groups": outcome.groups}
+    if grid is None:
+        return {"ipa": ipa(outcome.labels, outcome.probabilities, **here)}
+    chance = outcome.probabilities[:, 1]
+    values = calibration_figures(outcome.labels, outcome.probabilities, **here)
+    values["smooth"] = smooth_curve(chance, outcome.labels, grid=grid, **here)
+    return values | net_benefit(outcome.labels, chance, **here)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .intervals import LEAST
+
 Numbers = dict[str, dict[str, Any]]
 
 _PLAIN = {
@@ -33,12 +35,15 @@ def verdict(
     said: str,
     leaky: bool,
     synthetic: bool,
-    groups: int,
+    groups: dict[str, int],
 ) -> dict[str, Any]:
-    """Judge a run.
+    """Judge a run by its figures with subject groups alike.
 
-    model: metric -> value, low, high; differences: baseline -> metric -> model minus baseline; said: the one class
-    that the model says to everything, or ''.
+    model: metric -> value, low, high; differences: baseline -> metric -> model minus baseline; said: the one class that
+    the model gives to every cell, in words, or ''; groups: class -> how many subject groups have tested cells of it.
+
+    "Better than" rests on the lower limit of a 95 % interval, so a model without information passes one such test in at
+    most 2.5 % of test sets, and fewer pass both (docs/benchmarks/coverage.md).
 
     Returns text, level (fail, caution, good), and what it rests on.
     """
@@ -72,9 +77,14 @@ def _fault(
 ) -> str:
     """Return why the figures carry nothing, or ''."""
     if said:
-        return f"This model says '{said}' to every cell: it has learned nothing that a diagnosis could rest on."
+        return f"This model says {said}: it has learned nothing that a diagnosis could rest on."
     if model["auroc"]["value"] is None:
         return "Not every class is among the test cells, so it cannot be said whether this model tells them apart."
+    if model["auroc"]["low"] is None:
+        return (
+            f"There are too few subjects to say whether this model does better than guessing: AUROC "
+            f"{model['auroc']['value']:.2f}."
+        )
     if not all(shown.values()):
         return _like_guessing(model, differences["majority"], shown)
     if beats_size is False:
@@ -115,16 +125,21 @@ def _found(classes: tuple[str, ...], model: Numbers, *, where: str) -> str:
     )
 
 
-def _warnings(*, leaky: bool, synthetic: bool, groups: int) -> list[str]:
+def _warnings(*, leaky: bool, synthetic: bool, groups: dict[str, int]) -> list[str]:
     warnings = []
     if leaky:
         warnings.append(
-            "Leaky split: cells of one patient stand in training and in test, so these figures are too good to be true."
+            "Leaky split: cells of one patient are in training and in test, so these figures are too good to be true."
         )
     if synthetic:
         warnings.append("Synthetic cells: these are drawings made by the program, not patients.")
-    if groups < 10:
-        warnings.append(f"Only {groups} subject group{'s' * (groups != 1)} tested: the intervals are too narrow.")
+    few = {name: count for name, count in groups.items() if count < LEAST}
+    if few:
+        counts, total = ", ".join(f"{count} of {name}" for name, count in groups.items()), sum(groups.values())
+        warnings.append(
+            f"Only {total} subject group{'s' * (total != 1)} tested ({counts}): with fewer than {LEAST} of a class no "
+            "interval is offered."
+        )
     return warnings
 
 
@@ -144,7 +159,7 @@ def range_per_hundred(number: dict[str, Any], *, turned: bool = False) -> str:
     'between 71 and 90'
     """
     if number["low"] is None or number["high"] is None:
-        return "interval unknown"
+        return "no interval"
     low, high = round(100 * number["low"]), round(100 * number["high"])
     return f"between {100 - high} and {100 - low}" if turned else f"between {low} and {high}"
 
@@ -158,7 +173,7 @@ def span(number: dict[str, Any]) -> str:
     if number["value"] is None:
         return "not defined"
     if number["low"] is None or number["high"] is None:
-        return f"{number['value']:.2f} (interval unknown)"
+        return f"{number['value']:.2f} (no interval)"
     return f"{number['value']:.2f} ({number['low']:.2f} to {number['high']:.2f})"
 
 
@@ -173,15 +188,16 @@ _BESIDE = {"majority": "majority class", "size": "size alone", "colour": "colour
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """Return the verdict and the headline figures with the baselines beside them."""
-    data = metrics["data"]
+    """Return the verdict and the headline figures, subject groups alike and per cell, beside the baselines."""
+    data, alike = metrics["data"], metrics["subject_weighted"]["estimators"]
     kind = "synthetic cells" if data["synthetic"] else "cells"
     leaky = ", leaky split" if metrics["split"]["leaky"] else ""
-    tested = f"Tested on {data['cells']:,} {kind} of {data['groups']} subject groups{leaky}."
-    rows = [_row(metrics["estimators"], name, label) for name, label in SHOWN.items()]
+    tested = f"Tested on {data['cells']:,} {kind} of {data['groups']} subject groups, which count alike{leaky}."
+    head = f"  {'':<18} {'model':<22} {'per cell':<22} baselines"
+    rows = [_row(alike, metrics["estimators"], name, label) for name, label in SHOWN.items()]
     worst = metrics["subjects"][0]
     least = f"Worst subject group: {worst['group']}, {worst['cells'] - worst['wrong']} of {worst['cells']} cells right."
-    return "\n".join([metrics["verdict"]["text"], "", tested, *rows, least, NOT_A_DIAGNOSIS])
+    return "\n".join([metrics["verdict"]["text"], "", tested, head, *rows, least, NOT_A_DIAGNOSIS])
 
 
 def comparison_table(result: dict[str, Any]) -> str:
@@ -193,12 +209,14 @@ def comparison_table(result: dict[str, Any]) -> str:
         f"B: {_run(result, 'b')}",
         f"{cells['shared']:,} shared test {kind} of {result['groups']} subject groups (A tests {cells['a']:,}, "
         f"B {cells['b']:,}).",
-        "",
-        f"  {'':<22} {'A':<22} {'B':<22} B minus A",
     ]
-    for name, difference in result["differences"].items():
-        if difference["value"] is not None:
-            lines.append(_compared(name, result["a"][name], result["b"][name], difference))
+    titles = {"subject_weighted": "subject groups count alike", "per_cell": "per cell"}
+    for key, title in titles.items():
+        found = result.get(key, result)
+        lines += ["", f"  {title:<28} {'A':<22} {'B':<22} B minus A"]
+        for name, difference in found["differences"].items():
+            if difference["value"] is not None:
+                lines.append(_compared(name, found["a"][name], found["b"][name], difference))
     lines += ["", "* the 95 % interval leaves out zero. For brier and ece less is better.", NOT_A_DIAGNOSIS]
     return "\n".join(lines)
 
@@ -210,15 +228,14 @@ def _run(result: dict[str, Any], which: str) -> str:
 def _compared(name: str, a: dict[str, Any], b: dict[str, Any], difference: dict[str, Any]) -> str:
     low, high = difference["low"], difference["high"]
     sure = low is not None and (low > 0 or high < 0)
-    between = "interval unknown" if low is None else f"{low:+.3f} to {high:+.3f}"
-    return f"  {name:<22} {span(a):<22} {span(b):<22} {difference['value']:+.3f} ({between}){' *' * sure}"
+    between = "no interval" if low is None else f"{low:+.3f} to {high:+.3f}"
+    return f"  {name:<28} {span(a):<22} {span(b):<22} {difference['value']:+.3f} ({between}){' *' * sure}"
 
 
-def _row(estimators: dict[str, Any], metric: str, label: str) -> str:
-    beside = [
-        f"{text} {_short(estimators[name][metric]['value'])}" for name, text in _BESIDE.items() if name in estimators
-    ]
-    return f"  {label:<18} {span(estimators['model'][metric]):<24} {', '.join(beside)}"
+def _row(alike: dict[str, Any], per_cell: dict[str, Any], metric: str, label: str) -> str:
+    beside = [f"{text} {_short(alike[name][metric]['value'])}" for name, text in _BESIDE.items() if name in alike]
+    numbers = (span(each["model"][metric]) for each in (alike, per_cell))
+    return f"  {label:<18} {' '.join(f'{each:<22}' for each in numbers)} {', '.join(beside)}"
 
 
 def _short(value: float | None) -> str:

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..bundle.manifest import Manifest
+from ..evaluation.intervals import Design, Statistics, jackknife
+from ..evaluation.metrics import Floats, divide
 from ..evaluation.verdict import span
 
 TELLING = 10  # cells of a subject below which the share that is right says little
@@ -12,6 +16,11 @@ _FIGURES = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
     "f1_weighted": "Weighted F1",
+    "calibration_slope": "Calibration slope (1 is right)",
+    "calibration_intercept": "Calibration in the large (0 is right)",
+    "observed_expected": "Observed over expected disease",
+    "brier": "Brier score",
+    "ipa": "IPA (Brier score beside the prevalence's)",
     "ece": "Calibration error",
 }
 _OTHERS = {
@@ -73,7 +82,7 @@ def _data(manifest: Manifest) -> list[str]:
         lines.append(f"- Tested on {data['cells']:,} cells of {data['groups']} subject groups: {per_class}.")
         if split.get("leaky"):
             lines.append(
-                "- **Leaky split: cells of one patient stand in training and test. Do not believe the figures.**"
+                "- **Leaky split: cells of one patient are in training and test. Do not believe the figures.**"
             )
         else:
             folds = f"{split['folds']} fold{'s' * (split['folds'] != 1)}"
@@ -82,32 +91,75 @@ def _data(manifest: Manifest) -> list[str]:
 
 
 def _figures(manifest: Manifest) -> list[str]:
-    estimators = manifest.metrics.get("estimators", {})
-    if not estimators:
+    weightings = _weightings(manifest)
+    if not weightings:
         return []
-    shown = {key: title for key, title in _OTHERS.items() if key in estimators}
+    alike, per_cell = weightings[0], weightings[-1]
+    shown = {key: title for key, title in _OTHERS.items() if key in alike}
+    columns = list(shown.values())
+    more = ["This model, per cell"] if alike is not per_cell else []
     lines = [
         "## Figures",
         "",
         "Each cell is scored by a network that has not learned from its subject. "
-        "Value (95 % interval over subject groups).",
+        f"Value (95 % interval over subject groups{', which count alike but in the last column' if more else ''}).",
         "",
-        f"| Figure | {' | '.join(shown.values())} |",
-        f"|---|{'---|' * len(shown)}",
+        f"| Figure | {' | '.join([*columns, *more])} |",
+        f"|---|{'---|' * len(columns + more)}",
     ]
     for name, title in _FIGURES.items():
-        if name in estimators["model"]:
-            lines.append(f"| {title} | {' | '.join(span(estimators[key][name]) for key in shown)} |")
-    points = manifest.metrics.get("operating_points", {})
-    if points:
-        lines += ["", "| Operating point | Threshold | Sensitivity | Specificity |", "|---|---|---|---|"]
-    for name, row in points.items():
-        edge = manifest.operating_points.get(name)
-        threshold = f"{edge:.3f}" if edge is not None else "–"
-        lines.append(
-            f"| {_POINTS.get(name, name)} | {threshold} | {span(row['sensitivity'])} | {span(row['specificity'])} |"
-        )
-    return [*lines, "", *_other_tests(manifest)]
+        if name in alike["model"]:
+            values = [span(alike[key][name]) if name in alike[key] else "" for key in shown]
+            values += [span(per_cell["model"][name])] if more else []
+            lines.append(f"| {title} | {' | '.join(values)} |")
+    return [*lines, "", *_points(manifest), *_other_tests(manifest)]
+
+
+def _weightings(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the estimators with subject groups alike, where a bundle has these, and those per cell."""
+    metrics = manifest.metrics
+    found = [metrics.get("subject_weighted", {}).get("estimators"), metrics.get("estimators")]
+    return [estimators for estimators in found if estimators]
+
+
+def _points(manifest: Manifest) -> list[str]:
+    """Return what is reached at the thresholds of this bundle."""
+    if not manifest.operating_points or not manifest.subjects:
+        return []
+    lines = [
+        "At the thresholds of this bundle, on the same cells:",
+        "",
+        "| Operating point | Threshold | Sensitivity | Specificity | Sensitivity, per cell | Specificity, per cell |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, edge in manifest.operating_points.items():
+        found = [figures_at(manifest, name, alike=alike) for alike in (True, False)]
+        values = [span(each[key]) for each in found for key in ("sensitivity", "specificity")]
+        lines.append(f"| {_POINTS.get(name, name)} | {edge:.3f} | {' | '.join(values)} |")
+    return [*lines, ""]
+
+
+def figures_at(manifest: Manifest, point: str, *, alike: bool) -> dict[str, dict[str, Any]]:
+    """Return sensitivity, specificity and balanced accuracy at the bundle's threshold of an operating point.
+
+    From its counts of cells that were called the disease, by subject group; groups with cells of several classes are
+    not among them. alike: subject groups weigh alike, not cells.
+    """
+    subjects = manifest.subjects
+    cells = np.array([each.cells for each in subjects], dtype=float)
+    ill = np.array([each.label == manifest.positive for each in subjects])
+    called = np.array([each.called[point] for each in subjects], dtype=float)
+    size = cells if alike else np.ones_like(cells)
+
+    def statistic(weights: Floats) -> Statistics:
+        each = weights / size
+        found = divide(each[:, ill] @ called[ill], each[:, ill] @ cells[ill])
+        spared = divide(each[:, ~ill] @ (cells - called)[~ill], each[:, ~ill] @ cells[~ill])
+        return {"sensitivity": found, "specificity": spared, "balanced_accuracy": (found + spared) / 2}
+
+    design = Design(ill.astype(np.int64), np.ones_like(cells) if alike else cells)
+    measured = jackknife(statistic, design, cells=len(subjects))
+    return {name: measured.interval(name) for name in measured.point}
 
 
 def _other_tests(manifest: Manifest) -> list[str]:
@@ -115,13 +167,20 @@ def _other_tests(manifest: Manifest) -> list[str]:
     others = manifest.metrics.get("other_tests", [])
     if not others:
         return []
-    lines = ["### The same settings, tested otherwise", "", "| Test | Cells | Groups | AUROC | Cell size alone |"]
-    lines.append("|---|---|---|---|---|")
+    lines = [
+        "### The same settings, tested otherwise",
+        "",
+        "| Test | Cells | Groups | AUROC | Cell size alone | AUROC, per cell |",
+        "|---|---|---|---|---|---|",
+    ]
     for other in others:
-        auroc = {name: span(figures["auroc"]) for name, figures in other["estimators"].items()}
-        data = other["data"]
+        per_cell = {name: span(figures["auroc"]) for name, figures in other["estimators"].items()}
+        alike = other.get("subject_weighted", {}).get("estimators", {})
+        auroc = per_cell | {name: span(figures["auroc"]) for name, figures in alike.items()}
+        data, model = other["data"], auroc["model"] if alike else "–"
         lines.append(
-            f"| {other['test']} | {data['cells']:,} | {data['groups']} | {auroc['model']} | {auroc.get('size', '–')} |"
+            f"| {other['test']} | {data['cells']:,} | {data['groups']} | {model} | {auroc.get('size', '–')} "
+            f"| {per_cell['model']} |"
         )
     return [*lines, ""]
 

@@ -55,21 +55,55 @@ def _curves(axes: Any, curve: dict[str, Any]) -> None:
         axes.legend(loc="best", fontsize=9.5)
 
 
-def reliability(curve: dict[str, Any]) -> str:
-    """Draw how often the disease was there, against the probability that was claimed."""
+def reliability(curve: dict[str, Any], smooth: dict[str, Any] | None = None) -> str:
+    """Draw how often the disease was there against the claimed probability: smoothed with its band, and in bins."""
     with canvas() as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
         axes.text(0.66, 0.56, "as claimed", color=MUTED, va="top", fontsize=9.5)
         x, y = _floats(curve["mean_probability"]), _floats(curve["value"])
         low, high = _floats(curve["low"]), _floats(curve["high"])
         cells = np.array(curve["cells"], dtype=float)
-        axes.vlines(x, low, high, color=MODEL, linewidth=2, alpha=0.5)
-        axes.plot(x, y, color=MODEL, linewidth=1.2, alpha=0.7)
-        axes.scatter(
-            x, y, s=20 + 130 * cells / max(1, cells.max()), color=MODEL, edgecolor=PAPER, linewidth=1, zorder=3
-        )
+        sizes = 20 + 130 * cells / max(1, cells.max())
+        if smooth:
+            _band(axes, smooth["grid"], smooth, colour=MODEL)
+            axes.plot(smooth["grid"], _floats(smooth["value"]), color=MODEL)
+            axes.scatter(x, y, s=sizes, facecolor="none", edgecolor=SIZE, linewidth=1.2, zorder=3)
+        else:
+            axes.vlines(x, low, high, color=MODEL, linewidth=2, alpha=0.5)
+            axes.plot(x, y, color=MODEL, linewidth=1.2, alpha=0.7)
+            axes.scatter(x, y, s=sizes, color=MODEL, edgecolor=PAPER, linewidth=1, zorder=3)
         _unit(axes, x="probability claimed", y="share that came true")
         return drawing(figure, "reliability")
+
+
+def decision(curve: dict[str, Any]) -> str:
+    """Draw the net benefit of the model and of calling every cell the disease, by threshold probability."""
+    with canvas() as (figure, axes):
+        grid, model = np.array(curve["grid"]), _floats(curve["model"]["value"])
+        everyone = _floats(curve["all"]["value"])
+        _band(axes, curve["grid"], curve["model"], colour=MODEL)
+        axes.plot(grid, model, color=MODEL, label="model")
+        axes.plot(grid, everyone, color=SIZE, linewidth=1.4, linestyle="--", label="call all")
+        axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (2, 3)), label="call none")
+        top = np.nanmax(np.append(np.concatenate([model, everyone]), 0.05))
+        axes.set_ylim(-0.35 * top, 1.1 * top)
+        axes.set_xlim(0, 1)
+        axes.set_xticks(_PERCENT, [f"{value:.0%}" for value in _PERCENT])
+        axes.yaxis.set_major_locator(_few_ticks())
+        axes.set_xlabel("probability at which one would act")
+        axes.set_ylabel("net benefit per cell")
+        axes.legend(fontsize=9.5, loc="lower left")
+        return drawing(figure, "decision")
+
+
+def histograms(channels: list[dict[str, Any]], *, name: str, x: str) -> str:
+    """Draw how often each value of red, green and blue is in a picture; channels: edges and shares of each."""
+    with canvas(height=HEIGHT * 0.5) as (figure, axes):
+        for channel, colour, style in zip(channels, (BAD, GOOD, MODEL), _STYLES, strict=False):
+            axes.stairs(channel["shares"], channel["edges"], color=colour, linewidth=1.3, linestyle=style)
+        axes.set_xlabel(x)
+        axes.set_yticks([])
+        return drawing(figure, name)
 
 
 def risk_coverage(curve: dict[str, Any]) -> str:
@@ -130,11 +164,12 @@ def history(folds: list[list[dict[str, float]]], *, kind: str) -> str:
     with canvas(height=HEIGHT * 0.9) as (figure, axes):
         for number, rows in enumerate(folds):
             epochs = [row["epoch"] for row in rows]
-            for name, colour, style in (("train", MUTED, (0, (3, 2))), ("validation", MODEL, "-")):
+            colour = _CLASS_COLOURS[number % len(_CLASS_COLOURS)]
+            for name, style in (("train", (0, (3, 2))), ("validation", _STYLES[number // len(_CLASS_COLOURS) % 4])):
                 values = [row.get(f"{name}_{kind}", np.nan) for row in rows]
-                label = name if number == 0 else None
-                width = 2 if len(folds) == 1 else 1.3
-                axes.plot(epochs, values, color=colour, linewidth=width, linestyle=style, alpha=0.9, label=label)
+                shade, width = (0.55, 1.1) if name == "train" else (1.0, 1.8)
+                label = name if len(folds) == 1 else f"fold {number}" if name == "validation" else None
+                axes.plot(epochs, values, color=colour, linewidth=width, linestyle=style, alpha=shade, label=label)
                 if len(rows) == 1:
                     axes.plot(epochs, values, color=colour, marker="o")
         axes.set_xlabel("epoch")

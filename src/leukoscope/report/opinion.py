@@ -16,6 +16,7 @@ from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..evaluation.verdict import span
 from ..files import write_text
 from ..inference.opinion import Opinion, Tally, attention, colour_of, title_of, worded
+from .card import figures_at
 from .pictures import picture
 from .style import COLOURS, environment
 
@@ -139,8 +140,13 @@ class OpinionPage:
         return np.asarray(opinion.map[row], dtype=np.float32)
 
     def _figures(self) -> dict[str, Any]:
-        model = self._manifest.metrics.get("estimators", {}).get("model", {})
-        return {name: model[name] for name in _FIGURES if name in model}
+        """Return figures of the model, those of decisions at the threshold that these opinions have."""
+        metrics = self._manifest.metrics
+        model = (metrics.get("subject_weighted") or metrics).get("estimators", {}).get("model", {})
+        known = dict(model)
+        if self._manifest.subjects and self._manifest.operating_points:
+            known |= figures_at(self._manifest, self._point, alike=True)
+        return {name: known[name] for name in _FIGURES if name in known}
 
     def _neediest(self) -> list[_Card]:
         """Return the cards that need a look most, no more than MOST, in that order."""

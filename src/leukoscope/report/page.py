@@ -17,8 +17,18 @@ from .figures import flow
 from .pictures import crops_of, examples, mistakes
 from .style import COLOURS, environment, for_file, for_page
 
-_PARTS = {"classes", "positive", "verdict", "notes", "data", "split", "folds", "bootstrap"}
-_PARTS |= {"estimators", "differences", "per_class", "operating_points", "confusion", "subjects", "curves"}
+_PARTS = {"classes", "positive", "verdict", "notes", "data", "split", "folds", "intervals"}
+_PARTS |= {
+    "subject_weighted",
+    "estimators",
+    "differences",
+    "per_class",
+    "operating_points",
+    "confusion",
+    "subjects",
+    "curves",
+    "subgroups",
+}
 _ROWS = 120  # subject groups on the page; all of them stand in metrics.json
 _DOTS = 48  # per subject: quantiles of its cells, so that the page does not grow with their number
 
@@ -93,7 +103,7 @@ def _draw(metrics: dict[str, Any], learned: list[list[dict[str, float]]]) -> Dra
             words.pr_words(metrics),
         ),
         "reliability": (
-            figures.reliability(curves["reliability"]),
+            figures.reliability(curves["reliability"], curves.get("calibration")),
             "Claimed and true (reliability)",
             words.reliability_words(metrics),
         ),
@@ -103,6 +113,9 @@ def _draw(metrics: dict[str, Any], learned: list[list[dict[str, float]]]) -> Dra
             words.risk_words(metrics),
         ),
     }
+    if "decision" in curves:
+        said = words.decision_words(metrics)
+        drawn["decision"] = (figures.decision(curves["decision"]), "Worth of acting on it (decision curve)", said)
     if learned:
         said = words.history_words(learned)
         drawn["history-loss"] = (figures.history(learned, kind="loss"), "Loss", said)
@@ -127,6 +140,9 @@ def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn)
         headline=[_headline(metrics, name) for name in words.HEADLINE],
         whole_subjects=[_headline(metrics, name) for name in words.SUBJECTS] if metrics["positive"] else [],
         estimators={key: words.ESTIMATORS[key] for key in metrics["estimators"]},
+        titles=words.TITLES,
+        calibration=_calibration(metrics),
+        subgroup_figures=words.SUBGROUP if metrics["positive"] else words.SUBGROUP_OF_MANY,
         points=words.POINTS,
         flow=flow(run, evidence),
         examples=examples(evidence, crops),
@@ -151,17 +167,29 @@ def short(value: float | None, digits: int = 2) -> str:
 
 
 def _headline(metrics: dict[str, Any], name: str) -> dict[str, Any]:
-    model = metrics["estimators"]["model"][name]
-    others = {key: numbers[name] for key, numbers in metrics["estimators"].items() if key != "model"}
+    alike = metrics["subject_weighted"]
+    model = alike["estimators"]["model"][name]
+    others = {key: numbers[name] for key, numbers in alike["estimators"].items() if key != "model"}
     return {
         "name": name,
         "title": words.TITLES[name],
         "meaning": words.meaning(name, model, metrics["classes"]),
         "model": model,
+        "per_cell": metrics["estimators"]["model"][name],
         "others": others,
-        "differences": {key: numbers[name] for key, numbers in metrics["differences"].items()},
+        "differences": {key: numbers[name] for key, numbers in alike["differences"].items()},
         "place": _place,
     }
+
+
+def _calibration(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is known of the probabilities: title, meaning, and value with subject groups alike and per cell."""
+    alike, cells = metrics["subject_weighted"]["estimators"]["model"], metrics["estimators"]["model"]
+    return [
+        {"title": title, "meaning": meaning, "alike": alike[name], "per_cell": cells[name]}
+        for name, (title, meaning) in words.CALIBRATION.items()
+        if name in cells
+    ]
 
 
 def _place(value: float | None) -> str | None:

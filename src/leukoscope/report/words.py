@@ -34,6 +34,16 @@ TITLES = {
     "subject_auroc": "AUROC of subjects",
 }
 ESTIMATORS = {"model": "Model", "majority": "Majority class", "size": "Cell size alone", "colour": "Cell colour alone"}
+CALIBRATION = {
+    "calibration_slope": ("Calibration slope", "1 is right; below 1 the probabilities are too extreme."),
+    "calibration_intercept": ("Calibration in the large", "0 is right; above 0 the disease is commoner than claimed."),
+    "observed_expected": ("Observed over expected", "Cells with disease, over those that the probabilities add up to."),
+    "brier": ("Brier score", "Mean squared error of the probabilities; 0 is best."),
+    "ipa": ("IPA (scaled Brier)", "1 is best; 0 is no better than knowing how common each class is here."),
+    "ece": ("Calibration error", "Mean distance of probability and frequency over ten bins; chance alone raises it."),
+}
+SUBGROUP = {"auroc": "AUROC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
+SUBGROUP_OF_MANY = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy"}
 POINTS = {
     "balanced": "Balanced",
     "high_sensitivity": "High sensitivity",
@@ -72,7 +82,7 @@ def sides(metrics: dict[str, Any]) -> tuple[str, str]:
 
 def roc_words(metrics: dict[str, Any]) -> str:
     """Say what the ROC curve shows."""
-    model = metrics["estimators"]["model"]
+    model = metrics["subject_weighted"]["estimators"]["model"]
     if not metrics["positive"]:
         return "One line per class against all others. The higher above the dotted line, the better it is told apart."
     at = _at(metrics["curves"]["roc"], 0.1)
@@ -101,16 +111,38 @@ def pr_words(metrics: dict[str, Any]) -> str:
 
 def reliability_words(metrics: dict[str, Any]) -> str:
     """Say whether the probabilities can be taken at their word."""
-    error = metrics["estimators"]["model"]["ece"]
+    error = metrics["subject_weighted"]["estimators"]["model"]["ece"]
     if error["value"] is None:
         return "Not defined on these cells."
     points = 100 * error["value"]
     judged = (
         "close to what came true" if points < 5 else "somewhat off" if points < 10 else "not to be taken at their word"
     )
+    drawn = (
+        "Line: smoothed by a spline, with its 95 % band. Circles: bins, larger where they hold more cells."
+        if metrics["curves"].get("calibration")
+        else "Larger dots hold more cells."
+    )
     return (
-        f"Probabilities are off by {points:.0f} points of 100 on average: {judged}. Larger dots hold more cells; on "
-        "the dotted line, claims come true just as often as claimed. Below it the model claims too much."
+        f"Probabilities are off by {points:.0f} points of 100 on average: {judged}. {drawn} On the dotted line, claims "
+        "come true just as often as claimed. Below it the model claims too much."
+    )
+
+
+def decision_words(metrics: dict[str, Any]) -> str:
+    """Say where acting on the model is worth more than acting on all cells or on none."""
+    gain = metrics["curves"]["decision"]["gain"]
+    sure = [at for at, low in zip(metrics["curves"]["decision"]["grid"], gain["low"], strict=True) if low and low > 0]
+    ill = cells_called(metrics["positive"])
+    worth = (
+        f"Its interval lies above both at {len(sure)} of {len(gain['low'])} thresholds, from {100 * min(sure):.0f} to "
+        f"{100 * max(sure):.0f} %."
+        if sure
+        else "At no threshold its interval lies above both."
+    )
+    return (
+        f"Net benefit: {ill} found, less false alarms at the odds of the threshold. The model is of use where its line "
+        f"is above calling every cell the disease and above calling none. {worth} Band: 95 % interval."
     )
 
 
@@ -139,7 +171,7 @@ def history_words(folds: list[list[dict[str, float]]]) -> str:
     """Say when learning was at its best."""
     best = [int(min(rows, key=lambda row: row["validation_loss"])["epoch"]) for rows in folds if rows]
     when = f"epoch {best[0]}" if len(set(best)) == 1 else f"epochs {min(best)} to {max(best)}"
-    lines = "" if len(folds) == 1 else f" One pair of lines for each of {len(folds)} folds."
+    lines = "" if len(folds) == 1 else " One colour for each fold."
     return f"Dashed: training. Solid: validation, other subjects. Validation loss was lowest at {when}.{lines}"
 
 

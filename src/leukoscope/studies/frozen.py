@@ -211,7 +211,7 @@ def folds_by(units: NDArray[np.generic] | None, labels: Ints, *, seed: int) -> l
 
 Split = Callable[[int], list[Fold]]
 """A seed to folds."""
-INTERVAL = "95 %, 1,000 bootstrap draws of whole subject groups, of the mean over seeds"
+INTERVAL = "95 %, jackknife over subject groups with Student's t, of the mean over seeds"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def run(bench: Bench) -> Page:
     ran_on = {
         "Images": material.words(),
         "Model": f"EfficientNet-Lite0, frozen ({network.weights}), with a logistic head",
-        "Interval": "95 %, 1,000 bootstrap draws of whole subject groups, of the mean over seeds",
+        "Interval": "95 %, jackknife over subject groups with Student's t, of the mean over seeds",
     }
     return Page(_answer(main), ran_on, sections, numbers)
 

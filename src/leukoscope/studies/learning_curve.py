@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import curve_fit
 
-from ..evaluation.intervals import Bootstrap, interval
+from ..evaluation.intervals import Jackknife, limits
 from ..evaluation.metrics import Floats, Ints
 from .frozen import Fold, Frozen, Split, folds_by, open_frozen
 from .material import Material
@@ -33,11 +33,11 @@ def run(bench: Bench) -> Page:
     arms["majority class"] = [guessing(frozen.truth, classes=len(frozen.material.classes))]
     size = frozen.material.shortcut("size")
     arms["cell size alone"] = frozen.answers("size", size, lambda seed: _folds(frozen.material, seed))
-    found = sampled(frozen.truth, arms, replicates=400)
+    found = sampled(frozen.truth, arms)
     return _page(frozen, found, images, subjects)
 
 
-def _page(frozen: Frozen, found: Bootstrap, images: Sequence[int], subjects: Sequence[int]) -> Page:
+def _page(frozen: Frozen, found: Jackknife, images: Sequence[int], subjects: Sequence[int]) -> Page:
     arms = [name.rpartition(".")[0] for name in found.point if name.endswith(".auroc")]
     numbers = numbers_of(found, arms)
     over_images = [numbers[f"{n} images"]["auroc"] for n in images]
@@ -120,14 +120,13 @@ def _of_subjects(material: Material, rows: Ints, count: int, rng: np.random.Gene
     return _drawn(rows[np.isin(material.groups[rows], chosen)], material.labels, PER_CURVE, rng)
 
 
-def _forecast(found: Bootstrap, images: Sequence[int]) -> dict[str, Any]:
-    """Fit AUROC = top - loss * images ** -speed to the points of every replicate, and read it at the full release."""
+def _forecast(found: Jackknife, images: Sequence[int]) -> dict[str, Any]:
+    """Fit AUROC = top - loss * images ** -speed to the points, and read it at the full release."""
     names = [f"{n} images.auroc" for n in images]
     point = _read_at(images, np.array([float(found.point[name]) for name in names]))
-    replicates = np.stack([found.replicates[name] for name in names], axis=1)
-    usable = replicates[np.isfinite(replicates).all(axis=1)]
-    drawn = np.array([_read_at(images, row) for row in usable])
-    return {"images": RELEASE_IMAGES, "auroc": interval(point, drawn, groups=found.groups),
+    left_out = np.stack([found.left_out[name] for name in names], axis=1)
+    read = np.array([_read_at(images, row) for row in left_out])
+    return {"images": RELEASE_IMAGES, "auroc": limits(point, read, found.design),
             "curve": "top - loss * images ** -speed"}  # fmt: skip
 
 

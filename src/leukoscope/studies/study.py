@@ -12,7 +12,7 @@ from scipy.stats import binomtest, t
 
 from ..config import Settings
 from ..errors import DataError, UsageError
-from ..evaluation.intervals import Bootstrap, Statistics, bootstrap
+from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, accuracy, auroc, balanced_accuracy, confusion
 from ..files import read_json, write_json
 from .page import Page
@@ -126,7 +126,6 @@ def _finished(path: Path, settings: dict[str, Any]) -> Any:
 
 Number = dict[str, Any]
 METRICS = ("auroc", "balanced_accuracy", "accuracy")
-REPLICATES = 1000
 INTERVAL = (
     "95 %, of the mean over seeds, by Student's t; of shares of runs, exact (Clopper and Pearson). A seed has its own "
     "images, split and weights"
@@ -139,15 +138,15 @@ class Truth:
 
     labels: Ints
     groups: Ints
-    """Code of the unit that is drawn anew in a replicate: the subject group."""
+    """Code of the unit that is left out in turn: the subject group."""
 
     def pick(self, rows: Ints) -> "Truth":
         """Return only these cells."""
         return Truth(self.labels[rows], np.unique(self.groups[rows], return_inverse=True)[1].astype(np.int64))
 
 
-def sampled(truth: Truth, arms: Mapping[str, Sequence[Floats]], *, replicates: int = REPLICATES) -> Bootstrap:
-    """Measure every arm on all cells and on replicates of their subject groups.
+def sampled(truth: Truth, arms: Mapping[str, Sequence[Floats]]) -> Jackknife:
+    """Measure every arm on all cells, and with each of their subject groups left out.
 
     arms: name -> the probabilities (cells, classes) of each seed; an arm's number is the mean over its seeds.
     """
@@ -159,8 +158,7 @@ def sampled(truth: Truth, arms: Mapping[str, Sequence[Floats]], *, replicates: i
             values |= {f"{name}.{metric}": np.mean([one[metric] for one in each], axis=0) for metric in METRICS}
         return values
 
-    count = int(truth.groups.max()) + 1
-    return bootstrap(statistic, groups=count, cells=len(truth.labels), replicates=replicates)
+    return jackknife(statistic, design_of(truth.labels, truth.groups), cells=len(truth.labels))
 
 
 def _measure(truth: Truth, chances: Floats, weights: Floats) -> Statistics:
@@ -173,13 +171,13 @@ def _measure(truth: Truth, chances: Floats, weights: Floats) -> Statistics:
     }
 
 
-def numbers_of(found: Bootstrap, arms: Sequence[str]) -> dict[str, dict[str, Number]]:
+def numbers_of(found: Jackknife, arms: Sequence[str]) -> dict[str, dict[str, Number]]:
     """Return {arm: {metric: value, low, high}}."""
     return {arm: {metric: found.interval(f"{arm}.{metric}") for metric in METRICS} for arm in arms}
 
 
-def differences_of(found: Bootstrap, pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, Number]]:
-    """Return {'arm - other': {metric: value, low, high}}, paired over the same replicates."""
+def differences_of(found: Jackknife, pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, Number]]:
+    """Return {'arm - other': {metric: value, low, high}}, paired cell by cell."""
     return {
         f"{arm} - {other}": {metric: found.difference(f"{arm}.{metric}", f"{other}.{metric}") for metric in METRICS}
         for arm, other in pairs

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..config import Prepare
 from ..data.index import Layout
-from ..evaluation.intervals import Statistics, bootstrap
+from ..evaluation.intervals import Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, confusion, recall
 from .frozen import Frozen, folds_by, open_frozen
 from .page import Figure, Page, Section, confusions, dots, shown, signed
@@ -64,16 +64,16 @@ def _sections(frozen: Frozen, numbers: dict[str, Any]) -> list[Section]:
 
 def _recalls(truth: Truth, seeds: list[Floats], classes: tuple[str, ...]) -> dict[str, Number]:
     def statistic(weights: Floats) -> Statistics:
-        found = [
+        each = [
             recall(
                 confusion(truth.labels, chances.argmax(1), classes=len(classes), weights=weights, groups=truth.groups)
             )
             for chances in seeds
         ]
-        return {name: np.mean([one[:, place] for one in found], axis=0) for place, name in enumerate(classes)}
+        return {name: np.mean([one[:, place] for one in each], axis=0) for place, name in enumerate(classes)}
 
-    drawn = bootstrap(statistic, groups=int(truth.groups.max()) + 1, cells=len(truth.labels), replicates=1000)
-    return {name: drawn.interval(name) for name in classes}
+    found = jackknife(statistic, design_of(truth.labels, truth.groups), cells=len(truth.labels))
+    return {name: found.interval(name) for name in classes}
 
 
 def _table(truth: Truth, seeds: list[Floats]) -> Floats:
