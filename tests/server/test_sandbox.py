@@ -19,11 +19,11 @@ from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from leukoscope.errors import ImageError
-from leukoscope.server.decoding import stripped
 from leukoscope.server.sandbox import MIB, Sandbox
 from tests.interop.test_dicom import write_field
 from tests.server.conftest import Place, cell_picture, synthetic
 from tests.server.test_reading import smear
+from tests.server.test_uploads import stripped
 
 HOW: dict[str, Any] = {"suffix": ".png", "kind": "auto", "um_per_px": None, "most_pixels": 100_000_000}
 

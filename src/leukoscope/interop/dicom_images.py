@@ -5,7 +5,9 @@ Only pixels, scale and the identity that results must carry are read; the patien
 
 import io
 import logging
+import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _GREY = "is black and white; finding stained cells needs colour. Take the field in colour."
 
 T = TypeVar("T")
+_PREAMBLE = 128  # bytes before the letters DICM
+_META_BYTES = 4096  # in which the file meta information says how the rest is packed
+_MOST_INFLATED = 400 << 20  # bytes: a hundred million pixels of three bytes, and a header
 
 
 class DicomImage:
@@ -129,6 +134,7 @@ def read_dataset(source: Path | bytes, *, pixels: bool = True) -> Any:
     name = source if isinstance(source, Path) else "The object"
 
     def read() -> Any:
+        _check_inflation(source, name)
         file: Any = source if isinstance(source, Path) else io.BytesIO(source)
         dataset = pydicom.dcmread(file, defer_size=4096 if pixels and isinstance(source, Path) else None,
                                   stop_before_pixels=not pixels, force=True)  # fmt: skip
@@ -140,6 +146,23 @@ def read_dataset(source: Path | bytes, *, pixels: bool = True) -> Any:
         return dataset
 
     return _decoded(read, f"{name} cannot be read as DICOM", cure="Export it again.")
+
+
+def _check_inflation(source: Path | bytes, name: Path | str) -> None:
+    """Refuse a deflated object that unpacks to more than any image has: its parser would unpack all of it at once."""
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+        head = file.read(_META_BYTES)
+        found = re.search(rb"1\.2\.840\.10008\.1\.2\.1\.99\0?", head)
+        if found is None or head[128:132] != b"DICM":
+            return
+        file.seek(_PREAMBLE + 16 + int.from_bytes(head[140:144], "little"))
+        unpacking, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while packed := file.read(1 << 16):
+            while packed:
+                size += len(unpacking.decompress(packed, 1 << 20))
+                if size > _MOST_INFLATED:
+                    raise ImageError(f"{name} unpacks to more than {_MOST_INFLATED >> 20} MiB. Export it again.")
+                packed = unpacking.unconsumed_tail
 
 
 @dataclass(frozen=True)

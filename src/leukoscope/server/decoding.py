@@ -1,13 +1,11 @@
 """From the bytes that somebody sent to the picture that is stored: its pixels as PNG, and nothing else.
 
-Every picture is decoded and written again, so no name, date, place, thumbnail, comment, palette entry or trailing byte
-goes into the store; each pixel keeps its value. A DICOM header is kept apart, for results alone. All this runs in
+Every picture is read by the one reader of pixels and written again, so no name, date, place, thumbnail, comment,
+palette entry or trailing byte goes into the store. A DICOM header is kept apart, for results alone. All this runs in
 processes with bounded memory and time (`sandbox`).
 """
 
 import io
-import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import ImageError, require
+from ..images.read import RGB, format_of, read_image, read_size, tiff_readable
+from ..images.scale import stated_scale
 
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
-_KEPT = ("RGB", "RGBA", "L", "I;16")  # modes of Pillow that PNG holds as they are
-Size = tuple[int, int]
+_CERTAIN_PIXELS, _CERTAIN_BYTES = 6_000_000, 32 << 20  # what fits a small process whatever its depth
+_NAME = "This image"
 
 
 @dataclass(frozen=True)
@@ -48,13 +45,28 @@ def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, mos
         ImageError: it is no picture, is damaged, or has more pixels than allowed.
         MissingExtraError: an extra that its format needs is not installed.
     """
-    if content[128:132] == b"DICM":
+    found = format_of(content[:4096])
+    if found == "DICOM":
         return _dicom(content, um_per_px=um_per_px, most_pixels=most_pixels)
-    if content.startswith(TIFF):
-        return _tiff(content, suffix=suffix, kind=kind, um_per_px=um_per_px, most_pixels=most_pixels)
-    width, height = size_of(content, most_pixels=most_pixels)
-    scale = um_per_px or (_scale(content) if kind != "crop" else None)
-    return Taken(stripped(content), kind, width, height, scale)
+    if found == "TIFF" and tiff_readable():
+        from ..fields.slides import TiffSlide, is_slide
+
+        with _file(content, suffix if suffix in SUFFIXES else ".tif") as path:
+            if is_slide(path):
+                slide = TiffSlide(path)
+                pixels = _whole(slide, most_pixels=most_pixels)
+                return _taken(pixels, kind, um_per_px or slide.um_per_px)
+    pixels = read_image(content, name=_NAME, most_pixels=most_pixels)
+    return _taken(pixels, kind, um_per_px or stated_scale(io.BytesIO(content)).um_per_px)
+
+
+def is_small(content: bytes) -> bool:
+    """Tell whether a file says of itself that it is so small that reading it cannot have needed much memory."""
+    try:
+        width, height = read_size(content)
+    except ImageError:
+        return format_of(content[:4096]) != "DICOM" and len(content) < _CERTAIN_BYTES
+    return width * height <= _CERTAIN_PIXELS and len(content) < _CERTAIN_BYTES
 
 
 def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> Taken:
@@ -63,34 +75,14 @@ def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> Take
 
     with _file(content, ".dcm") as path:
         image = DicomImage(path)
-        picture = _whole(image, most_pixels=most_pixels)
+        pixels = _whole(image, most_pixels=most_pixels)
         header = io.BytesIO()
         pydicom.dcmwrite(header, image.identity())
-        return Taken(picture, "dicom", *image.size, um_per_px or image.um_per_px, header.getvalue())
+        return _taken(pixels, "dicom", um_per_px or image.um_per_px, header.getvalue())
 
 
-def _tiff(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, most_pixels: int) -> Taken:
-    require("cv2", feature="Reading TIFF", extra="fields")
-    from ..fields.images import read_pixels, scale_in_file
-    from ..fields.slides import TiffSlide, is_slide
-
-    with _file(content, suffix if suffix in SUFFIXES else ".tif") as path:
-        if is_slide(path):
-            slide = TiffSlide(path)
-            return Taken(_whole(slide, most_pixels=most_pixels), kind, *slide.size, um_per_px or slide.um_per_px)
-        pixels = read_pixels(path)
-        height, width = pixels.shape[:2]
-        _check((width, height), most_pixels)
-        return Taken(png_of(Image.fromarray(pixels)), kind, width, height, um_per_px or scale_in_file(path))
-
-
-def _scale(content: bytes) -> float | None:
-    """Return the micrometres per pixel that a file states, read before its metadata are taken away."""
-    try:
-        from ..fields.images import scale_in_file
-    except ModuleNotFoundError:  # without the extra `fields` there is no field to analyse either
-        return None
-    return scale_in_file(io.BytesIO(content))  # type: ignore[arg-type]
+def _taken(pixels: RGB, kind: str, um_per_px: float | None, identity: bytes = b"") -> Taken:
+    return Taken(png_of(pixels), kind, pixels.shape[1], pixels.shape[0], um_per_px, identity)
 
 
 def header_of(content: bytes) -> Any:
@@ -111,92 +103,22 @@ def _file(content: bytes, suffix: str) -> Iterator[Path]:
             raise ImageError(str(unusable).replace(str(path), "").replace(path.name, "").strip(" :")) from None
 
 
-def _whole(image: Any, *, most_pixels: int) -> bytes:
-    _check(image.size, most_pixels)
-    pixels: NDArray[np.uint8] = image.read(0, 0, *image.size)
-    return png_of(Image.fromarray(pixels))
-
-
-def _check(size: Size, most_pixels: int) -> None:
-    if size[0] * size[1] > most_pixels:
+def _whole(image: Any, *, most_pixels: int) -> RGB:
+    width, height = image.size
+    if width * height > most_pixels:
         raise ImageError(
-            f"has {size[0]:,}x{size[1]:,} pixels, more than the {most_pixels / 1e6:.0f} million that the room takes. "
+            f"has {width:,}x{height:,} pixels, more than the {most_pixels / 1e6:.0f} million that the room takes. "
             "Predict a whole slide on the command line (leukoscope predict SLIDE), or send fields of it."
         )
+    pixels: RGB = image.read(0, 0, width, height)
+    return pixels
 
 
-def size_of(content: bytes, *, most_pixels: int) -> Size:
-    """Return (width, height) from the header alone.
-
-    Raises:
-        ImageError: it is no picture, or has more pixels than allowed. Nothing is unpacked to find that out.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is ours
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-    except Image.DecompressionBombError:
-        raise ImageError(_too_many("far too many", most_pixels)) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error):
-        raise ImageError("is no picture that can be read. Save it as PNG, JPEG or TIFF.") from None
-    if width * height > most_pixels:
-        raise ImageError(_too_many(f"{width}x{height}", most_pixels))
-    return width, height
-
-
-def stripped(content: bytes) -> bytes:
-    """Return a picture as PNG that holds its pixels and nothing else.
-
-    Raises:
-        ImageError: it is damaged, or holds several pictures.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                    raise ImageError("holds several pictures (animated or multi-page). Save one picture per file.")
-                if _is_deep(image):
-                    return _deep(content, suffix=f".{(image.format or 'png').lower()}")
-                image.load()
-                return png_of(image)
-    except (struct.error, IndexError, OSError, ValueError, SyntaxError, ZeroDivisionError) as broken:
-        raise ImageError(f"ends early or is damaged ({_first_line(broken)}). Copy it again.") from None
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Tell whether Pillow would quietly cut 16-bit colours to 8."""
-    tile = getattr(image, "tile", None)
-    return image.mode in ("RGB", "RGBA") and ";16" in str(tile[0].args if tile else "")
-
-
-def _deep(content: bytes, *, suffix: str) -> bytes:
-    require("cv2", feature="Reading colours of more than 8 bits", extra="fields")
-    from ..fields.images import read_pixels
-
-    with _file(content, suffix) as path:
-        return png_of(Image.fromarray(read_pixels(path)))
-
-
-def png_of(image: Image.Image) -> bytes:
-    """Return a picture as PNG, pixels alone."""
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif image.mode not in _KEPT:
-        image = image.convert("RGB")
-    bare = Image.frombytes(image.mode, image.size, image.tobytes())
+def png_of(pixels: RGB) -> bytes:
+    """Return uint8 (height, width, 3) as PNG, pixels alone."""
     stream = io.BytesIO()
-    bare.save(stream, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
-
-
-def _too_many(pixels: str, most: int) -> str:
-    return f"has {pixels} pixels, more than the {most / 1e6:.0f} million allowed for one picture. Crop it."
-
-
-def _first_line(broken: Exception) -> str:
-    return (str(broken).splitlines() or [type(broken).__name__])[0][:120]
 
 
 def suffix_of(name: str) -> str:

@@ -275,7 +275,7 @@ def _as_png(content: bytes) -> bytes:
     if content.startswith(b"\x89PNG"):
         return content
     with Image.open(io.BytesIO(content)) as image:
-        return png_of(image.convert("RGB"))
+        return png_of(np.asarray(image.convert("RGB")))
 
 
 def safe(name: str) -> str:

@@ -24,7 +24,7 @@ from PIL import Image
 from ..config import Prepare
 from ..errors import ImageError, LeukoscopeError, MissingExtraError
 from . import store
-from .decoding import Taken, take
+from .decoding import Taken, is_small, take
 from .refusals import Refusal
 
 MIB = 1 << 20
@@ -83,10 +83,10 @@ class Sandbox:
 
     def _ask(self, request: dict[str, Any], read: Callable[[], bytes]) -> tuple[dict[str, Any], list[bytes]]:
         with contextlib.suppress(TooHeavyError), self._light.turn(self.wait_seconds) as process:
-            return process.ask(request, read(), seconds=self.seconds)
+            return process.ask(request | {"last": False}, read(), seconds=self.seconds)
         try:
             with self._heavy.turn(self.wait_seconds) as process:
-                return process.ask(request, read(), seconds=self.seconds)
+                return process.ask(request | {"last": True}, read(), seconds=self.seconds)
         except TooHeavyError:
             most = f"{self.heavy_bytes // MIB:,} MiB or {self.seconds:.0f} seconds"
             raise ImageError(f"needs more than the {most} that one picture may take. Crop it.") from None
@@ -254,6 +254,8 @@ def _answered(request: dict[str, Any], parts: list[bytes], memory: int) -> tuple
     except MemoryError:
         return {"error": _MEMORY}, []
     except Exception as broken:  # noqa: BLE001 - decoders raise whatever they raise
+        if not (request["last"] or is_small(parts[0])):  # it may have been the memory; not every reader says so
+            return {"error": _MEMORY}, []
         known = isinstance(broken, ImageError | MissingExtraError)
         text = str(broken) if known else f"cannot be read ({type(broken).__name__}). Save it anew as PNG."
         return {"error": _UNUSABLE, "message": text}, []
