@@ -69,6 +69,16 @@ cox <- function(d, horizons) {
   out
 }
 
+smooth_curves <- function(d) {
+  d$event <- as.integer(d$state == 1)
+  d$g <- factor(d$group)
+  lapply(c(weibull = "weibull", lognormal = "lognormal", loglogistic = "loglogistic"), function(family) {
+    f <- survreg(Surv(time, event) ~ g + x + z, d, dist = family,
+                 control = survreg.control(rel.tolerance = 1e-14, maxiter = 200))
+    list(coef = unname(coef(f)), scale = f$scale, loglik = f$loglik[2], se = unname(sqrt(diag(vcov(f)))))
+  })
+}
+
 competing <- function(d, horizons) {
   out <- list()
   if (!"entry" %in% names(d)) {
@@ -163,6 +173,7 @@ said <- function(path) {
   late <- "entry" %in% names(d)
   if (!late) out$logrank <- logrank(d)
   if ("x" %in% names(d)) out$cox <- cox(d, horizons)
+  if ("x" %in% names(d) && !late && min(d$time) > 0) out$smooth_curves <- smooth_curves(d)
   if (max(d$state) > 1) out$competing <- competing(d, horizons)
   if ("risk" %in% names(d) && !late) out$calibrated <- calibrated(d, horizons[2])
   out

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leukoscope.survival.aft import fit_family
 from leukoscope.survival.calibration import calibrate
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.comparison import gray, logrank, logrank_trend
@@ -38,10 +39,8 @@ from tests.golden import survival_tables
 
 GOLDEN: dict[str, Any] = json.loads(maker.GOLDEN.read_text())
 SAID: dict[str, Any] = GOLDEN["tables"]
-WITH = {
-    part: [name for name, said in SAID.items() if part in said]
-    for part in ("logrank", "cox", "competing", "calibrated")
-}
+_PARTS = ("logrank", "cox", "competing", "calibrated", "smooth_curves")
+WITH = {part: [name for name, said in SAID.items() if part in said] for part in _PARTS}
 _ZPH = {"zph_km": "km", "zph_rank": "rank", "zph_identity": "identity"}
 
 
@@ -264,6 +263,21 @@ def test_calibration_brier_score_and_net_benefit_equal_r(name: str) -> None:
     close(1 - brier / nothing, said["ipa"], by=1e-8)
     cuts = np.array([0.2, 0.35, 0.5])
     close(net_benefit(cohort, risk, horizon=horizon, thresholds=cuts).value, said["net_benefit"])
+
+
+@pytest.mark.parametrize("name", WITH["smooth_curves"])
+def test_smooth_curves_past_the_follow_up_equal_survreg(name: str) -> None:
+    design, _ = _model(name)
+    centres = np.array([term.centre for term in design.terms])
+    for family, said in zip(("Weibull", "log-normal", "log-logistic"), SAID[name]["smooth_curves"].values(), strict=True):
+        fit = fit_family(design, family)
+        assert fit is not None
+        *location, shape = fit["parameters"]
+        location[0] -= float(centres @ location[1:])  # ours are centred
+        close(location, said["coef"], by=1e-6)
+        close(np.exp(-fit["power"] * shape), said["scale"], by=1e-7)
+        close(fit["aic"], 2 * len(fit["parameters"]) - 2 * said["loglik"], by=1e-9)
+        close(np.sqrt(np.diag(fit["covariance"]))[1:], said["se"][1:], by=1e-6)
 
 
 def test_riley_s_published_example_needs_5143_patients() -> None:

@@ -1,5 +1,6 @@
 """Reading cohorts: what is accepted, what is left out and counted, what is refused and in which words."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -237,3 +238,17 @@ def test_broken_files_give_one_clear_error(text: str, tmp_path: Path) -> None:
 def test_cuts_that_are_no_numbers_are_an_error_of_the_call(text: str) -> None:
     with pytest.raises(UsageError, match="are not numbers. Write them with commas"):
         _cuts(text)
+
+
+@pytest.mark.parametrize("cell", ["-0", "+1", "3.5", "-2"])
+def test_a_number_among_words_is_no_category(cell: str) -> None:
+    text = f"months,died,stage,d\n5,1,I,ALL\n7,0,II,AML\n4,1,I,{cell}\n9,1,II,ALL"
+    with pytest.raises(DataError, match=rf"column 'd' holds numbers among words: '{re.escape(cell)}' \(line 4\)"):
+        cohort_from(text, covariates=["d"])
+
+
+def test_minus_zero_is_zero_among_numbers_stages_and_events() -> None:
+    cohort = cohort_from("months,died,stage,x\n5,1,0,-0\n7,-0,-0,1\n4,1,1.0,2\n9,+1,+1,3", covariates=["x"])
+    assert cohort.stages == ("0", "1")
+    assert cohort.stage.tolist() == [0, 0, 1, 1]
+    assert cohort.state.tolist() == [1, 0, 1, 1]

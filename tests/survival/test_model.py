@@ -125,7 +125,7 @@ def test_accelerated_failure_time_equals_lifelines(larynx: Cohort) -> None:
     theirs = fitter.predict_survival_function(frame.iloc[[80]], times=[3.0, 15.0]).to_numpy().ravel()
     patient = {name: values[[80]] for name, values in design.columns.items()}
     ours = [survival_at(fit, patient, when) for when in (3.0, 15.0)]
-    assert [interval.value for interval in ours] == pytest.approx(theirs, abs=1e-9)
+    assert [interval.value for interval in ours] == pytest.approx(theirs, abs=1e-5)  # lifelines stops earlier
     assert all(interval.low < interval.value < interval.high for interval in ours)
 
 
@@ -135,8 +135,8 @@ def test_accelerated_failure_time_coefficients_equal_survreg(larynx: Cohort) -> 
     assert fit is not None
     assert fit["family"] == "log-normal"
     r = [3.3831825177 - 0.0184995030 * larynx.covariates["age"].mean(), -0.1989383309, -0.8995098165, -1.8573602939]
-    assert fit["parameters"][:4] == pytest.approx(r, abs=2e-4)
-    assert np.exp(fit["parameters"][-1]) == pytest.approx(1.2637876948, abs=2e-4)
+    assert fit["parameters"][:4] == pytest.approx(r, abs=1e-8)
+    assert np.exp(fit["parameters"][-1]) == pytest.approx(1.2637876948, abs=1e-8)
 
 
 def test_the_file_is_plain_json_and_comes_back_whole(tmp_path: Path) -> None:

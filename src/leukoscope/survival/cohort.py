@@ -13,7 +13,7 @@ from ..errors import DataError, UsageError
 from .horizons import Unit, unit_in
 from .settings import StudySettings
 from .stages import cut_names, cut_stages, order_stages
-from .table import Table, is_missing, listed, one_spelling, read_outcome, read_table, tidy
+from .table import Table, each, is_missing, listed, one_spelling, read_outcome, read_table
 from .words import counted
 
 _ID_NAMES = ("id", "patient", "patient_id", "patientid", "patid", "patnr", "subject", "subject_id")
@@ -159,7 +159,7 @@ def _stage_names(table: Table, settings: StudySettings) -> tuple[np.ndarray, lis
     if settings.stage_cuts:
         values = np.array(table.numbers(settings.stage))
         return np.array(cut_stages(values, cuts=settings.stage_cuts, name=settings.stage)), []
-    cells, joined = one_spelling([tidy(cell) for cell in table.column(settings.stage)])
+    cells, joined = one_spelling(table.words(settings.stage))
     names = sorted(set(cells) - {""})
     if len(names) > _MOST_STAGES:
         raise UsageError(
@@ -219,10 +219,12 @@ def _repeats(table: Table, settings: StudySettings) -> np.ndarray:
     name = _id_column(table, settings)
     if not name:
         return repeats
+    names = [cell.strip() for cell in table.column(name)]
+    often = {cell for cell, count in Counter(names).items() if count > 1 and not is_missing(cell)}
     rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, cell in enumerate(table.column(name)):
-        if not is_missing(cell):
-            rows_of[cell.strip()].append(row)
+    for row, cell in enumerate(names) if often else ():
+        if cell in often:
+            rows_of[cell].append(row)
     for rows in rows_of.values():
         for row in rows[1:]:
             if any(cells[row] != cells[rows[0]] for cells in table.columns.values()):
@@ -257,7 +259,7 @@ def _covariate(table: Table, name: str, notes: list[str]) -> Column:
         return _logarithm(table, name[4:-1])
     if table.is_numeric(name):
         return np.array(table.numbers(name))
-    cells, joined = one_spelling([tidy(cell) for cell in table.column(name)])
+    cells, joined = one_spelling(table.words(name))
     notes += _spelling_notes(name, joined)
     levels = set(cells) - {""}
     if len(levels) > _MOST_LEVELS:
@@ -282,7 +284,7 @@ def _logarithm(table: Table, name: str) -> Column:
 def _missing(table: Table, settings: StudySettings) -> dict[str, int]:
     """Count the missing values of every column that the study uses."""
     used = [settings.time, settings.event, settings.stage, settings.entry, *map(bare_name, settings.covariates)]
-    return {name: sum(map(is_missing, table.column(name))) for name in dict.fromkeys(used) if name}
+    return {name: sum(each(table.column(name), is_missing)) for name in dict.fromkeys(used) if name}
 
 
 def bare_name(covariate: str) -> str:

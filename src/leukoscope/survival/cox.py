@@ -120,6 +120,7 @@ class CauseFit:
     simple: CauseModel
     checks: tuple[Proportionality, ...]
     notes: tuple[str, ...] = ()
+    whole: Test | None = None  # of all columns together
 
 
 def fit_cause(design: Design, *, cause: int, penalty: float = 0.0) -> CauseFit:
@@ -142,13 +143,14 @@ def fit_cause(design: Design, *, cause: int, penalty: float = 0.0) -> CauseFit:
             (f"Too few {happened(name)} ({events}): the hazard of {name} is taken as the same for all.",),
         )
     simple = fit_terms(design, design.terms, cause=cause, penalty=penalty)
-    checks = _check(design, simple, cause=cause)
+    checks, whole = _check(design, simple, cause=cause)
     strata = tuple(check.column for check in checks if check.action.startswith("own baseline"))
     split = tuple(check.column for check in checks if check.action.startswith("one effect before"))
     if not strata and not split:
-        return CauseFit(simple, simple, checks)
+        return CauseFit(simple, simple, checks, whole=whole)
     terms = _repaired(design, strata=strata, split=split, when=split_time(design.cohort, cause=cause))
-    return CauseFit(fit_terms(design, terms, cause=cause, strata=strata, penalty=penalty), simple, checks)
+    mended = fit_terms(design, terms, cause=cause, strata=strata, penalty=penalty)
+    return CauseFit(mended, simple, checks, whole=whole)
 
 
 def split_time(cohort: Cohort, *, cause: int) -> float:
@@ -344,17 +346,19 @@ def _growth(test: ScoreTest, model: CauseModel, *, columns: Sequence[str]) -> Te
     return chi_squared(test.statistic(chosen), len(chosen))
 
 
-def _check(design: Design, model: CauseModel, *, cause: int) -> tuple[Proportionality, ...]:
+def _check(design: Design, model: CauseModel, *, cause: int) -> tuple[tuple[Proportionality, ...], Test | None]:
+    """Test every column, and all together."""
     columns = list(dict.fromkeys(term.column for term in model.terms))
     if not columns:
-        return ()
+        return (), None
     found = _score_test(design, model, cause=cause)
     tests = [_growth(found, model, columns=[name]) for name in columns]
     adjusted = holm([test.p for test in tests])
-    return tuple(
+    checks = tuple(
         Proportionality(name, test, p, _action(design, name, cause=cause) if p < PROPORTIONAL_P else "none needed")
         for name, test, p in zip(columns, tests, adjusted, strict=True)
     )
+    return checks, _growth(found, model, columns=())
 
 
 def _action(design: Design, column: str, *, cause: int) -> str:

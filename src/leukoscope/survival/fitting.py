@@ -20,7 +20,6 @@ from .cox import (
     fit_cause,
     fit_terms,
     make_design,
-    proportionality,
 )
 from .curves import Z95, Array, Curve, aalen_johansen, kaplan_meier, risk_table
 from .fine_gray import fit_fine_gray
@@ -170,14 +169,13 @@ def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None) -> d
 
 def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
     model, simple = fit.model, fit.simple
-    whole = proportionality(design, simple, cause=number) if simple.terms else None
     return {
         "event": model.event,
         "events": int((design.cohort.state == number + 1).sum()),
         "ratios": hazard_ratios(model.terms, model.coefficients, model.covariance, penalised=model.penalty > 0),
         "strata": list(model.strata),
         "proportional": {
-            "all": vars(whole) if whole else None,
+            "all": vars(fit.whole) if fit.whole else None,
             "effects": [_effect(found) for found in effects_in_time(design, simple, cause=number)],
             "columns": [
                 {"column": check.column, **vars(check.test), "p_holm": check.p_holm, "action": check.action}

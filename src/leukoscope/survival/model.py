@@ -298,7 +298,7 @@ def write_model(path: Path, model: SurvivalModel) -> None:
 def _plain(value: Any) -> Any:
     """Turn dataclasses and arrays into what JSON knows; an endless time becomes null."""
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return value.tolist() if value.dtype.kind in "iub" or np.isfinite(value).all() else _plain(value.tolist())
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):

@@ -118,12 +118,20 @@ def concordance(pairs: Pairs, risk: Array, *, weights: Array, folds: Array | Non
         rows = np.flatnonzero(folds == fold)
         cases = np.flatnonzero(folds[pairs.case_rows] == fold)
         own = pairs.case_rows[cases]
-        compared = pairs.controls[np.ix_(cases, rows)] * pairs.case_weights[cases][:, None].astype(np.float32)
-        ahead = (risk[own][:, None] > risk[rows]) + np.float32(0.5) * (risk[own][:, None] == risk[rows])
+        whole = len(rows) == len(risk)
+        controls = np.ascontiguousarray(pairs.controls if whole else pairs.controls[np.ix_(cases, rows)])
+        counted = pairs.case_weights[cases][:, None] * weights[own]
         some = weights[rows].astype(np.float32)
-        wins += np.einsum("ib,ib->b", weights[own], (compared * ahead.astype(np.float32)) @ some)
-        total += np.einsum("ib,ib->b", weights[own], compared @ some)
+        wins += np.einsum("ib,ib->b", counted, (controls * _ahead(risk[own], risk[rows])) @ some)
+        total += np.einsum("ib,ib->b", counted, controls @ some)
     return wins, total
+
+
+def _ahead(own: Array, others: Array) -> Array:
+    """Return 1 where a case's risk is above another patient's, 0.5 where they are equal, (cases, patients)."""
+    ranks = np.unique(np.concatenate([own, others]), return_inverse=True)[1].astype(np.int32)
+    one, two = ranks[: len(own), None], ranks[len(own) :]
+    return np.asarray(np.multiply(2 * (one > two).view(np.int8) + (one == two).view(np.int8), 0.5, dtype=np.float32))
 
 
 def brier_parts(cohort: Cohort, risk: Array, *, times: Array, censoring: Curve) -> Array:

@@ -3,10 +3,12 @@
 import csv
 import io
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from ..errors import DataError, UnknownNameError, UsageError
 from .settings import StudySettings
 from .words import counted
 
+_Read = TypeVar("_Read")
 MISSING = {"", "na", "n/a", "nan", "null", "none", ".", "?", "-", "missing", "unknown"}
 
 
@@ -46,7 +49,7 @@ class Table:
             DataError: cells that are no numbers, named with their lines.
         """
         cells = self.column(name)
-        values = [as_number(cell, decimal_comma=self.decimal_comma) for cell in cells]
+        values = each(cells, lambda cell: as_number(cell, decimal_comma=self.decimal_comma))
         self._check_decimals(name)
         bad = [row for row, value in enumerate(values) if value is None]
         if bad:
@@ -69,9 +72,28 @@ class Table:
 
     def is_numeric(self, name: str) -> bool:
         """Tell whether most of the known values of a column are numbers."""
-        known = [cell for cell in self.column(name) if not is_missing(cell)]
-        numbers = sum(as_number(cell, decimal_comma=self.decimal_comma) is not None for cell in known)
-        return bool(known) and numbers >= 0.8 * len(known)
+        known = {cell: count for cell, count in Counter(self.column(name)).items() if not is_missing(cell)}
+        numbers = sum(
+            count for cell, count in known.items() if as_number(cell, decimal_comma=self.decimal_comma) is not None
+        )
+        return bool(known) and numbers >= 0.8 * sum(known.values())
+
+    def words(self, name: str) -> list[str]:
+        """Return one column as tidy words.
+
+        Raises:
+            DataError: a signed or broken number stands among words, where it can be no name; names its line.
+        """
+        cells = self.column(name)
+        numbers = {cell for cell in set(cells) if re.fullmatch(r"\s*([+-]\d+([.,]\d*)?|\d*[.,]\d*[1-9])\s*", cell)}
+        tidied = each(cells, tidy)
+        if numbers and any(not re.fullmatch(r"[-+]?[\d.,]*", word) for word in set(tidied)):
+            bad = [row for row, cell in enumerate(cells) if cell in numbers]
+            raise DataError(
+                f"{self.where}: column '{name}' holds numbers among words: {self.show(bad, cells)}. "
+                "Mend these cells, or leave them empty where the value is not known."
+            )
+        return tidied
 
     def show(self, rows: Sequence[int], cells: Sequence[object]) -> str:
         """Name the first few of some rows: "'abc' (line 7), 'x' (line 9) and 3 more"."""
@@ -85,15 +107,33 @@ def listed(items: Iterable[str], *, most: int = 4) -> str:
     return ", ".join(items[:most]) + rest
 
 
+def each(cells: Sequence[str], read: Callable[[str], _Read]) -> list[_Read]:
+    """Apply a function to cells, once for every different one: columns of a million rows repeat themselves."""
+    found = {cell: read(cell) for cell in set(cells)}
+    return [found[cell] for cell in cells]
+
+
 def is_missing(cell: str) -> bool:
     """Tell whether a cell says that its value is not known."""
     return cell.strip().lower() in MISSING
 
 
 def tidy(cell: str) -> str:
-    """Return a name as it is compared: single spaces, '2' for '2.0' (spreadsheets write either), '' if missing."""
-    bare = "" if is_missing(cell) else " ".join(cell.split())
-    return bare[:-2] if bare.endswith(".0") and bare[:-2].isdigit() else bare
+    """Return a name as it is compared: single spaces, '2' for '2.0' and '+2', '0' for '-0', '' if missing.
+
+    >>> tidy(" Stage  II "), tidy("2.0"), tidy("-0"), tidy("+1.0"), tidy("-1"), tidy("n/a")
+    ('Stage II', '2', '0', '1', '-1', '')
+    """
+    return _whole("" if is_missing(cell) else " ".join(cell.split()))
+
+
+def _whole(bare: str) -> str:
+    """Write a whole number one way: spreadsheets have '2.0' for '2', and '-0' for a zero that was rounded."""
+    match = re.fullmatch(r"([+-]?)(\d+)(\.0+)?", bare)
+    if not match:
+        return bare
+    sign = "-" if match[1] == "-" and int(match[2]) else ""
+    return sign + match[2]
 
 
 def one_spelling(cells: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -253,13 +293,12 @@ def _code(cell: str) -> str:
     """Return a value as it is compared: lower case, '1' for '1.0', '' for a missing one."""
     if is_missing(cell):
         return ""
-    bare = " ".join(cell.lower().split())
-    return bare[:-2] if bare.endswith(".0") else bare
+    return _whole(" ".join(cell.lower().split()))
 
 
 def _binary(table: Table, name: str) -> np.ndarray:
     """Read a column of 0/1, true/false or plain words for alive and dead."""
-    codes = [_code(cell) for cell in table.column(name)]
+    codes = each(table.column(name), _code)
     strange = Counter(code for code in codes if code and code not in _NO | _YES)
     if strange:
         found = listed([f"'{code}' ({count} ×)" for code, count in strange.most_common()])
@@ -274,7 +313,7 @@ def _binary(table: Table, name: str) -> np.ndarray:
 def _mapped(table: Table, settings: StudySettings) -> tuple[np.ndarray, tuple[str, ...]]:
     """Read a column through the mapping that was given; the event that does not compete comes first."""
     meaning = _meanings(settings.events)
-    codes = [_code(cell) for cell in table.column(settings.event)]
+    codes = each(table.column(settings.event), _code)
     outside = Counter(code for code in codes if code and code not in meaning)
     if outside:
         found = listed([f"'{code}' ({count} ×)" for code, count in outside.most_common()])
