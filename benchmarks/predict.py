@@ -74,7 +74,7 @@ import leukoscope
 from pathlib import Path
 paths = sorted(Path(sys.argv[2]).glob("*.bmp"))
 wanted = int(sys.argv[3])
-count = sum(1 for _ in leukoscope.load(sys.argv[1]).stream(paths[i % len(paths)] for i in range(wanted)))
+count = sum(1 for _ in leukoscope.load(sys.argv[1]).stream((i, paths[i % len(paths)]) for i in range(wanted)))
 assert count == wanted
 # Not getrusage: its peak counts what the parent held before this program was started.
 print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
@@ -131,7 +131,7 @@ def time_ours(bundle: Path, images: Path) -> tuple[float, float, np.ndarray]:
     paths = sorted(images.glob("*.bmp"))
     predictor.predict(paths[:8])
     start, used = time.perf_counter(), time.process_time()
-    chances = [(opinion.probabilities or {})["all"] for opinion in predictor.stream(paths)]
+    chances = [(opinion.probabilities or {})["all"] for opinion in predictor.predict(paths, with_crops=False)]
     return time.perf_counter() - start, time.process_time() - used, np.array(chances)
 
 

@@ -169,7 +169,7 @@ def _first_answer(server: Server, case: int) -> float:
 def _plain(predictor: Predictor, files: list[Path]) -> tuple[float, float]:
     """Return the seconds, and those of the processor, that the model alone takes for files."""
     started, used = time.perf_counter(), time.process_time()
-    for _ in predictor.stream(files):
+    for _ in predictor.stream(enumerate(files)):
         pass
     return time.perf_counter() - started, time.process_time() - used
 

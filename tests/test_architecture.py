@@ -23,6 +23,7 @@ LAYERS = [
     {"report"},
     {"pipeline", "exporting", "server"},
     {"adaptation", "studies"},
+    {"api"},
     {"cli"},
 ]
 LAYER = {package: height for height, packages in enumerate(LAYERS) for package in packages}

@@ -1,5 +1,6 @@
 """Settings: one frozen, validated model per stage, one TOML file per experiment, every default written once, here."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -205,6 +206,19 @@ class Experiment(Settings):
     def write(self, path: Path) -> None:
         """Write every setting, defaults included, as TOML."""
         write_text(path, tomli_w.dumps(self.model_dump(mode="json")))
+
+
+def read_experiment(config: str | os.PathLike[str] | None, overrides: tuple[str, ...] = ()) -> Experiment:
+    """Read a TOML file, or a shipped experiment by its name such as 'demo', and apply overrides.
+
+    Raises:
+        ConfigError: the file is not TOML, or a key or value is not allowed.
+        UnknownNameError: no shipped experiment has this name.
+    """
+    path = Path(config) if config else None
+    if path and not path.suffix and not path.exists():
+        path = shipped(str(path))
+    return Experiment.read(path, overrides=overrides)
 
 
 def shipped(name: str) -> Path:

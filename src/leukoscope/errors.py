@@ -15,6 +15,7 @@ LeukoscopeError                 exit status 1: the data or the result is at faul
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -29,8 +30,8 @@ class LeukoscopeError(Exception):
     exit_status = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cross to another process as kind and sentence, whatever the constructor takes."""
-        return _restored, (type(self), str(self))
+        """Cross to another process as kind, sentence and attributes, whatever the constructor takes."""
+        return _restored, (type(self), str(self), self.__dict__)
 
 
 class DataError(LeukoscopeError):
@@ -38,7 +39,20 @@ class DataError(LeukoscopeError):
 
 
 class ImageError(DataError):
-    """One file that cannot be used as an image."""
+    """One image that cannot be used.
+
+    path: the file, or the name of the image; empty where the caller knows it. reason: a predicate that goes on after
+    the path, such as 'is empty (0 bytes). Copy it again.'
+    """
+
+    def __init__(self, reason: str, *, path: str | os.PathLike[str] = "") -> None:
+        self.path, self.reason = os.fspath(path), reason
+        super().__init__(f"{self.path} {reason}" if self.path else reason)
+
+    @property
+    def sentence(self) -> str:
+        """The reason by itself, to stand beside the name of the image."""
+        return self.reason[:1].upper() + self.reason[1:]
 
 
 class SplitError(DataError):
@@ -78,8 +92,10 @@ class MissingExtraError(UsageError):
         super().__init__(f"{feature} needs more packages. Install them with: pip install 'leukoscope[{extra}]'")
 
 
-def _restored(kind: type[LeukoscopeError], sentence: str) -> LeukoscopeError:
-    return kind.__new__(kind, sentence)
+def _restored(kind: type[LeukoscopeError], sentence: str, attributes: dict[str, Any]) -> LeukoscopeError:
+    error = kind.__new__(kind, sentence)
+    error.__dict__.update(attributes)
+    return error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

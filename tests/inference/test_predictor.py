@@ -16,7 +16,7 @@ from leukoscope.files import read_csv
 from leukoscope.images.crop import VIEWS, View, prepare_crop, turn, turn_back
 from leukoscope.images.read import read_image
 from leukoscope.inference.ensemble import temper
-from leukoscope.inference.opinion import attention
+from leukoscope.inference.opinion import review_priority
 from leukoscope.inference.predictor import Predictor
 
 from .conftest import changed
@@ -85,12 +85,12 @@ def test_bad_files_are_refused_by_name_and_the_others_answered(
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
-    mixed = [*good[:4], *(tmp_path / name for name in bad), tmp_path / "gone.png", *good[4:], tmp_path / "black.png"]
+    mixed = [*good[:4], *(tmp_path / name for name in bad), *good[4:], tmp_path / "black.png"]
     opinions = Predictor(single).predict(mixed)
     assert [opinion.name for opinion in opinions] == [str(path) for path in mixed]
     refused = {Path(opinion.name).name: opinion for opinion in opinions if opinion.decision == "refused"}
-    assert set(refused) == {*bad, "gone.png", "black.png"}
-    assert not any(refused[name].readable for name in (*bad, "gone.png"))
+    assert set(refused) == {*bad, "black.png"}
+    assert not any(refused[name].readable for name in bad)
     assert refused["black.png"].readable
     assert all(opinion.reason and opinion.probabilities is None and not opinion.called for opinion in refused.values())
     assert str(tmp_path) not in refused["empty.png"].reason
@@ -114,20 +114,26 @@ def test_an_item_that_is_no_image_loses_none_of_the_others(synthetic_run: Path, 
     pixels = Image.fromarray(read_image(good))
     truncated = tmp_path / "short.png"
     truncated.write_bytes(good.read_bytes()[:-400])
-    strange = [None, 7, good.read_bytes(), pixels.convert("L"), Image.open(truncated), tmp_path, "x" * 400 + ".png", ""]
+    strange = [None, 7, good.read_bytes(), pixels.convert("L"), Image.open(truncated)]
     mixed = [good, *strange, pixels, np.stack([read_image(good)])[0]]
     opinions = Predictor(single).predict(mixed)
     refused = opinions[1:-2]
     assert all(each.decision == "refused" and not each.readable for each in refused)
-    words = ("NoneType", "int", "bytes", "mode L", "damaged", "a folder", "too long", "a folder")
+    words = ("NoneType", "int", "bytes", "mode L", "damaged")
     assert [word for word, each in zip(words, refused, strict=True) if word not in each.reason] == []
     assert [each.name for each in opinions[1:6]] == [f"image {number}" for number in range(2, 7)]
     assert opinions[0].probabilities == opinions[-1].probabilities == opinions[-2].probabilities
 
 
+@pytest.mark.parametrize("path", ["gone.png", "gone", "gone.csv", "x" * 400 + ".png", ""])
+def test_a_missing_path_raises_and_nothing_is_answered(single: Bundle, path: str) -> None:
+    with pytest.raises(UsageError, match=r"does not exist\. Check the path|is empty"):
+        Predictor(single).predict([path])
+
+
 @pytest.mark.parametrize("images", [None, 7, 0.5, b"bytes", object()])
 def test_a_call_without_any_image_is_told_what_to_pass(single: Bundle, images: object) -> None:
-    with pytest.raises(UsageError, match=f"{type(images).__name__} is no image. Pass the path"):
+    with pytest.raises(UsageError, match=f"{type(images).__name__} is not an image. Pass the path"):
         Predictor(single).predict(images)
 
 
@@ -193,7 +199,7 @@ def test_temper_is_that_of_the_evaluation() -> None:
 
 
 def test_the_neediest_come_first(synthetic_run: Path, ensemble: Bundle) -> None:
-    opinions = Predictor(ensemble).predict([*synthetic(synthetic_run)[:30], Path("gone.png")])
-    ranked = sorted(opinions, key=lambda opinion: attention(opinion, positive="blast", threshold=0.5))
+    opinions = Predictor(ensemble).predict([*synthetic(synthetic_run)[:30], np.zeros((64, 64, 3), np.uint8)])
+    ranked = sorted(opinions, key=lambda opinion: review_priority(opinion, positive="blast", threshold=0.5))
     order = [("unsure", "refused", "blast", "normal").index(opinion.decision) for opinion in ranked]
     assert order == sorted(order)

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ..config import Prepare, Settings
 from ..errors import BundleError, DataError, LeukoscopeError, UnknownNameError, UsageError
 from ..files import fingerprint, provenance, read_json, sha256_of
+from .hub import fetch_bundle, is_hub_address
 
 
 class _Entry(BaseModel):
@@ -124,6 +125,7 @@ NOT_ASKED = "not asked"
 FORMAT = 1
 MANIFEST, CARD = "bundle.json", "card.md"
 OPERATING_POINTS = ("balanced", "high_sensitivity", "high_specificity")
+DEFAULT = "default"  # the name of the bundle that is shipped, in every command
 SHIPPED = Path(__file__).parent.parent / "bundles" / "default"
 
 _AGAIN = "Copy the whole bundle again, or make it again with leukoscope export."
@@ -218,12 +220,16 @@ class Bundle:
 
 
 def open_bundle(path: Path | str | None = None) -> Bundle:
-    """Open a bundle and prove every file of it; without a path, the one that is shipped with leukoscope.
+    """Open a bundle and verify every file of it; without a path, the one that is shipped with leukoscope.
+
+    path: a folder, 'default' for the one that is shipped (./default is a folder of that name), or the address of a
+    bundle in a model hub, 'hf://owner/name' or 'hf://owner/name@revision'.
 
     Raises:
         BundleError: it is missing, incomplete, changed, or made by a newer version.
+        MissingExtraError: an address is given, and huggingface_hub is not installed.
     """
-    folder = Path(path) if path is not None else _shipped()
+    folder = _place_of(path)
     manifest = _read_manifest(folder)
     for name, digest in manifest.files.items():
         if not os.path.isfile(folder / name):  # noqa: PTH113  # Path.is_file fails for a name that is too long
@@ -287,6 +293,12 @@ def operating_point(manifest: Manifest, name: str) -> str:
     if spelled != "balanced" and not manifest.operating_points:
         raise UsageError(f"{manifest.name} has more than two classes, so it has no operating points. Leave it out.")
     return spelled
+
+
+def _place_of(path: Path | str | None) -> Path:
+    if path is None or str(path) == DEFAULT:
+        return _shipped()
+    return fetch_bundle(str(path)) if is_hub_address(str(path)) else Path(path)
 
 
 def _shipped() -> Path:

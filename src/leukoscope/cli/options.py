@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from ..config import Experiment
     from ..data.index import Layout
 
 
@@ -71,16 +70,6 @@ def make_layout(**given: str | None) -> "Layout":
     from ..data.index import Layout
 
     return Layout(**{name: text for name, text in given.items() if text is not None})
-
-
-def read_experiment(config: str | None, overrides: tuple[str, ...]) -> "Experiment":
-    """Read a TOML file, or a shipped experiment by its name, and apply overrides."""
-    from ..config import Experiment, shipped
-
-    path = Path(config) if config else None
-    if path and not path.suffix and not path.exists():
-        path = shipped(str(path))
-    return Experiment.read(path, overrides=overrides)
 
 
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..errors import UsageError
-from ..inference.opinion import Opinion, Tally, attention
+from ..inference.opinion import Opinion, Tally, review_priority
 from .options import many, printable
 
 Output = tuple[str, Path | None]  # the option as the user knows it, and the file it writes
@@ -104,7 +104,7 @@ class Shown:
             self._first.append(opinion)
         if not opinion.readable and len(self._unusable) < _UNUSABLE:
             self._unusable.append(f"{opinion.name}: {opinion.reason}")
-        need = attention(opinion, positive=self._manifest.positive, threshold=self._threshold)
+        need = review_priority(opinion, positive=self._manifest.positive, threshold=self._threshold)
         if need[0] < 2:
             self._neediest.append((need, self._count, opinion))
             if len(self._neediest) > 4 * _NEEDIEST:

@@ -1,7 +1,6 @@
 """All images of one `leukoscope predict`, crops and fields alike, answered one after the other."""
 
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from ..inference.fields import JudgedCell, Reader, Smear
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor
-    from ..inference.sources import Gathered, Kind, Source
+    from ..inference.sources import Gathered, Kind, Look, Source
     from ..report.opinion import OpinionPage
 
 
@@ -28,7 +27,7 @@ class Request:
     """What the user asked for."""
 
     point: str = "balanced"
-    kind: str = "auto"
+    kind: "Look" = "auto"
     csv: Path | None = None
     html: Path | None = None
     as_json: bool = False
@@ -102,28 +101,15 @@ class PredictionRun:
                     self._answer_smear(source, kind)
 
     def _kinds(self) -> "Iterator[Kind]":
-        from ..inference.sources import as_field, kind_of
+        from ..inference.sources import kind_of
         from ..progress import in_parallel
 
-        if self._request.kind == "crops":
-            return iter(["crop"] * len(self._sources))
-        look = as_field if self._request.kind == "fields" else kind_of
-
-        def kind(source: "Source") -> "Kind":
-            return look(source.path) if source.path.exists() else "crop"  # which is refused by name
-
-        return in_parallel(kind, self._sources)
+        return in_parallel(lambda source: kind_of(source.path, look=self._request.kind), self._sources)
 
     def _answer_crops(self, sources: "Iterator[Source]") -> None:
-        waiting: deque[Source] = deque()
-
-        def paths() -> Iterator[Path]:
-            for source in sources:
-                waiting.append(source)
-                yield source.path
-
-        for opinion in self._predictor.stream(paths(), point=self._point, with_crops=self._page is not None):
-            self._take_file(opinion, waiting.popleft())
+        pairs = ((source, source.path) for source in sources)
+        for source, opinion in self._predictor.stream(pairs, point=self._point, with_crops=self._page is not None):
+            self._take_file(opinion, source)
 
     def _answer_smear(self, source: "Source", kind: "Kind") -> None:
         from ..errors import ImageError
@@ -190,10 +176,8 @@ class PredictionRun:
         from ..bundle.manifest import REFUSED
         from ..inference.opinion import Opinion
 
-        text = str(refusal).removeprefix(f"{source.path} ").removeprefix(f"{source.path.name} ")
-        reason = text[:1].upper() + text[1:]
-        self._unusable.append((source, reason))
-        self._take_file(Opinion(str(source.path), REFUSED, reason, readable=False), source)
+        self._unusable.append((source, refusal.sentence))
+        self._take_file(Opinion(str(source.path), REFUSED, refusal.sentence, readable=False), source)
 
     def _field_rows(self) -> list[dict[str, Any]]:
         if not self._smears and not self._unusable:

@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from .options import experiment_options, layout_options, make_layout, read_experiment
+from .options import experiment_options, layout_options, make_layout
 
 
 @click.command(short_help="From a folder of images to a trained model and a report.")
@@ -39,7 +39,7 @@ def run(
       leukoscope run C-NMC_Leukemia/ -o runs/shift --set split.scheme=parts --set 'split.test_parts=["prelim_test"]'
       leukoscope run C-NMC_Leukemia/ -o runs/first --resume
     """
-    from ..config import Experiment
+    from ..config import Experiment, read_experiment
     from ..pipeline import Input, run_experiment
 
     kept = run / "config.toml"

@@ -75,10 +75,10 @@ def _write_crops(cells: Sequence[Cell], path: Path, *, prepare: Prepare) -> None
         try:
             image = read_image(cell.path)
             if sha256_of(cell.path) != cell.sha256:
-                raise ImageError(f"{cell.path} has changed since it was indexed. Put it back, or index again.")
+                raise ImageError("has changed since it was indexed. Put it back, or index again.", path=cell.path)
             return prepare_crop(image, prepare)
         except ImageError as unusable:
-            raise ImageError(_named(cell, unusable)) from None
+            raise ImageError(unusable.reason, path=cell.path) from None
 
     shape = (len(cells), prepare.size, prepare.size, 3)
     with write_whole(path) as beside:
@@ -98,8 +98,3 @@ def _reserve(path: Path, shape: tuple[int, ...], *, named: Path) -> Any:
     except OSError as full:
         raise OSError(full.errno, full.strerror, str(named)) from None
     return crops
-
-
-def _named(cell: Cell, unusable: ImageError) -> str:
-    text = str(unusable)
-    return text if str(cell.path) in text else f"{cell.path} {text}"

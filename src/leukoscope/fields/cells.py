@@ -79,10 +79,12 @@ def field_of(pixels: Pixels, *, name: str, scale: Scale | None = None) -> Field:
     small = preview(pixels)
     stain = learn_stain(small)
     if (reason := why_not_a_smear(small, stain)) is not None:
-        raise ImageError(f"{name} {reason}")
+        raise ImageError(reason, path=name)
     scale = scale or estimate_scale(pixels, stain)
     if scale is None:
-        raise ImageError(f"{name}: no red cell and no nucleus to take the scale from. Give it with --um-per-px.")
+        raise ImageError(
+            "shows no red cell and no nucleus to take the scale from. Give it with --um-per-px.", path=name
+        )
     return Field(name, pixels, stain, scale, view)
 
 

@@ -52,4 +52,4 @@ def scale_in_file(path: Path) -> float | None:
     try:
         return stated_scale(path).um_per_px
     except FileNotFoundError:
-        raise ImageError(f"{path} does not exist. Check the path.") from None
+        raise ImageError("does not exist. Check the path.", path=path) from None

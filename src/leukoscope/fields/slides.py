@@ -148,7 +148,7 @@ def look_at(slide: Slide, *, um_per_px: float | None = None) -> Look:
     mosaic = np.concatenate([_square(rescaled(window, 0.4)) for window in windows])
     stain = learn_stain(mosaic)
     if (reason := why_not_a_smear(mosaic, stain)) is not None:
-        raise ImageError(f"{slide.name} {reason}")
+        raise ImageError(reason, path=slide.name)
     scale = _scale_of(slide, windows, stain, um_per_px=um_per_px)
     blurred = sum(out_of_focus(window, stain, um_per_px=scale.um_per_px) for window in windows)
     return Look(stain, scale, blurred, len(windows))
@@ -226,7 +226,7 @@ def _anything_stained(pixels: Pixels, stain: Stain) -> bool:
 
 def _windows(slide: Slide) -> list[Pixels]:
     """Return the windows to learn from; damaged ones are left out as long as one is whole."""
-    windows, damage = [], ImageError(f"{slide.name} is blank: nothing stained is on it. Choose another slide.")
+    windows, damage = [], ImageError("is blank: nothing stained is on it. Choose another slide.", path=slide.name)
     for place in _places(slide):
         try:
             windows.append(slide.read(*place))
@@ -264,7 +264,9 @@ def _scale_of(slide: Slide, windows: Sequence[Pixels], stain: Stain, *, um_per_p
         return Scale.exact(slide.um_per_px, source="file")
     scales = [scale for window in windows if (scale := estimate_scale(window, stain)) is not None]
     if not scales:
-        raise ImageError(f"{slide.name}: no red cell and no nucleus to take the scale from. Give it with --um-per-px.")
+        raise ImageError(
+            "shows no red cell and no nucleus to take the scale from. Give it with --um-per-px.", path=slide.name
+        )
     return common_scale(scales)
 
 

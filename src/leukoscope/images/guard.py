@@ -33,19 +33,20 @@ def usable(work: Callable[[], T], *, name: str) -> T:
 def refusal_of(raised: Exception, *, name: str) -> LeukoscopeError:
     """Return what to say of a file when this was raised."""
     if isinstance(raised, MissingExtraError):
-        return ImageError(f"{name}: {raised}")
+        return ImageError(f"cannot be read here: {raised}", path=name)
     if isinstance(raised, ImageError) or (isinstance(raised, LeukoscopeError) and not isinstance(raised, DataError)):
         return raised
     if isinstance(raised, DataError):
         return ImageError(str(raised))
     if isinstance(raised, MemoryError):
-        return ImageError(f"{name} needs more memory than there is. Crop it, or give the program more memory.")
+        return ImageError("needs more memory than there is. Crop it, or give the program more memory.", path=name)
     if isinstance(raised, OSError) and raised.errno:
-        return ImageError(f"{name} {_of_system(raised)}")
+        return ImageError(_of_system(raised), path=name)
     line = (str(raised).splitlines() or [""])[0][:160]
     return ImageError(
-        f"{name} met a fault of leukoscope ({type(raised).__name__}: {line}). Please report this, with what stands in "
-        f"{write_log(raised, name=name)}."
+        f"met a fault of leukoscope ({type(raised).__name__}: {line}). Please report this, with what stands in "
+        f"{write_log(raised, name=name)}.",
+        path=name,
     )
 
 

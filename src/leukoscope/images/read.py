@@ -195,9 +195,9 @@ class _Limits:
 
     def check(self, width: int, height: int) -> None:
         if width * height > self.most:
-            raise ImageError(f"{self.name} {too_large(f'{width}x{height}', self.most)}")
+            raise ImageError(too_large(f"{width}x{height}", self.most), path=self.name)
         if min(width, height) < self.least:
-            raise ImageError(f"{self.name} has only {width}x{height} pixels, too few. Choose a larger picture.")
+            raise ImageError(f"has only {width}x{height} pixels, too few. Choose a larger picture.", path=self.name)
 
 
 def too_large(pixels: str, most: int) -> str:
@@ -216,19 +216,19 @@ def _opened(source: Path | bytes, name: str) -> BinaryIO:
             stream = source.open("rb")
         except FileNotFoundError:
             raise ImageError(
-                f"{name} does not exist. Was it moved? Check the path, or index the folder again."
+                "does not exist. Was it moved? Check the path, or index the folder again.", path=name
             ) from None
         except IsADirectoryError:
-            raise ImageError(f"{name} is a folder. Give the image files in it.") from None
+            raise ImageError("is a folder. Give the image files in it.", path=name) from None
         except PermissionError:
             raise
         except (OSError, ValueError) as failed:  # a name too long for the file system, a disk that fails
             raise ImageError(
-                f"{name} cannot be opened ({getattr(failed, 'strerror', failed)}). Check the path."
+                f"cannot be opened ({getattr(failed, 'strerror', failed)}). Check the path.", path=name
             ) from None
     if not stream.read(1):
         stream.close()
-        raise ImageError(f"{name} is empty (0 bytes). {_AGAIN}")
+        raise ImageError(f"is empty (0 bytes). {_AGAIN}", path=name)
     stream.seek(0)
     return stream
 
@@ -246,22 +246,24 @@ def _kind(stream: BinaryIO, source: Path | bytes, name: str) -> str:
     kind = format_of(head)
     expected = FORMATS.get(source.suffix.lower()) if isinstance(source, Path) else None
     if kind and expected is not None and kind not in expected:
-        raise ImageError(f"{name} is a {kind} file with the name of another type. Give it its true suffix.")
+        raise ImageError(f"is a {kind} file with the name of another type. Give it its true suffix.", path=name)
     if kind == "JPEG XL":
-        raise ImageError(f"{name} is a JPEG XL file, whose colour profile cannot be read here. Save it as PNG or TIFF.")
+        raise ImageError(
+            "is a JPEG XL file, whose colour profile cannot be read here. Save it as PNG or TIFF.", path=name
+        )
     if kind == "DICOM":
-        raise ImageError(f"{name} is a DICOM object. Give it to predict or cells as a field, or export it as PNG.")
+        raise ImageError("is a DICOM object. Give it to predict or cells as a field, or export it as PNG.", path=name)
     if kind == "GIF" and attempt(lambda: int(getattr(Image.open(stream), "n_frames", 1))) == 1:
-        raise ImageError(f"{name} is a GIF file, which has too few colours. Save it as PNG or TIFF.")
+        raise ImageError("is a GIF file, which has too few colours. Save it as PNG or TIFF.", path=name)
     if kind:
         return kind
     found = attempt(lambda: Image.open(stream).format)
     if isinstance(found, str) and found not in ("MPO",):
-        raise ImageError(f"{name} is a {found} file, a kind that is not read. Save it as PNG or TIFF.")
+        raise ImageError(f"is a {found} file, a kind that is not read. Save it as PNG or TIFF.", path=name)
     if _is_text(head):
-        raise ImageError(f"{name} is not an image but text, whatever its name says. Give the image itself.")
-    raise ImageError(f"{name} is of a kind that is not known here (it begins with {head[:8].hex(' ')}). "
-                     "Save it as PNG or TIFF.")  # fmt: skip
+        raise ImageError("is not an image but text, whatever its name says. Give the image itself.", path=name)
+    raise ImageError(f"is of a kind that is not known here (it begins with {head[:8].hex(' ')}). "
+                     "Save it as PNG or TIFF.", path=name)  # fmt: skip
 
 
 def _is_text(head: bytes) -> bool:
@@ -292,7 +294,7 @@ def _tiff_without_tifffile(stream: BinaryIO, limits: _Limits) -> Read:
         plain = plain and set(tags.get(339, (1,))) == {1}
     if not plain:
         missing = MissingExtraError("Reading TIFF of this kind (depth, planes or codec)", "fields")
-        raise ImageError(f"{limits.name}: {missing}")
+        raise ImageError(f"cannot be read here: {missing}", path=limits.name)
     stream.seek(0)
     return _by_pillow(stream, "TIFF", limits)
 
@@ -304,7 +306,9 @@ def _by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:
         limits.check(*image.size)
         frames = _frames(image, name)
         if frames > 1 and image.format != "MPO":
-            raise ImageError(f"{name} holds several pictures ({frames}; animated or multi-page). Save one per file.")
+            raise ImageError(
+                f"holds several pictures ({frames}; animated or multi-page). Save one per file.", path=name
+            )
         orientation, profile = _orientation(image), image.info.get("icc_profile")
         bits = _bits_of(head, kind)
         if bits > 8:
@@ -314,7 +318,7 @@ def _by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:
     try:
         pixels, said = to_srgb(values, profile if isinstance(profile, bytes) else None)
     except ValueError as unknown:
-        raise ImageError(f"{name} {unknown}") from None
+        raise ImageError(str(unknown), path=name) from None
     return pixels, orientation, [*notes, said]
 
 
@@ -323,10 +327,10 @@ def _pillow(stream: BinaryIO, name: str) -> Image.Image:
     if isinstance(opened, Image.Image):
         return opened
     if isinstance(opened, Image.DecompressionBombError):
-        raise ImageError(f"{name} {too_large('far too many', MAX_PIXELS)}")
+        raise ImageError(too_large("far too many", MAX_PIXELS), path=name)
     if isinstance(opened, UnidentifiedImageError):
-        raise ImageError(f"{name} ends early or is damaged (its header cannot be read). {_AGAIN}")
-    raise ImageError(f"{name} ends early or is damaged ({_line(opened)}). {_AGAIN}")
+        raise ImageError(f"ends early or is damaged (its header cannot be read). {_AGAIN}", path=name)
+    raise ImageError(f"ends early or is damaged ({_line(opened)}). {_AGAIN}", path=name)
 
 
 def quietly(work: Callable[[], T]) -> T | Exception:
@@ -339,7 +343,7 @@ def quietly(work: Callable[[], T]) -> T | Exception:
 def _frames(image: Image.Image, name: str) -> int:
     number = quietly(lambda: int(getattr(image, "n_frames", 1)))
     if isinstance(number, Exception):
-        raise ImageError(f"{name} ends early or is damaged ({_line(number)}). {_AGAIN}")
+        raise ImageError(f"ends early or is damaged ({_line(number)}). {_AGAIN}", path=name)
     return number
 
 
@@ -353,9 +357,9 @@ def _eight(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """Return the colours of a picture of 8 bits: RGB, or CMYK with four channels."""
     loaded = quietly(image.load)
     if isinstance(loaded, MemoryError):
-        raise ImageError(f"{name} needs more memory than there is. Crop it.")
+        raise ImageError("needs more memory than there is. Crop it.", path=name)
     if isinstance(loaded, Exception):
-        raise ImageError(f"{name} ends early or is damaged ({_line(loaded)}). {_AGAIN}")
+        raise ImageError(f"ends early or is damaged ({_line(loaded)}). {_AGAIN}", path=name)
     if image.mode in ("RGB", "CMYK"):
         return _array_of(image)
     if image.mode == "YCbCr":
@@ -363,8 +367,8 @@ def _eight(image: Image.Image, name: str) -> NDArray[np.uint8]:
     if image.mode in ("RGBA", "RGBX", "P", "PA") or "transparency" in image.info:
         return _without_alpha(image.convert("RGBA"), name)
     if image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;"):
-        raise ImageError(f"{name} is a grey (black and white) image; {_COLOUR}")
-    raise ImageError(f"{name} has colours of a kind that is not read ({image.mode}). {_SAVE}")
+        raise ImageError(f"is a grey (black and white) image; {_COLOUR}", path=name)
+    raise ImageError(f"has colours of a kind that is not read ({image.mode}). {_SAVE}", path=name)
 
 
 def _without_alpha(image: Image.Image, name: str) -> NDArray[np.uint8]:
@@ -376,7 +380,7 @@ def _opaque(values: NDArray[Any], name: str) -> NDArray[Any]:
     """Return red, green and blue; the fourth channel must be the same everywhere, and not nothing."""
     alpha = values[..., 3]
     if alpha.min() != alpha.max() or alpha.flat[0] == 0:
-        raise ImageError(f"{name} is partly transparent. Save it without transparency; of a single cell, on black.")
+        raise ImageError("is partly transparent. Save it without transparency; of a single cell, on black.", path=name)
     return np.ascontiguousarray(values[..., :3])
 
 
@@ -400,22 +404,22 @@ def _deep(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np
     try:
         codecs = require("imagecodecs", feature=f"Reading {kind} of {bits} bits per channel", extra="fields")
     except MissingExtraError as missing:
-        raise ImageError(f"{name}: {missing}") from None
+        raise ImageError(f"cannot be read here: {missing}", path=name) from None
     stream.seek(0)
     content = stream.read()
     values = attempt(lambda: getattr(codecs, codec)(content))
     if isinstance(values, Exception):
-        raise ImageError(f"{name} ends early or is damaged ({_line(values)}). {_AGAIN}")
+        raise ImageError(f"ends early or is damaged ({_line(values)}). {_AGAIN}", path=name)
     values = np.asarray(values)
     if values.ndim != 3 or values.shape[2] < 3:
-        raise ImageError(f"{name} is a grey (black and white) image of {bits} bits; {_COLOUR}")
+        raise ImageError(f"is a grey (black and white) image of {bits} bits; {_COLOUR}", path=name)
     colours = _opaque(values, name) if values.shape[2] == 4 else values
     if colours.dtype == np.uint8:
         return np.ascontiguousarray(colours), []
     try:
         given = range_of(colours, bits=bits)
     except ValueError as unknown:
-        raise ImageError(f"{name} has {unknown}. {_SAVE}") from None
+        raise ImageError(f"has {unknown}. {_SAVE}", path=name) from None
     return eight_bits(colours, given), [given.said]
 
 
@@ -423,13 +427,13 @@ def _opened_heif(stream: BinaryIO, name: str) -> Any:
     try:
         library = require("pi_heif", feature="Reading HEIC", extra="heic")
     except MissingExtraError as missing:
-        raise ImageError(f"{name}: {missing}") from None
+        raise ImageError(f"cannot be read here: {missing}", path=name) from None
     stream.seek(0)
     opened = attempt(lambda: library.open_heif(stream, convert_hdr_to_8bit=False))
     if isinstance(opened, Exception):
-        raise ImageError(f"{name} ends early or is damaged ({_line(opened)}). {_AGAIN}")
+        raise ImageError(f"ends early or is damaged ({_line(opened)}). {_AGAIN}", path=name)
     if not len(opened):
-        raise ImageError(f"{name} holds no picture. {_AGAIN}")
+        raise ImageError(f"holds no picture. {_AGAIN}", path=name)
     return opened
 
 
@@ -438,14 +442,14 @@ def _heif(stream: BinaryIO, limits: _Limits) -> Read:
     name = limits.name
     file = _opened_heif(stream, name)
     if len(file) > 1:
-        raise ImageError(f"{name} holds several pictures ({len(file)}). Save one picture per file.")
+        raise ImageError(f"holds several pictures ({len(file)}). Save one picture per file.", path=name)
     image = file[0]
     limits.check(*image.size)
     values = attempt(lambda: np.asarray(image))
     if isinstance(values, Exception):
-        raise ImageError(f"{name} ends early or is damaged ({_line(values)}). {_AGAIN}")
+        raise ImageError(f"ends early or is damaged ({_line(values)}). {_AGAIN}", path=name)
     if values.ndim != 3:
-        raise ImageError(f"{name} is a grey (black and white) image; {_COLOUR}")
+        raise ImageError(f"is a grey (black and white) image; {_COLOUR}", path=name)
     colours = _opaque(values, name) if values.shape[2] == 4 else values
     given = EIGHT if colours.dtype == np.uint8 else range_of(colours, bits=16)
     pixels, said = to_srgb(eight_bits(colours, given), image.info.get("icc_profile"))

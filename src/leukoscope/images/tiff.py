@@ -104,7 +104,7 @@ class Tiff:
         try:
             pixels, said = to_srgb(pixels, _profile(self.page))
         except ValueError as unknown:
-            raise ImageError(f"{self.name} {unknown}") from None
+            raise ImageError(str(unknown), path=self.name) from None
         return pixels, said
 
     def whole(self) -> tuple[NDArray[np.uint8], str]:
@@ -112,7 +112,7 @@ class Tiff:
         width, height = self.size
         bytes_needed = width * height * self._levels[0].channels * self._levels[0].dtype.itemsize
         if bytes_needed > _MOST_BYTES:
-            raise ImageError(f"{self.name} takes {bytes_needed / 1e9:.1f} GB when it is unpacked. Crop it.")
+            raise ImageError(f"takes {bytes_needed / 1e9:.1f} GB when it is unpacked. Crop it.", path=self.name)
         return self.read(0, 0, width, height)
 
     def _told(self, values: NDArray[Any]) -> Range:
@@ -121,14 +121,14 @@ class Tiff:
             return range_of(np.zeros(1, np.uint8), bits=8)
         bits = self.page.bitspersample
         if isinstance(bits, tuple):
-            raise ImageError(f"{self.name} has channels of unlike depth ({bits} bits). {_SAVE}")
+            raise ImageError(f"has channels of unlike depth ({bits} bits). {_SAVE}", path=self.name)
         sample = values
         if bits > 8 and values.shape[:2] != self.size[::-1]:
             sample = self._seen(values)
         try:
             return range_of(sample, bits=bits, stated=_stated_range(self.page))
         except ValueError as unknown:
-            raise ImageError(f"{self.name} has {unknown}. {_SAVE}") from None
+            raise ImageError(f"has {unknown}. {_SAVE}", path=self.name) from None
 
     def _seen(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return lowest and highest value of up to 64 places all over the slide, so that all tiles share one range."""
@@ -157,23 +157,23 @@ class _Level:
     def _check(self) -> None:
         page, name = self.page, self.name
         if 0 in self.size:
-            raise ImageError(f"{name} has no pixels. Copy or export it again.")
+            raise ImageError("has no pixels. Copy or export it again.", path=name)
         if page.imagedepth > 1:
-            raise ImageError(f"{name} is a volume of {page.imagedepth} planes. Save one plane per file.")
+            raise ImageError(f"is a volume of {page.imagedepth} planes. Save one plane per file.", path=name)
         if self.channels > _MOST_CHANNELS:
-            raise ImageError(f"{name} has {self.channels} channels, not red, green and blue. {_SAVE}")
+            raise ImageError(f"has {self.channels} channels, not red, green and blue. {_SAVE}", path=name)
         planes = len(self.pages) > 1
         photometric = int(page.photometric)
         if photometric in _NAMES and not planes and (page.samplesperpixel < 3 or photometric not in (0, 1)):
-            raise ImageError(f"{name} is {_NAMES[photometric]}; stained cells need colour. Take it in colour.")
+            raise ImageError(f"is {_NAMES[photometric]}; stained cells need colour. Take it in colour.", path=name)
         if photometric in (2, _YCBCR) and self.channels < 3:
-            raise ImageError(f"{name} has {self.channels} channels, not red, green and blue. {_SAVE}")
+            raise ImageError(f"has {self.channels} channels, not red, green and blue. {_SAVE}", path=name)
         if photometric == _YCBCR and int(page.compression) not in _RGB_CODECS:
             raise NotByTifffileError(name)
         if page.dtype is None or page.dtype.kind not in "uif":
-            raise ImageError(f"{name} has pixels of a kind that is no colour ({page.dtype}). {_SAVE}")
+            raise ImageError(f"has pixels of a kind that is no colour ({page.dtype}). {_SAVE}", path=name)
         if photometric not in (*_NAMES, 2, _PALETTE, _CMYK, _YCBCR):
-            raise ImageError(f"{name} has colours of an unknown kind (photometric {photometric}). {_SAVE}")
+            raise ImageError(f"has colours of an unknown kind (photometric {photometric}). {_SAVE}", path=name)
 
     def read(self, left: int, top: int, width: int, height: int) -> tuple[NDArray[Any], list[Places]]:
         """Return a rectangle as stored, (height, width, channels), and the places of tiles that were left out."""
@@ -203,13 +203,13 @@ class _Level:
         try:
             offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
         except IndexError:
-            raise ImageError(f"{self.name} ends early or is damaged (a strip is missing). Copy it again.") from None
+            raise ImageError("ends early or is damaged (a strip is missing). Copy it again.", path=self.name) from None
         if count == 0 and page.is_tiled:
             return None
         with self._lock:
             handle = page.parent.filehandle
             if count <= 0 or offset < 0 or offset + count > handle.size:
-                raise ImageError(f"{self.name} ends early or is damaged (a strip is missing). Copy it again.")
+                raise ImageError("ends early or is damaged (a strip is missing). Copy it again.", path=self.name)
             handle.seek(offset)
             return bytes(handle.read(count))
 
@@ -262,13 +262,14 @@ def _library_call(work: Any, name: str, *, page: Any = None) -> Any:
     if isinstance(done, ImportError) or "imagecodecs" in line or "DelayedImportError" in why:
         codec = getattr(getattr(page, "compression", None), "name", "this kind of").replace("_", " ")
         raise ImageError(
-            f"{name} is compressed as {codec}, whose decoder is not installed. Install it with: "
-            "pip install 'leukoscope[fields]'"
+            f"is compressed as {codec}, whose decoder is not installed. Install it with: "
+            "pip install 'leukoscope[fields]'",
+            path=name,
         ) from None
     if isinstance(done, MemoryError):
-        raise ImageError(f"{name} needs more memory than there is. Crop it.") from None
+        raise ImageError("needs more memory than there is. Crop it.", path=name) from None
     raise ImageError(
-        f"{name} is damaged, or coded in a way that cannot be read ({why}). Copy or export it again."
+        f"is damaged, or coded in a way that cannot be read ({why}). Copy or export it again.", path=name
     ) from None
 
 
@@ -280,7 +281,7 @@ def _levels(file: Any, name: str) -> list[tuple[list[Any], str]]:
     """
     series = _library_call(lambda: list(file.series), name)
     if not series:
-        raise ImageError(f"{name} holds no picture. Export it again.")
+        raise ImageError("holds no picture. Export it again.", path=name)
     full = [one for one in series if not _aside(one)] or series[:1]
     first = max(full, key=_area) if _is_slide(file) else full[0]
     others = [one for one in full if one is not first and not _is_level_of(one, first)]
@@ -305,10 +306,10 @@ def _pages_of(series: Any, file: Any, name: str) -> tuple[list[Any], str]:
     if not colours:
         raise ImageError(_several(name, _pictures(series)))
     if length[rest[0]] == 4:
-        raise ImageError(f"{name} has 4 channels, not red, green and blue. {_SAVE}")
+        raise ImageError(f"has 4 channels, not red, green and blue. {_SAVE}", path=name)
     whole = [_library_call(page.aspage, name) for page in pages]
     if len(whole) != length[rest[0]]:
-        raise ImageError(f"{name} keeps its {length[rest[0]]} channels in a way that cannot be read. {_SAVE}")
+        raise ImageError(f"keeps its {length[rest[0]]} channels in a way that cannot be read. {_SAVE}", path=name)
     order = _order_of_colours(file, name)
     return [whole[number] for number in order], rest[0]
 
@@ -328,7 +329,7 @@ def _order_of_colours(file: Any, name: str) -> tuple[int, int, int]:
     if found is None:
         return 0, 1, 2
     if sorted(found) != ["b", "g", "r"]:
-        raise ImageError(f"{name} has channels that are not red, green and blue (fluorescence). Save it as RGB.")
+        raise ImageError("has channels that are not red, green and blue (fluorescence). Save it as RGB.", path=name)
     return found.index("r"), found.index("g"), found.index("b")
 
 
@@ -448,8 +449,8 @@ def _opaque(values: NDArray[Any], alphas: int, name: str) -> NDArray[Any]:
     for number in range(values.shape[2] - alphas, values.shape[2]):
         alpha = values[..., number]
         if alpha.min() != alpha.max() or alpha.flat[0] == 0:
-            raise ImageError(f"{name} is partly transparent, or has a channel besides red, green and blue. "
-                             "Save it as plain RGB.")  # fmt: skip
+            raise ImageError("is partly transparent, or has a channel besides red, green and blue. "
+                             "Save it as plain RGB.", path=name)  # fmt: skip
     return values[..., : values.shape[2] - alphas]
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,16 @@ from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..images.read import RGB
 from .prevalence import accuracy_of
 
+if TYPE_CHECKING:
+    from ..fields.cells import FieldCell
+
 TITLES = {"all": "blast", "hem": "normal"}
 """What people call the classes of C-NMC 2019, whose "all" would be read as "everything"."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Opinion:
-    """What a bundle says about one image."""
+    """What a bundle says about one cell."""
 
     name: str
     """Path of the file as it was given, or 'image 3' for the third array."""
@@ -40,6 +43,17 @@ class Opinion:
     """(size, size, 3): what the first member saw; only where it was asked for."""
     embedding: NDArray[np.float32] | None = None
     """(channels,): the cell as the first member describes it; None for a refused image."""
+    subject: str = ""
+    """Whose cell it is: the sub-folder or the column subject; empty where nobody said."""
+    field: str = ""
+    """Path or name of the smear field or slide in which the cell was found; empty for a cell that came cut out."""
+    found: "FieldCell | None" = None
+    """Where in its field the cell lies: number, box, outline, size; None for a cell that came cut out."""
+
+    def __repr__(self) -> str:
+        chances = "".join(f", {name} {chance:.3f}" for name, chance in (self.probabilities or {}).items())
+        reason = f": {self.reason}" if self.reason else ""
+        return f"<Opinion on {self.name}: {self.decision}{chances}{reason}>"
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return it as a row of predictions.csv; the probabilities of a refused image are empty."""
@@ -53,8 +67,8 @@ class Opinion:
         }
 
 
-def attention(opinion: Opinion, *, positive: str, threshold: float) -> tuple[int, float]:
-    """Return a sort key, the neediest first: unsure, refused, called diseased (surest first), all others.
+def review_priority(opinion: Opinion, *, positive: str, threshold: float) -> tuple[int, float]:
+    """Return a sort key, what a person should look at first in front: unsure, refused, diseased (surest first), others.
 
     Unsure and other cells come in the order of how near they are to being called otherwise.
     """

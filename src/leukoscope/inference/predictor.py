@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -17,10 +17,14 @@ from ..images.read import MIN_SIDE, RGB, read_image
 from ..progress import in_parallel
 from .ensemble import Crops, Ensemble, Floats, Outputs
 from .opinion import Opinion
+from .opinions import Opinions
 from .rejection import Rejection
 
 if TYPE_CHECKING:
     from .quality import Quality
+    from .sources import Look
+
+K = TypeVar("K")
 
 Image: TypeAlias = os.PathLike[str] | str | RGB | PIL.Image.Image
 """An image file, an image as uint8 (height, width, 3), or one of Pillow's in mode RGB."""
@@ -29,46 +33,85 @@ _PASS = "Pass the path of an image file, an array uint8 (height, width, 3), or a
 
 
 class Predictor:
-    """A bundle, ready to answer.
+    """A bundle, ready to answer; safe to share between threads.
 
-    Memory does not grow with the number of images, answers come in the order of the images, and an image that cannot
-    be used is refused by name while the others are answered. One thread per core reads, prepares and predicts.
+    Answers come in the order of the images, and an image that cannot be used is refused by name while the others are
+    answered. One thread per core reads, prepares and predicts.
     """
 
     def __init__(self, bundle: Bundle) -> None:
+        """Load the networks of a bundle.
+
+        Raises:
+            BundleError: a network cannot be loaded, or does not fit bundle.json.
+        """
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.classes = bundle.manifest.classes
         self._ensemble = Ensemble(bundle)
         self._rejection = Rejection(bundle)
 
-    def predict(self, images: Image | Iterable[Image], *, point: str = "balanced") -> list[Opinion]:
-        """Return one opinion per image: files, arrays uint8 (height, width, 3), PIL images, or one of these.
+    def predict(
+        self,
+        images: Image | Iterable[Image],
+        *,
+        point: str = "balanced",
+        kind: "Look" = "auto",
+        um_per_px: float | None = None,
+        with_crops: bool = True,
+    ) -> Opinions:
+        """Return the opinions on one image or several, in their order: one per cell.
 
+        images: paths of image files, folders or CSV tables (columns path and, if there is one, subject), arrays uint8
+        (height, width, 3) with red first, or PIL images; cells cut out on black, smear fields and slides alike. The
+        cells of fields and slides are found and cut out first.
         point: 'balanced', 'high-sensitivity' or 'high-specificity'.
+        kind: 'crops' or 'fields' says what all images show; 'auto' looks at each.
+        um_per_px: scale of the fields in micrometres per pixel; estimated where it is not given.
+        with_crops: keep the crop of each cell, which `Opinions.plot` and notebooks show: about 0.2 MB a cell.
+
+        An image that cannot be used is refused, with the reason, and the others are answered.
 
         Raises:
-            UsageError: `images` is neither an image nor several. A single bad image among several is refused instead.
+            UsageError: a path does not exist, `images` is neither an image nor several, or no such operating point.
+            DataError: a folder holds no image, or a table has no column path.
+            MissingExtraError: an image shows a smear field, and the extra `fields` is not installed.
         """
-        return list(self.stream(_several(images), point=point))
+        from .answers import answer_all
+
+        named = operating_point(self.manifest, point)
+        given = answer_all(self, _several(images), point=named, kind=kind, um_per_px=um_per_px, with_crops=with_crops)
+        return Opinions(given, self.manifest, point=named)
 
     def stream(
-        self, images: Iterable[Image], *, point: str = "balanced", with_crops: bool = False
-    ) -> Iterator[Opinion]:
-        """Yield one opinion per image while reading ahead a few; `with_crops` adds the prepared crop to each."""
+        self, images: Iterable[tuple[K, Image]], *, point: str = "balanced", with_crops: bool = False
+    ) -> Iterator[tuple[K, Opinion]]:
+        """Yield (key, opinion) for each (key, image) of one cell cut out on black, in order, reading ahead a few.
+
+        Memory does not grow with the number of images. A file that is missing or cannot be read is refused by name.
+        with_crops: add the prepared crop to each opinion.
+
+        Raises:
+            UnknownNameError: there is no such operating point.
+        """
         point = operating_point(self.manifest, point)
 
-        def answer(named: tuple[str, Image]) -> Opinion:
-            return self._answer(*named, point=point, with_crop=with_crops)
+        def answer(numbered: tuple[int, tuple[K, Image]]) -> tuple[K, Opinion]:
+            number, (key, image) = numbered
+            return key, self._answer(_name_of(image, number), image, point=point, with_crop=with_crops)
 
-        named = ((_name_of(image, number), image) for number, image in enumerate(images, start=1))
-        yield from in_parallel(answer, named)
+        yield from in_parallel(answer, enumerate(images, start=1))
 
-    def opinion(
-        self, image: Image, *, name: str = "image", point: str = "balanced", with_crop: bool = False
-    ) -> Opinion:
-        """Return the opinion on one image, asked and answered in this thread: for who brings threads of their own."""
-        return self._answer(name, image, point=operating_point(self.manifest, point), with_crop=with_crop)
+    def opinion(self, image: Image, *, name: str = "", point: str = "balanced", with_crop: bool = False) -> Opinion:
+        """Return the opinion on one cell cut out on black, in this thread: for who brings threads of their own.
+
+        A file that is missing or cannot be read is refused. name: what the opinion calls the image.
+        """
+        named = name or _name_of(image, 1)
+        return self._answer(named, image, point=operating_point(self.manifest, point), with_crop=with_crop)
+
+    def __repr__(self) -> str:
+        return f"<Predictor: {self.manifest.name}, classes {', '.join(self.classes)}>"
 
     def outputs(self, images: Sequence[RGB]) -> Outputs:
         """Return the calibrated probabilities, maps and embeddings of images that are already read; nothing is refused.
@@ -100,13 +143,13 @@ class Predictor:
         try:
             read = _read(image)
         except ImageError as unusable:
-            return Opinion(name, REFUSED, _reason(unusable, name), readable=False)
+            return Opinion(name, REFUSED, unusable.sentence, readable=False)
         try:
             crops = self._prepare(read)
         except ImageError as empty:
             side = self._ensemble.preparations[0].size
             black = np.zeros((side, side, 3), np.uint8) if with_crop else None
-            return Opinion(name, REFUSED, _reason(empty, name), crop=black)
+            return Opinion(name, REFUSED, empty.sentence, crop=black)
         quality = self._rejection.of_picture(read)
         opinion = self._judge(name, crops, quality, point=point)
         return replace(opinion, quality=quality.score if quality else None, crop=crops[0] if with_crop else None)
@@ -139,8 +182,11 @@ class Predictor:
 def load(path: Path | str | None = None) -> Predictor:
     """Return a predictor for a bundle; without a path, for the one that is shipped with leukoscope.
 
+    path: a folder, 'default' for the shipped bundle, or 'hf://owner/name' (optionally '@revision') in a model hub.
+
     Raises:
         BundleError: the bundle is missing, incomplete, changed, or made by a newer version.
+        MissingExtraError: an address of a hub is given, and the extra `hub` is not installed.
     """
     return Predictor(open_bundle(path))
 
@@ -152,7 +198,7 @@ def _several(images: Any) -> Iterable[Image]:
     if isinstance(images, np.ndarray) and images.ndim != 4 and (images.dtype.kind not in "OU" or not images.ndim):
         return [images]  # neither a batch nor a column of paths
     if isinstance(images, bytes | bytearray) or not isinstance(images, Iterable):
-        raise UsageError(f"{type(images).__name__} is no image. {_PASS}, or several of these in a list.")
+        raise UsageError(f"{type(images).__name__} is not an image. {_PASS}, or several of these in a list.")
     return images
 
 
@@ -165,21 +211,21 @@ def _stacked(crops: list[list[RGB]]) -> list[Crops]:
     return [np.stack(batch) for batch in zip(*crops, strict=True)]
 
 
-def _reason(unusable: ImageError, name: str) -> str:
-    """Return a reason that stands beside the name, so that it need not hold it."""
-    text = str(unusable).removeprefix(f"{Path(name)} ")
-    return text[:1].upper() + text[1:]
-
-
 def _read(image: Any) -> RGB:
-    """Return an image of any kind as uint8 (height, width, 3), or say in an ImageError why it is none."""
-    if isinstance(image, str | os.PathLike):
-        return _read_file(Path(image))
+    return _read_file(Path(image)) if isinstance(image, str | os.PathLike) else pixels_of(image)
+
+
+def pixels_of(image: Any) -> RGB:
+    """Return an array or PIL image as uint8 (height, width, 3).
+
+    Raises:
+        ImageError: it is of another kind, shape or type.
+    """
     if isinstance(image, PIL.Image.Image):
         return _check_array(_pixels(image))
     if isinstance(image, np.ndarray):
         return _check_array(image)
-    raise ImageError(f"is {type(image).__name__}, which is no image. {_PASS}.")
+    raise ImageError(f"is {type(image).__name__}, which is not an image. {_PASS}.")
 
 
 def _read_file(path: Path) -> RGB:
@@ -190,7 +236,7 @@ def _read_file(path: Path) -> RGB:
             raise ImageError("does not exist. Check the path.")
         return read_image(path)
     except PermissionError:
-        raise ImageError("No permission to read it. Change its rights.") from None
+        raise ImageError("cannot be read: no permission. Change its rights.") from None
     except OSError as failed:  # a name too long for the file system, a disk that fails
         raise ImageError(f"cannot be read ({failed.strerror}). Check the path.") from None
 

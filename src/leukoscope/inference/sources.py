@@ -15,6 +15,8 @@ from ..images.read import FORMATS, RGB, read_image, read_size, tiff_readable
 from ..interop.dicom_images import is_dicom
 
 Kind = Literal["crop", "field", "slide", "dicom"]
+Look = Literal["auto", "crops", "fields"]
+"""What the user says that images show; 'auto' looks at each."""
 SLIDES = (".svs", ".ndpi", ".scn", ".bif")
 SUFFIXES = (*FORMATS, *SLIDES, ".dcm")  # what is taken from a folder
 
@@ -23,8 +25,12 @@ _FRAMED = 0.5  # share of the outermost pixels that are not black above which no
 _LARGEST_CROP = 2_000_000  # pixels; the release's crops have 0.2 million
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path, *, look: Look = "auto") -> Kind:
     """Return what a file shows, by its content; one that cannot be read is a crop, and refused as such by name."""
+    if look == "crops" or not path.exists():
+        return "crop"
+    if look == "fields":
+        return _as_field(path)
     if is_dicom(path):
         return "dicom"
     if path.suffix.lower() in SLIDES or _is_slide(path):
@@ -45,14 +51,8 @@ def ready_for(kind: Kind) -> None:
         require(module, feature="Finding cells in fields", extra="fields")
 
 
-def as_field(path: Path) -> Kind:
-    """Return how a file is to be read that the user calls a field.
-
-    Raises:
-        UsageError: it does not exist.
-    """
-    if not path.exists():
-        raise UsageError(f"{path} does not exist. Check the path.")
+def _as_field(path: Path) -> Kind:
+    """Return how a file is to be read that the user calls a field."""
     if is_dicom(path):
         return "dicom"
     slide = path.suffix.lower() in SLIDES or _is_slide(path)

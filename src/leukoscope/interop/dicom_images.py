@@ -102,12 +102,12 @@ class DicomImage:
 
     def _srgb(self, values: NDArray[Any]) -> RGB:
         if values.ndim != 3 or values.shape[2] != 3:
-            raise ImageError(f"{self.path} {_GREY}")
+            raise ImageError(_GREY, path=self.path)
         if self._range is None:
             try:
                 self._range = range_of(values, bits=8 if values.dtype == np.uint8 else int(self._header.BitsStored))
             except ValueError as unknown:
-                raise ImageError(f"{self.path} has {unknown}. Export it again.") from None
+                raise ImageError(f"has {unknown}. Export it again.", path=self.path) from None
         pixels, said = to_srgb(eight_bits(values, self._range), self._profile)
         self.notes = tuple(note for note in (self._range.said, said, self.stated.note) if note)
         return pixels
@@ -187,34 +187,36 @@ def _kind(head: Any, path: Path) -> str:
         from pydicom.uid import UID
 
         shown = UID(kind).name if kind else "an unknown kind of object"
-        raise ImageError(f"{path} is {shown}. Known: {', '.join(MICROSCOPE_CLASSES.values())}.")
+        raise ImageError(f"is {shown}. Known: {', '.join(MICROSCOPE_CLASSES.values())}.", path=path)
     return kind
 
 
 def _check(head: Any, path: Path, *, whole_slide: bool) -> None:
     if "Rows" not in head or "PixelData" not in head:
-        raise ImageError(f"{path} is a DICOM object without pixels. Export the image, not only its header.")
+        raise ImageError("is a DICOM object without pixels. Export the image, not only its header.", path=path)
     missing = [
         name for name in ("Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation") if name not in head
     ]
     if missing:
         raise ImageError(
-            f"{path} lacks {', '.join(missing)}, without which its pixels cannot be read. Export it again."
+            f"lacks {', '.join(missing)}, without which its pixels cannot be read. Export it again.", path=path
         )
     if head.get("SamplesPerPixel", 1) != 3 and head.PhotometricInterpretation != "PALETTE COLOR":
-        raise ImageError(f"{path} {_GREY}")
+        raise ImageError(_GREY, path=path)
     frames = _decoded(lambda: int(head.get("NumberOfFrames", 1) or 1), f"{path} is damaged")
     if frames > 1 and not whole_slide:
-        raise ImageError(f"{path} holds several pictures ({frames} frames). Export one frame per object.")
+        raise ImageError(f"holds several pictures ({frames} frames). Export one frame per object.", path=path)
 
 
 def _size(head: Any, path: Path, *, whole_slide: bool) -> tuple[int, int]:
     names = ("TotalPixelMatrixColumns", "TotalPixelMatrixRows") if whole_slide else ("Columns", "Rows")
     width, height = _decoded(lambda: tuple(int(head[name].value) for name in names), f"{path} states no size")
     if width < 1 or height < 1:
-        raise ImageError(f"{path} has {width}x{height} pixels. Export it again.")
+        raise ImageError(f"has {width}x{height} pixels. Export it again.", path=path)
     if not whole_slide and width * height > MAX_PIXELS:
-        raise ImageError(f"{path} has {width}x{height} pixels, more than the {MAX_PIXELS // 10**6} million allowed.")
+        raise ImageError(
+            f"has {width}x{height} pixels, more than the {MAX_PIXELS // 10**6} million allowed.", path=path
+        )
     return width, height
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..evaluation.verdict import span
 from ..files import write_text
-from ..inference.opinion import Opinion, Tally, attention, colour_of, title_of, worded
+from ..inference.opinion import Opinion, Tally, colour_of, review_priority, title_of, worded
 from .card import figures_at
 from .pictures import picture
 from .style import COLOURS, environment
@@ -87,7 +87,7 @@ class OpinionPage:
         """Take in one opinion that comes with its crop; `field` and `number` say where the cell lies."""
         self._count += 1
         self._decided[field, opinion.decision] += 1
-        need = attention(opinion, positive=self._manifest.positive, threshold=self._threshold)
+        need = review_priority(opinion, positive=self._manifest.positive, threshold=self._threshold)
         shown = "" if opinion.crop is None else picture(opinion.crop, side=SIDE)
         evidence = self._evidence(opinion)
         light = Opinion(

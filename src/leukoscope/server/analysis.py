@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from ..errors import require
 from ..images.crop import cell_mask
 from ..images.read import RGB
-from ..inference.opinion import Opinion, attention
+from ..inference.opinion import Opinion, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
 from .tables import FIELD, Case, Cell, Model, Picture, Prediction
@@ -83,7 +83,7 @@ def store_predictions(
     session.add_all(said)
     session.flush()
     for (cell, opinion), each in zip(cells, said, strict=True):
-        group, place = attention(opinion, positive=predictor.manifest.positive, threshold=threshold)
+        group, place = review_priority(opinion, positive=predictor.manifest.positive, threshold=threshold)
         cell.need = 10 * group + place  # a place lies between -1 and 1
         cell.prediction_id, cell.decision = each.id, opinion.decision
         cell.chance = _chance(opinion, predictor.manifest.positive)

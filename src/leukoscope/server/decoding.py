@@ -100,7 +100,7 @@ def _file(content: bytes, suffix: str) -> Iterator[Path]:
         try:
             yield path
         except ImageError as unusable:
-            raise ImageError(str(unusable).replace(str(path), "").replace(path.name, "").strip(" :")) from None
+            raise ImageError(unusable.reason) from None
 
 
 def _whole(image: Any, *, most_pixels: int) -> RGB:

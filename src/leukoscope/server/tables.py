@@ -176,7 +176,7 @@ class Cell(Table):
     label: Mapped[str] = mapped_column(String(200), default="")
     """Of the standing review; empty: not yet read."""
     need: Mapped[float] = mapped_column(default=0.0)
-    """Sort key of attention, the neediest first."""
+    """Sort key of review_priority, the neediest first."""
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("cells_by_need", "case_id", "need"))
 
 

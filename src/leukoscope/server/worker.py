@@ -158,11 +158,10 @@ class Worker:
     def _analyse_all(self) -> bool:
         """Analyse until the queue is empty; return whether there was anything."""
         fields: deque[Seen] = deque()
-        waiting: deque[Task] = deque()
         answered: list[tuple[Task, Opinion]] = []
         room, last, anything = _FIRST, time.monotonic(), False
-        for opinion in self._predictor.stream(self._crops(fields, waiting), point=self._point):
-            answered.append((waiting.popleft(), opinion))
+        for task, opinion in self._predictor.stream(self._crops(fields), point=self._point):
+            answered.append((task, opinion))
             anything = True
             if len(answered) >= room or time.monotonic() - last > 0.5:
                 self._store(answered, self._owner)
@@ -173,7 +172,7 @@ class Worker:
             self._analyse_field(seen)
         return anything or bool(fields)
 
-    def _crops(self, fields: deque[Seen], waiting: deque[Task]) -> Iterator[RGB]:
+    def _crops(self, fields: deque[Seen]) -> Iterator[tuple[Task, RGB]]:
         """Yield the images of the queue that are single cells; put the others aside."""
         for seen in in_parallel(self._look, self._leased(fields)):
             if seen.error:
@@ -181,8 +180,7 @@ class Worker:
             elif seen.image is None:
                 fields.append(seen)
             else:
-                waiting.append(seen.task)
-                yield seen.image
+                yield seen.task, seen.image
 
     def _leased(self, fields: deque[Seen]) -> Iterator[Task]:
         """Yield jobs until none is left, or one that must be alone; the rest waits for the next round."""

@@ -1,0 +1,234 @@
+"""Several opinions as one sequence: as a table, by subject, as a contact sheet, and as HTML in a notebook."""
+
+import base64
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from ..bundle.manifest import Manifest
+from ..errors import require
+from ..explanation.maps import enlarge, overlay
+from ..files import write_csv
+from ..images.read import RGB
+from .opinion import Opinion, Tally, columns_of, review_priority, title_of, worded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHOWN = 24  # cells that a notebook shows
+_SIDE = 112  # pixels of a cell in a notebook and on a contact sheet
+_LINE = 15  # pixels of a line of text on a contact sheet
+
+
+@dataclass(frozen=True)
+class SubjectSummary:
+    """The cells of one subject, counted."""
+
+    subject: str
+    cells: int
+    called: int
+    """Cells whose decision is the disease."""
+    unsure: int
+    refused: int
+    share: float | None = None
+    """Share of diseased cells, from 0 to 1, corrected for the model's errors; None where it is not known."""
+    share_low: float | None = None
+    """Lower end of its 95 % interval."""
+    share_high: float | None = None
+    """Upper end of its 95 % interval."""
+
+
+class Opinions(Sequence[Opinion]):
+    """The opinions on some images, in their order: a sequence of `Opinion` that knows its model."""
+
+    def __init__(self, opinions: Iterable[Opinion], manifest: Manifest, *, point: str = "balanced") -> None:
+        """Take opinions that a bundle gave at one operating point."""
+        self._opinions = tuple(opinions)
+        self.manifest = manifest
+        """What the bundle says about itself."""
+        self.point = point
+        """The operating point, such as 'high_sensitivity'."""
+
+    @overload
+    def __getitem__(self, index: int) -> Opinion: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Opinions": ...
+
+    def __getitem__(self, index: int | slice) -> "Opinion | Opinions":
+        if isinstance(index, slice):
+            return Opinions(self._opinions[index], self.manifest, point=self.point)
+        return self._opinions[index]
+
+    def __len__(self) -> int:
+        return len(self._opinions)
+
+    def __repr__(self) -> str:
+        return f"<Opinions: {self._counts()}>"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the model."""
+        return self.manifest.classes
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a table with one row per cell, and the columns of `to_csv`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = require("pandas", feature="A pandas table", extra="pandas")
+        columns = self._columns()
+        table: pd.DataFrame = pandas.DataFrame([self._row(each) for each in self], columns=list(columns))
+        numbers = [name for name in columns if name.startswith("prob_") or name == "quality"]
+        table[numbers] = table[numbers].apply(pandas.to_numeric)
+        return table
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write predictions.csv as `leukoscope predict -o` does: one row per cell.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        columns = self._columns()
+        rows = ({name: row.get(name, "") for name in columns} for row in map(self._row, self))
+        write_csv(Path(path), rows, columns=columns)
+
+    def by_subject(self, *, seed: int = 0) -> list[SubjectSummary]:
+        """Return the cells of each subject, counted, with the corrected share of the disease.
+
+        Cells without a subject are left out. seed: of the draws behind the interval.
+        """
+        rows = []
+        for row in self._tally().summaries(seed=seed):
+            share = row.get("share") or {}
+            summary = SubjectSummary(
+                subject=row["subject"],
+                cells=row["cells"],
+                called=row["decided"],
+                unsure=row["unsure"],
+                refused=row["refused"],
+                share=share.get("value"),
+                share_low=share.get("low"),
+                share_high=share.get("high"),
+            )
+            rows.append(summary)
+        return rows
+
+    def by_priority(self) -> "Opinions":
+        """Return the same opinions, those that a person should look at first in front: unsure, refused, the disease."""
+        threshold = self.manifest.operating_points.get(self.point, 1.0)
+        positive = self.manifest.positive
+        ordered = sorted(self, key=lambda each: review_priority(each, positive=positive, threshold=threshold))
+        return Opinions(ordered, self.manifest, point=self.point)
+
+    def plot(self, *, columns: int = 6, most: int = 60, heat: bool = True) -> PIL.Image.Image:
+        """Return a contact sheet: each cell with its decision and probability, and its heat map beside it.
+
+        columns: cells in a row. most: cells on the sheet, the first ones. heat: draw the maps as well.
+        The result is a PIL image: notebooks show it, and `.save("cells.png")` writes it.
+        """
+        shown = self._opinions[:most]
+        columns = max(1, min(columns, len(shown)))
+        wide, tall = _SIDE * (2 if heat else 1), _SIDE + 2 * _LINE + 6
+        rows = max(1, -(-len(shown) // columns))
+        sheet = PIL.Image.new("RGB", (columns * (wide + 8) + 8, rows * (tall + 8) + 8), "white")
+        for place, opinion in enumerate(shown):
+            left, top = 8 + (place % columns) * (wide + 8), 8 + (place // columns) * (tall + 8)
+            self._draw(sheet, opinion, left, top, wide=wide, heat=heat)
+        return sheet
+
+    def _repr_html_(self) -> str:
+        """Return the cells as HTML, those that a person should look at first in front; shown by notebooks."""
+        cards = "".join(self._card(each) for each in self.by_priority()[:_SHOWN])
+        more = f"<p>and {len(self) - _SHOWN:,} more: see to_pandas()</p>" if len(self) > _SHOWN else ""
+        style = "display:flex;flex-wrap:wrap;gap:10px;font:12px/1.35 system-ui,sans-serif"
+        note = "Beside each cell: orange speaks for the disease, blue against it. Research use, not a diagnosis."
+        return f'<p><b>{escape(self._counts())}</b></p><div style="{style}">{cards}</div>{more}<p>{note}</p>'
+
+    def _card(self, opinion: Opinion) -> str:
+        images = "".join(f'<img src="{_data_url(each)}" width="{_SIDE}" alt="">' for each in self._pictures(opinion))
+        reason = f"<br><i>{escape(worded(opinion.reason))}</i>" if opinion.reason else ""
+        name = escape(Path(opinion.name).name)
+        said = escape(self._said(opinion))
+        return f'<div style="width:{2 * _SIDE}px">{images}<br><b>{said}</b>{reason}<br><small>{name}</small></div>'
+
+    def _draw(self, sheet: PIL.Image.Image, opinion: Opinion, left: int, top: int, *, wide: int, heat: bool) -> None:
+        pictures = self._pictures(opinion)[: 2 if heat else 1]
+        for place, picture in enumerate(pictures):
+            small = PIL.Image.fromarray(picture).resize((_SIDE, _SIDE))
+            sheet.paste(small, (left + place * _SIDE, top))
+        if not pictures:
+            sheet.paste("#dddddd", (left, top, left + wide, top + _SIDE))
+        pen, letters = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(11)
+        pen.text((left, top + _SIDE + 3), self._said(opinion), fill="black", font=letters)
+        name = Path(opinion.name).name
+        pen.text((left, top + _SIDE + 3 + _LINE), name[-wide // 6 :], fill="#555555", font=letters)
+
+    def _pictures(self, opinion: Opinion) -> list[RGB]:
+        """Return the crop, and the crop under its heat map where there is one."""
+        if opinion.crop is None:
+            return []
+        evidence = evidence_of(opinion, self.manifest)
+        if evidence is None:
+            return [opinion.crop]
+        return [opinion.crop, overlay(opinion.crop, enlarge(evidence, size=len(opinion.crop)))]
+
+    def _said(self, opinion: Opinion) -> str:
+        if opinion.probabilities is None:
+            return opinion.decision
+        name = self.manifest.positive or opinion.called
+        return f"{title_of(opinion.decision)}, {title_of(name)} {opinion.probabilities[name]:.0%}"
+
+    def _counts(self) -> str:
+        counted = self._tally().decisions.items()
+        parts = [f"{number:,} {title_of(decision)}" for decision, number in counted if number]
+        return f"{len(self):,} cell{'s' * (len(self) != 1)}: {', '.join(parts) or 'none'}"
+
+    def _tally(self) -> Tally:
+        tally = Tally(self.manifest, point=self.point)
+        for opinion in self:
+            tally.add(opinion, subject=opinion.subject)
+        return tally
+
+    def _columns(self) -> tuple[str, ...]:
+        columns = columns_of(self.classes, subject=any(each.subject for each in self))
+        if any(each.found is not None for each in self):
+            from .tables import CELL_COLUMNS
+
+            columns += tuple(name for name in CELL_COLUMNS if name not in columns)
+        return columns
+
+    def _row(self, opinion: Opinion) -> dict[str, Any]:
+        row = {"subject": opinion.subject} | opinion.row(self.classes)
+        if opinion.found is None:
+            return row
+        from .fields import JudgedCell
+        from .tables import prediction_row
+
+        nothing = np.zeros((0, 0, 3), np.uint8)
+        return row | prediction_row(opinion.field, JudgedCell(opinion.found, nothing, opinion), self.classes)
+
+    def __iter__(self) -> Iterator[Opinion]:
+        return iter(self._opinions)
+
+
+def evidence_of(opinion: Opinion, manifest: Manifest) -> "np.ndarray[Any, np.dtype[np.float32]] | None":
+    """Return the map (h, w) that is drawn: for the disease, or for the called class with more than two classes."""
+    if opinion.map is None or not opinion.called or opinion.map[0].size == 1:
+        return None
+    return np.asarray(opinion.map[manifest.classes.index(manifest.positive or opinion.called)], np.float32)
+
+
+def _data_url(picture: RGB) -> str:
+    content = io.BytesIO()
+    PIL.Image.fromarray(picture).resize((_SIDE, _SIDE)).save(content, "WEBP", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
