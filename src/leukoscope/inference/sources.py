@@ -21,6 +21,7 @@ SLIDES = (".svs", ".ndpi", ".scn", ".bif")
 SUFFIXES = (*FORMATS, *SLIDES, ".dcm")  # what is taken from a folder
 
 _BLACK = 24  # grey levels, as in data.prepare
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out
 _LARGEST_CROP = 2_000_000  # pixels; the release's crops have 0.2 million
 
@@ -60,11 +61,20 @@ def _as_field(path: Path) -> Kind:
 
 
 def _is_slide(path: Path) -> bool:
-    if not (installed("cv2") and tiff_readable()):
+    if not (installed("cv2") and tiff_readable() and _begins_as_tiff(path)):
         return False
     from ..fields.slides import is_slide
 
     return is_slide(path)
+
+
+def _begins_as_tiff(path: Path) -> bool:
+    """Return whether a file is worth a look by the reader of slides, which takes a second to import."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in _TIFF
+    except OSError:
+        return False
 
 
 def _is_field(path: Path) -> bool:

@@ -108,7 +108,16 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
     )  # fmt: skip
     survival = read_survival(settings.survival)
     return Room(
-        settings, database, pictures, log, predictor, worker, Sandbox(), measures, Attempts(settings.attempts), token,
+        settings,
+        database,
+        pictures,
+        log,
+        predictor,
+        worker,
+        Sandbox(),
+        measures,
+        Attempts(settings.attempts),
+        token,
         survival,
     )
 
