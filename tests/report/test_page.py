@@ -115,13 +115,13 @@ def test_pictures_of_cells_and_their_words_are_there(page: Page) -> None:
 def test_figures_have_words_for_those_who_cannot_see_them(run: Path) -> None:
     html = (run / "report.html").read_text(encoding="utf-8")
     drawn = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
-    assert len(drawn) == 8
+    assert len(drawn) == 10
     assert all(len(words) > 40 for words in drawn)
 
 
 def test_figures_are_also_files_that_stand_alone(run: Path) -> None:
     files = sorted((run / "figures").glob("*.svg"))
-    assert len(files) == 8
+    assert len(files) == 10
     for file in files:
         text = file.read_text()
         assert text.startswith("<?xml")

@@ -1,7 +1,7 @@
 """One run, evaluated: predictions.csv becomes calibration.json and metrics.json."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,19 @@ from ..errors import UnknownNameError
 from ..files import read_csv, record_stage, write_json
 from .baselines import COLUMNS, class_shares, features_of, label_statistics, majority, probe
 from .calibration import Calibration, calibrate, calibration_table
-from .intervals import LEAST, METHOD, Design, Jackknife, Statistics, bootstrap, design_of, jackknife, number, plain
+from .intervals import (
+    LEAST,
+    METHOD,
+    Bootstrap,
+    Design,
+    Jackknife,
+    Statistics,
+    bootstrap,
+    design_of,
+    jackknife,
+    number,
+    plain,
+)
 from .metrics import BINS, METRICS, Floats, Ints, confusion, ece, reliability
 from .outcomes import (
     COVERAGE_GRID,
@@ -104,17 +116,12 @@ class Measured:
         self.grid = smooth_grid(self.model.probabilities[:, 1]) if len(classes) == 2 else None
         self.per_cell = self._weighted(design, np.ones(len(design.share)))
         self.alike = self._weighted(design.alike(), design.share)
+        self.curves = self._drawn(lambda weights: self._curves(weights / design.share))
 
     def _weighted(self, design: Design, sizes: Floats) -> Jackknife:
         """sizes: what the weight of each group is divided by, so that its cells share it."""
         cells = len(self.model.labels)
-        drawn = bootstrap(
-            lambda weights: self._calibration_errors(weights / sizes),
-            groups=len(sizes),
-            cells=cells,
-            replicates=self._settings.evaluate.replicates,
-            seed=self._settings.seed,
-        )
+        drawn = self._drawn(lambda weights: self._calibration_errors(weights / sizes))
 
         def statistic(weights: Floats) -> Statistics:
             values = self._statistic(weights / sizes)
@@ -124,6 +131,11 @@ class Measured:
 
         return jackknife(statistic, design, cells=cells, constants=_CONSTANTS, drawn=drawn)
 
+    def _drawn(self, statistic: Callable[[Floats], Statistics]) -> Bootstrap:
+        groups, settings = int(self.model.groups.max()) + 1, self._settings
+        cells, replicates = len(self.model.labels), settings.evaluate.replicates
+        return bootstrap(statistic, groups=groups, cells=cells, replicates=replicates, seed=settings.seed)
+
     def _calibration_errors(self, weights: Floats) -> Statistics:
         return {
             f"{name}.ece": ece(each.labels, each.probabilities, weights=weights, groups=each.groups)
@@ -132,11 +144,17 @@ class Measured:
 
     def _statistic(self, weights: Floats) -> Statistics:
         values = measure_classes(self.model, weights, self.classes) | measure_points(self.model, weights)
-        values |= measure_curves(self.model, weights, self.classes)
         values |= measure_probabilities(self.model, weights, grid=self.grid)
         for name, outcome in self.estimators.items():
             values |= label_statistics(measure(outcome, weights), name)
         return values
+
+    def _curves(self, weights: Floats) -> Statistics:
+        return measure_curves(self.model, weights, self.classes)
+
+    def band(self, name: str) -> dict[str, list[float | None]]:
+        """Return a curve with its band, subject groups alike."""
+        return self.curves.band(name, self.alike.design)
 
     def figures(self, found: Jackknife) -> dict[str, Any]:
         """Return the figures of one weighting: of estimators, of their differences, of classes and thresholds."""
@@ -327,15 +345,15 @@ def _curves(evidence: Evidence, measured: Measured) -> dict[str, Any]:
     count, chance, _ = reliability(model.labels, model.probabilities, weights=weights, groups=model.groups)
     cells = reliability(model.labels, model.probabilities)[0]
     curves = {
-        "roc": _by_class("roc", classes, found, grid=RATE_GRID),
-        "pr": _by_class("pr", classes, found, grid=RECALL_GRID),
+        "roc": _by_class("roc", classes, measured, grid=RATE_GRID),
+        "pr": _by_class("pr", classes, measured, grid=RECALL_GRID),
         "reliability": {
             "edges": plain(np.linspace(0, 1, BINS + 1)),
             "cells": cells.astype(int).tolist(),
             "mean_probability": plain(np.divide(chance, count, out=np.full(BINS, np.nan), where=count > 0)),
-            **found.band("reliability"),
+            **measured.band("reliability"),
         },
-        "risk_coverage": {"grid": plain(COVERAGE_GRID), **found.band("risk_coverage")},
+        "risk_coverage": {"grid": plain(COVERAGE_GRID), **measured.band("risk_coverage")},
     }
     if measured.grid is not None:
         curves["calibration"] = {"grid": plain(measured.grid), **found.band("smooth")}
@@ -344,7 +362,7 @@ def _curves(evidence: Evidence, measured: Measured) -> dict[str, Any]:
     return curves
 
 
-def _by_class(kind: str, classes: tuple[str, ...], sampled: Jackknife, *, grid: Floats) -> dict[str, Any]:
+def _by_class(kind: str, classes: tuple[str, ...], sampled: Measured, *, grid: Floats) -> dict[str, Any]:
     """Return the curve of the disease, or of every class against the rest."""
     curves = {name: sampled.band(f"{kind}.{name}") for name in classes}
     alone = next(iter(curves.values())) if len(curves) == 1 else {}

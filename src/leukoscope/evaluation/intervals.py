@@ -13,7 +13,8 @@ others. With fewer than `LEAST` groups in a class that matters for the number no
 
 The expected calibration error is a sum of distances, which chance alone raises, on fewer subjects more. Its interval is
 centred on the value less the bias that the bootstrap finds (Efron and Tibshirani 1993, chapter 10), and reaches at
-least to the value itself.
+least to the value itself. Bands of ROC and similar curves,
+which jump from cell to cell, are bootstrap percentiles, made wider by as much as t is wider than the normal.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit, stdtrit
+from scipy.special import expit, logit, ndtri, stdtrit
 
 from .metrics import Floats, Ints, scale_of
 
@@ -107,6 +108,26 @@ class Bootstrap:
         value, replicates = (each[name] - each[other] for each in (self.point, self.replicates))
         return _corrected(value, replicates, design, least=-1.0)
 
+    def band(self, name: str, design: Design) -> dict[str, list[float | None]]:
+        """Return value, low and high of every point of a curve that lies between 0 and 1.
+
+        The percentiles' distances from the value, as many times longer as Student's t is than the normal quantile, and
+        the square root of n / (n - 1) for n groups. No band is offered where the replicates are mostly undefined.
+        """
+        value, replicates = self.point[name], self.replicates[name]
+        counts = np.unique(design.strata, return_counts=True)[1]
+        groups, tail = int(counts.sum()), (1 - LEVEL) / 2
+        longer = (
+            stdtrit(max(groups - len(counts), 1), 1 - tail) / ndtri(1 - tail) * np.sqrt(groups / max(groups - 1, 1))
+        )
+        enough = (np.isfinite(replicates).mean(0) >= 0.5) & (counts.min() >= LEAST)
+        with np.errstate(all="ignore"):
+            ends = np.nanquantile(np.where(enough, replicates, 0.0), [tail, 1 - tail], axis=0)
+            low = np.clip(value - longer * np.maximum(value - ends[0], 0), 0, 1)
+            high = np.clip(value + longer * np.maximum(ends[1] - value, 0), 0, 1)
+        low, high = np.where(enough, low, np.nan), np.where(enough, high, np.nan)
+        return {"value": plain(value), "low": plain(low), "high": plain(high)}
+
 
 @dataclass(frozen=True)
 class Jackknife:
@@ -137,7 +158,7 @@ class Jackknife:
         return limits(value, left_out, self.design, scale="plain")
 
     def band(self, name: str) -> dict[str, list[float | None]]:
-        """Return value, low and high of every point of a curve."""
+        """Return value, low and high of every point of a curve that changes smoothly with its cells."""
         low, high = _limits(self.point[name], self.left_out[name], self.design, scale=scale_of(name))
         return {"value": plain(self.point[name]), "low": plain(low), "high": plain(high)}
 

@@ -58,8 +58,16 @@ def describe(network: Network, *, name: str, size: int) -> dict[str, Any]:
         "name": name,
         "parameters": count(network),
         "trainable": count(network, trainable=True),
+        "rescaling": _rescaling(network),
         "layers": [{"name": kind, "output_shape": list(shape), "parameters": n} for kind, shape, n in layers],
     }
+
+
+def _rescaling(network: Network) -> dict[str, list[float]]:
+    """Return what is taken off each channel of a crop from 0 to 1, and what the rest is divided by."""
+    std = 1 / (255 * network.rescaling.scale.flatten())
+    mean = -network.rescaling.shift.flatten() * std
+    return {name: [round(value, 6) for value in each.tolist()] for name, each in (("mean", mean), ("std", std))}
 
 
 def summary_table(network: Network, *, size: int) -> str:

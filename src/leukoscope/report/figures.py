@@ -182,7 +182,7 @@ def history(folds: list[list[dict[str, float]]], *, kind: str) -> str:
 def _few_ticks(*, whole: bool = False) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(5, integer=whole)
+    return MaxNLocator(5, integer=whole, steps=[1, 2, 5, 10])
 
 
 def _band(axes: Any, grid: list[float], line: dict[str, Any], *, colour: str) -> None:

@@ -14,7 +14,7 @@ from ..evaluation.verdict import cells_called, span
 from ..files import read_csv, read_json, record_stage, write_text
 from . import figures, words
 from .figures import flow
-from .pictures import crops_of, examples, mistakes
+from .pictures import crops_of, examples, mistakes, values_of
 from .style import COLOURS, environment, for_file, for_page
 
 _PARTS = {"classes", "positive", "verdict", "notes", "data", "split", "folds", "intervals"}
@@ -44,7 +44,7 @@ def write_report(run: Path) -> Path:
     evidence = gather(run, positive=experiment_of(run).evaluate.positive)
     if evidence.plan.hash != metrics["split"]["hash"]:
         raise DataError(f"{run / 'metrics.json'} belongs to another split. Run leukoscope evaluate {run} again.")
-    drawn = _draw(metrics, histories(run))
+    drawn = _draw(metrics, histories(run)) | _draw_values(run, evidence)
     for name, (svg, _, _) in drawn.items():
         write_text(run / "figures" / f"{name}.svg", for_file(svg))
     write_text(run / "report.html", render(run, metrics, evidence, drawn))
@@ -123,6 +123,29 @@ def _draw(metrics: dict[str, Any], learned: list[list[dict[str, float]]]) -> Dra
     return drawn
 
 
+def _draw_values(run: Path, evidence: Evidence) -> Drawn:
+    """Draw the values of the example cells before and after, where images and crops are at hand."""
+    found = values_of(evidence, crops_of(run, evidence), rescaling=_rescaling(run))
+    if found is None:
+        return {}
+    before, after = found
+    said = "Red (solid), green (dashed) and blue (dash-dotted) of the cells above, without the black around them."
+    return {
+        "values-before": (figures.histograms(before, name="values-before", x="value, 0 to 255"), "As it came", said),
+        "values-after": (
+            figures.histograms(after, name="values-after", x="value after standardisation"),
+            "What the network gets",
+            said,
+        ),
+    }
+
+
+def _rescaling(run: Path) -> dict[str, list[float]]:
+    """Return what the network takes off each channel, and divides it by, after division by 255."""
+    kept: dict[str, list[float]] = (_optional(run / "model.json") or {}).get("rescaling", {})
+    return {"mean": [0.0] * 3, "std": [1.0] * 3} | kept
+
+
 def _share(metrics: dict[str, Any]) -> float | None:
     """Return how common the disease is among the tested cells: the precision of guessing."""
     if not metrics["positive"]:
@@ -134,7 +157,8 @@ def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn)
     """Return the page as HTML."""
     outcome = outcome_of(evidence.predictions, evidence.calibrations)
     crops, stages = crops_of(run, evidence), _optional(run / "run.json") or {}
-    return environment(span=span, short=short, cells_called=cells_called).get_template("report.html").render(
+    filters = {"span": span, "limits": limits, "short": short, "cells_called": cells_called}
+    return environment(**filters).get_template("report.html").render(
         name=run.resolve().name,
         metrics=metrics,
         headline=[_headline(metrics, name) for name in words.HEADLINE],
@@ -155,6 +179,15 @@ def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn)
         commands=list(dict.fromkeys(stage["command"] for stage in stages.values())),
         colours=COLOURS,
     )  # fmt: skip
+
+
+def limits(number: dict[str, Any]) -> str:
+    """Return the interval of a number for a table.
+
+    >>> limits({"value": 0.5, "low": 0.41, "high": 0.6}), limits({"value": 0.5, "low": None, "high": None})
+    ('0.41 to 0.60', 'no interval')
+    """
+    return "no interval" if number["low"] is None else f"{number['low']:.2f} to {number['high']:.2f}"
 
 
 def short(value: float | None, digits: int = 2) -> str:

@@ -47,10 +47,55 @@ def examples(evidence: Evidence, crops: NDArray[np.uint8] | None) -> list[dict[s
             "subject": evidence.cells[row].subject,
             "before": _original(evidence.cells[row].path),
             "size": f"{evidence.cells[row].width} × {evidence.cells[row].height}",
-            "after": None if crops is None else picture(crops[row]),
+            "after": None if crops is None else picture(planes(crops[row])),
         }
         for index, name in enumerate(evidence.predictions.classes)
         for row in _spread(evidence, index)
+    ]
+
+
+def planes(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a crop (side, side, 3) and its red, green and blue as four tiles, (2 side, 2 side, 3).
+
+    Each channel is drawn from its lowest value inside the cell, black, to its highest, white: standardisation does not
+    change this.
+    """
+    low, high = np.percentile(_lit([crop]), [1, 99], axis=0)
+    grey = np.round(255 * np.clip((crop - low) / np.maximum(high - low, 1), 0, 1)).astype(np.uint8)
+    tiles = [crop, *(np.repeat(grey[..., channel : channel + 1], 3, axis=2) for channel in range(3))]
+    return np.concatenate([np.concatenate(tiles[:2], axis=1), np.concatenate(tiles[2:], axis=1)])
+
+
+Histograms = list[dict[str, Any]]
+
+
+def values_of(
+    evidence: Evidence, crops: NDArray[np.uint8] | None, *, rescaling: dict[str, list[float]]
+) -> tuple[Histograms, Histograms] | None:
+    """Return histograms by channel of the example cells as they came and as the network gets them.
+
+    rescaling: mean and std of each channel, of values from 0 to 1. None where images or crops are not at hand.
+    """
+    rows = [row for index in range(len(evidence.predictions.classes)) for row in _spread(evidence, index)]
+    images = [image for row in rows if (image := _read(evidence.cells[row].path)) is not None]
+    if crops is None or not images:
+        return None
+    prepared = _lit([crops[row] for row in rows]) / 255
+    standard = (prepared - np.array(rescaling["mean"])) / np.array(rescaling["std"])
+    return _histograms(_lit(images)), _histograms(standard)
+
+
+def _lit(images: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Return all pixels that are not black: (pixels, 3)."""
+    pixels = np.concatenate([image.reshape(-1, 3) for image in images]).astype(float)
+    lit = pixels[pixels.sum(1) > 0]
+    return lit if len(lit) else pixels
+
+
+def _histograms(values: NDArray[np.float64]) -> Histograms:
+    edges = np.linspace(values.min(), max(values.max(), values.min() + 1e-6), 33)
+    return [
+        {"edges": edges, "shares": np.histogram(values[:, channel], edges)[0] / len(values)} for channel in range(3)
     ]
 
 
@@ -67,8 +112,13 @@ def _spread(evidence: Evidence, label: int) -> list[int]:
 
 
 def _original(path: Path) -> str | None:
+    image = _read(path)
+    return None if image is None else picture(image)
+
+
+def _read(path: Path) -> NDArray[np.uint8] | None:
     try:
-        return picture(read_image(path))
+        return read_image(path)
     except (DataError, OSError):  # the images may have been moved since the run; the page says so
         return None
 
