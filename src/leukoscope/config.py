@@ -116,6 +116,9 @@ class Train(Settings):
     frozen_stages: int = Field(0, ge=0)
     """Leading stages of a timm backbone, its stem first, whose weights stay as they were loaded: edges and colours
     need not be learnt again, and the steps get cheaper. 0 lets all learn, 2 keeps the stem and the first stage."""
+    frozen_statistics: bool = False
+    """Normalise by the statistics that were loaded with the weights, instead of those of each batch: what a laboratory
+    and its stain bring to a batch is then not learnt as the middle of all cells."""
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(0.01, gt=0)

@@ -18,6 +18,7 @@ from .evaluation.metrics import Floats
 from .files import read_json, record_stage
 from .images.read import read_image
 from .inference.ensemble import CLASSES_KEY
+from .inference.left_out import LeftOut, learnt_from, read_left_out
 from .inference.out_of_distribution import FILE, fit_detector
 from .inference.predictor import Predictor
 from .inference.quality import fit_quality, measure
@@ -61,6 +62,7 @@ def export_run(
     store: how large weights are kept. weights: put weights.safetensors into the bundle as well.
     name: what the bundle is called; empty: by its network and run folder.
     also: evaluated runs of the same settings, split otherwise, whose figures the card shows beside those of this one.
+    Where some of them left whole parts out, all that the bundle promises is learnt there: see inference.left_out.
     alpha: share of each class that may be called another; cells that would make it more are 'unsure'.
 
     Raises:
@@ -100,8 +102,18 @@ def export_run(
     manifest = manifest.model_copy(update={"name": name or manifest.name})
     bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
     bundle = learn_rejection(bundle, run, evidence, alpha=alpha, say=say)
+    if left_out := read_left_out(also):
+        say(f"export    promise, from parts left out: {', '.join(sorted(set(left_out.parts.tolist())))}")
+        bundle = promise_again(bundle, left_out, alpha=alpha)
     record_stage(run, "export", started=started, folds=chosen, store=store, seal=bundle.manifest.seal)
     return bundle
+
+
+def promise_again(bundle: Bundle, left_out: LeftOut, *, alpha: float) -> Bundle:
+    """Write a bundle again in its place with all that it promises learnt from parts left out."""
+    changes = learnt_from(left_out, bundle.manifest, alpha=alpha)
+    changed = Manifest.model_validate(bundle.manifest.model_dump() | changes)
+    return amend_bundle(bundle, files={CARD: card(changed).encode()}, **changes)
 
 
 def learn_rejection(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, say: Say) -> Bundle:

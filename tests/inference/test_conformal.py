@@ -67,6 +67,15 @@ def test_with_one_cell_per_subject_both_rules_are_one() -> None:
     assert by_subject["smallest_plausible"] == by_cell["smallest_plausible"]
 
 
+@pytest.mark.parametrize(("subjects", "place"), [(9, 0), (18, 0), (19, 1), (28, 1), (29, 2)])
+def test_the_new_subject_counts_as_the_worst_possible(subjects: int, place: int) -> None:
+    """Of n subjects with one cell each, alpha (n + 1) whole ones may lie below: 2 of 19, but 1 of 18."""
+    chance = np.linspace(0.1, 0.9, subjects)
+    chances = np.stack([chance, 1 - chance], axis=1)
+    fitted = fit_conformal(chances, np.zeros(subjects, int), np.arange(subjects), alpha=ALPHA)
+    assert fitted["smallest_plausible"][0] == pytest.approx(chance[place], abs=2e-9)
+
+
 def test_a_class_with_too_few_subjects_is_never_ruled_out() -> None:
     chances, label, group = subjects_of(np.random.default_rng(4), subjects=16)  # 8 per class; alpha 0.1 needs 9
     fitted = fit_conformal(chances, label, group, alpha=ALPHA)

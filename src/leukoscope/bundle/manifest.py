@@ -49,10 +49,24 @@ class _OutOfDistribution(_Entry):
     threshold: float = Field(gt=0)
 
 
+class _Reached(_Entry):
+    called_another: Share
+    decided: Share
+    subjects: int
+
+
+class _LeftOut(_Entry):
+    part: str
+    asked: Share
+    classes: dict[str, _Reached]
+
+
 class _Conformal(_Entry):
     alpha: float = Field(gt=0, lt=0.5)
     smallest_plausible: list[Share | None]
     """One for each class."""
+    left_out: list[_LeftOut] = []
+    """What the rule comes to on each part when it is learnt from all others."""
 
 
 class _Stain(_Entry):

@@ -108,7 +108,8 @@ def _require() -> None:
 @click.option("--no-weights", is_flag=True, help="Leave out weights.safetensors, which only further training needs.")
 @click.option(
     "--also", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Run of the same settings, split otherwise, whose figures the card shows too; may stand several times.",
+    help="Run of the same settings, split otherwise, whose figures the card shows too; may stand several times. "
+    "If it left whole parts out, calibration and the unsure band are learnt from these.",
 )  # fmt: skip
 @click.option(
     "--alpha", type=click.FloatRange(0.001, 0.499), default=0.1, show_default=True,

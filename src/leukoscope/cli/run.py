@@ -199,19 +199,24 @@ _FOLDER = click.Path(exists=True, path_type=Path)
 @click.option("--images", type=click.IntRange(0), help="How many images are looked at; 0 takes all.")
 @click.option("--size", type=click.IntRange(16, 1024), help="Side of the crops, px.")
 @click.option("--epochs", type=click.IntRange(1), help="Where a network is trained.")
+@click.option("--recipe", "recipes", multiple=True, help="Recipe that generalisation trains; may stand several times.")
 def reproduce(
     name: str | None, listing: bool, data: Path | None, fields: Path | None, synthetic: int, output: Path,
-    work: Path | None, offline: bool, **smaller: int | None,
+    work: Path | None, offline: bool, recipes: tuple[str, ...], **smaller: int | None,
 ) -> None:  # fmt: skip
     """Run the study NAME and write OUTPUT/NAME.md with its figures and all numbers.
 
     Finished arms are kept: repeat the command to go on where it was stopped. A study that is made smaller by --seeds,
     --images, --size or --epochs says so on its page.
 
+    generalisation runs all recipes that take minutes. One that trains networks takes hours: it is run where --recipe
+    names it, network by network, and shown as far as it was finished.
+
     \b
     Examples:
       leukoscope reproduce --list
       leukoscope reproduce leak --data C-NMC_Leukemia/
+      leukoscope reproduce generalisation --data C-NMC_Leukemia/ -o docs/evidence --recipe fine-tune
       leukoscope reproduce ellassir-2022 --synthetic 600 --seeds 2 --size 48 --images 200 --epochs 3
     """
     from ..errors import UsageError, require
@@ -229,6 +234,11 @@ def reproduce(
     asked = {key: value for key, value in smaller.items() if value is not None}
     say = lambda text: click.echo(text, err=True)  # noqa: E731
     page = run(
-        name, Given(data, fields, synthetic, offline), output, work=work or output / "work", smaller=asked, say=say
+        name,
+        Given(data, fields, synthetic, offline, recipes),
+        output,
+        work=work or output / "work",
+        smaller=asked,
+        say=say,
     )
     click.echo(page)

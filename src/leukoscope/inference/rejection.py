@@ -20,6 +20,7 @@ the fit (another hospital, stain or microscope). Fitted on out-of-fold probabili
 the networks of all folds together, it is the cross-conformal method: close to, but not proven to be, the same.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -130,6 +131,32 @@ def decide(probabilities: ArrayLike, fitted: Fitted) -> NDArray[np.int64]:
     """
     plausible = plausible_classes(probabilities, fitted)
     return np.where(plausible.sum(1) == 1, plausible.argmax(1), UNSURE).astype(np.int64)
+
+
+def reached(
+    fitted: Fitted, probabilities: ArrayLike, labels: ArrayLike, groups: ArrayLike, *, classes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return what a rule comes to on labelled cells that it was not fitted on, by class, subjects weighted equally.
+
+    probabilities: calibrated, (cells, classes). Keys of each class that occurs: `called_another` and `decided`, both
+    shares from 0 to 1 and means over subject groups, `subjects` and `cells`.
+
+    >>> rule = {"smallest_plausible": [0.3, 0.2]}
+    >>> reached(rule, [[0.9, 0.1], [0.1, 0.9]], [0, 0], ["a", "b"], classes=["hem", "all"])["hem"]["called_another"]
+    0.5
+    """
+    said, true, subjects = decide(probabilities, fitted), np.asarray(labels), np.asarray(groups)
+    table = {}
+    for index, name in enumerate(classes):
+        own = true == index
+        if not own.any():
+            continue
+        _, owner, sizes = np.unique(subjects[own], return_inverse=True, return_counts=True)
+        decided = said[own] != UNSURE
+        shares = (np.bincount(owner, each) / sizes for each in (decided & (said[own] != index), decided))
+        wrong, sure = (round(float(each.mean()), 6) for each in shares)
+        table[name] = {"called_another": wrong, "decided": sure, "subjects": len(sizes), "cells": int(own.sum())}
+    return table
 
 
 def why_unsure(plausible: NDArray[np.bool_], classes: tuple[str, ...]) -> str:

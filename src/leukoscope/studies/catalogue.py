@@ -15,6 +15,7 @@ _MODULES = {
     "more-layers": "more_layers",
     "learning-curve": "learning_curve",
     "leak": "leak",
+    "generalisation": "generalisation",
     "transfer": "transfer",
     "shortcuts": "shortcuts",
     "stain": "stain",
@@ -53,7 +54,7 @@ def reproduce(name: str, given: Given, output: Path, *, work: Path, smaller: dic
     """
     study = find(name)
     scale = Scale.model_validate(study.scale.model_dump() | smaller)
-    bench = Bench(study, given, scale, work, say)
+    bench = Bench(study, given, scale, work, say, output)
     _refuse_inside(given, work)
     (work / study.name).mkdir(parents=True, exist_ok=True)
     with alone_in(work / study.name):

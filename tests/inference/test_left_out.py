@@ -1,0 +1,132 @@
+"""A promise that is learnt on parts left out, and what it comes to on the next one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leukoscope.bundle.manifest import Manifest, Member
+from leukoscope.config import Prepare
+from leukoscope.errors import DataError, UsageError
+from leukoscope.evaluation.calibration import fit_temperature, temper
+from leukoscope.files import read_csv
+from leukoscope.inference.left_out import LeftOut, judged_parts, learnt_from, promise, read_left_out
+from leukoscope.inference.rejection import UNSURE, decide, fit_conformal, reached
+from leukoscope.report.card import card
+from tests.synthetic_run import write_run
+
+ALPHA = 0.15
+PREPARE = Prepare(size=64)
+
+
+def parts_that_differ(seed: int = 0, *, subjects: int = 90, shift: float = 1.2) -> LeftOut:
+    """Subjects of three parts; a part moves the scores of all its cells, as another lamp or stain does."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(subjects), rng.integers(5, 60, subjects))
+    label, part = group % 2, group // 2 % 3
+    moved = rng.normal(0, 0.8, subjects)[group] + shift * (part - 1)
+    score = 3 * label - 1.5 + moved + rng.normal(0, 1, len(group))
+    chance = 1 / (1 + np.exp(-2 * score))
+    names = np.array([f"fold_{each}" for each in part])
+    return LeftOut(("hem", "all"), np.stack([1 - chance, chance], 1), label, group.astype(str), names)
+
+
+def manifest() -> Manifest:
+    members = tuple(Member(graph=f"member-{n}/model.onnx", network="seed-cnn", prepare=PREPARE) for n in range(2))
+    return Manifest(name="two", classes=("hem", "all"), positive="all", members=members, metrics={"notes": ["kept"]})
+
+
+def test_what_is_reached_is_counted_on_a_part_that_the_rule_has_not_seen() -> None:
+    """Counted by hand: rule and temperature from two parts, each subject of the third weighing the same."""
+    known = parts_that_differ()
+    here = known.parts == "fold_1"
+    others = known.pick(~here)
+    temperature = fit_temperature(others.labels, others.probabilities)
+    rule = fit_conformal(temper(others.probabilities, temperature), others.labels, others.groups, alpha=ALPHA)
+    said = decide(temper(known.probabilities[here], temperature), rule)
+    label, group = known.labels[here], known.groups[here]
+    wrong = [np.mean((said == 0)[(group == each)]) for each in np.unique(group[label == 1])]
+    row = next(row for row in promise(known, alpha=ALPHA) if row["part"] == "fold_1")
+    assert row["classes"]["all"]["called_another"] == pytest.approx(np.mean(wrong), abs=1e-6)
+    assert row["classes"]["all"]["subjects"] == len(wrong)
+    decided = [np.mean((said != UNSURE)[group == each]) for each in np.unique(group[label == 1])]
+    assert row["classes"]["all"]["decided"] == pytest.approx(np.mean(decided), abs=1e-6)
+
+
+def test_subjects_count_alike_whatever_the_number_of_their_cells() -> None:
+    rule = {"smallest_plausible": [0.3, 0.2]}
+    chances = np.array([[0.9, 0.1]] * 9 + [[0.1, 0.9]])
+    table = reached(rule, chances, np.zeros(10, int), np.array(["many"] * 9 + ["one"]), classes=("hem", "all"))
+    assert table == {"hem": {"called_another": 0.5, "decided": 1.0, "subjects": 2, "cells": 10}}
+
+
+def test_a_promise_learnt_across_parts_holds_on_one_between_them_where_that_of_one_part_breaks() -> None:
+    """The reason for it all. A part that lies beyond all that were seen would break it too; no rule can know."""
+    across, within = [], []
+    for seed in range(12):
+        known = parts_that_differ(seed)
+        row = next(row for row in promise(known, alpha=ALPHA) if row["part"] == "fold_1")
+        across.append([each["called_another"] for each in row["classes"].values()])
+        one, asked = known.pick(known.parts == "fold_0"), known.pick(known.parts == "fold_1")
+        rule = fit_conformal(one.probabilities, one.labels, one.groups, alpha=ALPHA)
+        table = reached(rule, asked.probabilities, asked.labels, asked.groups, classes=known.classes)
+        within.append([each["called_another"] for each in table.values()])
+    assert np.mean(across, axis=0).max() < ALPHA
+    assert np.mean(within, axis=0).max() > 2 * ALPHA
+
+
+def test_everything_that_is_promised_comes_from_the_parts_left_out() -> None:
+    known = parts_that_differ()
+    changes = learnt_from(known, manifest(), alpha=ALPHA)
+    temperature = fit_temperature(known.labels, known.probabilities)
+    assert [each.temperature for each in changes["members"]] == [temperature] * 2
+    rule = fit_conformal(temper(known.probabilities, temperature), known.labels, known.groups, alpha=ALPHA)
+    assert changes["conformal"]["smallest_plausible"] == rule["smallest_plausible"]
+    assert changes["metrics"]["notes"] == ["kept"]
+    edge = changes["operating_points"]["balanced"]
+    scores = temper(known.probabilities, temperature)[:, 1]
+    called = {each.group: each.called["balanced"] for each in changes["subjects"]}
+    assert called == {group: int((scores[known.groups == group] >= edge).sum()) for group in np.unique(known.groups)}
+    found = changes["metrics"]["operating_points"]["balanced"]["sensitivity"]
+    assert found["value"] == pytest.approx((scores[known.labels == 1] >= edge).mean(), abs=1e-6)
+    assert found["low"] < found["value"] < found["high"]
+
+
+def test_the_card_says_what_was_asked_and_what_was_reached() -> None:
+    changes = learnt_from(parts_that_differ(), manifest(), alpha=ALPHA)
+    text = card(manifest().model_copy(update=changes))
+    row = changes["conformal"]["left_out"][0]["classes"]["hem"]
+    assert f"| fold_0 | hem | 15% | {row['called_another']:.0%} | {row['decided']:.0%} | {row['subjects']} |" in text
+
+
+def test_small_parts_are_judged_together() -> None:
+    assert judged_parts(np.array(["a"] * 50 + ["b"] * 45 + ["c"] * 3 + ["d"] * 2)) == [["a"], ["b"], ["c", "d"]]
+
+
+def test_a_part_is_judged_by_the_run_that_learnt_from_most_cells(tmp_path: Path) -> None:
+    """fold_2 is left out of both runs; the one that learnt from two parts knows more."""
+    settings = {"split": {"scheme": "parts", "test_parts": ["fold_2"]}}
+    most = write_run(tmp_path / "most", settings=settings)
+    few = {"split": {"scheme": "parts", "train_parts": ["fold_0"], "test_parts": ["fold_1", "fold_2"]}}
+    least = write_run(tmp_path / "least", settings=few, strength=0.4)
+    known = read_left_out([least, most])
+    assert known is not None
+    rows = [row for row in read_csv(most / "predictions.csv") if row["set"] == "test"]
+    chances = sorted(float(row["prob_all"]) for row in rows)
+    assert sorted(known.probabilities[known.parts == "fold_2", 1]) == pytest.approx(chances)
+    assert set(known.parts.tolist()) == {"fold_1", "fold_2"}
+    assert "fold_1" not in {row["part"] for row in rows}
+
+
+def test_runs_that_leave_no_part_out_promise_nothing_new(tmp_path: Path) -> None:
+    assert read_left_out([write_run(tmp_path / "kfold")]) is None
+    assert read_left_out([]) is None
+
+
+def test_other_classes_and_a_missing_class_are_named() -> None:
+    known = parts_that_differ()
+    strange = manifest().model_copy(update={"classes": ("normal", "blast"), "positive": "blast"})
+    with pytest.raises(UsageError, match="normal, blast apart, the runs hem, all"):
+        learnt_from(known, strange, alpha=ALPHA)
+    with pytest.raises(DataError, match="lack a class"):
+        learnt_from(known.pick(known.labels == 0), manifest(), alpha=ALPHA)
