@@ -20,6 +20,9 @@ from leukoscope.studies.study import Bench, Given, Scale, Truth, over_seeds, sam
 SMALL = ("--synthetic", "144", "--seeds", "2", "--images", "120", "--size", "32", "--epochs", "2", "--offline")
 
 
+SLOW = ("transfer", "generalisation")  # five backbones of up to 54 million parameters; four, and 17 recipes
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all studies, so that cells and features are made once."""
@@ -40,8 +43,7 @@ def numbers_in(value: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "name",
-    # transfer builds five backbones of up to 54 million parameters
-    [pytest.param(name, marks=pytest.mark.slow) if name == "transfer" else name for name in names()],
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names()],
 )
 def test_a_study_writes_a_page_that_says_what_it_is(name: str, out: Path) -> None:
     result = reproduce(name, out)

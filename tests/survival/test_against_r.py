@@ -269,7 +269,9 @@ def test_calibration_brier_score_and_net_benefit_equal_r(name: str) -> None:
 def test_smooth_curves_past_the_follow_up_equal_survreg(name: str) -> None:
     design, _ = _model(name)
     centres = np.array([term.centre for term in design.terms])
-    for family, said in zip(("Weibull", "log-normal", "log-logistic"), SAID[name]["smooth_curves"].values(), strict=True):
+    for family, said in zip(
+        ("Weibull", "log-normal", "log-logistic"), SAID[name]["smooth_curves"].values(), strict=True
+    ):
         fit = fit_family(design, family)
         assert fit is not None
         *location, shape = fit["parameters"]

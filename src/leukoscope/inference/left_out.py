@@ -19,7 +19,7 @@ from ..bundle.manifest import Manifest, SubjectFigures
 from ..errors import DataError, UsageError
 from ..evaluation.calibration import fit_temperature, fit_thresholds, temper
 from ..evaluation.evaluate import gather
-from ..evaluation.intervals import Statistics, bootstrap
+from ..evaluation.intervals import Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, confusion, sensitivity, specificity
 from .rejection import fit_conformal, reached
 
@@ -156,6 +156,6 @@ def _accuracy(calibrated: LeftOut, thresholds: dict[str, float]) -> dict[str, An
             values |= {f"{point}.sensitivity": sensitivity(table), f"{point}.specificity": specificity(table)}
         return values
 
-    sampled = bootstrap(statistic, groups=int(groups.max()) + 1, cells=len(groups))
+    sampled = jackknife(statistic, design_of(calibrated.labels, groups), cells=len(groups))
     kinds = ("sensitivity", "specificity")
     return {point: {kind: sampled.interval(f"{point}.{kind}") for kind in kinds} for point in thresholds}

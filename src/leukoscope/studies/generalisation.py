@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UsageError, nearest
-from ..evaluation.intervals import Bootstrap, Statistics, bootstrap
+from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, auroc
 from ..files import fingerprint, read_json, write_json
 from ..inference.left_out import LeftOut, promise
-from .frozen import folds_by
+from .frozen import INTERVAL, folds_by
 from .material import Material, load, sample
 from .page import Cell, Figure, Page, Section, dots, shown, signed
 from .recipes import RECIPES, Recipe, Test
@@ -25,7 +25,6 @@ FEWEST = 5
 ALPHA = 0.15
 """Share of a class that may be called the other: what the shipped model promises."""
 POOLED, FIVE_FOLD = "each part by networks that have not seen it", "five-fold over subjects"
-_REPLICATES = 1000
 
 
 @dataclass(frozen=True)
@@ -201,8 +200,8 @@ def units_of(material: Material, rows: Ints) -> Ints:
     return np.unique(named, return_inverse=True)[1].astype(np.int64)
 
 
-def measured(material: Material, arms: dict[str, Answers]) -> Bootstrap:
-    """Return AUROC with subjects equal of several arms on the same rows, as a Bootstrap over subjects.
+def measured(material: Material, arms: dict[str, Answers]) -> Jackknife:
+    """Measure the AUROC of several arms on the same rows, and once more with each subject left out.
 
     '<arm>.auroc' weighs each cell by one over the cells of its subject, '<arm>.cells' weighs cells equally.
     """
@@ -220,7 +219,7 @@ def measured(material: Material, arms: dict[str, Answers]) -> Bootstrap:
                 )
         return values
 
-    return bootstrap(statistic, groups=len(size), cells=len(rows), replicates=_REPLICATES)
+    return jackknife(statistic, design_of(labels, units).alike(), cells=len(rows))
 
 
 def _promised(material: Material, answers: Answers) -> list[dict[str, Any]]:
@@ -257,7 +256,7 @@ def _page(bench: Bench, material: Material, shifts: Sequence[Test], found: dict[
     ran_on = {
         "Images": material.words(),
         "Subjects": f"weighted equally; groups of under {FEWEST} cells are pooled by class and count as one",
-        "Interval": "95 %, 1,000 bootstrap draws of whole subject groups, of the mean over seeds",
+        "Interval": INTERVAL,
     }
     return Page(_answer(numbers), ran_on, sections, numbers)
 
