@@ -142,17 +142,17 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: another process holds it.
     """
-    if sys.platform == "win32":  # which has no fcntl
-        yield
-        return
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"Another leukoscope is at work in {folder}. Wait for it, or stop it first.") from None
+    try:
+        lock = FileLock(folder / ".lock")
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UsageError(f"Another leukoscope is at work in {folder}. Wait for it, or stop it first.") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import point_option
+from .options import model_option, point_option
 
 if TYPE_CHECKING:
     from ..inference.explaining import Explainer, Explanation
@@ -21,7 +21,7 @@ _LONGEST = 40  # letters of a file's name that the name of its picture repeats
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="Model bundle. [default: the shipped one]")
+@model_option
 @click.option("--method", type=click.Choice(["cam", "occlusion", "lime"]), default="cam", show_default=True)
 @click.option("--class", "target", default="", metavar="NAME", help="Explain this class. [default: the likeliest]")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and JSON.")
@@ -30,7 +30,7 @@ _LONGEST = 40  # letters of a file's name that the name of its picture repeats
 @click.option("--check", is_flag=True, help="Measure deletion and insertion of every cell as well (slower).")
 @click.option("--seed", default=0, show_default=True, help="For the random sets of lime.")
 def explain(
-    images: tuple[Path, ...], model: Path | None, target: str, output: Path | None, html: Path | None, **how: Any
+    images: tuple[Path, ...], model: str | None, target: str, output: Path | None, html: Path | None, **how: Any
 ) -> None:
     """Draw over every cell in IMAGES what speaks for a class (orange) and against it (blue).
 

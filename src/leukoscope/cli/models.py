@@ -22,9 +22,9 @@ def models() -> None:
 
 
 @models.command()
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
-def show(bundle: Path | None) -> None:
-    """Prove every file of a model BUNDLE (default: the shipped model) and print its card.
+@click.argument("bundle", required=False)
+def show(bundle: str | None) -> None:
+    """Verify every file of a model BUNDLE (default: the shipped model) and print its card.
 
     \b
     Examples:
@@ -146,14 +146,14 @@ def export(
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("bundle")
 @click.argument("reviewed", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the adapted bundle here; else only say.")
 @click.option("--even-if-worse", is_flag=True, help="Write it although it is not shown to be better.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
 @click.option("--seed", default=0, show_default=True, help="Of the folds and of the intervals.")
 def adapt(
-    bundle: Path, reviewed: Path, output: Path | None, even_if_worse: bool, as_json: bool, seed: int
+    bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool, as_json: bool, seed: int
 ) -> None:  # fmt: skip
     """Fit a new head of BUNDLE to REVIEWED cells of your laboratory, and say whether it is better.
 
@@ -163,7 +163,7 @@ def adapt(
 
     \b
     Examples:
-      leukoscope adapt models/first case-3-dataset/
+      leukoscope adapt default case-3-dataset/
       leukoscope adapt models/first reviewed/cells.csv -o models/ours
     """
     import json

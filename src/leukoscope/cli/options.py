@@ -43,6 +43,12 @@ def point_option(command: Command) -> Command:
     return click.option("--operating-point", "point", type=points, default="balanced", show_default=True)(command)
 
 
+def model_option(command: Command) -> Command:
+    """Add --model."""
+    bundle = "Model bundle: a folder, or hf://owner/name. [default: the shipped one]"
+    return click.option("--model", metavar="BUNDLE", help=bundle)(command)
+
+
 def field_options(command: Command) -> Command:
     """Add the options that say how cells are found in fields and slides, named as in fields.extraction.FieldOptions."""
     scale = "Scale of the fields, if you know it."

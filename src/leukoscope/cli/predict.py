@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..files import json_text
-from .options import complain, field_options, point_option
+from .options import complain, field_options, model_option, point_option
 from .output import Spool
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def predict_on_cluster(
     images: Sequence[str],
     output: str | None,
     *,
-    model: Path | None,
+    model: str | None,
     point: str,
     workers: int | None,
     cpus_per_worker: int,
@@ -298,7 +298,7 @@ def predict_on_cluster(
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path())
-@click.option("--model", type=click.Path(path_type=Path), help="Model bundle. [default: the shipped one]")
+@model_option
 @click.option("-o", "--output", type=click.Path(), help="Write one row per cell as CSV; with --to, a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page of pictures and heat maps.")
@@ -338,7 +338,7 @@ def predict_on_cluster(
     show_default=True,
     help="Processor cores of each worker.",
 )
-def predict(images: tuple[str, ...], model: Path | None, output: str | None, **options: Any) -> None:
+def predict(images: tuple[str, ...], model: str | None, output: str | None, **options: Any) -> None:
     """Say of every cell in IMAGES its class, or unsure, or refused and why.
 
     IMAGES are files, folders or CSV tables (columns path and, if you like, subject): cells cut out on black, or smear

@@ -35,7 +35,7 @@ class Serving(Settings):
     """Folder of the pictures, the embedded database and the key of the audit log."""
     database: str = ""
     """Address of a PostgreSQL database; empty: SQLite in `data`."""
-    model: Path | None = None
+    model: str | Path | None = None
     """Bundle that answers; None: the shipped one."""
     survival: tuple[Path, ...] = ()
     """Folders that `leukoscope survival fit` wrote."""
