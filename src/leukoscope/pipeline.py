@@ -18,6 +18,7 @@ from .data.synthetic import draw_cells
 from .errors import DataError, UsageError, require
 from .evaluation.baselines import shortcut_probe
 from .files import alone_in, read_json, record_stage, write_json
+from .images.folders import passed_over
 
 Say = Callable[[str], None]
 
@@ -198,8 +199,7 @@ def describe_split(plan: SplitPlan, cells: Sequence[Cell]) -> str:
 
 def notes_of(found: Indexed) -> list[str]:
     """Return what a person should know about how a folder was read, one sentence each."""
-    ignored = ", ".join(f"{number} {suffix}" for suffix, number in found.ignored.most_common())
-    return found.notes + [f"Ignored files that are no images: {ignored}."] * bool(ignored)
+    return [*found.notes, *passed_over(found.passed, hidden=found.hidden)]
 
 
 def shortcuts(cells: Sequence[Cell], traits: Traits, found: dict[str, Any]) -> dict[str, Any]:
@@ -278,6 +278,10 @@ def _find_cells(given: Input, run: Path, experiment: Experiment) -> tuple[list[C
     if given.data is None:
         raise UsageError("Give a folder of images, or --synthetic 600 for synthetic cells; with --resume as at first.")
     found = index(given.data, layout=given.layout, labels=given.labels)
+    if found.refused and not given.skip_unusable:
+        first = found.refused[0][1]
+        cure = "To leave such files out and go on, repeat the command with --skip-unusable."
+        raise DataError(f"{len(found.refused)} listed files cannot be opened, such as: {first} {cure}")
     return found.cells, notes_of(found)
 
 

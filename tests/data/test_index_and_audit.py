@@ -311,12 +311,13 @@ def test_a_name_that_cannot_stand_in_a_table_is_refused(tmp_path: Path, name: st
         index(tmp_path)
 
 
-def test_links_that_are_not_followed_are_counted(tmp_path: Path) -> None:
+def test_links_are_followed_once_and_those_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     save_cell(tmp_path / "a" / "P1_1.png")
     (tmp_path / "a" / "broken.png").symlink_to("nowhere.png")
     (tmp_path / "a" / "round").symlink_to("..")
     found = index(tmp_path)
-    assert list(found.ignored.items()) == [("link that is not followed", 2)]
+    assert [name for name, _ in found.refused] == ["a/broken.png"]
+    assert "does not exist" in found.refused[0][1]
     assert [cell.name for cell in found.cells] == ["a/P1_1.png"]
 
 
@@ -367,7 +368,6 @@ def test_subjects_whose_names_hold_a_plus_are_not_mixed_up() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("path;label;subject\na.png;x;1\n", "separated by ';': save it with commas"),
         ("path,label,label,subject\na.png,x,y,1\n", "two columns called label"),
         ("path,label,subject\na.png,x,\n", "row 2: no subject"),
         ("path,label,subject\na.png,x\n", "row 2: it does not have 3 cells"),

@@ -40,11 +40,12 @@ def test_content_tells_where_the_suffix_does_not(folder: Path) -> None:
 
 def test_what_was_passed_over_is_named_with_counts(folder: Path) -> None:
     found = list_folder(folder)
-    told = passed_over(found.passed, hidden=found.hidden)
-    assert told.startswith("Passed over 5 files: ")
-    assert "2 DICOM, which this command does not read (" in told
-    assert told.endswith("Hidden files that were left alone: 3.")
-    assert passed_over([]) == ""
+    pictures, others, hidden = passed_over(found.passed, hidden=found.hidden)
+    assert pictures.startswith("Passed over 3 pictures of kinds that are not read: ")
+    assert "(GIF, which is not read)" in pictures
+    assert others == "Passed over 2 other files: 1 DICOM directory, 1 .txt file."
+    assert hidden == "Left alone: 3 hidden files or files of the system."
+    assert passed_over([]) == []
 
 
 def test_links_are_followed_once_and_circles_end(tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     for module in ("cv2", "skimage"):
         require(module, feature="Finding cells in fields", extra="fields")
     from ..fields.extraction import FieldOptions, extract
+    from ..images.folders import passed_over
     from ..interop.dicom_images import DicomImage, is_dicom
-    from .output import passed_over
 
     found = _gathered(fields)
     for line in found.empty:
@@ -115,8 +115,8 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     count = sum(len(result.cells) for result in results)
     told = f"{many(count, 'white cell')} in {len(usable)} of {many(len(results), 'field')}"
     click.echo(f"{told}: {printable(output / 'cells.csv')}")
-    if found.other:
-        click.echo(printable(passed_over([str(path) for path in found.other])))
+    for line in (*found.notes, *passed_over(found.passed, hidden=found.hidden)):
+        click.echo(printable(line))
     if found.empty or any(result.problem for result in results):
         raise SystemExit(ImageError.exit_status)
 
@@ -166,4 +166,4 @@ def _gathered(given: tuple[Path, ...]) -> "Gathered":
 
     if missing := [path for path in given if not path.exists()]:
         raise UsageError(f"{missing[0]} does not exist. Check the path.")
-    return gather(given, suffixes=SUFFIXES)
+    return gather(given, suffixes=SUFFIXES, dicom=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .options import layout_options, make_layout
+from .options import complain, layout_options, make_layout, printable
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -45,17 +45,21 @@ def index_command(
     """
     from ..data.cells import write_cells
     from ..data.index import index, index_release
-    from ..errors import UsageError
+    from ..errors import DataError, UsageError
     from ..pipeline import describe_cells, notes_of
 
     if (where is None) != release_list:
         raise UsageError("Give a folder or a table, or --release-list, and not both.")
     found = index(where, layout=make_layout(**layout), labels=labels) if where else index_release(labels)
     write_cells(output, found.cells)
+    for name, reason in found.refused:
+        complain(reason if name in reason else f"{name}: {reason}")
     click.echo(describe_cells(found.cells))
     for note in notes_of(found):
-        click.echo(note)
+        click.echo(printable(note))
     click.echo(f"Wrote {output}")
+    if found.refused:
+        raise SystemExit(DataError.exit_status)
 
 
 @data.command("audit")
@@ -94,6 +98,8 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
     write_json(output, found)
     click.echo(describe_parts(found))
     click.echo(describe_audit(found))
+    for warning in found["warnings"]:
+        click.echo(warning)
     if traits:
         click.echo(describe_shortcuts(found["shortcuts"]))
     click.echo(f"Wrote {output}")

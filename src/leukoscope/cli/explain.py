@@ -46,11 +46,12 @@ def explain(
       leukoscope explain cells/ --method lime --check -o explained/
     """
     from ..errors import ImageError, UsageError
+    from ..images.folders import passed_over
     from ..inference.explaining import Explainer
     from ..inference.predictor import load
     from ..inference.sources import gather
     from .options import complain, printable
-    from .output import passed_over, refuse_collisions
+    from .output import refuse_collisions
 
     if not output and not html:
         raise UsageError("Say where the pictures go: -o FOLDER, --html FILE, or both.")
@@ -68,8 +69,8 @@ def explain(
     for path in (output, html):
         if path and done:
             click.echo(f"Wrote {printable(path)}")
-    if found.other:
-        click.echo(printable(passed_over([str(path) for path in found.other])))
+    for line in passed_over(found.passed, hidden=found.hidden):
+        click.echo(printable(line))
     if found.empty or len(done) < len(found.sources) or any(case.refused for case in done):
         raise SystemExit(ImageError.exit_status)
 
@@ -113,25 +114,26 @@ def _looked_at(
 ) -> Iterator[_Case]:
     """Yield what could be read, and say a line about every picture."""
     from ..errors import ImageError
+    from ..images.guard import usable
     from ..images.read import read_image
     from ..progress import track
     from .options import complain, printable
 
-    for source in track(list(sources), "Explaining"):
-        try:
-            image = read_image(source.path)
-        except ImageError as unusable:
-            complain(str(unusable))
-            continue
-        except OSError as unusable:
-            complain(f"{source.path} cannot be read ({unusable.strerror}). Check its rights.")
-            continue
+    def look(source: "Source") -> _Case:
+        image = read_image(source.path)
         opinion = predictor.opinion(image, name=str(source.path), point=point)
         try:
             found = explainer.explain(image, target=target)
         except ImageError:  # no cell in it; the opinion says so
             found = None
-        case = _Case(source, opinion, found)
+        return _Case(source, opinion, found)
+
+    for source in track(list(sources), "Explaining"):
+        try:
+            case = usable(lambda source=source: look(source), name=str(source.path))  # type: ignore[misc]
+        except ImageError as unusable:
+            complain(str(unusable))
+            continue
         if case.refused:
             complain(case.line())
         else:

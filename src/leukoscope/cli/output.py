@@ -83,7 +83,6 @@ _ALL_SHOWN = 40  # cells that are listed one by one
 _NEEDIEST = 12  # of more than that
 _SUBJECTS = 60
 _UNUSABLE = 50
-_PASSED = 3
 
 
 class Shown:
@@ -116,11 +115,11 @@ class Shown:
         return [*self._unusable, *([f"and {many(more, 'more file')} that cannot be used"] if more else [])]
 
     def print(
-        self, tally: Tally, *, fields: Sequence[dict[str, Any]] = (), other: Sequence[str] = (), err: bool = False
+        self, tally: Tally, *, fields: Sequence[dict[str, Any]] = (), told: Sequence[str] = (), err: bool = False
     ) -> None:
         """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects.
 
-        other: pictures of kinds that are not read. err: print to standard error.
+        told: lines about how files were read and what was passed over. err: print to standard error.
         """
         console = Console(highlight=False, soft_wrap=False, stderr=err)
         if self._count <= _ALL_SHOWN:
@@ -128,8 +127,8 @@ class Shown:
         elif self._neediest:
             console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
         console.print(counts(tally))
-        if other:
-            console.print(Text(printable(passed_over(other))), soft_wrap=True)
+        for line in told:
+            console.print(Text(printable(line)), soft_wrap=True)
         if any(row["width"] for row in fields):
             console.print(_field_table(fields[:_SUBJECTS], self._manifest))
         if len(fields) > _SUBJECTS:
@@ -170,20 +169,6 @@ def counts(tally: Tally) -> str:
     bad = tally.all.unreadable
     unusable = f" ({bad:,} cannot be used as {'images' if bad > 1 else 'an image'})" if bad else ""
     return f"{many(tally.all.cells, 'cell')}: {', '.join(parts)}{unusable}"
-
-
-def passed_over(other: Sequence[str]) -> str:
-    """Name pictures of kinds that are not read.
-
-    >>> passed_over(["a.gif"])
-    'Passed over 1 picture of a kind that is not read: a.gif. Save it as PNG or TIFF.'
-    """
-    more = f" and {len(other) - _PASSED:,} more" if len(other) > _PASSED else ""
-    kind, them = ("a kind that is", "it") if len(other) == 1 else ("kinds that are", "them")
-    return (
-        f"Passed over {many(len(other), 'picture')} of {kind} not read: {', '.join(other[:_PASSED])}{more}. "
-        f"Save {them} as PNG or TIFF."
-    )
 
 
 def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:

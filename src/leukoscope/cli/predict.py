@@ -1,6 +1,7 @@
 """All images of one `leukoscope predict`, crops and fields alike, answered one after the other."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import attempt
 from ..files import json_text
-from .options import complain, field_options, model_option, point_option
+from .options import complain, field_options, many, model_option, point_option
 from .output import Spool
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from ..inference.predictor import Predictor
     from ..inference.sources import Gathered, Kind, Look, Source
     from ..report.opinion import OpinionPage
+
+
+_NOTES = 6  # kinds of changes to files that are told one by one
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class PredictionRun:
         self._page = self._new_page() if request.html else None
         self._reader: Reader | None = None
         self._printed = 0
+        self._notes: Counter[str] = Counter()
+        """What was done to the values of files -> of how many."""
         self._unusable: list[tuple[Source, str]] = []
         """Fields that cannot be used, and why."""
 
@@ -74,13 +81,33 @@ class PredictionRun:
             warnings.simplefilter("ignore", UserWarning)  # of what is wrong with a file we say one line ourselves
             self._answer_all()
         fields = self._field_rows()
-        other = [str(path) for path in self._found.other]
+        written = attempt(lambda: self._write(fields))  # before anything is printed: a terminal must not cost a table
         if self._request.as_json:
             rest = {"decisions": self.tally.decisions, "subjects": self.tally.summaries(), "fields": fields}
-            click.echo("\n], " + json_text(rest | {"passed_over": other})[1:])
+            click.echo("\n], " + json_text(rest | self._facts_of_files())[1:])
         else:
-            self.shown.print(self.tally, fields=fields, other=other, err=self._request.quiet)
-        self._write(fields)
+            self.shown.print(self.tally, fields=fields, told=self._told(), err=self._request.quiet)
+        if isinstance(written, Exception):  # nor a full disk the answers
+            raise written
+
+    def _facts_of_files(self) -> dict[str, Any]:
+        """Return what JSON says of how files were read and what was passed over."""
+        passed = self._found.passed
+        return {
+            "passed_over": [str(one.path) for one in passed],
+            "passed_over_reasons": dict(Counter(one.reason for one in passed)),
+            "hidden_files": self._found.hidden,
+            "notes": self._found.notes,
+            "changes": dict(self._notes),
+        }
+
+    def _told(self) -> list[str]:
+        """Return the same in words, what was done to most files first."""
+        from ..images.folders import passed_over
+
+        done = [f"{many(number, 'file')}: {note}" for note, number in self._notes.most_common(_NOTES)]
+        more = [f"and {many(len(self._notes) - _NOTES, 'more note')}: see --json"] if len(self._notes) > _NOTES else []
+        return [*self._found.notes, *done, *more, *passed_over(self._found.passed, hidden=self._found.hidden)]
 
     @property
     def all_used(self) -> bool:
@@ -104,7 +131,11 @@ class PredictionRun:
         from ..inference.sources import kind_of
         from ..progress import in_parallel
 
-        return in_parallel(lambda source: kind_of(source.path, look=self._request.kind), self._sources)
+        def kind(source: "Source") -> "Kind":
+            found = attempt(lambda: kind_of(source.path, look=self._request.kind))
+            return "crop" if isinstance(found, Exception) else found  # what goes wrong is said where it is read
+
+        return in_parallel(kind, self._sources)
 
     def _answer_crops(self, sources: "Iterator[Source]") -> None:
         pairs = ((source, source.path) for source in sources)
@@ -113,22 +144,34 @@ class PredictionRun:
 
     def _answer_smear(self, source: "Source", kind: "Kind") -> None:
         from ..errors import ImageError
+        from ..images.guard import usable
         from ..inference.sources import ready_for
 
         ready_for(kind)
         try:
-            smear = self._opened(source)
-            found = [self._take_cell(judged, smear, source) for judged in smear.cells]
-            for write in self._writers():
-                write(smear, found)
+            smear, found = usable(lambda: self._looked_at(source), name=str(source.path))
         except ImageError as refusal:
             self._refuse(source, refusal)
             return
+        try:
+            usable(lambda: self._write_formats(smear, found), name=str(source.path))
+        except ImageError as unwritten:
+            problem = unwritten.sentence
+            smear = replace(smear, problem=f"{smear.problem}; {problem}" if smear.problem else problem)
+        self._notes.update(smear.notes)
         self._smears.append((smear, source.subject))
         if smear.problem:
             complain(f"{source.path}: {smear.problem}")
         if self._page:
             self._page.add_field(smear, found, subject=source.subject)
+
+    def _looked_at(self, source: "Source") -> "tuple[Smear, list[JudgedCell]]":
+        smear = self._opened(source)
+        return smear, [self._take_cell(judged, smear, source) for judged in smear.cells]
+
+    def _write_formats(self, smear: "Smear", found: "list[JudgedCell]") -> None:
+        for write in self._writers():
+            write(smear, found)
 
     def _opened(self, source: "Source") -> "Smear":
         from ..fields.extraction import FieldOptions, names_of
@@ -157,6 +200,7 @@ class PredictionRun:
         return light(judged)
 
     def _take_file(self, opinion: "Opinion", source: "Source") -> None:
+        self._notes.update(opinion.notes)
         self._take(opinion, subject=source.subject, row=opinion.row(self._predictor.classes))
         if self._page:
             self._page.add(opinion, subject=source.subject)
@@ -367,11 +411,12 @@ def predict(images: tuple[str, ...], model: str | None, output: str | None, **op
         return
     request = Request(**_places(Path(output) if output else None, options.pop("formats")), **options)
     request = replace(request, quiet=_printed_into(request, images))
-    found = gather(map(Path, images), suffixes=SUFFIXES)
+    predictor = load(model)
+    found = gather(map(Path, images), suffixes=SUFFIXES, dicom=True, classes=predictor.manifest.classes)
     for line in found.empty:
         complain(line)
     _check_dicom([source.path for source in found.sources], request.formats)
-    done = PredictionRun(load(model), found, request)
+    done = PredictionRun(predictor, found, request)
     done.run()
     for line in done.shown.unusable(done.tally):
         complain(line)

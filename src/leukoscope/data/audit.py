@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from ..errors import DataError, ImageError
 from ..files import read_csv, write_csv
 from ..images.crop import bounding_box, cell_mask, cut_square, square_around
+from ..images.guard import usable
 from ..images.read import RGB, read_image
 from ..progress import in_parallel, track
 from .cells import Cell, natural, relative
+from .index import note_of_kind
 from .release import SIDES, SOURCE
 from .split import joined, sharing_bytes, subject_groups
 
@@ -49,7 +51,7 @@ class Traits:
 
 def measure_traits(cells: Sequence[Cell]) -> Traits:
     """Decode every image once and measure the cell in it; what cannot be used is named in `problems`."""
-    rows = list(track(in_parallel(_measure, cells), "Auditing", total=len(cells)))
+    rows = list(track(in_parallel(_measured, cells), "Auditing", total=len(cells)))
     problems = {number: row for number, row in enumerate(rows) if isinstance(row, str)}
     blank = np.full(6 + _SIDE**2, np.nan, dtype=np.float64)
     table = np.array([blank if isinstance(row, str) else row for row in rows]).reshape(len(cells), -1)
@@ -82,6 +84,7 @@ def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
         "twins": [list(pair) for pair in twins],
         "joined_subjects": _several(groups),
         "subjects_of_two_classes": _of_two_classes(cells),
+        "warnings": note_of_kind(cells) if traits else [],
     }
 
 
@@ -166,11 +169,16 @@ def read_traits(path: Path, cells: Sequence[Cell]) -> NDArray[np.float64]:
     return np.array([[float(row[name] or "nan") for name in TRAITS[1:]] for row in rows])
 
 
-def _measure(cell: Cell) -> NDArray[np.float64] | str:
+def _measured(cell: Cell) -> NDArray[np.float64] | str:
+    """Return the numbers of a cell, or why its image cannot be used, whatever is wrong with it."""
     try:
-        image = read_image(cell.path)
+        return usable(lambda: _measure(cell), name=str(cell.path))
     except ImageError as unusable:
         return str(unusable)
+
+
+def _measure(cell: Cell) -> NDArray[np.float64] | str:
+    image = read_image(cell.path)
     height, width = image.shape[:2]
     if cell.source == SOURCE and (width not in SIDES or width != height):
         return f"{cell.path} has {width}x{height} pixels; images of the release have 450x450 or 600x600. Replace it."

@@ -6,15 +6,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
-from ..errors import ConfigError, DataError, ImageError
-from ..files import read_csv, sha256_of
-from ..images.read import FORMATS, read_size
+from ..errors import ConfigError, DataError, ImageError, attempt
+from ..files import sha256_of
+from ..images.crop import is_cut_out
+from ..images.folders import Passed, list_folder
+from ..images.guard import usable
+from ..images.read import FORMATS, read_image, read_size
+from ..images.tables import file_of, one_spelling, read_table
 from ..progress import in_parallel, track
 from . import release as cnmc
 from .cells import Cell, natural, refuse_double_names
+from .layout import SUBJECT_PATTERN, in_class_folders
 
+_LOOKED_AT = 12  # pictures, to tell what all of them show
 _PART = re.compile(r"(?i)fold[_-]?\d+|train(ing)?|test(ing)?|val(id(ation)?)?")
 
 
@@ -22,7 +27,7 @@ _PART = re.compile(r"(?i)fold[_-]?\d+|train(ing)?|test(ing)?|val(id(ation)?)?")
 class Layout:
     """How labels and subjects are read where the release's own names are not there to tell."""
 
-    subject_pattern: str = r"([^_]+)_"
+    subject_pattern: str = SUBJECT_PATTERN
     """Regular expression on the file name; its first group is the subject."""
     label_column: str = "label"
     """Columns of a table; the rest of this class is for tables."""
@@ -39,6 +44,12 @@ class Indexed:
     ignored: Counter[str] = field(default_factory=Counter)
     """Suffix of files that are no images -> how many."""
     notes: list[str] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """Files that are listed and cannot be opened at all, each with its reason."""
+    passed: list[Passed] = field(default_factory=list)
+    """Files of a folder that are no images, each with its reason."""
+    hidden: int = 0
+    """Hidden files, and those that systems leave behind."""
 
 
 def index(where: Path, *, layout: Layout | None = None, labels: Path | None = None) -> Indexed:
@@ -60,12 +71,35 @@ def index(where: Path, *, layout: Layout | None = None, labels: Path | None = No
     if where.is_dir():
         indexed = _index_folder(where, layout, labels)
     elif where.is_file():
-        indexed = Indexed(_from_table(where, layout))
+        indexed = _from_table(where, layout)
     else:
         raise DataError(f"{where} does not exist. Give a folder of images or a CSV that lists them.")
-    indexed.cells = _measured(sorted(indexed.cells, key=lambda cell: natural(cell.name)))
+    found = sorted(indexed.cells, key=lambda cell: natural(cell.name))
+    indexed.cells = []
+    for cell, measured in zip(found, _measured(found), strict=True):
+        if isinstance(measured, Cell):
+            indexed.cells.append(measured)
+        else:
+            indexed.refused.append((cell.name, str(measured)))
+    if not indexed.cells:
+        raise DataError(" ".join(reason for _, reason in indexed.refused[:3]))
     refuse_double_names(indexed.cells, where=where)
+    indexed.notes += note_of_kind(indexed.cells)
     return indexed
+
+
+def note_of_kind(cells: Sequence[Cell]) -> list[str]:
+    """Say so where the pictures do not show single cells on black; a dozen of them are looked at."""
+    some = cells[:: max(1, len(cells) // _LOOKED_AT)][:_LOOKED_AT]
+    seen = [attempt(lambda cell=cell: is_cut_out(read_image(cell.path))) for cell in some]  # type: ignore[misc]
+    whole = sum(one is False for one in seen)
+    if 2 * whole <= len(seen):
+        return []
+    return [
+        f"{whole} of {len(seen)} pictures looked at are no single cells cut out on black. A model learns them as they "
+        "are, whole, and its bundle is then asked with pictures like these. To learn from cells, cut them out first: "
+        "leukoscope cells."
+    ]
 
 
 def index_release(labels: Path | None = None) -> Indexed:
@@ -88,7 +122,11 @@ def index_release(labels: Path | None = None) -> Indexed:
 
 def _index_folder(root: Path, layout: Layout, labels: Path | None) -> Indexed:
     root = root.resolve()
-    images, ignored = _walk(root)
+    listing = list_folder(root)
+    ignored = Counter(one.path.suffix or one.path.name for one in listing.passed)
+    images = [PurePosixPath(path.relative_to(root)) for path in listing.files]
+    for inside in images:
+        _refuse_strange_name(Path(inside))
     if not images:
         others = f" It has {_count(ignored)}." if ignored else ""
         raise DataError(f"{root} holds no image ({', '.join(sorted(FORMATS))}).{others} Give the folder that does.")
@@ -96,37 +134,8 @@ def _index_folder(root: Path, layout: Layout, labels: Path | None) -> Indexed:
         indexed = _from_cnmc(root, images, labels or cnmc.find_labels(root))
     else:
         indexed = _from_folders(root, images, layout)
-    indexed.ignored = ignored
+    indexed.ignored, indexed.passed, indexed.hidden = ignored, listing.passed, listing.hidden
     return indexed
-
-
-def _walk(root: Path) -> tuple[list[PurePosixPath], Counter[str]]:
-    """Return the images under a folder, and how many other files there are of each suffix; hidden ones do not count."""
-    images: list[PurePosixPath] = []
-    ignored: Counter[str] = Counter()
-    for path in sorted(_files(root)):
-        inside = path.relative_to(root)
-        if not path.is_file():
-            ignored["link that is not followed"] += 1
-        elif path.suffix.lower() in FORMATS:
-            _refuse_strange_name(inside)
-            images.append(PurePosixPath(inside))
-        else:
-            ignored[path.suffix or path.name] += 1
-    return images, ignored
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """Yield files, and links to folders; a folder that may not be read is an error, never left out unseen."""
-    for where, folders, files in os.walk(root, onerror=_raise):
-        seen = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        links = [name for name in seen if Path(where, name).is_symlink()]
-        folders[:] = [name for name in seen if name not in links]
-        yield from (Path(where, name) for name in files + links if not name.startswith((".", "__MACOSX")))
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
 
 
 def _refuse_strange_name(inside: Path) -> None:
@@ -174,14 +183,15 @@ def _from_folders(root: Path, images: Sequence[PurePosixPath], layout: Layout) -
     pattern = re.compile(layout.subject_pattern)
     lonely = 0
     for inside in images:
-        label, *between = inside.parts[:-1] or ("",)
-        found = pattern.match(inside.name)
-        subject = between[0] if between else (found[1] if found else "")
-        lonely += not subject
+        place = in_class_folders(inside, pattern)
+        lonely += not place.subject
         indexed.cells.append(
-            _cell(root, inside, label=label, subject=subject or inside.as_posix(), part="", source="folder",
-                  name=inside.as_posix())
+            _cell(root, inside, label=place.label, subject=place.subject or inside.as_posix(), part="",
+                  source="folder", name=inside.as_posix())
         )  # fmt: skip
+    spelled, joined = one_spelling([cell.label for cell in indexed.cells])
+    indexed.cells = [replace(cell, label=label) for cell, label in zip(indexed.cells, spelled, strict=True)]
+    indexed.notes += joined
     if lonely:
         indexed.notes.append(
             f"No subject could be read from {lonely} of {len(images)} names; each of these images counts as a subject "
@@ -222,24 +232,36 @@ def _refuse_parts_as_classes(root: Path, classes: set[str]) -> None:
         )
 
 
-def _from_table(table: Path, layout: Layout) -> list[Cell]:
+def _from_table(table: Path, layout: Layout) -> Indexed:
     columns = (layout.path_column, layout.label_column, layout.subject_column)
-    rows = read_csv(table, required=columns)
+    read = read_table(table)
+    rows = read.columns(columns, (layout.part_column,))
     if not rows:
         raise DataError(f"{table} lists no images. Add one row per image.")
-    for number, row in enumerate(rows, start=2):
-        _refuse_strange_text(table, number, [row.get(name, "") for name in (*columns, layout.part_column)])
-        if row[layout.label_column].strip() and not row[layout.subject_column].strip():
+    for number, row in zip(read.lines, rows, strict=True):
+        _refuse_strange_text(table, number, list(row.values()))
+        if not row[layout.path_column]:
+            raise DataError(f"{table}, row {number}: no path. Name the image file.")
+        if row[layout.label_column] and not row[layout.subject_column]:
             raise DataError(f"{table}, row {number}: no subject. Cells of unknown patients cannot be kept apart.")
+    labels, joined = one_spelling([row[layout.label_column] for row in rows])
     folder = table.parent.resolve()
-    return [
-        _cell(
-            folder, PurePosixPath(os.path.normpath(row[layout.path_column])), label=row[layout.label_column].strip(),
-            subject=row[layout.subject_column].strip(), part=row.get(layout.part_column, "").strip(), source="table",
-            name=os.path.normpath(row[layout.path_column]),
-        )
-        for row in rows
-    ]  # fmt: skip
+    indexed = Indexed([], notes=[*read.notes, *joined])
+    for row, label in zip(rows, labels, strict=True):
+        text = row[layout.path_column]
+        try:
+            path = file_of(text, table)
+        except DataError as elsewhere:
+            indexed.refused.append((text, str(elsewhere)))
+            continue
+        inside = PurePosixPath(os.path.normpath(os.path.relpath(path, table.parent)))
+        indexed.cells.append(
+            _cell(
+                folder, inside, label=label, subject=row[layout.subject_column],
+                part=row.get(layout.part_column, ""), source="table", name=inside.as_posix(),
+            )
+        )  # fmt: skip
+    return indexed
 
 
 def _refuse_strange_text(table: Path, number: int, texts: list[str]) -> None:
@@ -250,23 +272,32 @@ def _refuse_strange_text(table: Path, number: int, texts: list[str]) -> None:
         )
 
 
-def _measured(cells: list[Cell]) -> list[Cell]:
-    """Add digest and size; a file that is no image keeps size 0 and is named by the audit."""
+def _measured(cells: list[Cell]) -> Iterator[Cell | ImageError]:
+    """Yield the cells with digest and size; a file that is no image keeps size 0 and is named by the audit.
+
+    A file that is not there, or may not be read, is an error in place of its cell.
+    """
 
     def measure(cell: Cell) -> Cell:
         try:
             digest = sha256_of(cell.path)
         except FileNotFoundError:
-            raise DataError(f"{cell.path} does not exist, although the table lists it. Correct the path.") from None
+            raise ImageError("does not exist, although it is listed. Correct the path.", path=cell.path) from None
         except IsADirectoryError:
-            raise DataError(f"{cell.path} is a folder; the table must list images. Correct the path.") from None
+            raise ImageError("is a folder; images must be listed. Correct the path.", path=cell.path) from None
         try:
             width, height = read_size(cell.path)
         except ImageError:
             width = height = 0
         return replace(cell, sha256=digest, width=width, height=height)
 
-    return list(track(in_parallel(measure, cells), "Indexing", total=len(cells)))
+    def measured(cell: Cell) -> Cell | ImageError:
+        try:
+            return usable(lambda: measure(cell), name=str(cell.path))
+        except ImageError as unusable:
+            return unusable
+
+    yield from track(in_parallel(measured, cells), "Indexing", total=len(cells))
 
 
 def _compile(pattern: str) -> None:

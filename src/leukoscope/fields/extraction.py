@@ -4,16 +4,17 @@ A field alone tells little: its few red cells mislead about the scale, and to br
 colour takes away what tells a field of blasts from a field of normal cells.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import ImageError
+from ..errors import ImageError, attempt
 from ..files import provenance, write_json
+from ..images.guard import usable
 from ..images.read import read_size
 from ..progress import in_parallel, track
 from .cells import CROP_SIDE, Field, FieldCell, cut_crop, field_of, find_cells, open_field
@@ -40,6 +41,7 @@ _SAMPLE = 24  # fields whose estimates are pooled; more would not move their med
 _STAINED = 12  # fields whose cells are pooled for the stain: they have to be found first
 _CELLS = 20  # of each of them, so that no crowded field decides
 _FEWEST = 3
+_LONGEST = 120  # bytes of a name for results; most disks take 255 with all that is added
 
 Likeness = tuple[Path, int, int]  # folder, width, height
 
@@ -87,13 +89,14 @@ class SharedStains:
         return measure(np.concatenate(samples)) if len(samples) >= _FEWEST else None
 
     def _sampled(self, path: Path) -> Samples:
-        try:
+        def sample() -> Samples:
             field = open_field(path, um_per_px=self._um_per_px)
-        except ImageError:
-            return sample_crops([])
-        field = replace(field, scale=self._scales.of(path, field))
-        whole = [cell for cell in find_cells(field) if "cut off" not in cell.flags]
-        return sample_crops(cut_crop(field, cell) for cell in whole[:_CELLS])
+            field = replace(field, scale=self._scales.of(path, field))
+            whole = [cell for cell in find_cells(field) if "cut off" not in cell.flags]
+            return sample_crops(cut_crop(field, cell) for cell in whole[:_CELLS])
+
+        found = attempt(sample)  # what is wrong with a file is said when its own turn comes
+        return sample_crops([]) if isinstance(found, Exception) else found
 
 
 def _likeness(path: Path, field: Field) -> Likeness:
@@ -109,19 +112,14 @@ def _some(files: Sequence[Path], likeness: Likeness, *, most: int) -> list[Path]
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    try:
-        return read_size(path)
-    except (ImageError, PermissionError):
-        return None
+    size = attempt(lambda: read_size(path))
+    return None if isinstance(size, Exception) else size
 
 
 def _estimated(path: Path) -> Scale | None:
     """Return the scale measured on a field; None where it is stated in the file, or the field cannot be used."""
-    try:
-        scale = open_field(path).scale
-    except ImageError:
-        return None
-    return None if scale.source == "file" else scale
+    scale = attempt(lambda: open_field(path).scale)
+    return None if isinstance(scale, Exception) or scale.source == "file" else scale
 
 
 _BLURRED = "out of focus: take it again"
@@ -157,6 +155,7 @@ class Extracted:
     cells: tuple[FieldCell, ...] = ()
     crops: tuple[Path, ...] = ()  # one for each cell
     problem: str = ""
+    notes: tuple[str, ...] = ()  # what was done to the values of the file, and what of it was not believed
 
     @property
     def flagged(self) -> int:
@@ -167,8 +166,8 @@ class Extracted:
         if self.scale is None:
             return self.problem
         flagged = f" ({self.flagged} flagged)" if self.flagged else ""
-        problem = f"; {self.problem}" if self.problem else ""
-        return f"{self.path.name}: {count_words(len(self.cells))}{flagged}, {self.scale}{problem}"
+        more = "".join(f"; {text}" for text in (self.problem, *self.notes) if text)
+        return f"{self.path.name}: {count_words(len(self.cells))}{flagged}, {self.scale}{more}"
 
 
 def extract(
@@ -189,23 +188,35 @@ def extract(
     alike = () if options.each_scale else plain
     scales, stains = SharedScales(alike), SharedStains(alike, um_per_px=options.um_per_px)
     results: list[Extracted] = []
+
+    def extracted(path: Path, name: str) -> Extracted:
+        if path in openers:
+            return _slide(openers[path], path, name=name, output=output, options=options)
+        field = open_field(path, um_per_px=options.um_per_px)
+        field = replace(field, name=name, scale=scales.of(path, field))
+        source = stains.of(path, field) if options.method != "none" else None
+        return _field(field, path, output, options=options, source=source)
+
     for path, name in track(list(zip(files, names_of(files), strict=True)), "Fields", total=len(files)):
         try:
-            if path in openers:
-                result = _slide(openers[path], path, name=name, output=output, options=options)
-            else:
-                field = open_field(path, um_per_px=options.um_per_px)
-                field = replace(field, name=name, scale=scales.of(path, field))
-                source = stains.of(path, field) if options.method != "none" else None
-                result = _field(field, path, output, options=options, source=source)
-            for write in also:
-                write(path, name, result.cells)
+            result = usable(partial(extracted, path, name), name=str(path))
         except ImageError as refusal:
             result = Extracted(path, name, problem=str(refusal))
+        try:
+            usable(partial(_write_also, result, also), name=str(path))
+        except ImageError as unwritten:
+            problem = "; ".join(filter(None, (result.problem, str(unwritten))))
+            result = replace(result, problem=problem)
         results.append(result)
         report(str(result), bool(result.problem))
     _write_tables(results, output, options=options)
     return results
+
+
+def _write_also(result: Extracted, also: Sequence[Also]) -> None:
+    """Write the other formats of a field that could be used."""
+    for write in also if result.scale is not None else ():
+        write(result.path, result.name, result.cells)
 
 
 def count_words(cells: int) -> str:
@@ -236,7 +247,7 @@ def _slide(opener: Open, path: Path, *, name: str, output: Path, options: FieldO
     )
     kept = [(cell, crop) for cell, crop in zip(found.cells, found.crops, strict=True) if _wanted(cell, options)]
     cells, crops = zip(*kept, strict=True) if kept else ((), ())
-    return Extracted(path, name, found.size, found.look.scale, cells, crops, slide_problem(found))
+    return Extracted(path, name, found.size, found.look.scale, cells, crops, slide_problem(found), found.notes)
 
 
 def _field(
@@ -250,7 +261,7 @@ def _field(
         write_png(crop, picture)
     write_png(output / "outlines" / f"{field.name}.png", draw_outlines(field, cells))
     height, width = field.pixels.shape[:2]
-    return Extracted(path, field.name, (width, height), field.scale, cells, crops, field_problem(field))
+    return Extracted(path, field.name, (width, height), field.scale, cells, crops, field_problem(field), field.notes)
 
 
 def small_field(slide: Slide, *, um_per_px: float | None) -> Field | None:
@@ -259,7 +270,8 @@ def small_field(slide: Slide, *, um_per_px: float | None) -> Field | None:
         return None
     known = um_per_px or slide.um_per_px
     scale = Scale.exact(known, source="user" if um_per_px else "file") if known else None
-    return field_of(slide.read(0, 0, *slide.size), name=slide.name, scale=scale)
+    pixels = slide.read(0, 0, *slide.size)
+    return replace(field_of(pixels, name=slide.name, scale=scale), notes=slide.notes)
 
 
 def field_problem(field: Field) -> str:
@@ -329,10 +341,30 @@ def normalised_crops(
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
-    """Return a name for each file, its stem, made unique with a number where two share one."""
-    seen: dict[str, int] = defaultdict(int)
+    """Return a name for each file's results, unlike that of any other, also where upper and lower case are one.
+
+    It is the stem, with a number where two share one; a long one is cut and ends in a digest of the whole, so that
+    what is added to it does not make a name that no disk takes.
+
+    >>> names_of([Path("a.png"), Path("b/A.tif"), Path("a-2.png")])
+    ['a', 'A-2', 'a-2-2']
+    """
+    taken: set[str] = set()
     names = []
     for file in files:
-        seen[file.stem] += 1
-        names.append(file.stem if seen[file.stem] == 1 else f"{file.stem}-{seen[file.stem]}")
+        stem = _short(file.stem)
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
     return names
+
+
+def _short(stem: str) -> str:
+    """Return a stem of at most _LONGEST bytes."""
+    whole = stem.encode("utf-8", "surrogateescape")
+    if len(whole) <= _LONGEST:
+        return stem
+    return f"{whole[: _LONGEST - 9].decode('utf-8', 'ignore')}-{sha256(whole).hexdigest()[:8]}"

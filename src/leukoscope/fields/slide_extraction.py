@@ -44,6 +44,8 @@ class SlideResult:
     cells: list[FieldCell]
     crops: list[Path]  # one for each cell
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What was done to the values of the file, and what of it was not believed."""
 
 
 def extract_slide(
@@ -73,7 +75,7 @@ def extract_slide(
     ordered = numbered(cells)
     write_png(output / "outlines" / f"{name}.png", draw_marks(slide.thumbnail(1024), slide.size, ordered))
     crops = [crop_path(work, cell) for cell in ordered]
-    return SlideResult(look, slide.size, ordered, crops, tuple(problems))
+    return SlideResult(look, slide.size, ordered, crops, tuple(problems), slide.notes)
 
 
 def crop_path(work: Work, cell: FieldCell) -> Path:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import ImageError, attempt
-from ..images.read import format_of, stored_box, tiff_readable, turned_size, upright
+from ..images.read import file_format, stored_box, tiff_readable, turned_size, upright
 from ..images.scale import scale_of_tiff
 from .cells import Field, FieldCell, describe, find_cells
 from .detection import ClassicalDetector, Outline
@@ -129,9 +129,8 @@ def is_slide(path: Path) -> bool:
     def by_content() -> bool:
         from ..images.tiff import Tiff
 
-        with path.open("rb") as stream:
-            if format_of(stream.read(16)) != "TIFF":
-                return False
+        if file_format(path) != "TIFF":
+            return False
         with Tiff(path, name=str(path)) as tiff:
             return tiff.tiled and tiff.size[0] * tiff.size[1] > _LARGE
 

@@ -12,6 +12,7 @@ from .read import RGB
 
 # JPEG copies of black are not quite black; of a C-NMC cell less than 2 % of the pixels, all at its edge, are as dark.
 _BLACK = 24
+_FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out
 
 
 def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
@@ -36,6 +37,12 @@ def cut_square(image: RGB, left: int, top: int, side: int, *, size: int) -> RGB:
     square = part.crop((left - x, top - y, left - x + side, top - y + side))
     # Pillow widens the bilinear kernel when it shrinks, so nothing is skipped between two pixels.
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def is_cut_out(image: RGB) -> bool:
+    """Return whether a picture shows something cut out on black: most of its outermost pixels are black."""
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    return float((border.max(axis=1) > _BLACK).mean()) <= _FRAMED
 
 
 def cell_mask(image: RGB) -> NDArray[np.bool_]:

@@ -11,6 +11,9 @@ from .read import FORMATS, format_of
 
 _RESOURCES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".xml", ".md", ".log", ".html", ".pdf", ".xlsx", ".xls", ".ods", ".zip")
+# Kinds of pictures that one may find beside those that are read.
+_PICTURES = (".gif", ".jp2", ".jxl", ".heic", ".avif", ".psd", ".ppm", ".tga", ".dng", ".nef", ".cr2", ".arw", ".svs",
+             ".ndpi", ".scn", ".bif", ".mrxs", ".czi", ".lif", ".nd2", ".vsi", ".dcm", ".dicom", ".ima")  # fmt: skip
 _HEAD = 4096
 _NAMED = 3
 
@@ -21,6 +24,11 @@ class Passed:
 
     path: Path
     reason: str
+
+    @property
+    def picture(self) -> bool:
+        """Whether it is a picture, of a kind that is not read."""
+        return self.reason.endswith(" read") or self.path.suffix.lower() in _PICTURES
 
 
 @dataclass
@@ -62,31 +70,37 @@ def list_folder(folder: Path, *, suffixes: Collection[str] = FORMATS, dicom: boo
     return found
 
 
-def passed_over(passed: Sequence[Passed], *, hidden: int = 0) -> str:
-    """Name what was passed over, with counts for each reason; an empty string where there is nothing to say.
+def passed_over(passed: Sequence[Passed], *, hidden: int = 0) -> list[str]:
+    """Name pictures that were passed over, and count other files by their reason; nothing where nothing was.
 
-    >>> passed_over([Passed(Path("a.gif"), "GIF, which is not read")])
-    'Passed over 1 file: 1 GIF, which is not read (a.gif).'
+    >>> passed_over([Passed(Path("a.gif"), "GIF, which is not read"), Passed(Path("b.txt"), ".txt file")])[0]
+    'Passed over 1 picture of a kind that is not read: a.gif (GIF, which is not read). Save it as PNG or TIFF.'
     """
-    if not passed:
-        return ""
-    reasons: dict[str, list[str]] = {}
-    for one in passed:
-        reasons.setdefault(one.reason, []).append(str(one.path))
-    told = [f"{len(paths):,} {reason} ({_few(paths)})" for reason, paths in reasons.items()]
-    files = f"{len(passed):,} file{'s' * (len(passed) > 1)}"
-    more = f" Hidden files that were left alone: {hidden:,}." if hidden else ""
-    return f"Passed over {files}: {'; '.join(told)}.{more}"
+    pictures = [one for one in passed if one.picture]
+    others = Counter(one.reason for one in passed if not one.picture)
+    told = [_of_pictures(pictures)] if pictures else []
+    if others:
+        counts = ", ".join(f"{number:,} {reason}{'s' * (number > 1)}" for reason, number in others.most_common())
+        files = f"{others.total():,} other file{'s' * (others.total() > 1)}"
+        told.append(f"Passed over {files}: {counts}.")
+    if hidden:
+        told.append(f"Left alone: {hidden:,} hidden file{'s' * (hidden > 1)} or files of the system.")
+    return told
+
+
+def _of_pictures(pictures: Sequence[Passed]) -> str:
+    more = f" and {len(pictures) - _NAMED:,} more" if len(pictures) > _NAMED else ""
+    named = ", ".join(f"{one.path} ({one.reason})" for one in pictures[:_NAMED])
+    one = len(pictures) == 1
+    return (
+        f"Passed over {len(pictures):,} picture{'' if one else 's'} of {'a kind that is' if one else 'kinds that are'} "
+        f"not read: {named}{more}. Save {'it' if one else 'them'} as PNG or TIFF."
+    )
 
 
 def is_hidden(name: str) -> bool:
     """Tell whether a file is hidden, or one that systems leave behind."""
     return name.startswith((".", "__MACOSX")) or name.lower() in _RESOURCES
-
-
-def _few(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
-    return ", ".join(paths[:_NAMED]) + more
 
 
 def _walk(root: Path, found: Listing) -> Iterator[Path]:

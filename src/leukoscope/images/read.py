@@ -123,7 +123,7 @@ def read_size(source: Path | bytes, *, name: str = "") -> tuple[int, int]:
             size, orientation = image.size, 1
         else:
             with _pillow(stream, name) as picture:
-                size, orientation = picture.size, _orientation(picture)
+                size, orientation = picture.size, orientation_of(picture)
     return turned_size((size[0], size[1]), orientation)
 
 
@@ -139,6 +139,12 @@ def format_of(head: bytes) -> str:
         found = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
         return "AVIF" if "AVIF" in found else found[0] if found else ""
     return "DICOM" if _is_dicom(head) else ""
+
+
+def file_format(path: Path) -> str:
+    """Return what `format_of` says of a file."""
+    with path.open("rb") as file:
+        return format_of(file.read(_HEAD))
 
 
 def _is_dicom(head: bytes) -> bool:
@@ -203,6 +209,21 @@ class _Limits:
 def too_large(pixels: str, most: int) -> str:
     """Say that a picture has too many pixels."""
     return f"has {pixels} pixels, more than the {most // 1_000_000} million allowed for one image. Crop it."
+
+
+def picture_of(image: Image.Image, *, name: str = "") -> Picture:
+    """Return an image that Pillow has opened, of mode RGB, as everything here sees it: sRGB, upright.
+
+    Raises:
+        ImageError: it has another mode, or ends early.
+    """
+    if image.mode != "RGB":
+        raise ImageError(
+            f"is a PIL image of mode {image.mode}. Pass image.convert('RGB'), the cell on black.", path=name
+        )
+    orientation, profile = orientation_of(image), image.info.get("icc_profile")
+    pixels, said = to_srgb(_eight(image, name), profile if isinstance(profile, bytes) else None)
+    return Picture(upright(pixels, orientation), (said,) if said else ())
 
 
 Read = tuple[RGB, int, list[str]]  # pixels as stored, orientation, notes
@@ -309,7 +330,7 @@ def _by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:
             raise ImageError(
                 f"holds several pictures ({frames}; animated or multi-page). Save one per file.", path=name
             )
-        orientation, profile = _orientation(image), image.info.get("icc_profile")
+        orientation, profile = orientation_of(image), image.info.get("icc_profile")
         bits = _bits_of(head, kind)
         if bits > 8:
             values, notes = _deep(stream, kind, bits, name)
@@ -347,7 +368,7 @@ def _frames(image: Image.Image, name: str) -> int:
     return number
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Return EXIF's orientation; 1 where there is none, or none that means something."""
     value = quietly(lambda: image.getexif().get(0x0112, 1))
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

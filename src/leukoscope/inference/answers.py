@@ -76,7 +76,7 @@ def _of_path(path: Path, *, kind: Look) -> Iterator[_Item]:
         missing = True
     if missing:
         raise UsageError(f"{path} does not exist. Check the path.")
-    sources = gather([path], suffixes=SUFFIXES).sources
+    sources = gather([path], suffixes=SUFFIXES, dicom=True).sources
     kinds = in_parallel(lambda source: kind_of(source.path, look=kind), sources)
     for source, shown in zip(sources, kinds, strict=True):
         yield _Item(source.path, str(source.path), shown, source.subject)

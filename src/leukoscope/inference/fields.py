@@ -136,6 +136,8 @@ class Smear:
     problem: str
     """Why its cells are not to be trusted in full; empty when nothing speaks against them."""
     cells: Iterator[JudgedCell]
+    notes: tuple[str, ...]
+    """What was done to the values of the file, and what of it was not believed."""
     draw: Callable[[Sequence[FieldCell], Colours], Pixels]
 
 
@@ -187,7 +189,7 @@ class Reader:
         def draw(shown: Sequence[FieldCell], colours: Colours) -> Pixels:
             return draw_outlines(field, shown, colours=colours)
 
-        return Smear(path, name, (width, height), field.scale, field_problem(field), judged, draw)
+        return Smear(path, name, (width, height), field.scale, field_problem(field), judged, field.notes, draw)
 
     def _slide(self, opener: Open, path: Path, *, name: str) -> Smear:
         with ExitStack() as stack:
@@ -201,7 +203,7 @@ class Reader:
         def draw(shown: Sequence[FieldCell], colours: Colours) -> Pixels:
             return draw_marks(opener().thumbnail(_THUMBNAIL), found.size, shown, colours=colours)
 
-        return Smear(path, name, found.size, found.look.scale, slide_problem(found), cells, draw)
+        return Smear(path, name, found.size, found.look.scale, slide_problem(found), cells, found.notes, draw)
 
     def _judged(self, found: SlideResult, folder: ExitStack, *, field: str) -> Iterator[JudgedCell]:
         """Judge the crops that a slide has left on the disk, then let them go."""

@@ -49,6 +49,8 @@ class Opinion:
     """Path or name of the smear field or slide in which the cell was found; empty for a cell that came cut out."""
     found: "FieldCell | None" = None
     """Where in its field the cell lies: number, box, outline, size; None for a cell that came cut out."""
+    notes: tuple[str, ...] = ()
+    """What was done to the values of the file to read it: depth, colour profile, orientation."""
 
     def __repr__(self) -> str:
         chances = "".join(f", {name} {chance:.3f}" for name, chance in (self.probabilities or {}).items())

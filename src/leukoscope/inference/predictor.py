@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..bundle.manifest import REFUSED, UNSURE, Bundle, open_bundle, operating_point
 from ..errors import ImageError, UsageError
 from ..images.crop import prepare_crop
-from ..images.read import MIN_SIDE, RGB, read_image
+from ..images.guard import usable
+from ..images.read import MIN_SIDE, RGB, Picture, picture_of, read_picture
 from ..progress import in_parallel
 from .ensemble import Crops, Ensemble, Floats, Outputs
 from .opinion import Opinion
@@ -141,9 +142,13 @@ class Predictor:
     def _answer(self, name: str, image: Image, *, point: str, with_crop: bool) -> Opinion:
         """Look at one image. Alone, not in a batch: it then stays in the processor's cache, which is faster."""
         try:
-            read = _read(image)
+            return usable(lambda: self._look(name, image, point=point, with_crop=with_crop), name=name)
         except ImageError as unusable:
             return Opinion(name, REFUSED, unusable.sentence, readable=False)
+
+    def _look(self, name: str, image: Image, *, point: str, with_crop: bool) -> Opinion:
+        picture = _read(image)
+        read = picture.pixels
         try:
             crops = self._prepare(read)
         except ImageError as empty:
@@ -152,7 +157,8 @@ class Predictor:
             return Opinion(name, REFUSED, empty.sentence, crop=black)
         quality = self._rejection.of_picture(read)
         opinion = self._judge(name, crops, quality, point=point)
-        return replace(opinion, quality=quality.score if quality else None, crop=crops[0] if with_crop else None)
+        crop = crops[0] if with_crop else None
+        return replace(opinion, quality=quality.score if quality else None, crop=crop, notes=picture.notes)
 
     def _judge(self, name: str, crops: list[RGB], quality: "Quality | None", *, point: str) -> Opinion:
         if quality and quality.reason:
@@ -211,8 +217,8 @@ def _stacked(crops: list[list[RGB]]) -> list[Crops]:
     return [np.stack(batch) for batch in zip(*crops, strict=True)]
 
 
-def _read(image: Any) -> RGB:
-    return _read_file(Path(image)) if isinstance(image, str | os.PathLike) else pixels_of(image)
+def _read(image: Any) -> Picture:
+    return _read_file(Path(image)) if isinstance(image, str | os.PathLike) else _picture_of(image)
 
 
 def pixels_of(image: Any) -> RGB:
@@ -221,33 +227,30 @@ def pixels_of(image: Any) -> RGB:
     Raises:
         ImageError: it is of another kind, shape or type.
     """
+    return _picture_of(image).pixels
+
+
+def _picture_of(image: Any) -> Picture:
     if isinstance(image, PIL.Image.Image):
-        return _check_array(_pixels(image))
+        picture = picture_of(image)
+        _check_array(picture.pixels)
+        return picture
     if isinstance(image, np.ndarray):
-        return _check_array(image)
+        return Picture(_check_array(image))
     raise ImageError(f"is {type(image).__name__}, which is not an image. {_PASS}.")
 
 
-def _read_file(path: Path) -> RGB:
+def _read_file(path: Path) -> Picture:
     try:
         if path.is_dir():
             raise ImageError("is a folder. Pass the image files in it.")
         if not path.exists():
             raise ImageError("does not exist. Check the path.")
-        return read_image(path)
+        return read_picture(path)
     except PermissionError:
         raise ImageError("cannot be read: no permission. Change its rights.") from None
     except OSError as failed:  # a name too long for the file system, a disk that fails
         raise ImageError(f"cannot be read ({failed.strerror}). Check the path.") from None
-
-
-def _pixels(image: PIL.Image.Image) -> RGB:
-    if image.mode != "RGB":
-        raise ImageError(f"is a PIL image of mode {image.mode}. Pass image.convert('RGB'), the cell on black.")
-    try:
-        return np.asarray(image)  # Pillow may read the file only now
-    except (OSError, ValueError, SyntaxError) as broken:
-        raise ImageError(f"ends early or is damaged ({broken}). Open it again.") from None
 
 
 def _check_array(image: RGB) -> RGB:

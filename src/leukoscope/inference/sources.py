@@ -1,17 +1,18 @@
 """What a file shows: one cell cut out on black, a smear field, or a slide that is read by tiles."""
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
-import numpy as np
-
 from ..data.cells import natural
+from ..data.layout import Place, places_of
 from ..errors import DataError, UsageError, attempt, installed, require
 from ..fields.field_of_view import shows_view
-from ..files import read_csv
-from ..images.read import FORMATS, RGB, read_image, read_size, tiff_readable
+from ..images.crop import is_cut_out
+from ..images.folders import Passed, list_folder
+from ..images.read import FORMATS, RGB, file_format, read_image, read_size, tiff_readable
+from ..images.tables import file_of, is_table, read_table
 from ..interop.dicom_images import is_dicom
 
 Kind = Literal["crop", "field", "slide", "dicom"]
@@ -20,9 +21,6 @@ Look = Literal["auto", "crops", "fields"]
 SLIDES = (".svs", ".ndpi", ".scn", ".bif")
 SUFFIXES = (*FORMATS, *SLIDES, ".dcm")  # what is taken from a folder
 
-_BLACK = 24  # grey levels, as in data.prepare
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out
 _LARGEST_CROP = 2_000_000  # pixels; the release's crops have 0.2 million
 
 
@@ -61,20 +59,11 @@ def _as_field(path: Path) -> Kind:
 
 
 def _is_slide(path: Path) -> bool:
-    if not (installed("cv2") and tiff_readable() and _begins_as_tiff(path)):
-        return False
+    if not (installed("cv2") and tiff_readable()) or attempt(lambda: file_format(path)) != "TIFF":
+        return False  # what slides are read with takes long to import
     from ..fields.slides import is_slide
 
     return is_slide(path)
-
-
-def _begins_as_tiff(path: Path) -> bool:
-    """Return whether a file is worth a look by the reader of slides, which takes a second to import."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) in _TIFF
-    except OSError:
-        return False
 
 
 def _is_field(path: Path) -> bool:
@@ -84,15 +73,7 @@ def _is_field(path: Path) -> bool:
 
 def shows_a_field(pixels: RGB) -> bool:
     """Return whether a picture, uint8 (height, width, 3), shows a smear field and not a cell cut out on black."""
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).max(axis=1)
-    return float((border > _BLACK).mean()) > _FRAMED or shows_view(pixels)
-
-
-# Kinds of pictures that one may find beside those that are read; slides and DICOM are read by some commands only.
-_OTHER = (
-    ".gif", ".jfif", ".jp2", ".heic", ".avif", ".psd", ".ppm", ".tga", ".dng", ".nef", ".cr2", ".arw",
-    ".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".czi", ".lif", ".nd2", ".vsi", ".dcm",
-)  # fmt: skip
+    return not is_cut_out(pixels) or shows_view(pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +88,20 @@ class Source:
 class Gathered:
     """What was found where the user said."""
 
-    sources: list[Source]
-    empty: list[str]
+    sources: list[Source] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
     """One sentence for each folder or table without images."""
-    other: list[Path]
-    """Pictures in folders that are of no kind that is read, such as GIF."""
+    passed: list[Passed] = field(default_factory=list)
+    """Files in folders that are not read, each with its reason."""
+    hidden: int = 0
+    """Hidden files in folders, and those that systems leave behind."""
+    notes: list[str] = field(default_factory=list)
+    """How folders and tables were read, as sentences."""
+
+    @property
+    def other(self) -> list[Path]:
+        """Pictures in folders that are of no kind that is read, such as GIF."""
+        return [one.path for one in self.passed if one.picture]
 
 
 def sources_of(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> list[Source]:
@@ -127,12 +117,19 @@ def sources_of(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) ->
     return found.sources
 
 
-def gather(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> Gathered:
-    """Return the images that are named, those of folders, and those of CSV tables, in the order given; each once.
+def gather(
+    given: Iterable[Path], *, suffixes: Collection[str] = FORMATS, dicom: bool = False, classes: Collection[str] = ()
+) -> Gathered:
+    """Return the images that are named, those of folders, and those of tables, in the order given; each once.
 
-    A table has the columns path (seen from its folder) and, if it likes, subject. In a folder, the name of a
-    sub-folder is the subject; where several folders are given, the folder's own name is. Of a folder, files with
-    one of the `suffixes` are taken, and links that lead nowhere: they are refused by name, as missing files are.
+    A table has the columns path (seen from its folder) and, if it likes, subject. Whose the images of folders are
+    is said by `data.layout.places_of`; where several folders are given, each one's own name comes first.
+
+    Args:
+        given: files, folders and tables.
+        suffixes: of the images that are taken; without one of these the content decides.
+        dicom: whether DICOM is taken, whatever its name.
+        classes: those that the model knows.
 
     Raises:
         UsageError: a folder or table does not exist.
@@ -140,58 +137,76 @@ def gather(given: Iterable[Path], *, suffixes: Collection[str] = FORMATS) -> Gat
     """
     given = list(dict.fromkeys(given))
     several = sum(path.is_dir() for path in given) > 1
-    all_found = Gathered([], [], [])
+    all_found = Gathered()
     once: dict[Path, Source] = {}
+    insides: dict[Path, PurePosixPath] = {}
     for path in given:
-        found = _gather(path, several=several, suffixes=suffixes)
+        if path.is_dir():
+            found = _in_folder(path, insides, several=several, suffixes=suffixes, dicom=dicom)
+        else:
+            found = _of_file(path, suffixes=suffixes)
         for source in found.sources:
             once.setdefault(source.path, source)
         all_found.empty += found.empty
-        all_found.other += found.other
+        all_found.passed += found.passed
+        all_found.hidden += found.hidden
+        all_found.notes += found.notes
     if given and not once:
         raise DataError(" ".join(all_found.empty))
-    all_found.sources = list(once.values())
+    places = dict(zip(insides, places_of(list(insides.values()), classes=classes), strict=True))
+    all_found.notes += _note_of(places)
+    all_found.sources = [
+        Source(path, places[path].subject) if path in places else source for path, source in once.items()
+    ]
     return all_found
 
 
-def _gather(path: Path, *, several: bool, suffixes: Collection[str]) -> Gathered:
-    if path.is_dir():
-        return _in_folder(path, several=several, suffixes=suffixes)
-    if path.suffix.lower() == ".csv":
+def _note_of(places: Mapping[Path, Place]) -> list[str]:
+    """Say so where folders were taken as classes."""
+    labels = sorted({place.label for place in places.values() if place.label}, key=natural)
+    subjects = {place.subject for place in places.values() if place.subject}
+    if not labels:
+        return []
+    many = f"{len(subjects):,} subject{'s' * (len(subjects) != 1)}"
+    return [f"Read as in training: {', '.join(labels[:6])} as classes, {many} from the names of files and folders."]
+
+
+def _of_file(path: Path, *, suffixes: Collection[str]) -> Gathered:
+    if is_table(path):
         return _in_table(path)
     if not path.exists() and path.suffix.lower() not in suffixes:
         raise UsageError(f"{path} does not exist. Check the path.")
-    return Gathered([Source(path)], [], [])  # one that is missing or broken is refused by name, the others answered
+    return Gathered([Source(path)])  # one that is missing or broken is refused by name, the others answered
 
 
-def _in_folder(folder: Path, *, several: bool, suffixes: Collection[str]) -> Gathered:
-    pictures = {*suffixes, *_OTHER}
-    inside = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in pictures]
-    visible = [
-        path
-        for path in inside
-        if not any(step.startswith((".", "__MACOSX")) for step in path.parts) and _is_file(folder / path)
-    ]
-    visible.sort(key=lambda path: [natural(step) for step in path.parts])
-    own = folder.resolve().name if several else ""
-    sources = [
-        Source(folder / path, own or (path.parts[0] if len(path.parts) > 1 else ""))
-        for path in visible
-        if path.suffix.lower() in suffixes
-    ]
-    other = [folder / path for path in visible if path.suffix.lower() not in suffixes]
-    cure = f"Save {other[0].name} and others as PNG or TIFF." if other else "Check the path."
-    empty = [] if sources else [f"{folder} holds no image ({', '.join(suffixes)}). {cure}"]
-    return Gathered(sources, empty, other)
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() or (path.is_symlink() and not path.exists())
+def _in_folder(
+    folder: Path, insides: dict[Path, PurePosixPath], *, several: bool, suffixes: Collection[str], dicom: bool
+) -> Gathered:
+    """List a folder, and keep in `insides` where each of its images lies."""
+    found = list_folder(folder, suffixes=suffixes, dicom=dicom)
+    found.files.sort(key=lambda path: [natural(step) for step in path.relative_to(folder).parts])
+    own = PurePosixPath(folder.resolve().name) if several else PurePosixPath()
+    for path in found.files:
+        insides.setdefault(path, own / path.relative_to(folder).as_posix())
+    pictures = [one.path.name for one in found.passed if one.picture]
+    cure = f"Save {pictures[0]} and others as PNG or TIFF." if pictures else "Check the path."
+    empty = [] if found.files else [f"{folder} holds no image ({', '.join(suffixes)}). {cure}"]
+    return Gathered([Source(path) for path in found.files], empty, found.passed, found.hidden)
 
 
 def _in_table(table: Path) -> Gathered:
     if not table.exists():
         raise UsageError(f"{table} does not exist. Check the path.")
-    rows = read_csv(table, required=("path",))
-    sources = [Source(table.parent / row["path"], row.get("subject", "")) for row in rows]
-    return Gathered(sources, [] if sources else [f"{table} lists no images."], [])
+    read = read_table(table)
+    found = Gathered(notes=list(read.notes))
+    for number, row in zip(read.lines, read.columns(("path",), ("subject",)), strict=True):
+        if not row["path"]:
+            raise DataError(f"{table}, row {number}: no path. Name the image file.")
+        try:
+            path = file_of(row["path"], table)
+        except DataError as elsewhere:
+            found.notes.append(str(elsewhere))
+            path = table.parent / row["path"]  # which does not exist, and is refused by name
+        found.sources.append(Source(path, row.get("subject", "")))
+    found.empty = [] if found.sources else [f"{table} lists no images."]
+    return found

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError, LeukoscopeError, attempt, require
 from ..images.colour import to_srgb
 from ..images.depth import Range, eight_bits, range_of
-from ..images.read import RGB, format_of
+from ..images.read import RGB, file_format
 from ..images.scale import MM_UM, Claim, Stated, believed, number_of
 
 MICROSCOPE_CLASSES = {
@@ -115,11 +115,7 @@ class DicomImage:
 
 def is_dicom(path: Path) -> bool:
     """Return whether a file is DICOM, by its content, not its name; with or without its preamble."""
-    try:
-        with path.open("rb") as file:
-            return format_of(file.read(256)) == "DICOM"
-    except OSError:
-        return False
+    return attempt(lambda: file_format(path)) == "DICOM"
 
 
 def read_dataset(source: Path | bytes, *, pixels: bool = True) -> Any:
