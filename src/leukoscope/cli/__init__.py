@@ -21,6 +21,8 @@ COMMANDS = {
     "predict": ("predict", "predict", "Second opinion on cell images: class, unsure or refused."),
     "explain": ("explain", "explain", "Draw where in the cell the answer comes from."),
     "cells": ("cells", "cells", "Find the white cells in smear fields and cut each one out."),
+    "fetch": ("hospital", "fetch", "Fetch images from a hospital's archive through DICOMweb."),
+    "send": ("hospital", "send", "Send results as DICOM, FHIR or HL7 to a hospital's systems."),
     "adapt": ("models", "adapt", "Fit a bundle to cells that your laboratory has read."),
     "serve": ("serve", "serve", "Open the reading room: cases and human review in the browser."),
     "accounts": ("serve", "accounts", "Accounts of the reading room: add, list, change."),

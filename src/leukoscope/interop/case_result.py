@@ -1,0 +1,96 @@
+"""The result of a case as a hospital's systems take it: numbers with unit, interval and code, and who says so."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+SCHEME = "99LEUKOSCOPE"
+CODE_SYSTEM = "https://leukoscope.readthedocs.io/codes"
+LOINC = "http://loinc.org"
+NOTICE = "Research use, not a diagnosis."
+# Codes of shares of the leukocytes in blood, from the panel that https://loinc.org/24318-8 publishes. They name blood
+# as the specimen, so they are given only where the specimen is stated to be blood. Other rows have no code that was
+# looked up, and carry the program's own alone.
+LOINC_OF_BLOOD = {
+    "basophil": ("30180-4", "Basophils/100 leukocytes in Blood"),
+    "blast": ("26446-5", "Blasts/100 leukocytes in Blood"),
+    "eosinophil": ("26450-7", "Eosinophils/100 leukocytes in Blood"),
+}
+Specimen = Literal["blood", "bone marrow", ""]
+
+
+@dataclass(frozen=True)
+class Coding:
+    """A code, the system that defines it, and its meaning."""
+
+    system: str
+    code: str
+    display: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a result."""
+
+    name: str
+    """What is counted, such as 'neutrophil'."""
+    value: float
+    unit: str
+    """UCUM: '%' of the white cells, or '{cells}'."""
+    low: float | None = None
+    """Lower limit of the 95 % interval, in the same unit."""
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What is reported of one case."""
+
+    case: str
+    """Name of the case in its laboratory; with the laboratory it identifies the report."""
+    laboratory: str
+    when: datetime
+    """When the case was signed off, else analysed; with a time zone."""
+    rows: tuple[Row, ...]
+    algorithm: str
+    """Program, version and model."""
+    final: bool = False
+    """Signed off by a person."""
+    readers: tuple[str, ...] = ()
+    specimen: Specimen = ""
+    patient_id: str = ""
+    accession: str = ""
+    order: str = ""
+    conclusion: str = ""
+
+    @property
+    def identifier(self) -> str:
+        """Return what names this report wherever it is sent, the same every time."""
+        return f"urn:uuid:{self.uuid('report')}"
+
+    def uuid(self, part: str) -> UUID:
+        """Return the UUID of a part of this result, the same every time."""
+        key = [self.laboratory, self.case, self.when.isoformat(), part]
+        return uuid5(NAMESPACE_URL, f"{CODE_SYSTEM}/{'/'.join(key)}")
+
+
+def codings_of(row: Row, *, specimen: Specimen) -> Iterator[Coding]:
+    """Yield the codes of a row: the program's own, and LOINC's for shares of the white cells of blood."""
+    kind = "share" if row.unit == "%" else "count"
+    name = f"{row.name}, {'share of white cells' if kind == 'share' else 'number of cells'}"
+    yield Coding(CODE_SYSTEM, f"{row.name.upper().replace(' ', '_')}_{kind.upper()}", name)
+    if specimen == "blood" and kind == "share" and row.name in LOINC_OF_BLOOD:
+        yield Coding(LOINC, *LOINC_OF_BLOOD[row.name])
+
+
+def interval_text(row: Row) -> str:
+    """Return the interval in words, or nothing where there is none.
+
+    >>> interval_text(Row("blast", 41.0, "%", 30.2, 52.7))
+    '95 % interval 30.2 to 52.7 %'
+    """
+    if row.low is None or row.high is None:
+        return ""
+    return f"95 % interval {row.low:.1f} to {row.high:.1f} {row.unit}".strip()
