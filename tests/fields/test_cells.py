@@ -23,6 +23,18 @@ def test_every_painted_white_cell_is_found_where_it_was_painted_and_of_its_size(
         assert nearest.nucleus_um2 == pytest.approx(np.pi * (0.8 * radius) ** 2, rel=0.2)
 
 
+@pytest.mark.parametrize("um", [0.06, 0.1, 0.15, 0.25])
+def test_the_outline_lies_on_the_edge_of_the_cell_at_every_magnification(rng, um):
+    painting = Painting(64, 48, um=um)
+    for x, y, radius in [(11, 12, 3.6), (32, 13, 4.5), (53, 12, 6.0), (20, 36, 7.5)]:
+        painting.white_cell(x, y, radius=radius)
+    pixels = painting.red_cells(rng, count=8).taken(rng)
+    cells = find_cells(field_of(pixels, name="synthetic", scale=Scale.exact(um, source="user")))
+    for x, y, radius in painting.white:
+        nearest = min(cells, key=lambda cell: np.hypot(cell.centre[0] * um - x, cell.centre[1] * um - y))
+        assert nearest.area_um2 == pytest.approx(np.pi * radius**2, rel=0.04)
+
+
 def test_touching_cells_are_two_and_say_so(synthetic):
     _, pixels = synthetic
     cells = find_cells(field_of(pixels, name="synthetic", scale=Scale.exact(0.1, source="user")))

@@ -11,7 +11,7 @@ from ..errors import ImageError
 from .detection import ClassicalDetector, Detector, Found, Outline
 from .field_of_view import field_of_view, filled
 from .images import read_field
-from .planes import Mask, Pixels, blur, grown, rescaled, slope
+from .planes import Mask, Pixels, blur, brightest, grown, rescaled, slope
 from .quality import why_not_a_smear
 from .scale import RELEASE_UM_PER_PX, Scale, estimate_scale
 from .stain import Stain, learn_stain, optical_density
@@ -52,6 +52,8 @@ FLAGS = ("cut off", "touching", "out of focus", "ragged", "too large")
 
 # On 31 fields of BCCD: median 0.76 as taken, 0.49 after a blur of 0.5 µm, 0.33 after 1 µm, 0.26 after 1.5 µm.
 BLURRED = 0.32
+_EDGE_UM, _EDGE_STEP_UM = 0.6, 0.04  # how far an outline may be moved to its edge, and in what steps
+_CREST = 0.3  # of the steepest fall across an outline, which may be that of the nucleus
 _RAGGED = 0.86  # area over area of the convex hull; smudged cells and clumps of stain fall below
 
 
@@ -109,7 +111,7 @@ def numbered(cells: list[FieldCell]) -> list[FieldCell]:
 def describe(found: Found, field: Field) -> FieldCell:
     """Measure one found cell in its field."""
     um = field.scale.um_per_px
-    outline = smooth(found.outline, reach=0.35 / um)
+    outline = _on_its_edge(smooth(found.outline, reach=0.35 / um), field)
     height, width = field.pixels.shape[:2]
     left, top = np.floor(found.outline.min(axis=0)).astype(int)
     right, bottom = np.ceil(found.outline.max(axis=0)).astype(int)
@@ -129,6 +131,35 @@ def smooth(outline: Outline, *, reach: float) -> Outline:
     turn = np.fft.fftfreq(len(outline))
     damped = np.fft.fft(outline, axis=0) * np.exp(-2 * (np.pi * turn * spread) ** 2)[:, None]
     return np.asarray(np.fft.ifft(damped, axis=0).real)
+
+
+def _on_its_edge(outline: Outline, field: Field) -> Outline:
+    """Return an outline, all of it moved in or out to the outermost place where the cell's rim is steep.
+
+    Blurred planes draw the outline where colour begins, which is beyond the edge: 5 to 11 % too large on cells of known
+    size. One step for the whole outline, the steepest of the median profile across it, so that a neighbour or a granule
+    does not decide; the outermost crest, so that the edge of the nucleus does not.
+    """
+    um = field.scale.um_per_px
+    steps = np.arange(-_EDGE_UM, _EDGE_UM / 3, _EDGE_STEP_UM) / um  # inwards and a little outwards, pixels
+    along = np.roll(outline, -1, axis=0) - np.roll(outline, 1, axis=0)
+    outwards = np.column_stack([along[:, 1], -along[:, 0]]) / np.maximum(np.linalg.norm(along, axis=1), 1e-6)[:, None]
+    x, y = outline.T
+    if (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() < 0:
+        outwards = -outwards
+    corner = np.maximum(np.floor(outline.min(axis=0) - 2 * _EDGE_UM / um - 2), 0).astype(int)
+    end = np.ceil(outline.max(axis=0) + 2 * _EDGE_UM / um + 2).astype(int)
+    part = field.pixels[corner[1] : end[1], corner[0] : end[0]]
+    dark = blur(brightest(optical_density(part, field.stain.background)), max(0.12 / um, 0.5))
+    places = (outline - corner - 0.5)[:, None] + outwards[:, None] * steps[None, :, None]
+    inside = ((places >= 0) & (places <= np.array(dark.shape[::-1]) - 1)).all(axis=(1, 2))
+    if inside.sum() < len(outline) / 3:
+        return outline
+    seen = places[inside].astype(np.float32)
+    profile = np.median(cv2.remap(dark, seen[..., 0], seen[..., 1], cv2.INTER_LINEAR), axis=0)
+    fall = profile[:-2] - profile[2:]
+    crests = np.flatnonzero((fall[1:-1] >= fall[:-2]) & (fall[1:-1] >= fall[2:]) & (fall[1:-1] > _CREST * fall.max()))
+    return outline + outwards * steps[2 + int(crests[-1])] if len(crests) else outline
 
 
 def _area_and_centre(outline: Outline) -> tuple[float, tuple[float, float]]:
