@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
+from leukoscope.cli import leukoscope
 from leukoscope.errors import UsageError
 from leukoscope.server.app import PREFIX
 from leukoscope.server.room import open_room
@@ -214,6 +216,23 @@ def test_a_room_without_accounts_opens_on_this_machine_alone(settings: Serving) 
     for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
         with pytest.raises(UsageError, match="leukoscope accounts add"):
             open_room(settings.model_copy(update={"host": host}))
+
+
+def test_a_new_account_sees_the_cases_that_were_made_with_the_one_time_token(
+    place: Place, settings: Serving, tmp_path: Path
+) -> None:
+    case = place.local().case("made before anybody had an account")
+    secret = tmp_path / "password.txt"
+    secret.write_text(PASSWORD, encoding="utf-8")
+    room = ["--data", str(settings.data), "--password-file", str(secret)]
+    room += ["--database", settings.database] if settings.database else []
+    made = CliRunner().invoke(leukoscope, ["accounts", "add", "ada", "--role", "admin", *room])
+    assert (made.exit_code, made.output.split(",")[0]) == (0, "Made admin ada of local")
+    assert [each["id"] for each in place.visitor("ada").get("/cases").json()["cases"]] == [case]
+    place.account("sue", laboratory="south")
+    unnamed = CliRunner().invoke(leukoscope, ["accounts", "add", "ron", *room])
+    assert isinstance(unnamed.exception, UsageError)
+    assert "local, south" in str(unnamed.exception)
 
 
 def test_a_room_with_accounts_opens_to_others_and_prints_no_token(settings: Serving) -> None:

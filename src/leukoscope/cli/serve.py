@@ -134,7 +134,7 @@ def accounts() -> None:
 @accounts.command("add")
 @click.argument("name")
 @click.option("--role", type=_ROLES, default="reader", show_default=True)
-@click.option("--laboratory", default="main", show_default=True, help="Laboratories do not see each other's cases.")
+@click.option("--laboratory", default="", help="Laboratories do not see each other's cases. [default: the only one]")
 @_PASSWORD
 @_place_options
 def add(name: str, role: str, laboratory: str, password_file: Path | None, data: Path, database: str) -> None:
@@ -145,13 +145,14 @@ def add(name: str, role: str, laboratory: str, password_file: Path | None, data:
       leukoscope accounts add ada --role admin
     """
     _need_extra()
-    from ..server.accounts import add_account
+    from ..server.accounts import add_account, only_laboratory
 
     password = _password(password_file)
     with _changing(data, database) as (session, log):
+        laboratory = laboratory or only_laboratory(session)
         made = add_account(session, name, role=role, laboratory=laboratory, password=password)
         log.add(session, _who(), "made account", kind="account", item=made.id, role=role)
-    click.echo(f"Made {role} {name} of {laboratory}.")
+    click.echo(f"Made {role} {name} of {laboratory}, who sees the cases of that laboratory.")
 
 
 @accounts.command("list")

@@ -22,6 +22,7 @@ from .database import Database
 from .refusals import Refusal
 from .tables import ADMIN, ROLES, Account, Attempt, Laboratory, Login, Token, now
 
+FIRST_LABORATORY = "main"
 LOCAL = "local"
 """Name of the one account, and its laboratory, of a machine that nobody else can call."""
 SHORTEST_PASSWORD = 10  # characters; NIST SP 800-63B asks for 8 at least
@@ -69,6 +70,18 @@ def laboratory_named(session: Session, name: str) -> Laboratory:
         session.add(found)
         session.flush()
     return found
+
+
+def only_laboratory(session: Session) -> str:
+    """Return the laboratory of a room that has one, 'main' where there is none yet.
+
+    Raises:
+        UsageError: there are several, so one has to be named.
+    """
+    names = session.scalars(select(Laboratory.name).order_by(Laboratory.name)).all()
+    if len(names) > 1:
+        raise UsageError(f"This room has the laboratories {', '.join(names)}. Choose one with --laboratory.")
+    return names[0] if names else FIRST_LABORATORY
 
 
 def add_account(session: Session, name: str, *, role: str, laboratory: str, password: str = "") -> Account:
