@@ -12,7 +12,9 @@ from .options import complain, field_options, many, printable
 
 if TYPE_CHECKING:
     from ..bundle.manifest import Manifest
+    from ..inference.differential import Counting
     from ..inference.fields import JudgedCell, Smear
+    from ..inference.opinion import Opinion
 if TYPE_CHECKING:
     from ..inference.sources import Gathered
 
@@ -20,22 +22,24 @@ if TYPE_CHECKING:
 Writer = Callable[["Smear", "Sequence[JudgedCell]"], None]
 
 
-def writers_of(formats: Sequence[str], folder: Path, *, manifest: "Manifest") -> list[Writer]:
-    """Return what writes one field in each format, into folders of `folder`."""
+def writers_of(formats: Sequence[str], folder: Path, *, manifest: "Manifest", counting: "Counting") -> list[Writer]:
+    """Return what writes one field in each format, into folders of `folder`, with what was counted in it."""
     known = {"qupath": _qupath_writer, "dicom": _dicom_writer}
-    return [known[name](folder, manifest) for name in dict.fromkeys(formats) if name in known]
+    return [known[name](folder, manifest, counting) for name in dict.fromkeys(formats) if name in known]
 
 
-def _qupath_writer(folder: Path, manifest: "Manifest") -> Writer:
-    from ..inference.opinion import colour_of
+def _qupath_writer(folder: Path, manifest: "Manifest", _: "Counting") -> Writer:
+    from ..inference.opinion import class_of, colour_of
     from ..interop.qupath import Shape, write_geojson
 
     def shape(judged: "JudgedCell") -> Shape:
         cell, opinion = judged.cell, judged.opinion
         chances = {f"Probability {name}": value for name, value in (opinion.probabilities or {}).items()}
         sizes = {"Area µm²": cell.area_um2, "Nucleus µm²": cell.nucleus_um2, "Sharpness": cell.sharpness}
-        colour = colour_of(opinion.decision, manifest)
-        return Shape(cell.outline, f"Cell {cell.number}", opinion.decision, chances | sizes, colour)
+        types = {f"Probability {name} (type)": value for name, value in (opinion.types or {}).items()}
+        shown = class_of(opinion)
+        colour = colour_of(shown, manifest)
+        return Shape(cell.outline, f"Cell {cell.number}", shown, chances | types | sizes, colour)
 
     def write(smear: "Smear", found: "Sequence[JudgedCell]") -> None:
         write_geojson(folder / "qupath" / f"{smear.name}.geojson", [shape(judged) for judged in found])
@@ -43,10 +47,10 @@ def _qupath_writer(folder: Path, manifest: "Manifest") -> Writer:
     return write
 
 
-def _dicom_writer(folder: Path, manifest: "Manifest") -> Writer:
+def _dicom_writer(folder: Path, manifest: "Manifest", counting: "Counting") -> Writer:
     from ..fields.detection import ClassicalDetector
     from ..interop.dicom_images import DicomImage
-    from ..interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
+    from ..interop.dicom_results import Algorithm, DicomCell, DicomShare, write_annotations, write_report
 
     bundle = f"{manifest.name} {manifest.seal[:16]}"
     algorithm = Algorithm(f"leukoscope {ClassicalDetector.name}", metadata.version("leukoscope"), bundle)
@@ -54,21 +58,34 @@ def _dicom_writer(folder: Path, manifest: "Manifest") -> Writer:
     def cell(judged: "JudgedCell") -> DicomCell:
         found, opinion = judged.cell, judged.opinion
         chance = (opinion.probabilities or {}).get(manifest.positive)
-        name = dicom_class(opinion.decision, manifest)
+        name = dicom_class(opinion, manifest)
         return DicomCell(found.outline, f"Cell {found.number}", name, found.area_um2, chance)
 
     def write(smear: "Smear", found: "Sequence[JudgedCell]") -> None:
         source: Any = DicomImage(smear.path).identity()
         cells = [cell(judged) for judged in found]
-        write_report(folder / "dicom" / f"{smear.name}-report.dcm", source, cells, algorithm=algorithm)
+        counted = counting.of_field(str(smear.path))
+        rows = (
+            [DicomShare(row.name, row.cells, row.percent, row.low, row.high) for row in counted.rows] if counted else []
+        )
+        apart = counted.apart if counted else {}
+        rows += [DicomShare("type unsure" if name == "unsure" else name, number) for name, number in apart.items()]
+        write_report(
+            folder / "dicom" / f"{smear.name}-report.dcm", source, cells, algorithm=algorithm, differential=rows
+        )
         if cells and "FrameOfReferenceUID" in source:
             write_annotations(folder / "dicom" / f"{smear.name}-outlines.dcm", source, cells, algorithm=algorithm)
 
     return write
 
 
-def dicom_class(decision: str, manifest: "Manifest") -> str:
-    """Return the name under which a decision is coded in DICOM: blast and normal where the bundle tells just these."""
+def dicom_class(opinion: "Opinion", manifest: "Manifest") -> str:
+    """Return the name under which a cell is coded in DICOM: blast and normal where the bundle tells just these."""
+    from ..bundle.manifest import NOT_ASKED
+
+    decision = opinion.decision
+    if decision == NOT_ASKED:
+        return "type unsure" if opinion.type == "unsure" else opinion.type
     if not manifest.positive or decision not in manifest.classes:
         return decision
     return "blast" if decision == manifest.positive else "normal"

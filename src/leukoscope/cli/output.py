@@ -14,6 +14,8 @@ from rich.text import Text
 
 from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..errors import UsageError
+from ..inference.differential import Differential, rounded
+from ..inference.limits import limits_of
 from ..inference.opinion import Opinion, Tally, review_priority
 from .options import many, printable
 
@@ -115,11 +117,13 @@ class Shown:
         return [*self._unusable, *([f"and {many(more, 'more file')} that cannot be used"] if more else [])]
 
     def print(
-        self, tally: Tally, *, fields: Sequence[dict[str, Any]] = (), told: Sequence[str] = (), err: bool = False
-    ) -> None:
+        self, tally: Tally, *, fields: Sequence[dict[str, Any]] = (), told: Sequence[str] = (), err: bool = False,
+        differential: Differential | None = None,
+    ) -> None:  # fmt: skip
         """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects.
 
         told: lines about how files were read and what was passed over. err: print to standard error.
+        differential: of all cells; None where the bundle tells no types.
         """
         console = Console(highlight=False, soft_wrap=False, stderr=err)
         if self._count <= _ALL_SHOWN:
@@ -127,6 +131,12 @@ class Shown:
         elif self._neediest:
             console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
         console.print(counts(tally))
+        if differential is not None:
+            console.print(Text(differential.said), soft_wrap=True)
+            console.print(differential_table(differential))
+            console.print(Text(apart_words(differential)), soft_wrap=True)
+        for line in limits_of(self._manifest, fields=bool(fields)):
+            console.print(Text(line), style="yellow", soft_wrap=True)
         for line in told:
             console.print(Text(printable(line)), soft_wrap=True)
         if any(row["width"] for row in fields):
@@ -146,13 +156,17 @@ class Shown:
         table.add_column("image", no_wrap=True)
         for name in shown:
             table.add_column(name, justify="right")
+        if self._manifest.types:
+            table.add_column("type", no_wrap=True)
         table.add_column("decision", no_wrap=True)
         table.add_column("reason", overflow="fold")
         for opinion in opinions:
             chances = opinion.probabilities or {}
             numbers = (f"{100 * chances[name]:.0f} %" if name in chances else "–" for name in shown)
             decision = Text(opinion.decision, style=self._style(opinion))
-            table.add_row(Text(_end_of(printable(opinion.name))), *numbers, decision, Text(printable(opinion.reason)))
+            kind = [opinion.type or "–"] if self._manifest.types else []
+            reason = Text(printable(opinion.reason))
+            table.add_row(Text(_end_of(printable(opinion.name))), *numbers, *kind, decision, reason)
         return table
 
     def _style(self, opinion: Opinion) -> str:
@@ -169,6 +183,33 @@ def counts(tally: Tally) -> str:
     bad = tally.all.unreadable
     unusable = f" ({bad:,} cannot be used as {'images' if bad > 1 else 'an image'})" if bad else ""
     return f"{many(tally.all.cells, 'cell')}: {', '.join(parts)}{unusable}"
+
+
+def differential_table(counted: Differential) -> Table:
+    """Return the differential of a call: kind, cells, per cent, 95 % interval."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("white cell", "cells", "%", "95 % interval"):
+        table.add_column(title, justify="left" if title == "white cell" else "right")
+    shown = rounded([row.percent or 0.0 for row in counted.rows])
+    for row, percent in zip(counted.rows, shown, strict=True):
+        ends = "–" if row.low is None or row.high is None else f"{row.low:.0f} to {row.high:.0f}"
+        table.add_row(row.name, f"{row.cells:,}", "–" if row.percent is None else f"{percent:.0f}", ends)
+    return table
+
+
+def apart_words(counted: Differential) -> str:
+    """Say in one line what stands beside a differential.
+
+    For example 'Counted apart: 3 platelet, 2 unsure. Per 100 white cells: 4.1 erythroblast.'
+    """
+    there = [f"{cells:,} {name}" for name, cells in counted.apart.items() if cells]
+    parts = [f"Counted apart: {', '.join(there) or 'nothing'}."]
+    if counted.per_100:
+        each = ", ".join(f"{row.percent:.1f} {name}" for name, row in counted.per_100.items())
+        parts.append(f"Per 100 white cells: {each}.")
+    if of := counted.blasts_of_lymphoid:
+        parts.append(f"Blasts are {of.percent:.0f} % of lymphoid cells ({of.low:.0f} to {of.high:.0f}).")
+    return " ".join(parts)
 
 
 def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:

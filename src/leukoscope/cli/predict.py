@@ -17,6 +17,7 @@ from .output import Spool
 
 if TYPE_CHECKING:
     from ..errors import ImageError
+    from ..inference.differential import Differential
     from ..inference.fields import JudgedCell, Reader, Smear
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor
@@ -47,12 +48,17 @@ class Request:
     jobs: int = 1
     keep: Path | None = None
     """Where the work on slides is kept, so that it can go on."""
+    order: tuple[str, ...] = ()
+    """Rows of the differential in the laboratory's own order."""
+    goal: int = 200
+    """White cells that the laboratory counts for a differential."""
 
 
 class PredictionRun:
     """Only what is shown at the end is kept in memory, and of a field that is being looked at its cells."""
 
     def __init__(self, predictor: "Predictor", found: "Gathered", request: Request) -> None:
+        from ..inference.differential import Counting
         from ..inference.opinion import Tally
         from .output import Shown
 
@@ -60,6 +66,7 @@ class PredictionRun:
         self._sources = found.sources
         self._point = request.point.replace("-", "_")
         self.tally = Tally(predictor.manifest, point=self._point)
+        self.counting = Counting(predictor.manifest, point=self._point, order=request.order, goal=request.goal)
         self.shown = Shown(predictor.manifest, point=self._point)
         self._per_field = Tally(predictor.manifest, point=self._point)
         self._smears: list[tuple[Smear, str]] = []
@@ -74,6 +81,8 @@ class PredictionRun:
 
     def run(self) -> None:
         """Answer, write what is asked for, and print the table or JSON."""
+        from ..inference.limits import limits_of
+
         if self._request.as_json:
             facts = {"model": self._predictor.manifest.name, "operating_point": self._point.replace("_", "-")}
             click.echo(json_text(facts)[:-1] + ', "cells": [', nl=False)
@@ -83,10 +92,17 @@ class PredictionRun:
         fields = self._field_rows()
         written = attempt(lambda: self._write(fields))  # before anything is printed: a terminal must not cost a table
         if self._request.as_json:
-            rest = {"decisions": self.tally.decisions, "subjects": self.tally.summaries(), "fields": fields}
+            rest = {
+                "decisions": self.tally.decisions, "subjects": self._subjects(), "fields": self._counted(fields),
+                "differential": _json_of(self.counting.everything()),
+                "limits": limits_of(self._predictor.manifest, fields=bool(fields)),
+            }  # fmt: skip
             click.echo("\n], " + json_text(rest | self._facts_of_files())[1:])
         else:
-            self.shown.print(self.tally, fields=fields, told=self._told(), err=self._request.quiet)
+            counted = self.counting.everything()
+            self.shown.print(
+                self.tally, fields=fields, told=self._told(), err=self._request.quiet, differential=counted
+            )
         if isinstance(written, Exception):  # nor a full disk the answers
             raise written
 
@@ -108,6 +124,16 @@ class PredictionRun:
         done = [f"{many(number, 'file')}: {note}" for note, number in self._notes.most_common(_NOTES)]
         more = [f"and {many(len(self._notes) - _NOTES, 'more note')}: see --json"] if len(self._notes) > _NOTES else []
         return [*self._found.notes, *done, *more, *passed_over(self._found.passed, hidden=self._found.hidden)]
+
+    def _subjects(self) -> list[dict[str, Any]]:
+        """Return the summary of each subject, with its differential where the bundle tells types."""
+        rows, of = self.tally.summaries(), self.counting.of_subject
+        return [row | ({"differential": _json_of(of(row["subject"]))} if self.counting.told else {}) for row in rows]
+
+    def _counted(self, fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return fields with their differentials where the bundle tells types."""
+        of = self.counting.of_field
+        return [row | ({"differential": _json_of(of(row["field"]))} if self.counting.told else {}) for row in fields]
 
     @property
     def all_used(self) -> bool:
@@ -192,8 +218,8 @@ class PredictionRun:
         """Count one cell of a field and return it without its pictures."""
         from ..inference.tables import light, prediction_row
 
-        row = prediction_row(str(smear.path), judged, self._predictor.classes)
-        self._take(judged.opinion, subject=source.subject, row=row)
+        row = prediction_row(str(smear.path), judged, self._predictor.classes, self._predictor.types)
+        self._take(judged.opinion, subject=source.subject, row=row, field=str(smear.path))
         self._per_field.add(judged.opinion, subject=str(smear.path))
         if self._page:
             self._page.add(judged.opinion, subject=source.subject, field=smear.name, number=judged.cell.number)
@@ -201,12 +227,14 @@ class PredictionRun:
 
     def _take_file(self, opinion: "Opinion", source: "Source") -> None:
         self._notes.update(opinion.notes)
-        self._take(opinion, subject=source.subject, row=opinion.row(self._predictor.classes))
+        self._take(opinion, subject=source.subject, row=opinion.row(self._predictor.classes, self._predictor.types))
         if self._page:
             self._page.add(opinion, subject=source.subject)
 
-    def _take(self, opinion: "Opinion", *, subject: str, row: dict[str, Any]) -> None:
+    def _take(self, opinion: "Opinion", *, subject: str, row: dict[str, Any], field: str = "") -> None:
         self.tally.add(opinion, subject=subject)
+        if opinion.readable:
+            self.counting.add(opinion, subject=subject, field=field)
         self.shown.add(opinion)
         if self._spool:
             self._spool.add({"subject": subject} | row)
@@ -243,7 +271,7 @@ class PredictionRun:
 
         if self._request.csv and self._spool:
             subject = any(source.subject for source in self._sources)
-            columns = columns_of(self._predictor.classes, subject=subject)
+            columns = columns_of(self._predictor.classes, subject=subject, types=self._predictor.types)
             if fields:
                 from ..inference.tables import CELL_COLUMNS
 
@@ -256,22 +284,36 @@ class PredictionRun:
             self._write_tables(self._request.folder, fields)
         if self._request.html and self._page:
             usable = [row for row in fields if row["width"]]  # the others stand among the refused
-            self._page.write(self._request.html, self.tally, fields=usable)
+            self._page.write(self._request.html, self.tally, fields=usable, counting=self.counting)
 
     def _write_tables(self, folder: Path, fields: list[dict[str, Any]]) -> None:
         from ..files import write_csv
-        from ..inference.tables import FIELD_COLUMNS, SUBJECT_COLUMNS, subject_row
+        from ..inference.tables import DIFFERENTIAL_COLUMNS, FIELD_COLUMNS, SUBJECT_COLUMNS, subject_row
 
         write_csv(folder / "fields.csv", fields, columns=FIELD_COLUMNS)
         subjects = [subject_row(summary) for summary in self.tally.summaries()]
         write_csv(folder / "subjects.csv", subjects, columns=SUBJECT_COLUMNS)
+        if self.counting.told:
+            write_csv(folder / "differential.csv", self._differentials(fields), columns=DIFFERENTIAL_COLUMNS)
+
+    def _differentials(self, fields: list[dict[str, Any]]) -> "Iterator[dict[str, Any]]":
+        from ..inference.tables import differential_rows
+
+        counted = [("all", "", self.counting.everything())]
+        counted += [("subject", name, self.counting.of_subject(name)) for name in self.tally.subjects]
+        counted += [("field", row["field"], self.counting.of_field(row["field"])) for row in fields if row["width"]]
+        for level, name, each in counted:
+            if each is not None:
+                yield from differential_rows(level, name, each)
 
     def _writers(self) -> Sequence[Any]:
         if not self._request.folder:
             return ()
         from .cells import writers_of
 
-        return writers_of(self._request.formats, self._request.folder, manifest=self._predictor.manifest)
+        return writers_of(
+            self._request.formats, self._request.folder, manifest=self._predictor.manifest, counting=self.counting
+        )
 
     def _new_page(self) -> "OpinionPage":
         from ..report.opinion import OpinionPage  # brings matplotlib and scikit-learn: not for a quick answer
@@ -279,10 +321,16 @@ class PredictionRun:
         return OpinionPage(self._predictor.manifest, point=self._point)
 
 
+def _json_of(differential: "Differential | None") -> dict[str, Any] | None:
+    return None if differential is None else differential.as_json()
+
+
 def _plain(opinion: "Opinion", *, subject: str, row: dict[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = {
         "path": row["path"],
         "subject": subject,
+        "type": opinion.type or None,
+        "types": opinion.types,
         "probabilities": opinion.probabilities,
         "decision": opinion.decision,
         "called": opinion.called,
@@ -368,6 +416,19 @@ def predict_on_cluster(
     help="Keep the work on slides here: a killed run goes on.",
 )
 @click.option(
+    "--order",
+    callback=lambda _context, _option, given: tuple(name.strip() for name in given.split(",")) if given else (),
+    metavar="KIND,KIND,...",
+    help="Rows of the differential in your laboratory's order, such as blast,neutrophil,lymphocyte; others follow.",
+)
+@click.option(
+    "--goal",
+    type=click.IntRange(1, 100_000),
+    default=200,
+    show_default=True,
+    help="White cells that your laboratory counts for a differential.",
+)
+@click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
@@ -383,12 +444,13 @@ def predict_on_cluster(
     help="Processor cores of each worker.",
 )
 def predict(images: tuple[str, ...], model: str | None, output: str | None, **options: Any) -> None:
-    """Say of every cell in IMAGES its class, or unsure, or refused and why.
+    """Say of every cell in IMAGES its type and, of a lymphoid one, its class, or unsure, or refused and why.
 
     IMAGES are files, folders or CSV tables (columns path and, if you like, subject): cells cut out on black, or smear
     fields, DICOM microscope images and slides, whose cells are found, cut out and brought to the model's scale and
-    stain first. A subject column, or sub-folders in a folder, add a summary per subject. An image that cannot be used
-    is named, the rest is answered, and the exit status is 1. For research; not a diagnosis.
+    stain first. White cells are counted as a differential. A subject column, or sub-folders in a folder, add a summary
+    per subject. An image that cannot be used is named, the rest is answered, and the exit status is 1. For research;
+    not a diagnosis.
 
     \b
     Examples:
@@ -433,7 +495,7 @@ def _printed_into(request: "Request", images: tuple[str, ...]) -> bool:
 
     outputs: list[tuple[str, Path | None]] = [("-o", request.csv), ("--html", request.html)]
     if folder := request.folder:
-        tables = [folder / "fields.csv", folder / "subjects.csv"]
+        tables = [folder / f"{name}.csv" for name in ("fields", "subjects", "differential")]
         outputs += [("--to", path) for path in (*tables, *(folder / name / "*" for name in request.formats))]
     taken = any(prints_into(path) for _, path in outputs)
     if taken and request.as_json:

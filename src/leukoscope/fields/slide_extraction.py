@@ -10,12 +10,14 @@ import numpy as np
 
 from ..errors import ImageError
 from ..files import fingerprint, read_json, write_json
+from ..images.type_crop import Table
 from ..progress import track
 from .cells import FieldCell, cut_crop, numbered
 from .detection import ClassicalDetector
 from .drawing import draw_marks, write_png
 from .slides import Look, Slide, Tile, look_at, sample_cells, tile_cells, tiles_of, window_field
 from .stain import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics, measure, normaliser, sample_crops
+from .type_crops import frame, shown, table_of_field
 
 TILE = 2048  # pixels; with its margin one tile takes about 100 MB while it is worked on
 
@@ -33,6 +35,8 @@ class Work:
     method: str
     source: StainStatistics | None
     target: StainStatistics
+    colours: Table | None = None
+    """Brings crops for types to their colours; None where these are not wanted."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class SlideResult:
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """What was done to the values of the file, and what of it was not believed."""
+    type_crops: tuple[Path, ...] = ()
+    """One for each cell, as fields.type_crops makes them, where they were asked for."""
 
 
 def extract_slide(
@@ -58,15 +64,18 @@ def extract_slide(
     target: StainStatistics = RELEASE_STAIN,
     tile: int = TILE,
     jobs: int = 1,
+    type_crops: bool = False,
 ) -> SlideResult:
     """Cut out the cells of a slide into `output`/crops/`name`, with a picture of where they lie.
+
+    type_crops: also write the crops from which their types are told, into `output`/type-crops/`name`.
 
     Raises:
         ImageError: the slide cannot be opened, is blank, or has no scale. A damaged tile does not raise: it is named.
     """
     slide = open_slide()
     look = look_at(slide, um_per_px=um_per_px)
-    work = _prepare(slide, look, output=output, name=name, method=method, target=target)
+    work = _prepare(slide, look, output=output, name=name, method=method, target=target, type_crops=type_crops)
     tiles = tiles_of(slide, tile=tile, um_per_px=look.scale.um_per_px)
     cells, problems = [], []
     for done in track(_all_tiles(open_slide, work, tiles, jobs=jobs), name, total=len(tiles)):
@@ -75,12 +84,18 @@ def extract_slide(
     ordered = numbered(cells)
     write_png(output / "outlines" / f"{name}.png", draw_marks(slide.thumbnail(1024), slide.size, ordered))
     crops = [crop_path(work, cell) for cell in ordered]
-    return SlideResult(look, slide.size, ordered, crops, tuple(problems), slide.notes)
+    types = tuple(type_crop_path(work, cell) for cell in ordered) if type_crops else ()
+    return SlideResult(look, slide.size, ordered, crops, tuple(problems), slide.notes, types)
 
 
 def crop_path(work: Work, cell: FieldCell) -> Path:
     """Return where a cell's crop lies: named by its middle, so that names do not depend on the tiles."""
     return work.crops / f"{work.name}-x{round(cell.centre[0]):06d}-y{round(cell.centre[1]):06d}.png"
+
+
+def type_crop_path(work: Work, cell: FieldCell) -> Path:
+    """Return where the crop lies from which a cell's type is told."""
+    return work.crops.parent.parent / "type-crops" / work.name / crop_path(work, cell).name
 
 
 @dataclass(frozen=True)
@@ -89,13 +104,19 @@ class _Done:
     problem: str = ""
 
 
-def _prepare(slide: Slide, look: Look, *, output: Path, name: str, method: str, target: StainStatistics) -> Work:
+def _prepare(
+    slide: Slide, look: Look, *, output: Path, name: str, method: str, target: StainStatistics, type_crops: bool
+) -> Work:
     """Settle the stain normalisation and the folder in which finished tiles are remembered."""
-    crops = [cut_crop(field, cell) for field, cells in sample_cells(slide, look) for cell in cells[:20]]
+    sampled = list(sample_cells(slide, look))
+    crops = [cut_crop(field, cell) for field, cells in sampled for cell in cells[:20]]
     source = measure(sample_crops(crops)) if method != "none" else None
-    key = fingerprint([asdict(look), slide.size, method, target.to_json(), ClassicalDetector.name])[:16]
+    tables = [table_of_field(field) for field, _ in sampled] if type_crops else []
+    colours = np.median(tables, axis=0) if tables else None
+    known = [asdict(look), slide.size, method, target.to_json(), ClassicalDetector.name]
+    key = fingerprint([*known, "types"] if type_crops else known)[:16]
     state, crops_folder = output / "state" / f"{name}-{key}", output / "crops" / name
-    return Work(look, name, state, crops_folder, method, source, target)
+    return Work(look, name, state, crops_folder, method, source, target, colours)
 
 
 def _all_tiles(open_slide: Open, work: Work, tiles: list[Tile], *, jobs: int) -> Iterator[_Done]:
@@ -135,7 +156,10 @@ def _tile(slide: Slide, work: Work, tile: Tile) -> _Done:
 def _write_crops(slide: Slide, work: Work, cells: list[FieldCell]) -> None:
     stain: Normaliser = normaliser(work.method, work.source, target=work.target)
     for cell in cells:
-        write_png(crop_path(work, cell), stain(cut_crop(*window_field(slide, work.look, cell))))
+        field, inside = window_field(slide, work.look, cell)
+        write_png(crop_path(work, cell), stain(cut_crop(field, inside)))
+        if work.colours is not None:
+            write_png(type_crop_path(work, cell), shown(*frame(field, inside), work.colours))
 
 
 def _to_json(cell: FieldCell) -> dict[str, Any]:

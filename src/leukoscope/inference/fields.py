@@ -24,9 +24,12 @@ from ..fields.planes import Pixels
 from ..fields.scale import Scale
 from ..fields.slide_extraction import Open, SlideResult, extract_slide
 from ..fields.stain import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics
+from ..fields.type_crops import frame, shown, table_of_field
 from ..images.read import read_image
+from ..images.type_crop import Table
 from ..interop.dicom_images import DicomImage, is_dicom
 from ..progress import in_parallel
+from .cell_types import TypeOpinion
 from .opinion import Opinion
 from .predictor import Predictor
 
@@ -36,6 +39,9 @@ NOT_JUDGED = {
     "too large": "Larger than the frame of one cell: a clump of cells or stain.",
     "ragged": "Its outline is ragged: a smudged cell, a clump or a lump of stain, not one whole cell.",
 }
+
+SMUDGE = "smudge"
+"""Stands in the place of a type where a cell's outline is ragged."""
 
 # µm per pixel; 40x gives 0.25. At 0.46 the order of fields was chance (`benchmarks/other_laboratory.py`).
 COARSEST = 0.30
@@ -68,9 +74,10 @@ def judge_cells(
     """
     cells = find_cells(field) if cells is None else cells
     stain = field_normaliser(field, cells, method=method, source=source, target=stain_of(predictor.manifest))
+    colours = table_of_field(field) if predictor.typer and cells else None
 
     def judge(cell: FieldCell) -> JudgedCell:
-        return judge_cell(field, cell, predictor, stain=stain, point=point, with_crop=with_crops)
+        return judge_cell(field, cell, predictor, stain=stain, point=point, with_crop=with_crops, colours=colours)
 
     yield from in_parallel(judge, cells)
 
@@ -83,26 +90,38 @@ def judge_cell(
     stain: Normaliser,
     point: str = "balanced",
     with_crop: bool = False,
+    colours: Table | None = None,
 ) -> JudgedCell:
-    """Judge one cell of a field; `stain` is the field's own, from `field_normaliser` over all its cells."""
+    """Judge one cell of a field; `stain` is the field's own, from `field_normaliser` over all its cells.
+
+    colours: what brings the field to the colours of types, from `table_of_field`, where several cells share it.
+    """
     crop = stain(cut_crop(field, cell))
+
+    def for_type() -> Pixels:
+        return shown(*frame(field, cell), table_of_field(field) if colours is None else colours)
+
     opinion = judge_crop(
-        crop, cell, predictor, um_per_px=field.scale.um_per_px, field=field.name, point=point, with_crop=with_crop
-    )
+        crop, cell, predictor, um_per_px=field.scale.um_per_px, field=field.name, point=point, with_crop=with_crop,
+        for_type=for_type,
+    )  # fmt: skip
     return JudgedCell(cell, crop, opinion)
 
 
 def judge_crop(
-    crop: Pixels, cell: FieldCell, predictor: Predictor, *, um_per_px: float, field: str, point: str, with_crop: bool
-) -> Opinion:
+    crop: Pixels, cell: FieldCell, predictor: Predictor, *, um_per_px: float, field: str, point: str, with_crop: bool,
+    for_type: Callable[[], Pixels],
+) -> Opinion:  # fmt: skip
     """Return the opinion on a cell that is cut out already; one not whole, or of too coarse a field, is refused unseen.
 
-    um_per_px: of the field, as it was taken.
+    um_per_px: of the field, as it was taken. for_type: gives the crop that tells the cell's type, where it is wanted.
     """
     name = f"{field} cell {cell.number}"
     if reason := why_not_judged(cell, um_per_px=um_per_px):
-        return Opinion(name, REFUSED, reason, crop=crop if with_crop else None)
-    return predictor.opinion(crop, name=name, point=point, with_crop=with_crop)
+        smudge = SMUDGE if predictor.typer and reason == NOT_JUDGED["ragged"] else ""
+        return Opinion(name, REFUSED, reason, crop=crop if with_crop else None, type=smudge)
+    typed: TypeOpinion | None = predictor.typer.classify([for_type()])[0] if predictor.typer else None
+    return predictor.opinion(crop, name=name, point=point, with_crop=with_crop, typed=typed)
 
 
 def why_not_judged(cell: FieldCell, *, um_per_px: float) -> str:
@@ -197,6 +216,7 @@ class Reader:
             found = extract_slide(
                 opener, folder, name=name, um_per_px=self._options.um_per_px, method=self._options.method,
                 target=stain_of(self._predictor.manifest), jobs=self._options.jobs,
+                type_crops=self._predictor.typer is not None,
             )  # fmt: skip
             cells = self._judged(found, stack.pop_all(), field=path.name)
 
@@ -209,12 +229,13 @@ class Reader:
         """Judge the crops that a slide has left on the disk, then let them go."""
         with folder:
             judge = partial(self._from_disk, field=field, um_per_px=found.look.scale.um_per_px)
-            yield from in_parallel(judge, zip(found.cells, found.crops, strict=True))
+            types = found.type_crops or found.crops
+            yield from in_parallel(judge, zip(found.cells, found.crops, types, strict=True))
 
-    def _from_disk(self, one: tuple[FieldCell, Path], *, field: str, um_per_px: float) -> JudgedCell:
+    def _from_disk(self, one: tuple[FieldCell, Path, Path], *, field: str, um_per_px: float) -> JudgedCell:
         cell, crop = one[0], read_image(one[1])
         opinion = judge_crop(
             crop, cell, self._predictor, um_per_px=um_per_px, field=field, point=self._point,
-            with_crop=self._with_crops,
+            with_crop=self._with_crops, for_type=partial(read_image, one[2]),
         )  # fmt: skip
         return JudgedCell(cell, crop, opinion)

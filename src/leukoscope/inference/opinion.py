@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import REFUSED, UNSURE, Manifest
+from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
 from ..images.read import RGB
 from .prevalence import accuracy_of
 
@@ -26,13 +26,13 @@ class Opinion:
     name: str
     """Path of the file as it was given, or 'image 3' for the third array."""
     decision: str
-    """A class, 'unsure' or 'refused'."""
+    """A class, 'unsure', 'refused', or 'not asked' for a cell of a type to which the classes do not apply."""
     reason: str = ""
-    """Why it is unsure or refused, in one sentence."""
+    """Why it is unsure, refused or not asked, in one sentence."""
     quality: float | None = None
     """How fit the image is to be judged, from 0 to 1; None where the bundle has no limits of quality."""
     probabilities: dict[str, float] | None = None
-    """Calibrated probability of each class; None for a refused image."""
+    """Calibrated probability of each class; None for an image that is refused or not asked about."""
     called: str = ""
     """The class by the operating point alone, also where the decision is 'unsure'; empty for a refused image."""
     readable: bool = True
@@ -42,7 +42,7 @@ class Opinion:
     crop: RGB | None = None
     """(size, size, 3): what the first member saw; only where it was asked for."""
     embedding: NDArray[np.float32] | None = None
-    """(channels,): the cell as the first member describes it; None for a refused image."""
+    """(channels,): the cell as the first member describes it; None for an image that is refused or not asked about."""
     subject: str = ""
     """Whose cell it is: the sub-folder or the column subject; empty where nobody said."""
     field: str = ""
@@ -52,16 +52,25 @@ class Opinion:
     notes: tuple[str, ...] = ()
     """What was done to the values of the file to read it: depth, colour profile, orientation."""
 
+    type: str = ""
+    """Type of the cell (inference.cell_types), 'unsure', or 'smudge'; empty where none was told."""
+    types: dict[str, float] | None = None
+    """Calibrated probability of each type; None where no type was told."""
+
     def __repr__(self) -> str:
         chances = "".join(f", {name} {chance:.3f}" for name, chance in (self.probabilities or {}).items())
         reason = f": {self.reason}" if self.reason else ""
-        return f"<Opinion on {self.name}: {self.decision}{chances}{reason}>"
+        kind = f"{self.type}, " if self.type else ""
+        return f"<Opinion on {self.name}: {kind}{self.decision}{chances}{reason}>"
 
-    def row(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return it as a row of predictions.csv; the probabilities of a refused image are empty."""
-        chances = self.probabilities or {}
+    def row(self, classes: Sequence[str], types: Sequence[str] = ()) -> dict[str, Any]:
+        """Return it as a row of predictions.csv; what was not told is empty. `types`: those that the bundle tells."""
+        chances, kinds = self.probabilities or {}, self.types or {}
+        told = {"type": self.type} if types else {}
         return {
             "path": self.name,
+            **told,
+            **{f"prob_type_{name}": round(kinds[name], 6) if name in kinds else "" for name in types},
             **{f"prob_{name}": round(chances[name], 6) if name in chances else "" for name in classes},
             "decision": self.decision,
             "reason": self.reason,
@@ -70,10 +79,16 @@ class Opinion:
 
 
 def review_priority(opinion: Opinion, *, positive: str, threshold: float) -> tuple[int, float]:
-    """Return a sort key, what a person should look at first in front: unsure, refused, diseased (surest first), others.
+    """Return a sort key, what a person should look at first in front.
 
-    Unsure and other cells come in the order of how near they are to being called otherwise.
+    Unsure, refused, called diseased (surest first), all others, cells that were not asked about.
+
+    Unsure and other cells come in the order of how near they are to being called otherwise. A cell of which not even
+    the type is sure is unsure as well.
     """
+    if opinion.decision == NOT_ASKED:
+        sure = max((opinion.types or {"": 1.0}).values())
+        return (0, sure) if opinion.type == UNSURE else (4, sure)
     if opinion.probabilities is None:
         return 1, float(opinion.readable)
     chance = opinion.probabilities.get(positive, max(opinion.probabilities.values()))
@@ -102,13 +117,14 @@ def worded(reason: str) -> str:
     return re.sub(r"\b(hem|all)\b", lambda found: TITLES[found[1]], reason)
 
 
-def columns_of(classes: Sequence[str], *, subject: bool = False) -> tuple[str, ...]:
-    """Return the columns of predictions.csv, with or without one for the subject.
+def columns_of(classes: Sequence[str], *, subject: bool = False, types: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the columns of predictions.csv, with or without one for the subject; `types`: those the bundle tells.
 
     >>> columns_of(("hem", "all"))
     ('path', 'prob_hem', 'prob_all', 'decision', 'reason', 'quality')
     """
-    first = ("path", "subject") if subject else ("path",)
+    first: tuple[str, ...] = ("path", "subject") if subject else ("path",)
+    first += ("type", *(f"prob_type_{name}" for name in types)) if types else ()
     return (*first, *(f"prob_{name}" for name in classes), "decision", "reason", "quality")
 
 
@@ -118,7 +134,7 @@ class Count:
 
     cells: int = 0
     answered: int = 0
-    """All that were not refused."""
+    """All that were neither refused nor left unasked."""
     called: int = 0
     """Cells that the operating point calls the disease, unsure ones too: so sensitivity was measured."""
     decided: int = 0
@@ -127,16 +143,24 @@ class Count:
     refused: int = 0
     unreadable: int = 0
     """Of the refused: files that cannot be used as images."""
+    not_asked: int = 0
+    """Cells of types to which the classes do not apply, or of which the type is unsure."""
 
     def add(self, opinion: Opinion, *, positive: str) -> None:
         """Count one more cell."""
         self.cells += 1
-        self.answered += opinion.decision != REFUSED
+        self.answered += opinion.decision not in (REFUSED, NOT_ASKED)
         self.called += bool(positive) and opinion.called == positive
         self.decided += bool(positive) and opinion.decision == positive
         self.unsure += opinion.decision == UNSURE
         self.refused += opinion.decision == REFUSED
         self.unreadable += not opinion.readable
+        self.not_asked += opinion.decision == NOT_ASKED
+
+
+def decisions_of(manifest: Manifest) -> tuple[str, ...]:
+    """Return every decision that a bundle may come to."""
+    return (*manifest.classes, UNSURE, REFUSED, *([NOT_ASKED] if manifest.types else []))
 
 
 class Tally:
@@ -144,7 +168,7 @@ class Tally:
 
     def __init__(self, manifest: Manifest, *, point: str) -> None:
         self.all = Count()
-        self.decisions: dict[str, int] = dict.fromkeys((*manifest.classes, UNSURE, REFUSED), 0)
+        self.decisions: dict[str, int] = dict.fromkeys(decisions_of(manifest), 0)
         self.subjects: dict[str, Count] = {}
         self._manifest, self._point = manifest, point
 
@@ -181,8 +205,22 @@ NOT_JUDGED_COLOUR: Colour = (110, 110, 110)
 OTHERS: tuple[Colour, ...] = ((0, 90, 170), (0, 125, 85), (120, 60, 150), (90, 80, 20))  # further classes in turn
 
 
+TYPE_COLOURS: dict[str, Colour] = {
+    "neutrophil": (0, 90, 170), "eosinophil": (214, 90, 0), "basophil": (75, 50, 150), "monocyte": (0, 125, 125),
+    "lymphoid": (120, 60, 150), "immature granulocyte": (160, 60, 110), "erythroblast": (150, 75, 40),
+    "platelet": (125, 115, 20), "other": (90, 90, 90), "smudge": (110, 110, 110), UNSURE: UNDECIDED,
+}  # fmt: skip
+
+
+def class_of(opinion: Opinion) -> str:
+    """Return what a cell is shown as: what was decided, or the type of a cell that was not asked about."""
+    return opinion.type if opinion.decision == NOT_ASKED else opinion.decision
+
+
 def colour_of(decision: str, manifest: Manifest) -> Colour:
-    """Return the colour of a class, of 'unsure' or of 'refused'."""
+    """Return the colour of a class, of a type, of 'unsure' or of 'refused'."""
+    if decision not in manifest.classes and decision in TYPE_COLOURS:
+        return TYPE_COLOURS[decision]
     if decision in (UNSURE, REFUSED):
         return UNDECIDED if decision == UNSURE else NOT_JUDGED_COLOUR
     if decision == manifest.positive:

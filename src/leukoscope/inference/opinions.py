@@ -13,11 +13,12 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest
 from ..errors import require
 from ..explanation.maps import enlarge, overlay
 from ..files import write_csv
 from ..images.read import RGB
+from .differential import GOAL, ORDER, Counting, Differential
 from .opinion import Opinion, Tally, columns_of, review_priority, title_of, worded
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Opinions(Sequence[Opinion]):
         """The classes of the model."""
         return self.manifest.classes
 
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of cells that the model tells; empty where it tells none."""
+        return tuple(self.manifest.types.get("classes", ()))
+
     def to_pandas(self) -> "pd.DataFrame":
         """Return a table with one row per cell, and the columns of `to_csv`.
 
@@ -122,6 +128,21 @@ class Opinions(Sequence[Opinion]):
             )
             rows.append(summary)
         return rows
+
+    def differential(self, *, order: Sequence[str] = ORDER, goal: int = GOAL) -> Differential | None:
+        """Return how many white cells of each kind there are, with 95 % intervals; None where no types are told.
+
+        order: rows in a laboratory's own order; others follow. goal: white cells that the laboratory counts.
+
+        Raises:
+            UnknownNameError: `order` names something that is no row of a differential.
+            UsageError: it names a row twice.
+        """
+        counting = Counting(self.manifest, point=self.point, order=order, goal=goal)
+        for opinion in self:
+            if opinion.readable:
+                counting.add(opinion)
+        return counting.everything()
 
     def by_priority(self) -> "Opinions":
         """Return the same opinions, those that a person should look at first in front: unsure, refused, the disease."""
@@ -183,6 +204,9 @@ class Opinions(Sequence[Opinion]):
         return [opinion.crop, overlay(opinion.crop, enlarge(evidence, size=len(opinion.crop)))]
 
     def _said(self, opinion: Opinion) -> str:
+        if opinion.decision == NOT_ASKED:
+            likely = max((opinion.types or {}).values(), default=0.0)
+            return f"{opinion.type} {likely:.0%}, not asked" if opinion.type != UNSURE else "type unsure, not asked"
         if opinion.probabilities is None:
             return opinion.decision
         name = self.manifest.positive or opinion.called
@@ -200,7 +224,7 @@ class Opinions(Sequence[Opinion]):
         return tally
 
     def _columns(self) -> tuple[str, ...]:
-        columns = columns_of(self.classes, subject=any(each.subject for each in self))
+        columns = columns_of(self.classes, subject=any(each.subject for each in self), types=self.types)
         if any(each.found is not None for each in self):
             from .tables import CELL_COLUMNS
 
@@ -208,14 +232,16 @@ class Opinions(Sequence[Opinion]):
         return columns
 
     def _row(self, opinion: Opinion) -> dict[str, Any]:
-        row = {"subject": opinion.subject} | opinion.row(self.classes)
+        row = {"subject": opinion.subject} | opinion.row(self.classes, self.types)
         if opinion.found is None:
             return row
         from .fields import JudgedCell
         from .tables import prediction_row
 
         nothing = np.zeros((0, 0, 3), np.uint8)
-        return row | prediction_row(opinion.field, JudgedCell(opinion.found, nothing, opinion), self.classes)
+        return row | prediction_row(
+            opinion.field, JudgedCell(opinion.found, nothing, opinion), self.classes, self.types
+        )
 
     def __iter__(self) -> Iterator[Opinion]:
         return iter(self._opinions)

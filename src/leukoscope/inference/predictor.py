@@ -10,12 +10,14 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from ..bundle.manifest import REFUSED, UNSURE, Bundle, open_bundle, operating_point
+from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Bundle, open_bundle, operating_point
 from ..errors import ImageError, UsageError
 from ..images.crop import prepare_crop
 from ..images.guard import usable
 from ..images.read import MIN_SIDE, RGB, Picture, picture_of, read_picture
+from ..images.type_crop import crop_on_black
 from ..progress import in_parallel
+from .cell_types import CellTyper, TypeOpinion
 from .ensemble import Crops, Ensemble, Floats, Outputs
 from .opinion import Opinion
 from .opinions import Opinions
@@ -49,6 +51,9 @@ class Predictor:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.classes = bundle.manifest.classes
+        self.typer = CellTyper.of(bundle)
+        """Tells types of cells; None where the bundle cannot, so that mature cells are not recognised."""
+        self.types = self.typer.types if self.typer else ()
         self._ensemble = Ensemble(bundle)
         self._rejection = Rejection(bundle)
 
@@ -103,13 +108,17 @@ class Predictor:
 
         yield from in_parallel(answer, enumerate(images, start=1))
 
-    def opinion(self, image: Image, *, name: str = "", point: str = "balanced", with_crop: bool = False) -> Opinion:
+    def opinion(
+        self, image: Image, *, name: str = "", point: str = "balanced", with_crop: bool = False,
+        typed: TypeOpinion | None = None,
+    ) -> Opinion:  # fmt: skip
         """Return the opinion on one cell cut out on black, in this thread: for who brings threads of their own.
 
         A file that is missing or cannot be read is refused. name: what the opinion calls the image.
+        typed: the type of the cell, where it was told already from the field in which it lay.
         """
-        named = name or _name_of(image, 1)
-        return self._answer(named, image, point=operating_point(self.manifest, point), with_crop=with_crop)
+        asked = operating_point(self.manifest, point)
+        return self._answer(name or _name_of(image, 1), image, point=asked, with_crop=with_crop, typed=typed)
 
     def __repr__(self) -> str:
         return f"<Predictor: {self.manifest.name}, classes {', '.join(self.classes)}>"
@@ -139,14 +148,16 @@ class Predictor:
     def _prepare(self, image: RGB) -> list[RGB]:
         return [prepare_crop(image, each) for each in self._ensemble.preparations]
 
-    def _answer(self, name: str, image: Image, *, point: str, with_crop: bool) -> Opinion:
+    def _answer(
+        self, name: str, image: Image, *, point: str, with_crop: bool, typed: TypeOpinion | None = None
+    ) -> Opinion:
         """Look at one image. Alone, not in a batch: it then stays in the processor's cache, which is faster."""
         try:
-            return usable(lambda: self._look(name, image, point=point, with_crop=with_crop), name=name)
+            return usable(lambda: self._look(name, image, point=point, with_crop=with_crop, typed=typed), name=name)
         except ImageError as unusable:
             return Opinion(name, REFUSED, unusable.sentence, readable=False)
 
-    def _look(self, name: str, image: Image, *, point: str, with_crop: bool) -> Opinion:
+    def _look(self, name: str, image: Image, *, point: str, with_crop: bool, typed: TypeOpinion | None) -> Opinion:
         picture = _read(image)
         read = picture.pixels
         try:
@@ -156,9 +167,22 @@ class Predictor:
             black = np.zeros((side, side, 3), np.uint8) if with_crop else None
             return Opinion(name, REFUSED, empty.sentence, crop=black)
         quality = self._rejection.of_picture(read)
-        opinion = self._judge(name, crops, quality, point=point)
+        if typed is None and self.typer and not (quality and quality.reason):
+            typed = self.typer.classify([crop_on_black(read)])[0]
+        opinion = self._judge_typed(name, crops, quality, point=point, typed=typed)
         crop = crops[0] if with_crop else None
         return replace(opinion, quality=quality.score if quality else None, crop=crop, notes=picture.notes)
+
+    def _judge_typed(
+        self, name: str, crops: list[RGB], quality: "Quality | None", *, point: str, typed: TypeOpinion | None
+    ) -> Opinion:
+        """Ask of a cell what its type allows."""
+        if typed is None:
+            return self._judge(name, crops, quality, point=point)
+        told: dict[str, Any] = {"type": typed.type, "types": typed.probabilities}
+        if not typed.asked:
+            return Opinion(name, NOT_ASKED, typed.reason, **told)
+        return replace(self._judge(name, crops, quality, point=point), **told)
 
     def _judge(self, name: str, crops: list[RGB], quality: "Quality | None", *, point: str) -> Opinion:
         if quality and quality.reason:

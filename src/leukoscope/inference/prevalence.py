@@ -51,17 +51,23 @@ class Accuracy:
         if cells == 0:
             return {"value": None, "low": None, "high": None}
         value = rogan_gladen(called / cells, self.sensitivity, self.specificity)
+        least, most = self.drawn(called, cells=cells, rng=rng)
+        tail = (1 - LEVEL) / 2
+        low, high = float(np.quantile(least, tail)), float(np.quantile(most, 1 - tail))
+        if value is None:
+            return {"value": None, "low": 0.0, "high": 1.0}
+        return {"value": value, "low": min(low, value), "high": max(high, value)}
+
+    def drawn(self, called: int, *, cells: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Draw the least and the most that the share of diseased cells may be (draws,).
+
+        A draw in which the model is no better than guessing allows every share from 0 to 1.
+        """
         apparent = rng.beta(called + 0.5, cells - called + 0.5, size=len(self.drawn_sensitivity))
         gain = self.drawn_sensitivity + self.drawn_specificity - 1
         useless = gain <= _NO_BETTER
         shares = np.clip((apparent + self.drawn_specificity - 1) / np.where(useless, 1.0, gain), 0, 1)
-        tail = (1 - LEVEL) / 2
-        # A draw in which the model is no better than guessing allows every share from 0 to 1.
-        low = float(np.quantile(np.where(useless, 0.0, shares), tail))
-        high = float(np.quantile(np.where(useless, 1.0, shares), 1 - tail))
-        if value is None:
-            return {"value": None, "low": 0.0, "high": 1.0}
-        return {"value": value, "low": min(low, value), "high": max(high, value)}
+        return np.where(useless, 0.0, shares), np.where(useless, 1.0, shares)
 
 
 def accuracy_of(manifest: Manifest, point: str, *, seed: int = 0) -> Accuracy | None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..fields.table import outline_text
-from .opinion import Opinion
 
 if TYPE_CHECKING:
+    from .differential import Differential
     from .fields import JudgedCell, Smear
 
+_COUNTED = ("cells", "called", "unsure", "refused", "not_asked")
 # What a cell of a field has beside the columns of every prediction.
 CELL_COLUMNS = ("cell", "left", "top", "right", "bottom", "area_um2", "nucleus_um2", "sharpness", "flags", "outline")
 FIELD_COLUMNS = (
-    "field", "subject", "width", "height", "cells", "called", "unsure", "refused", "share", "share_low", "share_high",
-    "um_per_px", "um_low", "um_high", "scale", "problem",
+    "field", "subject", "width", "height", "cells", "called", "unsure", "refused", "not_asked", "share", "share_low",
+    "share_high", "um_per_px", "um_low", "um_high", "scale", "problem",
 )  # fmt: skip
 
 
@@ -32,9 +33,9 @@ def cell_values(judged: JudgedCell) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prediction_row(path: str, judged: JudgedCell, classes: Sequence[str]) -> dict[str, Any]:
+def prediction_row(path: str, judged: JudgedCell, classes: Sequence[str], types: Sequence[str] = ()) -> dict[str, Any]:
     """Return a judged cell as a row of predictions.csv; its path is that of the field."""
-    return judged.opinion.row(classes) | {"path": path} | cell_values(judged)
+    return judged.opinion.row(classes, types) | {"path": path} | cell_values(judged)
 
 
 def field_values(smear: Smear, *, subject: str, summary: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def field_values(smear: Smear, *, subject: str, summary: dict[str, Any]) -> dict
     scale = smear.scale
     return {
         "field": str(smear.path), "subject": subject, "width": smear.size[0], "height": smear.size[1],
-        **{name: summary[name] for name in ("cells", "called", "unsure", "refused")},
+        **{name: summary[name] for name in _COUNTED},
         "share": share.get("value"), "share_low": share.get("low"), "share_high": share.get("high"),
         "um_per_px": round(scale.um_per_px, 5), "um_low": round(scale.low, 5), "um_high": round(scale.high, 5),
         "scale": scale.source, "problem": smear.problem,
@@ -57,19 +58,24 @@ def unusable_field(path: str, *, subject: str, problem: str) -> dict[str, Any]:
 
 def light(judged: JudgedCell) -> JudgedCell:
     """Return a judged cell without its pictures, so that a slide full of them stays small in memory."""
-    opinion = judged.opinion
-    bare = Opinion(
-        opinion.name, opinion.decision, reason=opinion.reason, quality=opinion.quality,
-        probabilities=opinion.probabilities, called=opinion.called, readable=opinion.readable,
-    )  # fmt: skip
+    bare = replace(judged.opinion, map=None, crop=None, embedding=None)
     return replace(judged, crop=judged.crop[:0], opinion=bare)
 
 
-SUBJECT_COLUMNS = ("subject", "cells", "called", "unsure", "refused", "share", "share_low", "share_high")
+SUBJECT_COLUMNS = ("subject", *_COUNTED, "share", "share_low", "share_high")
 
 
 def subject_row(summary: dict[str, Any]) -> dict[str, Any]:
     """Return one subject's summary (inference.subjects) as a row of subjects.csv."""
     share = summary.get("share") or {}
     ends = {"share": share.get("value"), "share_low": share.get("low"), "share_high": share.get("high")}
-    return {name: summary[name] for name in ("subject", "cells", "called", "unsure", "refused")} | ends
+    return {name: summary[name] for name in ("subject", *_COUNTED)} | ends
+
+
+DIFFERENTIAL_COLUMNS = ("level", "name", "kind", "cells", "percent", "low", "high", "white_cells", "goal")
+
+
+def differential_rows(level: str, name: str, counted: Differential) -> Iterator[dict[str, Any]]:
+    """Yield a differential as rows of differential.csv; level: 'all', 'subject' or 'field'."""
+    for row in counted.table():
+        yield {"level": level, "name": name, "white_cells": counted.white, "goal": counted.goal} | row

@@ -21,12 +21,27 @@ from ..files import write_whole
 MANUFACTURER = "leukoscope developers"
 MOST_REPORTED = 500  # cells; a report with more is not read by anyone, and the annotations hold them all
 
-# Class name -> code, scheme, meaning. What a model calls a blast is no SNOMED CT concept: it has a code of its own.
+# Class name -> code, scheme, meaning. SNOMED CT codes are those of published sources: Leukocyte and Eosinophil of the
+# value set "CPAL - Cell" (https://hl7.pt/fhir/Terminologias/ValueSet/cpal-cell-vs), the others as BoneMarrowWSI-
+# PediatricLeukemia is coded in the NCI Imaging Data Commons (arXiv 2509.15895). What a model calls a blast is no SNOMED
+# CT concept, nor were published codes found for types as wide as these: they have codes of our own.
 CODES = {
     "White cell": ("52501007", "SCT", "Leukocyte"),
+    "lymphocyte": ("56972008", "SCT", "Lymphocyte"),
+    "monocyte": ("55918008", "SCT", "Monocyte"),
+    "eosinophil": ("14793004", "SCT", "Eosinophil"),
+    "basophil": ("30061004", "SCT", "Basophil, segmented"),
+    "platelet": ("16378004", "SCT", "Thrombocyte"),
+    "smudge": ("34717007", "SCT", "Smudge cell"),
+    "neutrophil": ("NEUTROPHIL", "99LEUKOSCOPE", "Neutrophil, band or segmented"),
+    "immature granulocyte": ("IMMATURE_GRANULO", "99LEUKOSCOPE", "Promyelocyte, myelocyte or metamyelocyte"),
+    "erythroblast": ("ERYTHROBLAST", "99LEUKOSCOPE", "Erythroblast of any stage"),
+    "lymphoid, undecided": ("LYMPHOID_OPEN", "99LEUKOSCOPE", "Lymphoid cell, blast or not left to a person"),
+    "other": ("OTHER_CELL", "99LEUKOSCOPE", "Cell of another type"),
     "blast": ("BLAST", "99LEUKOSCOPE", "Classified as leukemic blast"),
     "normal": ("NORMAL", "99LEUKOSCOPE", "Classified as normal white cell"),
     "unsure": ("UNSURE", "99LEUKOSCOPE", "White cell left to a person to decide"),
+    "type unsure": ("TYPE_UNSURE", "99LEUKOSCOPE", "Cell whose type is left to a person to decide"),
     "refused": ("REFUSED", "99LEUKOSCOPE", "White cell not judged by the model"),
 }
 
@@ -41,6 +56,19 @@ class DicomCell:
     area_um2: float
     probability: float | None = None  # of the class "blast"
     evaluations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DicomShare:
+    """One row of a differential: a kind of white cell, or of what is counted beside them."""
+
+    name: str
+    cells: int
+    percent: float | None = None
+    """Of the white cells that were told apart; None for what is no white cell, or too few of them."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval of `percent`."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +103,15 @@ def write_annotations(path: Path, source: Any, cells: Sequence[DicomCell], *, al
     _save(path, annotations)
 
 
-def write_report(path: Path, source: Any, cells: Sequence[DicomCell], *, algorithm: Algorithm) -> None:
-    """Write counts by class and each cell (at most MOST_REPORTED) as a Comprehensive SR by TID 1500.
+def write_report(
+    path: Path,
+    source: Any,
+    cells: Sequence[DicomCell],
+    *,
+    algorithm: Algorithm,
+    differential: Sequence[DicomShare] = (),
+) -> None:
+    """Write counts by class, a differential and each cell (at most MOST_REPORTED) as a Comprehensive SR by TID 1500.
 
     Raises:
         MissingExtraError: the extra `dicom` is not installed.
@@ -97,6 +132,7 @@ def write_report(path: Path, source: Any, cells: Sequence[DicomCell], *, algorit
         procedure_reported=codes.SCT.LightMicroscopy,
         imaging_measurements=[
             *_counts(sr, source, cells, identification=identification),
+            *(_share(sr, source, row, identification=identification) for row in differential),
             *(_cell(sr, source, cell, identification=identification) for cell in cells[:MOST_REPORTED]),
         ],
         title=codes.DCM.ImagingMeasurementReport,
@@ -141,6 +177,33 @@ def _counts(sr: Any, source: Any, cells: Sequence[DicomCell], *, identification:
         )
         for label, count in sorted(counts.items())
     ]
+
+
+def _share(sr: Any, source: Any, row: DicomShare, *, identification: Any) -> Any:
+    """Return one row of the differential as a measurement group: cells, and per cent of white cells with its limits."""
+    concept = sr.CodedConcept
+    percent = concept("%", "UCUM", "percent")
+    measured = [
+        sr.Measurement(
+            name=concept("CELLS", "99LEUKOSCOPE", "Number of cells"), value=float(row.cells),
+            unit=concept("{cells}", "UCUM", "cells"),
+        )
+    ]  # fmt: skip
+    for code, meaning, value in (
+        ("PERCENT", "Share of the white cells that were told apart", row.percent),
+        ("PERCENT_LOW", "Lower limit of its 95 % confidence interval", row.low),
+        ("PERCENT_HIGH", "Upper limit of its 95 % confidence interval", row.high),
+    ):
+        if value is not None:
+            name = concept(code, "99LEUKOSCOPE", meaning)
+            measured.append(sr.Measurement(name=name, value=round(value, 3), unit=percent))
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(identifier=f"differential: {row.name}"),
+        finding_type=_type_of(concept, row.name),
+        algorithm_id=identification,
+        measurements=measured,
+        source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source)],
+    )
 
 
 def _cell(sr: Any, source: Any, cell: DicomCell, *, identification: Any) -> Any:

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..bundle.manifest import REFUSED, UNSURE, Manifest
+from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
 from ..evaluation.verdict import span
 from ..files import write_text
-from ..inference.opinion import Opinion, Tally, colour_of, review_priority, title_of, worded
+from ..inference.cell_types import TYPES
+from ..inference.differential import Counting, Differential, rounded
+from ..inference.limits import limits_of
+from ..inference.opinion import (
+    TYPE_COLOURS,
+    Opinion,
+    Tally,
+    class_of,
+    colour_of,
+    decisions_of,
+    review_priority,
+    title_of,
+    worded,
+)
 from .card import figures_at
 from .pictures import picture
 from .style import COLOURS, environment
@@ -86,34 +99,37 @@ class OpinionPage:
     def add(self, opinion: Opinion, *, subject: str = "", field: str = "", number: int = 0) -> None:
         """Take in one opinion that comes with its crop; `field` and `number` say where the cell lies."""
         self._count += 1
-        self._decided[field, opinion.decision] += 1
+        self._decided[field, _group_of(opinion)] += 1
         need = review_priority(opinion, positive=self._manifest.positive, threshold=self._threshold)
         shown = "" if opinion.crop is None else picture(opinion.crop, side=SIDE)
         evidence = self._evidence(opinion)
-        light = Opinion(
-            opinion.name, opinion.decision, reason=opinion.reason, quality=opinion.quality,
-            probabilities=opinion.probabilities, called=opinion.called, readable=opinion.readable,
-        )  # fmt: skip
+        light = replace(opinion, map=None, crop=None, embedding=None)
         self._cards.append(_Card(need, self._count, light, subject, shown, evidence, field, number))
         if len(self._cards) >= 2 * MOST:
             self._cards = self._neediest()
 
     def add_field(self, smear: "Smear", found: "Sequence[JudgedCell]", *, subject: str = "") -> None:
         """Take in a field whose cells are added, to be drawn with their outlines in the colours of the decisions."""
-        colours = {judged.cell.number: colour_of(judged.opinion.decision, self._manifest) for judged in found}
+        colours = {judged.cell.number: colour_of(class_of(judged.opinion), self._manifest) for judged in found}
         drawn = smear.draw([judged.cell for judged in found], colours)
         shown = picture(drawn, side=FIELD_SIDE)
         self._fields.append(
             _Field(smear.name, smear.path.name, str(smear.path), subject, shown, str(smear.scale), smear.problem)
         )
 
-    def write(self, path: Path, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = ()) -> None:
+    def write(
+        self, path: Path, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = (), counting: Counting | None = None
+    ) -> None:
         """Write the page, whole or not at all."""
-        write_text(path, self.render(tally, fields=fields))
+        write_text(path, self.render(tally, fields=fields, counting=counting))
 
-    def render(self, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = ()) -> str:
-        """Return the page as HTML; `fields` are the rows of fields.csv (smears.table) of fields that were read."""
+    def render(self, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = (), counting: Counting | None = None) -> str:
+        """Return the page as HTML.
+
+        fields: rows of fields.csv (inference.tables) of fields that were read. counting: the differentials.
+        """
         manifest = self._manifest
+        counted = counting.everything() if counting else None
         self._cards = self._neediest()
         return environment(percent=_percent, title_of=title_of).get_template("opinion.html").render(
             manifest=manifest,
@@ -121,10 +137,13 @@ class OpinionPage:
             threshold=manifest.operating_points.get(self._point),
             headline=headline(tally, manifest),
             groups=self._groups(tally),
-            fields=self._field_sections(fields),
+            fields=self._field_sections(fields, counting),
+            limits=limits_of(manifest, fields=bool(fields)),
+            differential=_shown(counted) if counted else None,
+            by_subject=_by_subject(tally, counting) if counting else None,
             shown=len(self._cards),
             total=self._count,
-            swatches={name: _css(colour_of(name, manifest)) for name in tally.decisions},
+            swatches={name: _css(colour) for name, colour in self._swatches().items()},
             heat=any(card.evidence is not None for card in self._cards),
             subjects=[row | {"any": _says_nothing(row.get("share"))} for row in tally.summaries()],
             figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
@@ -156,18 +175,36 @@ class OpinionPage:
         """Return every decision that was made, with those of its cells that lie in no field, the neediest first."""
         scale, manifest = self._heat_scale(), self._manifest
         others = [name for name in manifest.classes if name != manifest.positive]
-        order = [UNSURE, REFUSED, *([manifest.positive] if manifest.positive else []), *others]
+        disease = [manifest.positive] if manifest.positive else []
+        types = [_TYPE + name for name in TYPES]
         groups = []
-        for place, name in enumerate(order):
+        for place, name in enumerate([UNSURE, REFUSED, *disease, *others, _TYPE + UNSURE, *types]):
             cells = [
-                self._cell(card, scale) for card in self._cards if card.opinion.decision == name and not card.field
+                self._cell(card, scale) for card in self._cards if _group_of(card.opinion) == name and not card.field
             ]
-            count, loose = tally.decisions[name], self._decided["", name]
+            loose = self._decided["", name]
+            count = sum(number for (_, group), number in self._decided.items() if group == name)
             title = _title(name, loose) + (f", {count - loose:,} more in the fields below" if loose < count else "")
-            groups.append({"decision": name, "key": f"g{place}", "title": title, "cells": cells, "count": count})
+            groups.append(
+                {
+                    "name": name,
+                    "label": _label(name),
+                    "key": f"g{place}",
+                    "title": title,
+                    "cells": cells,
+                    "count": count,
+                }
+            )
         return [group for group in groups if group["count"]]
 
-    def _field_sections(self, rows: "Sequence[dict[str, Any]]") -> list[dict[str, Any]]:
+    def _swatches(self) -> dict[str, tuple[int, int, int]]:
+        """Return the colours of the outlines on this page, by what they say."""
+        there = {group for (field, group), count in self._decided.items() if field and count}
+        decisions = [name for name in decisions_of(self._manifest) if name in there]
+        types = [name for name in TYPE_COLOURS if _TYPE + name in there and name not in decisions]
+        return {name: colour_of(name, self._manifest) for name in (*decisions, *types)}
+
+    def _field_sections(self, rows: "Sequence[dict[str, Any]]", counting: Counting | None) -> list[dict[str, Any]]:
         """Return every field with its picture, its row of fields.csv and its cells, the neediest first."""
         scale, facts = self._heat_scale(), {row["field"]: row for row in rows}
         cards: dict[str, list[_Card]] = {field.name: [] for field in self._fields}
@@ -178,14 +215,19 @@ class OpinionPage:
             {
                 "field": field, "row": facts[field.path], "said": self._said(field.name),
                 "cells": [self._cell(card, scale) for card in cards[field.name]],
+                "differential": _line(counting.of_field(field.path)) if counting else "",
             }
             for field in self._fields
         ]  # fmt: skip
 
     def _said(self, field: str) -> str:
         """Return what was decided about the cells of a field, such as '2 called blast, 1 unsure'."""
-        counts = {name: self._decided[field, name] for name in (*reversed(self._manifest.classes), UNSURE, REFUSED)}
-        called = {name: title_of(name) if name in (UNSURE, REFUSED) else f"called {title_of(name)}" for name in counts}
+        types = [_TYPE + name for name in (*TYPES, UNSURE)]
+        order = (*types, *reversed(self._manifest.classes), UNSURE, REFUSED)
+        counts = {name: self._decided[field, name] for name in order}
+        called = {
+            name: f"called {title_of(name)}" if name in self._manifest.classes else _label(name) for name in order
+        }
         return ", ".join(f"{count:,} {called[name]}" for name, count in counts.items() if count)
 
     def _heat_scale(self) -> float:
@@ -194,9 +236,11 @@ class OpinionPage:
         return max(float(np.quantile(strongest, _SCALE)), 1e-9) if strongest else 1.0
 
     def _cell(self, card: _Card, scale: float) -> dict[str, Any]:
-        chances = card.opinion.probabilities or {}
-        signed = bool(self._manifest.positive)
+        asked, signed = card.opinion.decision != NOT_ASKED, bool(self._manifest.positive)
+        chances = (card.opinion.probabilities if asked else card.opinion.types) or {}
         shown = self._manifest.positive or card.opinion.called
+        if not asked:
+            shown = max(chances, key=chances.__getitem__, default="")
         chance = chances.get(shown)
         return {
             "id": card.number,
@@ -208,13 +252,72 @@ class OpinionPage:
             "shown": title_of(shown),
             "percent": None if chance is None else f"{100 * chance:.0f}",
             "decision": card.opinion.decision,
-            "reason": worded(card.opinion.reason),
+            "group": _group_of(card.opinion),
+            "asked": asked,
+            "type": card.opinion.type,
+            "reason": worded(card.opinion.reason) if asked or card.opinion.type == UNSURE else "",
             "number": card.place,
         }  # fmt: skip
 
 
+_TYPE = "type "  # before the type of a cell that was not asked about: its group on the page
+
+
+def _group_of(opinion: Opinion) -> str:
+    return _TYPE + opinion.type if opinion.decision == NOT_ASKED else opinion.decision
+
+
+def _label(group: str) -> str:
+    return "type unsure" if group == _TYPE + UNSURE else title_of(group.removeprefix(_TYPE))
+
+
+def _shown(counted: Differential) -> dict[str, Any]:
+    """Return a differential as the page draws it; the percentages shown sum to 100."""
+    percents = rounded([row.percent or 0.0 for row in counted.rows], digits=1)
+    rows = [asdict(row) | {"shown": f"{percent:.1f}"} for row, percent in zip(counted.rows, percents, strict=True)]
+    enough = counted.rows[0].percent is not None
+    return asdict(counted) | {"rows": rows, "enough": enough, "reached": min(100, 100 * counted.white / counted.goal)}
+
+
+def _by_subject(tally: Tally, counting: Counting) -> dict[str, Any] | None:
+    """Return a table of subjects: cells and per cent of each kind; None where no type is told or nobody named any."""
+    counts = {name: each for name in tally.subjects if (each := counting.of_subject(name)) is not None}
+    there = {row.name for each in counts.values() for row in each.rows if row.cells}
+    rows = []
+    for subject, each in counts.items():
+        shown = rounded([row.percent or 0.0 for row in each.rows])
+        cells = [
+            (row.cells, None if row.percent is None else percent)
+            for row, percent in zip(each.rows, shown, strict=True)
+            if row.name in there
+        ]
+        rows.append({"subject": subject, "white": each.white, "cells": cells})
+    kinds = [row.name for row in next(iter(counts.values())).rows if row.name in there] if counts else []
+    return {"kinds": kinds, "rows": rows} if counts else None
+
+
+def _line(counted: Differential | None) -> str:
+    """Return a field's differential in one line; empty where no type is told."""
+    if counted is None:
+        return ""
+    shown = rounded([row.percent or 0.0 for row in counted.rows])
+    told = [
+        f"{row.cells:,} {row.name}" + (f" ({percent:.0f} %)" if row.percent is not None else "")
+        for row, percent in zip(counted.rows, shown, strict=True)
+        if row.cells
+    ]
+    apart = [f"{cells:,} {name}" for name, cells in counted.apart.items() if cells]
+    beside = f" Counted apart: {', '.join(apart)}." if apart else ""
+    white = f" {', '.join(told)}." if told else ""
+    return f"{counted.said}{white}{beside}"
+
+
 def _title(decision: str, count: int) -> str:
     cells = f"{count:,} cell{'s' * (count != 1)}"
+    if decision == _TYPE + UNSURE:
+        return f"Type unsure: {cells} for a person to name"
+    if decision.startswith(_TYPE):
+        return f"{decision.removeprefix(_TYPE).capitalize()}: {cells}"
     if decision == UNSURE:
         return f"Unsure: {cells} for a person to decide"
     return f"Refused: {cells} not judged" if decision == REFUSED else f"Called {title_of(decision)}: {cells}"
@@ -239,6 +342,8 @@ def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
         rest.append(f"{everyone.unsure:,} left to a person")
     if everyone.refused:
         rest.append(f"{everyone.refused:,} refused")
+    if everyone.not_asked:
+        rest.append(f"{everyone.not_asked:,} of other or unsure types, not asked")
     text += f"; {', '.join(rest)}." if rest else "."
     share = tally.decisions.get(positive, 0)
     level = "caution" if rest or share else "pass"
