@@ -101,7 +101,7 @@ def _figures(manifest: Manifest) -> list[str]:
     lines = [
         "## Figures",
         "",
-        "Each cell is scored by a network that has not learned from its subject. "
+        "Each cell is scored by a network that has not learned from its subject, and decided at its fold's threshold. "
         f"Value (95 % interval over subject groups{', which count alike but in the last column' if more else ''}).",
         "",
         f"| Figure | {' | '.join([*columns, *more])} |",
@@ -170,46 +170,17 @@ def _other_tests(manifest: Manifest) -> list[str]:
     lines = [
         "### The same settings, tested otherwise",
         "",
-        "| Test | Cells | Groups | AUROC | Cell size alone | AUROC, per cell |",
-        "|---|---|---|---|---|---|",
+        "| Test | Cells | Groups | AUROC | Cell size alone | AUROC, per cell | Cell size alone, per cell |",
+        "|---|---|---|---|---|---|---|",
     ]
     for other in others:
-        per_cell = {name: span(figures["auroc"]) for name, figures in other["estimators"].items()}
-        alike = other.get("subject_weighted", {}).get("estimators", {})
-        auroc = per_cell | {name: span(figures["auroc"]) for name, figures in alike.items()}
-        data, model = other["data"], auroc["model"] if alike else "–"
-        lines.append(
-            f"| {other['test']} | {data['cells']:,} | {data['groups']} | {model} | {auroc.get('size', '–')} "
-            f"| {per_cell['model']} |"
-        )
-    return [*lines, ""]
-
-
-def _promise(manifest: Manifest) -> list[str]:
-    """What was promised about wrong decisions, and what it came to on each part when that part was left out."""
-    parts = manifest.conformal.get("left_out", [])
-    if not parts:
-        return []
-    lines = [
-        "## What it promises, and what it keeps",
-        "",
-        f"Asked for: of each class, at most {manifest.conformal['alpha']:.0%} of a new subject's cells are called the "
-        "other class; what cannot be decided that surely is unsure. Temperature, operating points and the unsure band "
-        "are learnt from cells of parts that the network which judged them had not seen. To see what the promise is "
-        "worth, each part was left out once more and the rule learnt from all others:",
-        "",
-        "| Part left out | Class | Asked for: at most | Reached: called the other class | Decided | Subjects |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in parts:
-        lines += [
-            f"| {row['part']} | {name} | {row['asked']:.0%} | {each['called_another']:.0%} | {each['decided']:.0%} | "
-            f"{each['subjects']} |"
-            for name, each in row["classes"].items()
+        weightings = [other.get("subject_weighted", {}).get("estimators", {}), other["estimators"]]
+        values = [
+            span(each[name]["auroc"]) if name in each else "–" for each in weightings for name in ("model", "size")
         ]
-    unsure = [1 - each["decided"] for row in parts for each in row["classes"].values()]
-    share = f"{min(unsure):.0%} to {max(unsure):.0%}"
-    lines += ["", f"{share} of a class were left unsure there. Every subject counts alike, however many its cells."]
+        lines.append(
+            f"| {other['test']} | {other['data']['cells']:,} | {other['data']['groups']} | {' | '.join(values)} |"
+        )
     return [*lines, ""]
 
 
