@@ -18,6 +18,7 @@ from .words import counted
 
 _ID_NAMES = ("id", "patient", "patient_id", "patientid", "patid", "patnr", "subject", "subject_id")
 _MOST_STAGES = 12
+_LARGEST = 1e12  # of a covariate; beyond it a number is a slip of the hand
 _MOST_LEVELS = 20  # of a covariate in words; more are names or free text
 
 Column = np.ndarray  # (patients,) float with NaN, or str with ''
@@ -258,7 +259,14 @@ def _covariate(table: Table, name: str, notes: list[str]) -> Column:
     if name.startswith("log(") and name.endswith(")"):
         return _logarithm(table, name[4:-1])
     if table.is_numeric(name):
-        return np.array(table.numbers(name))
+        values = np.array(table.numbers(name))
+        vast = np.flatnonzero(np.abs(values) > _LARGEST)
+        if len(vast):
+            raise DataError(
+                f"{table.where}: column '{name}' has numbers beyond a trillion: "
+                f"{table.show(vast.tolist(), table.column(name))}. Mend these cells, or leave them empty."
+            )
+        return values
     cells, joined = one_spelling(table.words(name))
     notes += _spelling_notes(name, joined)
     levels = set(cells) - {""}

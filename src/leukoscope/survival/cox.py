@@ -1,6 +1,6 @@
 """Cox models: which terms, their coefficients, whether hazards are proportional, and what is done where not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,19 +46,40 @@ def columns_of(cohort: Cohort) -> dict[str, Array]:
 
 
 def make_design(cohort: Cohort, *, stages: Sequence[str]) -> Design:
-    """Choose patients of the given stages with all covariates known, then terms that vary and are not collinear."""
-    known = np.isin(np.array(cohort.stages)[cohort.stage], list(stages))
-    for values in cohort.covariates.values():
-        known &= values != "" if values.dtype.kind == "U" else ~np.isnan(values)
-    chosen = cohort.take(known)
-    notes = []
+    """Choose patients of the given stages with all covariates known, then terms that vary and are not collinear.
+
+    A column that is known of nobody is left out. Cases are complete: nothing is imputed, and the notes say how many
+    patients that costs, column by column.
+    """
+    notes: list[str] = []
+    known = {name: _known(values) for name, values in cohort.covariates.items()}
+    for name in [name for name, there in known.items() if not there.any()]:
+        notes.append(f"'{name}' is missing for every patient, so it is left out.")
+        del known[name]
+    cohort = replace(cohort, covariates={name: cohort.covariates[name] for name in known})
+    staged = np.isin(np.array(cohort.stages)[cohort.stage], list(stages))
+    chosen = cohort.take(staged & np.all(list(known.values()) or [np.ones(len(cohort), dtype=bool)], axis=0))
     if len(chosen) < len(cohort):
-        notes.append(
-            f"The model uses {len(chosen)} of {len(cohort)} patients; the others lack a covariate or are of a stage "
-            "that cannot be modelled. Curves and tests use all of them."
-        )
+        notes.append(_lost(cohort, chosen, staged, known))
     terms = [term for name in (cohort.stage_column, *cohort.covariates) for term in _terms(chosen, name, stages, notes)]
     return Design(chosen, tuple(_independent(terms, chosen, notes)), tuple(notes))
+
+
+def _known(values: Array) -> Array:
+    return np.asarray(values != "" if values.dtype.kind == "U" else ~np.isnan(values))
+
+
+def _lost(cohort: Cohort, chosen: Cohort, staged: Array, known: Mapping[str, Array]) -> str:
+    """Say how many patients the model cannot use, and for want of what."""
+    gone = len(cohort) - len(chosen)
+    why = [f"{name} unknown: {count}" for name, there in known.items() if (count := int((staged & ~there).sum()))]
+    if other := int((~staged).sum()):
+        why.append(f"a stage that cannot be modelled: {other}")
+    return (
+        f"The model uses {len(chosen):,} of {len(cohort):,} patients ({100 * gone / len(cohort):.0f} % are lost; "
+        f"{', '.join(why)}). Cases are complete: nothing was imputed, which misleads if those with unknown values fare "
+        "otherwise than the rest. Curves and tests use all of them."
+    )
 
 
 def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -> list[Term]:
@@ -86,6 +107,8 @@ def _levels(values: Array) -> list[str]:
 
 def _independent(terms: list[Term], cohort: Cohort, notes: list[str]) -> list[Term]:
     """Leave out terms that earlier ones determine (collinear): nothing of them is left beside the others."""
+    if not len(cohort):
+        return []
     matrix = term_matrix(terms, columns_of(cohort), patients=len(cohort))
     centred = matrix - matrix.mean(axis=0)
     products = centred.T @ centred
@@ -396,9 +419,11 @@ def effects_in_time(design: Design, model: CauseModel, *, cause: int, points: in
     sample = _sample(design, model.terms, cause=cause, strata=model.strata)
     rows = Rows(sample.x, sample.time, sample.start, sample.event, sample.strata)
     who, rest = residuals(rows, model.coefficients)
+    if len(who) < FEWEST_EVENTS:
+        return []
     g, times = transformed(sample.time, sample.event, start=sample.start)[who], sample.time[who]
     knots = tuple(np.unique(np.quantile(g, [0, 1 / 3, 2 / 3, 1])))
-    if len(who) < FEWEST_EVENTS or len(knots) < 3:
+    if len(knots) < 3:
         return []
     scaled = model.coefficients + len(who) * rest @ model.covariance
     grid = np.unique(np.quantile(g, np.linspace(0, 1, points), method="nearest"))

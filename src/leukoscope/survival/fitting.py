@@ -26,6 +26,7 @@ from .fine_gray import fit_fine_gray
 from .model import CauseModel, ColumnFacts, SurvivalModel, Term
 from .words import counted, happened, in_stage
 
+_MOST = 700.0  # logarithm of the largest ratio that a number holds
 _KEPT = 200  # times at which a model file says how many were followed so far
 FEWEST_PER_COEFFICIENT = 2  # events; below it no model is fitted
 ADVISED_PER_COEFFICIENT = 10  # events; below it the page warns (Peduzzi et al. 1995)
@@ -111,11 +112,21 @@ def _causes(cohort: Cohort, stages: Sequence[str]) -> tuple[Design, tuple[CauseF
         return design, (), notes
     try:
         penalty = choose_penalty(design, cause=0) if events < SHRINK_BELOW * len(design.terms) else 0.0
+        notes += _separated(design) if penalty else []
         fits = tuple(fit_cause(design, cause=cause, penalty=penalty) for cause in range(len(cohort.events)))
     except NoFitError as reason:
         notes.append(f"No model: {reason} The answers are the curves of the stages.")
         return design, (), notes
     return design, fits, notes + [note for fit in fits for note in fit.notes]
+
+
+def _separated(design: Design) -> list[str]:
+    """Name a covariate that only the penalty keeps within bounds."""
+    try:
+        fit_terms(design, design.terms, cause=0)
+    except NoFitError as reason:
+        return [f"{reason} Here a ridge penalty keeps it within bounds."]
+    return []
 
 
 def curves_of(cohort: Cohort) -> dict[str, Curve]:
@@ -217,9 +228,9 @@ def hazard_ratios(
     return [
         {
             "term": term.name, "column": term.column, "level": term.level, "coefficient": float(b), "error": float(e),
-            "ratio": float(np.exp(b)),
+            "ratio": float(np.exp(min(b, _MOST))),
             "low": None if penalised else float(np.exp(b - Z95 * e)),
-            "high": None if penalised else float(np.exp(b + Z95 * e)),
+            "high": None if penalised else float(np.exp(min(b + Z95 * e, _MOST))),
             "p": float(2 * norm.sf(abs(b / e))) if e > 0 and not penalised else None,
         }
         for term, b, e in zip(terms, coefficients, errors, strict=True)

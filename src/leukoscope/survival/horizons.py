@@ -10,7 +10,7 @@ from .words import short
 Unit = Literal["days", "weeks", "months", "years"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 DAYS: dict[str, float] = {"days": 1.0, "weeks": 7.0, "months": 365.25 / 12, "years": 365.25}
-_LONGEST = 1e6  # in any unit; above it a horizon is a slip of the hand
+LONGEST = 1e6  # in any unit; above it a horizon is a slip of the hand
 _NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -52,7 +52,7 @@ def parse_horizon(text: str, *, unit: str) -> Horizon:
         UsageError: not a time, or not above zero.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
-    if not match or not 0 < float(match[1]) < _LONGEST:
+    if not match or not 0 < float(match[1]) < LONGEST:
         raise UsageError(
             f"Horizon '{text}' is not a time above zero and below a million. Write it as '2 years', '6 months' or '24'."
         )

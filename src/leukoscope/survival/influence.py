@@ -50,6 +50,8 @@ def time_lost(time: Array, state: Array, *, until: float, start: Array | None = 
 
 
 def _functional(time: Array, state: Array, start: Array | None, cause: int, phi: object) -> Functional:
+    if not (state > 0).any():
+        return Functional(0.0, np.zeros(len(time)))
     table = risk_table(time, state, start=start, causes=max(cause, int(state.max(initial=1))))
     at_risk, events = table.at_risk[:, 0].astype(float), table.events[:, :, 0]
     every, own = events.sum(axis=0) / at_risk, events[cause - 1] / at_risk

@@ -14,7 +14,7 @@ from .curves import Array
 
 _STEPS = 40  # of Newton's method; where the maximum exists it takes about six
 _SMALL = 1e-9  # of a step, per standard deviation of a term
-_VAGUE = 100.0  # standard error per standard deviation of a term, above which its coefficient has run away
+_VANISHED = 1e-7  # share of the information at zero below which a coefficient has run away
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ def maximise(rows: Rows, *, penalty: float = 0.0) -> Maximum:
         coefficients, (value, score, information) = trial, found
         if np.abs(step * spread).max(initial=0) < _SMALL:
             covariance = _solve(information + np.diag(ridge), np.eye(terms))
-            error = np.sqrt(np.maximum(np.diag(covariance), 0)) * spread
-            runaway = int(np.argmax(error)) if error.max(initial=0) > _VAGUE else None
+            left = (np.diag(information) + ridge) / np.maximum(np.diag(null[2]) + ridge, 1e-300)
+            runaway = int(np.argmin(left)) if left.min(initial=1) < _VANISHED else None
             return Maximum(coefficients, covariance, value, null[0], runaway)
     covariance = np.full((terms, terms), np.nan)
     return Maximum(coefficients, covariance, value, null[0], int(np.argmax(np.abs(step * spread))))
@@ -262,6 +262,8 @@ def residuals(rows: Rows, coefficients: Array) -> tuple[Array, Array]:
         (stratum.deaths, rows.x[stratum.deaths] - _level(stratum, sums_of(stratum, rows.x, relative).mean))
         for stratum in strata_of(rows)
     ]
+    if not found:
+        return np.zeros(0, dtype=np.int64), np.zeros((0, rows.x.shape[1]))
     return np.concatenate([deaths for deaths, _ in found]), np.concatenate([rest for _, rest in found])
 
 

@@ -149,6 +149,8 @@ def brier_parts(cohort: Cohort, risk: Array, *, times: Array, censoring: Curve) 
 
 def integrated(values: Array, *, times: Array) -> Array:
     """Return the mean of a function of time over the range of `times` (trapezoids along the last axis)."""
+    if len(times) == 1:
+        return np.asarray(values[..., 0])
     return np.asarray(np.trapezoid(values, times, axis=-1) / (times[-1] - times[0]))
 
 

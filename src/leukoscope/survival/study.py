@@ -29,7 +29,7 @@ from .curves import (
 )
 from .fine_gray import late_gray
 from .fitting import Fitted, curves_of, explain_fit, fit_model, known_until
-from .horizons import Horizon, fitting_horizons, parse_horizon
+from .horizons import Horizon, fitting_horizons, in_words, parse_horizon
 from .model import SurvivalModel, write_model
 from .scores import MOST_PATIENTS, as_dict, judge, optimism
 from .settings import StudySettings
@@ -261,7 +261,8 @@ def choose_horizons(cohort: Cohort, settings: StudySettings) -> tuple[Horizon, .
         return tuple(asked[when] for when in sorted(asked))
     first, last = float(np.median(cohort.time[cohort.state > 0])), float(np.quantile(cohort.time, 0.9))
     usual = fitting_horizons(first=first, last=last, unit=cohort.unit)
-    return usual or (parse_horizon(f"{first or float(cohort.time.max()):.2g}", unit=cohort.unit),)
+    when = float(f"{first or float(cohort.time.max()):.2g}")
+    return usual or (Horizon(when, in_words(when, cohort.unit)),)
 
 
 def _judged(

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import DataError, UnknownNameError, UsageError
+from .horizons import LONGEST
 from .settings import StudySettings
 from .words import counted
 
@@ -280,6 +281,12 @@ def _check_competing(settings: StudySettings) -> None:
 
 def _times(table: Table, name: str) -> np.ndarray:
     times = np.array(table.numbers(name))
+    endless = np.flatnonzero(times > LONGEST)
+    if len(endless):
+        raise DataError(
+            f"{table.where}: column '{name}' has times above a million: "
+            f"{table.show(endless.tolist(), table.column(name))}. Check these rows, and the unit."
+        )
     negative = np.flatnonzero(times < 0)
     if len(negative):
         raise DataError(
