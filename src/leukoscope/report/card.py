@@ -184,6 +184,34 @@ def _other_tests(manifest: Manifest) -> list[str]:
     return [*lines, ""]
 
 
+def _promise(manifest: Manifest) -> list[str]:
+    """What was promised about wrong decisions, and what it came to on each part when that part was left out."""
+    parts = manifest.conformal.get("left_out", [])
+    if not parts:
+        return []
+    lines = [
+        "## What it promises, and what it keeps",
+        "",
+        f"Asked for: of each class, at most {manifest.conformal['alpha']:.0%} of a new subject's cells are called the "
+        "other class; what cannot be decided that surely is unsure. Temperature, operating points and the unsure band "
+        "are learnt from cells of parts that the network which judged them had not seen. To see what the promise is "
+        "worth, each part was left out once more and the rule learnt from all others:",
+        "",
+        "| Part left out | Class | Asked for: at most | Reached: called the other class | Decided | Subjects |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in parts:
+        lines += [
+            f"| {row['part']} | {name} | {row['asked']:.0%} | {each['called_another']:.0%} | {each['decided']:.0%} | "
+            f"{each['subjects']} |"
+            for name, each in row["classes"].items()
+        ]
+    unsure = [1 - each["decided"] for row in parts for each in row["classes"].values()]
+    share = f"{min(unsure):.0%} to {max(unsure):.0%}"
+    lines += ["", f"{share} of a class were left unsure there. Every subject counts alike, however many its cells."]
+    return [*lines, ""]
+
+
 def _subjects(manifest: Manifest) -> list[str]:
     worst = manifest.metrics.get("worst_subjects", [])
     if not worst:
