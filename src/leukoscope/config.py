@@ -9,7 +9,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from .errors import ConfigError, UnknownNameError, nearest
-from .files import read_text, write_text
+from .files import check_depth, read_text, write_text
 
 
 class Settings(BaseModel):
@@ -239,9 +239,13 @@ def shipped(name: str) -> Path:
 
 def _parse(text: str, *, where: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
+        check_depth(table)
+    except RecursionError:
+        raise ConfigError(f"{where} is nested too deeply to be settings. Start from a file of `experiments`.") from None
     except tomllib.TOMLDecodeError as broken:
         raise ConfigError(f"{where} is not valid TOML: {broken}.") from None
+    return table
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -251,6 +255,9 @@ def _apply(table: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write it as key=value, such as train.epochs=5.")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
+        check_depth(parsed)
+    except RecursionError:
+        raise ConfigError(f"--set {dotted}: the value is nested too deeply.") from None
     except tomllib.TOMLDecodeError:
         parsed = value
     *sections, key = dotted.strip().split(".")

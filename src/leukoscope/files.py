@@ -32,6 +32,7 @@ Row = dict[str, str]
 # Python holds a byte of a file's name that is not UTF-8 as half a surrogate pair, which no text file can hold.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _ERRORS = "backslashreplace"
+_DEEPEST = 60  # levels of JSON; what is written here has fewer than ten
 
 
 @contextlib.contextmanager
@@ -183,9 +184,27 @@ def read_json(path: Path) -> Any:
         DataError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(read_text(path))
-    except ValueError as broken:
-        raise DataError(f"{path} is not valid JSON ({broken}). Make it again with the command that wrote it.") from None
+        value = json.loads(read_text(path))
+        check_depth(value)
+    except (ValueError, RecursionError) as broken:
+        why = "nested too deeply" if isinstance(broken, RecursionError) else str(broken)
+        raise DataError(f"{path} is not valid JSON ({why}). Make it again with the command that wrote it.") from None
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Refuse JSON or TOML that is nested more deeply than anything this program writes.
+
+    Raises:
+        RecursionError: it is.
+    """
+    level = [value]
+    for _ in range(_DEEPEST):
+        inside = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [item for each in inside for item in each]
+        if not level:
+            return
+    raise RecursionError
 
 
 def read_text(path: Path) -> str:

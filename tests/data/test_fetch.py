@@ -1,5 +1,6 @@
 """Downloads go on where they broke, archives never leave their folder, and flipped bytes are found."""
 
+import contextlib
 import http.server
 import io
 import os
@@ -94,6 +95,69 @@ def test_a_download_that_was_killed_at_its_last_byte_is_whole(server: tuple[type
 def test_a_refusal_is_told_with_its_cure(server: tuple[type[Moody], str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="404 Not Found. Check the address"):
         download(f"{server[1]}/missing.zip", tmp_path / "a.zip")
+
+
+def test_a_key_stays_with_its_host(tmp_path: Path) -> None:
+    """A redirect to another host goes without the key; one on the same host keeps it."""
+    seen: dict[str, str | None] = {}
+
+    class First(http.server.BaseHTTPRequestHandler):
+        elsewhere = ""
+
+        def do_GET(self) -> None:
+            seen[self.path] = self.headers.get("Authorization")
+            self.send_response(302)
+            self.send_header("Location", "/again" if self.path == "/a.zip" else f"{self.elsewhere}/b.zip")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    class Second(First):
+        def do_GET(self) -> None:
+            seen["elsewhere"] = self.headers.get("Authorization")
+            self.send_response(200)
+            self.send_header("Content-Length", "3")
+            self.end_headers()
+            self.wfile.write(b"zip")
+
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), First) as first,
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Second) as second,
+    ):
+        First.elsewhere = f"http://localhost:{second.server_port}"
+        for running in (first, second):
+            threading.Thread(target=running.serve_forever, daemon=True).start()
+        key = {"Authorization": "Basic c2VjcmV0"}
+        download(f"http://127.0.0.1:{first.server_port}/a.zip", tmp_path / "a.zip", headers=key)
+        first.shutdown()
+        second.shutdown()
+    assert seen == {"/a.zip": key["Authorization"], "/again": key["Authorization"], "elsewhere": None}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["with its length", "without"])
+def test_a_download_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    monkeypatch.setattr("leukoscope.data.release._MOST_DOWNLOAD", 2_000_000)
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            if told:
+                self.send_header("Content-Length", "2000000000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(100_000))
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        with pytest.raises(DataError, match="not the release"):
+            download(f"http://127.0.0.1:{running.server_port}/a.zip", tmp_path / "a.zip")
+        running.shutdown()
+    assert list(tmp_path.iterdir()) == [] or sum(each.stat().st_size for each in tmp_path.iterdir()) <= 2_000_000
 
 
 def test_fetch_downloads_and_unpacks(server: tuple[type[Moody], str], tmp_path: Path) -> None:

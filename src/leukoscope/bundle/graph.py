@@ -1,6 +1,7 @@
 """What is inside an exported ONNX file: what it points to outside itself, and its linear head, read and replaced."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,71 @@ _INSIDE = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+
+
+# Operators of networks that look at pictures, each of which ends whatever its input: no Loop, Scan, If or SequenceMap.
+_NAMES = (
+    "Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat Constant "
+    "ConstantOfShape Conv ConvInteger ConvTranspose CumSum DepthToSpace DequantizeLinear Div Dropout "
+    "DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm "
+    "GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid "
+    "HardSwish Hardmax Identity InstanceNormalization LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax "
+    "LpNormalization LpPool MatMul MatMulInteger Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not "
+    "OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum "
+    "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round "
+    "ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Size Slice Softmax Softplus Softsign SpaceToDepth Split "
+    "Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor"
+)
+OPERATORS = frozenset(_NAMES.split())
+_GRAPH, _NODES, _FUNCTIONS, _OPERATOR, _DOMAIN = 7, 1, 25, 4, 7
+
+
+def check_graph(onnx: bytes, where: Path) -> None:
+    """Make sure that a file is an ONNX graph that keeps to itself and always comes to an end.
+
+    Raises:
+        BundleError: it is none, points to other files, or uses operators that are not on the list.
+    """
+    try:
+        outside, strange = points_outside(onnx), sorted(strange_operators(onnx))
+    except ValueError:
+        raise BundleError(f"{where} is not an ONNX file. Make the bundle again with leukoscope export.") from None
+    if outside:
+        raise BundleError(
+            f"{where} keeps data in files outside the bundle, which no hash protects, so it is not loaded. "
+            "Make the bundle again with leukoscope export."
+        )
+    if strange:
+        raise BundleError(
+            f"{where} uses {', '.join(strange[:5])}, which no network of this program needs, so it is not loaded. "
+            "Do not trust this bundle; ask who made it."
+        )
+
+
+def strange_operators(onnx: bytes) -> set[str]:
+    """Return the operators of the main graph that are not in OPERATORS, and "functions" where the file brings its own.
+
+    Only operators with graphs inside, of which none is allowed, could hide others.
+
+    Raises:
+        ValueError: the bytes are not a protocol-buffer message.
+    """
+    found: set[str] = set()
+    for field, value in _fields(memoryview(onnx)):
+        if field == _FUNCTIONS:
+            found.add("functions")
+        elif field == _GRAPH and isinstance(value, memoryview):
+            found |= {_operator(node) for number, node in _fields(value) if number == _NODES}
+    return found - OPERATORS
+
+
+def _operator(node: int | memoryview) -> str:
+    if not isinstance(node, memoryview):
+        raise ValueError("not an ONNX file")
+    named = {field: bytes(value) for field, value in _fields(node) if isinstance(value, memoryview)}
+    domain = named.get(_DOMAIN, b"").decode(errors="replace")
+    name = named.get(_OPERATOR, b"").decode(errors="replace")
+    return name if domain in ("", "ai.onnx") else f"{domain}.{name}"
 
 
 def points_outside(onnx: bytes) -> bool:

@@ -182,7 +182,7 @@ class Manifest(Settings):
     """The class that counts as disease; empty with more than two classes."""
     members: tuple[Member, ...] = Field(min_length=1)
     """Their calibrated probabilities and maps are averaged; the embedding is that of the first."""
-    operating_points: dict[str, float] = Field(default_factory=dict)
+    operating_points: dict[str, Share] = Field(default_factory=dict)
     """Operating point -> smallest probability of the disease that is called disease; empty: the likeliest class."""
     views: Literal["one", "flips", "turns"] = "one"
     """Test-time augmentation: the crop alone, its 4 mirrorings, or these and their quarter turns (8)."""
@@ -364,8 +364,11 @@ def _read_table(path: Path) -> dict[str, Any]:
     try:
         table = read_json(path)
         fingerprint(table)
+        json.dumps(table, allow_nan=False)
     except (DataError, RecursionError, UnicodeEncodeError):  # nested too deeply; half a character
         raise _changed(path) from None
+    except ValueError:
+        raise BundleError(f"{path} holds numbers that are none (NaN or Infinity). {_AGAIN}") from None
     if not isinstance(table, dict) or not isinstance(table.get("format"), int):
         raise BundleError(f"{path} does not describe a model bundle: it has no number 'format'. {_AGAIN}")
     return table

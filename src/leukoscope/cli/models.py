@@ -32,13 +32,49 @@ def show(bundle: str | None) -> None:
       leukoscope models show models/first
     """
     from ..bundle.manifest import CARD
+    from ..bundle.signature import signature_of
     from ..inference.predictor import load
 
     predictor = load(bundle)
     click.echo(predictor.bundle.read(CARD).decode())
+    signature = signature_of(predictor.bundle)
+    who = f'Signed by "{signature.name}" with the key {signature.key}.' if signature else "Not signed."
+    click.echo(who, err=True)
     click.echo(
         f"All {len(predictor.manifest.files) + 1} files are as they were made. Seal {predictor.manifest.seal}", err=True
     )
+
+
+@models.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def key(path: Path) -> None:
+    """Make a key to sign bundles with: the private one in PATH, the public one, to be handed out, in PATH.pub.
+
+    \b
+    Examples:
+      leukoscope models key ~/.leukoscope-key
+    """
+    from ..bundle.signature import make_key
+
+    click.echo(f"The fingerprint of the key is {make_key(path)}. Keep {path} to yourself; hand out {path}.pub.")
+
+
+@models.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--key", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Private key.")
+@click.option("--name", required=True, help="Who signs, as others shall read it.")
+def sign(bundle: Path, key: Path, name: str) -> None:
+    """Sign a model BUNDLE: whoever has the public key can tell that it is as you made it.
+
+    \b
+    Examples:
+      leukoscope models sign models/first --key ~/.leukoscope-key --name "Haematology, Example Hospital"
+    """
+    from ..bundle.manifest import open_bundle
+    from ..bundle.signature import sign as sign_bundle
+
+    signature = sign_bundle(open_bundle(bundle), key, name=name)
+    click.echo(f"Signed {bundle} with the key {signature.key}.")
 
 
 @models.command("list")

@@ -26,6 +26,7 @@ def _place_options(command: Any) -> Any:
 
 _HELP = {
     "model": "Model bundle: a folder, or hf://owner/name. [default: the shipped one]",
+    "trust": "Public key (leukoscope models key): serve only a bundle that it signed; may stand several times.",
     "survival": "Folder that `leukoscope survival` wrote; may stand several times.",
     "host": "Address to open on; others than this machine's own need accounts.",
     "name": "Host name that browsers call it by; may stand several times.",
@@ -45,6 +46,7 @@ _PASSWORD = click.option(
 @click.command()
 @_place_options
 @click.option("--model", metavar="BUNDLE", envvar="LEUKOSCOPE_MODEL", help=_HELP["model"])
+@click.option("--trust", multiple=True, type=click.Path(exists=True, path_type=Path), help=_HELP["trust"])
 @click.option("--survival", multiple=True, type=_FOLDER, help=_HELP["survival"])
 @click.option("--operating-point", "point", type=_POINTS, default="balanced", show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help=_HELP["host"])

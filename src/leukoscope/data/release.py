@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from ..errors import DataError
 from ..files import read_csv, read_json, sha256_of, write_whole
@@ -154,6 +154,7 @@ _CHUNK = 1 << 20
 _TRIES = 6
 # The whole release unpacks to 11 GB; an archive that claims much more is a bomb or something else.
 _MOST_BYTES = 40_000_000_000
+_MOST_DOWNLOAD = 20_000_000_000  # the archive of the whole release has less than 11 GB
 
 
 def fetch(source: str, folder: Path) -> Path:
@@ -238,7 +239,7 @@ def _download_rest(url: str, part: Path, *, headers: dict[str, str]) -> bool:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={have}-"} if have else {}))
     try:
-        answer = urllib.request.urlopen(request, timeout=60)
+        answer = urllib.request.build_opener(_Redirects).open(request, timeout=60)
     except urllib.error.HTTPError as refused:
         if refused.code == 416 and have:  # nothing is left to fetch
             return True
@@ -247,9 +248,33 @@ def _download_rest(url: str, part: Path, *, headers: dict[str, str]) -> bool:
         start = have if answer.status == 206 else 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length else None
+        if (total or 0) > _MOST_DOWNLOAD:
+            raise DataError(f"{url} {_TOO_LONG}")
         for chunk in _chunks(answer, start=start, total=total):
             file.write(chunk)
+            if file.tell() > _MOST_DOWNLOAD:
+                part.unlink(missing_ok=True)
+                raise DataError(f"{url} {_TOO_LONG}")
     return total is None or part.stat().st_size == total
+
+
+_TOO_LONG = f"sends more than {_MOST_DOWNLOAD // 10**9} GB. It is not the release. Check the address."
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect without the key, unless it leads to the same host; and never from https to http."""
+
+    def redirect_request(  # noqa: PLR0917  # as its base calls it
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Return the request that follows, or refuse it."""
+        old, new = (urllib.parse.urlsplit(each) for each in (req.full_url, newurl))
+        if old.scheme == "https" and new.scheme != "https":
+            raise urllib.error.HTTPError(req.full_url, code, "leads to an address without TLS", headers, fp)
+        found = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if found is not None and (old.scheme, old.netloc) != (new.scheme, new.netloc):
+            found.remove_header("Authorization")
+        return found
 
 
 def _chunks(answer: IO[bytes], *, start: int, total: int | None) -> Iterator[bytes]:

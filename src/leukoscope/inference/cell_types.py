@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ..bundle.graph import points_outside
+from ..bundle.graph import check_graph
 from ..bundle.manifest import Bundle
 from ..errors import BundleError
 from ..images.read import RGB
@@ -112,8 +112,7 @@ def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: An
 def _open(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
     onnx = bundle.read(name)
     try:
-        if points_outside(onnx):
-            raise BundleError(f"{bundle.path / name} keeps data in files outside the bundle, so it is not loaded.")
+        check_graph(onnx, bundle.path / name)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4

@@ -1,15 +1,17 @@
 """The networks of a bundle as one: prepared crops in; calibrated probabilities, map and embedding out."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ..bundle.graph import points_outside
+from ..bundle.graph import check_graph
 from ..bundle.manifest import Bundle, Member
 from ..config import Prepare
 from ..errors import BundleError
@@ -24,6 +26,9 @@ OUTPUTS = ("probabilities", "map", "embedding")
 CLASSES_KEY = "leukoscope.classes"  # in the graph's metadata
 _LOOKS_AT_ONCE = 2  # a tenth faster an image than one, and small enough that five members fill two processors evenly
 _SMALLEST = 1e-9
+_TRIAL_SECONDS = 60.0  # for one crop
+_ROUNDING = 1e-3  # half precision of probabilities
+_UNTRUE = "Make the bundle again with leukoscope export, and do not trust this one."
 _QUIET = 4  # ONNX Runtime's level for fatal errors: what is wrong is said by our own errors
 
 
@@ -117,6 +122,7 @@ def _look(session: onnxruntime.InferenceSession, seen: Crops, views: Sequence[Vi
 def _together(seen: Sequence[list[Arrays]], member: Member, *, views: int) -> Outputs:
     """Join the looks of one member: mean over the views, the embedding of the crop as it is."""
     probabilities, maps, embedding = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    _check_answer(probabilities, where=member.graph)
     chances = probabilities.reshape(-1, views, probabilities.shape[1]).mean(axis=1, dtype=np.float64)
     return Outputs(
         temper(chances, member.temperature), maps.reshape(-1, views, *maps.shape[1:]).mean(axis=1), embedding[::views]
@@ -133,15 +139,7 @@ def _enlarge(maps: NDArray[np.float32], plane: tuple[int, ...]) -> NDArray[np.fl
 
 def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSession:
     onnx, where = bundle.read(member.graph), bundle.path / member.graph
-    try:
-        outside = points_outside(onnx)
-    except ValueError:
-        raise BundleError(f"{where} is not an ONNX file. Make the bundle again with leukoscope export.") from None
-    if outside:
-        raise BundleError(
-            f"{where} keeps data in files outside the bundle, which no hash protects, so it is not loaded. "
-            "Make the bundle again with leukoscope export."
-        )
+    check_graph(onnx, where)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
@@ -154,7 +152,31 @@ def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSessio
             "Make the bundle again with leukoscope export, or update onnxruntime."
         ) from None
     _check_graph(bundle, member, session)
+    _try_out(session, where, size=member.prepare.size)
     return session
+
+
+def _try_out(session: onnxruntime.InferenceSession, where: Path, *, size: int) -> None:
+    """Ask a network about one black crop: it must answer in time, and with probabilities."""
+    running = onnxruntime.RunOptions()
+    timer = threading.Timer(_TRIAL_SECONDS, setattr, (running, "terminate", True))
+    timer.start()
+    try:
+        probabilities, *rest = session.run(OUTPUTS, {"crops": np.zeros((1, size, size, 3), np.uint8)}, running)
+    except Exception as failed:  # noqa: BLE001  # ONNX Runtime has no common error below Exception
+        reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+        raise BundleError(f"{where} gives no answer ({reason}). {_UNTRUE}") from None
+    finally:
+        timer.cancel()
+    _check_answer(probabilities, where=str(where))
+    if not all(np.isfinite(each).all() for each in rest):
+        raise BundleError(f"{where} gives maps or embeddings that are no numbers. {_UNTRUE}")
+
+
+def _check_answer(probabilities: Arrays, *, where: str) -> None:
+    low, high, sums = probabilities.min(), probabilities.max(), probabilities.sum(axis=1)
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING and np.abs(sums - 1).max() < _ROUNDING):  # also false for NaN
+        raise BundleError(f"{where} gives probabilities from {low:.3g} to {high:.3g}, which are none. {_UNTRUE}")
 
 
 def _check_graph(bundle: Bundle, member: Member, session: onnxruntime.InferenceSession) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
+from ..errors import DataError
 from ..files import write_whole
 
 _TRIES, _PAUSE_S = 3, 2.0  # to fetch from a store that stutters
@@ -22,10 +23,28 @@ def url_of(path: str) -> str:
 def beside(table: str, path: str) -> str:
     """Return where a path leads that stands in a table: seen from its folder, unless it is whole.
 
-    >>> beside("s3://lab/cells.csv", "a/1.png"), beside("s3://lab/cells.csv", "gs://other/2.png")
-    ('s3://lab/a/1.png', 'gs://other/2.png')
+    A table leads to files of its own kind alone: who writes one must not make this program call other servers, or read
+    files of this machine.
+
+    >>> beside("s3://lab/cells.csv", "a/1.png"), beside("s3://lab/cells.csv", "s3://other/2.png")
+    ('s3://lab/a/1.png', 's3://other/2.png')
+
+    Raises:
+        DataError: it names another kind of place, such as http:// in a table on s3://.
     """
-    return path if "://" in path or path.startswith("/") else f"{table.rpartition('/')[0]}/{path}"
+    whole = "://" in path or path.startswith("/") or "::" in path
+    if whole and scheme_of(path) != scheme_of(table):
+        raise DataError(f"{table} names {path}, which is not on {scheme_of(table)} as the table is. Mend the table.")
+    return path if whole else f"{table.rpartition('/')[0]}/{path}"
+
+
+def scheme_of(url: str) -> str:
+    """Return the kind of place of a URL; "file" for a path on this machine, all of it where several are chained.
+
+    >>> scheme_of("s3://lab/a.png"), scheme_of("/data/a.png"), scheme_of("simplecache::http://x/a.png")
+    ('s3', 'file', 'simplecache::http')
+    """
+    return url.partition("://")[0] if "://" in url or "::" in url else "file"
 
 
 def read_file(url: str) -> bytes | None:

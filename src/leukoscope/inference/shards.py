@@ -68,8 +68,14 @@ def count_inputs(table: str) -> int:
         raise DataError(f"{table} is not a Parquet table ({damaged}). Write it again.") from None
 
 
-def read_inputs(table: str, *, start: int, stop: int) -> list[Input]:
-    """Return some rows of a table of images, reading only the row groups that hold them."""
+def read_inputs(table: str, *, start: int, stop: int, own: bool = False) -> list[Input]:
+    """Return some rows of a table of images, reading only the row groups that hold them.
+
+    A table that `write_inputs` made (`own`) leads where the command said; any other one to its own kind of place.
+
+    Raises:
+        DataError: a row names another kind of place.
+    """
     with fsspec.open(table) as file:
         source = pq.ParquetFile(file)
         sizes = [source.metadata.row_group(number).num_rows for number in range(source.num_row_groups)]
@@ -78,12 +84,13 @@ def read_inputs(table: str, *, start: int, stop: int) -> list[Input]:
         named = [name for name in COLUMNS if name in source.schema_arrow.names]
         read = source.read_row_groups(groups, columns=named)
         skipped = start - (ends[groups[0]] - sizes[groups[0]])
-    return [_input(row, table=table) for row in read.slice(skipped, stop - start).to_pylist()]
+    return [_input(row, table=table, own=own) for row in read.slice(skipped, stop - start).to_pylist()]
 
 
-def _input(row: dict[str, str | None], *, table: str) -> Input:
+def _input(row: dict[str, str | None], *, table: str, own: bool) -> Input:
     path = row["path"] or ""
-    return {"path": path, "subject": row.get("subject") or "", "url": row.get("url") or beside(table, path)}
+    url = row.get("url") or path
+    return {"path": path, "subject": row.get("subject") or "", "url": url if own else beside(table, url)}
 
 
 def _listed(url: str) -> Iterator[Input]:
@@ -240,7 +247,8 @@ def answer_shard(plan: Plan, shard: Shard, predictor: Predictor, *, threads: int
     """Answer every image of a shard, `threads` at a time, and write its file, unless it is there."""
     if done := _counts_of(plan, shard):
         return done
-    inputs = read_inputs(shard.table, start=shard.start, stop=shard.stop)
+    own = shard.table == f"{plan.out}/inputs.parquet"
+    inputs = read_inputs(shard.table, start=shard.start, stop=shard.stop, own=own)
     counts, rows = Counts(), []
     with TemporaryDirectory(prefix="leukoscope-") as folder:
 

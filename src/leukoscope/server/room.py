@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..bundle.signature import check_signature
 from ..errors import UsageError
 from ..inference.predictor import Predictor, load
 from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_account
@@ -91,6 +92,8 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         UsageError: it would be open to others, but nobody has an account.
     """
     predictor = load(settings.model)
+    if settings.trust:
+        check_signature(predictor.bundle, settings.trust)
     if make_private(settings.data):
         LOG.warning("%s could be read by others on this machine; it is closed to them now (700).", settings.data)
     database, pictures, log = Database(settings.url), Pictures(settings.data), AuditLog(settings.data)

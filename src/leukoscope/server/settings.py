@@ -37,6 +37,8 @@ class Serving(Settings):
     """Address of a PostgreSQL database; empty: SQLite in `data`."""
     model: str | Path | None = None
     """Bundle that answers; None: the shipped one."""
+    trust: tuple[Path, ...] = ()
+    """Public keys: with any, only a bundle that one of them has signed is served."""
     survival: tuple[Path, ...] = ()
     """Folders that `leukoscope survival fit` wrote."""
     point: Literal["balanced", "high_sensitivity", "high_specificity"] = "balanced"
