@@ -9,7 +9,21 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOWN = ("train", "survival", "fields", "heic", "dicom", "adapt", "serve", "tensorboard", "cluster")
+SHOWN = (
+    "train",
+    "survival",
+    "fields",
+    "wsi",
+    "heic",
+    "dicom",
+    "adapt",
+    "hub",
+    "pandas",
+    "sign",
+    "serve",
+    "tensorboard",
+    "cluster",
+)
 # What may stand in the core beside Apache-2.0 without asking anything of who uses it but to keep the notice.
 PERMISSIVE = re.compile(
     r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|HPND|Zlib|0BSD|CC0|Unlicense|MIT-CMU|Matplotlib)\b",
@@ -21,6 +35,10 @@ _INTRODUCTION = """# Licences
 leukoscope is under Apache-2.0. These are the packages that its installs bring, each with the licence that it states of
 itself; made when this site was built. `make sbom` writes the same as a bill of materials (CycloneDX).
 """
+_LESSER = """These are libraries that the program calls and does not change. Who passes an installation on, as in a
+container, passes on their licences with it and lets them be exchanged for other versions; `pip install` of another
+version is enough. Wheels of `opencv-python-headless` hold parts of FFmpeg, and those of `pi-heif` libheif and libde265,
+under the LGPL too, whatever the package states of itself; their licence files lie beside them."""
 
 
 def page() -> str:
@@ -30,7 +48,13 @@ def page() -> str:
     for extra in SHOWN:
         added = closure(extra) - core
         parts += [f"## leukoscope[{extra}]", _table(added) if added else "Nothing more."]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, "## Under the LGPL", _LESSER, _table(lesser())]) + "\n"
+
+
+def lesser() -> set[str]:
+    """Return the installed packages of all extras that are under the LGPL, as they state it themselves."""
+    everything = set().union(*(closure(extra) for extra in ("", *SHOWN)))
+    return {name for name in everything if re.search(r"LGPL|Lesser General", licence_of(name))}
 
 
 def closure(extra: str = "") -> set[str]:

@@ -67,6 +67,12 @@ def test_no_install_brings_a_licence_that_would_bind_the_program() -> None:
     assert {name for name, licence in binding.items() if not re.search(r"LGPL|Lesser|MPL|Mozilla", licence)} == set()
 
 
+def test_parts_under_the_lgpl_are_named() -> None:
+    page = load("licences_page")
+    assert {"psycopg", "fpdf2"} <= page.lesser()
+    assert "| psycopg |" in page.page().partition("## Under the LGPL")[2]
+
+
 def test_all_extras_are_on_the_page_of_licences() -> None:
     inner = {"fields", "test", "docs"}  # part of others, or for those who work on the program
     assert set(load("licences_page").SHOWN) | inner == PROJECT["optional-dependencies"].keys()

@@ -166,7 +166,8 @@ def test_a_case_deleted_while_it_is_analysed_leaves_nothing(idle: Place) -> None
     me, case = filled(idle, pictures=40)
     worker = start_worker(idle.room.settings)
     wait_until(idle, cells=4)
-    me.remove(f"/cases/{case}")
+    removed = me.remove(f"/cases/{case}")
+    assert removed.status_code == 200, removed.text
     time.sleep(0.5)
     other = me.case()
     me.send(other, cell_picture(1), wait=0)

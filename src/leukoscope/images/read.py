@@ -234,6 +234,8 @@ def _opened(source: Path | bytes, name: str) -> BinaryIO:
         stream: BinaryIO = io.BytesIO(source)
     else:
         try:
+            if not source.is_dir() and source.exists() and not source.is_file():
+                raise ImageError(f"{name} is a pipe or a device, not a file. Save its image in a file.")
             stream = source.open("rb")
         except FileNotFoundError:
             raise ImageError(

@@ -176,6 +176,8 @@ def _of_file(path: Path, *, suffixes: Collection[str]) -> Gathered:
         return _in_table(path)
     if not path.exists() and path.suffix.lower() not in suffixes:
         raise UsageError(f"{path} does not exist. Check the path.")
+    if path.exists() and not path.is_file():  # to open a pipe that nobody writes waits without end
+        raise UsageError(f"{path} is a pipe or a device, not a file. Save what comes from it as an image first.")
     return Gathered([Source(path)])  # one that is missing or broken is refused by name, the others answered
 
 

@@ -101,7 +101,17 @@ def lock_cases(session: Session, tasks: Sequence[Task]) -> None:
     """
     mine = Case.id.in_({task.case_id for task in tasks})
     session.execute(select(Case.id).where(mine).order_by(Case.id).with_for_update(key_share=True))
-    session.execute(update(Case).where(mine).values(version=Case.version + 1))
+
+
+def note_finished(session: Session, tasks: Sequence[Task]) -> None:
+    """Give cases a new version whose analysis has come to its end: who signs must have seen all of it.
+
+    While it is under way, a case keeps its version, so that it can be deleted.
+    """
+    mine = Case.id.in_({task.case_id for task in tasks})
+    open_ = select(Job.id).where(Job.case_id == Case.id, Job.state.in_((QUEUED, RUNNING)))
+    done = update(Case).where(mine, ~open_.exists()).values(version=Case.version + 1)
+    session.execute(done.execution_options(synchronize_session=False))
 
 
 def finish(session: Session, task: Task, owner: str, *, error: str = "") -> bool:

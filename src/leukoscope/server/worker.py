@@ -267,6 +267,8 @@ class Worker:
         with self._database.writing(bulk=True) as session:
             queue.lock_cases(session, tasks)
             yield session
+            session.flush()
+            queue.note_finished(session, tasks)
 
     def _note(self, session: Session, case_id: int, *, cells: int) -> None:
         seal = self._predictor.manifest.seal

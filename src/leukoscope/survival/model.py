@@ -6,6 +6,7 @@ Times are in the unit of the cohort. Intervals: delta method on the log(-log) sc
 coefficients and the variance of the baseline hazard (Tsiatis 1981; Andersen et al. 1993, section VII.2).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..files import read_json, write_json
+from ..files import fingerprint, read_json, write_json
 from .curves import Array, Curve, log_log_band
 
 FORMAT = 1
@@ -291,8 +292,10 @@ def _errors(
 
 
 def write_model(path: Path, model: SurvivalModel) -> None:
-    """Write a model as JSON."""
-    write_json(path, {"format": FORMAT, "what": "leukoscope survival model, research use only", **_plain(model)})
+    """Write a model as JSON, under a seal over all of it."""
+    table = {"format": FORMAT, "what": "leukoscope survival model, research use only", **_plain(model)}
+    table = json.loads(json.dumps(table))  # as it will be read
+    write_json(path, table | {"seal": fingerprint(table)})
 
 
 def _plain(value: Any) -> Any:
@@ -314,13 +317,15 @@ def read_model(path: Path) -> SurvivalModel:
     """Read a model (the file, or the folder that `survival fit` wrote).
 
     Raises:
-        DataError: no model there, a damaged one, or one of a newer version.
+        DataError: no model there, a damaged or changed one, or one of a newer version.
     """
     path = path / "model.json" if path.is_dir() else path
     raw = read_json(path)
     try:
         if raw["format"] > FORMAT:
             raise DataError(f"{path} was written by a newer leukoscope. Update leukoscope, or fit the model again.")
+        if raw["seal"] != fingerprint({name: value for name, value in raw.items() if name != "seal"}):
+            raise DataError(f"{path} was changed or damaged since it was fitted. Copy it again, or fit it again.")
         return _model_of(raw)
     except (KeyError, TypeError, ValueError, AttributeError) as damaged:
         raise DataError(f"{path} is not a whole survival model ({damaged!r}). Fit it again.") from None

@@ -1,0 +1,40 @@
+"""Where images may come from: pipes are refused at once, and a table leads to its own kind of place alone."""
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from leukoscope.cli.predict import predict
+from leukoscope.errors import DataError, ImageError, UsageError
+from leukoscope.images.read import read_image
+from leukoscope.inference.remote_files import beside
+from leukoscope.inference.sources import sources_of
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")
+
+
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.png"
+    os.mkfifo(pipe)
+    with pytest.raises(ImageError, match="is a pipe"):
+        read_image(pipe)
+    with pytest.raises(UsageError, match="is a pipe"):
+        sources_of([pipe])
+    told = CliRunner().invoke(predict, [str(pipe)])
+    assert told.exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("table", "path"),
+    [
+        ("s3://lab/cells.parquet", "http://169.254.169.254/latest/meta-data"),
+        ("s3://lab/cells.parquet", "/etc/passwd"), ("s3://lab/cells.parquet", "file:///etc/passwd"),
+        ("/data/cells.parquet", "http://example.org/a.png"), ("/data/cells.parquet", "simplecache::s3://lab/a.png"),
+        ("https://example.org/cells.csv", "ftp://example.org/a.png"), ("/data/cells.csv", "github://a:b@/c.png"),
+    ],
+)  # fmt: skip
+def test_a_table_leads_to_no_other_kind_of_place(table: str, path: str) -> None:
+    with pytest.raises(DataError, match="as the table is"):
+        beside(table, path)
