@@ -1,7 +1,9 @@
 """The command line: each group's module is imported only when its command runs, so that --help answers at once."""
 
+import codecs
 import errno
 import importlib
+import io
 import sys
 from typing import Any, NoReturn
 
@@ -32,6 +34,10 @@ COMMANDS = {
     "models": ("models", "models", "List networks and print their layers."),
 }
 
+
+# What stands in for signs that a terminal may not have.
+_PLAIN = {"µ": "u", "≤": "<=", "≥": ">=", "–": "-", "—": "-", "…": "...", "×": "x", "²": "2", "−": "-", "’": "'",
+          "“": '"', "”": '"', "→": "->", "±": "+-", "°": " degrees", "✓": "+", "✗": "-", "\u00a0": " "}  # fmt: skip
 
 _STOPPED = (
     "Stopped. Files that were finished are kept, nothing half-written is. "
@@ -84,12 +90,23 @@ def leukoscope() -> None:
 
 def main() -> None:
     """Run the command line; print what a user can mend as one line and end with status 1 or 2."""
+    codecs.register_error("leukoscope", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="leukoscope")
     try:
         leukoscope(standalone_mode=True)
     except LeukoscopeError as error:
         _fail(str(error), status=error.exit_status)
     except OSError as error:
         _fail(_explain_os(error), status=1)
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """Replace what a terminal's encoding (GBK, Shift-JIS, Windows-1252 …) has no sign for."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
 def _explain_os(error: OSError) -> str:

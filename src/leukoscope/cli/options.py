@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
+import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -88,6 +90,16 @@ def printable(text: str | Path) -> str:
     'a\\udcff\\n.bmp'
     """
     return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def echo_json(text: str, *, nl: bool = True) -> None:
+    """Print JSON; signs that the output's encoding does not have are written as JSON's escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = re.sub(r"[^\x00-\x7f]", lambda sign: json.dumps(sign[0])[1:-1], text)
+    click.echo(text, nl=nl)
 
 
 def complain(text: str) -> None:

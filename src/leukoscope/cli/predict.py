@@ -12,7 +12,7 @@ import click
 
 from ..errors import attempt
 from ..files import json_text
-from .options import complain, field_options, many, model_option, point_option
+from .options import complain, echo_json, field_options, many, model_option, point_option
 from .output import Spool
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class PredictionRun:
 
         if self._request.as_json:
             facts = {"model": self._predictor.manifest.name, "operating_point": self._point.replace("_", "-")}
-            click.echo(json_text(facts)[:-1] + ', "cells": [', nl=False)
+            echo_json(json_text(facts)[:-1] + ', "cells": [', nl=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of what is wrong with a file we say one line ourselves
             self._answer_all()
@@ -97,7 +97,7 @@ class PredictionRun:
                 "differential": _json_of(self.counting.everything()),
                 "limits": limits_of(self._predictor.manifest, fields=bool(fields)),
             }  # fmt: skip
-            click.echo("\n], " + json_text(rest | self._facts_of_files())[1:])
+            echo_json("\n], " + json_text(rest | self._facts_of_files())[1:])
         else:
             counted = self.counting.everything()
             self.shown.print(
@@ -240,7 +240,7 @@ class PredictionRun:
             self._spool.add({"subject": subject} | row)
         if self._request.as_json:
             line = json_text(_plain(opinion, subject=subject, row=row))
-            click.echo(f",\n{line}" if self._printed else f"\n{line}", nl=False)
+            echo_json(f",\n{line}" if self._printed else f"\n{line}", nl=False)
             self._printed += 1
 
     def _refuse(self, source: "Source", refusal: "ImageError") -> None:

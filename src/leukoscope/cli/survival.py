@@ -300,8 +300,10 @@ def _print(predictions: Any, lines: Any, *, as_json_text: bool) -> None:
     from ..survival.words import NOTICE
 
     if as_json_text:
+        from .options import echo_json
+
         found = [as_json(prediction) for prediction in predictions]
-        click.echo(json.dumps(found if lines else found[0], indent=1, ensure_ascii=False))
+        echo_json(json.dumps(found if lines else found[0], indent=1, ensure_ascii=False))
         return
     for place, prediction in enumerate(predictions):
         if lines:
