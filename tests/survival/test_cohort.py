@@ -252,3 +252,20 @@ def test_minus_zero_is_zero_among_numbers_stages_and_events() -> None:
     assert cohort.stages == ("0", "1")
     assert cohort.stage.tolist() == [0, 0, 1, 1]
     assert cohort.state.tolist() == [1, 0, 1, 1]
+
+
+def test_a_landmark_counts_from_then_on_who_got_there_without_an_event() -> None:
+    text = "months,died,stage,start\n5,1,I,0\n6,0,I,0\n9,1,II,0\n20,0,II,3\n30,1,II,8\n"
+    cohort = cohort_from(text, entry="start", landmark="6 months")
+    assert cohort.time.tolist() == [3, 14]
+    assert cohort.entry is None
+    assert {drop.reason: drop.lines for drop in cohort.dropped} == {
+        "followed no longer than the landmark (six months), or had an event by then": (2, 3),
+        "entered after the landmark (six months)": (6,),
+    }
+    assert "Landmark analysis" in cohort.notes[-1] or "Landmark analysis" in cohort.notes[0]
+
+
+def test_a_landmark_that_nobody_reaches_is_refused() -> None:
+    with pytest.raises(DataError, match="no row can be used .*landmark"):
+        cohort_from("months,died,stage\n5,1,I\n6,0,II\n", landmark="2 years")

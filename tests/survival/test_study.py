@@ -264,3 +264,35 @@ def test_noise_looks_good_on_its_own_patients_and_optimism_says_so() -> None:
     assert found is not None
     assert found["c_index"]["optimism"] > 0.01
     assert found["c_index"]["corrected"] < found["c_index"]["apparent"]
+
+
+def test_a_landmark_is_said_on_the_page_and_in_every_answer(call: Call, tmp_path: Path) -> None:
+    words = ("--time", "months", "--event", "died", "--stage", "<b>stage", "--covariates", "age", *QUICK)
+    result = call("fit", str(_write(tmp_path / "c.csv")), *words, "--landmark", "3 months", "-o", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    _, text = _read(tmp_path / "out" / "survival.html")
+    assert "from three months after the start" in text
+    assert "Landmark analysis: times count from 3 months" in text
+    told = call("predict", str(tmp_path / "out"), "--stage", "II", "--age", "60")
+    assert "Times count from three months after the start" in told.output
+
+
+def test_times_free_and_lost_add_to_the_whole_and_differ_as_their_stages(call: Call, tmp_path: Path) -> None:
+    cohort = drawn(300, competing=True)
+    found = compare(cohort, horizons=(Horizon(24.0, "two years"),))
+    until = found["restricted_mean"]["until"]
+    for stage in found["stages"].values():
+        lost = sum(stage["time_lost"][event]["value"] for event in cohort.events)
+        assert stage["restricted_mean"]["value"] + lost == pytest.approx(until)
+    first, second = (found["stages"][name]["time_lost"]["relapse"]["value"] for name in ("I", "II"))
+    gap = found["time_lost"]["relapse"][0]
+    assert gap["stages"] == ["I", "II"]
+    assert gap["value"] == pytest.approx(second - first)
+    assert gap["p_holm"] >= gap["p"]
+
+
+def test_the_page_says_how_many_patients_riley_s_criteria_ask_for(fitted: Path) -> None:
+    size = json.loads((fitted / "survival.json").read_text())["model"]["size"]
+    assert size["patients"] == max(size["shrink"], size["optimism"], size["risk"])
+    _, text = _read(fitted / "survival.html")
+    assert f"Riley's criteria ask for {size['patients']:,} patients" in text

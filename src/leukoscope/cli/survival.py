@@ -65,6 +65,7 @@ def demo_command(output: Path, show: bool) -> None:
 @click.option("--stage-order", default="", help="Stages, mildest first: 'A<B<C'. Usual names are recognised.")
 @click.option("--stage-cuts", default="", help="Limits that cut a numeric index into stages: '0.8,1.2'.")
 @click.option("--entry", default="", help="Column: time at which the patient came under observation.")
+@click.option("--landmark", default="", help="Count from this time on, who got there without an event: '6 months'.")
 @click.option("--id", "id_column", default="", help="Column that names the patient, to find repeated rows.")
 @click.option("--covariates", default="", help="More predictors, with commas: 'age,log(wbc)'.")
 @click.option(
@@ -107,7 +108,8 @@ def _settings(options: dict[str, Any]) -> Any:
     return StudySettings(
         time=options["time_column"], event=options["event"], stage=options["stage"], unit=options["unit"],
         events=_mapping(options["events"]), event_name=options["event_name"], competing=_list(options["competing"]),
-        competing_time=options["competing_time"], entry=options["entry"], id=options["id_column"],
+        competing_time=options["competing_time"], entry=options["entry"], landmark=options["landmark"],
+        id=options["id_column"],
         covariates=_list(options["covariates"]), stage_order=_list(options["stage_order"], separator="<"),
         stage_cuts=_cuts(options["stage_cuts"]), horizons=_list(options["horizons"]),
         folds=options["folds"], repeats=options["repeats"], bootstrap=options["bootstrap"], seed=options["seed"],

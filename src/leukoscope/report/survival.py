@@ -104,6 +104,7 @@ def said(result: Mapping[str, Any]) -> dict[str, Any]:
         "calibration": [_calibration_words(entry) for entry in (judged or {}).get("calibration", ())],
         "optimism": _optimism_words(judged),
         "penalty": _penalty_words(model),
+        "size": _size_words(model),
         "repair": _repair_words(model),
         "decision": [_decision_words(entry, cohort["events"][0]) for entry in (judged or {}).get("decision", ())],
         "missing": [f"{name} {count:,}" for name, count in cohort["missing"].items() if count],
@@ -302,6 +303,30 @@ def _penalty_words(model: Mapping[str, Any]) -> str:
     )
 
 
+def _size_words(model: Mapping[str, Any]) -> str:
+    """Say how many patients the model would need by Riley's criteria, and what the present number means."""
+    if not model.get("causes"):
+        return ""
+    size = model["size"]
+    if not size:
+        return (
+            "The covariates explain no more than chance would, so no number of patients can be advised for them; the "
+            "figures on unseen patients decide."
+        )
+    needs = (
+        f"For its {counted(size['coefficients'], 'coefficient')} Riley's criteria ask for "
+        f"{counted(size['patients'], 'patient')} ({size['events']:.0f} events): {size['shrink']:,} so that nine "
+        f"tenths of every coefficient are kept on new patients, {size['optimism']:,} so that little flatters, "
+        f"{size['risk']:,} to know the mean risk within 5 of 100."
+    )
+    if model["patients"] >= size["patients"]:
+        return f"{needs} There are {model['patients']:,}: enough."
+    return (
+        f"{needs} There are {model['patients']:,}: too few. About {100 * size['shrinkage']:.0f} % of the coefficients "
+        "would be kept; the rest is chance."
+    )
+
+
 def _repair_words(model: Mapping[str, Any]) -> str:
     """State the rule by which a failure of proportional hazards was mended, and what a p value after it means."""
     rule = (
@@ -371,11 +396,12 @@ def _median_of(cohort: Mapping[str, Any]) -> str:
 
 def _draw(result: Mapping[str, Any]) -> Drawn:
     comparison, cohort, model = result["comparison"], result["cohort"], result["model"]
+    since = f"the landmark ({cohort['landmark']})" if cohort["landmark"] else "the start"
     alt = " ".join(stage["horizons"][-1]["text"] for stage in comparison["stages"].values())
-    drawn = {"survival": (figures.stage_curves(comparison, curve="survival", unit=cohort["unit"]), alt)}
+    drawn = {"survival": (figures.stage_curves(comparison, curve="survival", unit=cohort["unit"], since=since), alt)}
     if len(cohort["events"]) > 1:
         for number, event in enumerate(cohort["events"], start=1):
-            svg = figures.stage_curves(comparison, curve=event, unit=cohort["unit"])
+            svg = figures.stage_curves(comparison, curve=event, unit=cohort["unit"], since=since)
             drawn[f"incidence-{number}"] = (svg, f"Cumulative incidence of {event} by stage.")
     for number, cause in enumerate(model.get("causes", ()), start=1):
         if cause["ratios"]:

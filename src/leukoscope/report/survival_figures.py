@@ -56,7 +56,7 @@ def _look(place: int, stages: int) -> dict[str, Any]:
     return {"color": STAGE_COLOURS[_number(place, stages)][0], "linestyle": line}
 
 
-def stage_curves(comparison: Mapping[str, Any], *, curve: str, unit: str) -> str:
+def stage_curves(comparison: Mapping[str, Any], *, curve: str, unit: str, since: str = "the start") -> str:
     """Draw one curve per stage with its band, and the numbers at risk below."""
     stages = comparison["stages"]
     rows = len(stages) * (1.15 if _fit_beside(stages) else 2.05) + 1
@@ -64,7 +64,7 @@ def stage_curves(comparison: Mapping[str, Any], *, curve: str, unit: str) -> str
         for place, (name, stage) in enumerate(stages.items()):
             _step(axes, stage["curves"][curve], name=name, **_look(place, len(stages)))
         _percent_axis(axes, label="of 100 patients")
-        axes.set_xlabel(f"{unit} since the start", labelpad=2)
+        axes.set_xlabel(f"{unit} since {since}", labelpad=2)
         axes.set_xlim(0, max(stage["curves"][curve]["last"] for stage in stages.values()))
         ticks = [tick for tick in comparison["ticks"] if tick <= axes.get_xlim()[1]]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UsageError
-from .horizons import Unit, unit_in
+from .horizons import Horizon, Unit, parse_horizon, unit_in
 from .settings import StudySettings
 from .stages import cut_names, cut_stages, order_stages
 from .table import Table, each, is_missing, listed, one_spelling, read_outcome, read_table
@@ -55,6 +55,7 @@ class Cohort:
     missing: dict[str, int] = field(default_factory=dict)
     stage_column: str = "stage"
     stage_cuts: tuple[float, ...] = ()
+    landmark: str = ""  # in words, where times count from one
     where: str = "cohort"
 
     def __len__(self) -> int:
@@ -97,7 +98,10 @@ def cohort_of(table: Table, settings: StudySettings) -> Cohort:
     outcome = read_outcome(table, settings)
     entry = _entries(table, settings)
     stage_names, joined = _stage_names(table, settings)
+    landmark = parse_horizon(settings.landmark, unit=unit) if settings.landmark else None
     dropped = _unusable(table, settings, time=outcome.time, state=outcome.state, entry=entry, stages=stage_names)
+    if landmark is not None:
+        _drop_before(dropped, landmark, time=outcome.time, entry=entry)
     keep = np.ones(len(table), dtype=bool)
     keep[[row for rows in dropped.values() for row in rows]] = False
     if not keep.any():
@@ -106,18 +110,39 @@ def cohort_of(table: Table, settings: StudySettings) -> Cohort:
         raise DataError(
             f"{table.where}: every time in '{settings.time}' is zero, so nothing was followed. Check --time."
         )
+    start = 0.0 if landmark is None else landmark.time
+    entry = None if landmark is not None else entry
     stages, ordered = _order(stage_names[keep], settings)
     covariates = {name: _covariate(table, name, joined) for name in settings.covariates}
     notes = [*outcome.notes, *joined, *_notes(table, settings, ordered=ordered, stages=stages)]
     return Cohort(
-        time=outcome.time[keep], state=outcome.state[keep], unit=unit, events=outcome.events,
+        time=outcome.time[keep] - start, state=outcome.state[keep], unit=unit, events=outcome.events,
         stage=_places(stage_names[keep], stages),
         stages=stages, ordered=ordered, entry=None if entry is None else entry[keep],
         covariates={name: values[keep] for name, values in covariates.items()},
         rows=len(table), notes=tuple(notes), missing=_missing(table, settings), where=table.where,
         dropped=tuple(Dropped(reason, tuple(table.lines[row] for row in rows)) for reason, rows in dropped.items()),
-        stage_column=settings.stage, stage_cuts=settings.stage_cuts,
+        stage_column=settings.stage, stage_cuts=settings.stage_cuts, landmark=landmark.words if landmark else "",
     )  # fmt: skip
+
+
+def _drop_before(
+    dropped: dict[str, list[int]], landmark: Horizon, *, time: np.ndarray, entry: np.ndarray | None
+) -> None:
+    """Leave out who had an event, was lost, or had not yet entered at the landmark.
+
+    Source: Anderson, Cain and Gelber (1983), doi 10.1200/JCO.1983.1.11.710.
+    """
+    gone = {row for rows in dropped.values() for row in rows}
+    over = f"followed no longer than the landmark ({landmark.words}), or had an event by then"
+    reasons = {over: time <= landmark.time}
+    if entry is not None:
+        reasons[f"entered after the landmark ({landmark.words})"] = entry > landmark.time
+    for reason, mask in reasons.items():
+        rows = [int(row) for row in np.flatnonzero(mask) if row not in gone]
+        gone.update(rows)
+        if rows:
+            dropped[reason] = rows
 
 
 def _check_roles(settings: StudySettings) -> None:
@@ -302,6 +327,11 @@ def bare_name(covariate: str) -> str:
 
 def _notes(table: Table, settings: StudySettings, *, ordered: bool, stages: tuple[str, ...]) -> list[str]:
     notes = []
+    if settings.landmark:
+        notes.append(
+            f"Landmark analysis: times count from {settings.landmark} after the start, and only patients who were "
+            "followed to then without an event are counted; what is said holds for them alone."
+        )
     if not ordered and len(stages) > 1:
         notes.append(
             f"The order of the stages is not known, so they stand by name and the trend test is left out. Give it with "
@@ -344,6 +374,7 @@ def describe(cohort: Cohort) -> dict[str, Any]:
         "stages": [_describe_stage(cohort, index) for index in range(len(cohort.stages))],
         "ordered": cohort.ordered,
         "left_truncated": cohort.entry is not None,
+        "landmark": cohort.landmark,
         "last_follow_up": float(cohort.time.max()),
     }
 

@@ -240,6 +240,15 @@ def choose_penalty(design: Design, *, cause: int, folds: int = 5) -> float:
     return PENALTIES[int(np.argmax(worth))]
 
 
+def likelihood_ratio(design: Design, *, cause: int) -> float | None:
+    """Return twice what all terms add to the log partial likelihood, no penalty; None where a term has no limit."""
+    if not design.terms:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        found = maximise(_rows(_sample(design, design.terms, cause=cause)))
+    return None if found.runaway is not None else 2 * (found.log_likelihood - found.log_likelihood_null)
+
+
 def _held_out(rows: Rows, kept: Array, *, penalty: float) -> float:
     """Return what the patients left out add to the log partial likelihood; minus infinity without a solution."""
     part = Rows(

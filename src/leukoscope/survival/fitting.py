@@ -19,17 +19,18 @@ from .cox import (
     effects_in_time,
     fit_cause,
     fit_terms,
+    likelihood_ratio,
     make_design,
 )
 from .curves import Z95, Array, Curve, aalen_johansen, kaplan_meier, risk_table
 from .fine_gray import fit_fine_gray
 from .model import CauseModel, ColumnFacts, SurvivalModel, Term
+from .sample_size import SHRINKAGE, needed
 from .words import counted, happened, in_stage
 
 _MOST = 700.0  # logarithm of the largest ratio that a number holds
 _KEPT = 200  # times at which a model file says how many were followed so far
 FEWEST_PER_COEFFICIENT = 2  # events; below it no model is fitted
-ADVISED_PER_COEFFICIENT = 10  # events; below it the page warns (Peduzzi et al. 1995)
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,11 @@ def _facts(name: str, values: Array) -> ColumnFacts:
     )
 
 
-def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Describe the model of every cause, the Fine–Gray model where events compete, and the extrapolating curve."""
+def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None, horizon: float) -> dict[str, Any]:
+    """Describe the model of every cause, the Fine–Gray model where events compete, and the extrapolating curve.
+
+    `horizon`, in the unit of the cohort, is where the advice on its size asks for a precise mean risk.
+    """
     if not fitted.causes or fitted.design is None:
         return {
             "kind": "curves of the stages",
@@ -165,7 +169,7 @@ def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None) -> d
         "events": events,
         "coefficients": fitted.coefficients,
         "events_per_coefficient": events / fitted.coefficients if fitted.coefficients else None,
-        "sparse": events < ADVISED_PER_COEFFICIENT * fitted.coefficients,
+        "size": _size(design, horizon=horizon),
         "penalty": fitted.model.causes[0].penalty,
         "causes": [_cause(design, fit, number) for number, fit in enumerate(fitted.causes)],
         "fine_gray": _fine_gray(design) if len(fitted.causes) > 1 else None,
@@ -176,6 +180,24 @@ def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None) -> d
         "unmodelled": fitted.model.unmodelled,
         "notes": list(fitted.notes),
     }
+
+
+def _size(design: Design, *, horizon: float) -> dict[str, Any] | None:
+    """Return how many patients the coefficients would need by Riley's criteria; None where the model explains nothing.
+
+    Cox and Snell's R² to expect is the one found, shrunk by van Houwelingen's factor as a first look always flatters.
+    """
+    cohort, terms = design.cohort, len(design.terms)
+    ratio = likelihood_ratio(design, cause=0)
+    if not terms or ratio is None or ratio <= terms:
+        return None
+    r2 = (1 - terms / ratio) * -np.expm1(-ratio / len(cohort))
+    follow_up = float((cohort.time - cohort.start).mean())
+    rate = float((cohort.state == 1).sum() / (cohort.time - cohort.start).sum())
+    size = needed(
+        r2=float(r2), coefficients=terms, rate=rate, horizon=horizon, follow_up=follow_up, patients=len(cohort)
+    )
+    return vars(size) | {"r2": float(r2), "coefficients": terms, "wanted": SHRINKAGE}
 
 
 def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
@@ -238,7 +260,7 @@ def hazard_ratios(
 
 
 def _fine_gray(design: Design) -> dict[str, Any] | None:
-    if design.cohort.entry is not None or not design.terms:
+    if not design.terms:
         return None
     try:
         fit = fit_fine_gray(design, design.terms)

@@ -111,6 +111,11 @@ def ask(
     """
     columns, stated, notes = _columns(model, patient)
     asked = horizons or [Horizon(time, words) for time, words in model.horizons]
+    if model.facts.get("landmark"):
+        notes = [
+            f"Times count from {model.facts['landmark']} after the start, for who lived to then without an event.",
+            *notes,
+        ]
     stage = str(columns[model.stage_column][0])
     if far := [note for facts in model.columns for note in _far(facts, columns)]:
         return _no_answer(model, stated, asked, far)

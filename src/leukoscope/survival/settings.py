@@ -27,6 +27,8 @@ class StudySettings(Settings):
     """Column with the time of the competing event, where it is not `time`; whichever came first counts."""
     entry: str = ""
     """Column with the time at which a patient came under observation (left truncation)."""
+    landmark: str = ""
+    """A time after the start, such as '6 months': who was followed to it without an event is counted from then on."""
     id: str = ""
     """Column that names the patient; empty: a column called id, patient_id, patid … if there is one."""
     covariates: tuple[str, ...] = ()

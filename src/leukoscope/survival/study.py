@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from ..files import provenance, write_json
 from .aft import fit_aft
@@ -30,6 +31,7 @@ from .curves import (
 from .fine_gray import late_gray
 from .fitting import Fitted, curves_of, explain_fit, fit_model, known_until
 from .horizons import Horizon, fitting_horizons, in_words, parse_horizon
+from .influence import Functional, time_lost
 from .model import SurvivalModel, write_model
 from .scores import MOST_PATIENTS, as_dict, judge, optimism
 from .settings import StudySettings
@@ -53,6 +55,7 @@ def compare(cohort: Cohort, *, horizons: Sequence[Horizon]) -> dict[str, Any]:
         },
         "tests": _tests(cohort) if len(cohort.stages) > 1 else {},
         "restricted_mean": {"until": until, "differences": _mean_differences(curves, until)},
+        "time_lost": _lost_differences(cohort, until),
     }
 
 
@@ -82,8 +85,45 @@ def _stage(
         "at_risk": [int(((cohort.time >= tick) & (cohort.start <= tick)).sum()) for tick in ticks],
         "median": as_dict(median(curves["survival"])),
         "restricted_mean": _open(Interval(mean, mean - Z95 * error, mean + Z95 * error), error > 0),
+        "time_lost": _time_lost(cohort, until) if cohort.competing else {},
         "horizons": [_at(cohort, curves, horizon, who) for horizon in horizons],
     }
+
+
+def _time_lost(cohort: Cohort, until: float) -> dict[str, Any]:
+    """Return the mean time lost to each event within `until`; with the mean time free of events they add to it."""
+    found = {event: _lost_to(cohort, until, cause) for cause, event in enumerate(cohort.events, start=1)}
+    return {event: _open(lost.interval, lost.error > 0) for event, lost in found.items()}
+
+
+def _lost_to(cohort: Cohort, until: float, cause: int) -> Functional:
+    return time_lost(cohort.time, cohort.state, until=until, start=cohort.entry, cause=cause)
+
+
+def _lost_differences(cohort: Cohort, until: float) -> dict[str, list[dict[str, Any]]]:
+    """Return for every event the difference in mean time lost of each pair of stages, with Holm's correction."""
+    parts = [cohort.take(cohort.stage == place) for place in range(len(cohort.stages))]
+    differences = {}
+    for cause, event in enumerate(cohort.events, start=1) if cohort.competing else ():
+        lost = [_lost_to(part, until, cause) for part in parts]
+        pairs = list(combinations(range(len(parts)), 2))
+        told = [lost[a].error > 0 and lost[b].error > 0 for a, b in pairs]
+        errors = [float(np.hypot(lost[a].error, lost[b].error)) for a, b in pairs]
+        gaps = [lost[b].value - lost[a].value for a, b in pairs]
+        ps = [
+            float(2 * norm.sf(abs(gap / error))) if some else None
+            for gap, error, some in zip(gaps, errors, told, strict=True)
+        ]
+        corrected = iter(holm([p for p in ps if p is not None]))
+        differences[event] = [
+            {
+                "stages": [cohort.stages[a], cohort.stages[b]],
+                **_open(Interval(gap, gap - Z95 * error, gap + Z95 * error), some),
+                "p": p, "p_holm": next(corrected) if some else None,
+            }
+            for (a, b), gap, error, some, p in zip(pairs, gaps, errors, told, ps, strict=True)
+        ]  # fmt: skip
+    return differences
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
@@ -231,7 +271,7 @@ def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival
         | {"median_follow_up": as_dict(median_follow_up(cohort.time, cohort.state, start=cohort.entry))},
         "horizons": [{"time": horizon.time, "words": horizon.words} for horizon in horizons],
         "comparison": compare(cohort, horizons=horizons),
-        "model": explain_fit(fitted, extrapolation=model.extrapolation),
+        "model": explain_fit(fitted, extrapolation=model.extrapolation, horizon=horizons[-1].time),
         "judgement": judgement,
         "limits": _limits(cohort, fitted) + limits,
         "provenance": _provenance(settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
@@ -310,7 +350,7 @@ def _finished(
     facts = {
         "cohort": cohort.where, "patients": len(cohort), "events": int((cohort.state == 1).sum()),
         "c_index": judgement["estimators"]["model"]["c_index"] if judgement else None,
-        "use": NOTICE,
+        "use": NOTICE, "landmark": cohort.landmark,
     }  # fmt: skip
     return replace(
         fitted.model, facts=facts, horizons=tuple((horizon.time, horizon.words) for horizon in horizons),

@@ -86,9 +86,14 @@ def _missing(cohort: Mapping[str, Any]) -> str:
 
 
 def _size(model: Mapping[str, Any]) -> str:
-    if not model.get("causes") or not model["events_per_coefficient"]:
+    if not model.get("causes") or not model["size"]:
         return "No size was planned by the program."
-    return f"{model['events_per_coefficient']:.1f} events per coefficient (ten or more are advised)."
+    size = model["size"]
+    return (
+        f"Riley's criteria ask for {counted(size['patients'], 'patient')} ({size['events']:.0f} events) for "
+        f"{counted(size['coefficients'], 'coefficient')}; there are {model['patients']:,} "
+        f"with {model['events']:,} events."
+    )
 
 
 def _partition(result: Mapping[str, Any]) -> str:
