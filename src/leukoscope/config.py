@@ -2,13 +2,14 @@
 
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
-from .errors import ConfigError, UnknownNameError, nearest
+from .errors import ConfigError, UnknownNameError, UsageError, nearest
 from .files import check_depth, read_text, write_text
 
 
@@ -222,6 +223,45 @@ def read_experiment(config: str | os.PathLike[str] | None, overrides: tuple[str,
     if path and not path.suffix and not path.exists():
         path = shipped(str(path))
     return Experiment.read(path, overrides=overrides)
+
+
+class Setting(NamedTuple):
+    """One setting of an experiment."""
+
+    name: str
+    """With its section, such as 'train.epochs'."""
+    value: str
+    """As TOML."""
+    meaning: str
+
+
+def list_settings(experiment: Experiment | None = None, *, under: str = "") -> Iterator[Setting]:
+    """Yield all settings of an experiment, by default with their defaults; `under`: those of one section or name.
+
+    Raises:
+        UsageError: there is no such section or setting.
+    """
+    found = list(_settings_of(experiment or Experiment()))
+    chosen = [each for each in found if not under or each.name == under or each.name.startswith(f"{under}.")]
+    if not chosen:
+        sections = dict.fromkeys(each.name.partition(".")[0] for each in found)
+        near = nearest(under, [*sections, *(each.name for each in found)])
+        raise UsageError(f"Unknown setting '{under}'.{near} Sections: {', '.join(sections)}.")
+    yield from chosen
+
+
+def _settings_of(model: BaseModel, prefix: str = "") -> Iterator[Setting]:
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _settings_of(value, f"{prefix}{name}.")
+            continue
+        shown = tomli_w.dumps({"value": list(value) if isinstance(value, tuple) else value}).partition("= ")[2]
+        one_of = ""
+        if "Literal" in str(field.annotation):
+            one_of = f"One of {', '.join(map(str, getattr(field.annotation, '__args__', ())))}."
+        text = " ".join(part for part in (" ".join((field.description or "").split()), one_of) if part)
+        yield Setting(f"{prefix}{name}", " ".join(shown.split()), text)
 
 
 def shipped(name: str) -> Path:

@@ -11,9 +11,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+_shown = True
+
+
+def show_bars(shown: bool) -> None:
+    """Show progress bars, or leave them out, from now on in this process."""
+    global _shown  # noqa: PLW0603  # a choice of the whole program, made once by the command line
+    _shown = shown
+
+
 def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterator[T]:
     """Yield `items` unchanged while a bar with the label and the time left stands on the terminal."""
-    if not sys.stderr.isatty():
+    if not _shown or not sys.stderr.isatty():
         yield from items
         return
     from rich.console import Console  # imported here: only a terminal pays for it

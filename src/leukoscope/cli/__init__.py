@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from ..errors import LeukoscopeError, nearest
+from .options import add_verbosity
 
 # command -> (module, attribute, one line for --help); the order is the order of work
 COMMANDS = {
@@ -32,6 +33,7 @@ COMMANDS = {
     "survival": ("survival", "survival", "Compare survival by stage, fit a model, predict for a patient."),
     "reproduce": ("run", "reproduce", "Run a published claim as an experiment and write its page."),
     "models": ("models", "models", "List networks and print their layers."),
+    "settings": ("run", "settings", "List the settings of an experiment, with their values and meaning."),
 }
 
 
@@ -56,7 +58,7 @@ class LazyCommands(click.Group):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(f".{module}", __name__), attribute)
-        return command
+        return add_verbosity(command)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS:
@@ -79,13 +81,19 @@ class LazyCommands(click.Group):
 def leukoscope() -> None:
     """Tell leukemia blasts from normal blood-cell precursors in microscope images, and say how sure that is.
 
-    For research; not a diagnosis.
+    For research; not a diagnosis. Every command takes --help, --quiet and --verbose.
+
+    \b
+    Completion in bash, zsh or fish: eval "$(_LEUKOSCOPE_COMPLETE=bash_source leukoscope)"
 
     \b
     Examples:
       leukoscope run C-NMC_Leukemia/ -o runs/first
       leukoscope run --synthetic 600 -o runs/demo
     """
+
+
+add_verbosity(leukoscope)
 
 
 def main() -> None:
@@ -97,8 +105,10 @@ def main() -> None:
     try:
         leukoscope(standalone_mode=True)
     except LeukoscopeError as error:
+        _trace()
         _fail(str(error), status=error.exit_status)
     except OSError as error:
+        _trace()
         _fail(_explain_os(error), status=1)
 
 
@@ -107,6 +117,16 @@ def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(_PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+def _trace() -> None:
+    """Print the traceback of the error at hand where --verbose was given."""
+    import logging
+
+    if logging.getLogger("leukoscope").isEnabledFor(logging.DEBUG):
+        import traceback
+
+        traceback.print_exc()
 
 
 def _explain_os(error: OSError) -> str:

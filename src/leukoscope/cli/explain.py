@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import model_option, point_option
+from .options import model_option, note, point_option
 
 if TYPE_CHECKING:
     from ..inference.explaining import Explainer, Explanation
@@ -68,7 +68,7 @@ def explain(
         _write_page(html, done, method=how["method"])
     for path in (output, html):
         if path and done:
-            click.echo(f"Wrote {printable(path)}")
+            note(f"Wrote {printable(path)}")
     for line in passed_over(found.passed, hidden=found.hidden):
         click.echo(printable(line))
     if found.empty or len(done) < len(found.sources) or any(case.refused for case in done):

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import note
+
 if TYPE_CHECKING:
     from ..models.export import Store
 
@@ -221,7 +223,7 @@ def adapt(
         click.echo(f"Not written: {adapted.result['verdict']} To write it all the same: --even-if-worse.", err=True)
         raise SystemExit(1)
     write(opened, output, adapted, seen)
-    click.echo(f"Wrote {output}", err=as_json)
+    note(f"Wrote {output}", err=as_json)
 
 
 def _table(result: dict[str, Any]) -> str:

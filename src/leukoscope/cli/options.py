@@ -16,6 +16,47 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+_QUIET = "leukoscope.quiet"
+
+
+def add_verbosity(command: click.Command) -> click.Command:
+    """Give a command, and all commands of a group, --quiet and --verbose."""
+    if not any(option.name == "quiet" for option in command.params):
+        command.params += [
+            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_be_quiet,
+                         help="Print results and problems only: no progress, no notes."),
+            click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=_be_verbose,
+                         help="Log what is done, and show the traceback of an error."),
+        ]  # fmt: skip
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            add_verbosity(inner)
+    return command
+
+
+def _be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
+    if quiet:
+        from ..progress import show_bars
+
+        context.meta[_QUIET] = True
+        show_bars(False)
+
+
+def _be_verbose(_: click.Context, __: click.Parameter, verbose: bool) -> None:
+    if verbose:
+        import logging
+
+        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+        logging.getLogger("leukoscope").setLevel(logging.DEBUG)
+
+
+def note(text: str, *, err: bool = False) -> None:
+    """Print a line that is no result, such as where a file was written; --quiet leaves it out."""
+    context = click.get_current_context(silent=True)
+    if context is None or not context.meta.get(_QUIET):
+        click.echo(text, err=err)
+
+
 def experiment_options(command: Command) -> Command:
     """Add --config and --set."""
     change = "Change one setting, such as train.epochs=5. May stand several times."

@@ -1,8 +1,9 @@
-"""Where results go: no two into one file, none over what is read."""
+"""Where results go, each into a file of its own, and what the terminal shows of them."""
 
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,7 +17,7 @@ from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..errors import UsageError
 from ..inference.differential import Differential, rounded
 from ..inference.limits import limits_of
-from ..inference.opinion import Opinion, Tally, review_priority
+from ..inference.opinion import Opinion, Tally, review_priority, title_of, worded
 from .options import many, printable
 
 Output = tuple[str, Path | None]  # the option as the user knows it, and the file it writes
@@ -82,9 +83,41 @@ class Spool:
 
 
 _ALL_SHOWN = 40  # cells that are listed one by one
-_NEEDIEST = 12  # of more than that
+_REVIEWED = 12  # of more than that
 _SUBJECTS = 60
-_UNUSABLE = 50
+_REASONS = 50
+_NAMES = 3
+
+
+class Problems:
+    """What is wrong with some files, told in one line for each reason; memory does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+        self._more = 0
+
+    def add(self, name: str, reason: str) -> None:
+        """Take in one more file."""
+        if reason not in self._counts and len(self._counts) >= _REASONS:
+            self._more += 1
+            return
+        self._counts[reason] += 1
+        if self._counts[reason] <= _NAMES:
+            self._names.setdefault(reason, []).append(name)
+
+    def lines(self) -> list[str]:
+        """Return the reasons with the files' names; where there are many files, with their number and the first names.
+
+        For example 'a.png: Is empty.', or '5 files: Is empty. (a.png, b.png, c.png and 2 more)'.
+        """
+        lines = []
+        for reason, count in self._counts.items():
+            names = self._names[reason]
+            more = f" and {count - len(names):,} more" if count > len(names) else ""
+            several = f"{many(count, 'file')}: {reason} ({', '.join(names)}{more})"
+            lines.append(f"{names[0]}: {reason}" if count == 1 else several)
+        return [*lines, *([f"and {many(self._more, 'more file')} for other reasons"] if self._more else [])]
 
 
 class Shown:
@@ -94,27 +127,27 @@ class Shown:
         self._manifest = manifest
         self._threshold = manifest.operating_points.get(point, 1.0)
         self._first: list[Opinion] = []
-        self._neediest: list[tuple[tuple[int, float], int, Opinion]] = []
-        self._unusable: list[str] = []
+        self._first_to_review: list[tuple[tuple[int, float], int, Opinion]] = []
+        self._unusable = Problems()
         self._count = 0
 
     def add(self, opinion: Opinion) -> None:
         """Look at one more opinion."""
+        if not opinion.readable:  # told by its reason, below the table
+            self._unusable.add(opinion.name, opinion.reason)
+            return
         self._count += 1
         if self._count <= _ALL_SHOWN + 1:
             self._first.append(opinion)
-        if not opinion.readable and len(self._unusable) < _UNUSABLE:
-            self._unusable.append(f"{opinion.name}: {opinion.reason}")
-        need = review_priority(opinion, positive=self._manifest.positive, threshold=self._threshold)
-        if need[0] < 2:
-            self._neediest.append((need, self._count, opinion))
-            if len(self._neediest) > 4 * _NEEDIEST:
-                self._neediest = sorted(self._neediest)[:_NEEDIEST]
+        priority = review_priority(opinion, positive=self._manifest.positive, threshold=self._threshold)
+        if priority[0] < 2:
+            self._first_to_review.append((priority, self._count, opinion))
+            if len(self._first_to_review) > 4 * _REVIEWED:
+                self._first_to_review = sorted(self._first_to_review)[:_REVIEWED]
 
-    def unusable(self, tally: Tally) -> list[str]:
-        """Return one line for each file that cannot be used as an image; of very many, the first ones."""
-        more = tally.all.unreadable - len(self._unusable)
-        return [*self._unusable, *([f"and {many(more, 'more file')} that cannot be used"] if more else [])]
+    def unusable(self) -> list[str]:
+        """Return one line for each reason why files cannot be used as images."""
+        return self._unusable.lines()
 
     def print(
         self, tally: Tally, *, fields: Sequence[dict[str, Any]] = (), told: Sequence[str] = (), err: bool = False,
@@ -126,10 +159,10 @@ class Shown:
         differential: of all cells; None where the bundle tells no types.
         """
         console = Console(highlight=False, soft_wrap=False, stderr=err)
-        if self._count <= _ALL_SHOWN:
+        if 0 < self._count <= _ALL_SHOWN:
             console.print(self._table(self._first))
-        elif self._neediest:
-            console.print(self._table([opinion for _, _, opinion in sorted(self._neediest)[:_NEEDIEST]]))
+        elif self._first_to_review:
+            console.print(self._table([opinion for _, _, opinion in sorted(self._first_to_review)[:_REVIEWED]]))
         console.print(counts(tally))
         if differential is not None:
             console.print(Text(differential.said), soft_wrap=True)
@@ -155,7 +188,7 @@ class Shown:
         shown = [self._manifest.positive] if self._manifest.positive else list(self._manifest.classes)
         table.add_column("image", no_wrap=True)
         for name in shown:
-            table.add_column(name, justify="right")
+            table.add_column(title_of(name), justify="right")
         if self._manifest.types:
             table.add_column("type", no_wrap=True)
         table.add_column("decision", no_wrap=True)
@@ -163,9 +196,9 @@ class Shown:
         for opinion in opinions:
             chances = opinion.probabilities or {}
             numbers = (f"{100 * chances[name]:.0f} %" if name in chances else "–" for name in shown)
-            decision = Text(opinion.decision, style=self._style(opinion))
+            decision = Text(title_of(opinion.decision), style=self._style(opinion))
             kind = [opinion.type or "–"] if self._manifest.types else []
-            reason = Text(printable(opinion.reason))
+            reason = Text(printable(worded(opinion.reason)))
             table.add_row(Text(_end_of(printable(opinion.name))), *numbers, *kind, decision, reason)
         return table
 
@@ -177,9 +210,9 @@ class Shown:
 def counts(tally: Tally) -> str:
     """Say in one line what was decided.
 
-    For example '1,000 cells: 512 all, 430 hem, 50 unsure, 8 refused (3 cannot be used as images)'.
+    For example '1,000 cells: 512 blast, 430 normal, 50 unsure, 8 refused (3 cannot be used as images)'.
     """
-    parts = [f"{number:,} {decision}" for decision, number in tally.decisions.items() if number]
+    parts = [f"{number:,} {title_of(decision)}" for decision, number in tally.decisions.items() if number]
     bad = tally.all.unreadable
     unusable = f" ({bad:,} cannot be used as {'images' if bad > 1 else 'an image'})" if bad else ""
     return f"{many(tally.all.cells, 'cell')}: {', '.join(parts)}{unusable}"
@@ -215,10 +248,10 @@ def apart_words(counted: Differential) -> str:
 def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     share = "share" in rows[0]
-    for title in ("subject", "cells", f"called {manifest.positive}", "unsure", "refused"):
+    for title in ("subject", "cells", f"called {title_of(manifest.positive)}", "unsure", "refused"):
         table.add_column(title, justify="left" if title == "subject" else "right")
     if share:
-        table.add_column(f"share of {manifest.positive} (95 % interval)")
+        table.add_column(f"share of {title_of(manifest.positive)} (95 % interval)")
     for row in rows:
         numbers = [f"{row[name]:,}" for name in ("cells", "called", "unsure", "refused")]
         table.add_row(Text(printable(row["subject"])), *numbers, *([_share(row["share"])] if share else []))
@@ -230,7 +263,7 @@ def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     numbers = ("cells", *(("called",) if manifest.positive else ()), "unsure", "refused")
     for title in ("field", *numbers, "scale"):
-        shown = f"called {manifest.positive}" if title == "called" else title
+        shown = f"called {title_of(manifest.positive)}" if title == "called" else title
         table.add_column(shown, justify="right" if title in numbers else "left", no_wrap=title != "scale")
     for row in rows:
         if row["width"]:

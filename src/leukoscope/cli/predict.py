@@ -12,8 +12,8 @@ import click
 
 from ..errors import attempt
 from ..files import json_text
-from .options import complain, echo_json, field_options, many, model_option, point_option
-from .output import Spool
+from .options import complain, echo_json, field_options, many, model_option, note, point_option
+from .output import Problems, Spool
 
 if TYPE_CHECKING:
     from ..errors import ImageError
@@ -76,6 +76,8 @@ class PredictionRun:
         self._printed = 0
         self._notes: Counter[str] = Counter()
         """What was done to the values of files -> of how many."""
+        self.problems = Problems()
+        """Of fields that are not to be trusted in full."""
         self._unusable: list[tuple[Source, str]] = []
         """Fields that cannot be used, and why."""
 
@@ -187,7 +189,7 @@ class PredictionRun:
         self._notes.update(smear.notes)
         self._smears.append((smear, source.subject))
         if smear.problem:
-            complain(f"{source.path}: {smear.problem}")
+            self.problems.add(str(source.path), smear.problem)
         if self._page:
             self._page.add_field(smear, found, subject=source.subject)
 
@@ -383,7 +385,7 @@ def predict_on_cluster(
     summarise(plan, counts)
     decided = ", ".join(f"{number:,} {name}" for name, number in sorted(counts.decisions.items()))
     click.echo(f"{many(counts.images, 'cell')}: {decided} ({counts.unreadable:,} cannot be used as images)")
-    click.echo(f"Wrote {plan.out}/cells")
+    note(f"Wrote {plan.out}/cells")
     if counts.unreadable:
         raise SystemExit(ImageError.exit_status)
 
@@ -464,7 +466,7 @@ def predict(images: tuple[str, ...], model: str | None, output: str | None, **op
     from ..errors import ImageError
     from ..inference.predictor import load
     from ..inference.sources import SUFFIXES, gather
-    from .options import complain, printable
+    from .options import printable
 
     engine = {name: options.pop(name) for name in ("workers", "cpus_per_worker")}
     if options.pop("engine") == "ray":
@@ -480,11 +482,11 @@ def predict(images: tuple[str, ...], model: str | None, output: str | None, **op
     _check_dicom([source.path for source in found.sources], request.formats)
     done = PredictionRun(predictor, found, request)
     done.run()
-    for line in done.shown.unusable(done.tally):
+    for line in [*done.shown.unusable(), *done.problems.lines()]:
         complain(line)
     for path in (output, request.html):
         if path:
-            click.echo(f"Wrote {printable(path)}", err=request.as_json or request.quiet)
+            note(f"Wrote {printable(path)}", err=request.as_json or request.quiet)
     if not done.all_used:
         raise SystemExit(ImageError.exit_status)
 

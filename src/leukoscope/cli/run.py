@@ -9,7 +9,7 @@ from types import FrameType
 
 import click
 
-from .options import experiment_options, layout_options, make_layout
+from .options import experiment_options, layout_options, make_layout, note
 
 
 @click.command(short_help="From a folder of images to a trained model and a report.")
@@ -61,16 +61,16 @@ def _stopping() -> Iterator[Callable[[str], None]]:
     """
     pressed = threading.Event()
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         pressed.set()
         signal.default_int_handler(number, frame)
 
     def say(line: str) -> None:
-        click.echo(line)
+        note(line)
         if pressed.is_set():
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, on_signal)
     try:
         yield say
     finally:
@@ -127,7 +127,7 @@ def evaluate(run: Path, by: tuple[str, ...]) -> None:
     from ..evaluation.verdict import summary
 
     click.echo(summary(measure_run(run, by=by)))
-    click.echo(f"Wrote {run / 'metrics.json'}")
+    note(f"Wrote {run / 'metrics.json'}")
 
 
 @click.command()
@@ -147,7 +147,7 @@ def report(run: Path) -> None:
 
     path = write_report(run)
     click.echo(summary(read_json(run / "metrics.json")))
-    click.echo(f"Wrote {path}")
+    note(f"Wrote {path}")
 
 
 _RUN_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -177,7 +177,7 @@ def compare(run_a: Path, run_b: Path, output: Path | None) -> None:
     click.echo(comparison_table(result))
     if output:
         write_json(output, result)
-        click.echo(f"Wrote {output}")
+        note(f"Wrote {output}")
 
 
 _FOLDER = click.Path(exists=True, path_type=Path)
@@ -232,7 +232,7 @@ def reproduce(
     if not name:
         raise UsageError(f"Name a study: {', '.join(names())}. What they test: leukoscope reproduce --list")
     asked = {key: value for key, value in smaller.items() if value is not None}
-    say = lambda text: click.echo(text, err=True)  # noqa: E731
+    say = lambda text: note(text, err=True)  # noqa: E731
     page = run(
         name,
         Given(data, fields, synthetic, offline, recipes),
@@ -242,3 +242,25 @@ def reproduce(
         say=say,
     )
     click.echo(page)
+
+
+@click.command()
+@click.argument("name", required=False, default="")
+@click.option("--config", metavar="FILE|NAME", help="Show the values of this TOML file or shipped experiment.")
+def settings(name: str, config: str | None) -> None:
+    """List all settings with their values and meaning, or those of one section or NAME such as train.epochs.
+
+    \b
+    Examples:
+      leukoscope settings
+      leukoscope settings train
+      leukoscope settings augment --config fine-tune
+    """
+    from textwrap import fill
+
+    from ..config import list_settings, read_experiment
+
+    for each in list_settings(read_experiment(config), under=name):
+        click.echo(f"{each.name} = {each.value}")
+        if each.meaning:
+            click.echo(fill(each.meaning, 96, initial_indent="    ", subsequent_indent="    "))

@@ -235,7 +235,8 @@ def _refuse_parts_as_classes(root: Path, classes: set[str]) -> None:
 def _from_table(table: Path, layout: Layout) -> Indexed:
     columns = (layout.path_column, layout.label_column, layout.subject_column)
     read = read_table(table)
-    rows = read.columns(columns, (layout.part_column,))
+    cure = "Name the columns it has with --path-column, --label-column and --subject-column."
+    rows = read.columns(columns, (layout.part_column,), cure=cure)
     if not rows:
         raise DataError(f"{table} lists no images. Add one row per image.")
     for number, row in zip(read.lines, rows, strict=True):

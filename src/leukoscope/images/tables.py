@@ -27,10 +27,11 @@ class Table:
     notes: tuple[str, ...] = ()
     """What was taken for granted, as sentences."""
 
-    def columns(self, required: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+    def columns(self, required: Sequence[str], optional: Sequence[str] = (), *, cure: str = "") -> list[Row]:
         """Return the rows with the columns asked for, under these names; an optional one that is missing is left out.
 
-        Names are compared without regard to upper and lower case, exact ones first.
+        Names are compared without regard to upper and lower case, exact ones first. cure: what to do about a missing
+        column.
 
         Raises:
             DataError: a required column is missing, or stands twice.
@@ -40,7 +41,7 @@ class Table:
         if missing:
             raise DataError(
                 f"{self.path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. "
-                f"It has: {', '.join(self.header) or 'nothing'}."
+                f"It has: {', '.join(self.header) or 'nothing'}." + f" {cure}" * bool(cure)
             )
         return [{name: row[place] for name, place in places.items()} for row in self.rows]
 

@@ -135,10 +135,10 @@ class Count:
     cells: int = 0
     answered: int = 0
     """All that were neither refused nor left unasked."""
+    above: int = 0
+    """Cells at or above the operating point, unsure ones too: so sensitivity was measured."""
     called: int = 0
-    """Cells that the operating point calls the disease, unsure ones too: so sensitivity was measured."""
-    decided: int = 0
-    """Of the called: those that are not left to a person."""
+    """Cells whose decision is the disease: those of them that are not left to a person."""
     unsure: int = 0
     refused: int = 0
     unreadable: int = 0
@@ -150,8 +150,8 @@ class Count:
         """Count one more cell."""
         self.cells += 1
         self.answered += opinion.decision not in (REFUSED, NOT_ASKED)
-        self.called += bool(positive) and opinion.called == positive
-        self.decided += bool(positive) and opinion.decision == positive
+        self.above += bool(positive) and opinion.called == positive
+        self.called += bool(positive) and opinion.decision == positive
         self.unsure += opinion.decision == UNSURE
         self.refused += opinion.decision == REFUSED
         self.unreadable += not opinion.readable
@@ -191,7 +191,7 @@ class Tally:
         for subject, count in self.subjects.items():
             row = {"subject": subject} | asdict(count)
             if accuracy:
-                row["share"] = accuracy.share(count.called, cells=count.answered, rng=rng)
+                row["share"] = accuracy.share(count.above, cells=count.answered, rng=rng)
             rows.append(row)
         return rows
 

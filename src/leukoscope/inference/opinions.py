@@ -119,7 +119,7 @@ class Opinions(Sequence[Opinion]):
             summary = SubjectSummary(
                 subject=row["subject"],
                 cells=row["cells"],
-                called=row["decided"],
+                called=row["called"],
                 unsure=row["unsure"],
                 refused=row["refused"],
                 share=share.get("value"),

@@ -7,7 +7,7 @@ from ..config import Model
 from ..errors import UnknownNameError, UsageError
 from .network import Network
 from .seed_cnn import seed_cnn, seed_cnn_deep
-from .timm_backbone import PREFIX, matching, refuse_unknown, timm_network
+from .timm_backbone import PREFIX, check_hub, matching, refuse_unknown, timm_network
 from .weights import check_file
 
 _OWN = {"seed-cnn": seed_cnn, "seed-cnn-deep": seed_cnn_deep}
@@ -51,12 +51,15 @@ def check(settings: Model) -> None:
     """Find a wrong name or path at once, without building anything.
 
     Raises:
-        UnknownNameError, UsageError: the name is not known, or such a network has no pretrained weights.
+        UnknownNameError, UsageError: the name is not known, such a network has no pretrained weights, or the hub
+            that has them does not answer.
         BundleError: the weights file does not exist.
     """
     if settings.name.startswith(PREFIX):
         refuse_unknown(settings.name.removeprefix(PREFIX))
-        if settings.weights not in ("", "hub"):
+        if settings.weights == "hub":
+            check_hub(settings.name.removeprefix(PREFIX))
+        elif settings.weights:
             check_file(Path(settings.weights))
     elif settings.name not in _OWN:
         raise UnknownNameError("network", settings.name, [*_OWN, f"{PREFIX}<any timm backbone>"])

