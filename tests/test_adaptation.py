@@ -9,7 +9,21 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 
-from leukoscope.adaptation import FEWEST, Adapted, Head, _folds, _groups, adapt, heads_of, look, write
+from leukoscope.adaptation import (
+    _STRENGTHS,
+    FEWEST,
+    Adapted,
+    Head,
+    Reviewed,
+    _fit,
+    _folds,
+    _groups,
+    _solve,
+    adapt,
+    heads_of,
+    look,
+    write,
+)
 from leukoscope.bundle.graph import read_head, with_head
 from leukoscope.bundle.manifest import Bundle, Manifest, open_bundle, write_bundle
 from leukoscope.cli.models import adapt as command
@@ -184,3 +198,17 @@ def test_the_command_writes_only_what_is_asked_for(bundle: Bundle, cells: list[C
     taken.mkdir()
     refused = CliRunner().invoke(command, [str(bundle.path), str(folder), "-o", str(taken)])
     assert isinstance(refused.exception, UsageError)
+
+
+def test_how_strongly_a_head_leans_on_new_cells_is_chosen_on_cells_that_it_was_not_fitted_on() -> None:
+    """Noise in more channels than cells can be learnt by heart; cells held out show that nothing is there to learn."""
+    rng = np.random.default_rng(0)
+    labels, groups = np.arange(80) % 2, np.arange(80) // 4
+    embeddings = rng.normal(size=(80, 1, 200))
+    old = Head(rng.normal(size=(1, 200)), np.zeros(1))
+    seen = Reviewed(labels, groups, True, tuple(map(str, groups)), (embeddings,), np.full((80, 2), 0.5), ())
+    head = _fit(seen, old, 0, np.ones(80, bool), seed=0)
+    weakest, strongest = (_solve(embeddings, labels, old, strength) for strength in (_STRENGTHS[0], _STRENGTHS[-1]))
+    assert np.allclose(head.weight, weakest.weight)
+    assert not np.allclose(head.weight, strongest.weight)
+    assert head.temperature > 1

@@ -54,6 +54,23 @@ def test_every_set_of_every_fold_has_every_class() -> None:
             assert set(labels[plan.sets(cells, fold=fold) == side]) == {"normal", "blast"}
 
 
+def test_validation_takes_the_rarest_class_from_as_many_subjects_as_it_can() -> None:
+    """Two normal subjects have many cells and seven a few: a share of cells alone would often be met by one subject."""
+    few = sorted({cell.subject for cell in make_cells(30) if cell.label == "normal"})[:9]
+    cells = [
+        cell
+        for number, cell in enumerate(make_cells(30, per_subject=12))
+        if cell.label == "blast" or cell.subject in few[:2] or (cell.subject in few and number % 3 == 0)
+    ]
+    settings, held = Split(scheme="holdout", validation=0.3, test=0.2), []
+    for seed in range(12):
+        sets = make_split(cells, settings, seed=seed).sets(cells, fold=0)
+        normal = {cell.subject for cell, name in zip(cells, sets, strict=True)
+                  if name == "validation" and cell.label == "normal"}  # fmt: skip
+        held.append(len(normal))
+    assert min(held) >= 3
+
+
 def test_subjects_that_share_bytes_are_one_group() -> None:
     cells = make_cells(6)
     cells[0] = replace(cells[0], sha256=cells[12].sha256)

@@ -133,6 +133,14 @@ def test_blur_inside_the_cell_is_scipys_gaussian() -> None:
         np.testing.assert_allclose(blurred[number].numpy()[middle], expected[middle], atol=0.2)
 
 
+@pytest.mark.parametrize("smoothed", [{"blur": torch.tensor([2.0])}, {"coarse": torch.tensor([5.0])}])
+def test_the_black_around_a_cell_does_not_darken_its_rim(smoothed: dict[str, torch.Tensor]) -> None:
+    """A cell of one colour has nothing to smooth: it stays as it is up to its last pixel."""
+    flat = torch.where(cells(1, side=48) > 0, 150, 0).to(torch.uint8)
+    changed = augment(flat, replace(drawn(OFF, flat), **smoothed))
+    np.testing.assert_allclose(changed.numpy(), flat.numpy(), atol=0.01)
+
+
 @pytest.mark.parametrize("factor", [1.7, 4.0, 9.0])
 def test_a_coarse_crop_is_what_pillow_reduces_and_opencv_enlarges(factor: float) -> None:
     crops = torch.from_numpy(np.random.default_rng(0).integers(60, 200, size=(1, 36, 36, 3)).astype(np.uint8))

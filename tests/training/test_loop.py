@@ -3,12 +3,14 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 import torch
+from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from leukoscope.config import Experiment, Model
@@ -21,7 +23,9 @@ from leukoscope.models.catalogue import build_network
 from leukoscope.models.seed_cnn import seed_cnn
 from leukoscope.models.timm_backbone import leading_weights
 from leukoscope.training.checkpoint import load_checkpoint, read_facts
-from leukoscope.training.loop import follow, train
+from leukoscope.training.device import launch
+from leukoscope.training.loop import follow, start_fold, train, train_step
+from leukoscope.training.prepared import Prepared, read_prepared
 from leukoscope.training.sampling import seed_of
 
 MakeRun = Callable[..., Path]
@@ -297,3 +301,35 @@ def test_stages_that_cannot_be_frozen_are_the_calls_fault(make_run: MakeRun, nam
     run = make_run(model={"name": name}, train={"epochs": 1, "accelerator": "cpu", "frozen_stages": 40})
     with pytest.raises(UsageError, match=why):
         train(run)
+
+
+def first_loss(prepared: Prepared, weights: list[float], fabric: Fabric | None = None) -> float:
+    """Return the loss of the first batch of a fresh network with these weights of the two classes."""
+    if fabric is None:
+        return float(launch(prepared.experiment.train, lambda found: first_loss(prepared, weights, found)))
+    task = start_fold(fabric, prepared, fold=0)
+    task = replace(task, sets=replace(task.sets, loss_weights=torch.tensor(weights)))
+    rows = task.sets.train[:16]
+    return float(train_step(task, rows, prepared.crops.read(rows), epoch=0, step=0)[0])
+
+
+def test_the_loss_weighs_each_class_as_it_is_told(make_run: MakeRun) -> None:
+    prepared = read_prepared(make_run(split={"scheme": "kfold", "folds": 2, "validation": 0.3}))
+    first, second = first_loss(prepared, [1, 0]), first_loss(prepared, [0, 1])
+    assert first > 0
+    assert second > 0
+    assert first_loss(prepared, [0.7, 1.9]) == pytest.approx(0.7 * first + 1.9 * second, rel=1e-5)
+    unweighted = first_loss(prepared, [1, 1])
+    assert first < 0.9 * unweighted
+
+
+def test_frozen_statistics_stay_as_they_were_loaded_while_the_weights_learn(make_run: MakeRun) -> None:
+    run = make_run(split={"scheme": "kfold", "folds": 2, "validation": 0.3}, train={"frozen_statistics": True})
+    train(run)
+    fresh, learnt = (build_network(Model(), classes=2, size=32) for _ in range(2))
+    load_checkpoint(run / "fold-0" / "checkpoints" / "last.safetensors", learnt)
+    before, after = fresh.state_dict(), learnt.state_dict()
+    statistics = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    assert any(not torch.equal(before[name], after[name]) for name in before if name not in statistics)

@@ -27,7 +27,7 @@ from .study import Bench
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_ROUNDS, _STEP = 20, 1.0  # of group DRO
+_ROUNDS, _STEP = 8, 1.0  # of group DRO
 
 
 @dataclass(frozen=True)

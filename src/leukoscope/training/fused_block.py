@@ -35,7 +35,7 @@ class InOnePass(nn.Module):
         """Return logits (batch, classes) of crops (batch, height, width, 3), 0 to 255."""
         network, layers = self.network, self.network.backbone
         assert isinstance(layers, nn.Sequential)
-        if not layers.training or crops.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if not layers[1].training or crops.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             logits: Tensor = network(crops)
             return logits
         features = layers[4:](_first_block(crops, layers[0], layers[1], scale=network.rescaling.scale))  # type: ignore[arg-type]
