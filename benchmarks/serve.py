@@ -9,6 +9,9 @@ paging    50 readers paging a case of 2,000 cells, one page and
           eight thumbnails a second each: 95th percentile          < 300 ms, no error
 memory    growth of the server over the last 9,000 of 10,000
           requests                                                 < 16 MiB
+reviews   50 readers who each say what a cell is once a second,
+          while 5 people send pictures without a pause:
+          95th percentile of a review                              < 500 ms, no error
 
 The server is a process of its own, as in use; the load comes from this one, over sockets. What the model alone takes
 is measured in turn with the server, half before and half after, and the processor time of both stands beside the
@@ -30,6 +33,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +229,67 @@ def _timed(client: httpx2.Client, path: str, took: list[float], errors: list[str
     return answer.json() if answer.headers["content-type"].startswith("application/json") else None
 
 
+def reviews(
+    server: Server, files: list[Path], *, readers: int, senders: int = 5, seconds: float = 30
+) -> dict[str, Any]:  # fmt: skip
+    """Let many people read while others send, and time each review; everybody reads a case of their own."""
+    cases = [server.case() for _ in range(readers)]
+    for number, case in enumerate(cases):
+        server.send(case, [files[(number + step) % len(files)] for step in range(8)])
+    while sum(server.done(case) for case in cases) < 8 * readers:
+        time.sleep(0.2)
+    took: list[float] = []
+    errors: list[str] = []
+    sent: list[int] = []
+    used, until = server.processor(), time.perf_counter() + seconds
+    reading = [partial(_read, server, case, number / readers) for number, case in enumerate(cases)]
+    sending = [partial(_send, server, files, start=24 * number) for number in range(senders)]
+    threads = [threading.Thread(target=each, args=(until, took, errors)) for each in reading]
+    threads += [threading.Thread(target=each, args=(until, sent)) for each in sending]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    used = server.processor() - used
+    p95 = statistics.quantiles(took, n=20)[-1]
+    return {
+        "readers": readers, "senders": senders, "reviews": len(took), "errors": len(errors), "sent": sum(sent),
+        "median_ms": round(1000 * statistics.median(took), 1), "p95_ms": round(1000 * p95, 1), "at_most": 500,
+        "max_ms": round(1000 * max(took), 1), "server_processor_s": round(used, 1),
+        "load_average": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+
+
+def _read(  # noqa: PLR0917
+    server: Server, case: int, wait: float, until: float, took: list[float], errors: list[str]
+) -> None:
+    """Say what a cell is, once a second."""
+    client = server.another()
+    cells = client.get(f"/cases/{case}/cells").json()["cells"]
+    time.sleep(wait)
+    for cell in itertools.cycle(cells):
+        turn = time.perf_counter()
+        if turn > until:
+            return
+        headers = {"If-Match": f'"{cell["etag"]}"'}
+        answer = client.post(f"/cells/{cell['id']}/reviews", json={"label": "unsure"}, headers=headers)
+        took.append(time.perf_counter() - turn)
+        errors += [answer.text] if answer.status_code != 201 else []
+        time.sleep(max(0.0, 1 - (time.perf_counter() - turn)))
+
+
+def _send(server: Server, files: list[Path], until: float, sent: list[int], *, start: int) -> None:
+    """Send pictures without a pause."""
+    client, case = server.another(), server.case()
+    for first in itertools.count(start, 24):
+        if time.perf_counter() > until:
+            return
+        part = [files[(first + step) % len(files)] for step in range(24)]
+        named = [("files", (path.name, path.read_bytes())) for path in part]
+        answer = client.post(f"/cases/{case}/images", files=named, data={"kind": "crops"})
+        sent.append(len(answer.json().get("accepted", [])))
+
+
 def memory(server: Server, files: list[Path]) -> dict[str, Any]:
     """Send ten thousand requests of every kind and look at the server's memory."""
     case = server.case()
@@ -237,7 +302,8 @@ def memory(server: Server, files: list[Path]) -> dict[str, Any]:
         if kind == 0:
             server.send(case, [files[number // 20 % len(files)]])
         elif kind == 1:
-            server.client.post(f"/cells/{cell}/reviews", json={"label": "unsure"})
+            seen = {"If-Match": server.client.get(f"/cells/{cell}").headers["etag"]}
+            server.client.post(f"/cells/{cell}/reviews", json={"label": "unsure"}, headers=seen)
         elif kind < 6:
             server.client.get(f"/cells/{cell}/thumbnail?side=96")
         elif kind < 12:
@@ -256,7 +322,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, required=True)
     parser.add_argument("--database", default="")
     parser.add_argument("--readers", type=int, default=50)
-    parser.add_argument("--only", choices=["one", "dropped", "paging", "memory"], action="append")
+    parser.add_argument("--only", choices=["one", "dropped", "paging", "memory", "reviews"], action="append")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     suffixes = {".png", ".bmp", ".jpg", ".webp", ".tif"}
@@ -265,6 +331,7 @@ def main() -> None:
     parts = {
         "one": lambda: one(server, files, predictor), "dropped": lambda: dropped(server, files, predictor),
         "paging": lambda: paging(server, files, readers=args.readers), "memory": lambda: memory(server, files),
+        "reviews": lambda: reviews(server, files, readers=args.readers),
     }  # fmt: skip
     predictor, found = load(args.model), {}
     predictor.predict(files[:4])

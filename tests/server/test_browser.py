@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import uvicorn
 from sqlalchemy import insert, select
@@ -19,7 +20,8 @@ from leukoscope.server.app import create_app
 from leukoscope.server.room import Room, open_room
 from leukoscope.server.settings import Serving
 from leukoscope.server.tables import Cell
-from tests.server.conftest import PASSWORD, Place, cell_picture
+from tests.server.conftest import PASSWORD, Place, cell_picture, png
+from tests.server.test_reading import smear
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra test)")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -329,6 +331,70 @@ def test_a_cell_is_added_redrawn_and_removed_in_its_field_by_keys(rita: Any, sha
     rita.keyboard.press("z")
     wait_for_cells(rita, before + 1)
     assert not rita.faults
+
+
+SQUARE = [[40, 40], [120, 40], [120, 120], [40, 120]]
+
+
+class Somebody:
+    """Somebody else in the same laboratory, who works without the pages."""
+
+    def __init__(self, house: House, name: str) -> None:
+        self.client = httpx2.Client(base_url=f"{house.address}/api/v1", timeout=60)
+        signed_in = self.client.post("/session", json={"name": name, "password": PASSWORD}).json()
+        self.client.headers["X-CSRF-Token"] = signed_in["csrf"]
+
+    def field_case(self) -> tuple[int, list[dict[str, Any]]]:
+        """Make a case with one field; return it and its cells."""
+        case = self.client.post("/cases", json={"name": "shared"}).json()["id"]
+        sent = {"files": ("field.png", png(smear()))}
+        self.client.post(f"/cases/{case}/images?wait=30", files=sent, data={"um_per_px": "0.1"})
+        return case, self.client.get(f"/cases/{case}/cells").json()["cells"]
+
+    def redraw(self, cell: int) -> None:
+        """Draw a cell anew."""
+        seen = {"If-Match": self.client.get(f"/cells/{cell}").headers["etag"]}
+        assert self.client.patch(f"/cells/{cell}", json={"outline": SQUARE}, headers=seen).status_code == 200
+
+
+def test_a_cell_that_another_redraws_shows_it_and_keeps_the_readers_choice(house: House, rita: Any) -> None:
+    ada = Somebody(house, "ada")
+    case, cells = ada.field_case()
+    rita.goto(f"/cases/{case}")
+    wait_for_cells(rita, len(cells))
+    tile(rita, 0).click()
+    before = rita.locator("#stage img.cell").get_attribute("src")
+    ada.redraw(cells[0]["id"])
+    rita.locator("#grid").focus()
+    rita.keyboard.press("2")
+    notice = rita.locator("#reader-changed")
+    playwright.expect(notice).to_contain_text("“blast” was not saved")
+    expect_label(rita, 0, "not yet read")
+    playwright.expect(tile(rita, 0)).to_have_attribute("aria-selected", "true")
+    assert rita.locator("#stage img.cell").get_attribute("src") != before, "the new outline is shown"
+    notice.get_by_role("button", name="Say blast").click()
+    expect_label(rita, 0, "read as blast")
+    playwright.expect(rita.locator("#read-words")).to_have_text(f"1 of {len(cells)} read")
+    assert ada.client.get(f"/cells/{cells[0]['id']}").json()["review"]["label"] == "blast"
+    assert not rita.faults
+
+
+def test_a_sign_off_that_another_overtakes_shows_the_new_figures_and_keeps_the_note(house: House, rita: Any) -> None:
+    ada = Somebody(house, "ada")
+    case, cells = ada.field_case()
+    rita.goto(f"/cases/{case}")
+    wait_for_cells(rita, len(cells))
+    rita.locator("#sign-button").click()
+    rita.locator("#sign textarea, #sign input[name=note]").fill("all seen")
+    playwright.expect(rita.locator("#sign-words")).to_contain_text("Read by people0")
+    seen = {"If-Match": f'"{cells[0]["etag"]}"'}
+    ada.client.post(f"/cells/{cells[0]['id']}/reviews", json={"label": "normal"}, headers=seen)
+    rita.locator("#sign button.main").click()
+    playwright.expect(rita.locator("#sign-words")).to_contain_text("Read by people1")
+    playwright.expect(rita.locator("#sign textarea, #sign input[name=note]")).to_have_value("all seen")
+    rita.locator("#sign button.main").click()
+    playwright.expect(rita.locator("#case-chips")).to_contain_text("Signed off by rita")
+    assert ada.client.get(f"/cases/{case}").json()["signed"]["note"] == "all seen"
 
 
 def _field(page: Any, case: str) -> None:

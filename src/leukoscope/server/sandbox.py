@@ -29,6 +29,7 @@ from .refusals import Refusal
 
 MIB = 1 << 20
 _PIPE = subprocess.PIPE
+_NICE = 5  # people who read go first
 _SMALL_PIXELS = 4_000_000  # of a stored picture that may be drawn where the request is answered
 _MEMORY, _UNUSABLE, _REFUSED = "memory", "unusable", "refused"
 
@@ -227,6 +228,8 @@ def _draw(what: str, path: Path, how: dict[str, Any], prepare: Prepare | None) -
 def main() -> None:
     """Answer requests until the other end closes."""
     memory, requests, answers = int(sys.argv[1]), sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(_NICE)
     os.dup2(2, 1)  # what a library prints must not stand in an answer
     Image.MAX_IMAGE_PIXELS = None  # sizes are checked against the room's own limit
     while True:
