@@ -391,3 +391,15 @@ def test_line_breaks_in_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path:
     (tmp_path / "table.csv").write_bytes(table.encode())
     (cell,) = index(tmp_path / "table.csv").cells
     assert (cell.label, cell.subject) == ("normal", "1")
+
+
+def test_columns_that_are_asked_for_are_kept_and_no_others(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "table.csv").write_text("path,label,subject,sex,patient_name\na.png,all,1,f,Ada\n")
+    found = index(tmp_path / "table.csv", layout=Layout(keep_columns="sex")).cells
+    assert found[0].more == (("sex", "f"),)
+    write_cells(tmp_path / "cells.csv", found)
+    assert "Ada" not in (tmp_path / "cells.csv").read_text()
+    assert read_cells(tmp_path / "cells.csv") == found
+    with pytest.raises(UnknownNameError, match="Did you mean 'sex'"):
+        index(tmp_path / "table.csv", layout=Layout(keep_columns="sexe"))

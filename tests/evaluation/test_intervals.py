@@ -79,7 +79,9 @@ def test_the_standard_error_of_a_share_is_the_cluster_robust_cr3_of_r(weighting:
 
 def test_the_mean_of_subjects_has_the_t_interval_of_scipy() -> None:
     values = np.random.default_rng(0).normal(0.6, 0.1, 7)
-    found = jackknife(lambda w: {"ipa": w @ values / w.sum(1)}, one_class(7), cells=7).interval("ipa")
+    found = jackknife(lambda w: {"calibration_slope": w @ values / w.sum(1)}, one_class(7), cells=7).interval(
+        "calibration_slope"
+    )
     low, high = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-6)
 
@@ -96,6 +98,8 @@ def test_a_share_has_that_interval_on_the_logit_scale_and_a_correlation_on_fishe
     assert found("auroc") == pytest.approx([1 / (1 + np.exp(-(middle + s * half))) for s in (-1, 1)], abs=1e-6)
     turned = np.arctanh(mean) + np.array([-1, 1]) * wide * error / (1 - mean**2)
     assert found("mcc") == pytest.approx(np.tanh(turned), abs=1e-6)
+    lost = np.log(1 - mean) + np.array([1, -1]) * wide * error / (1 - mean)
+    assert found("ipa") == pytest.approx(1 - np.exp(lost), abs=1e-6)
     assert found("brier") == pytest.approx(mean * np.exp(np.array([-1, 1]) * wide * error / mean), abs=1e-6)
 
 
@@ -125,20 +129,22 @@ def test_degrees_of_freedom_are_those_of_welch_where_two_classes_add_up() -> Non
 
     def gap(weights: np.ndarray) -> dict[str, np.ndarray]:
         sides = [weights[:, strata == s] @ values[strata == s] / weights[:, strata == s].sum(1) for s in (0, 1)]
-        return {"ipa": sides[1] - sides[0]}
+        return {"calibration_slope": sides[1] - sides[0]}
 
     found = jackknife(gap, Design(strata, np.ones(13)), cells=13)
-    _, freedom, fewest = spread(found.point["ipa"], found.left_out["ipa"], found.design)
+    _, freedom, fewest = spread(found.point["calibration_slope"], found.left_out["calibration_slope"], found.design)
     welch = stats.ttest_ind(values[strata == 1], values[strata == 0], equal_var=False)
     assert freedom == pytest.approx(welch.df)
-    number, expected = found.interval("ipa"), welch.confidence_interval(0.95)
+    number, expected = found.interval("calibration_slope"), welch.confidence_interval(0.95)
     assert (number["low"], number["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
     assert fewest == 4
 
 
 def test_few_subjects_have_a_much_wider_interval_than_a_normal_one() -> None:
     values = np.array([0.5, 0.6, 0.7])
-    found = jackknife(lambda w: {"ipa": w @ values / w.sum(1)}, one_class(3), cells=3).interval("ipa")
+    found = jackknife(lambda w: {"calibration_slope": w @ values / w.sum(1)}, one_class(3), cells=3).interval(
+        "calibration_slope"
+    )
     assert found["high"] - found["low"] == pytest.approx(2 * 4.3027 * stats.sem(values), rel=1e-4)
 
 
@@ -200,9 +206,9 @@ def test_groups_that_move_together_widen_the_interval() -> None:
 
         def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
             each = weights[:, groups]
-            return {"ipa": each @ values / each.sum(1)}
+            return {"calibration_slope": each @ values / each.sum(1)}
 
-        found = jackknife(mean, one_class(count), cells=300).interval("ipa")
+        found = jackknife(mean, one_class(count), cells=300).interval("calibration_slope")
         return float(found["high"] - found["low"])
 
     assert width(np.repeat(np.arange(10), 30)) > 3 * width(np.arange(300))
@@ -211,9 +217,9 @@ def test_groups_that_move_together_widen_the_interval() -> None:
 def test_very_many_groups_are_left_out_in_blocks_with_nearly_the_same_interval() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(0.5, 0.2, 3000)
-    found = jackknife(lambda w: {"ipa": w @ values / w.sum(1)}, one_class(3000), cells=3000)
-    assert len(found.left_out["ipa"]) == 400
-    number = found.interval("ipa")
+    found = jackknife(lambda w: {"calibration_slope": w @ values / w.sum(1)}, one_class(3000), cells=3000)
+    assert len(found.left_out["calibration_slope"]) == 400
+    number = found.interval("calibration_slope")
     assert number["high"] - number["low"] == pytest.approx(2 * 1.96 * stats.sem(values), rel=0.1)
 
 

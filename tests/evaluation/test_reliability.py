@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import brier_score_loss
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from leukoscope.evaluation.metrics import areas
 from leukoscope.evaluation.reliability import (
     BENEFIT_GRID,
     calibration_figures,
@@ -108,3 +109,11 @@ def test_one_probability_for_all_cells_has_a_line_and_no_crash() -> None:
     labels, groups = np.array([0, 1, 1, 0, 1, 1]), np.arange(6)
     smooth = smooth_curve(np.full(6, 0.5), labels, grid=np.array([0.5]), weights=np.ones((1, 6)), groups=groups)
     assert np.isnan(smooth).all() or smooth[0, 0] == pytest.approx(4 / 6, abs=1e-3)
+
+
+def test_the_auroc_and_its_weighted_form_are_those_of_proc_and_scikit_learn(golden: dict[str, Any]) -> None:
+    labels, probabilities, groups, sizes = cells_of(golden)
+    found = areas(labels, probabilities, weights=np.stack([np.ones_like(sizes), 1 / sizes]), groups=groups)["auroc"]
+    assert found[0] == pytest.approx(golden["auroc"], abs=1e-9)
+    expected = roc_auc_score(labels, probabilities[:, 1], sample_weight=1 / sizes[groups])
+    assert found[1] == pytest.approx(expected, abs=1e-12)

@@ -73,6 +73,7 @@ def layout_options(command: Command) -> Command:
         "--label-column": "Column of a table that holds the class.",
         "--subject-column": "Column of a table that holds the subject.",
         "--part-column": "Column of a table that holds the part.",
+        "--keep-columns": "Further columns to keep, such as 'sex, stain': subgroups of the evaluation.",
     }
     for name, text in reversed(meaning.items()):
         command = click.option(name, metavar="TEXT", help=text)(command)

@@ -35,6 +35,8 @@ class Cell:
     width: int
     """Pixels; 0 when the file is not readable as an image."""
     height: int
+    more: tuple[tuple[str, str], ...] = ()
+    """Further columns of the user's own table that were kept, such as sex, as (name, value): subgroups."""
 
 
 def read_cells(path: Path) -> list[Cell]:
@@ -59,9 +61,16 @@ def read_cells(path: Path) -> list[Cell]:
 
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
     """Write cells.csv whole or not at all; image paths become relative to the folder it stands in."""
-    folder = path.parent.resolve()
-    rows = ({name: getattr(cell, name) for name in COLUMNS} | {"path": relative(cell.path, folder)} for cell in cells)
-    write_csv(path, rows, columns=COLUMNS)
+    folder, known = path.parent.resolve(), list(cells)
+    more = list(dict.fromkeys(name for cell in known for name, _ in cell.more))
+    rows = (
+        {name: getattr(cell, name) for name in COLUMNS}
+        | {"path": relative(cell.path, folder)}
+        | dict.fromkeys(more, "")
+        | dict(cell.more)
+        for cell in known
+    )
+    write_csv(path, rows, columns=(*COLUMNS, *more))
 
 
 def relative(path: Path, folder: Path) -> str:
@@ -108,6 +117,7 @@ def _cell_of(row: Row, folder: Path) -> Cell:
         sha256=row["sha256"],
         width=int(row["width"]),
         height=int(row["height"]),
+        more=tuple((name, value or "") for name, value in row.items() if name and name not in COLUMNS),
     )
 
 

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from ..errors import ConfigError, DataError, ImageError, attempt
+from ..errors import ConfigError, DataError, ImageError, UnknownNameError, attempt
 from ..files import sha256_of
 from ..images.crop import is_cut_out
 from ..images.folders import Passed, list_folder
 from ..images.guard import usable
 from ..images.read import FORMATS, read_image, read_size
-from ..images.tables import file_of, one_spelling, read_table
+from ..images.tables import Table, file_of, one_spelling, read_table
 from ..progress import in_parallel, track
 from . import release as cnmc
-from .cells import Cell, natural, refuse_double_names
+from .cells import COLUMNS, Cell, natural, refuse_double_names
 from .layout import SUBJECT_PATTERN, in_class_folders
 
 _LOOKED_AT = 12  # pictures, to tell what all of them show
@@ -34,6 +34,8 @@ class Layout:
     path_column: str = "path"
     subject_column: str = "subject"
     part_column: str = "part"
+    keep_columns: str = ""
+    """Further columns to keep for subgroups, such as "sex, stain"; all others stay behind, names of patients too."""
 
 
 @dataclass
@@ -237,6 +239,7 @@ def _from_table(table: Path, layout: Layout) -> Indexed:
     read = read_table(table)
     cure = "Name the columns it has with --path-column, --label-column and --subject-column."
     rows = read.columns(columns, (layout.part_column,), cure=cure)
+    more = _kept(read, layout.keep_columns)
     if not rows:
         raise DataError(f"{table} lists no images. Add one row per image.")
     for number, row in zip(read.lines, rows, strict=True):
@@ -248,7 +251,7 @@ def _from_table(table: Path, layout: Layout) -> Indexed:
     labels, joined = one_spelling([row[layout.label_column] for row in rows])
     folder = table.parent.resolve()
     indexed = Indexed([], notes=[*read.notes, *joined])
-    for row, label in zip(rows, labels, strict=True):
+    for row, label, others in zip(rows, labels, more, strict=True):
         text = row[layout.path_column]
         try:
             path = file_of(text, table)
@@ -256,13 +259,26 @@ def _from_table(table: Path, layout: Layout) -> Indexed:
             indexed.refused.append((text, str(elsewhere)))
             continue
         inside = PurePosixPath(os.path.normpath(os.path.relpath(path, table.parent)))
-        indexed.cells.append(
-            _cell(
-                folder, inside, label=label, subject=row[layout.subject_column],
-                part=row.get(layout.part_column, ""), source="table", name=inside.as_posix(),
-            )
+        cell = _cell(
+            folder, inside, label=label, subject=row[layout.subject_column],
+            part=row.get(layout.part_column, ""), source="table", name=inside.as_posix(),
         )  # fmt: skip
+        indexed.cells.append(replace(cell, more=others))
     return indexed
+
+
+def _kept(read: Table, asked: str) -> list[tuple[tuple[str, str], ...]]:
+    """Return the further columns of each row that are asked for, by names with commas between them.
+
+    Raises:
+        UnknownNameError: the table has no such column, or cells.csv has one of this name already.
+    """
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    free = [name for name in read.header if name and name not in COLUMNS]
+    for name in names:
+        if name not in free:
+            raise UnknownNameError(f"column of {read.path} to keep", name, free)
+    return [tuple((name, row[read.header.index(name)]) for name in names) for row in read.rows]
 
 
 def _refuse_strange_text(table: Path, number: int, texts: list[str]) -> None:

@@ -85,7 +85,8 @@ def evaluate(run: Path, *, by: Sequence[str] = ()) -> dict[str, Any]:
     The test cells of all folds are pooled, each calibrated and decided by its own fold. Every figure is given twice:
     with subject groups weighing alike (the headline), and per cell, where a subject counts as often as it has cells.
 
-    by: columns of cells.csv whose values are shown as subgroups; none: those of the settings.
+    by: columns of cells.csv whose values are shown as subgroups; none: those of the settings, and those kept in the
+        index.
 
     Raises:
         DataError: a file is missing or cannot be evaluated.
@@ -95,7 +96,8 @@ def evaluate(run: Path, *, by: Sequence[str] = ()) -> dict[str, Any]:
     started = time.perf_counter()
     settings = experiment_of(run)
     evidence = gather(run, positive=settings.evaluate.positive)
-    columns = subgroup_columns(run, evidence, by or settings.evaluate.subgroups, needed=bool(by))
+    kept = tuple(name for name, _ in evidence.cells[0].more)
+    columns = subgroup_columns(run, evidence, by or (*settings.evaluate.subgroups, *kept), needed=bool(by))
     estimators, notes = _estimators(run, evidence)
     measured = Measured(estimators, evidence.predictions.classes, settings=settings)
     metrics = _metrics(evidence, measured, notes=notes, settings=settings)

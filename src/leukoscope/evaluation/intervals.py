@@ -3,18 +3,18 @@
 A number is measured on all groups, and once more with each group left out (the delete-one-group jackknife, that is the
 cluster-robust variance CR3; MacKinnon, Nielsen and Webb 2023, doi 10.1002/jae.2945). Its standard error is taken to a
 scale on which the number is closer to normal: the logit for a share or an area under a curve, Fisher's z for a
-correlation, the logarithm for a ratio or a squared error. There the limits are those of Student's t with
-Satterthwaite's degrees of freedom: what each class adds to the variance has as many as it has groups, less one (Kish's
-effective number of groups where they weigh unequally). Where subjects have one class each and weigh alike, the standard
-error of the AUROC is that of clustered DeLong (Obuchowski 1997, doi 10.2307/2533958).
+correlation, the logarithm for a ratio or a squared error, and for IPA that of one less it. There the limits are those
+of Student's t with Satterthwaite's degrees of freedom: what each class adds to the variance has as many as it has
+groups, less one (Kish's effective number of groups where they weigh unequally). Where subjects have one class each and
+weigh alike, the standard error of the AUROC is that of clustered DeLong (Obuchowski 1997, doi 10.2307/2533958).
 
 docs/benchmarks/coverage.md shows how often these intervals hold the true value, beside bootstrap percentiles, BCa and
 others. With fewer than `LEAST` groups in a class that matters for the number no interval is offered.
 
 The expected calibration error is a sum of distances, which chance alone raises, on fewer subjects more. Its interval is
 centred on the value less the bias that the bootstrap finds (Efron and Tibshirani 1993, chapter 10), and reaches at
-least to the value itself. Bands of ROC and similar curves,
-which jump from cell to cell, are bootstrap percentiles, made wider by as much as t is wider than the normal.
+least to the value itself. Bands of ROC and similar curves, which jump from cell to cell, are bootstrap percentiles,
+made wider by as much as t is wider than the normal.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,6 +53,7 @@ SCALES = {
     "logit": Scale(logit, expit, lambda value: 1 / (value * (1 - value))),
     "fisher": Scale(np.arctanh, np.tanh, lambda value: 1 / (1 - value**2)),
     "log": Scale(np.log, np.exp, lambda value: 1 / value),
+    "skill": Scale(lambda value: -np.log(1 - value), lambda y: 1 - np.exp(-y), lambda value: 1 / (1 - value)),
     "bounded": Scale(lambda value: value, lambda value: np.clip(value, 0, 1), np.ones_like),
     "plain": Scale(lambda value: value, lambda value: value, np.ones_like),
 }

@@ -375,7 +375,7 @@ METRICS = (*COUNTED, "auroc", "auprc", *CHANCES)
 LOWER_IS_BETTER = frozenset(CHANCES)
 _SCALES = {
     "mcc": "fisher", "auprc": "bounded", "brier": "log", "ece": "log", "observed_expected": "log",
-    "calibration_slope": "plain", "calibration_intercept": "plain", "ipa": "plain",
+    "calibration_slope": "plain", "calibration_intercept": "plain", "ipa": "skill",
     "benefit": "plain", "benefit_all": "plain", "benefit_gain": "plain",
 }  # fmt: skip
 
