@@ -77,6 +77,11 @@ def test_fhir_says_each_number_with_its_interval_and_creates_nothing_twice() -> 
     assert bundle_of(RESULT) == bundle
 
 
+def test_rows_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(DataError, match="same name and unit"):
+        bundle_of(replace(RESULT, rows=(*RESULT.rows, Row("blast", 1.0, "%"))))
+
+
 def test_loinc_is_given_for_blood_alone() -> None:
     def systems(result: CaseResult) -> set[str]:
         return {

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor
     from ..inference.sources import Gathered, Kind, Look, Source
+    from ..interop.case_result import Specimen
     from ..report.opinion import OpinionPage
 
 
@@ -48,6 +49,7 @@ class Request:
     jobs: int = 1
     keep: Path | None = None
     """Where the work on slides is kept, so that it can go on."""
+    specimen: "Specimen" = ""
     order: tuple[str, ...] = ()
     """Rows of the differential in the laboratory's own order."""
     goal: int = 200
@@ -297,6 +299,27 @@ class PredictionRun:
         write_csv(folder / "subjects.csv", subjects, columns=SUBJECT_COLUMNS)
         if self.counting.told:
             write_csv(folder / "differential.csv", self._differentials(fields), columns=DIFFERENTIAL_COLUMNS)
+        if {"fhir", "hl7"} & set(self._request.formats):
+            self._write_messages(folder)
+
+    def _write_messages(self, folder: Path) -> None:
+        """Write what goes to a hospital's systems: one file for each subject and format."""
+        from datetime import UTC, datetime
+
+        from ..inference.tables import case_result
+        from ..interop import fhir, hl7
+        from .output import file_name
+
+        when = datetime.now(UTC).replace(microsecond=0)
+        for summary in self.tally.summaries() or [{"subject": ""} | asdict(self.tally.all)]:
+            subject = summary["subject"]
+            counted = self.counting.of_subject(subject) if subject else self.counting.everything()
+            result = case_result(summary, counted, self._predictor.manifest, when=when, specimen=self._request.specimen)
+            name = file_name(subject or "all images")
+            if "fhir" in self._request.formats:
+                fhir.write_bundle(folder / "fhir" / f"{name}.json", result)
+            if "hl7" in self._request.formats:
+                hl7.write_message(folder / "hl7" / f"{name}.hl7", result)
 
     def _differentials(self, fields: list[dict[str, Any]]) -> "Iterator[dict[str, Any]]":
         from ..inference.tables import differential_rows
@@ -408,8 +431,14 @@ def predict_on_cluster(
     "--to",
     "formats",
     multiple=True,
-    type=click.Choice(["qupath", "dicom", "csv"]),
-    help="Write this of every field into the folder -o. May stand several times.",
+    type=click.Choice(["qupath", "dicom", "csv", "fhir", "hl7"]),
+    help="Write this into the folder -o: qupath and dicom for every field, fhir and hl7 for every subject. Repeatable.",
+)
+@click.option(
+    "--specimen",
+    type=click.Choice(["blood", "bone marrow"]),
+    default="",
+    help="What the smears are of; only for blood do FHIR and HL7 carry LOINC codes.",
 )
 @field_options
 @click.option(

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..fields.table import outline_text
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ..bundle.manifest import Manifest
+    from ..interop.case_result import CaseResult, Specimen
     from .differential import Differential
     from .fields import JudgedCell, Smear
 
@@ -79,3 +83,38 @@ def differential_rows(level: str, name: str, counted: Differential) -> Iterator[
     """Yield a differential as rows of differential.csv; level: 'all', 'subject' or 'field'."""
     for row in counted.table():
         yield {"level": level, "name": name, "white_cells": counted.white, "goal": counted.goal} | row
+
+
+def case_result(
+    summary: dict[str, Any],
+    counted: Differential | None,
+    manifest: Manifest,
+    *,
+    when: datetime,
+    specimen: Specimen = "",
+    laboratory: str = "",
+) -> CaseResult:
+    """Return one subject's numbers as a hospital's systems take them (interop.case_result).
+
+    The rows are those of the differential; without a type head, or with too few white cells for percentages, they are
+    counts and the share of blasts among the cells that were answered.
+    """
+    from importlib import metadata
+
+    from ..interop.case_result import CaseResult, Row
+
+    rows = [Row(name.replace("_", " "), summary[name], "{cells}") for name in _COUNTED]
+    if counted is not None:
+        rows += [Row(row.name, row.cells, "{cells}") for row in counted.rows]
+        named = {"unsure": "type unsure"}  # beside the cells whose class is unsure
+        apart = [(named.get(name, name), cells) for name, cells in counted.apart.items() if name != "refused"]
+        rows += [Row(name, cells, "{cells}") for name, cells in apart]
+        rows += [Row(row.name, row.percent, "%", row.low, row.high) for row in counted.rows if row.percent is not None]
+    elif share := summary.get("share"):
+        ends = [100 * share[end] for end in ("value", "low", "high")]
+        rows.append(Row("blast among cells answered", ends[0], "%", ends[1], ends[2]))
+    return CaseResult(
+        case=summary["subject"] or "all images", laboratory=laboratory, when=when, rows=tuple(rows), specimen=specimen,
+        algorithm=f"leukoscope {metadata.version('leukoscope')}, {manifest.name} {manifest.seal[:16]}",
+        patient_id=summary["subject"], conclusion=counted.said if counted is not None else "",
+    )  # fmt: skip

@@ -24,9 +24,12 @@ def bundle_of(result: CaseResult) -> dict[str, Any]:
 
     Raises:
         MissingExtraError: the extra `hospital` is not installed.
+        DataError: two rows have the same name and unit, so that nobody could tell them apart.
     """
     resources = require("fhir.resources.R4B.bundle", feature="FHIR", extra="hospital")
-    observations = {row.name + row.unit: _observation(result, row) for row in result.rows}
+    observations = {f"{row.name} {row.unit}": _observation(result, row) for row in result.rows}
+    if len(observations) < len(result.rows):
+        raise DataError(f"The result of {result.case} has two rows of the same name and unit.")
     report = _report(result, [f"urn:uuid:{result.uuid(part)}" for part in observations])
     entries = [_entry(resource, result, part) for part, resource in observations.items()]
     transaction = {
