@@ -10,6 +10,7 @@ import numpy as np
 from .bundle.manifest import CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
 from .config import Experiment
 from .data.audit import read_traits
+from .data.index import picture_kind
 from .data.pack import open_pack
 from .errors import DataError, UsageError
 from .evaluation.calibration import OPERATING_POINTS, fit_thresholds
@@ -227,6 +228,7 @@ def _manifest(
         positive=predictions.classes[1] if predictions.binary else "",
         members=tuple(members),
         views=experiment.model.views,
+        pictures=picture_kind(evidence.cells),
         operating_points=thresholds,
         subjects=subject_figures(evidence, thresholds),
         metrics={name: metrics[name] for name in kept if name in metrics}

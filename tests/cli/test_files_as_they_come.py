@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from leukoscope.bundle.manifest import Bundle
-from leukoscope.data.index import index
+from leukoscope.data.index import index, picture_kind
 from leukoscope.fields.slides import TiffSlide
 from leukoscope.files import read_csv
+from leukoscope.images.read import read_image
 from leukoscope.images.scale import stated_scale
+from leukoscope.inference.quality import fit_quality, measure
 from tests.cli.conftest import run
 from tests.fields.conftest import Painting
+from tests.inference.conftest import changed
 from tests.interop.test_dicom import write_field
 
 SHARED = Path(os.environ.get("LEUKOSCOPE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -324,3 +328,25 @@ def test_predict_reads_the_folders_that_run_reads(cells: Path, lenient: Bundle, 
     subjects = {row["subject"] for row in read_csv(tmp_path / "out.csv")}
     assert subjects == {cell.subject for cell in index(folder).cells} == {f"P{number:02d}" for number in range(12)}
     assert "healthy, leukemic as classes, 12 subjects" in result.output
+
+
+def test_a_bundle_that_learned_from_whole_pictures_is_asked_about_whole_pictures(
+    field: NDArray[np.uint8], lenient: Bundle, strict: Bundle, cells: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "fields"
+    for number in range(24):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        part = field[number : number + 300, number : number + 300]
+        Image.fromarray(part).save(folder / "ab"[number % 2] / f"P{number % 6}_{number}.png")
+    indexed = index(folder)
+    assert picture_kind(indexed.cells) == "fields"
+    assert picture_kind([replace(indexed.cells[0], path=path) for path in cells.glob("*.png")]) == "cells"
+    assert "no single cells cut out on black" in " ".join(indexed.notes)
+    limits = fit_quality([measure(read_image(cell.path)) for cell in indexed.cells])
+    bundle = changed(lenient, tmp_path / "bundle", pictures="fields", quality=limits)
+    told = json.loads(run("predict", folder, cells, "--model", bundle.path, "--json").stdout)
+    own = [cell for cell in told["cells"] if "fields" in Path(cell["path"]).parts]
+    assert len(own) == 24
+    assert all(cell["probabilities"] for cell in own)
+    assert all("learned from whole pictures" in cell["reason"] for cell in told["cells"] if cell not in own)
+    assert [row for row in told["fields"] if row["problem"] == ""] == []

@@ -199,6 +199,8 @@ class Manifest(Settings):
     """How far from the training cells is too far: written and read by inference.out_of_distribution."""
     conformal: dict[str, Any] = Field(default_factory=dict)
     """When a cell is unsure: written and read by inference.rejection."""
+    pictures: Literal["cells", "fields"] = "cells"
+    """What its training pictures show: single cells cut out on black, or whole fields. It is asked about the same."""
     types: dict[str, Any] = Field(default_factory=dict)
     """The network that tells types of cells: written and read by inference.cell_types; empty: there is none."""
     stain: dict[str, Any] = Field(default_factory=dict)

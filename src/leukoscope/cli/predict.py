@@ -127,7 +127,9 @@ class PredictionRun:
 
         done = [f"{many(number, 'file')}: {note}" for note, number in self._notes.most_common(_NOTES)]
         more = [f"and {many(len(self._notes) - _NOTES, 'more note')}: see --json"] if len(self._notes) > _NOTES else []
-        return [*self._found.notes, *done, *more, *passed_over(self._found.passed, hidden=self._found.hidden)]
+        whole = self._predictor.manifest.pictures == "fields" and self._request.kind == "auto"
+        asked = ["This bundle learned from whole pictures, and is asked about whole pictures."] if whole else []
+        return [*self._found.notes, *asked, *done, *more, *passed_over(self._found.passed, hidden=self._found.hidden)]
 
     def _subjects(self) -> list[dict[str, Any]]:
         """Return the summary of each subject, with its differential where the bundle tells types."""
@@ -158,11 +160,13 @@ class PredictionRun:
                     self._answer_smear(source, kind)
 
     def _kinds(self) -> "Iterator[Kind]":
-        from ..inference.sources import kind_of
+        from ..inference.sources import kind_of, look_for
         from ..progress import in_parallel
 
+        look = look_for(self._predictor.manifest, self._request.kind)
+
         def kind(source: "Source") -> "Kind":
-            found = attempt(lambda: kind_of(source.path, look=self._request.kind))
+            found = attempt(lambda: kind_of(source.path, look=look))
             return "crop" if isinstance(found, Exception) else found  # what goes wrong is said where it is read
 
         return in_parallel(kind, self._sources)

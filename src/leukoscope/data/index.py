@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from ..errors import ConfigError, DataError, ImageError, UnknownNameError, attempt
 from ..files import sha256_of
@@ -90,15 +91,26 @@ def index(where: Path, *, layout: Layout | None = None, labels: Path | None = No
     return indexed
 
 
-def note_of_kind(cells: Sequence[Cell]) -> list[str]:
-    """Say so where the pictures do not show single cells on black; a dozen of them are looked at."""
+def picture_kind(cells: Sequence[Cell]) -> Literal["cells", "fields"]:
+    """Tell what most of the pictures show: single cells cut out on black, or whole fields."""
+    whole, seen = _whole_pictures(cells)
+    return "fields" if 2 * whole > seen else "cells"
+
+
+def _whole_pictures(cells: Sequence[Cell]) -> tuple[int, int]:
+    """Look at a dozen pictures; return how many of them are not cut out on black, and how many were looked at."""
     some = cells[:: max(1, len(cells) // _LOOKED_AT)][:_LOOKED_AT]
     seen = [attempt(lambda cell=cell: is_cut_out(read_image(cell.path))) for cell in some]  # type: ignore[misc]
-    whole = sum(one is False for one in seen)
-    if 2 * whole <= len(seen):
+    return sum(one is False for one in seen), len(seen)
+
+
+def note_of_kind(cells: Sequence[Cell]) -> list[str]:
+    """Say so where the pictures do not show single cells on black."""
+    whole, seen = _whole_pictures(cells)
+    if 2 * whole <= seen:
         return []
     return [
-        f"{whole} of {len(seen)} pictures looked at are no single cells cut out on black. A model learns them as they "
+        f"{whole} of {seen} pictures looked at are no single cells cut out on black. A model learns them as they "
         "are, whole, and its bundle is then asked with pictures like these. To learn from cells, cut them out first: "
         "leukoscope cells."
     ]

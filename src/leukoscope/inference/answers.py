@@ -14,7 +14,7 @@ from ..bundle.manifest import REFUSED
 from ..errors import ImageError, UsageError, attempt, installed
 from ..progress import in_parallel
 from .opinion import Opinion
-from .sources import SUFFIXES, Kind, Look, gather, kind_of, ready_for, shows_a_field
+from .sources import SUFFIXES, Kind, Look, gather, kind_of, look_for, ready_for, shows_a_field
 
 if TYPE_CHECKING:
     from .fields import JudgedCell, Reader
@@ -47,7 +47,7 @@ def answer_all(
         DataError: a folder holds no image, or a table has no column path.
         MissingExtraError: an image shows a smear field, and the extra `fields` is not installed.
     """
-    items = list(_items(images, kind=kind))
+    items = list(_items(images, kind=look_for(predictor.manifest, kind)))
     reader = _LazyReader(predictor, items, point=point, um_per_px=um_per_px, with_crops=with_crops)
     for shown, group in groupby(items, key=lambda item: item.kind):
         if shown == "crop":

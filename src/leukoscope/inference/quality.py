@@ -167,9 +167,14 @@ def fit_quality(traits: Sequence[Traits]) -> Limits:
     return limits
 
 
-def judge(traits: Traits, limits: Limits) -> Quality:
-    """Say whether a measured picture can be judged, and if not, the first reason in the order of what to mend."""
-    reason = _why_no_cell(traits) or _why_unlike(traits, limits)
+def judge(traits: Traits, limits: Limits, *, pictures: str = "cells") -> Quality:
+    """Say whether a measured picture can be judged, and if not, the first reason in the order of what to mend.
+
+    pictures: what the bundle learned from, 'cells' cut out on black or whole 'fields'.
+    """
+    reason = _why_not_whole(traits, limits) if pictures == "fields" else ""
+    if pictures != "fields":
+        reason = _why_no_cell(traits) or _why_unlike(traits, limits)
     return Quality(0.0, reason) if reason else Quality(_score(traits, limits), "")
 
 
@@ -187,6 +192,19 @@ def _why_no_cell(traits: Traits) -> str:
         return f"{traits.cells} separate cells in one image. Cut each out by itself (leukoscope cells does)."
     if traits.cut > _CUT:
         return "The frame cuts the cell off. Take a whole cell."
+    return ""
+
+
+def _why_not_whole(traits: Traits, limits: Limits) -> str:
+    """Return why a picture is unlike the whole fields that a bundle learned from."""
+    if not traits.cells:
+        return "Empty: the image is all black. Remove it, or save the picture again."
+    if traits.framed <= _FRAMED:
+        return "A cell cut out on black; this bundle learned from whole pictures. Give it pictures like those."
+    if traits.detail < limits["detail"][0]:
+        return "Blurred: less fine detail than in any training picture. Focus again; do not enlarge small images."
+    if not limits["contrast"][0] <= traits.contrast <= limits["contrast"][2]:
+        return "Its contrast is unlike that of any training picture. Check stain, exposure and camera."
     return ""
 
 

@@ -178,6 +178,7 @@ class Rejection:
     def __init__(self, bundle: Bundle) -> None:
         self._classes = bundle.manifest.classes
         self._limits = bundle.manifest.quality
+        self._pictures = bundle.manifest.pictures
         self._conformal = bundle.manifest.conformal
         self._detector = None
         if bundle.manifest.out_of_distribution:
@@ -191,7 +192,7 @@ class Rejection:
             return None
         from .quality import judge, measure  # SciPy: only for bundles that need it
 
-        return judge(measure(image), self._limits)
+        return judge(measure(image), self._limits, pictures=self._pictures)
 
     def of_cell(self, embedding: NDArray[np.float32]) -> str:
         """Return why a cell with this embedding (channels,) is too unlike the training cells, or ''."""

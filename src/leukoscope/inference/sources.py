@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from ..bundle.manifest import Manifest
 from ..data.cells import natural
 from ..data.layout import Place, places_of
 from ..errors import DataError, UsageError, attempt, installed, require
@@ -38,6 +39,11 @@ def kind_of(path: Path, *, look: Look = "auto") -> Kind:
         return "crop"
     looked = attempt(lambda: _is_field(path))  # what goes wrong is said when the picture is read for its answer
     return "field" if looked is True else "crop"
+
+
+def look_for(manifest: Manifest, look: Look) -> Look:
+    """Return how pictures are to be looked at: a bundle that learned from whole pictures is asked about whole ones."""
+    return "crops" if look == "auto" and manifest.pictures == "fields" else look
 
 
 def ready_for(kind: Kind) -> None:
