@@ -144,6 +144,7 @@ class CauseFit:
     checks: tuple[Proportionality, ...]
     notes: tuple[str, ...] = ()
     whole: Test | None = None  # of all columns together
+    checked: CauseModel | None = None  # `simple` without a penalty, which would blunt the check
 
 
 def fit_cause(design: Design, *, cause: int, penalty: float = 0.0) -> CauseFit:
@@ -166,14 +167,23 @@ def fit_cause(design: Design, *, cause: int, penalty: float = 0.0) -> CauseFit:
             (f"Too few {happened(name)} ({events}): the hazard of {name} is taken as the same for all.",),
         )
     simple = fit_terms(design, design.terms, cause=cause, penalty=penalty)
-    checks, whole = _check(design, simple, cause=cause)
+    checked = _without_penalty(design, simple, cause=cause)
+    checks, whole = _check(design, checked, cause=cause)
     strata = tuple(check.column for check in checks if check.action.startswith("own baseline"))
     split = tuple(check.column for check in checks if check.action.startswith("one effect before"))
     if not strata and not split:
-        return CauseFit(simple, simple, checks, whole=whole)
+        return CauseFit(simple, simple, checks, whole=whole, checked=checked)
     terms = _repaired(design, strata=strata, split=split, when=split_time(design.cohort, cause=cause))
     mended = fit_terms(design, terms, cause=cause, strata=strata, penalty=penalty)
-    return CauseFit(mended, simple, checks, whole=whole)
+    return CauseFit(mended, simple, checks, whole=whole, checked=checked)
+
+
+def _without_penalty(design: Design, model: CauseModel, *, cause: int) -> CauseModel:
+    """Return the same model without its penalty, or as it is where a coefficient would then have no limit."""
+    try:
+        return fit_terms(design, model.terms, cause=cause) if model.penalty else model
+    except NoFitError:
+        return model
 
 
 def split_time(cohort: Cohort, *, cause: int) -> float:

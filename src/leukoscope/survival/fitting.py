@@ -209,7 +209,7 @@ def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
         "strata": list(model.strata),
         "proportional": {
             "all": vars(fit.whole) if fit.whole else None,
-            "effects": [_effect(found) for found in effects_in_time(design, simple, cause=number)],
+            "effects": [_effect(found) for found in effects_in_time(design, fit.checked or simple, cause=number)],
             "columns": [
                 {"column": check.column, **vars(check.test), "p_holm": check.p_holm, "action": check.action}
                 for check in fit.checks
