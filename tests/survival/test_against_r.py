@@ -23,6 +23,7 @@ from leukoscope.survival.cox import fit_terms, make_design, proportionality
 from leukoscope.survival.curves import Z95, aalen_johansen, kaplan_meier, quantile, restricted_mean, risk_table
 from leukoscope.survival.decision import net_benefit
 from leukoscope.survival.fine_gray import fit_fine_gray, late_gray
+from leukoscope.survival.fitting import explain_spline
 from leukoscope.survival.influence import incidence_at, time_lost
 from leukoscope.survival.model import SurvivalModel, patient_curves, term_matrix
 from leukoscope.survival.sample_size import needed
@@ -315,3 +316,18 @@ def _same(one: Any, other: Any) -> None:
             _same(left, right)
     else:
         close(one, other, by=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in WITH["cox"] if "rcs" in SAID[name]["cox"]])
+def test_restricted_cubic_splines_equal_rms(name: str) -> None:
+    cohort, said = cohort_named(name), SAID[name]["cox"]["rcs"]
+    bent = {"spline(x)": cohort.covariates["x"], "z": cohort.covariates["z"]}
+    design = make_design(replace(cohort, covariates=bent), stages=cohort.stages)
+    model = fit_terms(design, design.terms, cause=0)
+    knots = next(term.knots for term in model.terms if term.knots)
+    close(knots, said["knots"])
+    close(model.coefficients, said["coef"], by=1e-5)  # cph stops its search earlier
+    close(np.sqrt(np.diag(model.covariance)), said["se"], by=1e-5)
+    found = explain_spline(design, model, "spline(x)")
+    close(found["nonlinear"]["statistic"], said["nonlinear"], by=1e-4)
+    close(found["all"]["statistic"], said["x"], by=1e-4)

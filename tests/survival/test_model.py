@@ -14,6 +14,7 @@ from leukoscope.survival.aft import fit_aft, survival_at
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import columns_of, fit_terms, make_design
 from leukoscope.survival.fitting import fit_model
+from leukoscope.survival.horizons import Horizon
 from leukoscope.survival.model import (
     CauseModel,
     SurvivalModel,
@@ -23,6 +24,8 @@ from leukoscope.survival.model import (
     term_matrix,
     write_model,
 )
+from leukoscope.survival.nomogram import nomogram
+from leukoscope.survival.predict import answer
 
 from .conftest import drawn
 
@@ -161,3 +164,41 @@ def test_a_damaged_or_newer_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_design_without_terms_has_no_columns() -> None:
     assert term_matrix((), {}, patients=4).shape == (4, 0)
+
+
+def test_the_points_of_the_nomogram_give_the_chance_of_the_model(larynx: Cohort) -> None:
+    """Points added up by hand and read at the chances are the model's own answer."""
+    bent = replace(larynx, covariates={"spline(age)": larynx.covariates["age"]})
+    design = make_design(bent, stages=bent.stages)
+    model = fit_terms(design, design.terms, cause=0)
+    sheet = nomogram(design, model, horizons=[Horizon(3.0, "three years")])
+    assert sheet is not None
+    stage, age = sheet.columns
+    assert max(*stage.points, *age.points) == pytest.approx(100)
+    (chances,) = sheet.chances
+    whole = _model(bent, (model,))
+    for name, points in zip(stage.labels, stage.points, strict=True):
+        for value, more in zip(age.labels, age.points, strict=True):
+            patient = {"stage": np.array([name]), "spline(age)": np.array([float(value)])}
+            risk = whole.incidence(patient, np.array([3.0]))[0, 0, 0]
+            link = np.log(-np.log1p(-np.array([float(chance) / 100 for chance in chances.labels])))
+            line = np.polyfit(link, chances.points, 1)  # the scale is straight in log(-log)
+            assert np.polyval(line, np.log(-np.log1p(-risk))) == pytest.approx(points + more, abs=1e-6)
+
+
+def test_a_model_that_no_single_sheet_can_say_has_no_nomogram(larynx: Cohort) -> None:
+    design = make_design(larynx, stages=larynx.stages)
+    strata = fit_terms(design, design.terms[-1:], cause=0, strata=("stage",))
+    assert nomogram(design, strata, horizons=[Horizon(3.0, "three years")]) is None
+
+
+def test_a_spline_survives_the_model_file_and_answers_in_the_words_of_its_column(tmp_path: Path) -> None:
+    cohort = drawn(300)
+    bent = replace(cohort, covariates={"spline(age)": cohort.covariates["age"]})
+    model = replace(fit_model(bent).model, horizons=((24.0, "two years"),))
+    write_model(tmp_path / "model.json", model)
+    again = read_model(tmp_path)
+    times = np.array([3.0, 12.0, 30.0])
+    assert np.array_equal(model.incidence(columns_of(bent), times), again.incidence(columns_of(bent), times))
+    said = answer(again, "II", {"age": 61})
+    assert 0 < said["horizons"][0]["survival"]["value"] < 1

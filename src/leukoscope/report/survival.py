@@ -206,7 +206,23 @@ def _ratio_words(cause: Mapping[str, Any], references: Mapping[str, str]) -> str
 
 def shown_ratios(cause: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the ratios that have intervals: of a penalised model those of the same model without the penalty."""
-    return list(cause["unpenalised"] or cause["ratios"])
+    return straight(cause["unpenalised"] or cause["ratios"])
+
+
+def straight(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the ratios that mean something by themselves; those of a spline are drawn instead."""
+    bent = {row["column"] for row in rows if row["bends"]}
+    return [row for row in rows if row["column"] not in bent]
+
+
+def _spline_words(spline: Mapping[str, Any]) -> str:
+    low, high = (significant(value) for value in spline["quartiles"])
+    bends = "It bends" if spline["nonlinear"]["p"] < ALPHA else "That it bends is not shown"
+    return (
+        f"{high} against {low} (the quartiles): hazard ratio {span(spline['contrast'])}. {bends} "
+        f"(p {_equals(spline['nonlinear']['p'])}); any effect at all: p {_equals(spline['all']['p'])}. "
+        f"Ratios to {significant(spline['reference'])}, the median, with their 95 % band."
+    )
 
 
 def _has(cause: Mapping[str, Any], column: str) -> bool:
@@ -265,13 +281,14 @@ def _calibration_words(entry: Mapping[str, Any]) -> str:
 
 def _decision_words(entry: Mapping[str, Any], event: str) -> str:
     """Say at which thresholds acting on the model is better than on stage alone, on everybody and on nobody."""
-    better = entry["better"]
+    better, looked = entry["better"], len(entry["thresholds"])
     if not better:
         found = "At no threshold is the model better than stage alone, all and none beyond its 95 % interval."
     else:
         found = (
-            f"Between {100 * min(better):.0f} and {100 * max(better):.0f} of 100 there are thresholds at which the "
-            "model is better than stage alone, all and none beyond its 95 % interval."
+            f"At {len(better)} of {looked} thresholds, between {100 * min(better):.0f} and {100 * max(better):.0f} "
+            "of 100, the model is better than stage alone, all and none beyond its 95 % interval, which does not "
+            "allow for how many were looked at."
         )
     return (
         f"What it would be worth to act on every patient whose chance of {event} by {entry['words']} is above a "
@@ -366,7 +383,7 @@ def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: 
     """Return the page as HTML."""
     pages = environment(
         p=p_value, span=span, listing=listing, sig=significant, open=open_time, ratio=ratio, counted=counted,
-        in_stage=in_stage, shown=shown_ratios,
+        in_stage=in_stage, shown=shown_ratios, straight=straight, spline=_spline_words,
     )  # fmt: skip
     return pages.get_template("survival.html").render(
         r=result, source=source, links=links,
@@ -404,7 +421,11 @@ def _draw(result: Mapping[str, Any]) -> Drawn:
             svg = figures.stage_curves(comparison, curve=event, unit=cohort["unit"], since=since)
             drawn[f"incidence-{number}"] = (svg, f"Cumulative incidence of {event} by stage.")
     for number, cause in enumerate(model.get("causes", ()), start=1):
-        if cause["ratios"]:
+        for place, spline in enumerate(cause["splines"], start=1):
+            drawn[f"spline-{number}-{place}"] = (
+                figures.spline(spline, name=f"spline-{number}-{place}"), f"Hazard ratio by {spline['column']}.",
+            )  # fmt: skip
+        if shown_ratios(cause):
             drawn[f"ratios-{number}"] = (
                 figures.hazard_ratios(shown_ratios(cause), name=f"ratios-{number}"),
                 f"Hazard ratios for {cause['event']}.",
@@ -414,6 +435,8 @@ def _draw(result: Mapping[str, Any]) -> Drawn:
                 figures.effect_in_time(effect, unit=cohort["unit"], name=f"effect-{number}-{place}"),
                 f"Effect of {effect['term']} over time.",
             )
+    if model.get("nomogram"):
+        drawn["nomogram"] = (figures.nomogram(model["nomogram"]), "The model as a nomogram.")
     for number, entry in enumerate((result["judgement"] or {}).get("calibration", ()), start=1):
         alt = f"Expected against observed at {entry['words']}."
         drawn[f"calibration-{number}"] = (figures.calibration(entry), alt)

@@ -189,6 +189,65 @@ def effect_in_time(effect: Mapping[str, Any], *, unit: str, name: str) -> str:
         return drawing(figure, name)
 
 
+def spline(found: Mapping[str, Any], *, name: str) -> str:
+    """Draw the hazard ratio of a number to its median, with its band, on a logarithmic scale."""
+    with canvas(height=3.0) as (figure, axes):
+        axes.axhline(1, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        low, high = (np.clip(found[side], 1e-2, 1e2) for side in ("low", "high"))
+        axes.fill_between(found["grid"], low, high, color=MODEL, alpha=0.13, linewidth=0)
+        axes.plot(found["grid"], np.clip(found["ratio"], 1e-2, 1e2), color=MODEL, linewidth=1.8)
+        axes.set_yscale("log")
+        limits = min(0.5, float(low.min())), max(2.0, float(high.max()))
+        ticks = [tick for tick in (0.01, 0.03, 0.1, 0.25, 0.5, 1, 2, 4, 10, 30, 100) if limits[0] <= tick <= limits[1]]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        axes.minorticks_off()
+        axes.set_xlabel(
+            found["column"].removeprefix("spline(").removesuffix(")").removeprefix("log(").removesuffix(")")
+        )
+        axes.set_ylabel("hazard ratio to the median")
+        return drawing(figure, name)
+
+
+def nomogram(sheet: Mapping[str, Any]) -> str:
+    """Draw the model as scales of points to add up, and of the chance that their total means."""
+    columns, chances, total = sheet["columns"], sheet["chances"], sheet["total"]
+    rows = len(columns) + len(chances) + 2
+    with canvas(height=0.62 * rows + 0.3) as (figure, axes):
+        axes.set_axis_off()
+        axes.set_xlim(-42, 104)
+        axes.set_ylim(-rows + 0.4, 0.6)
+        tens = [float(points) for points in range(0, 101, 20)]
+        scales: list[tuple[str, Sequence[str], Sequence[float], float]] = [
+            ("points", [f"{points:.0f}" for points in tens], tens, 1.0)
+        ]
+        scales += [(scale["name"], scale["labels"], scale["points"], 1.0) for scale in columns]
+        step = next(step for step in (10, 20, 50, 100, 200, 500) if total / step <= 8)
+        marks = [float(mark) for mark in np.arange(0, total + 1e-9, step)]
+        scales.append(("total of points", [f"{mark:.0f}" for mark in marks], marks, 100 / total))
+        scales += [(scale["name"], scale["labels"], scale["points"], 100 / total) for scale in chances]
+        for row, (name, labels, points, stretch) in enumerate(scales):
+            _scale(axes, -row, name, labels=labels, points=[point * stretch for point in points])
+        return drawing(figure, "nomogram")
+
+
+def _scale(axes: Any, at: float, name: str, *, labels: Sequence[str], points: Sequence[float]) -> None:
+    """Draw one scale; labels that would overlap stand below the line, every second one."""
+    axes.annotate(name, (-42, at), fontsize=_SMALL, va="center", color=INK, annotation_clip=False)
+    axes.hlines(at, min(points), max(points), color=MODEL, linewidth=1.2)
+    order = np.argsort(points, kind="stable")
+    last = {1: -np.inf, -1: -np.inf}
+    for place in order:
+        side = 1 if points[place] - last[1] >= 1.6 * max(len(labels[place]), 2) else -1
+        axes.vlines(points[place], at, at + 0.1 * side, color=MODEL, linewidth=1.0)
+        if points[place] - last[side] < 1.6 * max(len(labels[place]), 2):
+            continue  # no room above or below: the mark stands without its number
+        last[side] = points[place]
+        axes.annotate(
+            labels[place], (points[place], at + 0.14 * side), fontsize=_SMALL - 1, ha="center",
+            va="bottom" if side > 0 else "top", color=INK,
+        )  # fmt: skip
+
+
 def decision(entry: Mapping[str, Any]) -> str:
     """Draw net benefit over thresholds: the model with its band, stage alone, treating all and treating none."""
     cuts, rules = entry["thresholds"], entry["rules"]

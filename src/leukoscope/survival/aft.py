@@ -10,7 +10,7 @@ from scipy.special import expit, log_expit, log_ndtr, ndtr
 
 from .cox import Design
 from .curves import Z95, Array, Interval
-from .model import Term, term_matrix
+from .model import term_matrix, term_of
 
 # family -> the power of e^shape in z (a scale divides, a shape multiplies)
 _FAMILIES = {"Weibull": 1, "log-normal": -1, "log-logistic": 1}
@@ -150,7 +150,7 @@ def _tail_logs(family: str, z: Array) -> tuple[Array, Array, Array]:
 
 def survival_at(fit: Mapping[str, Any], columns: Mapping[str, Array], when: float) -> Interval:
     """Return one patient's survival at a time with its 95 % interval (delta method on the scale of z)."""
-    terms = [Term(**term) for term in fit["terms"]]
+    terms = [term_of(term) for term in fit["terms"]]
     row = np.concatenate([[1.0], term_matrix(terms, columns, patients=1)[0]])
     *location, shape = fit["parameters"]
     slope = math.exp(fit["power"] * shape)

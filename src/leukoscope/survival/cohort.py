@@ -154,7 +154,7 @@ def _check_roles(settings: StudySettings) -> None:
         raise UsageError(f"--time and --event are both '{settings.time}'. Name two columns.")
     if settings.stage_cuts and settings.stage_order:
         raise UsageError("--stage-cuts makes stages in rising order; leave out --stage-order.")
-    twice = [name for name, count in Counter(settings.covariates).items() if count > 1]
+    twice = [name for name, count in Counter(map(bare_name, settings.covariates)).items() if count > 1]
     if twice:
         raise UsageError(f"--covariates names '{twice[0]}' twice. Name every covariate once.")
     for name in settings.covariates:
@@ -281,6 +281,11 @@ def _covariate(table: Table, name: str, notes: list[str]) -> Column:
     Raises:
         DataError: the logarithm of a value that is not above zero.
     """
+    if name.startswith("spline(") and name.endswith(")"):
+        values = _covariate(table, name[7:-1], notes)
+        if values.dtype.kind == "U":
+            raise UsageError(f"'{name}' needs numbers, but '{bare_name(name)}' holds words. Name it without spline().")
+        return values
     if name.startswith("log(") and name.endswith(")"):
         return _logarithm(table, name[4:-1])
     if table.is_numeric(name):
@@ -321,8 +326,15 @@ def _missing(table: Table, settings: StudySettings) -> dict[str, int]:
 
 
 def bare_name(covariate: str) -> str:
-    """Return the column behind a covariate: 'wbc' for 'log(wbc)'."""
-    return covariate[4:-1] if covariate.startswith("log(") and covariate.endswith(")") else covariate
+    """Return the column behind a covariate.
+
+    >>> bare_name("log(wbc)"), bare_name("spline(log(wbc))"), bare_name("age")
+    ('wbc', 'wbc', 'age')
+    """
+    for wrapped in ("spline(", "log("):
+        if covariate.startswith(wrapped) and covariate.endswith(")"):
+            covariate = covariate[len(wrapped) : -1]
+    return covariate
 
 
 def _notes(table: Table, settings: StudySettings, *, ordered: bool, stages: tuple[str, ...]) -> list[str]:

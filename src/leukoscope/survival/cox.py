@@ -12,7 +12,7 @@ from .comparison import Test, chi_squared, holm
 from .curves import Z95, Array, kaplan_meier, risk_table
 from .model import Baseline, CauseModel, Term, stratum_names, term_matrix
 from .partial_likelihood import Rows, ScoreTest, baseline, likelihood, maximise, residuals, score_test, strata_of
-from .splines import spline_basis
+from .splines import knots_of, spline_basis
 from .words import happened, listing
 
 PROPORTIONAL_P = 0.05  # below it, after Holm's correction over the columns, hazards count as not proportional
@@ -89,7 +89,7 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
             notes.append(f"'{name}' is the same for every patient: nothing can be learned from it, so it is left out.")
         return []
     if values.dtype.kind != "U":
-        return [Term(name, name, centre=float(values.mean()))]
+        return [Term(name, name, centre=float(values.mean())), *_bends(name, values, notes)]
     levels = list(stages) if name == cohort.stage_column else _levels(values)
     eventful = [level for level in levels if (cohort.state[values == level] == 1).any()]
     silent = [level for level in levels if level not in eventful]
@@ -97,6 +97,21 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
         rest = eventful[0] if eventful else "the rest"
         notes.append(f"'{name}' = {listing(silent)}: nobody had the event there, so the model counts it with {rest}.")
     return [Term(f"{name} = {level}", name, level=level) for level in eventful[1:]]
+
+
+def _bends(name: str, values: Array, notes: list[str]) -> list[Term]:
+    """Return the bends of a covariate written as spline(…): a restricted cubic spline with up to four knots."""
+    if not name.startswith("spline("):
+        return []
+    knots = knots_of(values)
+    if not knots:
+        notes.append(f"'{name}' has too few different values to bend, so its effect is straight.")
+        return []
+    basis = spline_basis(values, knots)[:, 1:]
+    return [
+        Term(f"{name}, bend {place + 1}", name, centre=float(basis[:, place].mean()), knots=knots, bend=place)
+        for place in range(basis.shape[1])
+    ]
 
 
 def _levels(values: Array) -> list[str]:

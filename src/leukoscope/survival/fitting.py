@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from .cohort import Cohort, bare_name
+from .comparison import Test, chi_squared
 from .cox import (
     FEWEST_EVENTS,
     SHRINK_BELOW,
@@ -24,7 +25,9 @@ from .cox import (
 )
 from .curves import Z95, Array, Curve, aalen_johansen, kaplan_meier, risk_table
 from .fine_gray import fit_fine_gray
+from .horizons import Horizon
 from .model import CauseModel, ColumnFacts, SurvivalModel, Term
+from .nomogram import nomogram
 from .sample_size import SHRINKAGE, needed
 from .words import counted, happened, in_stage
 
@@ -143,16 +146,18 @@ def _facts(name: str, values: Array) -> ColumnFacts:
     if values.dtype.kind == "U":
         levels, counts = np.unique(values, return_counts=True)
         return ColumnFacts(name, bare_name(name), levels=tuple(map(str, levels[np.argsort(-counts, kind="stable")])))
-    stated = np.exp(values) if name != bare_name(name) else values
+    stated = np.exp(values) if "log(" in name else values
     return ColumnFacts(
         name, bare_name(name), low=float(stated.min()), high=float(stated.max()), mean=float(stated.mean())
     )
 
 
-def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None, horizon: float) -> dict[str, Any]:
+def explain_fit(
+    fitted: Fitted, *, extrapolation: Mapping[str, Any] | None, horizons: Sequence[Horizon]
+) -> dict[str, Any]:
     """Describe the model of every cause, the Fine–Gray model where events compete, and the extrapolating curve.
 
-    `horizon`, in the unit of the cohort, is where the advice on its size asks for a precise mean risk.
+    The last of the `horizons` is where the advice on its size asks for a precise mean risk.
     """
     if not fitted.causes or fitted.design is None:
         return {
@@ -169,7 +174,8 @@ def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None, hori
         "events": events,
         "coefficients": fitted.coefficients,
         "events_per_coefficient": events / fitted.coefficients if fitted.coefficients else None,
-        "size": _size(design, horizon=horizon),
+        "size": _size(design, horizon=horizons[-1].time),
+        "nomogram": _sheet(fitted, horizons),
         "penalty": fitted.model.causes[0].penalty,
         "causes": [_cause(design, fit, number) for number, fit in enumerate(fitted.causes)],
         "fine_gray": _fine_gray(design) if len(fitted.causes) > 1 else None,
@@ -180,6 +186,16 @@ def explain_fit(fitted: Fitted, *, extrapolation: Mapping[str, Any] | None, hori
         "unmodelled": fitted.model.unmodelled,
         "notes": list(fitted.notes),
     }
+
+
+def _sheet(fitted: Fitted, horizons: Sequence[Horizon]) -> dict[str, Any] | None:
+    if len(fitted.causes) != 1 or fitted.design is None:
+        return None
+    found = nomogram(fitted.design, fitted.causes[0].model, horizons=horizons)
+    if found is None:
+        return None
+    scales = {name: [vars(scale) for scale in getattr(found, name)] for name in ("columns", "chances")}
+    return scales | {"total": found.total}
 
 
 def _size(design: Design, *, horizon: float) -> dict[str, Any] | None:
@@ -215,6 +231,7 @@ def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
                 for check in fit.checks
             ],
         },
+        "splines": [explain_spline(design, fit.checked or simple, name) for name in _bent(simple)],
         "unpenalised": _unpenalised(design, model, number) if model.penalty else None,
         "before_repair": None
         if simple is model
@@ -229,6 +246,49 @@ def _unpenalised(design: Design, model: CauseModel, number: int) -> list[dict[st
     except NoFitError:
         return None
     return hazard_ratios(plain.terms, plain.coefficients, plain.covariance)
+
+
+def _bent(model: CauseModel) -> list[str]:
+    return list(dict.fromkeys(term.column for term in model.terms if term.knots))
+
+
+def explain_spline(design: Design, model: CauseModel, column: str) -> dict[str, Any]:
+    """Return how the hazard moves with a number: ratios to its median with a 95 % band, and Wald tests.
+
+    `nonlinear` tests the bends, `all` the whole effect; equal to anova of R's rms. `contrast` is the ratio between
+    the quartiles.
+    """
+    places = [place for place, term in enumerate(model.terms) if term.column == column]
+    terms, values = [model.terms[place] for place in places], design.columns[column]
+    middle, low, high = np.quantile(values, [0.5, 0.25, 0.75])
+    first, last = np.quantile(values, [0.01, 0.99])
+    grid = np.linspace(first, last, 60)
+    shown = np.exp if "log(" in column else np.asarray
+    b, v = model.coefficients[places], model.covariance[np.ix_(places, places)]
+    bends = [place for place, term in enumerate(terms) if term.knots]
+    between = _contrast(model, column, np.array([high]), float(low))
+    return {
+        "column": column, "grid": shown(grid).tolist(), "reference": float(shown(middle)),
+        **{name: values.tolist() for name, values in _contrast(model, column, grid, float(middle)).items()},
+        "contrast": {name: float(values[0]) for name, values in between.items()},
+        "quartiles": [float(shown(low)), float(shown(high))],
+        "nonlinear": vars(_wald(b[bends], v[np.ix_(bends, bends)])), "all": vars(_wald(b, v)),
+    }  # fmt: skip
+
+
+def _contrast(model: CauseModel, column: str, grid: Array, middle: float) -> dict[str, Array]:
+    """Return the hazard ratio of each value to the middle one, with its 95 % interval."""
+    places = [place for place, term in enumerate(model.terms) if term.column == column]
+    terms = [model.terms[place] for place in places]
+    coefficients, covariance = model.coefficients[places], model.covariance[np.ix_(places, places)]
+    rows = np.column_stack([t.values({column: grid}) - t.values({column: np.array([middle])}) for t in terms])
+    value = rows @ coefficients
+    width = Z95 * np.sqrt(np.maximum(np.einsum("pi,ij,pj->p", rows, covariance, rows), 0))
+    return {"ratio": np.exp(value), "low": np.exp(value - width), "high": np.exp(value + width)}
+
+
+def _wald(coefficients: Array, covariance: Array) -> Test:
+    return chi_squared(float(coefficients @ np.linalg.solve(covariance, coefficients)), len(coefficients))
 
 
 def _effect(found: EffectInTime) -> dict[str, Any]:
@@ -249,7 +309,8 @@ def hazard_ratios(
     errors = np.sqrt(np.diag(covariance))
     return [
         {
-            "term": term.name, "column": term.column, "level": term.level, "coefficient": float(b), "error": float(e),
+            "term": term.name, "column": term.column, "level": term.level, "bends": bool(term.knots),
+            "coefficient": float(b), "error": float(e),
             "ratio": float(np.exp(min(b, _MOST))),
             "low": None if penalised else float(np.exp(b - Z95 * e)),
             "high": None if penalised else float(np.exp(min(b + Z95 * e, _MOST))),

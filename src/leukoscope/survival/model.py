@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import fingerprint, read_json, write_json
 from .curves import Array, Curve, log_log_band
+from .splines import spline_basis
 
 FORMAT = 1
 _ROWS_AT_ONCE = 1000  # keeps (rows, times) arrays at a few megabytes
@@ -25,9 +26,10 @@ _ROWS_AT_ONCE = 1000  # keeps (rows, times) arrays at a few megabytes
 
 @dataclass(frozen=True)
 class Term:
-    """One coefficient's column: a number less its centre, or 1 where a category has a level.
+    """One coefficient's column: a number (or its bend) less its centre, or 1 where a category has a level.
 
-    With a `split`, the coefficient holds only until (period early) or after (late) that time.
+    `bend` counts the bends of a restricted cubic spline with `knots`; -1 is the number itself. With a `split`, the
+    coefficient holds only until (period early) or after (late) that time.
     """
 
     name: str
@@ -36,11 +38,16 @@ class Term:
     centre: float = 0.0
     period: str = ""
     split: float = 0.0
+    knots: tuple[float, ...] = ()
+    bend: int = -1
 
     def values(self, columns: Mapping[str, Array]) -> Array:
         """Return the term for every patient, (patients,)."""
         values = columns[self.column]
-        return (values == self.level).astype(float) if self.level else values.astype(float) - self.centre
+        if self.level:
+            return np.asarray((values == self.level).astype(float))
+        numbers = values.astype(float)
+        return (numbers if self.bend < 0 else spline_basis(numbers, self.knots)[:, self.bend + 1]) - self.centre
 
     def active(self, times: Array) -> Array:
         """Return 1 where the coefficient holds and 0 elsewhere, (times,)."""
@@ -48,6 +55,11 @@ class Term:
             return np.ones(len(times))
         early = times <= self.split
         return (early if self.period == "early" else ~early).astype(float)
+
+
+def term_of(raw: Mapping[str, Any]) -> Term:
+    """Return a term as it stands in a file; files of the first versions know no bends."""
+    return Term(**{**raw, "knots": tuple(raw.get("knots", ()))})
 
 
 def term_matrix(terms: Sequence[Term], columns: Mapping[str, Array], *, patients: int) -> Array:
@@ -107,7 +119,7 @@ class ColumnFacts:
     @property
     def logarithm(self) -> bool:
         """Whether the model uses the logarithm of what a person states."""
-        return self.name != self.source
+        return "log(" in self.name
 
 
 @dataclass(frozen=True)
@@ -356,7 +368,7 @@ def _curve_of(raw: Mapping[str, Any]) -> Curve:
 
 
 def _cause_of(raw: Mapping[str, Any]) -> CauseModel:
-    terms = tuple(Term(**term) for term in raw["terms"])
+    terms = tuple(term_of(term) for term in raw["terms"])
     return CauseModel(
         event=raw["event"], terms=terms, strata=tuple(raw["strata"]), penalty=raw["penalty"],
         coefficients=np.array(raw["coefficients"], dtype=float),

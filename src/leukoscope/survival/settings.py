@@ -32,7 +32,7 @@ class StudySettings(Settings):
     id: str = ""
     """Column that names the patient; empty: a column called id, patient_id, patid … if there is one."""
     covariates: tuple[str, ...] = ()
-    """Further predictors; 'log(wbc)' takes a logarithm first."""
+    """Further predictors; 'log(wbc)' takes a logarithm first, 'spline(age)' lets the effect of a number bend."""
     stage_order: tuple[str, ...] = ()
     """Stages from mildest to worst, where the order is not recognised."""
     stage_cuts: tuple[float, ...] = ()

@@ -271,7 +271,7 @@ def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival
         | {"median_follow_up": as_dict(median_follow_up(cohort.time, cohort.state, start=cohort.entry))},
         "horizons": [{"time": horizon.time, "words": horizon.words} for horizon in horizons],
         "comparison": compare(cohort, horizons=horizons),
-        "model": explain_fit(fitted, extrapolation=model.extrapolation, horizon=horizons[-1].time),
+        "model": explain_fit(fitted, extrapolation=model.extrapolation, horizons=horizons),
         "judgement": judgement,
         "limits": _limits(cohort, fitted) + limits,
         "provenance": _provenance(settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
