@@ -1,11 +1,12 @@
 # The reading room in a small image: no compiler, no root, nothing to write to but /data.
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY pyproject.toml requirements-container.txt README.md LICENSE NOTICE ./
 COPY src ./src
 RUN python -m venv /room \
-    && /room/bin/pip install --no-cache-dir --no-compile -c constraints.txt '.[serve,survival,dicom]' \
-    && /room/bin/pip uninstall --yes pip \
+    && /room/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements-container.txt \
+    && /room/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation '.[serve,survival,dicom,sign]' \
+    && /room/bin/pip uninstall --yes hatchling pip \
     && find /room -name tests -type d -prune -exec rm -rf {} +
 
 FROM python:3.12-slim

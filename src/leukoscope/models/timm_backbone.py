@@ -129,7 +129,7 @@ def _no_answer(endpoint: str) -> str:
     """Return why a hub does not answer, asked once; empty where it does, whatever it says."""
     request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "leukoscope"})
     try:
-        urllib.request.urlopen(request, timeout=_PATIENCE_S).close()
+        urllib.request.urlopen(request, timeout=_PATIENCE_S).close()  # nosec B310
     except urllib.error.HTTPError:
         return ""
     except (OSError, ValueError) as failed:

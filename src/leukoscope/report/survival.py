@@ -388,7 +388,10 @@ def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: 
     return pages.get_template("survival.html").render(
         r=result, source=source, links=links,
         cohort=result["cohort"], model=result["model"], judged=result["judgement"], tests=result["comparison"]["tests"],
-        figures={name: Markup(figures.for_page(svg, alt=alt)) for name, (svg, alt) in drawn.items()},
+        figures={
+            name: Markup(figures.for_page(svg, alt=alt))  # nosec B704
+            for name, (svg, alt) in drawn.items()
+        },
         colours={**COLOURS, **figures.stage_roles()},
         headline=headline(result), estimators=estimators(result["judgement"]), checklist=checklist(result),
         looks=figures.stage_looks(list(result["comparison"]["stages"])),
