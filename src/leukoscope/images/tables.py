@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 
 from ..errors import DataError
 
-_WORKBOOKS = {b"PK\x03\x04": "an Excel or OpenDocument workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook"}
+_WORKBOOKS = {b"PK\x03\x04": "a workbook (Excel, OpenDocument)", b"\xd0\xcf\x11\xe0": "a workbook (old Excel)"}
 _SEPARATORS = ",;\t|"
 Row = dict[str, str]
 
@@ -73,7 +73,7 @@ def read_table(path: Path) -> Table:
     start = 1
     try:
         for row in reader:
-            cells = [cell.strip().strip("\u00a0\ufeff") for cell in row]
+            cells = list(map(str.strip, row))
             if any(cells):
                 rows.append(cells)
                 lines.append(start + skipped)
@@ -82,7 +82,7 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path}, line {reader.line_num + skipped}: {broken}. Is a quotation mark left open?") from None
     if not rows:
         raise DataError(f"{path} is empty. It needs a header line and one line per row.")
-    header = rows[0]
+    header = [cell.strip("\ufeff \u00a0") for cell in rows[0]]
     while header and not header[-1]:
         header.pop()
     body = [tuple(_fitted(row, len(header), path, line)) for row, line in zip(rows[1:], lines[1:], strict=True)]

@@ -114,7 +114,7 @@ def cohort_of(table: Table, settings: StudySettings) -> Cohort:
     entry = None if landmark is not None else entry
     stages, ordered = _order(stage_names[keep], settings)
     covariates = {name: _covariate(table, name, joined) for name in settings.covariates}
-    notes = [*outcome.notes, *joined, *_notes(table, settings, ordered=ordered, stages=stages)]
+    notes = [*table.notes, *outcome.notes, *joined, *_notes(table, settings, ordered=ordered, stages=stages)]
     return Cohort(
         time=outcome.time[keep] - start, state=outcome.state[keep], unit=unit, events=outcome.events,
         stage=_places(stage_names[keep], stages),

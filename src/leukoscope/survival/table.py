@@ -1,7 +1,5 @@
 """A CSV table as hospitals export it: comma, semicolon or tab, decimal point or decimal comma."""
 
-import csv
-import io
 import math
 import re
 from collections import Counter
@@ -13,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import DataError, UnknownNameError, UsageError
+from ..images import tables
 from .horizons import LONGEST
 from .settings import StudySettings
 from .words import counted
@@ -29,6 +28,8 @@ class Table:
     lines: list[int]
     where: str
     decimal_comma: bool = False
+    notes: tuple[str, ...] = ()
+    """What was taken for granted when it was read, as sentences."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -149,63 +150,19 @@ def one_spelling(cells: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV file with a header; the separator is the commonest of comma, semicolon and tab in the header.
+    """Read a table as spreadsheets write them (`images.tables`); numbers have commas where commas do not separate.
 
     Raises:
         DataError: the file is missing, empty, not text, ragged, or names a column twice.
     """
-    text = _text(path)
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header = [name.strip() for name in next(reader, [])]
-    _check_header(header, path)
-    rows, lines = _read_rows(reader, width=len(header), path=path)
-    if not rows:
-        raise DataError(f"{path} has a header but no patients. Check that it was exported whole.")
-    columns = {name: list(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)}
-    return Table(columns, lines, path.name, decimal_comma=delimiter != ",")
-
-
-def _text(path: Path) -> str:
-    """Read UTF-8, or UTF-16 with its mark (Excel's "Unicode text"); nothing else can be told apart for sure."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Check the path.") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder. Name the CSV file in it.") from None
-    if raw.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise DataError(f"{path} is a workbook, not a CSV. Save it in the spreadsheet program as 'CSV UTF-8'.")
-    try:
-        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
-    except UnicodeDecodeError as wrong:
-        line, word = raw.count(b"\n", 0, wrong.start) + 1, raw[wrong.start : wrong.start + 1]
-        raise DataError(
-            f"{path}, line {line}: not UTF-8 text (byte {word.hex()}, which would be '{word.decode('latin-1')}' in a "
-            "Windows or Latin-1 file). Save it as 'CSV UTF-8' and try again."
-        ) from None
-
-
-def _read_rows(reader: Iterable[list[str]], *, width: int, path: Path) -> tuple[list[list[str]], list[int]]:
-    rows, lines = [], []
-    for row in reader:
-        line: int = reader.line_num  # type: ignore[attr-defined]  # csv.reader has it, Iterable does not
-        if not any(row):
-            continue  # an empty line is no patient
-        if len(row) != width:
-            raise DataError(f"{path}, line {line}: {len(row)} cells where the header has {width}. Mend that line.")
-        rows.append(row)
-        lines.append(line)
-    return rows, lines
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if not any(header):
-        raise DataError(f"{path} is empty. It needs a header line and one line per patient.")
+    read = tables.read_table(path)
+    twice = sorted({name for name in read.header if read.header.count(name) > 1})
     if twice:
         raise DataError(f"{path} has the column {', '.join(twice)} more than once. Rename or remove one of them.")
+    if not read.rows:
+        raise DataError(f"{path} has a header but no patients. Check that it was exported whole.")
+    columns = {name: list(cells) for name, cells in zip(read.header, zip(*read.rows, strict=True), strict=True)}
+    return Table(columns, list(read.lines), path.name, decimal_comma=read.separator != ",", notes=read.notes)
 
 
 def as_number(cell: str, *, decimal_comma: bool) -> float | None:
