@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli import leukoscope
@@ -63,3 +65,15 @@ def test_hl7_holds_the_same_rows_as_fhir(answered: Path) -> None:
     values = [float(seen.obx.obx_5.to_er7()) for seen in observations]
     entries = read_json(answered / "fhir" / "P-8.json")["entry"][:-1]
     assert values == [entry["resource"]["valueQuantity"]["value"] for entry in entries]
+
+
+def test_cells_that_are_all_refused_are_counts_without_a_share(single: Bundle, tmp_path: Path) -> None:
+    plain = np.full((200, 200, 3), 255, np.uint8)
+    for number in range(3):
+        Image.fromarray(plain).save(tmp_path / f"P-1_{number}.png")
+    call = ["predict", str(tmp_path), "--kind", "crops", "--model", str(single.path), "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(leukoscope, [*call, "--to", "fhir", "--to", "hl7"])
+    assert done.exit_code in (0, 1), done.output
+    (written,) = (tmp_path / "out" / "fhir").iterdir()
+    units = {entry["resource"]["valueQuantity"]["code"] for entry in read_json(written)["entry"][:-1]}
+    assert units == {"{cells}"}

@@ -110,7 +110,7 @@ def case_result(
         apart = [(named.get(name, name), cells) for name, cells in counted.apart.items() if name != "refused"]
         rows += [Row(name, cells, "{cells}") for name, cells in apart]
         rows += [Row(row.name, row.percent, "%", row.low, row.high) for row in counted.rows if row.percent is not None]
-    elif share := summary.get("share"):
+    elif (share := summary.get("share")) and share["value"] is not None:
         ends = [100 * share[end] for end in ("value", "low", "high")]
         rows.append(Row("blast among cells answered", ends[0], "%", ends[1], ends[2]))
     return CaseResult(
