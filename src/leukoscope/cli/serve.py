@@ -32,6 +32,9 @@ _HELP = {
     "name": "Host name that browsers call it by; may stand several times.",
     "plain": "Cookies without Secure although open to others: for a trial without TLS.",
     "proxy": "Address of the proxy that does TLS; its headers are believed.",
+    "order": "Rows of the differential in your laboratory's order, such as blast,neutrophil,lymphocyte; others follow.",
+    "goal": "White cells that your laboratory counts for a differential.",
+    "key": "Key for a label in the room, such as neutrophil=n; may stand several times.",
     "work": "Leave the analysis to other processes on the same database.",
     "password": "Read the password from this file instead of asking.",
 }
@@ -54,9 +57,14 @@ _PASSWORD = click.option(
 @click.option("--name", "names", multiple=True, metavar="HOST", help=_HELP["name"])
 @click.option("--plain-http", is_flag=True, help=_HELP["plain"])
 @click.option("--behind-proxy", default="", metavar="ADDRESS", help=_HELP["proxy"])
+@click.option("--order", default="", metavar="KIND,KIND,...", help=_HELP["order"])
+@click.option("--goal", type=click.IntRange(1, 100_000), default=200, show_default=True, help=_HELP["goal"])
+@click.option("--key", "keys", multiple=True, metavar="LABEL=KEY", help=_HELP["key"])
 @click.option("--no-work", is_flag=True, help=_HELP["work"])
 @click.option("--no-browser", is_flag=True, help="Do not open the browser.")
-def serve(point: str, behind_proxy: str, no_work: bool, no_browser: bool, **given: Any) -> None:
+def serve(
+    point: str, behind_proxy: str, order: str, keys: tuple[str, ...], no_work: bool, no_browser: bool, **given: Any
+) -> None:
     """Open the reading room: cases, cells and human review in the browser.
 
     Prints one address with a one-time token and opens on this machine alone; nothing leaves it. A laboratory gives
@@ -71,8 +79,54 @@ def serve(point: str, behind_proxy: str, no_work: bool, no_browser: bool, **give
     from ..server.settings import Serving
 
     _need_extra()
-    settings = Serving(point=point.replace("-", "_"), work=not no_work, apart=not no_work, **given)
+    settings = Serving(
+        point=point.replace("-", "_"),
+        work=not no_work,
+        apart=not no_work,
+        order=_order(order),
+        keys=_keys(keys),
+        **given,
+    )
     _run(settings, behind_proxy=behind_proxy, browser=not no_browser)
+
+
+def _order(given: str) -> tuple[str, ...]:
+    """Return the rows of the differential in the laboratory's order.
+
+    Raises:
+        UnknownNameError: a name is no row of a differential.
+        UsageError: a name stands twice.
+    """
+    from ..inference.differential import checked_order
+
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    checked_order(names)
+    return names
+
+
+def _keys(given: tuple[str, ...]) -> dict[str, str]:
+    """Return label -> key.
+
+    Raises:
+        UsageError: a key is not one character, belongs to something else in the room, or stands for two labels.
+    """
+    from ..errors import UsageError
+
+    keys: dict[str, str] = {}
+    for each in given:
+        label, _, key = (part.strip() for part in each.rpartition("="))
+        if not label or len(key) != 1 or not key.isalnum():
+            raise UsageError(f"--key {each}: write LABEL=KEY with one letter or digit, such as neutrophil=n.")
+        if key.lower() in _TAKEN:
+            raise UsageError(f"--key {each}: {key} means {_TAKEN[key.lower()]} in the room. Choose another key.")
+        if key.lower() in keys.values():
+            other = next(name for name, taken in keys.items() if taken == key.lower())
+            raise UsageError(f"--key {each}: {key} is the key for {other} already. Choose another key.")
+        keys[label] = key.lower()
+    return keys
+
+
+_TAKEN = {"0": "unsure", "x": "not a cell", "z": "undo", "h": "heat maps", "f": "the field", "a": "add", "r": "redraw"}
 
 
 def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:

@@ -43,24 +43,29 @@ _CELLS = 20  # of each of them, so that no crowded field decides
 _FEWEST = 3
 _LONGEST = 120  # bytes of a name for results; most disks take 255 with all that is added
 
-Likeness = tuple[Path, int, int]  # folder, width, height
+Likeness = tuple[Path | None, int, int]  # folder, or None where all lie together; width, height
 
 
 class SharedScales:
     """The scales of a set of fields, each group measured when its first field comes."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = list(files)
+    def __init__(self, files: Sequence[Path], *, together: bool = False) -> None:
+        """Group the files by folder and size; `together`: by size alone, as if they lay in one folder."""
+        self._files, self._together = list(files), together
         self._known: dict[Likeness, Scale | None] = {}
 
     def of(self, path: Path, field: Field) -> Scale:
         """Return the scale of a field: its own where it is known, else the one shared by three or more like it."""
         if field.scale.source in ("user", "file"):
             return field.scale
-        key = _likeness(path, field)
+        return self.shared(path, field) or field.scale
+
+    def shared(self, path: Path, field: Field) -> Scale | None:
+        """Return the scale that fields like this one share; None where there are fewer than three."""
+        key = _likeness(path, field, together=self._together)
         if key not in self._known:
             self._known[key] = self._pooled(key)
-        return self._known[key] or field.scale
+        return self._known[key]
 
     def _pooled(self, likeness: Likeness) -> Scale | None:
         chosen = _some(self._files, likeness, most=_SAMPLE)
@@ -71,14 +76,15 @@ class SharedScales:
 class SharedStains:
     """The stains of a set of fields, each group measured on cells of some of its fields when its first one comes."""
 
-    def __init__(self, files: Sequence[Path], *, um_per_px: float | None = None) -> None:
-        self._files, self._um_per_px = list(files), um_per_px
-        self._scales = SharedScales(files)
+    def __init__(self, files: Sequence[Path], *, um_per_px: float | None = None, together: bool = False) -> None:
+        """Group the files as SharedScales does."""
+        self._files, self._um_per_px, self._together = list(files), um_per_px, together
+        self._scales = SharedScales(files, together=together)
         self._known: dict[Likeness, StainStatistics | None] = {}
 
     def of(self, path: Path, field: Field) -> StainStatistics | None:
         """Return the stain shared by three or more fields like this one, or None where there are fewer with cells."""
-        key = _likeness(path, field)
+        key = _likeness(path, field, together=self._together)
         if key not in self._known:
             self._known[key] = self._pooled(key)
         return self._known[key]
@@ -99,15 +105,15 @@ class SharedStains:
         return sample_crops([]) if isinstance(found, Exception) else found
 
 
-def _likeness(path: Path, field: Field) -> Likeness:
+def _likeness(path: Path, field: Field, *, together: bool) -> Likeness:
     height, width = field.pixels.shape[:2]
-    return path.parent, width, height
+    return None if together else path.parent, width, height
 
 
 def _some(files: Sequence[Path], likeness: Likeness, *, most: int) -> list[Path]:
     """Return some of the files that are like this, from the first to the last."""
     folder, *size = likeness
-    alike = [path for path in files if path.parent == folder and _size(path) == tuple(size)]
+    alike = [path for path in files if folder in (None, path.parent) and _size(path) == tuple(size)]
     return [alike[place] for place in np.linspace(0, len(alike) - 1, min(most, len(alike))).round().astype(int)]
 
 

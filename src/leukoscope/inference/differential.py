@@ -94,13 +94,13 @@ class Kinds:
     answered: int = 0
     """Lymphoid cells of which it says anything."""
 
-    def add(self, opinion: Opinion, *, positive: str) -> None:
-        """Count one more cell."""
+    def add(self, opinion: Opinion, *, positive: str, times: int = 1) -> None:
+        """Count one more cell, or `times` of which the same was said."""
         kind = kind_of(opinion, positive=positive)
-        self.cells[kind] += 1
+        self.cells[kind] += times
         if kind in (BLAST, LYMPHOCYTE, UNDECIDED) and opinion.called:
-            self.answered += 1
-            self.called += opinion.called == positive
+            self.answered += times
+            self.called += times * (opinion.called == positive)
 
 
 @dataclass(frozen=True)

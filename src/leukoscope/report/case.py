@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..inference.differential import rounded
 from .style import COLOURS, environment
 
 NOTICE = "Research use, not a diagnosis"
@@ -48,6 +49,10 @@ class CaseReport:
     """by, time, note; None while the case is open."""
     cells: Sequence[CaseCell] = field(default_factory=list)
     credits: Sequence[dict[str, str]] = ()
+    differential: dict[str, Any] | None = None
+    """What model and readers counted, as inference.differential gives it: {"model", "readers"}; None without types."""
+    limits: Sequence[str] = ()
+    """What the model knows and what not."""
 
     @property
     def headline(self) -> str:
@@ -56,6 +61,14 @@ class CaseReport:
             return f"{len(self.cells):,} cells; no share of blasts can be given."
         value, low, high = (100 * self.share[name] for name in ("value", "low", "high"))
         return f"{value:.0f} % blasts ({low:.0f} to {high:.0f} %)"
+
+    @property
+    def counted(self) -> list[tuple[str, str, str]]:
+        """The differential as rows: kind, counted by the model, counted by readers; empty without types."""
+        if not self.differential:
+            return []
+        model, readers = (_shares(self.differential[who]) for who in ("model", "readers"))
+        return [(name, said, readers[name]) for name, said in model.items()]
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -89,11 +102,18 @@ def pdf(report: CaseReport) -> bytes:
     sheet.set_font("text", "", 8)
     sheet.multi_cell(0, 4.5, report.share["how"], new_x="LMARGIN", new_y="NEXT")
     sheet.ln(2)
+    if report.limits:
+        sheet.multi_cell(
+            0, 4.5, "What the model knows, and what not. " + " ".join(report.limits), new_x="LMARGIN", new_y="NEXT"
+        )
+        sheet.ln(2)
     for name, value in report.facts:
         sheet.set_font("text", "B", 8)
         sheet.cell(34, 5, name)
         sheet.set_font("text", "", 8)
         sheet.multi_cell(0, 5, value, new_x="LMARGIN", new_y="NEXT")
+    if report.counted:
+        _draw_counted(sheet, report)
     for title, cells in _groups(report):
         _draw_group(sheet, title, cells)
     return bytes(sheet.output())
@@ -122,6 +142,16 @@ def _sheet(report: CaseReport) -> Any:
     sheet.set_title("Cells read by people: research use")
     sheet.add_page()
     return sheet
+
+
+def _draw_counted(sheet: Any, report: CaseReport) -> None:
+    """Draw the differential: kinds, the model's count, the readers'."""
+    sheet.ln(4)
+    for number, cells in enumerate([("Differential", "Model", "Readers"), *report.counted]):
+        sheet.set_font("text", "" if number else "B", 8)
+        for width, text in zip((54, 50, 50), cells, strict=True):
+            sheet.cell(width, 5, text)
+        sheet.ln(5)
 
 
 def _draw_group(sheet: Any, title: str, cells: Sequence[CaseCell]) -> None:
@@ -160,6 +190,18 @@ def _groups(report: CaseReport) -> list[tuple[str, list[CaseCell]]]:
     """Return cells in groups of what they count as, the disease first."""
     names = sorted({cell.shown for cell in report.cells}, key=lambda name: (name != report.chance_of, name))
     return [(name, [cell for cell in report.cells if cell.shown == name]) for name in names]
+
+
+def _shares(counted: dict[str, Any]) -> dict[str, str]:
+    """Return each kind of a differential in words, such as '12 (41 %, 25 to 59)'."""
+    rows = counted["rows"]
+    percents = rounded([row["percent"] or 0.0 for row in rows])
+    words = {}
+    for row, percent in zip(rows, percents, strict=True):
+        share = "" if row["percent"] is None else f" ({percent:.0f} %, {row['low']:.0f} to {row['high']:.0f})"
+        words[row["name"]] = f"{row['cells']:,}{share}"
+    words["White cells told apart"] = f"{counted['white']:,} of {counted['goal']:,}"
+    return words | {f"apart: {name}": f"{cells:,}" for name, cells in counted["apart"].items()}
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -18,7 +18,7 @@ from ..images.read import RGB
 from ..inference.opinion import Opinion, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
-from .tables import FIELD, Case, Cell, Model, Picture, Prediction
+from .tables import Case, Cell, Model, Prediction
 
 if TYPE_CHECKING:
     from ..inference.fields import JudgedCell
@@ -85,7 +85,7 @@ def store_predictions(
     for (cell, opinion), each in zip(cells, said, strict=True):
         group, place = review_priority(opinion, positive=predictor.manifest.positive, threshold=threshold)
         cell.need = 10 * group + place  # a place lies between -1 and 1
-        cell.prediction_id, cell.decision = each.id, opinion.decision
+        cell.prediction_id, cell.decision, cell.type = each.id, opinion.decision, opinion.type
         cell.chance = _chance(opinion, predictor.manifest.positive)
     session.flush()
 
@@ -95,7 +95,7 @@ def _prediction(cell: Cell, opinion: Opinion, *, predictor: Predictor, point: st
     return Prediction(
         cell_id=cell.id, version=cell.version, bundle=predictor.manifest.seal, point=point,
         decision=opinion.decision, called=opinion.called, reason=opinion.reason, quality=opinion.quality,
-        probabilities=opinion.probabilities,
+        probabilities=opinion.probabilities, type=opinion.type, types=opinion.types,
         evidence=None if evidence is None else evidence.tobytes(),
         evidence_height=0 if evidence is None else len(evidence),
     )  # fmt: skip
@@ -132,35 +132,25 @@ def is_field(image: RGB, path: Path) -> bool:
     return kind_of(path) == "field"
 
 
-def cells_of_field(
-    path: Path, predictor: Predictor, *, um_per_px: float | None, point: str
-) -> tuple[Any, list["JudgedCell"]]:
-    """Find and judge the cells of a field in the store; return its scale and them.
-
-    Raises:
-        ImageError: it is no stained smear, or has no scale; the words say which.
-        MissingExtraError: the extra `fields` is not installed.
-    """
-    field = _open(path, um_per_px=um_per_px)
-    from ..inference.fields import judge_cells
-
-    return field.scale, list(judge_cells(field, predictor, point=point))
-
-
 def cell_of_outline(
     path: Path, outline: Sequence[Sequence[float]], others: Sequence[Sequence[Sequence[float]]], predictor: Predictor,
-    *, um_per_px: float | None, point: str,
+    *, um_per_px: float | None, point: str, stain: dict[str, Any] | None = None,
 ) -> "JudgedCell":  # fmt: skip
-    """Judge one cell that a reader has drawn, in the stain of all the field's cells; x and y in pixels."""
+    """Judge one cell that a reader has drawn, x and y in pixels.
+
+    stain: that which the fields of the case share; without it, that of all the field's cells.
+    """
     field = _open(path, um_per_px=um_per_px)
     from ..fields.cells import describe
     from ..fields.detection import Found
     from ..fields.extraction import field_normaliser
+    from ..fields.stain import StainStatistics
     from ..inference.fields import judge_cell, stain_of
 
     drawn, *rest = (describe(Found(np.array(each, float), 0.5, False), field) for each in (outline, *others))
-    stain = field_normaliser(field, [drawn, *rest], target=stain_of(predictor.manifest))
-    return judge_cell(field, drawn, predictor, stain=stain, point=point)
+    source = StainStatistics.from_json(stain) if stain else None
+    normalised = field_normaliser(field, [drawn, *rest], source=source, target=stain_of(predictor.manifest))
+    return judge_cell(field, drawn, predictor, stain=normalised, point=point)
 
 
 def _open(path: Path, *, um_per_px: float | None) -> Any:
@@ -169,13 +159,6 @@ def _open(path: Path, *, um_per_px: float | None) -> Any:
     from ..fields.cells import open_field
 
     return open_field(path, um_per_px=um_per_px)
-
-
-def keep_scale(session: Session, image_id: int, scale: Any) -> None:
-    """Note the scale that was used, so that a cell added later is cut out like these."""
-    facts = {"scale": scale.source, "um_low": scale.low, "um_high": scale.high}
-    values = {"um_per_px": scale.um_per_px, "facts": facts, "kind": FIELD}
-    session.execute(update(Picture).where(Picture.id == image_id).values(**values))
 
 
 def drawn_of(cell: Any, digest: str, *, origin: str = "model") -> Drawn:

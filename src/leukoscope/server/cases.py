@@ -6,13 +6,16 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Integer, Select, case, func, select, update
 from sqlalchemy.orm import Session
 
+from ..bundle.manifest import NOT_ASKED
 from ..inference.opinion import worded
 from .accounts import Caller
 from .refusals import Seen, bad_request, not_found, signed_off
 from .tables import (
     ADMIN,
+    DICOM,
     DONE,
     FAILED,
+    FIELD,
     OPEN,
     QUEUED,
     READER,
@@ -30,7 +33,9 @@ from .tables import (
 
 Item = TypeVar("Item", Picture, Cell)
 
-SHOWN = case((Cell.label != "", Cell.label), else_=Cell.decision)
+SAID = case((Cell.decision == NOT_ASKED, Cell.type), else_=Cell.decision)
+"""What the model said of a cell: its decision, or its type where it was not asked about the classes."""
+SHOWN = case((Cell.label != "", Cell.label), else_=SAID)
 """What a cell counts as: what a reader said, else what the model said."""
 
 
@@ -199,6 +204,20 @@ def progress_of(states: Mapping[str, int]) -> dict[str, Any]:
     return counts | {"finished": not counts[QUEUED] and not counts[RUNNING]}
 
 
+def fields_of_case(session: Session, case_id: int) -> list[dict[str, Any]]:
+    """Return how the fields of a case were taken, in their order: scale, its source, stain step, when judged again."""
+    columns = (Picture.id, Picture.name, Picture.um_per_px, Picture.facts)
+    fields = select(*columns).where(Picture.case_id == case_id, Picture.kind.in_((FIELD, DICOM)), Picture.state == DONE)
+    return [
+        {
+            "image": row.id, "name": row.name, "um_per_px": row.um_per_px, "scale": row.facts.get("scale"),
+            "low": row.facts.get("um_low"), "high": row.facts.get("um_high"), "stain": row.facts.get("stain"),
+            "again": row.facts.get("again"),
+        }
+        for row in session.execute(fields.order_by(Picture.number))
+    ]  # fmt: skip
+
+
 def progress(session: Session, case_id: int) -> dict[str, Any]:
     """Return how far the analysis of a case is, and what failed."""
     failed = select(Picture.id, Picture.name, Picture.error).where(Picture.case_id == case_id, Picture.state == FAILED)
@@ -263,7 +282,7 @@ def _columns(*more: Any) -> Select[Any]:
             Cell.id, Cell.number, Cell.case_id, Cell.image_id, Cell.box, Cell.version, Cell.origin, Cell.decision,
             Cell.removed,
             Picture.name, Prediction.probabilities, Prediction.called, Prediction.reason, Prediction.quality,
-            Prediction.bundle, Review.label, Review.note, Review.created.label("reviewed"),
+            Prediction.bundle, Cell.type, Prediction.types, Review.label, Review.note, Review.created.label("reviewed"),
             Account.name.label("reader"), *more,
         )
         .join(Picture, Picture.id == Cell.image_id)
@@ -281,6 +300,7 @@ def describe_cell(row: Any) -> dict[str, Any]:
     return {
         "id": row.id, "number": row.number, "case": row.case_id, "image": row.image_id, "name": row.name,
         "box": row.box, "origin": row.origin, "probability": row.probabilities, "decision": row.decision,
+        "type": row.type or None, "types": row.types,
         "called": row.called or None, "reason": worded(row.reason or ""), "quality": row.quality, "review": review,
         "bundle": row.bundle, "etag": f"{row.id}-{row.version}", "removed": row.removed,
         "thumbnail": f"/api/v1/cells/{row.id}/thumbnail?side=160&v={row.id}-{row.version}",
@@ -308,6 +328,7 @@ def _order(order: str) -> list[Any]:
     orders: dict[str, list[Any]] = {
         "need": [Cell.need, Cell.number],
         "number": [Cell.number],
+        "type": [SHOWN, Cell.need, Cell.number],
         "probability": [Cell.chance.is_(None), Cell.chance.desc(), Cell.number],
     }
     return orders[order]

@@ -21,16 +21,19 @@ from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest
 from ..data.cells import COLUMNS
-from ..inference.opinion import title_of, worded
+from ..inference.limits import limits_of
+from ..inference.opinion import TYPE_COLOURS, title_of, worded
 from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
 from .accounts import Caller
-from .cases import describe_case
+from .cases import SAID, SHOWN, describe_case
 from .decoding import png_of
+from .differential import differential_of_image, differentials
 from .refusals import Refusal
 from .sandbox import Sandbox
+from .settings import Serving
 from .store import Pictures
 from .summary import summary
 from .tables import Account, Case, Cell, Picture, Prediction, Review
@@ -57,7 +60,7 @@ class Exporter:
     pictures: Pictures
     sandbox: Sandbox
     manifest: Manifest
-    point: str
+    settings: Serving
     caller: Caller
 
     def make(self, case: Case, kind: str) -> Export:
@@ -75,12 +78,12 @@ class Exporter:
     def _csv(self, case: Case) -> Export:
         rows = list(_rows(self.session, case.id))
         classes = sorted({name for row in rows for name in (row.probabilities or {})})
+        types = sorted({name for row in rows for name in (row.types or {})})
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*_CSV, *(f"prob_{name}" for name in classes)])
+        writer.writerow([*_CSV, *(f"prob_{name}" for name in classes), *(f"prob_type_{name}" for name in types)])
         for row in rows:
-            chances = row.probabilities or {}
-            numbers = [f"{chances[name]:.6f}" if name in chances else "" for name in classes]
+            numbers = [*_numbers(row.probabilities, classes), *_numbers(row.types, types)]
             harmless_row = [harmless(each) if isinstance(each, str) else each for each in _csv_row(case, row)]
             writer.writerow([*harmless_row, *numbers])
         return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
@@ -105,8 +108,8 @@ class Exporter:
         positive = self.manifest.positive
         return [
             Shape(
-                np.array(row.outline, float), f"Cell {row.number}", title_of(row.label or row.decision),
-                _measurements(row, positive),
+                np.array(row.outline, float), f"Cell {row.number}", title_of(row.shown), _measurements(row, positive),
+                _colour(row.shown, self.manifest),
             )
             for row in rows
             if row.outline
@@ -131,7 +134,9 @@ class Exporter:
         algorithm = Algorithm("leukoscope", metadata.version("leukoscope"), bundle)
         cells = [self._dicom_cell(row) for row in rows if row.outline]
         with TemporaryDirectory(prefix="leukoscope-") as folder:
-            write_report(Path(folder, f"{name}-report.dcm"), source, cells, algorithm=algorithm)
+            counted = self._shares(image)
+            report = Path(folder, f"{name}-report.dcm")
+            write_report(report, source, cells, algorithm=algorithm, differential=counted)
             if cells and "FrameOfReferenceUID" in source:
                 write_annotations(Path(folder, f"{name}-outlines.dcm"), source, cells, algorithm=algorithm)
             return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
@@ -140,10 +145,24 @@ class Exporter:
         from ..interop.dicom_results import DicomCell
 
         chances = row.probabilities or {}
-        area, said = float(row.facts.get("area_um2", 0.0)), title_of(row.label or row.decision)
+        area, said = float(row.facts.get("area_um2", 0.0)), title_of(row.shown)
+        if row.shown == "unsure" and row.decision == NOT_ASKED:
+            said = "type unsure"
         return DicomCell(
             np.array(row.outline, float), f"Cell {row.number}", said, area, chances.get(self.manifest.positive)
         )
+
+    def _shares(self, image: Picture) -> list[Any]:
+        """Return the model's differential of one image as rows for DICOM."""
+        from ..interop.dicom_results import DicomShare
+
+        counted = differential_of_image(self.session, image, manifest=self.manifest, settings=self.settings)
+        if counted is None:
+            return []
+        white = [DicomShare(row.name, row.cells, row.percent, row.low, row.high) for row in counted.rows]
+        return white + [
+            DicomShare("type unsure" if name == UNSURE else name, cells) for name, cells in counted.apart.items()
+        ]
 
     def _html(self, case: Case) -> Export:
         return Export(f"case-{case.id}.html", "text/html; charset=utf-8", page(self._report(case)).encode())
@@ -152,21 +171,23 @@ class Exporter:
         return Export(f"case-{case.id}.pdf", "application/pdf", pdf(self._report(case)))
 
     def _report(self, case: Case) -> CaseReport:
-        told = summary(self.session, case.id, manifest=self.manifest, point=self.point)
+        told = summary(self.session, case.id, manifest=self.manifest, point=self.settings.point)
+        counted = differentials(self.session, case.id, manifest=self.manifest, settings=self.settings)
         return CaseReport(
             name=case.name, subject=case.subject, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             model=self.manifest.name, bundle=self.manifest.seal, chance_of=title_of(self.manifest.positive),
             share=told["blast_share"], by_model=_counts(told["by_model"]), by_reader=_counts(told["by_reader"]),
             signed=describe_case(self.session, self.caller, case)["signed"],
             cells=[self._report_cell(row) for row in _rows(self.session, case.id)], credits=self.manifest.credits,
+            differential=counted, limits=limits_of(self.manifest),
         )  # fmt: skip
 
     def _report_cell(self, row: Any) -> CaseCell:
         what = f"thumbnail-{_THUMBNAIL}"
         draw = partial(self.sandbox.draw, "thumbnail", self.pictures.path(row.digest), side=_THUMBNAIL)
         return CaseCell(
-            row.number, self.pictures.drawn(row.digest, what, draw), _in_words(row.label or row.decision), row.chance,
-            _in_words(row.decision), worded(row.reason or ""), row.reader or "", row.note or "",
+            row.number, self.pictures.drawn(row.digest, what, draw), _in_words(row.shown), row.chance,
+            _in_words(row.said), worded(row.reason or ""), row.reader or "", row.note or "",
         )  # fmt: skip
 
     def _dataset(self, case: Case) -> Export:
@@ -189,7 +210,7 @@ class Exporter:
 
 _CSV = (
     "case", "subject", "cell", "image", "left", "top", "width", "height", "area_um2", "flags", "origin", "decision",
-    "called", "reason", "quality", "review", "reader", "reviewed", "note", "bundle", "notice",
+    "type", "called", "reason", "quality", "review", "reader", "reviewed", "note", "bundle", "notice",
 )  # fmt: skip
 
 
@@ -198,7 +219,8 @@ def _csv_row(case: Case, row: Any) -> list[Any]:
     reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or ""]
     return [
         case.id, case.subject, row.number, row.image, *box, row.facts.get("area_um2", ""),
-        "; ".join(row.facts.get("flags", [])), row.origin, row.decision, row.called or "", row.reason or "",
+        "; ".join(row.facts.get("flags", [])), row.origin, row.decision, row.type,
+        row.called or "", row.reason or "",
         "" if row.quality is None else row.quality, *reviewed, row.bundle or "", "research use, not a diagnosis",
     ]  # fmt: skip
 
@@ -217,7 +239,8 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
     query = (
         select(
             Cell.number, Cell.image_id, Cell.digest, Cell.box, Cell.outline, Cell.facts, Cell.origin, Cell.decision,
-            Cell.chance, Cell.label, Picture.name.label("image"), Prediction.probabilities, Prediction.called,
+            Cell.chance, Cell.label, Cell.type, Prediction.types, SAID.label("said"), SHOWN.label("shown"),
+            Picture.name.label("image"), Prediction.probabilities, Prediction.called,
             Prediction.reason, Prediction.quality, Prediction.bundle, Review.note, Review.created.label("reviewed"),
             Account.name.label("reader"),
         )
@@ -237,6 +260,15 @@ def _in_words(decision: str) -> str:
 
 def _counts(counts: Mapping[str, int]) -> dict[str, int]:
     return {_in_words(name): number for name, number in counts.items()}
+
+
+def _numbers(chances: dict[str, float] | None, names: Sequence[str]) -> list[str]:
+    return [f"{chances[name]:.6f}" if chances and name in chances else "" for name in names]
+
+
+def _colour(shown: str, manifest: Manifest) -> tuple[int, int, int] | None:
+    """Return the colour of a type; classes have those that QuPath's writer knows."""
+    return TYPE_COLOURS.get(shown) if manifest.types and shown not in (UNSURE, *manifest.classes) else None
 
 
 def _measurements(row: Any, positive: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,15 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..bundle.manifest import Manifest
 from ..bundle.signature import check_signature
-from ..errors import UsageError
+from ..errors import UnknownNameError, UsageError
 from ..inference.predictor import Predictor, load
 from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_account
 from .analysis import remember_bundle
 from .audit_log import AuditLog
 from .database import Database
+from .differential import labels_of, titles_of
 from .sandbox import Sandbox
 from .settings import Serving
 from .store import Pictures, make_private
@@ -94,6 +96,7 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
     predictor = load(settings.model)
     if settings.trust:
         check_signature(predictor.bundle, settings.trust)
+    check_keys(settings.keys, predictor.manifest)
     if make_private(settings.data):
         LOG.warning("%s could be read by others on this machine; it is closed to them now (700).", settings.data)
     database, pictures, log = Database(settings.url), Pictures(settings.data), AuditLog(settings.data)
@@ -123,6 +126,19 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         token,
         survival,
     )
+
+
+def check_keys(keys: Mapping[str, str], manifest: Manifest) -> None:
+    """Make sure that every key is one for a label that readers can say.
+
+    Raises:
+        UnknownNameError: a label is none of them.
+    """
+    titles = titles_of(manifest)
+    known = [*titles, *titles.values(), *labels_of(manifest)]
+    for label in keys:
+        if label not in known:
+            raise UnknownNameError("label", label, list(dict.fromkeys(known)))
 
 
 def read_survival(folders: tuple[Path, ...]) -> dict[str, Any]:

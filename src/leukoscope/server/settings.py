@@ -51,6 +51,12 @@ class Serving(Settings):
     session_hours: float = Field(12, gt=0)
     attempts: int = Field(10, ge=1)
     """Failed logins of one name or one address within five minutes, after which it has to wait."""
+    order: tuple[str, ...] = ()
+    """Rows of the differential in the laboratory's own order; others follow."""
+    goal: int = Field(200, ge=1)
+    """White cells that the laboratory counts for a differential."""
+    keys: dict[str, str] = Field(default_factory=dict)
+    """Label that a reader can say -> the key for it; others keep theirs."""
     lease_seconds: float = Field(30, gt=0)
     """How long a worker may be silent before its work is given to another."""
     work: bool = True

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import NOT_ASKED, REFUSED, Manifest
 from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen
+from .cases import SAID
 from .tables import Cell, Model, Prediction
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,7 @@ _NO_BETTER = 1e-6
 
 def summary(session: Session, case_id: int, *, manifest: Manifest, point: str) -> dict[str, Any]:
     """Return counts by model and by reader, and the share of the disease with value, low, high and how."""
-    by_model, by_reader = _counts(session, case_id, Cell.decision), _counts(session, case_id, Cell.label)
+    by_model, by_reader = _counts(session, case_id, SAID), _counts(session, case_id, Cell.label)
     cells = sum(by_model.values())
     unread = by_reader.pop("", 0)
     return {
@@ -96,7 +97,7 @@ def _unread(session: Session, case_id: int, manifest: Manifest) -> list[tuple[st
         Cell.case_id == case_id,
         Cell.removed.is_(False),
         Cell.label.in_(["", "unsure"]),
-        Cell.decision != "refused",
+        Cell.decision.not_in((REFUSED, NOT_ASKED)),
     )
     query = select(Prediction.bundle, called, func.count()).join(Cell, Cell.prediction_id == Prediction.id)
     rows = session.execute(query.where(*open_).group_by(Prediction.bundle))

@@ -144,7 +144,7 @@ class Picture(Table):
     state: Mapped[str] = mapped_column(String(20), default=QUEUED)
     error: Mapped[str] = mapped_column(default="")
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """Of a field: stain and scale, so that a cell added later is cut out like the others."""
+    """Of a field: stain and scale, so that a cell added later is cut out like the others; when it was judged again."""
     created: Mapped[str] = mapped_column(default=now)
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("images_by_state", "case_id", "state"))
 
@@ -170,6 +170,8 @@ class Cell(Table):
     prediction_id: Mapped[int | None] = mapped_column(Key)
     """The prediction that stands, and below what it said."""
     decision: Mapped[str] = mapped_column(String(200), default="")
+    type: Mapped[str] = mapped_column(String(200), default="")
+    """Type of the cell, 'unsure' or 'smudge'; empty where none was told."""
     chance: Mapped[float | None]
     """Probability of the disease, or of the likeliest class with more than two; to sort by."""
     review_id: Mapped[int | None] = mapped_column(Key)
@@ -194,6 +196,9 @@ class Prediction(Table):
     reason: Mapped[str]
     quality: Mapped[float | None]
     probabilities: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    type: Mapped[str] = mapped_column(String(200), default="")
+    types: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """Probability of each type; None where no type was told."""
     evidence: Mapped[bytes | None]
     """Half-precision (height, width): for the disease, or for the called class with more than two."""
     evidence_height: Mapped[int] = mapped_column(default=0)

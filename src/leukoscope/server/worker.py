@@ -28,12 +28,13 @@ from ..inference.opinion import Opinion
 from ..inference.predictor import Predictor
 from ..progress import in_parallel
 from . import queue
-from .analysis import Drawn, cells_of_field, drawn_of, is_field, keep_scale, png, store_cells
+from .analysis import Drawn, drawn_of, is_field, png, store_cells
 from .audit_log import AuditLog, Who
 from .database import Database
+from .fields import FieldsOfCases, keep_facts, outdated, renew_cells
 from .queue import Task
 from .store import Pictures
-from .tables import CROP
+from .tables import CROP, Picture
 from .uploads import Stored
 
 LOG = logging.getLogger("leukoscope.server")
@@ -61,6 +62,7 @@ class Worker:
     ) -> None:  # fmt: skip
         self._database, self._pictures, self._log, self._predictor = database, pictures, log, predictor
         self._point, self._seconds, self._counted = point, lease_seconds, counted
+        self._fields = FieldsOfCases(database, pictures, predictor, point=point)
         self._owner, self._asked = queue.owner_name(), itertools.count(1)
         self._work, self._end = threading.Event(), threading.Event()
         self._broke = False
@@ -242,17 +244,24 @@ class Worker:
         task = seen.task
         path = self._pictures.path(task.digest)
         try:
-            scale, found = cells_of_field(path, self._predictor, um_per_px=task.um_per_px, point=self._point)
+            found = self._fields.judge(task.image_id)
         except LeukoscopeError as unusable:
             self._fail(task, said(unusable, path))
             return
-        digests = self._pictures.add_all([png(each.crop) for each in found])
-        cells = [(drawn_of(each.cell, digest), each.opinion) for each, digest in zip(found, digests, strict=True)]
+        digests = self._pictures.add_all([png(each.crop) for each in found.cells])
+        cells = [(drawn_of(each.cell, digest), each.opinion) for each, digest in zip(found.cells, digests, strict=True)]
         with self._booking([task]) as session:
             if not queue.finish(session, task, self._owner):
                 return
-            keep_scale(session, task.image_id, scale)
-            store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
+            image = session.get_one(Picture, task.image_id, populate_existing=True)
+            again = None
+            if "taken" in image.facts:
+                again = renew_cells(session, image, cells, predictor=self._predictor, point=self._point)
+                self._log.add(session, Who(), "judged again", kind="image", item=image.id, changed=again["changed"])
+            else:
+                store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
+            keep_facts(session, task.image_id, found, again=again)
+            outdated(session, task.image_id, found)
             self._note(session, task.case_id, cells=len(cells))
         self._tell(len(cells))
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from .. import cases as shown
 from ..accounts import Caller
 from ..audit_log import take_turn
+from ..differential import differentials
 from ..exports import Exporter
 from ..refusals import Refusal, Seen
 from ..room import Room
@@ -143,10 +144,17 @@ def case_progress(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 @router.get("/{case_id}/summary")
 def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
-    """Return the share of blasts with its interval, and what model and readers said."""
+    """Return the share of blasts with its interval, the differential, what model and readers said, and of fields how
+    they were taken: scale, where it is from, and the stain step.
+    """
     with room.database.reading() as session:
         shown.case_of(session, me, case_id)
-        return summary(session, case_id, manifest=room.predictor.manifest, point=room.settings.point)
+        manifest, settings = room.predictor.manifest, room.settings
+        told = summary(session, case_id, manifest=manifest, point=settings.point)
+        return told | {
+            "differential": differentials(session, case_id, manifest=manifest, settings=settings),
+            "fields": shown.fields_of_case(session, case_id),
+        }
 
 
 @router.post("/{case_id}/undo")
@@ -215,7 +223,7 @@ def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
     """Return a case as table, for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip)."""
     with room.database.reading() as session:
         case = shown.case_of(session, me, case_id)
-        exporter = Exporter(session, room.pictures, room.sandbox, room.predictor.manifest, room.settings.point, me)
+        exporter = Exporter(session, room.pictures, room.sandbox, room.predictor.manifest, room.settings, me)
         made = exporter.make(case, kind)
     with room.database.writing() as session:
         room.log.add(session, who(me), "exported", kind="case", item=case_id, format=kind)

@@ -14,6 +14,7 @@ from ...bundle.manifest import Manifest
 from .. import cases as shown
 from .. import store
 from ..analysis import cell_of_outline, drawn_of, png, store_cells, store_predictions
+from ..differential import labels_of
 from ..refusals import Refusal, bad_request, not_found
 from ..room import Room
 from ..security import Me, Saw, TheRoom
@@ -50,8 +51,8 @@ class Redrawn(Body):
 @router.get("/cases/{case_id}/cells")
 def list_cells(
     *, me: Me, room: TheRoom, case_id: Id, filter: Annotated[Name, Query()] = "every",
-    order: Literal["need", "number", "probability"] = "need", offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
-    limit: Annotated[int, Query(ge=1, le=500)] = 200,
+    order: Literal["need", "number", "probability", "type"] = "need",
+    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0, limit: Annotated[int, Query(ge=1, le=500)] = 200,
 ) -> JSONResponse:  # fmt: skip
     """Return a page of cells and the counts of every kind.
 
@@ -123,11 +124,11 @@ def _said(session: Session, room: Room, cell: Cell) -> tuple[Prediction | None, 
 
 @router.post("/cells/{cell_id}/reviews", status_code=201)
 def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview, seen: Saw) -> Answer:
-    """Say what a cell is: a class of the model, not_a_cell or unsure. It stands until somebody says otherwise.
+    """Say what a cell is: a class, a type, not_a_cell or unsure. It stands until somebody says otherwise.
 
     It is said of the outline that If-Match names: where another has redrawn the cell meanwhile, it is refused.
     """
-    known = (*room.predictor.classes, NOT_A_CELL, "unsure")
+    known = (*room.predictor.classes, *labels_of(room.predictor.manifest), NOT_A_CELL, "unsure")
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
         if new.label not in known and new.label not in _classes(session, cell):
@@ -186,7 +187,8 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> 
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
         drawn = drawn_of(found.cell, digest)
-        cell.digest, cell.box, cell.outline, cell.facts = drawn.digest, drawn.box, drawn.outline, drawn.facts
+        cell.digest, cell.box, cell.outline = drawn.digest, drawn.box, drawn.outline
+        cell.facts = drawn.facts | {"outlined_by": "reader"}
         cell.version += 1
         shown.forget(session, cell)
         store_predictions(session, [(cell, found.opinion)], predictor=room.predictor, point=room.settings.point)
@@ -212,8 +214,10 @@ def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[fl
     _check_outline(outline, image)
     query = select(Cell.outline).where(Cell.image_id == image.id, Cell.removed.is_(False), Cell.id != but)
     others = [each for each in session.scalars(query) if each]
-    path, scale = room.pictures.path(image.digest), image.um_per_px
-    return cell_of_outline(path, outline, others, room.predictor, um_per_px=scale, point=room.settings.point)
+    path, scale, stain = room.pictures.path(image.digest), image.um_per_px, image.facts.get("stain_of_fields")
+    return cell_of_outline(
+        path, outline, others, room.predictor, um_per_px=scale, point=room.settings.point, stain=stain
+    )
 
 
 def _check_outline(outline: list[list[float]], image: Picture) -> None:

@@ -205,6 +205,7 @@ def _described(row: Picture, owner: Case) -> dict[str, Any]:
     return {
         "id": row.id, "case": row.case_id, "number": row.number, "name": row.name, "kind": row.kind,
         "width": row.width, "height": row.height, "um_per_px": row.um_per_px, "state": row.state, "error": row.error,
+        "scale": row.facts.get("scale"), "stain": row.facts.get("stain"), "again": row.facts.get("again"),
         "created": row.created, "etag": shown.etag_of_image(row, owner),
     }  # fmt: skip
 

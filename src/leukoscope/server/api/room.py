@@ -8,8 +8,9 @@ from pydantic import Field
 from sqlalchemy import text
 
 from ...bundle.manifest import CARD
-from ...inference.opinion import title_of
+from ...inference.limits import limits_of
 from .. import queue
+from ..differential import labels_of, titles_of
 from ..refusals import Refusal, not_found
 from ..security import Me, TheRoom
 from ..summary import NOTICE
@@ -25,7 +26,8 @@ def models(me: Me, room: TheRoom) -> Answer:
     data: dict[str, Any] = manifest.metrics.get("data", {})
     served = {
         "name": manifest.name, "hash": manifest.seal, "classes": list(manifest.classes),
-        "titles": {name: title_of(name) for name in manifest.classes}, "positive": manifest.positive,
+        "titles": titles_of(manifest), "positive": manifest.positive, "types": list(labels_of(manifest)),
+        "keys": room.settings.keys, "limits": limits_of(manifest),
         "thresholds": manifest.operating_points, "point": room.settings.point,
         "synthetic": bool(data.get("synthetic", False)), "credits": list(manifest.credits),
         "card": room.predictor.bundle.read(CARD).decode("utf-8", "replace"),

@@ -9,10 +9,10 @@ import { complain, enter, keyIsTaken, note, say, singleKeys } from "./frame.js";
 import { Grid } from "./grid.js";
 import { Reader } from "./reader.js";
 import { Reviews } from "./reviews.js";
-import { showFilters, showSummary } from "./summary.js";
+import { showDifferential, showFilters, showSummary, showTaken } from "./summary.js";
 import { Magnifier } from "./pictures.js";
 import { receive, upload } from "./upload.js";
-import { count, Vocabulary, whole } from "./words.js";
+import { count, saidOf, Vocabulary, whole } from "./words.js";
 
 const caseId = location.pathname.split("/")[2];
 const NARROW = matchMedia("(max-width: 47.99rem)");
@@ -70,6 +70,8 @@ async function refreshNumbers() {
   try {
     closing.summary = await get(`/cases/${caseId}/summary`);
     showSummary(closing.summary, words);
+    showDifferential(closing.summary.differential, words);
+    showTaken(closing.summary.fields);
     closing.item.cells = closing.summary.cells;
     closing.show(closing.item);
     await list.refreshCounts();
@@ -95,7 +97,7 @@ function describeWall() {
 }
 
 function shownWords() {
-  const order = { need: "neediest first", probability: "surest first", number: "as they came" }[list.order];
+  const order = { need: "neediest first", probability: "surest first", number: "as they came", type: "by what they are" }[list.order];
   return `${count(list.total, "cell")}, ${order}`;
 }
 
@@ -141,7 +143,7 @@ function label(name) {
 function agree() {
   const cell = list.at(grid.chosen);
   if (!cell) return;
-  if (words.classes.includes(cell.decision)) label(cell.decision);
+  if (words.labels.includes(saidOf(cell))) label(saidOf(cell));
   else say("The model does not decide here. Say what it is with a number key.");
 }
 
@@ -414,6 +416,9 @@ function introduceModel() {
   const other = words.classes.find((name) => name !== words.positive);
   const keys = disease ? [element("i", { class: "for" }), `speaks for ${disease}`, element("i", { class: "against" }), `for ${words.title(other)}`] : [element("i", { class: "for" }), "speaks for the class"];
   find("heat-key").append(...keys);
+  const limits = model.limits ?? [];
+  find("limits").append(element("b", {}, "What the model knows, and what not."), ` ${limits.join(" ")}`);
+  find("limits").hidden = !limits.length;
 }
 
 try {

@@ -1,12 +1,13 @@
 // The cells of a case in the order that the server gives, loaded from the front in pages, the rest in the background.
 
 import { get } from "./api.js";
+import { saidOf } from "./words.js";
 
 const FIRST = 120;
 const PAGE = 500;
 
 /** What a cell is called now: by its reader, else by the model. */
-export const labelOf = (cell) => cell.review?.label ?? cell.decision;
+export const labelOf = (cell) => cell.review?.label ?? saidOf(cell);
 
 export class CellList extends EventTarget {
   constructor(caseId) {

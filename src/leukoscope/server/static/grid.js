@@ -3,7 +3,7 @@
 import { labelOf } from "./cells.js";
 import { drawn, element, icon } from "./element.js";
 import { crop, heat, thumbnail } from "./pictures.js";
-import { percent } from "./words.js";
+import { percent, saidOf } from "./words.js";
 
 const WIDTHS = [4.6, 6.3, 8.2, 11, 15]; // rem, smallest to largest
 const GAP = 0.5; // rem
@@ -110,7 +110,7 @@ export class Grid extends EventTarget {
   }
 
   eye(cell) {
-    const heated = this.heat && cell.decision !== "refused";
+    const heated = this.heat && !["refused", "not asked"].includes(cell.decision);
     const image = picture({ src: heated ? crop(cell, this.tile * devicePixelRatio > 200 ? 320 : 160) : thumbnail(cell, this.tile) });
     image.addEventListener("load", () => this.magnifier[heated ? "crop" : "thumbnail"](image, cell), { once: true });
     image.addEventListener("error", () => image.parentElement?.classList.add("lost"), { once: true });
@@ -128,6 +128,7 @@ export class Grid extends EventTarget {
 
   /** The probability that a caption shows: of the disease where it is in doubt, of the class where it is called. */
   chance(cell) {
+    if (cell.decision === "not asked") return cell.types && cell.type !== "unsure" ? percent(cell.types[cell.type]) : "";
     if (!cell.probability) return "";
     const { positive } = this.words;
     if (cell.decision === "unsure") return positive ? `${this.words.title(positive)} ${percent(cell.probability[positive])}` : "";
@@ -135,7 +136,7 @@ export class Grid extends EventTarget {
   }
 
   described(cell) {
-    const model = cell.decision === "refused" ? "refused" : `${this.words.title(cell.decision)} ${this.chance(cell)}`;
+    const model = cell.decision === "refused" ? "refused" : `${this.words.title(saidOf(cell))} ${this.chance(cell)}`;
     const read = cell.review ? `read as ${this.words.title(cell.review.label)}` : "not yet read";
     return `Cell ${cell.number}, ${model}, ${read}`;
   }

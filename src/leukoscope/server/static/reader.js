@@ -4,7 +4,7 @@ import { address, get } from "./api.js";
 import { drawn, element, find, icon } from "./element.js";
 import { labelOf } from "./cells.js";
 import { crop, heat } from "./pictures.js";
-import { percent, titled, when } from "./words.js";
+import { percent, saidOf, titled, when } from "./words.js";
 
 const AROUND = 2.4; // height of the field shown around a cell, in sizes of the cell
 const SHAPE = 5 / 2; // its width to its height, as in the style
@@ -32,9 +32,11 @@ export class Reader extends EventTarget {
     const unsure = this.button({ text: "Unsure", key: "0", style: "class hue-unsure", act: () => this.tell("label", "unsure"), name: "unsure" });
     const none = this.button({ text: "Not a cell", key: "X", style: "class hue-refused", act: () => this.tell("label", "not_a_cell"), name: "not_a_cell" });
     this.undo = this.button({ text: "Undo", key: "Z", style: "quiet", act: () => this.tell("undo"), sign: "undo" });
-    this.labels = [...classes, unsure, none];
+    const types = words.types.map((name) => this.button({ text: titled(words.title(name)), key: words.key(name).toUpperCase(), style: `class hue-${words.hue(name)}`, act: () => this.tell("label", name), name }));
+    this.labels = [...classes, ...types, unsure, none];
     this.prompt = element("p", { class: "prompt", hidden: true }, "What is it?");
-    find("verdicts").append(this.agree, this.prompt, element("div", { class: "classes" }, ...this.labels), this.undo);
+    const groups = [element("div", { class: "classes" }, ...classes, unsure, none), types.length ? element("div", { class: "classes types" }, ...types) : null];
+    find("verdicts").append(...[this.agree, this.prompt, ...groups, this.undo].filter(Boolean));
   }
 
   button({ text, key, style, act, name = "", sign = "" }) {
@@ -81,7 +83,7 @@ export class Reader extends EventTarget {
   }
 
   showHeat() {
-    const wanted = this.heat && this.cell && this.cell.decision !== "refused";
+    const wanted = this.heat && this.cell && !["refused", "not asked"].includes(this.cell.decision);
     this.over.hidden = !wanted;
     if (wanted) this.over.src = heat(this.cell);
   }
@@ -89,7 +91,7 @@ export class Reader extends EventTarget {
   showFacts() {
     const { cell, words } = this;
     find("reader-said").textContent = opinion(cell, words);
-    find("reader-said").className = `said hue-${words.hue(cell.decision)}`;
+    find("reader-said").className = `said hue-${words.hue(saidOf(cell))}`;
     find("chances").replaceChildren(...this.bars());
     find("reader-why").textContent = cell.reason ?? "";
     find("reader-why").hidden = !cell.reason;
@@ -101,6 +103,7 @@ export class Reader extends EventTarget {
 
   bars() {
     const { cell, words } = this;
+    if (cell.decision === "not asked") return Object.entries(cell.types ?? {}).sort(([, one], [, other]) => other - one).slice(0, 3).map(([name, chance]) => this.bar(name, chance));
     if (!cell.probability) return [];
     const shown = words.positive ? [words.positive] : words.classes;
     return shown.map((name) => this.bar(name, cell.probability[name]));
@@ -125,10 +128,10 @@ export class Reader extends EventTarget {
 
   showButtons() {
     const { cell, words } = this;
-    const decided = words.classes.includes(cell.decision);
+    const decided = words.labels.includes(saidOf(cell));
     this.agree.hidden = !decided;
     this.prompt.hidden = decided;
-    this.agree.querySelector("span").textContent = decided ? `Agree: ${words.title(cell.decision)}` : "Agree";
+    this.agree.querySelector("span").textContent = decided ? `Agree: ${words.title(saidOf(cell))}` : "Agree";
     for (const button of this.labels) button.setAttribute("aria-pressed", String(Boolean(cell.review) && button.dataset.label === labelOf(cell)));
     for (const button of [this.agree, this.undo, ...this.labels]) button.disabled = this.frozen();
   }
@@ -169,6 +172,7 @@ export class Reader extends EventTarget {
 }
 
 export function opinion(cell, words) {
+  if (cell.decision === "not asked") return cell.type === "unsure" ? "The model is unsure of its type" : `The model says ${words.title(cell.type)}`;
   if (cell.decision === "refused") return "The model refuses this picture";
   if (cell.decision === "unsure") return cell.called ? `Unsure, leaning to ${words.title(cell.called)}` : "The model is unsure";
   if (!cell.decision) return "The model has not seen this cell yet";

@@ -1,7 +1,7 @@
 // The numbers of a case: share of blasts with its interval, how much is read, filters with counts.
 
 import { element, find } from "./element.js";
-import { between, count, percent, titled, whole } from "./words.js";
+import { between, count, percent, titled, when, whole } from "./words.js";
 
 export function showSummary(summary, words) {
   const { blast_share: share, cells, read } = summary;
@@ -34,17 +34,77 @@ export function drawInterval(node, share, what) {
   return node.setAttribute("aria-label", `${what} share ${percent(value)}, 95 % interval ${between(low ?? value, high ?? value)}`);
 }
 
+/** The differential: the model's count, and beside it what people said. */
+export function showDifferential(counted, words) {
+  find("differential").hidden = !counted;
+  if (!counted) return;
+  const { model, readers } = counted;
+  find("differential-words").textContent = `Model: ${model.said} Readers: ${whole(readers.white)} of ${whole(readers.goal)} read.`;
+  find("differential-bar").max = readers.goal;
+  find("differential-bar").value = Math.min(readers.white, readers.goal);
+  const rows = model.rows.map((row, place) => differentialRow(row, readers.rows[place]));
+  const sum = element("tr", { class: "sum" }, element("th", { scope: "row" }, "White cells"), ...figures({ cells: model.white, percent: model.rows[0]?.percent === null ? null : 100 }), ...figures({ cells: readers.white, percent: readers.rows[0]?.percent === null ? null : 100 }));
+  const apart = Object.entries(model.apart).filter(([name, cells]) => cells || readers.apart[name]);
+  const beside = apart.map(([name, cells]) => element("tr", { class: "apart" }, element("th", { scope: "row" }, titled(name)), ...figures({ cells, percent: null }), ...figures({ cells: readers.apart[name], percent: null })));
+  find("differential-rows").replaceChildren(...rows, sum, ...beside);
+  find("differential-more").textContent = [...per100(model, "Model"), ...per100(readers, "Readers"), model.how].filter(Boolean).join(" ");
+}
+
+function differentialRow(model, readers) {
+  return element("tr", {}, element("th", { scope: "row" }, titled(model.name)), ...figures(model), ...figures(readers));
+}
+
+function figures({ cells, percent: share, low, high }) {
+  const known = share !== null && share !== undefined;
+  const range = known && low !== null && low !== undefined ? `95 % interval ${Math.round(low)} to ${Math.round(high)} %` : undefined;
+  return [element("td", {}, whole(cells)), element("td", { title: range }, known ? `${Math.round(share)}\u00a0%` : "")];
+}
+
+function per100({ per_100: rates, blasts_of_lymphoid: blasts }, who) {
+  const words = Object.values(rates).filter(({ cells }) => cells).map(({ name, percent: rate }) => `${rate.toFixed(1)} ${name}s`);
+  const said = words.length ? [`${who}: ${words.join(", ")} per 100 white cells.`] : [];
+  return blasts ? [...said, `${who}: blasts are ${Math.round(blasts.percent)} % of lymphoid cells.`] : said;
+}
+
+/** How the fields of the case were taken: scale, where it is from, stain step, and whether they were judged again. */
+export function showTaken(fields) {
+  find("taken-words").textContent = takenWords(fields ?? []);
+}
+
+function takenWords(fields) {
+  if (!fields.length) return "";
+  const ways = new Map();
+  for (const field of fields) ways.set(takenWord(field), (ways.get(takenWord(field)) ?? 0) + 1);
+  const said = [...ways].slice(0, 3).map(([way, times]) => `${count(times, "field")}: ${way}.`);
+  const again = fields.filter((field) => field.again);
+  if (!again.length) return said.join(" ");
+  const changed = again.reduce((sum, { again: { changed: cells } }) => sum + cells, 0);
+  const last = again.map(({ again: { time } }) => time).sort().at(-1);
+  return `${said.join(" ")} ${count(again.length, "field was", "fields were")} judged again since more came (${when(last)}): ${count(changed, "cell")} changed; what people said stays.`;
+}
+
+/** One field in words, such as "0.083 µm per pixel from its red cells; stain by macenko, measured on 6 fields". */
+export function takenWord({ um_per_px: scale, scale: source, stain }) {
+  const from = { user: "as stated", file: "as stated" }[source] ?? (source ? `from ${source}` : "");
+  const brought = stain ? `; stain brought to the training cells by ${titled(stain.method)}, measured on ${stain.fields > 1 ? `${whole(stain.fields)} fields together` : "this field alone"}` : "";
+  return `${scale?.toFixed(3) ?? "?"} µm per pixel ${from}${brought}`;
+}
+
 /** The filters with their counts; pressing one calls `pick` with its name. */
 export function showFilters(node, { counts, chosen, words, pick }) {
+  const types = words.types.filter((name) => counts.classes?.[name]);
   const names = [
     ["every", "All cells", "every", counts.every],
     ["unread", "Not yet read", "unread", counts.unread],
     ["unsure", "Unsure", "unsure", counts.unsure],
     ...[...words.classes].reverse().map((name) => [`class:${name}`, titled(words.title(name)), words.hue(name), counts.classes?.[name] ?? 0]),
+    ...types.map((name) => [`class:${name}`, titled(words.title(name)), words.hue(name), counts.classes[name]]),
     ["refused", "Refused", "refused", counts.refused],
     ...(counts.not_a_cell ? [["not_a_cell", "Not a cell", "refused", counts.not_a_cell]] : []),
   ];
-  if (node.children.length !== names.length) node.replaceChildren(...names.map(([name]) => filterButton(name, pick)));
+  const there = names.map(([name]) => name).join("\n");
+  if (node.dataset.names !== there) node.replaceChildren(...names.map(([name]) => filterButton(name, pick)));
+  node.dataset.names = there;
   names.forEach(([name, title, hue, number], place) => fill(node.children[place], { title, hue, number, pressed: name === chosen }));
 }
 

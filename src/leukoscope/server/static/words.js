@@ -33,13 +33,32 @@ export function when(text, now = new Date()) {
   return DAY.format(time);
 }
 
+const TAKEN = "xzhfar"; // keys that mean something else
+
+/** What the model said of a cell: its decision, or its type where that was not asked for. */
+export const saidOf = ({ decision, type }) => (decision === "not asked" ? type : decision);
+
 /** The model that is served, as the page speaks of it: classes with their words, keys and colours. */
 export class Vocabulary {
   constructor(model) {
     this.model = model;
     this.classes = model?.classes ?? [];
     this.positive = model?.positive ?? "";
-    this.keys = new Map(this.classes.map((name, place) => [String(place + 1), name]));
+    this.types = model?.types ?? []; // what a cell can be beside the classes; none where the model tells no types
+    this.labels = [...this.classes, ...this.types];
+    this.keys = this.keysOf(model?.keys ?? {});
+  }
+
+  /** Key -> label: the laboratory's own first, then numbers in turn, then letters of the names. */
+  keysOf(own) {
+    const keys = new Map(Object.entries(own).map(([name, key]) => [key, this.labels.find((label) => label === name || this.title(label) === name)]));
+    const left = this.labels.filter((label) => ![...keys.values()].includes(label));
+    for (const label of left) {
+      const number = String(this.labels.indexOf(label) + 1);
+      const letters = [...this.title(label), ..."bcdegijklmnopqstuvwy"].filter((letter) => /[a-z]/.test(letter) && !TAKEN.includes(letter));
+      keys.set([number, ...letters].find((key) => key.length === 1 && !keys.has(key)), label);
+    }
+    return keys;
   }
 
   title(label) {
@@ -48,8 +67,8 @@ export class Vocabulary {
   }
 
   /** Whether a reader's label speaks against what the model had decided. */
-  corrects({ decision, review }) {
-    return this.classes.includes(decision) && review.label !== decision;
+  corrects(cell) {
+    return this.labels.includes(saidOf(cell)) && cell.review.label !== saidOf(cell);
   }
 
   key(label) {
@@ -60,6 +79,7 @@ export class Vocabulary {
   hue(label) {
     if (label === "unsure" || label === "refused") return label;
     if (label === "not_a_cell") return "refused";
+    if (this.types.includes(label)) return `type-${this.types.indexOf(label) % 9}`;
     if (!this.positive) return `class-${this.classes.indexOf(label) % 6}`;
     return label === this.positive ? "disease" : "other";
   }

@@ -1,0 +1,179 @@
+"""Fields in the room: the answers of the command line, judged again when fields are added, types and their counts."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from leukoscope.bundle.manifest import open_bundle
+from leukoscope.cli import leukoscope as program
+from leukoscope.errors import UnknownNameError
+from leukoscope.server.settings import Serving
+from tests.fields.conftest import Painting
+from tests.inference.typed import with_types
+from tests.server.conftest import Place, Visitor, opened
+
+
+@pytest.fixture(scope="session")
+def typed_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small bundle with a type head: dark crops are lymphoid, pale ones neutrophils."""
+    slopes = {"lymphoid": 4.0, "neutrophil": -4.0}
+    surely = {"lymphoid": -4.0 * 31, "neutrophil": 4.0 * 31}
+    return with_types(open_bundle(bundle), tmp_path_factory.mktemp("typed") / "bundle", surely, by_darkness=slopes).path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, typed_bundle: Path, database: str) -> Serving:
+    """A room for one machine, whose model tells types."""
+    return Serving(data=tmp_path / "room", database=database, model=typed_bundle)
+
+
+@pytest.fixture
+def place(settings: Serving) -> Iterator[Place]:
+    """A room for one machine, open."""
+    yield from opened(settings)
+
+
+def field_png(seed: int, *, tint: float = 1.0) -> bytes:
+    """Paint a field; `tint` darkens its blue, as another stain would."""
+    rng = np.random.default_rng(seed)
+    painting = Painting(64, 48)
+    for number, radius in enumerate((5.5, 6.5, 5, 6, 7, 5.5)):
+        painting = painting.white_cell(12 + 20 * (number % 3), 13 + 22 * (number // 3), radius=radius)
+    pixels = painting.red_cells(rng, count=14).taken(rng).astype(float)
+    stream = io.BytesIO()
+    Image.fromarray((pixels * (1, 1, tint)).clip(0, 255).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def sent_fields(me: Visitor, fields: dict[str, bytes], *, case: int = 0) -> int:
+    case = case or me.case()
+    assert me.send(case, *fields.values(), names=tuple(fields), wait=30).status_code == 202
+    finished(me, case)
+    return case
+
+
+def finished(me: Visitor, case: int) -> None:
+    import time
+
+    until = time.monotonic() + 60
+    while not me.get(f"/cases/{case}/progress").json()["finished"]:
+        assert time.monotonic() < until, "the analysis did not end"
+        time.sleep(0.1)
+
+
+def by_place(cells: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return what was said of each cell, in an order that room and command line share."""
+    return sorted(
+        (cell["name"], cell["box"], cell["type"], cell["decision"], cell["probability"]) for cell in cells
+    )  # fmt: skip
+
+
+def test_room_and_command_line_give_the_same_answers(place: Place, typed_bundle: Path, tmp_path: Path) -> None:
+    fields = {f"field-{number}.png": field_png(number) for number in range(4)}
+    for name, content in fields.items():
+        (tmp_path / "smear").mkdir(exist_ok=True)
+        (tmp_path / "smear" / name).write_bytes(content)
+    ran = CliRunner().invoke(program, ["predict", str(tmp_path / "smear"), "--model", str(typed_bundle), "--json"])
+    told = json.loads(ran.stdout)
+    expected = sorted(
+        (
+            Path(cell["path"]).name,
+            [cell["box"][0], cell["box"][1], cell["box"][2] - cell["box"][0], cell["box"][3] - cell["box"][1]],
+            cell["type"], cell["decision"], cell["probabilities"],
+        )
+        for cell in told["cells"]
+    )  # fmt: skip
+    me = place.local()
+    case = sent_fields(me, fields)
+    assert by_place(me.cells(case)) == expected
+    assert {cell["type"] for cell in told["cells"]} >= {"lymphoid", "neutrophil"}, "both kinds are tried"
+    taken = me.get(f"/cases/{case}/summary").json()["fields"]
+    assert [field["stain"]["fields"] for field in taken] == [4] * 4
+    scales = {row["um_per_px"] for row in told["fields"]}
+    assert {round(field["um_per_px"], 5) for field in taken} == scales
+    model = me.get(f"/cases/{case}/summary").json()["differential"]["model"]
+    assert model == told["differential"]
+
+
+def test_fields_that_come_later_judge_the_others_again_and_keep_what_people_decided(place: Place) -> None:
+    me = place.local()
+    case = sent_fields(me, {f"a{number}.png": field_png(number) for number in range(2)})
+    before = {cell["id"]: cell for cell in me.cells(case)}
+    assert {field["stain"]["fields"] for field in me.get(f"/cases/{case}/summary").json()["fields"]} == {1}
+    first, second, *_ = sorted(before)
+    assert me.review(first, "monocyte", note="seen").status_code == 201
+    assert me.remove(f"/cells/{second}").status_code == 200
+    sent_fields(me, {f"b{number}.png": field_png(9 + number, tint=0.8) for number in range(3)}, case=case)
+    fields = me.get(f"/cases/{case}/summary").json()["fields"]
+    assert [field["stain"]["fields"] for field in fields] == [5] * 5
+    assert [bool(field["again"]) for field in fields[:2]] == [True, True]
+    after = {cell["id"]: cell for cell in me.cells(case)}
+    assert after[first]["review"]["label"] == "monocyte"
+    assert second not in after, "a cell that somebody took off stays off"
+    kept = [cell for number, cell in after.items() if number in before]
+    assert len(kept) == len(before) - 1, "cells keep their numbers"
+    assert any(cell["etag"] != before[cell["id"]]["etag"] for cell in kept)
+
+
+def test_a_reader_says_types_and_is_counted_beside_the_model(place: Place) -> None:
+    me = place.local()
+    case = sent_fields(me, {f"a{number}.png": field_png(number) for number in range(4)})
+    counts = me.get(f"/cases/{case}/cells").json()["counts"]
+    assert counts["classes"]["neutrophil"] > 0
+    mature = me.cells(case, filter="class:neutrophil")
+    assert {cell["decision"] for cell in mature} == {"not asked"}
+    assert {cell["type"] for cell in mature} == {"neutrophil"}
+    for cell in mature[:2]:
+        assert me.review(cell["id"], "eosinophil").status_code == 201
+    assert me.review(mature[2]["id"], "leucocyte").status_code == 422
+    told = me.get(f"/cases/{case}/summary").json()["differential"]
+    readers = {row["name"]: row["cells"] for row in told["readers"]["rows"]}
+    assert readers["eosinophil"] == told["readers"]["white"] == 2
+    model = {row["name"]: row["cells"] for row in told["model"]["rows"]}
+    assert model["neutrophil"] == len(mature)
+    shown = [
+        (cell["review"] or {}).get("label") or (cell["type"] if cell["decision"] == "not asked" else cell["decision"])
+        for cell in me.cells(case, order="type")
+    ]
+    assert shown == sorted(shown), "cells of one kind stand together"
+    share = me.get(f"/cases/{case}/summary").json()["blast_share"]
+    lymphoid = sum(model[name] for name in ("blast", "lymphocyte", "lymphoid, undecided"))
+    assert f"{lymphoid} cells, by the model" in share["how"], "the share is one of lymphoid cells"
+
+
+def test_every_export_carries_the_types(place: Place) -> None:
+    me = place.local()
+    case = sent_fields(me, {f"a{number}.png": field_png(number) for number in range(4)})
+    table = me.get(f"/cases/{case}/exports/csv").text.splitlines()
+    assert "type" in table[0].split(",")
+    assert "prob_type_neutrophil" in table[0].split(",")
+    html = me.get(f"/cases/{case}/exports/html").text
+    assert "Differential" in html
+    assert "It has learned no myeloblasts" in html
+    assert me.get(f"/cases/{case}/exports/pdf").content.startswith(b"%PDF")
+    outlines = me.get(f"/cases/{case}/exports/geojson")
+    assert outlines.status_code == 200
+    assert b"neutrophil" in outlines.content
+
+
+def test_the_laboratory_sets_order_goal_and_keys(settings: Serving) -> None:
+    own = {"order": ("blast", "neutrophil"), "goal": 100, "keys": {"neutrophil": "n"}}
+    for place in opened(settings.model_copy(update=own)):
+        me = place.local()
+        model = me.get("/models").json()["models"][0]
+        assert model["keys"] == {"neutrophil": "n"}
+        assert "neutrophil" in model["types"]
+        assert "lymphoid" not in model["types"]
+        case = sent_fields(me, {"a.png": field_png(1)})
+        told = me.get(f"/cases/{case}/summary").json()["differential"]["model"]
+        assert [row["name"] for row in told["rows"]][:2] == ["blast", "neutrophil"]
+        assert told["goal"] == 100
+    with pytest.raises(UnknownNameError, match="neutrophil"):
+        next(opened(settings.model_copy(update={"keys": {"neutrofil": "n"}})))
