@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_tensors
 
 from leukoscope.bundle import manifest as module
 from leukoscope.bundle.graph import points_outside
-from leukoscope.bundle.manifest import Bundle, amend_bundle, open_bundle, operating_point, write_bundle
+from leukoscope.bundle.manifest import FORMAT, Bundle, amend_bundle, open_bundle, operating_point, write_bundle
 from leukoscope.errors import BundleError, UnknownNameError, UsageError
 from leukoscope.exporting import export_run
 from leukoscope.files import fingerprint, read_csv
@@ -90,9 +90,18 @@ def test_a_missing_file_is_named(ensemble: Bundle, copy_of: Callable[[Bundle], P
         open_bundle(path)
 
 
+def test_a_bundle_of_version_0_1_says_how_to_get_one_that_is_read(
+    ensemble: Bundle, copy_of: Callable[[Bundle], Path]
+) -> None:
+    path = copy_of(ensemble)
+    (path / "bundle.json").write_text(json.dumps(facts(path) | {"format": 1, "gate": {}}))
+    with pytest.raises(BundleError, match=r"made by leukoscope 0\.1 .* Make it again from its run"):
+        open_bundle(path)
+
+
 def test_a_newer_format_asks_for_an_update(ensemble: Bundle, copy_of: Callable[[Bundle], Path]) -> None:
     path = copy_of(ensemble)
-    (path / "bundle.json").write_text(json.dumps(facts(path) | {"format": 2, "future": True}))
+    (path / "bundle.json").write_text(json.dumps(facts(path) | {"format": FORMAT + 1, "future": True}))
     with pytest.raises(BundleError, match="newer leukoscope"):
         open_bundle(path)
 

@@ -136,7 +136,7 @@ def check_entries(table: Mapping[str, Any]) -> None:
 UNSURE, REFUSED = "unsure", "refused"  # decisions that are no class
 NOT_ASKED = "not asked"
 """Decision on a cell of a type to which the classes do not apply, such as a neutrophil."""
-FORMAT = 1
+FORMAT = 2
 MANIFEST, CARD = "bundle.json", "card.md"
 OPERATING_POINTS = ("balanced", "high_sensitivity", "high_specificity")
 DEFAULT = "default"  # the name of the bundle that is shipped, in every command
@@ -175,7 +175,7 @@ class SubjectFigures(Settings):
 class Manifest(Settings):
     """Everything that bundle.json says."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str
     classes: tuple[str, ...] = Field(min_length=2)
     positive: str = ""
@@ -343,6 +343,11 @@ def _read_manifest(folder: Path) -> Manifest:
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder} is not a model bundle: it has no {MANIFEST}. {_AGAIN}")
     table = _read_table(folder / MANIFEST)
+    if table["format"] < FORMAT:
+        raise BundleError(
+            f"{folder} was made by leukoscope 0.1 (bundle format {table['format']}), and this version reads format "
+            f"{FORMAT} only. Make it again from its run with leukoscope export, or install leukoscope 0.1."
+        )
     if table["format"] > FORMAT:
         raise BundleError(
             f"{folder} was made by a newer leukoscope (bundle format {table['format']}, this one reads {FORMAT}). "

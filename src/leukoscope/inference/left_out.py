@@ -19,9 +19,8 @@ from ..bundle.manifest import Manifest, SubjectFigures
 from ..errors import DataError, UsageError
 from ..evaluation.calibration import fit_temperature, fit_thresholds, temper
 from ..evaluation.evaluate import gather
-from ..evaluation.intervals import Statistics, design_of, jackknife
-from ..evaluation.metrics import Floats, Ints, confusion, sensitivity, specificity
-from .rejection import fit_conformal, reached
+from ..evaluation.metrics import Floats, Ints
+from .rejection import Fitted, fit_conformal, reached
 
 _FEWEST = 0.1  # share of all cells of a part that is judged by itself; smaller ones are judged together
 
@@ -93,14 +92,32 @@ def learnt_from(left_out: LeftOut, manifest: Manifest, *, alpha: float) -> dict[
     temperature = fit_temperature(left_out.labels, left_out.probabilities)
     calibrated = left_out.tempered(temperature)
     thresholds = fit_thresholds(left_out.labels, calibrated.probabilities[:, 1]) if manifest.positive else {}
-    rule = fit_conformal(calibrated.probabilities, left_out.labels, left_out.groups, alpha=alpha)
+    rule = fit_rule(calibrated, alpha=alpha)
     return {
         "members": tuple(each.model_copy(update={"temperature": temperature}) for each in manifest.members),
         "operating_points": thresholds,
         "subjects": _figures(calibrated, thresholds) if thresholds else (),
         "conformal": rule | {"left_out": promise(left_out, alpha=alpha)},
-        "metrics": manifest.metrics | {"operating_points": _accuracy(calibrated, thresholds)},
     }
+
+
+def fit_rule(calibrated: LeftOut, *, alpha: float) -> Fitted:
+    """Return a conformal rule that keeps its promise for a new subject of each part, not only of their mixture.
+
+    Of each class, the strictest of the rules of all parts together and of each part that has subjects enough to promise
+    anything: conformal prediction by class and part. The parts are few, and no rule covers the next one for sure;
+    this one at least does not buy the decisions in one part with errors in another.
+    """
+    pooled = fit_conformal(calibrated.probabilities, calibrated.labels, calibrated.groups, alpha=alpha)
+    parts = [calibrated.pick(np.isin(calibrated.parts, names)) for names in judged_parts(calibrated.parts)]
+    rules = [fit_conformal(each.probabilities, each.labels, each.groups, alpha=alpha) for each in parts]
+    strictest: list[float | None] = []
+    for index, together in enumerate(pooled["smallest_plausible"]):
+        alone = [each["smallest_plausible"][index] for each in rules]
+        limits = [value for value in (together, *alone) if value is not None]
+        strictest.append(None if together is None else min(limits))
+    words = f"{pooled['guarantee']} Learnt on parts that the networks had not seen, and held to it in each of them."
+    return pooled | {"smallest_plausible": strictest, "guarantee": words}
 
 
 def promise(left_out: LeftOut, *, alpha: float) -> list[dict[str, Any]]:
@@ -116,7 +133,7 @@ def promise(left_out: LeftOut, *, alpha: float) -> list[dict[str, Any]]:
             continue
         temperature = fit_temperature(others.labels, others.probabilities)
         others, part = others.tempered(temperature), left_out.pick(here).tempered(temperature)
-        rule = fit_conformal(others.probabilities, others.labels, others.groups, alpha=alpha)
+        rule = fit_rule(others, alpha=alpha)
         table = reached(rule, part.probabilities, part.labels, part.groups, classes=left_out.classes)
         rows.append({"part": " + ".join(names), "asked": alpha, "classes": table})
     return rows
@@ -141,21 +158,3 @@ def _figures(calibrated: LeftOut, thresholds: dict[str, float]) -> tuple[Subject
             label = calibrated.classes[labels.pop()]
             figures.append(SubjectFigures(group=group, label=label, cells=int(here.sum()), called=called))
     return tuple(figures)
-
-
-def _accuracy(calibrated: LeftOut, thresholds: dict[str, float]) -> dict[str, Any]:
-    """Return sensitivity and specificity at each operating point, with intervals over subject groups."""
-    groups = np.unique(calibrated.groups, return_inverse=True)[1].astype(np.int64)
-    scores = calibrated.probabilities[:, 1]
-
-    def statistic(weights: Floats) -> Statistics:
-        values: Statistics = {}
-        for point, edge in thresholds.items():
-            called = (scores >= edge).astype(np.int64)
-            table = confusion(calibrated.labels, called, classes=2, weights=weights, groups=groups)
-            values |= {f"{point}.sensitivity": sensitivity(table), f"{point}.specificity": specificity(table)}
-        return values
-
-    sampled = jackknife(statistic, design_of(calibrated.labels, groups), cells=len(groups))
-    kinds = ("sensitivity", "specificity")
-    return {point: {kind: sampled.interval(f"{point}.{kind}") for kind in kinds} for point in thresholds}

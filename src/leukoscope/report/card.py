@@ -126,8 +126,9 @@ def _points(manifest: Manifest) -> list[str]:
     """Return what is reached at the thresholds of this bundle."""
     if not manifest.operating_points or not manifest.subjects:
         return []
+    cells = "cells of parts that the network had not seen" if manifest.conformal.get("left_out") else "the same cells"
     lines = [
-        "At the thresholds of this bundle, on the same cells:",
+        f"At the thresholds of this bundle, on {cells}:",
         "",
         "| Operating point | Threshold | Sensitivity | Specificity | Sensitivity, per cell | Specificity, per cell |",
         "|---|---|---|---|---|---|",
