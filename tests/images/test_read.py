@@ -344,9 +344,11 @@ def test_the_small_install_names_the_extra_for_what_it_cannot_read(eight: np.nda
 def test_no_library_writes_to_the_terminal(eight: np.ndarray, tmp_path: Path) -> None:
     paths = []
     rng = np.random.default_rng(3)
-    for kind, more in (*FORMATS.items(), ("zlib", {}), ("jpeg", {})):
+    for kind, more in (*FORMATS.items(), ("zlib", {}), ("jpeg", {}), ("png", {}), ("jpegxr", {}), ("deep png", {})):
         content = io.BytesIO()
-        if kind.islower():
+        if kind == "deep png":
+            content.write(deep_png(eight, display_p3()))
+        elif kind.islower():
             tifffile.imwrite(content, eight, photometric="rgb", compression=kind)
         else:
             Image.fromarray(eight).save(content, kind, **more)
@@ -374,3 +376,13 @@ def test_a_phones_heic_is_read_in_srgb(eight: np.ndarray) -> None:
     want = np.asarray(ImageCms.profileToProfile(Image.fromarray(eight), profile, srgb, renderingIntent=1))
     assert np.abs(picture.pixels.astype(int) - want).mean() < 5 < np.abs(eight.astype(int) - want).mean()
     assert "sRGB" in picture.notes[0]
+
+
+def test_a_page_with_endless_tags_is_refused_at_once(eight: np.ndarray) -> None:
+    content = io.BytesIO()
+    tifffile.imwrite(content, eight, photometric="rgb")
+    damaged = bytearray(content.getvalue())
+    page = int.from_bytes(damaged[4:8], "little")
+    damaged[page : page + 2] = (60_000).to_bytes(2, "little")
+    with pytest.raises(ImageError, match="60,000 tags"):
+        read_image(bytes(damaged))

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import ImageError, MissingExtraError, attempt, installed, require
 from .colour import to_srgb
 from .depth import EIGHT, eight_bits, range_of
+from .silence import muted
 
 T = TypeVar("T")
 RGB = NDArray[np.uint8]  # (height, width, 3)
@@ -430,7 +431,8 @@ def _deep(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np
         raise ImageError(f"cannot be read here: {missing}", path=name) from None
     stream.seek(0)
     content = stream.read()
-    values = attempt(lambda: getattr(codecs, codec)(content))
+    with muted():
+        values = attempt(lambda: getattr(codecs, codec)(content))
     if isinstance(values, Exception):
         raise ImageError(f"ends early or is damaged ({_line(values)}). {_AGAIN}", path=name)
     values = np.asarray(values)

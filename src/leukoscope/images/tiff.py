@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError, LeukoscopeError, attempt, require
 from .colour import to_srgb
 from .depth import Range, eight_bits, range_of
+from .silence import muted
 
 Places = tuple[slice, slice]
 
@@ -28,12 +29,11 @@ _NAMES = {0: "a grey (black and white) image", 1: "a grey (black and white) imag
           8: "in CIE L*a*b* colours", 9: "in ICC L*a*b* colours", 10: "in ITU L*a*b* colours",
           32803: "a camera's raw image", 32844: "in LogL values", 32845: "in LogLuv colours",
           34892: "a camera's raw image"}  # fmt: skip
-_JPEG_XR = (22610, 34934)
-_STDERR = threading.Lock()
+_LOUD = (22610, 34934, 34933)  # JPEG XR and PNG: their libraries write to standard error
 _REDUCED, _MASKED = 1, 4  # bits of NewSubfileType
 _RGB_CODECS = {6, 7, 34892, 33007, 50001, 50002, 52546, 33004, 33005, 34712}  # decoded to RGB whatever was stored
 _ASIDE = ("label", "macro", "thumbnail", "overview", "map")  # pictures of a slide that are no fields of it
-_MOST_CHANNELS = 16
+_MOST_CHANNELS, _MOST_TAGS, _MOST_PAGES = 16, 1_000, 2_000
 _MOST_BYTES = 1_500_000_000  # of one picture before it is brought to 8 bits
 _SAVE = "Save it as 8- or 16-bit RGB."
 
@@ -51,6 +51,7 @@ class Tiff:
         self.name = name
         self._lock = threading.RLock()
         tifffile = library()
+        _check_pages(source, name)
         self.file = _library_call(lambda: tifffile.TiffFile(source, _multifile=False), name)
         try:
             self._levels: list[_Level] = _library_call(self._opened, name)
@@ -191,7 +192,7 @@ class _Level:
         for index, plane in _segments(page, left, top, width, height, planes=planes):
             data = self._bytes(page, index)
             more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if self._tables else {}
-            with _muted(int(page.compression)):
+            with muted() if int(page.compression) in _LOUD else contextlib.nullcontext():
                 part, at, shape = decode(data, index, **more)
             if part is None:
                 yield _overlap(result, shape[1:3], at, left=left, top=top)[0]
@@ -233,23 +234,6 @@ def library() -> Any:
     return tifffile
 
 
-@contextlib.contextmanager
-def _muted(compression: int) -> Iterator[None]:
-    """Send what the decoder of JPEG XR writes to standard error, past all logging, to nowhere."""
-    if compression not in _JPEG_XR:
-        yield
-        return
-    with _STDERR:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
-
-
 def _library_call(work: Any, name: str, *, page: Any = None) -> Any:
     """Return what tifffile or a decoder returns; whatever they raise is said of the file."""
     done = attempt(work)
@@ -273,6 +257,43 @@ def _library_call(work: Any, name: str, *, page: Any = None) -> Any:
     ) from None
 
 
+def _check_pages(source: Path | BinaryIO, name: str) -> None:
+    """Go through the list of pages before it is parsed, which can take minutes where damage has made it endless.
+
+    Raises:
+        ImageError: a page has more tags than any program writes, or there are more pages than anybody reads as one.
+    """
+    with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as stream:
+        for number, tags in enumerate(_tags_per_page(stream), start=1):
+            if tags > _MOST_TAGS:
+                raise ImageError(f"ends early or is damaged (a page with {tags:,} tags). Copy it again.", path=name)
+            if number > _MOST_PAGES:
+                raise ImageError(_several(f"more than {_MOST_PAGES:,}"), path=name)
+        stream.seek(0)
+
+
+def _tags_per_page(stream: BinaryIO) -> Iterator[int]:
+    """Yield the number of tags of each page; nothing of NDPI above 4 GiB, which keeps its offsets elsewhere."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    head = stream.read(4)
+    big = head[2:4] in (b"+\0", b"\0+")
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    wide, counted, tag = (8, 8, 20) if big else (4, 2, 12)
+
+    def number(place: int, length: int) -> int:
+        stream.seek(place)
+        return int.from_bytes(stream.read(length), order)
+
+    page = number(8 if big else 4, wide) if big or size < 2**32 else 0
+    seen: set[int] = set()
+    while 0 < page < size and page not in seen:
+        seen.add(page)
+        tags = number(page, counted)
+        yield tags
+        page = number(page + counted + tags * tag, wide)
+
+
 def _levels(file: Any, name: str) -> list[tuple[list[Any], str]]:
     """Return the pages of each level of the one picture, the largest first, and the axis that the pages are.
 
@@ -288,7 +309,7 @@ def _levels(file: Any, name: str) -> list[tuple[list[Any], str]]:
     if _is_slide(file):
         others = [] if getattr(file, "is_scn", False) or file.is_svs or file.is_ndpi or file.is_bif else others
     if others:
-        raise ImageError(_several(name, sum(_pictures(one) for one in [first, *others])))
+        raise ImageError(_several(sum(_pictures(one) for one in [first, *others])), path=name)
     levels = list(getattr(first, "levels", None) or [first])
     levels += sorted((one for one in full if one is not first and _is_level_of(one, first)), key=_area, reverse=True)
     return [_pages_of(level, file, name) for level in levels]
@@ -304,7 +325,7 @@ def _pages_of(series: Any, file: Any, name: str) -> tuple[list[Any], str]:
         return [_library_call(pages[0].aspage, name)], ""
     colours = len(rest) == 1 and rest[0] in "CQI" and length[rest[0]] in (3, 4) and "S" not in axes
     if not colours:
-        raise ImageError(_several(name, _pictures(series)))
+        raise ImageError(_several(_pictures(series)), path=name)
     if length[rest[0]] == 4:
         raise ImageError(f"has 4 channels, not red, green and blue. {_SAVE}", path=name)
     whole = [_library_call(page.aspage, name) for page in pages]
@@ -370,8 +391,8 @@ def _pictures(series: Any) -> int:
     return max(1, math.prod(int(size) for axis, size in length.items() if axis not in "YXS"))
 
 
-def _several(name: str, number: int) -> str:
-    return f"{name} holds several pictures ({number} pages). Save one picture per file."
+def _several(number: int | str) -> str:
+    return f"holds several pictures ({number} pages). Save one picture per file."
 
 
 def _area(series: Any) -> int:
