@@ -49,7 +49,7 @@ class Request:
     jobs: int = 1
     keep: Path | None = None
     """Where the work on slides is kept, so that it can go on."""
-    specimen: "Specimen" = ""
+    specimen: "Specimen | None" = None
     order: tuple[str, ...] = ()
     """Rows of the differential in the laboratory's own order."""
     goal: int = 200
@@ -318,7 +318,9 @@ class PredictionRun:
         for summary in self.tally.summaries() or [{"subject": ""} | asdict(self.tally.all)]:
             subject = summary["subject"]
             counted = self.counting.of_subject(subject) if subject else self.counting.everything()
-            result = case_result(summary, counted, self._predictor.manifest, when=when, specimen=self._request.specimen)
+            result = case_result(
+                summary, counted, self._predictor.manifest, when=when, specimen=self._request.specimen or ""
+            )
             name = file_name(subject or "all images")
             if "fhir" in self._request.formats:
                 fhir.write_bundle(folder / "fhir" / f"{name}.json", result)
@@ -441,7 +443,6 @@ def predict_on_cluster(
 @click.option(
     "--specimen",
     type=click.Choice(["blood", "bone marrow"]),
-    default="",
     help="What the smears are of; only for blood do FHIR and HL7 carry LOINC codes.",
 )
 @field_options
