@@ -4,14 +4,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.metrics import roc_auc_score
 
 from leukoscope.cli.run import compare as command
 from leukoscope.data.cells import cells_fingerprint, read_cells, write_cells
 from leukoscope.data.split import read_split, write_split
 from leukoscope.errors import DataError
 from leukoscope.evaluation.compare import compare
+from leukoscope.evaluation.evaluate import gather
+from leukoscope.evaluation.outcomes import outcome_of
 from leukoscope.files import read_csv, read_json
 from tests.synthetic_run import narrow, write_run
 
@@ -113,3 +117,26 @@ def test_the_command_prints_a_table_and_writes_json(runs: tuple[Path, Path], tmp
     assert "B minus A" in result.output
     assert "not a diagnosis" in result.output
     assert read_json(tmp_path / "out.json")["differences"]["auroc"]["low"] > 0
+
+
+def test_the_headline_weighs_subject_groups_alike_as_scikit_learn_does(runs: tuple[Path, Path]) -> None:
+    result = compare(*runs)
+    assert result["headline"] == "subject_weighted"
+    alike = result["subject_weighted"]
+    for name, run in zip("ab", runs, strict=True):
+        evidence = gather(run)
+        outcome = outcome_of(evidence.predictions, evidence.calibrations)
+        weight = 1 / np.bincount(outcome.groups)[outcome.groups]
+        expected = roc_auc_score(outcome.labels, outcome.probabilities[:, 1], sample_weight=weight)
+        assert alike[name]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
+        per_cell = roc_auc_score(outcome.labels, outcome.probabilities[:, 1])
+        assert result[name]["auroc"]["value"] == pytest.approx(per_cell, abs=1e-6)
+    gap = alike["b"]["auroc"]["value"] - alike["a"]["auroc"]["value"]
+    assert alike["differences"]["auroc"]["value"] == pytest.approx(gap, abs=2e-6)
+    assert alike["differences"]["auroc"]["low"] < gap < alike["differences"]["auroc"]["high"]
+
+
+def test_the_command_shows_subject_groups_alike_before_cells(runs: tuple[Path, Path]) -> None:
+    output = CliRunner().invoke(command, [*map(str, runs)]).output
+    assert output.index("subject groups count alike") < output.index("per cell")
+    assert output.count("B minus A") == 2

@@ -317,3 +317,24 @@ def test_what_chance_adds_to_the_calibration_error_is_taken_from_its_interval() 
     assert 0 <= found["low"] < found["value"] / 2
     assert found["value"] <= found["high"]
     assert sampled.interval("ece", one_class(2)) == {"value": found["value"], "low": None, "high": None}
+
+
+def test_a_band_is_wider_than_its_percentiles_by_student_s_t_and_the_number_of_groups() -> None:
+    replicates = np.random.default_rng(0).normal([[0.5, 0.9]], 0.02, (4000, 2))
+    sampled = Bootstrap({"roc": np.array([0.5, 0.9])}, {"roc": replicates})
+    design = Design(np.repeat([0, 1], 4), np.ones(8))
+    found = sampled.band("roc", design)
+    longer = stats.t.ppf(0.975, 6) / stats.norm.ppf(0.975) * np.sqrt(8 / 7)
+    low, high = np.quantile(replicates, [0.025, 0.975], axis=0)
+    assert found["value"] == [0.5, 0.9]
+    assert np.array([0.5, 0.9]) - found["low"] == pytest.approx(longer * (np.array([0.5, 0.9]) - low), abs=1e-6)
+    assert found["high"] - np.array([0.5, 0.9]) == pytest.approx(longer * (high - np.array([0.5, 0.9])), abs=1e-6)
+    few = Design(np.array([0, 0, 0, 1, 1]), np.ones(5))
+    assert sampled.band("roc", few)["low"] == [None, None]
+
+
+def test_a_band_stays_between_nothing_and_all() -> None:
+    replicates = np.random.default_rng(0).uniform(0, 1, (200, 1))
+    found = Bootstrap({"roc": np.array([0.9])}, {"roc": replicates}).band("roc", one_class(6))
+    assert found["low"][0] >= 0
+    assert found["high"][0] == 1
