@@ -1,14 +1,19 @@
 """Files that stages hand to each other: whole or not at all, under the name that was given, whatever stands there."""
 
+import csv
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leukoscope.files import fingerprint, read_csv, read_json, write_csv, write_json, write_text, write_whole
 
@@ -121,3 +126,18 @@ def test_names_that_are_not_utf_8_are_written_readably(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_bytes())["path"].encode() == readable.encode()
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == readable
     assert fingerprint(ODD) != fingerprint("a.bmp")
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\r\0"), max_size=8), min_size=1, max_size=5))
+def test_a_table_gives_back_what_was_written_and_holds_no_formula(values: list[str]) -> None:
+    """Whatever folders and subjects are called."""
+    rows = [{"=name": value, "number": -0.5} for value in values]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "table.csv")
+        write_csv(path, rows, columns=["=name", "number"])
+        with path.open(newline="", encoding="utf-8") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert [cell for cell in cells if re.match(r" *[=@\t\r]", cell)] == []
+        assert cells[1::2] == ["number", *["-0.5"] * len(values)]
+        read = [row["=name"] for row in read_csv(path)]
+        assert read == [str(row["=name"]).encode(errors="backslashreplace").decode() for row in rows]

@@ -32,6 +32,8 @@ Row = dict[str, str]
 # Python holds a byte of a file's name that is not UTF-8 as half a surrogate pair, which no text file can hold.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _ERRORS = "backslashreplace"
+_FORMULA = re.compile(r"[' ]*[=+\-@\t\r]")  # what a spreadsheet would run, also with ' before it
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _DEEPEST = 60  # levels of JSON; what is written here has fewer than ten
 
 
@@ -222,11 +224,33 @@ def read_text(path: Path) -> str:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], *, columns: Sequence[str]) -> None:
-    """Write rows as CSV with the given columns in the given order, whole or not at all."""
+    """Write rows as CSV with the given columns in the given order, whole or not at all.
+
+    Text that a spreadsheet would run as a formula, such as a folder called =cmd(), gets a ' before it; `read_csv` takes
+    it away again.
+    """
     with write_whole(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=_ERRORS) as file:
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: harmless(name) for name in columns})
+        writer.writerows({name: harmless(value) for name, value in row.items()} for row in rows)
+
+
+def harmless(value: Any) -> Any:
+    """Return what no spreadsheet takes for a formula: text that begins like one gets a ' before it, numbers do not.
+
+    >>> harmless("=1+1"), harmless("@sum"), harmless("-0.5"), harmless("P-1"), harmless("'=x"), harmless(-3)
+    ("'=1+1", "'@sum", '-0.5', 'P-1', "''=x", -3)
+    """
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+
+
+def as_meant(text: str) -> str:
+    """Return text as it was before `harmless`.
+
+    >>> as_meant("'=1+1"), as_meant("''=x"), as_meant("'90s")
+    ('=1+1', "'=x", "'90s")
+    """
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def read_csv(path: Path, *, required: Sequence[str] = ()) -> list[Row]:
@@ -237,7 +261,7 @@ def read_csv(path: Path, *, required: Sequence[str] = ()) -> list[Row]:
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
-        _check_header(path, reader.fieldnames or [], required)
+        _check_header(path, [as_meant(name) for name in reader.fieldnames or []], required)
         rows = list(reader)
     except csv.Error as broken:
         raise DataError(f"{path}, line {reader.line_num}: {broken}. Is a quotation mark left open?") from None
@@ -248,7 +272,7 @@ def read_csv(path: Path, *, required: Sequence[str] = ()) -> list[Row]:
                 f"{path}, row {number}: it does not have {columns} cells. Is the file whole? Mend the row, or make it "
                 "again with the command that wrote it."
             )
-    return rows
+    return [{as_meant(name): as_meant(value) for name, value in row.items()} for row in rows]
 
 
 def _check_header(path: Path, found: Sequence[str], required: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
 """A case from the first picture to the sign-off, on both databases, through the API alone."""
 
+import csv
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -145,7 +147,7 @@ def test_exports_say_what_stands_in_the_case(place: Place, tmp_path: Path) -> No
     (tmp_path / "table.csv").write_bytes(me.get(f"/cases/{case}/exports/csv").content)
     rows = read_csv(tmp_path / "table.csv")
     assert [row["cell"] for row in rows] == ["1", "2", "3"]
-    assert (rows[0]["review"], rows[0]["note"], rows[0]["subject"]) == ("normal", "'+evil", "'=cmd()")
+    assert (rows[0]["review"], rows[0]["note"], rows[0]["subject"]) == ("normal", "+evil", "=cmd()")
     assert float(rows[1]["prob_blast"]) == round(me.cells(case, order="number")[1]["probability"]["blast"], 6)
     page = me.get(f"/cases/{case}/exports/html").text
     assert "Research use, not a diagnosis" in page
@@ -154,6 +156,21 @@ def test_exports_say_what_stands_in_the_case(place: Place, tmp_path: Path) -> No
     assert me.get(f"/cases/{case}/exports/pdf").content.startswith(b"%PDF-")
     for kind, code in (("geojson", "no_fields"), ("dicom", "no_dicom")):
         assert me.get(f"/cases/{case}/exports/{kind}").json()["error"]["code"] == code
+
+
+def test_no_name_becomes_a_formula(laboratory: Place, tmp_path: Path) -> None:
+    """Names of accounts, files, folders and cases, notes: all that people choose."""
+    laboratory.account("=HYPERLINK(1)", role="reader")
+    me = laboratory.visitor("=HYPERLINK(1)")
+    case = me.post("/cases", json={"name": "+1", "subject": "@sum"}).json()["id"]
+    me.send(case, cell_picture(1), names=("=cmd()/-x.png",))
+    me.review(me.cells(case)[0]["id"], "normal", note=" =note")
+    text = me.get(f"/cases/{case}/exports/csv").content.decode()
+    assert [cell for row in csv.reader(io.StringIO(text)) for cell in row if re.match(r" *[=+@-]", cell)] == []
+    (tmp_path / "table.csv").write_text(text)
+    row = read_csv(tmp_path / "table.csv")[0]
+    found = (row["reader"], row["image"], row["subject"], row["note"])
+    assert found == ("=HYPERLINK(1)", "=cmd()/-x.png", "@sum", " =note")
 
 
 def test_a_deleted_case_takes_its_pictures_along_but_not_those_of_others(place: Place) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest
 from ..data.cells import COLUMNS
+from ..files import harmless
 from ..inference.limits import limits_of
 from ..inference.opinion import TYPE_COLOURS, title_of, worded
 from ..interop.qupath import Shape, geojson
@@ -40,7 +41,6 @@ from .tables import Account, Case, Cell, Picture, Prediction, Review
 
 FORMATS = ("csv", "geojson", "dicom", "html", "pdf", "dataset")
 _THUMBNAIL = 160
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class Exporter:
         writer.writerow([*_CSV, *(f"prob_{name}" for name in classes), *(f"prob_type_{name}" for name in types)])
         for row in rows:
             numbers = [*_numbers(row.probabilities, classes), *_numbers(row.types, types)]
-            harmless_row = [harmless(each) if isinstance(each, str) else each for each in _csv_row(case, row)]
-            writer.writerow([*harmless_row, *numbers])
+            writer.writerow([*map(harmless, _csv_row(case, row)), *numbers])
         return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
     def _geojson(self, case: Case) -> Export:
@@ -223,15 +222,6 @@ def _csv_row(case: Case, row: Any) -> list[Any]:
         row.called or "", row.reason or "",
         "" if row.quality is None else row.quality, *reviewed, row.bundle or "", "research use, not a diagnosis",
     ]  # fmt: skip
-
-
-def harmless(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula.
-
-    >>> harmless("=1+1"), harmless("P-1")
-    ("'=1+1", 'P-1')
-    """
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
 
 
 def _rows(session: Session, case_id: int) -> Iterable[Any]:
