@@ -373,6 +373,8 @@ def _frames(image: Image.Image, name: str) -> int:
 
 def orientation_of(image: Image.Image) -> int:
     """Return EXIF's orientation; 1 where there is none, or none that means something."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself, and only these
     value = quietly(lambda: image.getexif().get(0x0112, 1))
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -265,6 +265,8 @@ def _check_pages(source: Path | BinaryIO, name: str) -> None:
     """
     with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as stream:
         for number, tags in enumerate(_tags_per_page(stream), start=1):
+            if tags is None:
+                raise ImageError("is damaged (its list of pages goes in circles). Copy it again.", path=name)
             if tags > _MOST_TAGS:
                 raise ImageError(f"ends early or is damaged (a page with {tags:,} tags). Copy it again.", path=name)
             if number > _MOST_PAGES:
@@ -272,8 +274,11 @@ def _check_pages(source: Path | BinaryIO, name: str) -> None:
         stream.seek(0)
 
 
-def _tags_per_page(stream: BinaryIO) -> Iterator[int]:
-    """Yield the number of tags of each page; nothing of NDPI above 4 GiB, which keeps its offsets elsewhere."""
+def _tags_per_page(stream: BinaryIO) -> Iterator[int | None]:
+    """Yield the number of tags of each page, and None where the list comes back to a page it has had.
+
+    Nothing is said of NDPI above 4 GiB, which keeps its offsets elsewhere.
+    """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     head = stream.read(4)
@@ -287,7 +292,10 @@ def _tags_per_page(stream: BinaryIO) -> Iterator[int]:
 
     page = number(8 if big else 4, wide) if big or size < 2**32 else 0
     seen: set[int] = set()
-    while 0 < page < size and page not in seen:
+    while 0 < page < size:
+        if page in seen:
+            yield None
+            return
         seen.add(page)
         tags = number(page, counted)
         yield tags
