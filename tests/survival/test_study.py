@@ -296,3 +296,17 @@ def test_the_page_says_how_many_patients_riley_s_criteria_ask_for(fitted: Path) 
     assert size["patients"] == max(size["shrink"], size["optimism"], size["risk"])
     _, text = _read(fitted / "survival.html")
     assert f"Riley's criteria ask for {size['patients']:,} patients" in text
+
+
+def test_a_spline_is_drawn_and_said_in_words(call: Call, tmp_path: Path) -> None:
+    path = _write(tmp_path / "c.csv", patients=300)
+    words = ("--time", "months", "--event", "died", "--stage", "<b>stage", "--covariates", "spline(age)", *QUICK)
+    result = call("fit", str(path), *words, "-o", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    _, text = _read(tmp_path / "out" / "survival.html")
+    assert re.search(r"\(the quartiles\): hazard ratio \d\.\d+ \(\d\.\d+ to \d\.\d+\)\. (It|That it) bends", text)
+    names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"spline-1-1.svg", "nomogram.svg", "decision-1.svg", "effect-1-1.svg"} <= names
+    raw = json.loads((tmp_path / "out" / "survival.json").read_text())
+    assert {row["bends"] for row in raw["model"]["causes"][0]["ratios"]} == {True, False}
+    assert "bend 1" not in re.sub(r"Does an effect change over time.*", "", text.split("Are the ratios")[0])

@@ -214,7 +214,7 @@ def nomogram(sheet: Mapping[str, Any]) -> str:
     rows = len(columns) + len(chances) + 2
     with canvas(height=0.62 * rows + 0.3) as (figure, axes):
         axes.set_axis_off()
-        axes.set_xlim(-42, 104)
+        axes.set_xlim(-62, 104)
         axes.set_ylim(-rows + 0.4, 0.6)
         tens = [float(points) for points in range(0, 101, 20)]
         scales: list[tuple[str, Sequence[str], Sequence[float], float]] = [
@@ -230,16 +230,21 @@ def nomogram(sheet: Mapping[str, Any]) -> str:
         return drawing(figure, "nomogram")
 
 
+def _room(label: str) -> float:
+    """Return the points of a nomogram that a label takes up."""
+    return 2.4 * len(label) + 2
+
+
 def _scale(axes: Any, at: float, name: str, *, labels: Sequence[str], points: Sequence[float]) -> None:
     """Draw one scale; labels that would overlap stand below the line, every second one."""
-    axes.annotate(name, (-42, at), fontsize=_SMALL, va="center", color=INK, annotation_clip=False)
+    axes.annotate(name, (-62, at), fontsize=_SMALL, va="center", color=INK, annotation_clip=False)
     axes.hlines(at, min(points), max(points), color=MODEL, linewidth=1.2)
     order = np.argsort(points, kind="stable")
     last = {1: -np.inf, -1: -np.inf}
     for place in order:
-        side = 1 if points[place] - last[1] >= 1.6 * max(len(labels[place]), 2) else -1
+        side = 1 if points[place] - last[1] >= _room(labels[place]) else -1
         axes.vlines(points[place], at, at + 0.1 * side, color=MODEL, linewidth=1.0)
-        if points[place] - last[side] < 1.6 * max(len(labels[place]), 2):
+        if points[place] - last[side] < _room(labels[place]):
             continue  # no room above or below: the mark stands without its number
         last[side] = points[place]
         axes.annotate(

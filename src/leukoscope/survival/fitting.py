@@ -270,7 +270,7 @@ def explain_spline(design: Design, model: CauseModel, column: str) -> dict[str, 
     return {
         "column": column, "grid": shown(grid).tolist(), "reference": float(shown(middle)),
         **{name: values.tolist() for name, values in _contrast(model, column, grid, float(middle)).items()},
-        "contrast": {name: float(values[0]) for name, values in between.items()},
+        "contrast": {name.replace("ratio", "value"): float(values[0]) for name, values in between.items()},
         "quartiles": [float(shown(low)), float(shown(high))],
         "nonlinear": vars(_wald(b[bends], v[np.ix_(bends, bends)])), "all": vars(_wald(b, v)),
     }  # fmt: skip

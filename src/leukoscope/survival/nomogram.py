@@ -94,7 +94,7 @@ def _round_values(values: Array, *, logarithm: bool) -> Array:
 def _chances(model: CauseModel, horizon: Horizon, *, least: float, unit: float, total: float) -> Scale:
     """Return at which total of points the chance of the event by a horizon is a round one."""
     baseline = model.baselines["all"]
-    name = f"chance of {model.event} by {horizon.words}"
+    name = f"{model.event} by {horizon.words}, %"
     summed = float(baseline.hazard[baseline.times <= horizon.time].sum())
     if not summed > 0 or horizon.time > baseline.last:
         return Scale(name, (), ())
