@@ -83,9 +83,9 @@ def test_a_cell_that_its_reader_is_unsure_of_still_counts_as_the_model_called_it
     case = me.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
     answered = [cell for cell in me.cells(case) if cell["decision"] != "refused"]
     for cell in answered:
-        me.post(f"/cells/{cell['id']}/reviews", json={"label": "unsure" if cell is answered[0] else "normal"})
+        me.review(cell["id"], "unsure" if cell is answered[0] else "normal")
     before = me.get(f"/cases/{case}/summary").json()["blast_share"]
-    me.post(f"/cells/{answered[0]['id']}/reviews", json={"label": "normal"})
+    me.review(answered[0]["id"], "normal")
     after = me.get(f"/cases/{case}/summary").json()["blast_share"]
     assert "decided by readers, 1 by the model" in before["how"]
     assert "decided by readers." in after["how"]
