@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO := $(VENV)/.demo
 RUN ?= runs/demo
 EXTRAS ?= serve,survival,dicom
 
@@ -31,10 +32,16 @@ help:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train,survival,wsi,dicom,heic,tensorboard,cluster,serve,adapt,docs,test]'
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train,survival,wsi,dicom,heic,tensorboard,cluster,serve,adapt,hub,pandas,docs,test]'
 	@touch $@
 
-demo: $(INSTALLED)
+# The demo needs to train and to report, and nothing else; what make test installed serves as well.
+$(DEMO): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train]'
+	@touch $@
+
+demo: $(if $(wildcard $(INSTALLED)),$(INSTALLED),$(DEMO))
 	rm -rf $(RUN)
 	$(BIN)/leukoscope run $(if $(DATA),$(DATA),--synthetic 600) -o $(RUN) --config demo
 
@@ -86,7 +93,7 @@ sbom: $(INSTALLED)
 
 # Numbers in README and docs that stand between <!--number …--> marks, from the JSON of the studies and of the model.
 numbers: $(INSTALLED)
-	$(BIN)/python docs/site/numbers.py
+	$(BIN)/python docs/site/page_numbers.py
 
 # What the container installs, with the hash of every file; constraints.txt stays plain, since one hash in it would
 # have to be joined by hashes of all others.

@@ -5,6 +5,7 @@ from typing import Any
 
 import commands_page
 import licences_page
+import notebook_page
 import packages_picture
 import python_pages
 import settings_page
@@ -28,6 +29,7 @@ def generated() -> dict[str, str]:
         "reference/commands.md": commands_page.page(),
         "reference/settings.md": settings_page.page(),
         "about/licences.md": licences_page.page(),
+        notebook_page.NAME: notebook_page.page(),
         "images/packages.svg": packages_picture.picture(),
         **python_pages.pages(),
         **{page: (ROOT / source).read_text(encoding="utf-8") for page, source in COPIED.items()},

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def numbers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("numbers_of_docs", ROOT / "docs" / "site" / "numbers.py")
+    spec = importlib.util.spec_from_file_location("numbers_of_docs", ROOT / "docs" / "site" / "page_numbers.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

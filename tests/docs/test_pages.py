@@ -138,3 +138,11 @@ def test_links_to_files_find_them(page: str) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         path = ((ROOT / page).parent / link).resolve()
         assert path.exists() or path.relative_to(ROOT).as_posix() in made, f"{page}: {link}"
+
+
+def test_the_readme_names_every_command() -> None:
+    from leukoscope.cli import COMMANDS
+
+    table = PAGES["README.md"]
+    missing = [name for name in COMMANDS if f"`leukoscope {name}" not in table and f"· `{name}`" not in table]
+    assert not [name for name in missing if name != "data"]

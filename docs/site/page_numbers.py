@@ -8,7 +8,7 @@ First the file, from the root of the repository; then the keys down to a number,
 it is written: `.2` (.89, two digits), `span .2` (.89 (.86 to .92)), `percent 1` (63.6 %), `count` (4,133), `text`.
 A page that is itself written by a program (docs/evidence, docs/benchmarks) needs none.
 
-Usage: python docs/site/numbers.py [--check]
+Usage: python docs/site/page_numbers.py [--check]
 """
 
 import json
