@@ -166,14 +166,22 @@ def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed) -> Bun
         members.append(member.model_copy(update={"temperature": head.temperature, "weights": ""}))
     points = fit_thresholds(seen.labels, adapted.unseen[:, 1]) if old.positive else {}
     changes = {
-        "name": f"{old.name}, adapted", "members": tuple(members), "operating_points": points,
-        "subjects": _figures(adapted, seen, old, points), "metrics": _metrics(bundle, adapted, seen),
+        "name": f"{old.name}, adapted",
+        "members": tuple(members),
+        "operating_points": points,
+        "subjects": _figures(adapted, seen, old, points),
+        "metrics": _metrics(bundle, adapted, seen),
         "training": {
-            "adapted_from": old.seal, "cells": len(seen.labels), "made": made(seed=adapted.result["seed"]),
+            "adapted_from": old.seal,
+            "cells": len(seen.labels),
+            "made": made(seed=adapted.result["seed"]),
             "before": old.training,
         },
-        "conformal": _conformal(adapted, seen, old), "quality": _wider(old.quality, seen), "files": {}, "seal": "",
-    }  # fmt: skip
+        "conformal": _conformal(adapted, seen, old),
+        "quality": _wider(old.quality, seen),
+        "files": {},
+        "seal": "",
+    }
     manifest = Manifest.model_validate(old.model_dump() | changes)
     return write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
 
@@ -276,12 +284,17 @@ def _compare(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> di
     words = "better" if better else "worse" if worse else "not shown to be better"
     unit = "subject" if seen.by_subject else "cell"
     return {
-        "cells": len(seen.labels), "subjects": len(set(seen.names)), "unit": unit, "seed": seed,
+        "cells": len(seen.labels),
+        "subjects": len(set(seen.names)),
+        "unit": unit,
+        "seed": seed,
         "old": {name: sampled.interval(f"old.{name}") for name in METRICS},
         "new": {name: sampled.interval(f"new.{name}") for name in METRICS},
-        "differences": difference, "better": better, "verdict": f"The adapted bundle is {words}.",
+        "differences": difference,
+        "better": better,
+        "verdict": f"The adapted bundle is {words}.",
         "note": "" if seen.by_subject else _ONE_SUBJECT,
-    }  # fmt: skip
+    }
 
 
 _ONE_SUBJECT = (
@@ -306,10 +319,13 @@ def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> Ja
         given: dict[str, Any] = {"weights": weights, "groups": codes}
         table = confusion(seen.labels, called, classes=chances.shape[1], **given)
         return {
-            **areas(seen.labels, chances, **given), "balanced_accuracy": balanced_accuracy(table),
-            "sensitivity": sensitivity(table), "specificity": specificity(table),
-            "brier": brier(seen.labels, chances, **given), "ece": ece(seen.labels, chances, **given),
-        }  # fmt: skip
+            **areas(seen.labels, chances, **given),
+            "balanced_accuracy": balanced_accuracy(table),
+            "sensitivity": sensitivity(table),
+            "specificity": specificity(table),
+            "brier": brier(seen.labels, chances, **given),
+            "ece": ece(seen.labels, chances, **given),
+        }
 
     def errors(weights: Floats) -> Statistics:
         return {
@@ -346,9 +362,11 @@ def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> dict[str, Any]
         "verdict": {"text": text, "beats_baseline": adapted.better, "one_class": False},
         "data": {"cells": len(seen.labels), "subjects": groups, "groups": groups, "per_class": per_class},
         "split": {"scheme": "reviewed cells", "folds": _FOLDS, "leaky": not seen.by_subject, "hash": ""},
-        "estimators": {"model": result["new"]}, "before": result["old"], "differences": result["differences"],
+        "estimators": {"model": result["new"]},
+        "before": result["old"],
+        "differences": result["differences"],
         "notes": [result["note"]] if result["note"] else [],
-    }  # fmt: skip
+    }
 
 
 def _conformal(adapted: Adapted, seen: Reviewed, old: Manifest) -> dict[str, Any]:

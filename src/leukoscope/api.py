@@ -179,8 +179,14 @@ def export(
     return export_run(Path(run_folder), Path(output), name=name, folds=folds, store=store, alpha=alpha, say=_silent)
 
 
-def adapt(reviewed: Place, *, model: str | os.PathLike[str] | None = None, output: Place | None = None,
-          even_if_worse: bool = False, seed: int = 0) -> "Adapted":  # fmt: skip
+def adapt(
+    reviewed: Place,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    output: Place | None = None,
+    even_if_worse: bool = False,
+    seed: int = 0,
+) -> "Adapted":
     """Fit a new head of a bundle to reviewed cells of a laboratory, and compare it with the old one.
 
     reviewed: a labelled folder or table, or an unpacked data set of the reading room. output: where the new bundle is

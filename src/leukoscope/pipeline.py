@@ -177,8 +177,11 @@ def refuse_conflicts(found: dict[str, Any]) -> None:
     """Raise DataError where one image carries two labels."""
     if conflicts := found["label_conflicts"]:
         first, second = conflicts[0]
-        pairs = "One pair of byte-identical images carries" if len(conflicts) == 1 else (
-            f"{len(conflicts)} pairs of byte-identical images carry")  # fmt: skip
+        pairs = (
+            "One pair of byte-identical images carries"
+            if len(conflicts) == 1
+            else (f"{len(conflicts)} pairs of byte-identical images carry")
+        )
         raise DataError(f"{pairs} two labels: {first} and {second}. Only one can be right: remove the other.")
 
 
@@ -252,8 +255,9 @@ def check_network(model: Model) -> None:
 def _refuse_inside(given: Input, run: Path) -> None:
     data = given.data.resolve() if given.data else None
     if data and data.is_dir() and run.resolve().is_relative_to(data):
-        raise UsageError(f"{run} lies inside {given.data}, where pictures it holds would be read as cells. "
-                        "Choose a folder outside.")  # fmt: skip
+        raise UsageError(
+            f"{run} lies inside {given.data}, where pictures it holds would be read as cells. Choose a folder outside."
+        )
 
 
 def _open_run(run: Path, experiment: Experiment, *, resume: bool) -> None:

@@ -204,9 +204,10 @@ def _places(graph: Any) -> tuple[Any, Any, Any]:
     products = [node for node in graph.node if node.op_type in ("Gemm", "MatMul") and node.input[0] == _EMBEDDING]
     features = _features(made)
     planes = [
-        node for node in graph.node
+        node
+        for node in graph.node
         if node.op_type == "Conv" and node.input[0] == features and _leads_to(graph, node.output[0], _MAP)
-    ]  # fmt: skip
+    ]
     if len(products) != 1 or len(planes) != 1:
         raise BundleError("This network has no linear head on its embedding. Export the bundle again.")
     following = [node for node in graph.node if node.op_type == "Add" and products[0].output[0] in node.input]

@@ -64,9 +64,12 @@ def sign(bundle: Bundle, key: Path, *, name: str) -> Signature:
     signed = private.sign(_message(bundle.manifest.seal, name))
     public = _raw(private.public_key())
     table = {
-        "format": FORMAT, "name": name, "seal": bundle.manifest.seal, "public_key": base64.b64encode(public).decode(),
+        "format": FORMAT,
+        "name": name,
+        "seal": bundle.manifest.seal,
+        "public_key": base64.b64encode(public).decode(),
         "signature": base64.b64encode(signed).decode(),
-    }  # fmt: skip
+    }
     write_json(bundle.path / SIGNATURE, table)
     return Signature(name, _fingerprint(private.public_key()))
 

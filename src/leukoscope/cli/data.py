@@ -171,9 +171,16 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
 @click.option("--leaky", is_flag=True, help="Split by image, as the paper did: patients stand on both sides.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def split_command(
-    table: Path, output: Path, audited: Path | None, scheme: str | None, folds: int | None,
-    train_part: tuple[str, ...], test_part: tuple[str, ...], leaky: bool, seed: int,
-) -> None:  # fmt: skip
+    table: Path,
+    output: Path,
+    audited: Path | None,
+    scheme: str | None,
+    folds: int | None,
+    train_part: tuple[str, ...],
+    test_part: tuple[str, ...],
+    leaky: bool,
+    seed: int,
+) -> None:
     """Plan which subjects to train, tune and test on; no subject stands on two sides.
 
     \b
@@ -188,8 +195,12 @@ def split_command(
     from ..pipeline import describe_split
 
     given = {
-        "scheme": scheme, "folds": folds, "train_parts": train_part, "test_parts": test_part, "leaky": leaky,
-    }  # fmt: skip
+        "scheme": scheme,
+        "folds": folds,
+        "train_parts": train_part,
+        "test_parts": test_part,
+        "leaky": leaky,
+    }
     settings = Experiment.of({"split": {name: value for name, value in given.items() if value}}).split
     cells = read_cells(table)
     twins = [tuple(pair) for pair in read_json(audited).get("twins", [])] if audited else []

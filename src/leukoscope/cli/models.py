@@ -140,23 +140,38 @@ def _require() -> None:
 @click.option("--name", default="", help="What the bundle is called.  [default: by its network and run folder]")
 @click.option("--fold", "folds", multiple=True, type=int, help="Only this fold; may stand several times.")
 @click.option(
-    "--store", type=click.Choice(["single", "half", "int8"]), default="single", show_default=True,
+    "--store",
+    type=click.Choice(["single", "half", "int8"]),
+    default="single",
+    show_default=True,
     help="How large weights are kept: 4, 2 or 1 bytes each. int8 moves probabilities by about 0.01.",
-)  # fmt: skip
+)
 @click.option("--no-weights", is_flag=True, help="Leave out weights.safetensors, which only further training needs.")
 @click.option(
-    "--also", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "--also",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Run of the same settings, split otherwise, whose figures the card shows too; may stand several times. "
     "If it left whole parts out, calibration and the unsure band are learnt from these.",
-)  # fmt: skip
+)
 @click.option(
-    "--alpha", type=click.FloatRange(0.001, 0.499), default=0.1, show_default=True,
+    "--alpha",
+    type=click.FloatRange(0.001, 0.499),
+    default=0.1,
+    show_default=True,
     help="Share of each class that may be called another; more cells are unsure when it is small.",
-)  # fmt: skip
+)
 def export(
-    run: Path, output: Path, *, name: str, folds: tuple[int, ...], store: "Store", no_weights: bool,
-    also: tuple[Path, ...], alpha: float,
-) -> None:  # fmt: skip
+    run: Path,
+    output: Path,
+    *,
+    name: str,
+    folds: tuple[int, ...],
+    store: "Store",
+    no_weights: bool,
+    also: tuple[Path, ...],
+    alpha: float,
+) -> None:
     """Make a model bundle of an evaluated RUN: all its folds averaged, or some of them.
 
     The bundle holds everything that an answer needs (preparation, networks, calibration, operating points, when to
@@ -176,9 +191,16 @@ def export(
     from ..exporting import export_run
 
     bundle = export_run(
-        run, output, folds=folds, store=store, weights=not no_weights, also=also, alpha=alpha, name=name,
+        run,
+        output,
+        folds=folds,
+        store=store,
+        weights=not no_weights,
+        also=also,
+        alpha=alpha,
+        name=name,
         say=click.echo,
-    )  # fmt: skip
+    )
     size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
     click.echo(f"bundle    {bundle.path} ({size / 1e6:.1f} MB)")
 
@@ -190,9 +212,7 @@ def export(
 @click.option("--even-if-worse", is_flag=True, help="Write it although it is not shown to be better.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
 @click.option("--seed", default=0, show_default=True, help="Of the folds and of the intervals.")
-def adapt(
-    bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool, as_json: bool, seed: int
-) -> None:  # fmt: skip
+def adapt(bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool, as_json: bool, seed: int) -> None:
     """Fit a new head of BUNDLE to REVIEWED cells of your laboratory, and say whether it is better.
 
     REVIEWED is what the reading room exports as a data set (unpacked), or any labelled folder or table. A few dozen

@@ -23,11 +23,21 @@ def add_verbosity(command: click.Command) -> click.Command:
     """Give a command, and all commands of a group, --quiet and --verbose."""
     if not any(option.name == "quiet" for option in command.params):
         command.params += [
-            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_be_quiet,
-                         help="Print results and problems only: no progress, no notes."),
-            click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=_be_verbose,
-                         help="Log what is done, and show the traceback of an error."),
-        ]  # fmt: skip
+            click.Option(
+                ["-q", "--quiet"],
+                is_flag=True,
+                expose_value=False,
+                callback=_be_quiet,
+                help="Print results and problems only: no progress, no notes.",
+            ),
+            click.Option(
+                ["-v", "--verbose"],
+                is_flag=True,
+                expose_value=False,
+                callback=_be_verbose,
+                help="Log what is done, and show the traceback of an error.",
+            ),
+        ]
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             add_verbosity(inner)

@@ -163,9 +163,14 @@ class Shown:
         return self._unusable.lines()
 
     def print(
-        self, tally: Tally, *, fields: Sequence[dict[str, Any]] = (), told: Sequence[str] = (), err: bool = False,
+        self,
+        tally: Tally,
+        *,
+        fields: Sequence[dict[str, Any]] = (),
+        told: Sequence[str] = (),
+        err: bool = False,
         differential: Differential | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects.
 
         told: lines about how files were read and what was passed over. err: print to standard error.

@@ -97,10 +97,12 @@ class PredictionRun:
         written = attempt(lambda: self._write(fields))  # before anything is printed: a terminal must not cost a table
         if self._request.as_json:
             rest = {
-                "decisions": self.tally.decisions, "subjects": self._subjects(), "fields": self._counted(fields),
+                "decisions": self.tally.decisions,
+                "subjects": self._subjects(),
+                "fields": self._counted(fields),
                 "differential": _json_of(self.counting.everything()),
                 "limits": limits_of(self._predictor.manifest, fields=bool(fields)),
-            }  # fmt: skip
+            }
             echo_json("\n], " + json_text(rest | self._facts_of_files())[1:])
         else:
             counted = self.counting.everything()
@@ -217,9 +219,13 @@ class PredictionRun:
             paths = [each.path for each in self._sources]
             self._names = dict(zip(paths, names_of(paths), strict=True))
             self._reader = Reader(
-                self._predictor, paths, options=options, point=self._point, with_crops=self._page is not None,
+                self._predictor,
+                paths,
+                options=options,
+                point=self._point,
+                with_crops=self._page is not None,
                 keep=request.keep,
-            )  # fmt: skip
+            )
         return self._reader.open(source.path, name=self._names[source.path])
 
     def _take_cell(self, judged: "JudgedCell", smear: "Smear", source: "Source") -> "JudgedCell":

@@ -17,15 +17,29 @@ from .options import experiment_options, layout_options, make_layout, note
 @click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--synthetic", type=int, default=0, metavar="N", help="Make N synthetic cells instead of reading images.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
-@click.option("--until", default="report", show_default=True, help="Last stage: audit, split, pack, train or report.",
-              type=click.Choice(["audit", "split", "pack", "train", "report"]), metavar="STAGE")  # fmt: skip
+@click.option(
+    "--until",
+    default="report",
+    show_default=True,
+    help="Last stage: audit, split, pack, train or report.",
+    type=click.Choice(["audit", "split", "pack", "train", "report"]),
+    metavar="STAGE",
+)
 @click.option("--skip-unusable", is_flag=True, help="Leave out images that cannot be used, and name them in the audit.")
 @layout_options
 @experiment_options
 def run(
-    data: Path | None, run: Path, synthetic: int, resume: bool, until: str, skip_unusable: bool,
-    labels: Path | None, config: str | None, overrides: tuple[str, ...], **layout: str | None,
-) -> None:  # fmt: skip
+    data: Path | None,
+    run: Path,
+    synthetic: int,
+    resume: bool,
+    until: str,
+    skip_unusable: bool,
+    labels: Path | None,
+    config: str | None,
+    overrides: tuple[str, ...],
+    **layout: str | None,
+) -> None:
     """Index, audit, split, train, calibrate, evaluate and report.
 
     DATA is a folder (the C-NMC release, or FOLDER/<class>/<subject>_*.png) or a CSV with one row per image. The output
@@ -189,8 +203,14 @@ _FOLDER = click.Path(exists=True, path_type=Path)
 @click.option("--data", type=_FOLDER, help="Folder of images, such as the C-NMC release; subtypes takes smear fields.")
 @click.option("--fields", type=_FOLDER, help="Folder of smear fields by class, for stain.")
 @click.option("--synthetic", type=int, default=0, metavar="N", help="Make N synthetic cells instead of reading images.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("evidence"), show_default=True,
-              help="Folder for the page, its figures and its JSON.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("evidence"),
+    show_default=True,
+    help="Folder for the page, its figures and its JSON.",
+)
 @click.option(
     "--work", type=click.Path(path_type=Path), help="Folder for what is kept between runs. [default: OUTPUT/work]"
 )
@@ -201,9 +221,17 @@ _FOLDER = click.Path(exists=True, path_type=Path)
 @click.option("--epochs", type=click.IntRange(1), help="Where a network is trained.")
 @click.option("--recipe", "recipes", multiple=True, help="Recipe that generalisation trains; may stand several times.")
 def reproduce(
-    name: str | None, listing: bool, data: Path | None, fields: Path | None, synthetic: int, output: Path,
-    work: Path | None, offline: bool, recipes: tuple[str, ...], **smaller: int | None,
-) -> None:  # fmt: skip
+    name: str | None,
+    listing: bool,
+    data: Path | None,
+    fields: Path | None,
+    synthetic: int,
+    output: Path,
+    work: Path | None,
+    offline: bool,
+    recipes: tuple[str, ...],
+    **smaller: int | None,
+) -> None:
     """Run the study NAME and write OUTPUT/NAME.md with its figures and all numbers.
 
     Finished arms are kept: repeat the command to go on where it was stopped. A study that is made smaller by --seeds,

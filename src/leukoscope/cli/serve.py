@@ -19,9 +19,13 @@ def _place_options(command: Any) -> Any:
     where = "PostgreSQL database, as postgresql://user@host/name. [default: SQLite in --data]"
     command = click.option("--database", default="", envvar="LEUKOSCOPE_DATABASE", metavar="URL", help=where)(command)
     return click.option(
-        "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("reading-room"), show_default=True,
-        envvar="LEUKOSCOPE_DATA", help="Folder of pictures, embedded database and audit key.",
-    )(command)  # fmt: skip
+        "--data",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("reading-room"),
+        show_default=True,
+        envvar="LEUKOSCOPE_DATA",
+        help="Folder of pictures, embedded database and audit key.",
+    )(command)
 
 
 _HELP = {
@@ -142,10 +146,18 @@ def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("leukoscope.server").setLevel(logging.INFO)
     config = uvicorn.Config(
-        app, access_log=False, log_level="warning", server_header=False, proxy_headers=bool(behind_proxy),
-        forwarded_allow_ips=behind_proxy or None, timeout_graceful_shutdown=10, http=HastyProtocol, ws="none",
-        limit_concurrency=most_connections(), h11_max_incomplete_event_size=32 << 10,
-    )  # fmt: skip
+        app,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=bool(behind_proxy),
+        forwarded_allow_ips=behind_proxy or None,
+        timeout_graceful_shutdown=10,
+        http=HastyProtocol,
+        ws="none",
+        limit_concurrency=most_connections(),
+        h11_max_incomplete_event_size=32 << 10,
+    )
     token = app.state.room.token
     address = f"http://{settings.host}:{place.getsockname()[1]}/"
     click.echo(f"{address}login#token={token.text}" if token else address)

@@ -106,14 +106,26 @@ def _settings(options: dict[str, Any]) -> Any:
     from ..survival.settings import StudySettings
 
     return StudySettings(
-        time=options["time_column"], event=options["event"], stage=options["stage"], unit=options["unit"],
-        events=_mapping(options["events"]), event_name=options["event_name"], competing=_list(options["competing"]),
-        competing_time=options["competing_time"], entry=options["entry"], landmark=options["landmark"],
+        time=options["time_column"],
+        event=options["event"],
+        stage=options["stage"],
+        unit=options["unit"],
+        events=_mapping(options["events"]),
+        event_name=options["event_name"],
+        competing=_list(options["competing"]),
+        competing_time=options["competing_time"],
+        entry=options["entry"],
+        landmark=options["landmark"],
         id=options["id_column"],
-        covariates=_list(options["covariates"]), stage_order=_list(options["stage_order"], separator="<"),
-        stage_cuts=_cuts(options["stage_cuts"]), horizons=_list(options["horizons"]),
-        folds=options["folds"], repeats=options["repeats"], bootstrap=options["bootstrap"], seed=options["seed"],
-    )  # fmt: skip
+        covariates=_list(options["covariates"]),
+        stage_order=_list(options["stage_order"], separator="<"),
+        stage_cuts=_cuts(options["stage_cuts"]),
+        horizons=_list(options["horizons"]),
+        folds=options["folds"],
+        repeats=options["repeats"],
+        bootstrap=options["bootstrap"],
+        seed=options["seed"],
+    )
 
 
 def _list(text: str, *, separator: str = ",") -> tuple[str, ...]:
@@ -201,9 +213,15 @@ def _latest(stage: dict[str, Any]) -> str:
 @click.option("-o", "--output", type=_FILE, help="Write the answers as CSV (else they go to the screen).")
 @click.pass_context
 def predict_command(
-    context: click.Context, folder: Path, table: Path | None, horizons: str, extrapolate: bool, as_json_text: bool,
-    picture: Path | None, output: Path | None,
-) -> None:  # fmt: skip
+    context: click.Context,
+    folder: Path,
+    table: Path | None,
+    horizons: str,
+    extrapolate: bool,
+    as_json_text: bool,
+    picture: Path | None,
+    output: Path | None,
+) -> None:
     """Predict for a patient, whose values follow as options named like the columns, or for a TABLE of patients.
 
     Needs only what `survival fit` wrote. A TABLE is a CSV with the columns that were fitted, and any others.

@@ -20,9 +20,16 @@ from ..images.read import RGB
 from .ensemble import temper
 
 TYPES = (
-    "neutrophil", "eosinophil", "basophil", "monocyte", "lymphoid", "immature granulocyte", "erythroblast", "platelet",
+    "neutrophil",
+    "eosinophil",
+    "basophil",
+    "monocyte",
+    "lymphoid",
+    "immature granulocyte",
+    "erythroblast",
+    "platelet",
     "other",
-)  # fmt: skip
+)
 LYMPHOID = "lymphoid"
 UNSURE_TYPE = "unsure"
 """Stands in the place of a type where the network cannot decide between some."""
@@ -104,9 +111,15 @@ _AGAIN = "Make the bundle again, or update leukoscope."
 def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: Any, figures: Any) -> dict[str, Any]:
     """Return what stands under `types` in bundle.json."""
     return {
-        "format": FORMAT, "graph": GRAPH, "classes": list(TYPES), "temperature": temperature, "least": least,
-        "lymphoid": lymphoid, "confusion": confusion, "figures": figures,
-    }  # fmt: skip
+        "format": FORMAT,
+        "graph": GRAPH,
+        "classes": list(TYPES),
+        "temperature": temperature,
+        "least": least,
+        "lymphoid": lymphoid,
+        "confusion": confusion,
+        "figures": figures,
+    }
 
 
 def _open(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:

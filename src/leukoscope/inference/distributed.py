@@ -30,8 +30,12 @@ class Answering:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Answer the shards of a batch."""
-        shards = [Shard(int(number), str(table), int(start), int(stop)) for number, table, start, stop in zip(
-            batch["number"], batch["table"], batch["start"], batch["stop"], strict=True)]  # fmt: skip
+        shards = [
+            Shard(int(number), str(table), int(start), int(stop))
+            for number, table, start, stop in zip(
+                batch["number"], batch["table"], batch["start"], batch["stop"], strict=True
+            )
+        ]
         counts = [answer_shard(self._plan, shard, self._predictor, threads=self._threads) for shard in shards]
         return {"counts": [json.dumps(asdict(each)) for each in counts]}
 
@@ -65,9 +69,7 @@ def answer_on_ray(
         ray.shutdown()
 
 
-def _answered(
-    ray: Any, plan: Plan, shards: Sequence[Shard], *, workers: int, cpus_per_worker: int
-) -> Any:  # fmt: skip
+def _answered(ray: Any, plan: Plan, shards: Sequence[Shard], *, workers: int, cpus_per_worker: int) -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts images
     context.print_on_execution_start = False
@@ -95,9 +97,12 @@ def _connect(ray: Any) -> None:
         ray.init(**quiet)
     else:
         ray.init(
-            include_dashboard=False, object_store_memory=_STORE_BYTES, _node_ip_address="127.0.0.1", address="local",
+            include_dashboard=False,
+            object_store_memory=_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            address="local",
             **quiet,
-        )  # fmt: skip
+        )
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said by our own errors
 
 

@@ -102,16 +102,29 @@ def judge_cell(
         return shown(*frame(field, cell), table_of_field(field) if colours is None else colours)
 
     opinion = judge_crop(
-        crop, cell, predictor, um_per_px=field.scale.um_per_px, field=field.name, point=point, with_crop=with_crop,
+        crop,
+        cell,
+        predictor,
+        um_per_px=field.scale.um_per_px,
+        field=field.name,
+        point=point,
+        with_crop=with_crop,
         for_type=for_type,
-    )  # fmt: skip
+    )
     return JudgedCell(cell, crop, opinion)
 
 
 def judge_crop(
-    crop: Pixels, cell: FieldCell, predictor: Predictor, *, um_per_px: float, field: str, point: str, with_crop: bool,
+    crop: Pixels,
+    cell: FieldCell,
+    predictor: Predictor,
+    *,
+    um_per_px: float,
+    field: str,
+    point: str,
+    with_crop: bool,
     for_type: Callable[[], Pixels],
-) -> Opinion:  # fmt: skip
+) -> Opinion:
     """Return the opinion on a cell that is cut out already; one not whole, or of too coarse a field, is refused unseen.
 
     um_per_px: of the field, as it was taken. for_type: gives the crop that tells the cell's type, where it is wanted.
@@ -200,9 +213,14 @@ class Reader:
         named = replace(field, name=path.name)
         cells = find_cells(named)
         judged = judge_cells(
-            named, self._predictor, cells=cells, point=self._point, method=self._options.method,
-            source=source, with_crops=self._with_crops,
-        )  # fmt: skip
+            named,
+            self._predictor,
+            cells=cells,
+            point=self._point,
+            method=self._options.method,
+            source=source,
+            with_crops=self._with_crops,
+        )
         height, width = field.pixels.shape[:2]
 
         def draw(shown: Sequence[FieldCell], colours: Colours) -> Pixels:
@@ -214,10 +232,15 @@ class Reader:
         with ExitStack() as stack:
             folder = self._keep or Path(stack.enter_context(TemporaryDirectory(prefix="leukoscope-")))
             found = extract_slide(
-                opener, folder, name=name, um_per_px=self._options.um_per_px, method=self._options.method,
-                target=stain_of(self._predictor.manifest), jobs=self._options.jobs,
+                opener,
+                folder,
+                name=name,
+                um_per_px=self._options.um_per_px,
+                method=self._options.method,
+                target=stain_of(self._predictor.manifest),
+                jobs=self._options.jobs,
                 type_crops=self._predictor.typer is not None,
-            )  # fmt: skip
+            )
             cells = self._judged(found, stack.pop_all(), field=path.name)
 
         def draw(shown: Sequence[FieldCell], colours: Colours) -> Pixels:
@@ -235,7 +258,13 @@ class Reader:
     def _from_disk(self, one: tuple[FieldCell, Path, Path], *, field: str, um_per_px: float) -> JudgedCell:
         cell, crop = one[0], read_image(one[1])
         opinion = judge_crop(
-            crop, cell, self._predictor, um_per_px=um_per_px, field=field, point=self._point,
-            with_crop=self._with_crops, for_type=partial(read_image, one[2]),
-        )  # fmt: skip
+            crop,
+            cell,
+            self._predictor,
+            um_per_px=um_per_px,
+            field=field,
+            point=self._point,
+            with_crop=self._with_crops,
+            for_type=partial(read_image, one[2]),
+        )
         return JudgedCell(cell, crop, opinion)

@@ -109,9 +109,14 @@ class Predictor:
         yield from in_parallel(answer, enumerate(images, start=1))
 
     def opinion(
-        self, image: Image, *, name: str = "", point: str = "balanced", with_crop: bool = False,
+        self,
+        image: Image,
+        *,
+        name: str = "",
+        point: str = "balanced",
+        with_crop: bool = False,
         typed: TypeOpinion | None = None,
-    ) -> Opinion:  # fmt: skip
+    ) -> Opinion:
         """Return the opinion on one cell cut out on black, in this thread: for who brings threads of their own.
 
         A file that is missing or cannot be read is refused. name: what the opinion calls the image.

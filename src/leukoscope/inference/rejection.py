@@ -106,9 +106,11 @@ def _smallest_plausible(chances: Floats, owners: NDArray[Any], *, alpha: float) 
 
 
 def _guarantee(alpha: float, unit: str, plausible: list[float | None]) -> str:
-    whose = "new subjects like those of the fit, on average over subjects" if unit == "subject" else (
-        "cells exchangeable with those of the fit, which cells of new subjects are not"
-    )  # fmt: skip
+    whose = (
+        "new subjects like those of the fit, on average over subjects"
+        if unit == "subject"
+        else ("cells exchangeable with those of the fit, which cells of new subjects are not")
+    )
     said = f"Of each class at most {alpha:.0%} of the cells are called another class, for {whose}."
     if None in plausible:
         needed = int(np.ceil(1 / alpha - 1 - _ROUNDING))

