@@ -15,10 +15,12 @@ from leukoscope.errors import DataError, UnknownNameError, UsageError
 from leukoscope.survival.aft import fit_aft
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import make_design
+from leukoscope.survival.curves import kaplan_meier, median, risk_table
 from leukoscope.survival.fitting import fit_model
 from leukoscope.survival.horizons import Horizon
-from leukoscope.survival.model import SurvivalModel, read_model, write_model
+from leukoscope.survival.model import SurvivalModel, patient_curves, read_model, write_model
 from leukoscope.survival.predict import answer, as_json, ask, ask_table, fields_of, write_predictions
+from leukoscope.survival.study import compare
 from leukoscope.survival.table import read_table
 
 from .conftest import drawn, table
@@ -247,3 +249,43 @@ def test_times_past_the_stages_own_follow_up_are_said_to_lean_on_the_others(coho
     model = replace(fit_model(short).model, horizons=((24.0, "two years"),))
     assert "leans on the other stages" in ask(model, {"stage": "III", "age": "60"}).notes[0]
     assert ask(model, {"stage": "I", "age": "60"}).notes == ()
+
+
+def test_what_is_read_from_a_curve_with_many_steps_is_exact() -> None:
+    """Curves are thinned to be drawn; horizons and medians are read where all steps stand."""
+    rng = np.random.default_rng(5)
+    many = drawn(6000, seed=5)
+    many = replace(many, time=many.time + rng.uniform(0, 0.1, 6000), covariates={"age": many.covariates["age"]})
+    model = fit_model(many).model
+    columns = {"stage": np.array(["II"]), "age": np.array([61.0])}
+    whole = patient_curves(model, columns, points=10**6)
+    asked = [7.77, 24.0, 31.415]
+    found = ask(model, {"stage": "II", "age": "61"}, horizons=[Horizon(when, f"{when} months") for when in asked])
+    for when, one in zip(asked, found.answers, strict=True):
+        assert one.survival is not None
+        assert (one.survival.value, one.survival.low, one.survival.high) == pytest.approx(whole["survival"].at(when))
+    assert found.median == median(whole["survival"])
+    assert len(found.curves["survival"].times) < 1000 < len(whole["survival"].times)
+
+
+def test_the_curve_of_a_stage_with_many_steps_gives_its_exact_median() -> None:
+    cohort = drawn(15_000, seed=6)
+    cohort = replace(cohort, time=cohort.time + np.random.default_rng(6).uniform(0, 0.1, 15_000))
+    found = compare(cohort, horizons=(Horizon(12.0, "one year"),))["stages"]["I"]
+    first = cohort.take(cohort.stage == 0)
+    curve = kaplan_meier(risk_table(first.time, first.state), last=float(first.time.max()))
+    assert len(curve.times) > 2000
+    assert len(found["curves"]["survival"]["times"]) == 2000
+    assert found["median"]["value"] == median(curve).value
+    assert found["horizons"][0]["survival"]["value"] == curve.at(12.0)[0]
+
+
+def test_a_model_file_with_very_many_times_stays_small_and_answers_alike(tmp_path: Path) -> None:
+    cohort = drawn(60_000, seed=7)
+    cohort = replace(cohort, time=cohort.time + np.random.default_rng(7).uniform(0, 0.1, 60_000))
+    model = fit_model(cohort).model
+    write_model(tmp_path / "model.json", model)
+    assert (tmp_path / "model.json").stat().st_size < 10_000_000
+    columns = {"stage": np.array(["III"]), "age": np.array([50.0])}
+    times = np.array([3.3, 12.0, 40.0])
+    assert read_model(tmp_path).incidence(columns, times) == pytest.approx(model.incidence(columns, times), abs=1e-4)

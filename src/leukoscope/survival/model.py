@@ -8,7 +8,7 @@ coefficients and the variance of the baseline hazard (Tsiatis 1981; Andersen et 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import numpy as np
 
 from ..errors import DataError
 from ..files import fingerprint, read_json, write_json
-from .curves import Array, Curve, log_log_band
+from .curves import Array, Curve, log_log_band, thinned
 from .splines import spline_basis
 
 FORMAT = 1
+_MOST_STEPS = 20_000
 _ROWS_AT_ONCE = 1000  # keeps (rows, times) arrays at a few megabytes
 
 
@@ -257,21 +258,39 @@ def _sampled(paths: Paths, times: Array) -> Array:
     return np.where(times > paths.last, np.nan, values)
 
 
-def patient_curves(model: SurvivalModel, columns: Mapping[str, Array], *, points: int = 200) -> dict[str, Curve]:
+def patient_curves(
+    model: SurvivalModel, columns: Mapping[str, Array], *, points: int = 200, at: Sequence[float] = ()
+) -> dict[str, Curve]:
     """Return one patient's survival and cumulative incidences with 95 % bands, under the names of `stage_curves`.
 
-    `columns` hold one value each. The curve is kept at up to `points` times.
+    `columns` hold one value each. The curves are kept at up to `points` times, for drawing, and beside these at the
+    steps that hold at the times `at` and at those where survival or a limit passes one half, so that what is read
+    there is exact.
     """
     strata = [str(cause.stratum(columns, patients=1)[0]) for cause in model.causes]
     paths = _paths(model.causes, strata, columns, patients=1)
     survival, incidence = paths.survival[0], paths.incidence[:, 0]
     kept = np.unique(np.linspace(0, len(paths.times) - 1, min(points, len(paths.times))).round().astype(int))
+    asked = np.searchsorted(paths.times, np.asarray(at, dtype=float), side="right") - 1
+    kept = np.unique(np.concatenate([kept, asked[asked >= 0]])).astype(int)
+    kept = np.union1d(kept, _about_half(_survival_curve(model, paths, survival, kept), kept))
     curves = {"survival": _survival_curve(model, paths, survival, kept)}
     for index, event in enumerate(model.events):
         error = _errors(model, paths, survival, incidence[index], own=index, kept=kept)
         low, high = log_log_band(incidence[index, kept], error)
         curves[event] = Curve(paths.times[kept], incidence[index, kept], low, high, error**2, paths.last, start=0.0)
     return curves
+
+
+def _about_half(curve: Curve, kept: Array) -> Array:
+    """Return all steps between the kept ones among which survival, or a limit of it, passes one half."""
+    found = [np.zeros(0, dtype=int)]
+    for side in (curve.value, curve.low, curve.high):
+        below = np.flatnonzero(side <= 0.5 + 1e-6)
+        if len(below):
+            first, last = max(below[0] - 1, 0), min(below[0] + 1, len(kept) - 1)
+            found.append(np.arange(kept[first] if below[0] else 0, kept[last] + 1))
+    return np.concatenate(found)
 
 
 def _survival_curve(model: SurvivalModel, paths: Paths, survival: Array, kept: Array) -> Curve:
@@ -304,10 +323,38 @@ def _errors(
 
 
 def write_model(path: Path, model: SurvivalModel) -> None:
-    """Write a model as JSON, under a seal over all of it."""
-    table = {"format": FORMAT, "what": "leukoscope survival model, research use only", **_plain(model)}
+    """Write a model as JSON, under a seal over all of it.
+
+    Beyond 20,000 different times the steps of a baseline hazard are joined to so many (its sum at the joins stays
+    exact), and the curves of stages that the model covers, which are only drawn, are thinned.
+    """
+    table = {"format": FORMAT, "what": "leukoscope survival model, research use only", **_plain(_compact(model))}
     table = json.loads(json.dumps(table))  # as it will be read
     write_json(path, table | {"seal": fingerprint(table)})
+
+
+def _compact(model: SurvivalModel) -> SurvivalModel:
+    covered = {stage for stage in model.stage_curves if model.causes and stage not in model.unmodelled}
+    curves = {
+        stage: {name: thinned(curve) if stage in covered else curve for name, curve in found.items()}
+        for stage, found in model.stage_curves.items()
+    }
+    causes = tuple(
+        replace(cause, baselines={name: _joined(one) for name, one in cause.baselines.items()})
+        for cause in model.causes
+    )
+    return replace(model, stage_curves=curves, causes=causes)
+
+
+def _joined(baseline: Baseline) -> Baseline:
+    """Join the steps of a baseline with very many times."""
+    if len(baseline.times) <= _MOST_STEPS:
+        return baseline
+    ends = np.unique(np.linspace(0, len(baseline.times) - 1, _MOST_STEPS).round().astype(int))
+    firsts = np.concatenate([[0], ends[:-1] + 1])
+    hazard, variance = (np.add.reduceat(values, firsts) for values in (baseline.hazard, baseline.variance))
+    means = np.add.reduceat(baseline.hazard[:, None] * baseline.means, firsts) / hazard[:, None]
+    return Baseline(baseline.times[ends], hazard, variance, means, baseline.last)
 
 
 def _plain(value: Any) -> Any:

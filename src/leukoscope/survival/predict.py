@@ -121,7 +121,8 @@ def ask(
         return _no_answer(model, stated, asked, far)
     covered = _covers(model, stage)
     if covered:
-        curves, method = patient_curves(model, columns, points=400), "Cox model; intervals by the delta method"
+        curves = patient_curves(model, columns, points=400, at=[horizon.time for horizon in asked])
+        method = "Cox model; intervals by the delta method"
         notes += _borrowed(model, stage, asked, end=curves["survival"].last)
     else:
         curves, method = model.stage_curves[stage], f"Observed curve of {in_stage(model.stage_column, stage)}"

@@ -56,7 +56,7 @@ async function ask(event) {
 
 function show(answer) {
   const rows = answer.answers.map((each) =>
-    element("li", {}, element("b", {}, each.survival ? percent(each.survival.value) : "–"), element("div", {}, element("strong", {}, `after ${each.words}`), each.survival ? scale(each.survival) : null, element("p", {}, each.text))),
+    element("li", {}, element("b", {}, each.survival ? percent(each.survival.value) : "–"), element("div", {}, element("strong", {}, `after ${each.words}`), each.survival && each.survival.low !== null ? scale(each.survival) : null, element("p", {}, each.text))),
   );
   find("answer-body").replaceChildren(
     element("ul", { class: "horizons" }, ...rows),
