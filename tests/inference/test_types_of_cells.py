@@ -91,6 +91,15 @@ def test_cells_of_a_field_take_the_same_path(mature: Bundle, lymphoid: Bundle) -
         assert {one.opinion.decision for one in judged} <= decisions
 
 
+def test_a_mature_cell_of_a_field_is_shown_in_the_colours_in_which_its_type_was_told(mature: Bundle) -> None:
+    painting = Painting(64, 48).white_cell(14, 14)
+    field = field_of(painting.taken(np.random.default_rng(1)), name="f", scale=Scale.exact(0.1, source="user"))
+    (one,) = judge_cells(field, Predictor(mature), with_crops=True)
+    assert one.opinion.crop is not None
+    assert one.opinion.crop.shape == (128, 128, 3)
+    assert one.opinion.crop[0, 0].min() > 200, "glass around it, not black"
+
+
 def test_the_table_names_the_type_and_its_probabilities(mature: Bundle, tmp_path: Path) -> None:
     smear, out = smear_of(tmp_path / "smear" / "P1", fields=4), tmp_path / "out"
     result = predict(smear.parent, "--model", mature.path, "--to", "csv", "--to", "qupath", "-o", out)

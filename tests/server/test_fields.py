@@ -148,6 +148,18 @@ def test_a_reader_says_types_and_is_counted_beside_the_model(place: Place) -> No
     assert f"{lymphoid} cell" in share["how"], "the share is one of lymphoid cells"
 
 
+def test_a_cell_of_a_field_is_shown_in_its_field_at_one_scale(place: Place) -> None:
+    me = place.local()
+    case = sent_fields(me, {"a.png": field_png(1)})
+    cells = me.cells(case, order="number")
+    for cell in cells:
+        with Image.open(io.BytesIO(me.get(f"/cells/{cell['id']}/thumbnail?side=640").content)) as picture:
+            shown = np.asarray(picture)
+        assert shown[..., 1].mean() > 100, "the glass of the field around it, not black"
+        um_per_px = me.get(f"/images/{cell['image']}").json()["um_per_px"]
+        assert max(shown.shape) <= round(20 / um_per_px) + 1
+
+
 def test_every_export_carries_the_types(place: Place) -> None:
     me = place.local()
     case = sent_fields(me, {f"a{number}.png": field_png(number) for number in range(4)})

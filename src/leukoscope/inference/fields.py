@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..bundle.manifest import REFUSED, Manifest
+from ..bundle.manifest import NOT_ASKED, REFUSED, Manifest
 from ..fields.cells import Field, FieldCell, cut_crop, find_cells, open_field
 from ..fields.drawing import draw_marks, draw_outlines
 from ..fields.extraction import (
@@ -133,8 +133,10 @@ def judge_crop(
     if reason := why_not_judged(cell, um_per_px=um_per_px):
         smudge = SMUDGE if predictor.typer and reason == NOT_JUDGED["ragged"] else ""
         return Opinion(name, REFUSED, reason, crop=crop if with_crop else None, type=smudge)
-    typed: TypeOpinion | None = predictor.typer.classify([for_type()])[0] if predictor.typer else None
-    return predictor.opinion(crop, name=name, point=point, with_crop=with_crop, typed=typed)
+    seen = for_type() if predictor.typer else crop
+    typed: TypeOpinion | None = predictor.typer.classify([seen])[0] if predictor.typer else None
+    opinion = predictor.opinion(crop, name=name, point=point, with_crop=with_crop, typed=typed)
+    return replace(opinion, crop=seen) if with_crop and opinion.decision == NOT_ASKED else opinion
 
 
 def why_not_judged(cell: FieldCell, *, um_per_px: float) -> str:

@@ -6,7 +6,7 @@ from ..bundle.manifest import Manifest
 from .differential import wilson
 from .opinion import title_of
 
-_UNKNOWN = "myeloblasts, plasma cells, hairy cells, atypical lymphocytes"
+_UNKNOWN = "myeloblasts, plasma cells, hairy cells or atypical lymphocytes"
 
 
 def limits_of(manifest: Manifest, *, fields: bool = True) -> list[str]:

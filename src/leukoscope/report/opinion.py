@@ -336,7 +336,8 @@ def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
         for name in reversed(manifest.classes)
         if tally.decisions[name]
     ]
-    text = f"Of {everyone.cells:,} cell{'s' * (everyone.cells != 1)}, {' and '.join(said) or 'none was judged'}"
+    nobody = "none was called blast or normal" if everyone.answered or everyone.not_asked else "none was judged"
+    text = f"Of {everyone.cells:,} cell{'s' * (everyone.cells != 1)}, {' and '.join(said) or nobody}"
     rest = []
     if everyone.unsure:
         rest.append(f"{everyone.unsure:,} left to a person")

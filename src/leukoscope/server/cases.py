@@ -138,13 +138,27 @@ def cell_of(session: Session, caller: Caller, cell_id: int) -> Cell:
     return _item_of(session, caller, Cell, cell_id, called="cell")
 
 
-def digest_of_cell(session: Session, caller: Caller, cell_id: int) -> str:
-    """Return where a cell's picture lies, in one statement: a wall of cells asks for hundreds. Refuses as `cell_of`."""
+_AROUND_UM = 20.0  # side of the square of a field that shows one cell: the same for all, so that sizes compare
+_LARGEST = 20_000_000  # pixels of a field out of which cells are shown; of a larger one their crops are
+
+
+def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> tuple[str, tuple[int, int, int, int] | None]:
+    """Return where a cell's picture lies, and which box (left, top, width, height) of it shows the cell; None: all.
+
+    A cell of a field is shown in its field, in the colours in which people know it; a model may see others. In one
+    statement: a wall of cells asks for hundreds. Refuses as `cell_of`.
+    """
+    columns = (Cell.digest, Cell.box, Picture.digest.label("field"), Picture.um_per_px, Picture.width, Picture.height)
     mine = (Cell.id == cell_id, Case.laboratory_id == caller.laboratory_id)
-    digest = session.scalar(select(Cell.digest).join(Case, Case.id == Cell.case_id).where(*mine))
-    if digest is None:
+    query = select(*columns).join(Picture, Picture.id == Cell.image_id).join(Case, Case.id == Cell.case_id)
+    row = session.execute(query.where(*mine)).one_or_none()
+    if row is None:
         raise not_found("cell", cell_id)
-    return digest
+    if row.box is None or not row.um_per_px or row.width * row.height > _LARGEST:
+        return row.digest, None
+    left, top, width, height = row.box
+    side = round(max(_AROUND_UM / row.um_per_px, 1.05 * width, 1.05 * height))
+    return row.field, (round(left + (width - side) / 2), round(top + (height - side) / 2), side, side)
 
 
 def _item_of(session: Session, caller: Caller, table: type[Item], item_id: int, *, called: str) -> Item:

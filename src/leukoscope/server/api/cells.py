@@ -75,13 +75,18 @@ def one_cell(me: Me, room: TheRoom, response: Response, cell_id: Id) -> Answer:
 
 @router.get("/cells/{cell_id}/thumbnail", **PICTURE)
 def thumbnail(
-    me: Me, room: TheRoom, request: Request, cell_id: Id, side: Literal["96", "160", "320"] = "96"
+    me: Me, room: TheRoom, request: Request, cell_id: Id, side: Literal["96", "160", "320", "640"] = "96"
 ) -> Response:
-    """Return a cell as a small JPEG."""
+    """Return a cell as a small JPEG: one of a field in its field, 20 µm across, one that came cut out as it came."""
     with room.database.reading() as session:
-        digest = shown.digest_of_cell(session, me, cell_id)
-    what = f"thumbnail-{side}"
-    draw = partial(room.sandbox.draw, "thumbnail", room.pictures.path(digest), side=int(side))
+        digest, box = shown.picture_of_cell(session, me, cell_id)
+    what = f"thumbnail-{side}" + (f"-{'-'.join(map(str, box))}" if box else "")
+    path = room.pictures.path(digest)
+    draw = (
+        partial(room.sandbox.draw, "region", path, side=int(side), box=box)
+        if box
+        else partial(room.sandbox.draw, "thumbnail", path, side=int(side))
+    )
     return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
 
 

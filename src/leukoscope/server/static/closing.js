@@ -3,7 +3,7 @@
 import { address, download, get, outdated, send } from "./api.js";
 import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, menu, note } from "./frame.js";
-import { takenWord } from "./summary.js";
+import { saysNothing, takenWord } from "./summary.js";
 import { between, count, percent, titled, when, whole } from "./words.js";
 
 const LISTED = 1000; // images in the list of a case
@@ -92,7 +92,7 @@ export class Closing extends EventTarget {
   showSign() {
     const { cells = 0, read = 0, unsure = 0, refused = 0, blast_share: share } = this.summary ?? {};
     const disease = this.words.positive ? this.words.title(this.words.positive) : "disease";
-    const known = share && share.value !== null && share.value !== undefined;
+    const known = share && share.value !== null && share.value !== undefined && !saysNothing(share);
     const facts = [
       [`${titled(disease)} share`, known ? percent(share.value) : "not known", known && share.low !== null ? `95 % interval ${between(share.low, share.high)}` : ""],
       ["Read by people", whole(read), `of ${count(cells, "cell")}`],

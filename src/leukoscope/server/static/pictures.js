@@ -10,6 +10,9 @@ export function thumbnail(cell, width) {
   return versioned(`/cells/${cell.id}/thumbnail?side=${side}`, cell);
 }
 
+/** A cell large, in the colours in which people know it. */
+export const natural = (cell) => versioned(`/cells/${cell.id}/thumbnail?side=640`, cell);
+
 /** What the model saw; the heat map lies over it. */
 export const crop = (cell, side = 448) => versioned(`/cells/${cell.id}/crop?side=${side}`, cell);
 export const heat = (cell) => versioned(`/cells/${cell.id}/heat`, cell);

@@ -3,7 +3,7 @@
 import { address, get } from "./api.js";
 import { drawn, element, find, icon } from "./element.js";
 import { labelOf } from "./cells.js";
-import { crop, heat } from "./pictures.js";
+import { crop, heat, natural } from "./pictures.js";
 import { percent, saidOf, titled, when } from "./words.js";
 
 const AROUND = 2.4; // height of the field shown around a cell, in sizes of the cell
@@ -18,7 +18,7 @@ export class Reader extends EventTarget {
     this.picture = element("img", { alt: "", class: "cell", draggable: "false" });
     this.over = element("img", { alt: "", class: "heat", draggable: "false", hidden: true });
     this.over.addEventListener("error", () => (this.over.hidden = true));
-    this.picture.addEventListener("load", () => this.cell && this.magnifier.crop(this.picture, this.cell));
+    this.picture.addEventListener("load", () => this.cell && !this.picture.classList.contains("natural") && this.magnifier.crop(this.picture, this.cell));
     find("stage").append(this.picture, this.over);
     this.makeButtons();
     find("around").addEventListener("click", () => this.tell("field"));
@@ -35,8 +35,7 @@ export class Reader extends EventTarget {
     const types = words.types.map((name) => this.button({ text: titled(words.title(name)), key: words.key(name).toUpperCase(), style: `class hue-${words.hue(name)}`, act: () => this.tell("label", name), name }));
     this.labels = [...classes, ...types, unsure, none];
     this.prompt = element("p", { class: "prompt", hidden: true }, "What is it?");
-    const groups = [element("div", { class: "classes" }, ...classes, unsure, none), types.length ? element("div", { class: "classes types" }, ...types) : null];
-    find("verdicts").append(...[this.agree, this.prompt, ...groups, this.undo].filter(Boolean));
+    find("verdicts").append(this.agree, this.prompt, element("div", { class: types.length ? "classes many" : "classes" }, ...classes, ...types, unsure, none), this.undo);
   }
 
   button({ text, key, style, act, name = "", sign = "" }) {
@@ -76,7 +75,6 @@ export class Reader extends EventTarget {
 
   showPictures() {
     const { cell } = this;
-    this.picture.src = crop(cell);
     this.picture.alt = `Cell ${cell.number}, large`;
     this.showHeat();
     this.showAround();
@@ -85,7 +83,16 @@ export class Reader extends EventTarget {
   showHeat() {
     const wanted = this.heat && this.cell && !["refused", "not asked"].includes(this.cell.decision);
     this.over.hidden = !wanted;
+    if (this.cell) this.showCell(wanted);
     if (wanted) this.over.src = heat(this.cell);
+  }
+
+  /** The cell as it lies in its field; as the model saw it under a heat map, and where it came cut out. */
+  showCell(heated) {
+    const whole = Boolean(this.cell.box) && !heated;
+    this.picture.classList.toggle("natural", whole);
+    const src = whole ? natural(this.cell) : crop(this.cell);
+    if (this.picture.getAttribute("src") !== src) this.picture.src = src;
   }
 
   showFacts() {

@@ -3,11 +3,13 @@
 import { element, find } from "./element.js";
 import { between, count, percent, titled, when, whole } from "./words.js";
 
+const ANY = 0.995; // width of an interval that is printed as 0 to 100 %
+
 export function showSummary(summary, words) {
   const { blast_share: share, cells, read } = summary;
   const disease = words.positive ? words.title(words.positive) : "disease";
-  find("share-title").textContent = `${titled(disease)} share`;
-  const known = share && share.value !== null && share.value !== undefined;
+  find("share-title").textContent = words.types.length ? `${titled(disease)} share of lymphoid cells` : `${titled(disease)} share`;
+  const known = share && share.value !== null && share.value !== undefined && !saysNothing(share);
   find("share-value").textContent = known ? percent(share.value) : "–";
   drawInterval(find("share-bar"), known ? share : null, disease);
   find("share-words").textContent = shareWords(share, { cells, read });
@@ -16,9 +18,13 @@ export function showSummary(summary, words) {
   find("read-words").textContent = `${whole(read)} of ${whole(cells)} read`;
 }
 
+/** Whether every share is possible. */
+export const saysNothing = ({ low, high }) => typeof low === "number" && high - low > ANY;
+
 function shareWords(share, { cells }) {
   if (!cells) return "No cells yet.";
   if (!share || share.value === null || share.value === undefined) return share?.how ?? "Not known for these cells.";
+  if (saysNothing(share)) return `Not known: any share from 0 to 100${"\u00a0"}% fits what was said. ${share.how ?? ""}`;
   const range = share.low === null || share.low === undefined ? "" : `95 % interval ${between(share.low, share.high)}. `;
   return `${range}${share.how ?? ""}`;
 }
