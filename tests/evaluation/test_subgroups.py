@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
 from leukoscope.evaluation.outcomes import Outcome
-from leukoscope.evaluation.subgroups import banded, subgroups
+from leukoscope.evaluation.subgroups import banded, subgroup_notes, subgroups
 
 
 def outcome_of_subjects(subjects: int = 24) -> tuple[Outcome, np.ndarray]:
@@ -64,6 +64,18 @@ def test_a_subject_in_two_subgroups_counts_in_both() -> None:
 def test_a_column_with_one_value_has_no_subgroups() -> None:
     outcome, _ = outcome_of_subjects()
     assert subgroups(outcome, {"part": np.full(len(outcome.labels), "fold_0")}) == []
+
+
+def test_subgroups_that_are_not_shown_are_told() -> None:
+    outcome, _ = outcome_of_subjects()
+    many = np.array([f"stain {group}" for group in outcome.groups])
+    assert len(subgroups(outcome, {"stain": many})) == 20
+    assert subgroup_notes(outcome, {"stain": many}, asked=False) == [
+        "Subgroups by stain: the 20 with most cells of 24 are shown."
+    ]
+    one = {"part": np.full(len(outcome.labels), "fold_0")}
+    assert "the same value" in subgroup_notes(outcome, one, asked=True)[0]
+    assert subgroup_notes(outcome, one, asked=False) == []
 
 
 def test_ages_are_cut_into_bands_that_hold_everybody_once_in_order() -> None:

@@ -48,7 +48,7 @@ from .outcomes import (
 )
 from .predictions import Predictions, read_predictions, rows_of
 from .reliability import BENEFIT_GRID, CALIBRATION, smooth_grid
-from .subgroups import subgroups
+from .subgroups import subgroup_notes, subgroups
 from .verdict import verdict
 
 _KINDS = ("precision", "recall", "f1")
@@ -102,6 +102,7 @@ def evaluate(run: Path, *, by: Sequence[str] = ()) -> dict[str, Any]:
     measured = Measured(estimators, evidence.predictions.classes, settings=settings)
     metrics = _metrics(evidence, measured, notes=notes, settings=settings)
     metrics["subgroups"] = subgroups(measured.model, columns)
+    metrics["notes"] += subgroup_notes(measured.model, columns, asked=bool(by))
     write_json(run / "calibration.json", calibration_table(evidence.calibrations, evidence.predictions.classes))
     write_json(run / "metrics.json", metrics)
     record_stage(run, "evaluate", started=started, seed=settings.seed)

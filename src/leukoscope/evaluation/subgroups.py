@@ -34,6 +34,18 @@ def subgroups(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]]) -> list
     return rows
 
 
+def subgroup_notes(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]], *, asked: bool) -> list[str]:
+    """Say which subgroups are not shown; a column with one value only where it was asked for."""
+    notes = []
+    for column, values in columns.items():
+        count = len(np.unique(banded(values, outcome.groups)))
+        if count > _MOST:
+            notes.append(f"Subgroups by {column}: the {_MOST} with most cells of {count} are shown.")
+        elif count < 2 and asked:
+            notes.append(f"Subgroups by {column}: all tested cells have the same value, so there are none.")
+    return notes
+
+
 def banded(values: NDArray[np.str_], groups: NDArray[np.int64]) -> NDArray[np.str_]:
     """Return the subgroup of each cell: its value, or its band where the values are many numbers.
 
