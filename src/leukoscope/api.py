@@ -139,7 +139,7 @@ def run(
     given = Input(
         Path(data) if data is not None else None, synthetic, layout, Path(labels) if labels else None, skip_unusable
     )
-    return run_experiment(given, Path(output), experiment, resume=resume, until=until, say=_silent)
+    return run_experiment(given, Path(output), experiment, resume=resume, until=until)
 
 
 def compare(run_a: Place, run_b: Place) -> dict[str, Any]:

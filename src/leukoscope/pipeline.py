@@ -20,7 +20,8 @@ from .evaluation.baselines import shortcut_probe
 from .files import alone_in, read_json, record_stage, write_json
 from .images.folders import passed_over
 
-Say = Callable[[str], None]
+Say = Callable[[str, Any], None]
+"""Takes the name of a finished stage and what came of it: see run_experiment."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ class Input:
 
 
 def run_experiment(
-    given: Input, run: Path, experiment: Experiment, *, resume: bool = False, until: str = "report", say: Say = print
+    given: Input,
+    run: Path,
+    experiment: Experiment,
+    *,
+    resume: bool = False,
+    until: str = "report",
+    say: Say | None = None,
 ) -> Path:
     """Take cells to a report; return the path of the last file that was written, such as report.html.
 
@@ -48,7 +55,8 @@ def run_experiment(
         experiment: all settings, copied to RUN/config.toml.
         resume: go on with a run that was stopped.
         until: the last stage to run: audit, split, pack, train or report.
-        say: takes one line of plain words per stage.
+        say: is told of each stage: index (cells and notes), audit (the audit), split (plan and cells), pack (number of
+            crops and their preparation), train (the experiment, before it begins) and evaluate (the metrics).
 
     Raises:
         UsageError: the folder is not empty and `resume` is not set, lies inside the data, or is being written by
@@ -60,7 +68,11 @@ def run_experiment(
         check_network(experiment.model)
     _open_run(run, experiment, resume=resume)
     with alone_in(run):
-        return _run_stages(given, run, experiment, resume=resume, until=until, say=say)
+        return _run_stages(given, run, experiment, resume=resume, until=until, say=say or _silent)
+
+
+def _silent(stage: str, result: Any) -> None:
+    """Say nothing."""
 
 
 def _run_stages(given: Input, run: Path, experiment: Experiment, *, resume: bool, until: str, say: Say) -> Path:
@@ -79,12 +91,12 @@ def _run_stages(given: Input, run: Path, experiment: Experiment, *, resume: bool
     if not (run / "predictions.csv").exists():
         from .training.loop import train  # PyTorch: not wanted before
 
-        say(f"train     {experiment.model.name}, {experiment.train.epochs} epochs, mode {experiment.train.mode}")
+        say("train", experiment)
         train(run, resume=resume)
     if until == "train":
         return run / "predictions.csv"
     metrics = evaluate(run)
-    say(f"evaluate  {metrics['verdict']['text']}")
+    say("evaluate", metrics)
     return write_report(run)
 
 
@@ -96,14 +108,11 @@ def stage_cells(given: Input, run: Path, experiment: Experiment, *, say: Say) ->
         cells, notes = _find_cells(given, run, experiment)
         write_cells(table, cells)
         record_stage(run, "index", started=started, images=len(cells), notes=notes)
-        say(f"index     {describe_cells(cells)}")
-        for note in notes:
-            say(f"          {note}")
+        say("index", (cells, notes))
         started = time.perf_counter()
         found = audit_cells(cells, run, skip_unusable=given.skip_unusable)
         record_stage(run, "audit", started=started)
-        say(f"audit     {describe_audit(found)}")
-        say(f"          {describe_shortcuts(found['shortcuts'])}")
+        say("audit", found)
     return read_cells(table)
 
 
@@ -132,7 +141,7 @@ def audit_cells(cells: Sequence[Cell], run: Path, *, skip_unusable: bool = False
 
 
 def stage_split(cells: Sequence[Cell], run: Path, experiment: Experiment, *, say: Say) -> SplitPlan:
-    """Plan the split, or read the one that is there; both prove that it does not leak."""
+    """Plan the split, or read the one that is there; both verify that it does not leak."""
     path = run / "split.json"
     if path.exists():
         return read_split(path, cells)
@@ -141,7 +150,7 @@ def stage_split(cells: Sequence[Cell], run: Path, experiment: Experiment, *, say
     plan = make_split(cells, experiment.split, seed=experiment.seed, positive=experiment.evaluate.positive, twins=twins)
     write_split(path, plan)
     record_stage(run, "split", started=started, seed=experiment.seed, hash=plan.hash)
-    say(f"split     {describe_split(plan, cells)}")
+    say("split", (plan, cells))
     return plan
 
 
@@ -150,19 +159,7 @@ def stage_pack(cells: Sequence[Cell], run: Path, experiment: Experiment, *, say:
     started = time.perf_counter()
     crops = pack(cells, run / "pack", prepare=experiment.prepare)
     record_stage(run, "pack", started=started, shape=list(crops.shape))
-    say(f"pack      {len(crops):,} crops of {experiment.prepare.size} px ({experiment.prepare.view} view)")
-
-
-def describe_audit(found: dict[str, Any]) -> str:
-    """Say in one sentence what an audit found."""
-    exact, near = found["exact_duplicates"], found["near_duplicates"]
-    text = f"{exact['pairs']} identical pairs ({exact['across_subjects']} across subject ids), "
-    text += f"{near['pairs']} near-identical ({near['across_subjects']} across)"
-    if found["joined_subjects"]:
-        text += "; kept together: " + ", ".join("=".join(group) for group in found["joined_subjects"])
-    if found["unusable"]:
-        text += f"; unusable images: {len(found['unusable'])}"
-    return text
+    say("pack", (len(crops), experiment.prepare))
 
 
 def describe_unusable(found: dict[str, Any], *, listed_in: Path) -> str:
@@ -185,21 +182,6 @@ def refuse_conflicts(found: dict[str, Any]) -> None:
         raise DataError(f"{pairs} two labels: {first} and {second}. Only one can be right: remove the other.")
 
 
-def describe_split(plan: SplitPlan, cells: Sequence[Cell]) -> str:
-    """Say in one sentence who is trained and tested on."""
-    labelled = sum(bool(cell.label) for cell in cells)
-    tested = np.unique(
-        np.concatenate([np.flatnonzero(plan.sets(cells, fold=k) == "test") for k in range(len(plan.folds))])
-    )
-    text = f"{plan.scheme}, {len(plan.folds)} fold{'s' * (len(plan.folds) > 1)}; "
-    text += f"{len(tested):,} of {labelled:,} labelled cells are tested on"
-    if plan.leaky:
-        text += "; LEAKY: images of one patient stand on both sides"
-    for row in plan.excluded:
-        text += f"; {row.cells} cells of {row.group} in {row.part} left out ({row.reason})"
-    return text
-
-
 def notes_of(found: Indexed) -> list[str]:
     """Return what a person should know about how a folder was read, one sentence each."""
     return [*found.notes, *passed_over(found.passed, hidden=found.hidden)]
@@ -216,25 +198,6 @@ def shortcuts(cells: Sequence[Cell], traits: Traits, found: dict[str, Any]) -> d
     groups = np.unique([of_subject[cells[row].subject] for row in usable], return_inverse=True)[1]
     features = {"size": np.log(traits.area_px[usable, None]), "colour": traits.colour[usable]}
     return shortcut_probe(features, labels=labels, groups=groups)
-
-
-def describe_shortcuts(measured: dict[str, Any]) -> str:
-    """Say in one sentence how far the shortcuts go."""
-    if "not_measured" in measured:
-        return f"Shortcuts were not measured: {measured['not_measured']}."
-    size, colour = (
-        "{value:.3f} (95 % interval {low:.3f} to {high:.3f})".format(**measured[name]) for name in ("size", "colour")
-    )
-    return f"AUROC of cell size alone {size}, of mean colour alone {colour}; chance is 0.5."
-
-
-def describe_parts(found: dict[str, Any]) -> str:
-    """Return a table of the parts of an audited data set: images, subjects, classes."""
-    rows = [f"{'part':12} {'images':>7} {'subjects':>8}  classes"]
-    for part, facts in found["parts"].items():
-        classes = ", ".join(f"{number:,} {name}" for name, number in facts["classes"].items())
-        rows.append(f"{part or '(none)':12} {facts['images']:7,} {facts['subjects']:8}  {classes}")
-    return "\n".join(rows)
 
 
 def check_network(model: Model) -> None:
@@ -287,16 +250,6 @@ def _find_cells(given: Input, run: Path, experiment: Experiment) -> tuple[list[C
         cure = "To leave such files out and go on, repeat the command with --skip-unusable."
         raise DataError(f"{len(found.refused)} listed files cannot be opened, such as: {first} {cure}")
     return found.cells, notes_of(found)
-
-
-def describe_cells(cells: Sequence[Cell]) -> str:
-    """Say in one line how many images of how many subjects and classes there are."""
-    subjects = len({cell.subject for cell in cells if cell.subject})
-    per_class = ", ".join(f"{sum(cell.label == name for cell in cells):,} {name}" for name in classes_of(cells))
-    unlabelled = sum(not cell.label for cell in cells)
-    return f"{len(cells):,} images of {subjects} subjects: {per_class}" + f", {unlabelled} unlabelled" * bool(
-        unlabelled
-    )
 
 
 def _rows_of(traits: Traits, rows: list[int]) -> Traits:

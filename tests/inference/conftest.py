@@ -35,7 +35,7 @@ def one_thread() -> None:
 def synthetic_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two folds on 160 synthetic cells."""
     run = tmp_path_factory.mktemp("synthetic") / "run"
-    run_experiment(Input(synthetic=160), run, Experiment.of(SETTINGS), say=_silent)
+    run_experiment(Input(synthetic=160), run, Experiment.of(SETTINGS))
     return run
 
 

@@ -68,8 +68,8 @@ def run(
 
 
 @contextmanager
-def _stopping() -> Iterator[Callable[[str], None]]:
-    """Yield what prints a line between two stages, and stops there at the latest when Ctrl-C was pressed.
+def _stopping() -> Iterator[Callable[[str, object], None]]:
+    """Yield what prints the lines of a stage, and stops there at the latest when Ctrl-C was pressed.
 
     A KeyboardInterrupt that is raised while C code calls back into Python, as scikit-learn's do, is dropped.
     """
@@ -79,8 +79,11 @@ def _stopping() -> Iterator[Callable[[str], None]]:
         pressed.set()
         signal.default_int_handler(number, frame)
 
-    def say(line: str) -> None:
-        note(line)
+    from .words import lines_of
+
+    def say(stage: str, result: object) -> None:
+        for line in lines_of(stage, result):
+            note(line)
         if pressed.is_set():
             raise KeyboardInterrupt
 

@@ -104,7 +104,7 @@ def load(bench: Bench, *, data: Path | None = None, layout: Layout | None = None
     key = fingerprint([str(given.data), given.synthetic, str(layout)])[:12]
     folder = bench.work / "cells" / key
     folder.mkdir(parents=True, exist_ok=True)
-    cells = stage_cells(given, folder, Experiment(), say=bench.say)
+    cells = stage_cells(given, folder, Experiment(), say=lambda stage, _: bench.say(f"{stage} of the images"))
     traits = read_traits(folder / "traits.csv", cells)
     twins = [(first, second) for first, second in read_json(folder / "audit.json")["twins"]]
     group = group_of_subject(subject_groups(cells, twins=twins))
