@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import LeukoscopeError, UsageError
+from leukoscope.report.survival import verdict
+from leukoscope.survival.cohort import describe
 from leukoscope.survival.horizons import Horizon
 from leukoscope.survival.scores import judge, optimism
 from leukoscope.survival.settings import StudySettings
@@ -310,3 +312,49 @@ def test_a_spline_is_drawn_and_said_in_words(call: Call, tmp_path: Path) -> None
     raw = json.loads((tmp_path / "out" / "survival.json").read_text())
     assert {row["bends"] for row in raw["model"]["causes"][0]["ratios"]} == {True, False}
     assert "bend 1" not in re.sub(r"Does an effect change over time.*", "", text.split("Are the ratios")[0])
+
+
+def _ordered(counts: dict[str, tuple[float, int]], *, seed: int, **changed: object) -> dict[str, object]:
+    """Compare ordered stages, given by mean time to the event and number of patients, all followed to it."""
+    rng = np.random.default_rng(seed)
+    times = [rng.exponential(mean, number) + 0.01 for mean, number in counts.values()]
+    stage = np.repeat(np.arange(len(counts)), [number for _, number in counts.values()])
+    cohort = replace(
+        drawn(len(stage)), time=np.concatenate(times), state=np.ones(len(stage), dtype=np.int64), stage=stage,
+        stages=tuple(counts), covariates={}, **changed,
+    )  # fmt: skip
+    comparison = compare(cohort, horizons=(Horizon(5.0, "five months"),))
+    return {"comparison": comparison, "cohort": describe(cohort)}
+
+
+def test_the_headline_says_both_where_stages_differ_but_no_trend_is_shown() -> None:
+    """Stage II is the worst, so the global test sees what a trend from I to III cannot."""
+    result = _ordered({"I": (20, 100), "II": (4, 100), "III": (20, 100)}, seed=1)
+    tests = result["comparison"]["tests"]
+    assert tests["logrank"]["p"] < 1e-6
+    assert tests["trend"]["p"] > 0.05
+    said = verdict(result)
+    assert said.startswith("The stages differ (the log-rank test of equal survival in all stages: p below 0.0001).")
+    assert "But no trend from I to III is shown" in said
+
+
+def test_the_headline_does_not_claim_a_difference_that_only_the_trend_shows() -> None:
+    means = {name: (12 - place, 45) for place, name in enumerate(("I", "II", "III", "IV"))}
+    result = next(
+        found
+        for found in (_ordered(means, seed=seed) for seed in range(200))
+        if found["comparison"]["tests"]["logrank"]["p"] > 0.05 > found["comparison"]["tests"]["trend"]["p"]
+    )
+    said = verdict(result)
+    assert said.startswith("No difference between the stages is shown (the log-rank test of equal survival")
+    assert "Yet a trend from I to IV is shown" in said
+
+
+def test_with_late_entry_the_headline_tests_the_event_that_it_names() -> None:
+    cohort = drawn(400, competing=True)
+    late = replace(cohort, entry=cohort.time * 0.2)
+    tests = compare(late, horizons=(Horizon(12.0, "one year"),))["tests"]
+    assert tests["primary"]["of"] == "equal incidence of relapse in all stages"
+    assert tests["primary"]["p"] == tests["gray"]["relapse"]["p"]
+    assert tests["primary"]["p"] != tests["logrank"]["p"]
+    assert "late entry" in tests["primary"]["name"]
