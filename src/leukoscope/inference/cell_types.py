@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..bundle.graph import check_graph
 from ..bundle.manifest import Bundle
-from ..errors import BundleError
+from ..errors import BundleError, attempt
 from ..images.read import RGB
 from .ensemble import temper
 
@@ -124,16 +124,14 @@ def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: An
 
 def _open(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
     onnx = bundle.read(name)
-    try:
-        check_graph(onnx, bundle.path / name)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except BundleError:
-        raise
-    except Exception as failed:  # noqa: BLE001  # ONNX Runtime has no common error below Exception
-        reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+    check_graph(onnx, bundle.path / name)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # ONNX Runtime has no common error below Exception.
+    session = attempt(lambda: onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"]))
+    if isinstance(session, Exception):
+        reason = (str(session).strip() or type(session).__name__).splitlines()[0]
         raise BundleError(f"{bundle.path / name} cannot be loaded ({reason}). {_AGAIN}") from None
     outputs = {each.name: each.shape for each in session.get_outputs()}
     if outputs.get("probabilities", [None])[-1] != len(TYPES):

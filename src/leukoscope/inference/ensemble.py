@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..bundle.graph import check_graph
 from ..bundle.manifest import Bundle, Member
 from ..config import Prepare
-from ..errors import BundleError
+from ..errors import BundleError, attempt
 from ..images.crop import VIEWS, View, turn, turn_back
 
 Floats = NDArray[np.floating]
@@ -143,12 +143,11 @@ def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSessio
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
-    try:
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except Exception as failed:  # noqa: BLE001  # ONNX Runtime has no common error below Exception
-        reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
+    # ONNX Runtime has no common error below Exception.
+    session = attempt(lambda: onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"]))
+    if isinstance(session, Exception):
         raise BundleError(
-            f"{where} cannot be loaded by ONNX Runtime {onnxruntime.__version__} ({reason}). "
+            f"{where} cannot be loaded by ONNX Runtime {onnxruntime.__version__} ({_first_line(session)}). "
             "Make the bundle again with leukoscope export, or update onnxruntime."
         ) from None
     _check_graph(bundle, member, session)
@@ -156,18 +155,23 @@ def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSessio
     return session
 
 
+def _first_line(failed: Exception) -> str:
+    return (str(failed).strip() or type(failed).__name__).splitlines()[0]
+
+
 def _try_out(session: onnxruntime.InferenceSession, where: Path, *, size: int) -> None:
     """Ask a network about one black crop: it must answer in time, and with probabilities."""
     running = onnxruntime.RunOptions()
     timer = threading.Timer(_TRIAL_SECONDS, setattr, (running, "terminate", True))
     timer.start()
+    crops = np.zeros((1, size, size, 3), np.uint8)
     try:
-        probabilities, *rest = session.run(OUTPUTS, {"crops": np.zeros((1, size, size, 3), np.uint8)}, running)
-    except Exception as failed:  # noqa: BLE001  # ONNX Runtime has no common error below Exception
-        reason = (str(failed).strip() or type(failed).__name__).splitlines()[0]
-        raise BundleError(f"{where} gives no answer ({reason}). {_UNTRUE}") from None
+        answer = attempt(lambda: session.run(OUTPUTS, {"crops": crops}, running))
     finally:
         timer.cancel()
+    if isinstance(answer, Exception):
+        raise BundleError(f"{where} gives no answer ({_first_line(answer)}). {_UNTRUE}") from None
+    probabilities, *rest = answer
     _check_answer(probabilities, where=str(where))
     if not all(np.isfinite(each).all() for each in rest):
         raise BundleError(f"{where} gives maps or embeddings that are no numbers. {_UNTRUE}")

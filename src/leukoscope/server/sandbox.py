@@ -22,7 +22,7 @@ from typing import IO, Any
 from PIL import Image
 
 from ..config import Prepare
-from ..errors import ImageError, LeukoscopeError, MissingExtraError
+from ..errors import ImageError, LeukoscopeError, MissingExtraError, attempt
 from . import store
 from .decoding import Taken, is_small, take
 from .refusals import Refusal
@@ -244,24 +244,30 @@ def main() -> None:
             return  # what is left of its memory is of no use
 
 
-def _answered(request: dict[str, Any], parts: list[bytes], memory: int) -> tuple[dict[str, Any], list[bytes]]:
-    try:
-        _bound(memory)
-        if request["task"] == "take":
-            facts = asdict(take(parts[0], **request["how"]))
-            return {"facts": facts}, [facts.pop("picture"), facts.pop("identity")]
-        prepare = Prepare.model_validate(request["prepare"]) if request["prepare"] else None
-        return {"facts": {}}, [_draw(request["task"], Path(request["path"]), request["how"], prepare)]
-    except Refusal as refused:
-        return {"error": _REFUSED, "status": refused.status, "code": refused.code, "message": str(refused)}, []
-    except MemoryError:
+Answer = tuple[dict[str, Any], list[bytes]]
+
+
+def _answered(request: dict[str, Any], parts: list[bytes], memory: int) -> Answer:
+    answer = attempt(lambda: _done(request, parts, memory))
+    if not isinstance(answer, Exception):
+        return answer
+    if isinstance(answer, Refusal):
+        return {"error": _REFUSED, "status": answer.status, "code": answer.code, "message": str(answer)}, []
+    # Where it is not known to be small it may have been the memory; not every reader says so.
+    if isinstance(answer, MemoryError) or not (request["last"] or is_small(parts[0])):
         return {"error": _MEMORY}, []
-    except Exception as broken:  # noqa: BLE001 - decoders raise whatever they raise
-        if not (request["last"] or is_small(parts[0])):  # it may have been the memory; not every reader says so
-            return {"error": _MEMORY}, []
-        known = isinstance(broken, ImageError | MissingExtraError)
-        text = str(broken) if known else f"cannot be read ({type(broken).__name__}). Save it anew as PNG."
-        return {"error": _UNUSABLE, "message": text}, []
+    known = isinstance(answer, ImageError | MissingExtraError)
+    text = str(answer) if known else f"cannot be read ({type(answer).__name__}). Save it anew as PNG."
+    return {"error": _UNUSABLE, "message": text}, []
+
+
+def _done(request: dict[str, Any], parts: list[bytes], memory: int) -> Answer:
+    _bound(memory)
+    if request["task"] == "take":
+        facts = asdict(take(parts[0], **request["how"]))
+        return {"facts": facts}, [facts.pop("picture"), facts.pop("identity")]
+    prepare = Prepare.model_validate(request["prepare"]) if request["prepare"] else None
+    return {"facts": {}}, [_draw(request["task"], Path(request["path"]), request["how"], prepare)]
 
 
 def _bound(memory: int) -> None:
