@@ -396,7 +396,7 @@ def refuse_existing(folder: Path) -> None:
     """Refuse to write over anything.
 
     Raises:
-        UsageError: something stands there already.
+        UsageError: it exists already.
     """
     if folder.exists():
         raise UsageError(f"{folder} exists already. Choose another folder; no bundle is ever overwritten.")

@@ -50,7 +50,7 @@ class Split(Settings):
     test_parts: tuple[str, ...] = ()
     """Parts to test on (scheme = parts)."""
     leaky: bool = False
-    """Split by image, as the paper did. Cells of one patient then stand on both sides: for comparison only."""
+    """Split by image, as the paper did. Cells of one patient are then on both sides: for comparison only."""
 
 
 class Model(Settings):

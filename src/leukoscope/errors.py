@@ -51,7 +51,7 @@ class ImageError(DataError):
 
     @property
     def sentence(self) -> str:
-        """The reason by itself, to stand beside the name of the image."""
+        """The reason by itself, to be shown beside the name of the image."""
         return self.reason[:1].upper() + self.reason[1:]
 
 

@@ -68,7 +68,7 @@ def export_run(
 
     Raises:
         DataError: the run is not evaluated, or its files do not fit each other.
-        UsageError: the run has no such fold, or something stands at `folder` already.
+        UsageError: the run has no such fold, or `folder` exists already.
     """
     from .training.checkpoint import export_fold  # PyTorch: imported when everything else is known to fit
 

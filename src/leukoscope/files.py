@@ -41,7 +41,7 @@ _DEEPEST = 60  # levels of JSON; what is written here has fewer than ten
 def write_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path; what the block writes there becomes `path` when it ends without an error, all or nothing.
 
-    A link stays, and what it leads to is written. What is no file, such as /dev/stdout or a pipe, is written into.
+    A link stays, and what it leads to is written. A device or pipe, such as /dev/stdout, is written into.
 
     Raises:
         OSError: it cannot be written; `filename` is `path`, not that of the temporary file.

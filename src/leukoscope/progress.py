@@ -21,7 +21,7 @@ def show_bars(shown: bool) -> None:
 
 
 def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterator[T]:
-    """Yield `items` unchanged while a bar with the label and the time left stands on the terminal."""
+    """Yield `items` unchanged while the terminal shows a bar with the label and the time left."""
     if not _shown or not sys.stderr.isatty():
         yield from items
         return

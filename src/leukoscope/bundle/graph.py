@@ -224,7 +224,7 @@ def _features(made: dict[str, Any]) -> str:
 
 def _leads_to(graph: Any, name: str, goal: str) -> bool:
     reached = {name}
-    for node in graph.node:  # nodes stand in the order of the computation
+    for node in graph.node:  # nodes are in the order of the computation
         if reached & set(node.input):
             reached |= set(node.output)
     return goal in reached

@@ -73,7 +73,7 @@ def _fetch(hub: Any, repository: str, name: str, *, revision: str | None, addres
 
 
 def _files_in(manifest: Path, address: str) -> list[str]:
-    """Return the names of the other files; what is wrong with bundle.json is said when the bundle is opened."""
+    """Return the names of the other files; opening the bundle says what is wrong with bundle.json."""
     try:
         names = json.loads(manifest.read_text(encoding="utf-8"))["files"]
         named = [str(name) for name in names]

@@ -133,7 +133,7 @@ def check_entries(table: Mapping[str, Any]) -> None:
     _Entries.model_validate({name: table[name] for name in _Entries.model_fields if table.get(name)})
 
 
-UNSURE, REFUSED = "unsure", "refused"  # decisions that are no class
+UNSURE, REFUSED = "unsure", "refused"  # decisions that are not classes
 NOT_ASKED = "not asked"
 """Decision on a cell of a type to which the classes do not apply, such as a neutrophil."""
 FORMAT = 2
@@ -219,7 +219,7 @@ class Bundle:
     manifest: Manifest
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of one of its files, proven again.
+        """Return the bytes of one of its files, verified again.
 
         Raises:
             BundleError: the bundle has no such file, or it has changed since the bundle was opened.
@@ -259,7 +259,7 @@ def write_bundle(folder: Path, manifest: Manifest, *, files: Mapping[str, bytes]
     """Write a new bundle, whole or not at all; `files` must hold every file but bundle.json.
 
     Raises:
-        UsageError: something stands at `folder` already.
+        UsageError: `folder` exists already.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")

@@ -27,7 +27,7 @@ class Signature:
     """A signature that fits a bundle."""
 
     name: str
-    """What the signer calls themselves; only the key proves who that is."""
+    """What the signer calls themselves; only the key shows who that is."""
     key: str
     """Fingerprint of the public key: the first 32 hex digits of its SHA-256."""
 

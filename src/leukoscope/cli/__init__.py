@@ -37,7 +37,7 @@ COMMANDS = {
 }
 
 
-# What stands in for signs that a terminal may not have.
+# Replacements for signs that a terminal may not have.
 _PLAIN = {
     "µ": "u",
     "≤": "<=",

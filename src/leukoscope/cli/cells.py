@@ -124,7 +124,7 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     files = [source.path for source in found.sources]
     foreign = {path: DicomImage for path in files if is_dicom(path)}
     if "dicom" in formats and (others := [path.name for path in files if path not in foreign]):
-        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")
+        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is not one.")
     writers = {"qupath": _found_as_geojson, "dicom": _found_as_dicom}
     also = [writers[name](output) for name in dict.fromkeys(formats)]
     results = extract(files, output, options=FieldOptions(**options), report=_say, also=also, foreign=foreign)

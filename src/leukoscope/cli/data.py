@@ -107,7 +107,7 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
 @click.argument("folder", type=_FOLDER)
 @click.option("-o", "--output", type=_FILE, help="JSON file for the full lists of names.")
 def verify_command(folder: Path, output: Path | None) -> None:
-    """Prove the files of a folder against the C-NMC release, by SHA-256.
+    """Verify the files of a folder against the C-NMC release, by SHA-256.
 
     Ends with status 1 unless all 15,115 files are there and intact, and nothing else.
 
@@ -151,7 +151,7 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
     """
     from ..data.release import fetch
 
-    click.echo(f"Unpacked under {fetch(source, output)}; proving every file …")
+    click.echo(f"Unpacked under {fetch(source, output)}; verifying every file …")
     context.invoke(verify_command, folder=output, output=None)
 
 
@@ -161,9 +161,9 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
 @click.option("--audit", "audited", type=_FILE, help="Also keep together the subjects that this audit joined.")
 @click.option("--scheme", type=click.Choice(["kfold", "holdout", "parts"]), help="How to split.")
 @click.option("--folds", type=int, help="Number of folds (kfold).")
-@click.option("--train-part", multiple=True, help="Part to train on (parts); may stand several times.")
-@click.option("--test-part", multiple=True, help="Part to test on (parts); may stand several times.")
-@click.option("--leaky", is_flag=True, help="Split by image, as the paper did: patients stand on both sides.")
+@click.option("--train-part", multiple=True, help="Part to train on (parts); repeatable.")
+@click.option("--test-part", multiple=True, help="Part to test on (parts); repeatable.")
+@click.option("--leaky", is_flag=True, help="Split by image, as the paper did: cells of one patient are on both sides.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def split_command(
     table: Path,
@@ -176,7 +176,7 @@ def split_command(
     leaky: bool,
     seed: int,
 ) -> None:
-    """Plan which subjects to train, tune and test on; no subject stands on two sides.
+    """Plan which subjects to train, tune and test on; no subject is on two sides.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ def explain(
 
     cam is the network's own map: exact and instant. occlusion covers one square after the other, lime hides patches;
     both only ask the model and take seconds per cell. A heat map shows what moved the model, not what is ill. Each
-    map stands beside the decision of leukoscope predict; that of a refused picture explains no answer, is marked, and
+    map is shown beside the decision of leukoscope predict; that of a refused picture explains no answer, is marked, and
     the exit status is 1.
 
     \b
@@ -77,7 +77,7 @@ def explain(
 
 @dataclass(frozen=True)
 class _Case:
-    """A picture that could be read, what is said about it, and why."""
+    """A picture that could be read, the opinion on it, and why."""
 
     source: "Source"
     opinion: "Opinion"

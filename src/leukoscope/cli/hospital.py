@@ -16,7 +16,8 @@ def fetch() -> None:
     """Fetch images from a hospital's systems.
 
     \b
-    leukoscope fetch dicomweb http://localhost:8042/dicom-web --study 1.2.840.1 -o images
+    Examples:
+      leukoscope fetch dicomweb http://localhost:8042/dicom-web --study 1.2.840.1 -o images
     """
 
 
@@ -30,8 +31,9 @@ def fetch_dicomweb(url: str, study: str, series: str, folder: Path, user: str) -
     """Fetch the images of a study through DICOMweb; a stopped call continues when it is repeated.
 
     \b
-    leukoscope fetch dicomweb http://localhost:8042/dicom-web --study 1.2.840.1 -o images
-    leukoscope predict images -o results --to dicom
+    Examples:
+      leukoscope fetch dicomweb http://localhost:8042/dicom-web --study 1.2.840.1 -o images
+      leukoscope predict images -o results --to dicom
     """
     from ..interop.dicomweb import Archive, fetch
 
@@ -43,9 +45,10 @@ def send() -> None:
     """Send results to a hospital's systems.
 
     \b
-    leukoscope send dicomweb http://localhost:8042/dicom-web results/dicom/*.dcm
-    leukoscope send fhir http://localhost:8080/fhir results/fhir/*.json
-    leukoscope send hl7 localhost:2575 results/hl7/*.hl7
+    Examples:
+      leukoscope send dicomweb http://localhost:8042/dicom-web results/dicom/*.dcm
+      leukoscope send fhir http://localhost:8080/fhir results/fhir/*.json
+      leukoscope send hl7 localhost:2575 results/hl7/*.hl7
     """
 
 
@@ -57,7 +60,8 @@ def send_dicomweb(url: str, files: tuple[Path, ...], user: str) -> None:
     """Store DICOM files (STOW-RS); what the archive has already is not sent again.
 
     \b
-    leukoscope send dicomweb http://localhost:8042/dicom-web results/dicom/*.dcm
+    Examples:
+      leukoscope send dicomweb http://localhost:8042/dicom-web results/dicom/*.dcm
     """
     from ..interop.dicomweb import Archive, store
 
@@ -71,7 +75,8 @@ def send_fhir(url: str, files: tuple[Path, ...]) -> None:
     """Send FHIR transactions; a result that the server has already is not created again.
 
     \b
-    leukoscope send fhir http://localhost:8080/fhir results/fhir/*.json
+    Examples:
+      leukoscope send fhir http://localhost:8080/fhir results/fhir/*.json
     """
     from ..files import read_json
     from ..interop.fhir import send
@@ -89,7 +94,8 @@ def send_hl7(address: str, files: tuple[Path, ...]) -> None:
     """Send HL7 messages over MLLP and wait for each acknowledgement.
 
     \b
-    leukoscope send hl7 localhost:2575 results/hl7/*.hl7
+    Examples:
+      leukoscope send hl7 localhost:2575 results/hl7/*.hl7
     """
     from ..errors import UsageError
     from ..interop.hl7 import send

@@ -138,7 +138,7 @@ def _require() -> None:
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
 @click.option("--name", default="", help="What the bundle is called.  [default: by its network and run folder]")
-@click.option("--fold", "folds", multiple=True, type=int, help="Only this fold; may stand several times.")
+@click.option("--fold", "folds", multiple=True, type=int, help="Only this fold; repeatable.")
 @click.option(
     "--store",
     type=click.Choice(["single", "half", "int8"]),
@@ -151,7 +151,7 @@ def _require() -> None:
     "--also",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Run of the same settings, split otherwise, whose figures the card shows too; may stand several times. "
+    help="Run of the same settings, split otherwise, whose figures the card shows too; repeatable. "
     "If it left whole parts out, calibration and the unsure band are learnt from these.",
 )
 @click.option(

@@ -249,7 +249,7 @@ def differential_table(counted: Differential) -> Table:
 
 
 def apart_words(counted: Differential) -> str:
-    """Say in one line what stands beside a differential.
+    """Say in one line what was counted beside a differential.
 
     For example 'Counted apart: 3 platelet, 2 unsure. Per 100 white cells: 4.1 erythroblast.'
     """
@@ -277,7 +277,7 @@ def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
 
 
 def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
-    """Return the fields that could be used; what is wrong with one has been said already."""
+    """Return the fields that could be used; what is wrong with one was printed already."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     numbers = ("cells", *(("called",) if manifest.positive else ()), "unsure", "refused")
     for title in ("field", *numbers, "scale"):

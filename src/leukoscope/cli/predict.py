@@ -169,7 +169,7 @@ class PredictionRun:
 
         def kind(source: "Source") -> "Kind":
             found = attempt(lambda: kind_of(source.path, look=look))
-            return "crop" if isinstance(found, Exception) else found  # what goes wrong is said where it is read
+            return "crop" if isinstance(found, Exception) else found  # what goes wrong is reported where it is read
 
         return in_parallel(kind, self._sources)
 
@@ -297,7 +297,7 @@ class PredictionRun:
         if self._request.folder:
             self._write_tables(self._request.folder, fields)
         if self._request.html and self._page:
-            usable = [row for row in fields if row["width"]]  # the others stand among the refused
+            usable = [row for row in fields if row["width"]]  # the others are among the refused
             self._page.write(self._request.html, self.tally, fields=usable, counting=self.counting)
 
     def _write_tables(self, folder: Path, fields: list[dict[str, Any]]) -> None:
@@ -576,4 +576,4 @@ def _check_dicom(paths: list[Path], formats: tuple[str, ...]) -> None:
     from ..interop.dicom_images import is_dicom
 
     if "dicom" in formats and (others := [path.name for path in paths if not is_dicom(path)]):
-        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is none.")
+        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is not one.")

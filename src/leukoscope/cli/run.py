@@ -222,7 +222,7 @@ _FOLDER = click.Path(exists=True, path_type=Path)
 @click.option("--images", type=click.IntRange(0), help="How many images are looked at; 0 takes all.")
 @click.option("--size", type=click.IntRange(16, 1024), help="Side of the crops, px.")
 @click.option("--epochs", type=click.IntRange(1), help="Where a network is trained.")
-@click.option("--recipe", "recipes", multiple=True, help="Recipe that generalisation trains; may stand several times.")
+@click.option("--recipe", "recipes", multiple=True, help="Recipe that generalisation trains; repeatable.")
 def reproduce(
     name: str | None,
     listing: bool,

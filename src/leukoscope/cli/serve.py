@@ -30,15 +30,15 @@ def _place_options(command: Any) -> Any:
 
 _HELP = {
     "model": "Model bundle: a folder, or hf://owner/name. [default: the shipped one]",
-    "trust": "Public key (leukoscope models key): serve only a bundle that it signed; may stand several times.",
-    "survival": "Folder that `leukoscope survival` wrote; may stand several times.",
+    "trust": "Public key (leukoscope models key): serve only a bundle that it signed; repeatable.",
+    "survival": "Folder that `leukoscope survival` wrote; repeatable.",
     "host": "Address to open on; others than this machine's own need accounts.",
-    "name": "Host name that browsers call it by; may stand several times.",
+    "name": "Host name that browsers call it by; repeatable.",
     "plain": "Cookies without Secure although open to others: for a trial without TLS.",
     "proxy": "Address of the proxy that does TLS; its headers are believed.",
     "order": "Rows of the differential in your laboratory's order, such as blast,neutrophil,lymphocyte; others follow.",
     "goal": "White cells that your laboratory counts for a differential.",
-    "key": "Key for a label in the room, such as neutrophil=n; may stand several times.",
+    "key": "Key for a label in the room, such as neutrophil=n; repeatable.",
     "work": "Leave the analysis to other processes on the same database.",
     "password": "Read the password from this file instead of asking.",
 }
@@ -99,7 +99,7 @@ def _order(given: str) -> tuple[str, ...]:
 
     Raises:
         UnknownNameError: a name is no row of a differential.
-        UsageError: a name stands twice.
+        UsageError: a name is given twice.
     """
     from ..inference.differential import checked_order
 
@@ -112,7 +112,7 @@ def _keys(given: tuple[str, ...]) -> dict[str, str]:
     """Return label -> key.
 
     Raises:
-        UsageError: a key is not one character, belongs to something else in the room, or stands for two labels.
+        UsageError: a key is not one character, belongs to something else in the room, or is given for two labels.
     """
     from ..errors import UsageError
 
@@ -313,10 +313,10 @@ def audit_log() -> None:
 
 
 @audit_log.command("verify")
-@click.option("--head", default="", help="Hash that an earlier verify printed; proves that its line is still there.")
+@click.option("--head", default="", help="Hash that an earlier verify printed; checks that its line is still there.")
 @_place_options
 def verify(head: str, data: Path, database: str) -> None:
-    """Prove that no line was changed, removed, moved or cut off; exit status 1 otherwise.
+    """Verify that no line was changed, removed, moved or cut off; exit status 1 otherwise.
 
     Prints the hash of the last line: keep it elsewhere, and hand it in next time with --head.
 

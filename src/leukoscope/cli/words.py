@@ -65,7 +65,7 @@ def describe_split(plan: SplitPlan, cells: Sequence[Cell]) -> str:
     text = f"{plan.scheme}, {len(plan.folds)} fold{'s' * (len(plan.folds) > 1)}; "
     text += f"{len(tested):,} of {labelled:,} labelled cells are tested on"
     if plan.leaky:
-        text += "; LEAKY: images of one patient stand on both sides"
+        text += "; LEAKY: images of one patient are on both sides"
     for row in plan.excluded:
         text += f"; {row.cells} cells of {row.group} in {row.part} left out ({row.reason})"
     return text

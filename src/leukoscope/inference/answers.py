@@ -88,7 +88,7 @@ def _kind_of_pixels(image: Any, look: Look) -> Kind:
         pixels = attempt(lambda: np.asarray(image))  # Pillow may read the file only now
     right = isinstance(pixels, np.ndarray) and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
     if not right or not pixels.size or look == "crops":
-        return "crop"  # what is wrong with it is said by name
+        return "crop"  # what is wrong with it is reported by name
     return "field" if look == "fields" or (installed("cv2") and shows_a_field(pixels)) else "crop"
 
 

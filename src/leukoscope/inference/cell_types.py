@@ -32,7 +32,7 @@ TYPES = (
 )
 LYMPHOID = "lymphoid"
 UNSURE_TYPE = "unsure"
-"""Stands in the place of a type where the network cannot decide between some."""
+"""In place of a type where the network cannot decide between some."""
 GRAPH = "types/model.onnx"
 FORMAT = 1
 _AT_ONCE = 16
@@ -109,7 +109,7 @@ _AGAIN = "Make the bundle again, or update leukoscope."
 
 
 def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: Any, figures: Any) -> dict[str, Any]:
-    """Return what stands under `types` in bundle.json."""
+    """Return the entry `types` of bundle.json."""
     return {
         "format": FORMAT,
         "graph": GRAPH,

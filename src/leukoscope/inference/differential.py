@@ -24,7 +24,7 @@ from .prevalence import LEVEL, Accuracy, accuracy_of
 BLAST, LYMPHOCYTE, UNDECIDED = "blast", "lymphocyte", "lymphoid, undecided"
 IMMATURE, ERYTHROBLAST = "immature granulocyte", "erythroblast"
 ORDER = ("neutrophil", LYMPHOCYTE, "monocyte", "eosinophil", "basophil", IMMATURE, BLAST, UNDECIDED)
-"""White cells: the rows of a differential, in the order in which it stands where a laboratory has set no other."""
+"""White cells: the rows of a differential, in the usual order, unless a laboratory has set another."""
 SMUDGE, REFUSED_ROW, OTHER = "smudge", "refused", "other"  # a smudge: inference.fields
 APART = (ERYTHROBLAST, "platelet", SMUDGE, OTHER, UNSURE_TYPE, REFUSED_ROW)
 """What is counted beside the white cells."""
@@ -170,7 +170,7 @@ def checked_order(names: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         UnknownNameError: a name is no row of a differential.
-        UsageError: a name stands twice.
+        UsageError: a name is given twice.
     """
     for name in names:
         if name not in ORDER:

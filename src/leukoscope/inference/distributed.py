@@ -103,7 +103,7 @@ def _connect(ray: Any) -> None:
             address="local",
             **quiet,
         )
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said by our own errors
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # our own errors say what fails
 
 
 def _workers(available: int, *, asked: int | None, cpus_per_worker: int) -> int:

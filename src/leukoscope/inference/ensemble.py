@@ -29,7 +29,7 @@ _SMALLEST = 1e-9
 _TRIAL_SECONDS = 60.0  # for one crop
 _ROUNDING = 1e-3  # half precision of probabilities
 _UNTRUE = "Make the bundle again with leukoscope export, and do not trust this one."
-_QUIET = 4  # ONNX Runtime's level for fatal errors: what is wrong is said by our own errors
+_QUIET = 4  # ONNX Runtime's level for fatal errors: our own errors say what is wrong
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Ensemble:
 
 
 def _processors() -> int:
-    """Return how many threads may compute: OMP_NUM_THREADS, which Ray sets for its workers, stands before all."""
+    """Return how many threads may compute: OMP_NUM_THREADS, which Ray sets for its workers, comes first."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) else os.cpu_count() or 1
 

@@ -18,7 +18,7 @@ METHODS = ("cam", "occlusion", "lime")
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one image is said to be of a class."""
+    """Why a model takes one image to be of a class."""
 
     crop: RGB
     heat: Heat

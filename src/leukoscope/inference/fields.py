@@ -41,7 +41,7 @@ NOT_JUDGED = {
 }
 
 SMUDGE = "smudge"
-"""Stands in the place of a type where a cell's outline is ragged."""
+"""In place of a type where a cell's outline is ragged."""
 
 # µm per pixel; 40x gives 0.25. At 0.46 the order of fields was chance (`benchmarks/other_laboratory.py`).
 COARSEST = 0.30
@@ -199,7 +199,7 @@ class Reader:
         """Open a field, a slide or a DICOM image.
 
         Raises:
-            ImageError: it cannot be read, or is no stained smear.
+            ImageError: it cannot be read, or is not a stained smear.
         """
         name = name or path.stem
         opener = opener_of(path, {path: DicomImage} if is_dicom(path) else {})

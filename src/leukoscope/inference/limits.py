@@ -1,4 +1,4 @@
-"""What a bundle knows and does not know, in sentences that stand at the top of everything that shows its answers."""
+"""What a bundle knows and does not know, in sentences at the top of everything that shows its answers."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What is said about one image, and how it stands in a table."""
+"""The opinion on one cell, and its row in a table."""
 
 import re
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ Two units, two guarantees:
 
 The promise is an average over new subjects, not for each of them; it ends where new subjects are not like those of
 the fit (another hospital, stain or microscope). Fitted on out-of-fold probabilities of cross-validation and used with
-the networks of all folds together, it is the cross-conformal method: close to, but not proven to be, the same.
+the networks of all folds together, it is the cross-conformal method: close to the same, but without its guarantee.
 """
 
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ def url_of(path: str) -> str:
 
 
 def beside(table: str, path: str) -> str:
-    """Return where a path leads that stands in a table: seen from its folder, unless it is whole.
+    """Return where a path in a table leads: seen from its folder, unless it is whole.
 
     A table leads to files of its own kind alone: who writes one must not make this program call other servers, or read
     files of this machine.

@@ -54,7 +54,7 @@ def count_inputs(table: str) -> int:
 
     Raises:
         UsageError: it does not exist.
-        DataError: it is no Parquet table, or has no column path.
+        DataError: it is not a Parquet table, or has no column path.
     """
     try:
         with fsspec.open(table) as file:
@@ -180,7 +180,7 @@ class Plan:
 
 @dataclass
 class Counts:
-    """What was said of the images of some shards."""
+    """The decisions on the images of some shards."""
 
     images: int = 0
     unreadable: int = 0

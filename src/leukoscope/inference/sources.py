@@ -37,7 +37,7 @@ def kind_of(path: Path, *, look: Look = "auto") -> Kind:
         return "slide"
     if not installed("cv2"):  # the small install judges crops, and says of a field that it is none
         return "crop"
-    looked = attempt(lambda: _is_field(path))  # what goes wrong is said when the picture is read for its answer
+    looked = attempt(lambda: _is_field(path))  # what goes wrong is reported when the image is read
     return "field" if looked is True else "crop"
 
 
