@@ -177,6 +177,9 @@ def run(reader: str, *, number: int, state: Path, only: int | None, keep: Path |
     outcomes = Counter(mine["outcomes"])
     with TemporaryDirectory() as folder:
         seeds = list(make(Path(folder)))
+        whole = Path(folder) / f"whole{seeds[0][0]}"
+        whole.write_bytes(seeds[0][1])
+        read(whole)  # so that imports are not counted
         for seed in [only] if only is not None else range(mine["next"], number):
             rng = np.random.default_rng([seed, 17])
             suffix, content = seeds[int(rng.integers(len(seeds)))]

@@ -3,7 +3,9 @@
 import io
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -25,6 +27,7 @@ from pydicom.uid import (
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import DataError, ImageError
+from leukoscope.images.read import read_image
 from leukoscope.interop.dicom_images import DicomImage, is_dicom
 from leukoscope.interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
 from tests.fields.conftest import Painting
@@ -243,3 +246,48 @@ def test_dicom_results_of_other_sources_are_refused(pixels, tmp_path):
         leukoscope, ["cells", str(tmp_path / "field.png"), "-o", str(tmp_path), "--to", "dicom"]
     )
     assert "needs DICOM sources" in str(result.exception)
+
+
+def test_no_library_writes_to_the_terminal_about_a_damaged_object(pixels, tmp_path):
+    path = write_slide(tmp_path / "slide.dcm", pixels, mm=1e-4, jpeg=True)
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) - 300, 211):
+        content[place] ^= 0x5A
+    path.write_bytes(content)
+    code = (
+        "import sys; from pathlib import Path; from leukoscope.errors import ImageError\n"
+        "from leukoscope.interop.dicom_images import DicomImage\n"
+        "try:\n    image = DicomImage(Path(sys.argv[1])); image.read(0, 0, *image.size); print('read')\n"
+        "except ImageError as refused:\n    print(refused)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert done.stderr == ""
+
+
+def test_several_frames_are_refused_with_their_number(pixels, tmp_path):
+    image = pydicom.dcmread(write_field(tmp_path / "field.dcm", pixels))
+    image.NumberOfFrames, image.PixelData = 3, pixels.tobytes() * 3
+    image.save_as(tmp_path / "three.dcm")
+    with pytest.raises(ImageError, match="3 frames"):
+        DicomImage(tmp_path / "three.dcm")
+
+
+@pytest.mark.parametrize("stored", [8, 10, 12, 14, 16])
+def test_depth_of_dicom_is_its_twin_of_eight_bits(pixels, tmp_path, stored):
+    pixels = pixels.copy()
+    pixels[0, 0] = 255
+    image = pydicom.dcmread(write_field(tmp_path / "field.dcm", pixels))
+    image.BitsAllocated, image.BitsStored, image.HighBit = 16, stored, stored - 1
+    image.PixelData = (pixels.astype(np.uint32) * (2**stored - 1) // 255).astype("<u2").tobytes()
+    image.save_as(tmp_path / "deep.dcm")
+    assert np.array_equal(DicomImage(tmp_path / "deep.dcm").read(0, 0, 640, 480), pixels)
+
+
+def test_a_colour_profile_of_dicom_is_applied(pixels, tmp_path):
+    profile = (Path(__file__).parents[1] / "images" / "display-p3-like.icc").read_bytes()
+    image = pydicom.dcmread(write_field(tmp_path / "field.dcm", pixels))
+    image.ICCProfile = profile
+    image.save_as(tmp_path / "p3.dcm")
+    Image.fromarray(pixels).save(tmp_path / "p3.png", icc_profile=profile)
+    assert np.array_equal(DicomImage(tmp_path / "p3.dcm").read(0, 0, 640, 480), read_image(tmp_path / "p3.png"))

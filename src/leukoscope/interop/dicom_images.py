@@ -3,6 +3,7 @@
 Only pixels, scale and the identity that results must carry are read; the patient's data stay in the source object.
 """
 
+import contextlib
 import io
 import logging
 import re
@@ -218,7 +219,7 @@ def _size(head: Any, path: Path, *, whole_slide: bool) -> tuple[int, int]:
 
 def _opened(path: Path, head: Any, *, whole_slide: bool) -> Any:
     highdicom = require("highdicom", feature="DICOM", extra="dicom")
-    logging.getLogger("highdicom").setLevel(logging.ERROR)  # it warns of every image without a colour profile
+    logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)  # what is wrong with a file is said once, by us
     if not whole_slide and head.PhotometricInterpretation == "PALETTE COLOR":
         return None
 
@@ -267,7 +268,7 @@ def _profile(head: Any) -> bytes | None:
 
 def _decoded(work: Callable[[], T], what: str, *, cure: str = "Copy it again.") -> T:
     """Return what a library decodes; whatever it raises is said of the file."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # highdicom prints what it raises
         warnings.simplefilter("ignore")
         done = attempt(work)
     if isinstance(done, LeukoscopeError):
