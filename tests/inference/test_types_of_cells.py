@@ -175,6 +175,20 @@ def test_a_bundle_without_types_works_as_before_and_says_so_at_the_top(single: B
         assert "type" not in (csv.DictReader(file).fieldnames or ())
 
 
+def test_a_field_without_white_cells_has_no_differential_and_says_so(mature: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    painting = Painting(64, 48).red_cells(rng, count=24)
+    for x, y in ((10, 10), (30, 12), (50, 40)):
+        painting.disc(x, y, radius=1.2, colour=(130, 100, 170))  # platelets
+    (tmp_path / "smear").mkdir()
+    Image.fromarray(painting.taken(rng)).save(tmp_path / "smear" / "field.png")
+    page = tmp_path / "opinion.html"
+    result = predict(tmp_path / "smear", "--model", mature.path, "--html", page)
+    assert result.exit_code == 0, result.output
+    assert "No white cell was told apart, so there is no differential." in result.output
+    assert "No white cell was told apart" in page.read_text()
+
+
 def test_a_smudged_cell_is_counted_apart(mature: Bundle) -> None:
     from leukoscope.inference.differential import Counting
 

@@ -29,7 +29,7 @@ from leukoscope.cli import leukoscope
 from leukoscope.errors import DataError, ImageError
 from leukoscope.images.read import read_image
 from leukoscope.interop.dicom_images import DicomImage, is_dicom
-from leukoscope.interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
+from leukoscope.interop.dicom_results import CODES, Algorithm, DicomCell, DicomShare, write_annotations, write_report
 from tests.fields.conftest import Painting
 
 PATIENT = "DOE^JANE"
@@ -191,6 +191,30 @@ def test_a_report_counts_the_cells_and_keeps_the_sources_identity(pixels, cells,
     regions = report.content.get_planar_roi_measurement_groups()
     assert len(regions) == 3
     assert "lite0 1a2b3c" in str(pydicom.dcmread(tmp_path / "report.dcm"))
+
+
+def test_a_report_carries_the_differential_with_coded_kinds(pixels, cells, tmp_path):
+    source = DicomImage(write_field(tmp_path / "field.dcm", pixels)).identity()
+    told = [DicomShare("neutrophil", 30, 60.0, 46.2, 72.4), DicomShare("monocyte", 20, 40.0, 27.6, 53.8)]
+    typed = [*cells, DicomCell(cells[0].outline + 40, "Cell 4", "eosinophil", 113.1)]
+    write_report(
+        tmp_path / "report.dcm", source, typed, algorithm=ALGORITHM, differential=[*told, DicomShare("platelet", 3)]
+    )
+    report = srread(tmp_path / "report.dcm").content.get_image_measurement_groups()
+    groups = {group.tracking_identifier: group for group in report}
+    neutrophils = groups["differential: neutrophil"]
+    assert neutrophils.finding_type.scheme_designator == "99LEUKOSCOPE"
+    assert [each.value for each in neutrophils.get_measurements()] == [30, 60.0, 46.2, 72.4]
+    monocytes = groups["differential: monocyte"].finding_type
+    assert (monocytes.value, monocytes.scheme_designator, monocytes.meaning) == ("55918008", "SCT", "Monocyte")
+    assert [each.value for each in groups["differential: platelet"].get_measurements()] == [3]
+    assert groups["eosinophil count"].finding_type.value == "14793004"
+
+
+def test_every_code_fits_dicom_and_no_two_kinds_share_one():
+    codes = list(CODES.values())
+    assert len({(code, scheme) for code, scheme, _ in codes}) == len(codes)
+    assert all(len(code) <= 16 and len(scheme) <= 16 and len(meaning) <= 64 for code, scheme, meaning in codes)
 
 
 def test_annotations_hold_every_outline_and_its_probability(pixels, cells, tmp_path):

@@ -12,6 +12,9 @@ _FOCUS_UM = 0.15  # fineness at which edges are measured
 _GLASS = 0.12  # optical density below which a pixel is empty
 _GREY = 10  # grey levels between the channels of the most colourful tenth of what is stained
 _BLACK = 12
+_FLAT = 4  # grey levels between the 1st and 99th percentile of a channel that shows nothing; fields have 23 and more
+_TWICE = 1.0  # mean difference in grey levels below which two channels are one picture; fields have 2.9 and more
+_CHANNELS = ("red", "green", "blue")
 
 
 def why_not_a_smear(pixels: Pixels, stain: Stain) -> str | None:
@@ -26,10 +29,29 @@ def why_not_a_smear(pixels: Pixels, stain: Stain) -> str | None:
         return "is blank, or so far out of focus that nothing is seen in it. Choose another field."
     if np.percentile(colourful[stained], 90) < _GREY:
         return "is black and white; finding stained cells needs colour. Take the field in colour."
+    if missing := _missing_channel(pixels):
+        return missing
     glass, unexplained = float((strength < _GLASS).mean()), _unexplained(density, stain)
     if unexplained > 0.15 or (glass < 0.10 and (unexplained > 0.09 or min(stain.background) < 170)):
         return "does not look like a stained blood smear (a photograph, or another kind of picture)."
     return None
+
+
+def _missing_channel(pixels: Pixels) -> str:
+    """Say which channel shows nothing, or the same as another; empty where all three are there."""
+    flat = [
+        name
+        for number, name in enumerate(_CHANNELS)
+        if float(np.ptp(np.percentile(pixels[..., number], (1, 99)))) <= _FLAT
+    ]
+    if 0 < len(flat) < len(_CHANNELS):
+        return f"shows nothing in its {' and '.join(flat)} channel{'s' * (len(flat) > 1)}. Save it in full colour."
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        if float(np.abs(pixels[..., one].astype(int) - pixels[..., other]).mean()) < _TWICE:
+            return (
+                f"has the same picture in its {_CHANNELS[one]} and {_CHANNELS[other]} channels. Save it in full colour."
+            )
+    return ""
 
 
 def out_of_focus(pixels: Pixels, stain: Stain, *, um_per_px: float) -> bool:
