@@ -132,6 +132,8 @@ class Person(threading.Thread):
         super().__init__(daemon=True)
         self._room, self._promised, self._end, self._rng = room, promised, end, np.random.default_rng(seed)
         self._case: int | None = None
+        self.ready = False
+        """Whether there is something to review."""
 
     def run(self) -> None:
         """Go on; an answer that does not come is asked for again."""
@@ -150,7 +152,8 @@ class Person(threading.Thread):
         files = [("files", (name, self._picture())) for name in names]
         sent = self._answer(client.post(f"/cases/{self._case}/images", files=files, data={"kind": "crops"}))
         self._promised.pictures |= {each["name"] for each in sent["accepted"]}
-        page = self._answer(client.get(f"/cases/{self._case}/cells?filter=unread&limit=4"))
+        self.ready |= bool(self._answer(client.get(f"/cases/{self._case}/progress"))["done"])
+        page = self._answer(client.get(f"/cases/{self._case}/cells?order=number&limit=4"))
         for cell in page["cells"]:
             note = uuid.uuid4().hex
             said = {"label": "unsure", "note": note}
@@ -310,6 +313,8 @@ def run(kind: str, *, minutes: float, seed: int) -> dict[str, Any]:
             people = [Person(room, promised, end, seed + number) for number in range(PEOPLE)]
             for person in people:
                 person.start()
+            while not all(person.ready for person in people):
+                time.sleep(0.5)
             until = time.monotonic() + 60 * minutes
             while time.monotonic() < until:
                 time.sleep(rng.uniform(*PAUSE))
