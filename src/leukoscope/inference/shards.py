@@ -209,7 +209,7 @@ def make_plan(given: Sequence[str], out: str, bundle: Bundle, *, point: str, siz
     out = url_of(out)
     asked = {"given": list(given), "point": point, "bundle": fingerprint(bundle.manifest.model_dump(mode="json"))}
     if (old := read_file(f"{out}/plan.json")) is not None:
-        return _same_plan(json.loads(old), asked, out=out)
+        return _same_plan(_parsed(old, f"{out}/plan.json"), asked, out=out)
     _refuse_full(out)
     tables = [url_of(each) for each in given if each.endswith(".parquet")]
     if others := [each for each in given if not each.endswith(".parquet")]:
@@ -274,6 +274,13 @@ def summarise(plan: Plan, counts: Counts) -> None:
             f"{plan.out} has {counts.images:,} rows for {plan.images:,} images. Run the same command again."
         )
     write_file(f"{plan.out}/summary.json", _json(asdict(counts) | {"plan": plan.identity, "bundle": plan.bundle}))
+
+
+def _parsed(content: bytes, where: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise DataError(f"{where} is not valid JSON. Delete it, or choose another folder.") from None
 
 
 def _same_plan(old: dict[str, Any], asked: dict[str, Any], *, out: str) -> Plan:

@@ -58,7 +58,7 @@ def read_facts(path: Path) -> Facts:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             facts: Facts = json.loads((file.metadata() or {})["leukoscope"])
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as damaged:
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError, RecursionError) as damaged:
         raise _damaged(path, damaged) from None
     return facts
 
