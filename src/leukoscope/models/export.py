@@ -55,7 +55,7 @@ def to_onnx(
     assert program is not None
     file = program.model_proto
     if store != "single":
-        _store_small(file.graph, store)
+        store_small(file.graph, store)
     del file.metadata_props[:]
     helper.set_model_props(file, dict(metadata or {}))
     file.producer_name, file.doc_string = "leukoscope", ""
@@ -105,7 +105,7 @@ def _is_large(shape: tuple[int, ...], floating: bool) -> bool:
     return floating and len(shape) >= 2
 
 
-def _store_small(graph: onnx.GraphProto, store: Store) -> None:
+def store_small(graph: onnx.GraphProto, store: Store) -> None:
     """Store large initialisers in fewer bytes behind nodes that widen them; ONNX Runtime folds these when it loads."""
     widening: list[onnx.NodeProto] = []
     for tensor in list(graph.initializer):
