@@ -350,3 +350,12 @@ def test_a_bundle_that_learned_from_whole_pictures_is_asked_about_whole_pictures
     assert all(cell["probabilities"] for cell in own)
     assert all("learned from whole pictures" in cell["reason"] for cell in told["cells"] if cell not in own)
     assert [row for row in told["fields"] if row["problem"] == ""] == []
+
+
+def test_a_wrong_scale_is_not_called_a_blur(field: NDArray[np.uint8], lenient: Bundle, tmp_path: Path) -> None:
+    metadata = {"axes": "YXS", "PhysicalSizeX": 1.0, "PhysicalSizeXUnit": "µm"}
+    tifffile.imwrite(tmp_path / "one.ome.tif", field, photometric="rgb", metadata=metadata)
+    result = run("predict", tmp_path / "one.ome.tif", "--model", lenient.path)
+    assert "out of focus" not in result.output
+    assert "the file states 1 µm per pixel, but the red cells show about 0.0" in " ".join(result.output.split())
+    assert result.exit_code == 1

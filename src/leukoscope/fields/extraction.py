@@ -22,7 +22,7 @@ from .detection import ClassicalDetector
 from .drawing import draw_outlines, write_png
 from .planes import Pixels
 from .quality import out_of_focus
-from .scale import Scale, common_scale
+from .scale import Scale, common_scale, estimate_scale
 from .slide_extraction import TILE, Open, SlideResult, extract_slide
 from .slides import Slide, TiffSlide, is_slide
 from .stain import (
@@ -41,6 +41,7 @@ _SAMPLE = 24  # fields whose estimates are pooled; more would not move their med
 _STAINED = 12  # fields whose cells are pooled for the stain: they have to be found first
 _CELLS = 20  # of each of them, so that no crowded field decides
 _FEWEST = 3
+_FAR = 2.5  # times that a stated scale may differ from the one that the cells show
 _LONGEST = 120  # bytes of a name for results; most disks take 255 with all that is added
 
 Likeness = tuple[Path | None, int, int]  # folder, or None where all lie together; width, height
@@ -282,8 +283,24 @@ def small_field(slide: Slide, *, um_per_px: float | None) -> Field | None:
 
 def field_problem(field: Field) -> str:
     """Say why the cells of a field are not to be trusted, or nothing."""
-    blurred = out_of_focus(field.pixels, field.stain, um_per_px=field.scale.um_per_px)
-    return _BLURRED if blurred else ""
+    if not out_of_focus(field.pixels, field.stain, um_per_px=field.scale.um_per_px):
+        return ""
+    return _wrong_scale(field) or _BLURRED
+
+
+def _wrong_scale(field: Field) -> str:
+    """Return that the scale of the file is at fault, where a field is sharp by the scale that its cells show."""
+    if field.scale.source != "file":
+        return ""
+    measured = estimate_scale(field.pixels, field.stain)
+    if measured is None or 1 / _FAR < field.scale.um_per_px / measured.um_per_px < _FAR:
+        return ""
+    if out_of_focus(field.pixels, field.stain, um_per_px=measured.um_per_px):
+        return ""
+    return (
+        f"the file states {field.scale.um_per_px:.3g} µm per pixel, but the {measured.source} show about "
+        f"{measured.um_per_px:.2g}: give the right scale with --um-per-px"
+    )
 
 
 def slide_problem(found: SlideResult) -> str:
