@@ -50,6 +50,7 @@ from leukoscope.server.tables import FAILED, Cell, Job, Picture, Prediction, Rev
 
 PEOPLE, TOGETHER = 4, 3
 PAUSE = (3.0, 7.0)  # seconds between two events
+STUCK_SECONDS = 180  # without any image analysed, after which the queue counts as stuck
 DISK_MIB = 96
 PASSWORD = "seven purple herons"
 _FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -270,11 +271,11 @@ def happen(name: str, room: Room, cluster: Cluster | None, rng: random.Random) -
 def counted(room: Room, promised: Promised) -> dict[str, Any]:
     """Wait until the queue is empty, end the server, and count."""
     database = Database(Serving(data=room.data, database=room.database).url)
-    until = time.monotonic() + 300
-    while time.monotonic() < until:
+    left, moved = -1, time.monotonic()
+    while left and time.monotonic() < moved + STUCK_SECONDS:
         with database.reading() as session:
-            if not session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(("queued", "running")))):
-                break
+            now = session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(("queued", "running")))) or 0
+        left, moved = now, moved if now == left else time.monotonic()
         time.sleep(1)
     assert room.process
     room.process.terminate()
