@@ -338,3 +338,22 @@ def test_a_band_stays_between_nothing_and_all() -> None:
     found = Bootstrap({"roc": np.array([0.9])}, {"roc": replicates}).band("roc", one_class(6))
     assert found["low"][0] >= 0
     assert found["high"][0] == 1
+
+
+def test_the_bias_of_a_statistic_is_taken_from_the_middle_of_its_interval() -> None:
+    """The plug-in variance of n subjects is low by its n-th part, which the jackknife finds exactly."""
+    values = np.random.default_rng(4).normal(0, 1, 8)
+
+    def variance(weights: np.ndarray) -> dict[str, np.ndarray]:
+        mean = weights @ values / weights.sum(1)
+        return {"calibration_slope": weights @ values**2 / weights.sum(1) - mean**2}
+
+    found = jackknife(variance, one_class(8), cells=8)
+    number = found.interval("calibration_slope")
+    assert number["value"] == pytest.approx(values.var(), abs=1e-6)
+    assert (number["low"] + number["high"]) / 2 == pytest.approx(values.var(ddof=1), abs=1e-6)
+
+
+def test_an_interval_without_bias_still_reaches_to_the_value() -> None:
+    found = limits(0.9, np.full(6, 0.899), one_class(6), scale="plain", biased=True)
+    assert found["low"] <= 0.9 <= found["high"]

@@ -11,10 +11,12 @@ weigh alike, the standard error of the AUROC is that of clustered DeLong (Obucho
 docs/benchmarks/coverage.md shows how often these intervals hold the true value, beside bootstrap percentiles, BCa and
 others. With fewer than `LEAST` groups in a class that matters for the number no interval is offered.
 
-The expected calibration error is a sum of distances, which chance alone raises, on fewer subjects more. Its interval is
-centred on the value less the bias that the bootstrap finds (Efron and Tibshirani 1993, chapter 10), and reaches at
-least to the value itself. Bands of ROC and similar curves, which jump from cell to cell, are bootstrap percentiles,
-made wider by as much as t is wider than the normal.
+AUPRC and the calibration slope are too high with few subjects: their intervals lie around the value less the
+jackknife's estimate of this bias. The expected calibration error is a sum of distances, which chance alone raises, on
+fewer subjects more. Its interval is centred on the value less the bias that the bootstrap finds (Efron and Tibshirani
+1993, chapter 10), and reaches at least to the value itself; it is a hint, and holds less often than promised. Bands of
+ROC and similar curves, which jump from cell to cell, are bootstrap percentiles, made wider by as much as t is wider
+than the normal.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri, stdtrit
 
-from .metrics import Floats, Ints, scale_of
+from .metrics import BIASED, Floats, Ints, scale_of
 
 Statistics = dict[str, Floats]  # name -> (replicates, …)
 LEVEL = 0.95
@@ -54,7 +56,6 @@ SCALES = {
     "fisher": Scale(np.arctanh, np.tanh, lambda value: 1 / (1 - value**2)),
     "log": Scale(np.log, np.exp, lambda value: 1 / value),
     "skill": Scale(lambda value: -np.log(1 - value), lambda y: 1 - np.exp(-y), lambda value: 1 / (1 - value)),
-    "bounded": Scale(lambda value: value, lambda value: np.clip(value, 0, 1), np.ones_like),
     "plain": Scale(lambda value: value, lambda value: value, np.ones_like),
 }
 
@@ -144,8 +145,9 @@ class Jackknife:
         """Return value, low and high of a number, None where undefined or where no interval is offered."""
         if self.drawn and name in self.drawn.point:
             return self.drawn.interval(name, self.design)
-        known = name.partition(".")[0] in self.constants
-        return limits(self.point[name], self.left_out[name], self.design, scale=scale_of(name), known=known)
+        known, biased = name.partition(".")[0] in self.constants, name.rpartition(".")[2] in BIASED
+        scale = scale_of(name)
+        return limits(self.point[name], self.left_out[name], self.design, scale=scale, known=known, biased=biased)
 
     def difference(self, name: str, other: str) -> dict[str, Any]:
         """Return value, low and high of name minus other; shifted from `name` where `other` is a constant."""
@@ -216,28 +218,39 @@ def _blocks(design: Design) -> tuple[Ints, Design]:
 
 
 def limits(
-    value: ArrayLike, left_out: Floats, design: Design, *, scale: str = "logit", known: bool = False
+    value: ArrayLike,
+    left_out: Floats,
+    design: Design,
+    *,
+    scale: str = "logit",
+    known: bool = False,
+    biased: bool = False,
 ) -> dict[str, Any]:
     """Return one number with its limits; None where it is undefined or no interval is offered.
 
     value: on all groups; left_out: (groups,), with each group left out; known: a constant is certain, not lucky.
+    biased: the limits lie around the value less the jackknife's estimate of its bias, and reach at least to the value.
 
     >>> limits(0.5, np.array([0.4, 0.5, 0.6]), Design(np.zeros(3, int), np.ones(3)), scale="plain")
     {'value': 0.5, 'low': 0.003172, 'high': 0.996828}
     """
-    low, high = _limits(np.asarray(value, dtype=float), left_out, design, scale=scale, known=known)
+    value = np.asarray(value, dtype=float)
+    low, high = _limits(value, left_out, design, scale=scale, known=known, bias=_bias(value, left_out, design) * biased)
+    if biased:
+        low, high = np.minimum(low, value), np.maximum(high, value)
     return {"value": number(value), "low": number(low), "high": number(high)}
 
 
 def _limits(
-    value: Floats, left_out: Floats, design: Design, *, scale: str, known: bool = False
+    value: Floats, left_out: Floats, design: Design, *, scale: str, known: bool = False, bias: Floats | float = 0.0
 ) -> tuple[Floats, Floats]:
     """Return the limits of numbers (…) from their values with each group left out (groups, …)."""
     variance, freedom, fewest = spread(value, left_out, design)
     at = SCALES[scale]
     with np.errstate(all="ignore"):
         half = stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance) * at.slope(value)
-        low, high = at.back(at.there(value) - half), at.back(at.there(value) + half)
+        middle = at.there(value) - bias * at.slope(value)
+        low, high = at.back(middle - half), at.back(middle + half)
     still = variance == 0
     low, high = np.where(still, value, low), np.where(still, value, high)
     if scale == "logit" and not known:  # all right or all wrong: as sure as so many subjects can make it
@@ -246,6 +259,12 @@ def _limits(
         high = np.where(still & (value == 0), most / (fewest + most), high)
     offered = np.isfinite(left_out).all(0) & np.isfinite(value + low + high) & (known | (fewest >= LEAST))
     return np.where(offered, low, np.nan), np.where(offered, high, np.nan)
+
+
+def _bias(value: Floats, left_out: Floats, design: Design) -> Floats:
+    """Return the jackknife's estimate of the bias, the sum over strata (Efron and Tibshirani 1993, section 11.4)."""
+    here = [left_out[design.strata == stratum] for stratum in np.unique(design.strata)]
+    return np.asarray(sum((len(each) - 1) * (each.mean(0) - value) for each in here))
 
 
 def spread(value: Floats, left_out: Floats, design: Design) -> tuple[Floats, Floats, Floats]:

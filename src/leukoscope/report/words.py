@@ -40,7 +40,7 @@ CALIBRATION = {
     "observed_expected": ("Observed over expected", "Cells with disease, over those that the probabilities add up to."),
     "brier": ("Brier score", "Mean squared error of the probabilities; 0 is best."),
     "ipa": ("IPA (scaled Brier)", "1 is best; 0 is no better than knowing how common each class is here."),
-    "ece": ("Calibration error", "Mean distance of probability and frequency over ten bins; chance alone raises it."),
+    "ece": ("Calibration error", "Mean distance of probability and frequency; chance alone raises it. A hint."),
 }
 SUBGROUP = {"auroc": "AUROC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
 SUBGROUP_OF_MANY = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy"}
