@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -40,6 +41,9 @@ class Test:
     asked: Ints
 
 
+Ask = Callable[[Test, int], Floats]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A way of learning to tell two classes apart."""
@@ -57,8 +61,8 @@ class Recipe:
         plain = {name: getattr(value, "__name__", value) for name, value in values.items()}
         return f"{type(self).__name__}: {plain}"
 
-    def answers(self, bench: Bench, material: Material, test: Test, *, seed: int) -> Floats:
-        """Return the probability of the disease of the asked cells, (asked,)."""
+    def on(self, bench: Bench, material: Material) -> Ask:
+        """Return a function of a test and a seed that gives the probability of the disease of its cells, (asked,)."""
         raise NotImplementedError
 
 
@@ -68,9 +72,9 @@ class OneFeature(Recipe):
 
     feature: str = "size"
 
-    def answers(self, bench: Bench, material: Material, test: Test, *, seed: int) -> Floats:
-        """Return the probability of the disease of the asked cells, (asked,)."""
-        return _logistic(material.shortcut(self.feature), material, test, strength=1.0)
+    def on(self, bench: Bench, material: Material) -> Ask:
+        """Return what asks this recipe; the seed changes nothing."""
+        return lambda test, _: _logistic(material.shortcut(self.feature), material, test, strength=1.0)
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,24 @@ class Frozen(Recipe):
     with_size: bool = False
     """Add the cell's size to the features."""
 
-    def answers(self, bench: Bench, material: Material, test: Test, *, seed: int) -> Floats:
-        """Return the probability of the disease of the asked cells, (asked,)."""
+    def on(self, bench: Bench, material: Material) -> Ask:
+        """Return what asks this recipe; the seed changes nothing, and features are read once, when they are needed."""
+        table = cache(lambda: self._table(bench, material))
+
+        def ask(test: Test, _: int) -> Floats:
+            if self.weighting == "worst subjects":
+                return _group_dro(table(), material, test, strength=self.strength)
+            return _logistic(table(), material, test, strength=self.strength, by_subject=self.weighting == "subjects")
+
+        return ask
+
+    def _table(self, bench: Bench, material: Material) -> NDArray[np.floating]:
         features = np.concatenate([self._features(bench, material, name) for name in self.backbones], axis=1)
-        if self.with_size:  # one column against a thousand: large enough for the penalty not to matter to it
-            size = np.log(material.traits[:, :1])
-            features = np.concatenate([features, 20 * (size - size.mean()) / size.std() * features.std()], axis=1)
-        if self.weighting == "worst subjects":
-            return _group_dro(features, material, test, strength=self.strength)
-        return _logistic(features, material, test, strength=self.strength, by_subject=self.weighting == "subjects")
+        if not self.with_size:
+            return features
+        # one column against a thousand: large enough for the penalty not to matter to it
+        size = np.log(material.traits[:, :1])
+        return np.concatenate([features, 20 * (size - size.mean()) / size.std() * features.std()], axis=1)
 
     def _features(self, bench: Bench, material: Material, name: str) -> NDArray[np.floating]:
         prepare = Prepare(view=self.view, size=2 * bench.scale.size, margin=0.075)
@@ -128,8 +141,11 @@ class Trained(Recipe):
         table["prepare"]["size"] = 2 * bench.scale.size
         return Experiment.of(table)
 
-    def answers(self, bench: Bench, material: Material, test: Test, *, seed: int) -> Floats:
-        """Return the probability of the disease of the asked cells, (asked,); a killed training goes on by epoch."""
+    def on(self, bench: Bench, material: Material) -> Ask:
+        """Return what trains a network and asks it; a training that was killed goes on by epoch."""
+        return lambda test, seed: self._answers(bench, material, test, seed=seed)
+
+    def _answers(self, bench: Bench, material: Material, test: Test, *, seed: int) -> Floats:
         experiment = self.experiment(bench, seed=seed)
         material.crops(experiment.prepare)
         packed = PackedCrops(material.packed_in(experiment.prepare))
@@ -285,9 +301,13 @@ RECIPES: tuple[Recipe, ...] = (
             weighting="worst subjects"),
     replace(_FIRST, name="frozen Lite0, weak penalty", words="The same with a tenth of the penalty.", strength=1e-1),
     replace(_FIRST, name="frozen Lite0, strong penalty", words="The same with ten times the penalty.", strength=1e-3),
-    replace(_FIRST, name="frozen Lite0, full brightness", words="The same without brightening the dark cells.",
-            gain=1.0),
     replace(_FIRST, name="frozen Lite0, with size", words="The same, and the size of the cell.", with_size=True),
+    replace(_FIRST, name="frozen Lite1", words="EfficientNet-Lite1 in its place.", backbones=(LITE1,)),
+    replace(_FIRST, name="frozen Lite2", words="EfficientNet-Lite2 in its place.", backbones=(LITE2,)),
+    replace(_FIRST, name="frozen Lite0, 1 and 2", words="The features of all three side by side.",
+            backbones=(LITE0, LITE1, LITE2)),
+    replace(_FIRST, name="frozen Lite0, 1 and 2, with size", words="The same, and the size of the cell.",
+            backbones=(LITE0, LITE1, LITE2), with_size=True),
     replace(_FIRST, name="frozen Lite0, at its scale", words="The same of a window of 450 px, so that size is seen.",
             view="window"),
     replace(_FIRST, name="frozen Lite0, clean cells", words="The same of cells cleaned by colour and shape.",
@@ -296,12 +316,8 @@ RECIPES: tuple[Recipe, ...] = (
             change=optical_density, gain=1.0),
     replace(_FIRST, name="frozen Lite0, one stain", words="The same of cells brought to one mean and spread of stain.",
             change=one_stain),
-    replace(_FIRST, name="frozen Lite1", words="EfficientNet-Lite1 in its place.", backbones=(LITE1,)),
-    replace(_FIRST, name="frozen Lite2", words="EfficientNet-Lite2 in its place.", backbones=(LITE2,)),
-    replace(_FIRST, name="frozen Lite0, 1 and 2", words="The features of all three side by side.",
-            backbones=(LITE0, LITE1, LITE2)),
-    replace(_FIRST, name="frozen Lite0, 1 and 2, with size", words="The same, and the size of the cell.",
-            backbones=(LITE0, LITE1, LITE2), with_size=True),
+    replace(_FIRST, name="frozen Lite0, full brightness", words="The same without brightening the dark cells.",
+            gain=1.0),
     Trained("fine-tune", "The recipe of the shipped model."),
     Trained("fine-tune, frozen statistics", "The same, batch normalisation keeping the statistics of ImageNet.",
             ("train.frozen_statistics=true",)),
