@@ -222,7 +222,7 @@ _FOLDER = click.Path(exists=True, path_type=Path)
 @click.option("--images", type=click.IntRange(0), help="How many images are looked at; 0 takes all.")
 @click.option("--size", type=click.IntRange(16, 1024), help="Side of the crops, px.")
 @click.option("--epochs", type=click.IntRange(1), help="Where a network is trained.")
-@click.option("--recipe", "recipes", multiple=True, help="Recipe that generalisation trains; repeatable.")
+@click.option("--recipe", "recipes", multiple=True, help="Run only this recipe of generalisation; repeatable.")
 def reproduce(
     name: str | None,
     listing: bool,
@@ -240,8 +240,8 @@ def reproduce(
     Finished arms are kept: repeat the command to go on where it was stopped. A study that is made smaller by --seeds,
     --images, --size or --epochs says so on its page.
 
-    generalisation runs all recipes that take minutes. One that trains networks takes hours: it is run where --recipe
-    names it, network by network, and shown as far as it was finished.
+    generalisation runs all recipes that take minutes, or those that --recipe names; of the others it shows what was
+    finished before. One that trains networks takes hours and is kept network by network.
 
     \b
     Examples:

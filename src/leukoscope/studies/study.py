@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Given:
     offline: bool = False
     """Never ask a model hub: networks whose weights are not at hand start from random ones."""
     recipes: tuple[str, ...] = ()
-    """Recipes that `generalisation` trains; of the others that take hours it shows what was finished before."""
+    """Recipes that `generalisation` runs; of all others it then shows what was finished before."""
 
     def words(self) -> str:
         """Return the options of the command that gave this."""
@@ -89,16 +89,21 @@ class Bench:
         here, full = self.scale.model_dump(), self.study.scale.model_dump()
         return {name: (here[name], full[name]) for name in here if here[name] != full[name]}
 
-    def kept(self, arm: str, settings: dict[str, Any], work: Callable[[], Any]) -> Any:
+    def kept(self, arm: str, settings: dict[str, Any], work: Callable[[], Any] | None) -> Any:
         """Return the JSON value that `work` gives, from the disk where the same arm was finished before.
+
+        Without `work` an arm that was not finished is None.
 
         settings: everything that decides the value beside the scale; an arm with other settings is run anew. How many
         seeds there are decides nothing: more can be added later.
         """
         path = self.work / self.study.name / f"{arm}.json"
-        settings = settings | {"scale": self.scale.model_dump(exclude={"seeds"}), "given": self.given.words()}
+        given = replace(self.given, recipes=()).words()
+        settings = settings | {"scale": self.scale.model_dump(exclude={"seeds"}), "given": given}
         if (found := _finished(path, settings)) is not None:
             return found
+        if work is None:
+            return None
         began = time.perf_counter()
         result = work()
         seconds = round(time.perf_counter() - began, 1)
