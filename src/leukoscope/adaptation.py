@@ -16,9 +16,10 @@ from sklearn.model_selection import GroupKFold
 
 from .bundle.graph import read_head, with_head
 from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write_bundle
+from .config import OPERATING_POINTS
 from .data.cells import Cell
 from .errors import DataError, UsageError
-from .evaluation.calibration import OPERATING_POINTS, fit_temperature, fit_thresholds, log_loss, temper
+from .evaluation.calibration import fit_temperature, fit_thresholds, log_loss, temper
 from .evaluation.intervals import Jackknife, Statistics, bootstrap, design_of, jackknife
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
 from .images.crop import VIEWS, prepare_crop, turn

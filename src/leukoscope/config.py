@@ -4,13 +4,17 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from .errors import ConfigError, UnknownNameError, UsageError, nearest
 from .files import check_depth, read_text, write_text
+
+OperatingPoint = Literal["balanced", "high_sensitivity", "high_specificity"]
+OPERATING_POINTS: tuple[str, ...] = get_args(OperatingPoint)
+"""The thresholds that a model of two classes has; on the command line with dashes."""
 
 
 class Settings(BaseModel):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .bundle.manifest import CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
-from .config import Experiment
+from .config import OPERATING_POINTS, Experiment
 from .data.audit import read_traits
 from .data.index import picture_kind
 from .data.pack import open_pack
 from .errors import DataError, UsageError
-from .evaluation.calibration import OPERATING_POINTS, fit_thresholds
+from .evaluation.calibration import fit_thresholds
 from .evaluation.evaluate import Evidence, gather
 from .evaluation.metrics import Floats
 from .files import read_json, record_stage

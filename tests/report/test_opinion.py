@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukoscope.bundle.manifest import OPERATING_POINTS, Manifest, Member, SubjectFigures
-from leukoscope.config import Prepare
+from leukoscope.bundle.manifest import Manifest, Member, SubjectFigures
+from leukoscope.config import OPERATING_POINTS, Prepare
 from leukoscope.inference.opinion import Opinion, Tally
 from leukoscope.report.card import card
 from leukoscope.report.opinion import OpinionPage, headline, heat_map

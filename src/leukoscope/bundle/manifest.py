@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ..config import Prepare, Settings
+from ..config import OPERATING_POINTS, Prepare, Settings
 from ..errors import BundleError, DataError, LeukoscopeError, UnknownNameError, UsageError
 from ..files import fingerprint, provenance, read_json, sha256_of
 from .hub import fetch_bundle, is_hub_address
@@ -138,7 +138,6 @@ NOT_ASKED = "not asked"
 """Decision on a cell of a type to which the classes do not apply, such as a neutrophil."""
 FORMAT = 2
 MANIFEST, CARD = "bundle.json", "card.md"
-OPERATING_POINTS = ("balanced", "high_sensitivity", "high_specificity")
 DEFAULT = "default"  # the name of the bundle that is shipped, in every command
 SHIPPED = Path(__file__).parent.parent / "bundles" / "default"
 

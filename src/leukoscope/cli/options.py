@@ -93,7 +93,9 @@ def layout_options(command: Command) -> Command:
 
 def point_option(command: Command) -> Command:
     """Add --operating-point."""
-    points = click.Choice(["balanced", "high-sensitivity", "high-specificity"])
+    from ..config import OPERATING_POINTS
+
+    points = click.Choice([point.replace("_", "-") for point in OPERATING_POINTS])
     return click.option("--operating-point", "point", type=points, default="balanced", show_default=True)(command)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import point_option
+
 if TYPE_CHECKING:
     from ..server.database import Database
     from ..server.settings import Serving
@@ -43,7 +45,6 @@ _HELP = {
     "password": "Read the password from this file instead of asking.",
 }
 _FOLDER = click.Path(path_type=Path)
-_POINTS = click.Choice(["balanced", "high-sensitivity", "high-specificity"])
 _ROLES = click.Choice(["reader", "reviewer", "admin"])
 _PASSWORD = click.option(
     "--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=_HELP["password"]
@@ -55,7 +56,7 @@ _PASSWORD = click.option(
 @click.option("--model", metavar="BUNDLE", envvar="LEUKOSCOPE_MODEL", help=_HELP["model"])
 @click.option("--trust", multiple=True, type=click.Path(exists=True, path_type=Path), help=_HELP["trust"])
 @click.option("--survival", multiple=True, type=_FOLDER, help=_HELP["survival"])
-@click.option("--operating-point", "point", type=_POINTS, default="balanced", show_default=True)
+@point_option
 @click.option("--host", default="127.0.0.1", show_default=True, help=_HELP["host"])
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
 @click.option("--name", "names", multiple=True, metavar="HOST", help=_HELP["name"])

@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from ..config import OPERATING_POINTS
 from .metrics import Floats, Ints
 from .predictions import Predictions
 
 HIGH = 0.95  # sensitivity, or specificity, that the one-sided operating points keep on validation cells
-OPERATING_POINTS = ("balanced", "high_sensitivity", "high_specificity")
 TEMPERATURES = (0.05, 20.0)
 _SMALLEST = 1e-9  # predictions.csv holds nine digits
 

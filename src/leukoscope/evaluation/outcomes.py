@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import OPERATING_POINTS, Calibration
+from ..config import OPERATING_POINTS
+from .calibration import Calibration
 from .intervals import Statistics
 from .metrics import (
     CHANCES,

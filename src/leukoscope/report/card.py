@@ -29,7 +29,6 @@ _OTHERS = {
     "size": "Cell size alone",
     "colour": "Cell colour alone",
 }
-_POINTS = {"balanced": "balanced", "high_sensitivity": "high sensitivity", "high_specificity": "high specificity"}
 _FINGERPRINTS = {"cells": "Cells", "split": "Split"}
 _VIEWS = {"one": "none", "flips": "4 mirrorings", "turns": "8 mirrorings and turns"}
 
@@ -136,7 +135,7 @@ def _points(manifest: Manifest) -> list[str]:
     for name, edge in manifest.operating_points.items():
         found = [figures_at(manifest, name, alike=alike) for alike in (True, False)]
         values = [span(each[key]) for each in found for key in ("sensitivity", "specificity")]
-        lines.append(f"| {_POINTS.get(name, name)} | {edge:.3f} | {' | '.join(values)} |")
+        lines.append(f"| {name.replace('_', ' ')} | {edge:.3f} | {' | '.join(values)} |")
     return [*lines, ""]
 
 

@@ -52,7 +52,6 @@ _FIGURES = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
 }
-_POINTS = {"balanced": "balanced", "high_sensitivity": "high sensitivity", "high_specificity": "high specificity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ class OpinionPage:
         self._cards = self._neediest()
         return environment(percent=_percent, title_of=title_of).get_template("opinion.html").render(
             manifest=manifest,
-            point=_POINTS[self._point],
+            point=self._point.replace("_", " "),
             threshold=manifest.operating_points.get(self._point),
             headline=headline(tally, manifest),
             groups=self._groups(tally),

@@ -2,11 +2,10 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
-from ..config import Settings
+from ..config import OperatingPoint, Settings
 
 MIB = 1 << 20
 
@@ -41,7 +40,7 @@ class Serving(Settings):
     """Public keys: with any, only a bundle that one of them has signed is served."""
     survival: tuple[Path, ...] = ()
     """Folders that `leukoscope survival fit` wrote."""
-    point: Literal["balanced", "high_sensitivity", "high_specificity"] = "balanced"
+    point: OperatingPoint = "balanced"
     host: str = "127.0.0.1"
     port: int = Field(8765, ge=0, le=65535)
     names: tuple[str, ...] = ()
