@@ -29,7 +29,7 @@ from ..images.read import read_image
 from ..images.type_crop import Table
 from ..interop.dicom_images import DicomImage, is_dicom
 from ..progress import in_parallel
-from .cell_types import TypeOpinion
+from .cell_types import TypeOpinion, doubted
 from .opinion import Opinion
 from .predictor import Predictor
 
@@ -135,6 +135,8 @@ def judge_crop(
         return Opinion(name, REFUSED, reason, crop=crop if with_crop else None, type=smudge)
     seen = for_type() if predictor.typer else crop
     typed: TypeOpinion | None = predictor.typer.classify([seen])[0] if predictor.typer else None
+    if typed is not None:
+        typed = doubted(typed, nucleus=cell.nucleus_um2 / cell.area_um2)
     opinion = predictor.opinion(crop, name=name, point=point, with_crop=with_crop, typed=typed)
     return replace(opinion, crop=seen) if with_crop and opinion.decision == NOT_ASKED else opinion
 

@@ -1,0 +1,18 @@
+"""A cell of a field that looks lymphoid by colour is not asked about blasts where its nucleus is small."""
+
+from leukoscope.inference.cell_types import LEAST_NUCLEUS, LYMPHOID, UNSURE_TYPE, TypeOpinion, doubted
+
+ASKED = TypeOpinion(LYMPHOID, {LYMPHOID: 0.9, "neutrophil": 0.1}, True, "")
+
+
+def test_a_small_nucleus_makes_a_lymphoid_cell_unsure_and_says_why() -> None:
+    opinion = doubted(ASKED, nucleus=0.4)
+    assert (opinion.type, opinion.asked) == (UNSURE_TYPE, False)
+    assert "40% of the cell" in opinion.reason
+    assert opinion.probabilities == ASKED.probabilities
+
+
+def test_a_large_nucleus_and_a_mature_cell_change_nothing() -> None:
+    mature = TypeOpinion("neutrophil", {"neutrophil": 1.0}, False, "neutrophil: only lymphoid cells are asked")
+    assert doubted(ASKED, nucleus=LEAST_NUCLEUS) is ASKED
+    assert doubted(mature, nucleus=0.3) is mature
