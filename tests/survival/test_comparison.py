@@ -7,6 +7,7 @@ from lifelines.statistics import logrank_test
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.comparison import gray, logrank, logrank_trend, pairwise, restricted_mean_difference
 from leukoscope.survival.curves import RiskTable, risk_table
+from leukoscope.survival.fine_gray import late_gray
 from leukoscope.survival.fitting import curves_of
 
 
@@ -85,3 +86,9 @@ def test_the_difference_of_restricted_means_adds_up(larynx: Cohort) -> None:
         1.959963985 * np.hypot(0.3936274870, 0.1354935798), abs=1e-8
     )
     assert p < 1e-4
+
+
+def test_with_nothing_to_compare_p_is_one() -> None:
+    """One patient left with late entry: no group can differ from another."""
+    found = late_gray(np.array([5.0, 5.0]), np.array([2, 0]), np.array([0, 1]), groups=2, start=np.array([1.0, 1.0]))
+    assert (found.statistic, found.df, found.p) == (0.0, 0, 1.0)

@@ -20,8 +20,8 @@ class Test:
 
 
 def chi_squared(statistic: float, df: int) -> Test:
-    """Return a chi-squared test with its p value."""
-    return Test(float(statistic), df, float(chi2.sf(statistic, df)))
+    """Return a chi-squared test with its p value; with nothing to compare (no degree of freedom) p is 1."""
+    return Test(float(statistic), df, float(chi2.sf(statistic, df)) if df else 1.0)
 
 
 def _scores(table: RiskTable, *, rho: float) -> tuple[Array, Array]:
