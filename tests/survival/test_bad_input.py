@@ -75,6 +75,9 @@ REFUSED = {
     "no stage is known": (_table(stage=np.full(N, "")), (), "no row can be used"),
     "times without end": (_table(months=np.full(N, 1e300)), (), "above a million"),
     "an infinite time": (_table(months=np.where(np.arange(N) == 3, "inf", "5")), (), r"'inf' \(line 5\)"),
+    "every event is left out": (
+        _table(start=np.where(_table()["died"] == 1, 999, 0)), ("--entry", "start"), "nobody had the event in the",
+    ),
     "a date": (_table(months=np.full(N, "2020-01-01")), (), "text where numbers are needed"),
     "a vast covariate": (_table(age=np.where(np.arange(N) == 3, 1e308, 50)), (), r"beyond a trillion: .* \(line 5\)"),
 }  # fmt: skip

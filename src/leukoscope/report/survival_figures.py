@@ -262,7 +262,7 @@ def decision(entry: Mapping[str, Any]) -> str:
         axes.plot(cuts, rules["model"]["value"], color=MODEL, linewidth=1.8, label="model")
         axes.plot(cuts, rules["stage alone"]["value"], color=SIZE, linewidth=1.4, linestyle="--", label="stage alone")
         axes.plot(cuts, rules["all"]["value"], color=INK, linewidth=1.2, linestyle=":", label="everybody")
-        top = max(*rules["model"]["high"], *rules["all"]["value"])
+        top = max(*rules["model"]["high"], *rules["all"]["value"], 0.02)
         axes.set_ylim(-0.25 * top, 1.05 * top)
         axes.set_xlim(0, cuts[-1])
         axes.set_xticks(

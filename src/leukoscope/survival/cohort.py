@@ -106,6 +106,11 @@ def cohort_of(table: Table, settings: StudySettings) -> Cohort:
     keep[[row for rows in dropped.values() for row in rows]] = False
     if not keep.any():
         raise DataError(f"{table.where}: no row can be used ({_reasons(dropped)}). Check the column names.")
+    if not (outcome.state[keep] > 0).any():
+        raise DataError(
+            f"{table.where}: nobody had the event in the {counted(int(keep.sum()), 'row')} that can be used; left out are "
+            f"{_reasons(dropped) or 'none'}. Check the columns, and --landmark and --entry if you gave them."
+        )
     if not outcome.time[keep].max() > 0:
         raise DataError(
             f"{table.where}: every time in '{settings.time}' is zero, so nothing was followed. Check --time."

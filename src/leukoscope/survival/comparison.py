@@ -34,7 +34,7 @@ def _scores(table: RiskTable, *, rho: float) -> tuple[Array, Array]:
     total, dead = at_risk.sum(axis=1), deaths.sum(axis=1)
     some = (dead > 0) & (total > 0)
     at_risk, deaths, total, dead = at_risk[some], deaths[some], total[some], dead[some]
-    counts = np.concatenate([[1.0], np.cumprod(1 - dead / total)[:-1]]) ** rho
+    counts = np.concatenate([[1.0], np.cumprod(1 - dead / total)])[: len(dead)] ** rho
     share = at_risk / total[:, None]
     variance = counts**2 * dead * (total - dead) / np.maximum(total - 1, 1)
     covariance = np.diag(variance @ share) - (share * variance[:, None]).T @ share

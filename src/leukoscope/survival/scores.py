@@ -315,7 +315,8 @@ def _accuracy(scores: Mapping[str, Array], nothing: Mapping[str, Array], key: st
 
     Source: Kattan and Gerds (2018), doi 10.1186/s41512-018-0029-2.
     """
-    return np.asarray(1 - scores[key] / nothing[key])
+    whole = nothing[key]
+    return np.asarray(1 - np.divide(scores[key], whole, out=np.full(len(whole), np.nan), where=whole > 0))
 
 
 def _grid(cohort: Cohort) -> Array:
