@@ -1,6 +1,5 @@
 """The networks of a bundle as one: prepared crops in; calibrated probabilities, map and embedding out."""
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from ..bundle.manifest import Bundle, Member
 from ..config import Prepare
 from ..errors import BundleError, attempt
 from ..images.crop import VIEWS, View, turn, turn_back
+from ..progress import processors
 
 Floats = NDArray[np.floating]
 Arrays = NDArray[np.float32]
@@ -62,7 +62,7 @@ class Ensemble:
         self.preparations: list[Prepare] = list(dict.fromkeys(member.prepare for member in bundle.manifest.members))
         """Distinct preparations; `run` takes crops of each."""
         self._sessions = [_open_session(bundle, member) for member in bundle.manifest.members]
-        self._threads = ThreadPoolExecutor(_processors(), "leukoscope-look")
+        self._threads = ThreadPoolExecutor(processors(), "leukoscope-look")
 
     def run(self, crops: list[Crops]) -> Outputs:
         """Return what the members say together about the same cells, prepared in each of `preparations`."""
@@ -91,12 +91,6 @@ class Ensemble:
         """Return the embedding (batch, channels) of the first member alone, of crops in its own preparation."""
         _, _, embedding = self._sessions[0].run(OUTPUTS, {"crops": np.ascontiguousarray(crops)})
         return np.asarray(embedding)
-
-
-def _processors() -> int:
-    """Return how many threads may compute: OMP_NUM_THREADS, which Ray sets for its workers, comes first."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else os.cpu_count() or 1
 
 
 def temper(probabilities: Floats, temperature: float) -> Floats:

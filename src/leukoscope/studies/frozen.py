@@ -1,7 +1,6 @@
 """Frozen features through ONNX Runtime, computed once per image and look, and shared by all studies."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +24,7 @@ from ..files import fingerprint, write_whole
 from ..models.catalogue import build_network
 from ..models.export import to_onnx
 from ..models.network import Network
-from ..progress import track
+from ..progress import processors, track
 from .material import Crops, Material, load, sample
 from .study import Bench, Truth
 
@@ -133,7 +132,8 @@ def _compute(
 def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
     """Open a network on as many threads as OMP_NUM_THREADS says, as the rest of the program does."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    options.intra_op_num_threads = processors()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 

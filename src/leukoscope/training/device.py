@@ -14,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
@@ -22,6 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..config import Train
 from ..errors import LeukoscopeError, TrainingError, UsageError
+from ..progress import processors
 
 # From glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -52,6 +54,7 @@ def launch(train: Train, work: Callable[..., Any], *args: Any) -> Any:
         TrainingError: a process ended early, was killed, or lost touch with the others.
         LeukoscopeError: whatever `work` finds wrong.
     """
+    torch.set_num_threads(min(torch.get_num_threads(), processors()))  # PyTorch does not see a container's quota
     fabric = _fabric(train)
     if not _starts_processes(fabric):
         fabric.launch()

@@ -144,6 +144,7 @@ def embed_in_onnx(network: Network, *, size: int) -> Callable[[NDArray[np.uint8]
     """Return a function from crops (batch, size, size, 3) to pooled features, run by ONNX Runtime on the processor."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(to_onnx(network, size=size), settings, providers=["CPUExecutionProvider"])
 
     def embed(crops: NDArray[np.uint8]) -> Features:

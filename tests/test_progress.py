@@ -1,0 +1,66 @@
+"""How many threads compute, and how they wait: what a container, a mask or a user allows is kept to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leukoscope.progress import processors
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def given() -> int:
+    """Return the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("50000 100000", 1), ("100000 100000", 1), ("max 100000", None)])
+def test_a_container_gets_the_threads_of_its_quota(tmp_path: Path, limit: str, threads: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert processors(tmp_path) == (threads or given())
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(50_000, 1), (-1, None)])
+def test_so_does_one_of_the_older_kind(tmp_path: Path, quota: int, threads: int | None) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert processors(tmp_path) == (threads or given())
+
+
+def test_a_quota_larger_than_the_machine_adds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("99900000 100000\n")
+    assert processors(tmp_path) == given()
+
+
+def test_damaged_limits_are_none(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("\n")
+    assert processors(tmp_path) == given()
+
+
+def test_what_the_user_asks_for_goes_before_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert processors(tmp_path) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux")
+def test_a_mask_of_one_processor_gives_one_thread() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+    code += "from leukoscope.progress import processors; print(processors())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(("asked", "policy"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(asked: dict[str, str], policy: str) -> None:
+    """Set before PyTorch is imported, which reads it once."""
+    code = "import sys, os, leukoscope.models; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | asked
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout == f"False {policy}\n"
