@@ -108,8 +108,8 @@ def cohort_of(table: Table, settings: StudySettings) -> Cohort:
         raise DataError(f"{table.where}: no row can be used ({_reasons(dropped)}). Check the column names.")
     if not (outcome.state[keep] > 0).any():
         raise DataError(
-            f"{table.where}: nobody had the event in the {counted(int(keep.sum()), 'row')} that can be used; left out are "
-            f"{_reasons(dropped) or 'none'}. Check the columns, and --landmark and --entry if you gave them."
+            f"{table.where}: nobody had the event in the {counted(int(keep.sum()), 'row')} that can be used; "
+            f"left out are {_reasons(dropped) or 'none'}. Check the columns, --landmark and --entry."
         )
     if not outcome.time[keep].max() > 0:
         raise DataError(
