@@ -130,7 +130,7 @@ chaos: $(INSTALLED)
 	$(BIN)/python benchmarks/chaos.py --minutes $(MINUTES)
 
 bench: $(INSTALLED) $(KERAS)/bin/python
-	for part in bootstrap memory survival audit fine_tune; do $(BIN)/python benchmarks/$$part.py || exit 1; done
+	for part in bootstrap coverage memory survival audit fine_tune; do $(BIN)/python benchmarks/$$part.py || exit 1; done
 	for part in train_seed_cnn predict; do $(BIN)/python benchmarks/$$part.py --keras-python $(KERAS)/bin/python || exit 1; done
 
 clean:
