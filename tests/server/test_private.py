@@ -11,15 +11,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import uvicorn
 
+from leukoscope.errors import UsageError
 from leukoscope.server import connections
 from leukoscope.server.app import create_app
 from leukoscope.server.connections import HastyProtocol
 from leukoscope.server.room import open_room
 from leukoscope.server.settings import Serving
+from leukoscope.server.store import make_private
 from tests.interop.test_dicom import PATIENT, write_field
 from tests.server.conftest import Place, cell_picture, opened
 from tests.server.test_reading import smear
@@ -68,6 +71,21 @@ def test_a_folder_that_was_open_is_closed_with_a_word(settings: Serving, caplog:
     caplog.clear()
     open_room(settings).close()
     assert caplog.text == ""
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="only root can become somebody else")
+def test_a_folder_of_somebody_else_is_one_clear_error() -> None:
+    with TemporaryDirectory(dir="/tmp") as folder:  # which everybody may enter, unlike those of pytest
+        Path(folder).chmod(0o777)
+        child = os.fork()
+        if not child:
+            os.seteuid(65534)
+            try:
+                make_private(Path(folder))
+            except UsageError as told:
+                os._exit(0 if "cannot be closed" in str(told) else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_what_a_stranger_makes_up_is_no_label_and_no_line(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import Prepare
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, UsageError
 from ..files import write_whole
 from ..images.crop import prepare_crop
 from ..images.read import read_image
@@ -33,15 +33,21 @@ def make_private(data: Path) -> bool:
     """Make the folder of a room, or close one that others may read; return whether it had to be closed.
 
     Raises:
-        OSError: it belongs to somebody else.
+        UsageError: it belongs to somebody else.
     """
     data.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     if os.name == "nt" or not stat.S_IMODE(data.stat().st_mode) & 0o077:
         return False
     had_something = any(data.iterdir())
-    for path in (data, *data.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
+    try:
+        for path in (data, *data.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
+    except PermissionError:
+        raise UsageError(
+            f"{data} can be read by others on this machine and belongs to somebody else, so it cannot be closed. "
+            "Let its owner run chmod 700 on it, or choose another --data."
+        ) from None
     return had_something
 
 
