@@ -15,6 +15,7 @@ image is seen twice: each is recoloured, turned, blurred and made coarser anew.
 import argparse
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -541,8 +542,10 @@ def learn_appearance(data: Path, bundle: Path) -> None:
     from leukoscope.inference.quality import judge
 
     for name, some in {"C-NMC": traits, "smears": smears}.items():
-        refused = [bool(judge(each, quality).reason) for each in some]
-        print(f"{name}: {np.mean(refused):.3f} of {len(some)} refused")
+        reasons = [judge(each, quality).reason for each in some]
+        before = [judge(each, opened.manifest.quality).reason for each in some]
+        share, old = np.mean([bool(reason) for reason in reasons]), np.mean([bool(reason) for reason in before])
+        print(f"{name}: {share:.3f} of {len(some)} refused ({old:.3f} before)", Counter(each[:30] for each in reasons))
     print("side", quality["side"], "limit of appearance", quality["appearance"]["limit"])
 
 
