@@ -44,6 +44,10 @@ def test_the_source_archive_holds_what_is_kept_and_nothing_else(names: set[str])
     assert {"LICENSE", "NOTICE", "README.md", "pyproject.toml", "constraints.txt", "SECURITY.md"} <= names
 
 
+def test_the_source_archive_says_that_the_package_is_typed(names: set[str]) -> None:
+    assert "src/leukoscope/py.typed" in names
+
+
 def test_no_image_of_a_patient_is_in_the_source_archive(names: set[str]) -> None:
     pictures = {name for name in names if re.search(r"(?i)\.(bmp|tiff?|dcm|svs|ndpi|webp|zip)$", name)}
     assert pictures == set()

@@ -105,7 +105,7 @@ class CellTyper:
 
 
 def doubted(opinion: TypeOpinion, *, nucleus: float) -> TypeOpinion:
-    """Return the opinion on a cell of a field whose nucleus takes this share of it; a small one speaks against lymphoid.
+    """Return the opinion on a cell of a field whose nucleus takes this share of it; a small one is not lymphoid.
 
     Form holds where colour does not: of 382 lymphocytes of two laboratories 1 % have a smaller nucleus than
     LEAST_NUCLEUS, of 491 neutrophils 88 %, of 365 monocytes 65 %.
