@@ -344,7 +344,7 @@ def said(unusable: LeukoscopeError, path: Path) -> str:
     return text[:1].upper() + text[1:]
 
 
-_NICE = 10  # people who read go first
+_NICE = 5  # people who read go first
 
 
 def main() -> None:
