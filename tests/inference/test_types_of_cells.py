@@ -17,6 +17,7 @@ from leukoscope.fields.scale import Scale
 from leukoscope.files import read_csv
 from leukoscope.inference.cell_types import TYPES
 from leukoscope.inference.fields import judge_cells
+from leukoscope.inference.limits import limits_of
 from leukoscope.inference.predictor import Predictor
 from tests.fields.conftest import Painting
 from tests.images.test_type_crop import cell_on_black
@@ -140,6 +141,12 @@ def test_json_and_page_carry_the_differential(lymphoid: Bundle, tmp_path: Path) 
     html = page.read_text()
     assert "24 of 200 white cells told apart." in html
     assert html.index("It has learned no myeloblasts") < html.index("Subject by subject")
+
+
+def test_honest_words_count_white_cells_of_laboratories_left_out(mature: Bundle) -> None:
+    (_, said) = limits_of(mature.manifest)  # 91 of 100 of each type are right, 1 of 100 mature ones called lymphoid
+    assert "9 of 100 white cells got a wrong type or none (7 to 12; 600 cells)" in said
+    assert "1 of 100 mature ones were taken for lymphoid" in said
 
 
 def test_fewer_than_twenty_cells_get_a_sentence_and_no_percentages(mature: Bundle, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ..bundle.manifest import Manifest
-from .differential import wilson
+from .cell_types import LYMPHOID
+from .differential import ORDER, wilson
 from .opinion import title_of
 
 _UNKNOWN = "myeloblasts, plasma cells, hairy cells or atypical lymphocytes"
@@ -31,14 +32,19 @@ def _no_types(manifest: Manifest) -> str:
 
 
 def _how_often_wrong(manifest: Manifest) -> list[str]:
-    """Return how often the types were wrong in laboratories that the model had not learned from."""
-    confusion = np.asarray(manifest.types["confusion"], float)
-    right, cells = int(np.trace(confusion)), int(confusion.sum())
+    """Return how often the types of white cells were wrong in laboratories that the model had not learned from."""
+    types = list(manifest.types["classes"])
+    confusion = np.asarray(manifest.types["confusion"], float)  # (true, called)
+    white = [number for number, name in enumerate(types) if name in (*ORDER, LYMPHOID)]
+    cells = int(confusion[white].sum())
     if not cells:
         return ["How often its types are wrong in a laboratory that it has not learned from was not measured."]
-    low, high = wilson(cells - right, cells)
-    wrong = 100 * (cells - right) / cells
+    wrong = cells - int(confusion[white, white].sum())
+    low, high = wilson(wrong, cells)
+    mature = [number for number in white if types[number] != LYMPHOID]
+    taken = f"{100 * confusion[mature, types.index(LYMPHOID)].sum() / max(confusion[mature].sum(), 1):.0f}"
     return [
-        f"In laboratories that it had not learned from, {wrong:.0f} of 100 types were wrong or unsure "
-        f"({100 * low:.0f} to {100 * high:.0f}; {cells:,} cells), and its answers about blasts are worth little there."
+        f"In a laboratory that it had not learned from, {100 * wrong / cells:.0f} of 100 white cells got a wrong type "
+        f"or none ({100 * low:.0f} to {100 * high:.0f}; {cells:,} cells), {taken} of 100 mature ones were taken for "
+        "lymphoid, and answers about blasts are worth little there."
     ]
