@@ -92,3 +92,10 @@ def test_with_nothing_to_compare_p_is_one() -> None:
     """One patient left with late entry: no group can differ from another."""
     found = late_gray(np.array([5.0, 5.0]), np.array([2, 0]), np.array([0, 1]), groups=2, start=np.array([1.0, 1.0]))
     assert (found.statistic, found.df, found.p) == (0.0, 0, 1.0)
+
+
+def test_grays_test_of_groups_to_whom_nothing_happened_has_p_one() -> None:
+    table = risk_table(np.array([3.0, 4.0, 5.0]), np.array([0, 0, 1]), group=np.array([0, 1, 2]), groups=3, causes=2)
+    pair = RiskTable(table.times, table.at_risk[:, [0, 1]], table.events[:, :, [0, 1]])
+    assert gray(pair, cause=0).p == 1.0
+    assert logrank(pair).p == 1.0

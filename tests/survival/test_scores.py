@@ -132,3 +132,10 @@ def test_integration_is_a_mean_and_percentiles_leave_the_value_alone() -> None:
     assert integrated(np.array([2.0, 2.0, 2.0]), times=np.array([1.0, 4.0, 9.0])) == pytest.approx(2.0)
     found = percentile(np.array([0.5, *np.linspace(0, 1, 101)]))
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.025, 0.975))
+
+
+def test_a_group_in_which_everybody_had_the_event_has_no_limits() -> None:
+    cohort = replace(drawn(40), time=np.arange(1.0, 41.0), state=np.ones(40, dtype=np.int64))
+    (low, high) = calibration(cohort, np.where(np.arange(40) < 20, 0.9, 0.1), horizon=20.0, groups=2)
+    assert low["observed"] == 0
+    assert (high["observed"], high["low"], high["high"]) == (1.0, None, None)

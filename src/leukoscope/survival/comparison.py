@@ -129,6 +129,8 @@ class _Groups:
 def gray(table: RiskTable, *, cause: int) -> Test:
     """Test equality of the cumulative incidence of a cause (counted from 0) over all groups of the table."""
     groups = _groups(table, cause=cause)
+    if not len(groups.cause):  # nothing happened to anybody
+        return Test(0.0, 0, 1.0)
     weight, dead = groups.weight, groups.cause.sum(axis=1)
     total = weight.sum(axis=1)
     exposed = weight * (1 - groups.incidence_before)

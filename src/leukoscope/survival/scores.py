@@ -154,19 +154,18 @@ def integrated(values: Array, *, times: Array) -> Array:
     return np.asarray(np.trapezoid(values, times, axis=-1) / (times[-1] - times[0]))
 
 
-def calibration(cohort: Cohort, risk: Array, *, horizon: float, groups: int) -> list[dict[str, float]]:
+def calibration(cohort: Cohort, risk: Array, *, horizon: float, groups: int) -> list[dict[str, float | None]]:
     """Return, for groups of rising risk, the mean predicted risk and the observed one with its 95 % interval."""
     edges = np.quantile(risk, np.linspace(0, 1, groups + 1)[1:-1])
     place = np.searchsorted(edges, risk, side="left")
-    rows = []
+    rows: list[dict[str, float | None]] = []
     for group in np.unique(place):
         chosen = place == group
         seen = observed(cohort.take(chosen), horizon=horizon)
         if seen is not None:
-            rows.append(
-                {"patients": int(chosen.sum()), "predicted": float(risk[chosen].mean())}
-                | {"observed": seen.value, "low": seen.low, "high": seen.high}
-            )
+            limits = as_dict(seen)
+            row = {"patients": int(chosen.sum()), "predicted": float(risk[chosen].mean()), "observed": seen.value}
+            rows.append({**row, "low": limits["low"], "high": limits["high"]})
     return rows
 
 
