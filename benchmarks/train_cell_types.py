@@ -521,7 +521,7 @@ def learn_appearance(data: Path, bundle: Path) -> None:
     for group in sorted({row["subject_group"] for row in rows}):
         own = [row for row in rows if row["subject_group"] == group]
         traits += [measure(read_image(data / "cnmc" / own[at]["file"])) for at in rng.permutation(len(own))[:_KNOWN]]
-    quality = fit_quality(traits)
+    learned = fit_quality(traits)
     smears = []
     for folder, kind, column in (("pbc", "lymphocyte", "class"), ("bccd", "lymphocyte", "types")):
         with (data / folder / ("cells.csv" if folder == "pbc" else "types.csv")).open(encoding="utf-8") as file:
@@ -535,9 +535,9 @@ def learn_appearance(data: Path, bundle: Path) -> None:
             ]
         smears += seen * max(1, round(len(traits) / 4 / len(seen)))
     opened = open_bundle(bundle)
-    quality = {**opened.manifest.quality, "side": quality["side"]}
+    quality = {**opened.manifest.quality, "side": learned["side"]}
     quality["appearance"] = fit_appearance([each.appearance for each in (*traits, *smears)])
-    quality["grain"] = fit_quality([*traits, *smears])["grain"]
+    quality["grain"] = learned["grain"]
     amend_bundle(opened, quality=quality)
     from leukoscope.inference.quality import judge
 

@@ -248,8 +248,10 @@ def _why_unknown(traits: Traits, limits: Limits) -> str:
         times = distance(traits.appearance, limits["appearance"]) / limits["appearance"]["limit"]
         if times > 1:
             return f"Not the colours of a stained cell ({times:.1f} times the distance allowed). Check stain, camera."
-    if (seen := _grain(traits)) and limits.get("grain") and distance(seen, limits["grain"]) > limits["grain"]["limit"]:
-        return "Size and fine detail do not go together as in training cells: enlarged or shrunk. Give the true scale."
+    large = traits.side > limits["side"][1]  # a small one is told by the limits of detail alone
+    seen = _grain(traits)
+    if large and seen and limits.get("grain") and distance(seen, limits["grain"]) > limits["grain"]["limit"]:
+        return "Size and fine detail do not go together as in training cells: an enlarged picture. Give the true scale."
     return ""
 
 
