@@ -139,6 +139,7 @@ def aalen_johansen(table: RiskTable, *, last: float) -> list[Curve]:
 
 def _incidence(times: Array, at_risk: Array, before: Array, deaths: Array, cause: Array, *, last: float) -> Curve:
     value = np.cumsum(before * cause / at_risk)
+    value = np.where(value > 1 - 1e-12, 1.0, value)  # a sum of fractions may miss 1 by rounding
     with np.errstate(divide="ignore", invalid="ignore"):
         every = np.where(at_risk > deaths, deaths / (at_risk * (at_risk - deaths)), 0.0)
     own = before**2 * cause * (at_risk - cause) / at_risk**3
