@@ -127,7 +127,7 @@ _SMALLEST_SHARD = 1_000  # images; enough to be worth a file, few enough to lose
 _MOST_SHARDS = 100_000  # that the driver keeps in mind
 _FOOTERS = 16  # files that are read at once
 _KEY = b"leukoscope"  # in the metadata of a shard's file
-_TEXTS = {"path", "subject", "decision", "reason"}
+_TEXTS = {"path", "subject", "type", "decision", "reason"}
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,8 @@ def answer_shard(plan: Plan, shard: Shard, predictor: Predictor, *, threads: int
 
         for given, opinion in zip(inputs, in_parallel(answer, inputs, threads=threads), strict=True):
             counts.add(opinion)
-            rows.append(opinion.row(predictor.classes) | {"path": given["path"], "subject": given["subject"]})
+            row = opinion.row(predictor.classes, predictor.types)
+            rows.append(row | {"path": given["path"], "subject": given["subject"]})
     write_file(plan.path_of(shard), _parquet(rows, facts=asdict(counts) | {"plan": plan.identity}))
     return counts
 
