@@ -106,8 +106,9 @@ def test_subjects_are_counted(single: Bundle) -> None:
     tally.add(Opinion("b", "normal", called="normal"), subject="P2")
     tally.add(Opinion("c", "normal", called="normal"))
     first, second = tally.summaries()
-    counts = {name: first[name] for name in ("cells", "answered", "called", "unsure", "refused", "unreadable")}
-    assert counts == {"cells": 4, "answered": 3, "called": 2, "unsure": 1, "refused": 1, "unreadable": 1}
+    counts = {name: first[name] for name in ("cells", "answered", "above", "called", "unsure", "refused")}
+    assert counts == {"cells": 4, "answered": 3, "above": 2, "called": 1, "unsure": 1, "refused": 1}
+    assert first["unreadable"] == 1
     assert second["cells"] == 1
     assert tally.all.cells == 6
     assert 0 <= first["share"]["low"] <= first["share"]["value"] <= first["share"]["high"] <= 1
