@@ -31,9 +31,9 @@ from leukoscope.inference.opinion import Opinion
 NAMES = {"lymphocyte": LYMPHOID, "ig": "immature granulocyte"} | {name: name for name in TYPES}
 MATURE = ("neutrophil", "eosinophil", "basophil", "monocyte")
 TITLES = {
-    "bccd": "BCCD: all 275 fields (another camera and stain; types of single white cells per field)",
-    "pbc": "PBC: the labelled cell of {} fields (Acevedo et al. 2020, CellaVision DM96)",
-    "cnmc": "C-NMC 2019: {} cells cut out on black, all lymphoid",
+    "bccd": "BCCD: {} white cells of the 275 fields, where all of a field are of one type (learned from)",
+    "pbc": "PBC: the labelled cell of {} fields (Acevedo et al. 2020, CellaVision DM96; learned from)",
+    "cnmc": "C-NMC 2019: {} cells cut out on black, all lymphoid (learned from in part)",
 }
 COLUMNS = (*TYPES, UNSURE_TYPE, "smudge", REFUSED)
 PAGE = Path("docs/benchmarks/cell-types.md")

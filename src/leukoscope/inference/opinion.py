@@ -207,11 +207,11 @@ OTHERS: tuple[Colour, ...] = ((0, 90, 170), (0, 125, 85), (120, 60, 150), (90, 8
 
 TYPE_COLOURS: dict[str, Colour] = {
     "neutrophil": (0, 90, 170),
-    "eosinophil": (214, 90, 0),
+    "eosinophil": (190, 25, 140),
     "basophil": (75, 50, 150),
     "monocyte": (0, 125, 125),
     "lymphoid": (120, 60, 150),
-    "immature granulocyte": (160, 60, 110),
+    "immature granulocyte": (50, 115, 20),
     "erythroblast": (150, 75, 40),
     "platelet": (125, 115, 20),
     "other": (90, 90, 90),
