@@ -35,7 +35,7 @@ def appearance(box: RGB, inside: Mask) -> Appearance:
         return ()
     cut = (slice(rows * step), slice(columns * step))
     means = box[cut].reshape(rows, step, columns, step, 3).mean(axis=(1, 3), dtype=np.float64)
-    whole = inside[cut].reshape(rows, step, columns, step).all(axis=(1, 3))
+    whole = np.asarray(inside[cut].reshape(rows, step, columns, step).all(axis=(1, 3)))
     if whole.sum() < _FEWEST_PLACES:
         return ()
     density = -np.log((means + _OFFSET) / _FULL)
