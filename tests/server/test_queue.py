@@ -147,10 +147,10 @@ def test_an_error_in_the_program_is_not_tried_for_ever(place: Place, monkeypatch
 
     def breaks(self: Predictor, images: Iterable[Any], **more: Any) -> Any:
         def checked() -> Iterator[Any]:
-            for image in images:
+            for key, image in images:
                 if len(image) == 50:
                     raise RuntimeError("a bug")
-                yield image
+                yield key, image
 
         return real(self, checked(), **more)
 
