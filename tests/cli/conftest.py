@@ -19,10 +19,9 @@ def strict() -> Bundle:
 
 @pytest.fixture(scope="session")
 def lenient(strict: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shipped model without any rule to refuse or to be unsure: every cell is answered."""
-    return changed(
-        strict, tmp_path_factory.mktemp("lenient") / "bundle", quality={}, out_of_distribution={}, conformal={}
-    )
+    """The shipped model without types or any rule to refuse or to be unsure: every cell is answered."""
+    rules = {"quality": {}, "out_of_distribution": {}, "conformal": {}, "types": {}}
+    return changed(strict, tmp_path_factory.mktemp("lenient") / "bundle", **rules)
 
 
 @pytest.fixture(scope="session")
