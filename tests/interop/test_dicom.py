@@ -315,3 +315,12 @@ def test_a_colour_profile_of_dicom_is_applied(pixels, tmp_path):
     image.save_as(tmp_path / "p3.dcm")
     Image.fromarray(pixels).save(tmp_path / "p3.png", icc_profile=profile)
     assert np.array_equal(DicomImage(tmp_path / "p3.dcm").read(0, 0, 640, 480), read_image(tmp_path / "p3.png"))
+
+
+@pytest.mark.parametrize("name", ["TotalPixelMatrixRows", "TotalPixelMatrixFocalPlanes", "NumberOfOpticalPaths"])
+def test_a_slide_whose_frames_cannot_cover_it_is_refused_at_once(pixels, tmp_path, name):
+    image = pydicom.dcmread(write_slide(tmp_path / "slide.dcm", pixels, mm=1e-4))
+    setattr(image, name, 400_000_000)
+    image.save_as(tmp_path / "huge.dcm")
+    with pytest.raises(ImageError, match="frames cannot make"):
+        DicomImage(tmp_path / "huge.dcm")

@@ -29,6 +29,7 @@ MICROSCOPE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.6": "VL Whole Slide Microscopy Image",
 }
 MAX_PIXELS = 100_000_000  # of an image in one frame
+_MOST_FRAMES = 2_000_000  # of a slide; the largest known have some hundred thousand
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _GREY = "is black and white; finding stained cells needs colour. Take the field in colour."
 
@@ -175,6 +176,8 @@ def _facts(head: Any, path: Path) -> _Facts:
     whole_slide = _kind(head, path) == _WHOLE_SLIDE
     _check(head, path, whole_slide=whole_slide)
     size = _size(head, path, whole_slide=whole_slide)
+    if whole_slide:
+        _check_frames(head, path, size)
     return _Facts(whole_slide, size, believed(_claims(head, *size)), _profile(head))
 
 
@@ -215,6 +218,20 @@ def _size(head: Any, path: Path, *, whole_slide: bool) -> tuple[int, int]:
             f"has {width}x{height} pixels, more than the {MAX_PIXELS // 10**6} million allowed.", path=path
         )
     return width, height
+
+
+def _check_frames(head: Any, path: Path, size: tuple[int, int]) -> None:
+    """Refuse a slide whose frames cannot cover its size: a damaged number would be counted up to for minutes."""
+    across, down = -(-size[0] // max(1, int(head.Columns))), -(-size[1] // max(1, int(head.Rows)))
+    planes = max(1, int(head.get("TotalPixelMatrixFocalPlanes", 1) or 1))
+    paths = max(1, int(head.get("NumberOfOpticalPaths", 1) or 1))
+    frames = int(head.get("NumberOfFrames", 1) or 1)
+    tiles = across * down * planes * paths
+    full = str(head.get("DimensionOrganizationType", "")) == "TILED_FULL"  # a sparse one may have few frames
+    if max(frames, tiles) > _MOST_FRAMES or (full and tiles > 4 * frames + 100):
+        raise ImageError(
+            f"is damaged: {frames:,} frames cannot make {size[0]:,}x{size[1]:,} pixels. Export it again.", path=path
+        )
 
 
 def _opened(path: Path, head: Any, *, whole_slide: bool) -> Any:
