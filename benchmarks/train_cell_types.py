@@ -474,7 +474,7 @@ def areas(old: int, new: int) -> NDArray[np.float32]:
     return (np.clip(overlap, 0, None) / (old / new)).astype(np.float32)
 
 
-RULE = {"least": 0.35, "lymphoid": 0.7}
+RULE = {"least": 0.35, "lymphoid": 0.5}
 """Least probability of a type that is named, and of lymphoid for a cell that is asked about blasts."""
 CREDITS = (
     {"data": "PBC", "licence": "CC BY 4.0",

@@ -16,3 +16,10 @@ def test_a_large_nucleus_and_a_mature_cell_change_nothing() -> None:
     mature = TypeOpinion("neutrophil", {"neutrophil": 1.0}, False, "neutrophil: only lymphoid cells are asked")
     assert doubted(ASKED, nucleus=LEAST_NUCLEUS) is ASKED
     assert doubted(mature, nucleus=0.3) is mature
+
+
+def test_a_field_asks_for_more_certainty() -> None:
+    hardly = TypeOpinion(LYMPHOID, {LYMPHOID: 0.55, "monocyte": 0.45}, True, "")
+    opinion = doubted(hardly, nucleus=0.9)
+    assert (opinion.type, opinion.asked) == (UNSURE_TYPE, False)
+    assert "0.55 sure" in opinion.reason
