@@ -15,7 +15,7 @@ from leukoscope.bundle.manifest import open_bundle
 from leukoscope.cli import leukoscope as program
 from leukoscope.errors import UnknownNameError
 from leukoscope.server.settings import Serving
-from tests.fields.conftest import Painting
+from tests.fields.conftest import NUCLEUS, Painting
 from tests.inference.typed import with_types
 from tests.server.conftest import Place, Visitor, opened
 
@@ -24,7 +24,7 @@ from tests.server.conftest import Place, Visitor, opened
 def typed_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small bundle with a type head: dark crops are lymphoid, pale ones neutrophils."""
     slopes = {"lymphoid": 4.0, "neutrophil": -4.0}
-    surely = {"lymphoid": -4.0 * 31, "neutrophil": 4.0 * 31}
+    surely = {"lymphoid": -4.0 * 20.7, "neutrophil": 4.0 * 20.7}
     return with_types(open_bundle(bundle), tmp_path_factory.mktemp("typed") / "bundle", surely, by_darkness=slopes).path
 
 
@@ -45,7 +45,10 @@ def field_png(seed: int, *, tint: float = 1.0) -> bytes:
     rng = np.random.default_rng(seed)
     painting = Painting(64, 48)
     for number, radius in enumerate((5.5, 6.5, 5, 6, 7, 5.5)):
-        painting = painting.white_cell(12 + 20 * (number % 3), 13 + 22 * (number // 3), radius=radius)
+        x, y = 12 + 20 * (number % 3), 13 + 22 * (number // 3)
+        painting.white_cell(x, y, radius=radius)
+        if number % 2:  # a nucleus that takes most of the cell: a small one speaks against lymphoid
+            painting.disc(x, y, radius=0.94 * radius, colour=NUCLEUS)
     pixels = painting.red_cells(rng, count=14).taken(rng).astype(float)
     stream = io.BytesIO()
     Image.fromarray((pixels * (1, 1, tint)).clip(0, 255).astype(np.uint8)).save(stream, "PNG")
