@@ -15,12 +15,14 @@ import pytest
 from leukoscope.bundle.manifest import CARD, SHIPPED, Manifest, Member, open_bundle, write_bundle
 from leukoscope.errors import BundleError
 from leukoscope.files import fingerprint, read_json
+from leukoscope.inference.cell_types import GRAPH
 from leukoscope.inference.ensemble import CLASSES_KEY
 from leukoscope.inference.fields import stain_of
 from leukoscope.inference.opinion import Tally
 from leukoscope.inference.out_of_distribution import FILE, fit_detector
 from leukoscope.inference.predictor import Predictor
 from leukoscope.report.opinion import OpinionPage
+from tests.inference.typed import type_graph
 from tests.server.small_bundle import CHANNELS, SIZE, network
 
 Place = tuple[str | int, ...]
@@ -42,6 +44,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     few = [next(each for each in shipped["subjects"] if each["label"] == name) for name in shipped["classes"]] * 2
     changes = {"members": [member.model_dump()], "subjects": few, "files": {}}
     files = {"model.onnx": graph.SerializeToString(), FILE: detector.content(), CARD: b"# Small\n"}
+    files[GRAPH] = type_graph({})
     folder = tmp_path_factory.mktemp("described") / "bundle"
     return write_bundle(folder, Manifest.model_validate(shipped | changes), files=files).path
 
