@@ -6,7 +6,7 @@ doi 10.7937/tcia.2019.dc64i46r, CC BY 3.0.
 
 import contextlib
 import csv
-import gzip
+import lzma
 import os
 import re
 import time
@@ -111,8 +111,8 @@ def find_labels(root: Path) -> Path | None:
 def release_files() -> Iterator[ReleaseFile]:
     """Yield every file of the release with its SHA-256: 15,114 images and the labels CSV."""
     with (
-        resources.files(__package__).joinpath("cnmc_release.csv.gz").open("rb") as packed,
-        gzip.open(packed, "rt") as text,
+        resources.files(__package__).joinpath("cnmc_release.csv.xz").open("rb") as packed,
+        lzma.open(packed, "rt") as text,
     ):
         for row in csv.DictReader(text):
             yield ReleaseFile(row["path"], row["sha256"], int(row["bytes"]))
