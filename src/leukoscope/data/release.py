@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib import resources
+from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -112,7 +113,7 @@ def release_files() -> Iterator[ReleaseFile]:
     """Yield every file of the release with its SHA-256: 15,114 images and the labels CSV."""
     with (
         resources.files(__package__).joinpath("cnmc_release.csv.xz").open("rb") as packed,
-        lzma.open(packed, "rt") as text,
+        TextIOWrapper(lzma.open(packed), encoding="utf-8") as text,
     ):
         for row in csv.DictReader(text):
             yield ReleaseFile(row["path"], row["sha256"], int(row["bytes"]))
