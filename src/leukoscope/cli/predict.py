@@ -305,14 +305,15 @@ class PredictionRun:
         from ..inference.tables import DIFFERENTIAL_COLUMNS, FIELD_COLUMNS, SUBJECT_COLUMNS, subject_row
 
         write_csv(folder / "fields.csv", fields, columns=FIELD_COLUMNS)
-        subjects = [subject_row(summary) for summary in self.tally.summaries()]
+        summaries = self.tally.summaries()
+        subjects = [subject_row(summary) for summary in summaries]
         write_csv(folder / "subjects.csv", subjects, columns=SUBJECT_COLUMNS)
         if self.counting.told:
             write_csv(folder / "differential.csv", self._differentials(fields), columns=DIFFERENTIAL_COLUMNS)
         if {"fhir", "hl7"} & set(self._request.formats):
-            self._write_messages(folder)
+            self._write_messages(folder, summaries)
 
-    def _write_messages(self, folder: Path) -> None:
+    def _write_messages(self, folder: Path, summaries: list[dict[str, Any]]) -> None:
         """Write what goes to a hospital's systems: one file for each subject and format."""
         from datetime import UTC, datetime
 
@@ -321,7 +322,7 @@ class PredictionRun:
         from .output import file_name
 
         when = datetime.now(UTC).replace(microsecond=0)
-        for summary in self.tally.summaries() or [{"subject": ""} | asdict(self.tally.all)]:
+        for summary in summaries or [{"subject": ""} | asdict(self.tally.all)]:
             subject = summary["subject"]
             counted = self.counting.of_subject(subject) if subject else self.counting.everything()
             result = case_result(

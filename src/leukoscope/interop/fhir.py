@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, require
-from ..files import write_text
+from ..files import write_json
 from .case_result import NOTICE, CaseResult, Row, codings_of, interval_text
 
 _UCUM = "http://unitsofmeasure.org"
@@ -44,7 +44,7 @@ def bundle_of(result: CaseResult) -> dict[str, Any]:
 
 def write_bundle(path: Path, result: CaseResult) -> None:
     """Write the transaction as a JSON file."""
-    write_text(path, json.dumps(bundle_of(result), indent=2, ensure_ascii=False) + "\n")
+    write_json(path, bundle_of(result))
 
 
 def send(url: str, bundle: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> int:
