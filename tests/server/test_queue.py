@@ -163,7 +163,7 @@ def test_an_error_in_the_program_is_not_tried_for_ever(place: Place, monkeypatch
 
 
 def test_a_case_deleted_while_it_is_analysed_leaves_nothing(idle: Place) -> None:
-    me, case = filled(idle, pictures=40)
+    me, case = filled(idle, pictures=300)  # enough that the last is not done before the case is deleted
     worker = start_worker(idle.room.settings)
     wait_until(idle, cells=4)
     removed = me.remove(f"/cases/{case}")
