@@ -125,6 +125,21 @@ def test_fields_that_come_later_judge_the_others_again_and_keep_what_people_deci
     assert any(cell["etag"] != before[cell["id"]]["etag"] for cell in kept)
 
 
+def test_what_was_done_to_a_field_is_said_before_and_after_it_was_judged(place: Place) -> None:
+    me = place.local()
+    turned, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 8
+    Image.open(io.BytesIO(field_png(5))).rotate(-90, expand=True).save(turned, "PNG", exif=exif)
+    case = sent_fields(me, {"a.png": turned.getvalue(), "b.png": field_png(5)})
+    turned_field, plain = me.get(f"/cases/{case}/summary").json()["fields"]
+    assert turned_field["notes"] == ["turned upright (orientation 8)"]
+    assert plain["notes"] == []
+    images = me.get(f"/cases/{case}/images").json()["images"]
+    assert [image["notes"] for image in images] == [turned_field["notes"], []]
+    assert [image["width"] for image in images] == [images[1]["width"]] * 2
+    assert len({len(me.get(f"/images/{image['id']}").json()["cells"]) for image in images}) == 1
+
+
 def test_a_reader_says_types_and_is_counted_beside_the_model(place: Place) -> None:
     me = place.local()
     case = sent_fields(me, {f"a{number}.png": field_png(number) for number in range(4)})

@@ -186,3 +186,20 @@ def test_a_wrong_kind_or_scale_is_said(place: Place) -> None:
     assert me.send(case, cell_picture(1), kind="bananas").status_code == 422
     assert me.send(case, cell_picture(1), um_per_px="wide").status_code == 422
     assert me.post(f"/cases/{case}/images").status_code == 422
+
+
+def test_what_was_done_to_a_file_stands_with_its_image(place: Place) -> None:
+    me = place.local()
+    case = me.case()
+    deep, turned = io.BytesIO(), io.BytesIO()
+    ome = {"axes": "YXS", "PhysicalSizeX": 5, "PhysicalSizeXUnit": "mm"}
+    tifffile.imwrite(deep, synthetic(3).astype(np.uint16) * 16, photometric="rgb", ome=True, metadata=ome)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(synthetic(4)).save(turned, "PNG", exif=exif)
+    me.send(case, deep.getvalue(), turned.getvalue(), cell_picture(1), names=("a.ome.tif", "b.png", "c.png"))
+    images = {image["name"]: image["notes"] for image in me.get(f"/cases/{case}/images").json()["images"]}
+    assert images["a.ome.tif"][0] == "12 bits per channel, told by the brightest pixel"
+    assert "OME PhysicalSizeX says 5" in images["a.ome.tif"][1]
+    assert images["b.png"] == ["turned upright (orientation 6)"]
+    assert images["c.png"] == []

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import ImageError, attempt
-from ..images.read import file_format, stored_box, tiff_readable, turned_size, upright
+from ..images.read import file_format, stored_box, tiff_readable, turned_size, turned_upright, upright
 from ..images.scale import scale_of_tiff
 from .cells import Field, FieldCell, describe, find_cells
 from .detection import ClassicalDetector, Outline
@@ -77,8 +77,9 @@ class TiffSlide:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to depth and colours, and what was not believed of the scale."""
-        return tuple(note for note in (self._tiff.said, self._colours, self._scale_note) if note)
+        """What was done to depth, colours and orientation, and what was not believed of the scale."""
+        turned = turned_upright(self._orientation)
+        return tuple(note for note in (self._tiff.said, self._colours, turned, self._scale_note) if note)
 
     def read(self, left: int, top: int, width: int, height: int) -> Pixels:
         """Return a rectangle at full resolution, uint8 sRGB, upright."""

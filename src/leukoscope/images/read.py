@@ -100,8 +100,7 @@ def read_picture(
             values, orientation, notes = _heif(stream, limits)
         else:
             values, orientation, notes = _by_pillow(stream, kind, limits)
-    if orientation != 1:
-        notes = [*notes, f"turned upright (orientation {orientation})"]
+    notes = [*notes, turned_upright(orientation)]
     return Picture(upright(values, orientation), tuple(note for note in notes if note))
 
 
@@ -171,6 +170,11 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def turned_upright(orientation: int) -> str:
+    """Say that a picture was turned; nothing where it was not."""
+    return f"turned upright (orientation {orientation})" if orientation != 1 else ""
 
 
 def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:

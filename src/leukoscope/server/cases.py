@@ -226,7 +226,7 @@ def fields_of_case(session: Session, case_id: int) -> list[dict[str, Any]]:
         {
             "image": row.id, "name": row.name, "um_per_px": row.um_per_px, "scale": row.facts.get("scale"),
             "low": row.facts.get("um_low"), "high": row.facts.get("um_high"), "stain": row.facts.get("stain"),
-            "again": row.facts.get("again"),
+            "again": row.facts.get("again"), "notes": row.facts.get("notes", []),
         }
         for row in session.execute(fields.order_by(Picture.number))
     ]  # fmt: skip

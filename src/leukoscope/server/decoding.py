@@ -6,7 +6,7 @@ processes with bounded memory and time (`sandbox`).
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import ImageError, require
-from ..images.read import RGB, format_of, read_image, read_size, tiff_readable
+from ..images.read import RGB, format_of, read_picture, read_size, tiff_readable
 from ..images.scale import stated_scale
 
 SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
@@ -36,6 +36,8 @@ class Taken:
     um_per_px: float | None = None
     identity: bytes = b""
     """Header of a DICOM source."""
+    notes: Sequence[str] = ()
+    """What was done to the values of the file, and what was not believed of its scale."""
 
 
 def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, most_pixels: int) -> Taken:
@@ -55,9 +57,10 @@ def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, mos
             if is_slide(path):
                 slide = TiffSlide(path)
                 pixels = _whole(slide, most_pixels=most_pixels)
-                return _taken(pixels, kind, um_per_px or slide.um_per_px)
-    pixels = read_image(content, name=_NAME, most_pixels=most_pixels)
-    return _taken(pixels, kind, um_per_px or stated_scale(io.BytesIO(content)).um_per_px)
+                return _taken(pixels, kind, um_per_px or slide.um_per_px, notes=slide.notes)
+    picture = read_picture(content, name=_NAME, most_pixels=most_pixels)
+    stated = stated_scale(io.BytesIO(content))
+    return _taken(picture.pixels, kind, um_per_px or stated.um_per_px, notes=(*picture.notes, stated.note))
 
 
 def is_small(content: bytes) -> bool:
@@ -78,11 +81,15 @@ def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> Take
         pixels = _whole(image, most_pixels=most_pixels)
         header = io.BytesIO()
         pydicom.dcmwrite(header, image.identity())
-        return _taken(pixels, "dicom", um_per_px or image.um_per_px, header.getvalue())
+        scale = um_per_px or image.um_per_px
+        return _taken(pixels, "dicom", scale, header.getvalue(), notes=image.notes)
 
 
-def _taken(pixels: RGB, kind: str, um_per_px: float | None, identity: bytes = b"") -> Taken:
-    return Taken(png_of(pixels), kind, pixels.shape[1], pixels.shape[0], um_per_px, identity)
+def _taken(
+    pixels: RGB, kind: str, um_per_px: float | None, identity: bytes = b"", *, notes: Sequence[str] = ()
+) -> Taken:
+    height, width = pixels.shape[:2]
+    return Taken(png_of(pixels), kind, width, height, um_per_px, identity, tuple(note for note in notes if note))
 
 
 def header_of(content: bytes) -> Any:

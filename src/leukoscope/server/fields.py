@@ -116,7 +116,8 @@ def stated(image: Picture) -> float | None:
 
 def keep_facts(session: Session, image_id: int, found: Found, *, again: dict[str, Any] | None) -> None:
     """Note how a field was taken, so that a cell added later is cut out like these, and whether it was judged again."""
-    facts = found.facts | ({"again": again} if again else {})
+    notes = session.get_one(Picture, image_id).facts.get("notes")  # of its reader, when it was sent
+    facts = found.facts | ({"again": again} if again else {}) | ({"notes": notes} if notes else {})
     values = {"um_per_px": found.um_per_px, "facts": facts, "kind": FIELD}
     session.execute(update(Picture).where(Picture.id == image_id).values(**values))
 

@@ -144,7 +144,8 @@ class Picture(Table):
     state: Mapped[str] = mapped_column(String(20), default=QUEUED)
     error: Mapped[str] = mapped_column(default="")
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """Of a field: stain and scale, so that a cell added later is cut out like the others; when it was judged again."""
+    """notes: what its reader did to the values of the file. Of a field: stain and scale, so that a cell added later is
+    cut out like the others; when it was judged again."""
     created: Mapped[str] = mapped_column(default=now)
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("images_by_state", "case_id", "state"))
 

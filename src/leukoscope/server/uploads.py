@@ -51,6 +51,8 @@ class Stored:
     height: int
     um_per_px: float | None = None
     identity: str = ""
+    notes: tuple[str, ...] = ()
+    """What was done to the values of the file, and what was not believed of its scale."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def _stored(group: "list[_Ready | Unusable]", pictures: Pictures) -> list[Stored
 def _store(ready: _Ready, digest: str, pictures: Pictures) -> Stored:
     taken = ready.taken
     identity = pictures.add(taken.identity) if taken.identity else ""
-    return Stored(ready.name, digest, taken.kind, taken.width, taken.height, taken.um_per_px, identity)
+    size = taken.width, taken.height
+    return Stored(ready.name, digest, taken.kind, *size, taken.um_per_px, identity, tuple(taken.notes))
 
 
 def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, Read | str]]:

@@ -143,6 +143,7 @@ def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: st
             Picture(
                 case_id=case_id, number=number, name=each.name, kind=each.kind, digest=each.digest,
                 identity=each.identity, width=each.width, height=each.height, um_per_px=each.um_per_px,
+                facts={"notes": list(each.notes)} if each.notes else {},
             )
             for number, each in enumerate(stored, start=last - len(stored) + 1)
         ]  # fmt: skip
@@ -206,7 +207,7 @@ def _described(row: Picture, owner: Case) -> dict[str, Any]:
         "id": row.id, "case": row.case_id, "number": row.number, "name": row.name, "kind": row.kind,
         "width": row.width, "height": row.height, "um_per_px": row.um_per_px, "state": row.state, "error": row.error,
         "scale": row.facts.get("scale"), "stain": row.facts.get("stain"), "again": row.facts.get("again"),
-        "created": row.created, "etag": shown.etag_of_image(row, owner),
+        "notes": row.facts.get("notes", []), "created": row.created, "etag": shown.etag_of_image(row, owner),
     }  # fmt: skip
 
 

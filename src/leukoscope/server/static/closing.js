@@ -185,7 +185,7 @@ export class Closing extends EventTarget {
     const drop = element("button", { type: "button", class: "quiet icon-only", "aria-label": `Delete ${image.name}`, onclick: () => this.removeImage(image) }, icon("bin"));
     const picture = element("img", { alt: "", loading: "lazy", src: address(`/images/${image.id}/picture?side=96`) });
     const again = image.again ? `judged again, ${count(image.again.changed, "cell")} changed` : "";
-    const words = [image.kind, image.scale ? takenWord(image) : "", again, image.error].filter(Boolean).join(", ");
+    const words = [image.kind, image.scale ? takenWord(image) : "", ...image.notes, again, image.error].filter(Boolean).join(", ");
     const free = !this.signed && this.item.may?.delete !== false;
     return element("li", {}, picture, element("div", {}, image.kind === "crop" ? element("span", {}, image.name) : open, element("span", { class: "soft" }, words)), free ? drop : null);
   }

@@ -82,6 +82,9 @@ function takenWords(fields) {
   const ways = new Map();
   for (const field of fields) ways.set(takenWord(field), (ways.get(takenWord(field)) ?? 0) + 1);
   const said = [...ways].slice(0, 3).map(([way, times]) => `${count(times, "field")}: ${way}.`);
+  const notes = new Map();
+  for (const words of fields.flatMap((field) => field.notes ?? [])) notes.set(words, (notes.get(words) ?? 0) + 1);
+  for (const [words, times] of [...notes].slice(0, 3)) said.push(`${count(times, "field")}: ${words.replace(/\.$/, "")}.`);
   const again = fields.filter((field) => field.again);
   if (!again.length) return said.join(" ");
   const changed = again.reduce((sum, { again: { changed: cells } }) => sum + cells, 0);
