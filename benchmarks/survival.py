@@ -17,11 +17,10 @@ import numpy as np
 
 from leukoscope.report.survival import write_page
 from leukoscope.survival.cohort import Cohort, read_cohort
-from leukoscope.survival.comparison import logrank, logrank_trend, pairwise
-from leukoscope.survival.curves import risk_table
+from leukoscope.survival.curves import logrank, logrank_trend, pairwise, risk_table
 from leukoscope.survival.fitting import curves_of
-from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import run_study, write_study
+from leukoscope.survival.table import StudySettings
 
 SETTINGS = StudySettings(time="months", event="died", stage="stage", covariates=("age", "wbc", "sex", "marrow"))
 

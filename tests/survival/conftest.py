@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leukoscope.survival.cohort import Cohort, cohort_of, read_cohort
-from leukoscope.survival.demo import DEMOS, write_table
-from leukoscope.survival.settings import StudySettings
-from leukoscope.survival.table import Table
+from leukoscope.survival.cohort import DEMOS, Cohort, cohort_of, read_cohort, write_table
+from leukoscope.survival.table import StudySettings, Table
 
 BMT = StudySettings(
     time="ftime", unit="months", event="Status", stage="Phase", covariates=("Age", "Sex", "D", "Source"),

@@ -16,23 +16,31 @@ import numpy as np
 import pytest
 
 from leukoscope.survival.aft import fit_family
-from leukoscope.survival.calibration import calibrate
 from leukoscope.survival.cohort import Cohort
-from leukoscope.survival.comparison import gray, logrank, logrank_trend
-from leukoscope.survival.cox import fit_terms, make_design, proportionality
-from leukoscope.survival.curves import Z95, aalen_johansen, kaplan_meier, quantile, restricted_mean, risk_table
-from leukoscope.survival.decision import net_benefit
-from leukoscope.survival.fine_gray import fit_fine_gray, late_gray
-from leukoscope.survival.fitting import explain_spline
-from leukoscope.survival.influence import incidence_at, time_lost
+from leukoscope.survival.cox import fit_fine_gray, fit_terms, late_gray, make_design, proportionality
+from leukoscope.survival.curves import (
+    Z95,
+    aalen_johansen,
+    gray,
+    incidence_at,
+    kaplan_meier,
+    logrank,
+    logrank_trend,
+    quantile,
+    restricted_mean,
+    risk_table,
+    time_lost,
+)
+from leukoscope.survival.fitting import explain_spline, needed
 from leukoscope.survival.model import SurvivalModel, patient_curves, term_matrix
-from leukoscope.survival.sample_size import needed
 from leukoscope.survival.scores import (
     Pairs,
     brier_parts,
+    calibrate,
     censoring_curve,
     concordance,
     concordance_pairs,
+    net_benefit,
     weighted_pairs,
 )
 from tests.golden import make_survival_golden as maker

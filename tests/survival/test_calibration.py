@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from leukoscope.survival.calibration import calibrate, observed_over_expected
-from leukoscope.survival.decision import difference, net_benefit, thresholds_for
-from leukoscope.survival.influence import incidence_at, time_lost
+from leukoscope.survival.curves import incidence_at, time_lost
+from leukoscope.survival.scores import calibrate, difference, net_benefit, observed_over_expected, thresholds_for
 
 from .conftest import drawn
 

@@ -9,7 +9,7 @@ import pytest
 from leukoscope.cli.survival import _cuts, _mapping
 from leukoscope.errors import DataError, LeukoscopeError, UnknownNameError, UsageError
 from leukoscope.survival.cohort import describe, read_cohort
-from leukoscope.survival.settings import StudySettings
+from leukoscope.survival.table import StudySettings
 
 from .conftest import cohort_from
 

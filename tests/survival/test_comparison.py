@@ -5,9 +5,16 @@ import pytest
 from lifelines.statistics import logrank_test
 
 from leukoscope.survival.cohort import Cohort
-from leukoscope.survival.comparison import gray, logrank, logrank_trend, pairwise, restricted_mean_difference
-from leukoscope.survival.curves import RiskTable, risk_table
-from leukoscope.survival.fine_gray import late_gray
+from leukoscope.survival.cox import late_gray
+from leukoscope.survival.curves import (
+    RiskTable,
+    gray,
+    logrank,
+    logrank_trend,
+    pairwise,
+    restricted_mean_difference,
+    risk_table,
+)
 from leukoscope.survival.fitting import curves_of
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.survival.cohort import Cohort
-from leukoscope.survival.cox import make_design
-from leukoscope.survival.fine_gray import fit_fine_gray
+from leukoscope.survival.cox import fit_fine_gray, make_design
 from leukoscope.survival.model import Term
 
 _APART = np.arange(177) * 1e-6

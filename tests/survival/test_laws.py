@@ -11,15 +11,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from leukoscope.survival.cohort import Cohort
-from leukoscope.survival.comparison import gray, logrank, logrank_trend
 from leukoscope.survival.cox import columns_of
-from leukoscope.survival.curves import Curve, RiskTable, risk_table
+from leukoscope.survival.curves import Curve, RiskTable, gray, logrank, logrank_trend, risk_table
 from leukoscope.survival.fitting import curves_of, fit_model
-from leukoscope.survival.horizons import Unit
 from leukoscope.survival.model import patient_curves
 from leukoscope.survival.scores import judge
-from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import choose_horizons
+from leukoscope.survival.table import StudySettings
+from leukoscope.survival.words import Unit
 
 from .conftest import drawn
 

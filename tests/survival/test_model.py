@@ -13,8 +13,7 @@ from leukoscope.errors import DataError
 from leukoscope.survival.aft import fit_aft, survival_at
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import columns_of, fit_terms, make_design
-from leukoscope.survival.fitting import fit_model
-from leukoscope.survival.horizons import Horizon
+from leukoscope.survival.fitting import fit_model, nomogram
 from leukoscope.survival.model import (
     CauseModel,
     SurvivalModel,
@@ -24,8 +23,8 @@ from leukoscope.survival.model import (
     term_matrix,
     write_model,
 )
-from leukoscope.survival.nomogram import nomogram
 from leukoscope.survival.predict import answer
+from leukoscope.survival.words import Horizon
 
 from .conftest import drawn
 

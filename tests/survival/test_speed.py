@@ -8,9 +8,9 @@ import numpy as np
 from leukoscope.survival.aft import fit_aft
 from leukoscope.survival.cohort import read_cohort
 from leukoscope.survival.fitting import fit_model
-from leukoscope.survival.horizons import Horizon
-from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import compare
+from leukoscope.survival.table import StudySettings
+from leukoscope.survival.words import Horizon
 
 from .conftest import drawn
 

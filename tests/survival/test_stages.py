@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leukoscope.errors import UsageError
-from leukoscope.survival.stages import cut_stages, order_stages
+from leukoscope.survival.table import cut_stages, order_stages
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from leukoscope.cli import leukoscope
 from leukoscope.errors import LeukoscopeError, UsageError
 from leukoscope.report.survival import verdict
 from leukoscope.survival.cohort import describe
-from leukoscope.survival.horizons import Horizon
 from leukoscope.survival.scores import judge, optimism
-from leukoscope.survival.settings import StudySettings
 from leukoscope.survival.study import choose_horizons, compare, run_study
+from leukoscope.survival.table import StudySettings
+from leukoscope.survival.words import Horizon
 
 from .conftest import drawn
 

@@ -36,7 +36,7 @@ def demo_command(output: Path, show: bool) -> None:
       leukoscope survival demo
       leukoscope survival demo -o /tmp/demo --no-open
     """
-    from ..survival.demo import DEMOS, write_table
+    from ..survival.cohort import DEMOS, write_table
 
     for demo in DEMOS:
         click.echo(f"{demo.title} ({demo.source})", err=True)
@@ -103,7 +103,7 @@ def fit_command(cohort: Path, output: Path, title: str, **options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> Any:
-    from ..survival.settings import StudySettings
+    from ..survival.table import StudySettings
 
     return StudySettings(
         time=options["time_column"],
@@ -233,9 +233,9 @@ def predict_command(
       leukoscope survival predict OUT --stage II --age 60 --horizons "1 year,5 years" --picture curve.svg
       leukoscope survival predict OUT patients.csv -o predictions.csv
     """
-    from ..survival.horizons import parse_horizon
     from ..survival.model import read_model
     from ..survival.predict import write_predictions
+    from ..survival.words import parse_horizon
 
     model = read_model(folder)
     asked = tuple(parse_horizon(text, unit=model.unit) for text in _list(horizons))

@@ -8,9 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from ..files import write_text
-from ..survival.horizons import in_words
-from ..survival.tripod import checklist
-from ..survival.words import counted, deadly, in_stage, listing, short
+from ..survival.study import checklist
+from ..survival.words import counted, deadly, in_stage, in_words, listing, short
 from . import survival_figures as figures
 from .style import COLOURS, environment
 

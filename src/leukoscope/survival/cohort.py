@@ -2,19 +2,29 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UsageError
-from .horizons import Horizon, Unit, parse_horizon, unit_in
-from .settings import StudySettings
-from .stages import cut_names, cut_stages, order_stages
-from .table import Table, each, is_missing, listed, one_spelling, read_outcome, read_table
-from .words import counted
+from ..errors import DataError, UsageError, require
+from ..files import write_csv
+from .table import (
+    StudySettings,
+    Table,
+    cut_names,
+    cut_stages,
+    each,
+    is_missing,
+    listed,
+    one_spelling,
+    order_stages,
+    read_outcome,
+    read_table,
+)
+from .words import Horizon, Unit, counted, parse_horizon, unit_in
 
 _ID_NAMES = ("id", "patient", "patient_id", "patientid", "patid", "patnr", "subject", "subject_id")
 _MOST_STAGES = 12
@@ -405,3 +415,70 @@ def _describe_stage(cohort: Cohort, index: int) -> dict[str, Any]:
         "counts": dict(zip(("censored", *cohort.events), states.tolist(), strict=True)),
         "last_follow_up": float(cohort.time[rows].max()),
     }
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A table, what it is, and how it is studied."""
+
+    name: str
+    title: str
+    source: str
+    settings: StudySettings
+    rows: Callable[[Any], list[dict[str, Any]]]
+
+
+def _lymphoma(datasets: Any) -> list[dict[str, Any]]:
+    stage = {1: "III", 2: "IV"}
+    return [
+        {"stage": stage[row.Stage_group], "days": row.Time, "died": row.Censor}
+        for row in datasets.load_lymphoma().itertuples()
+    ]
+
+
+def _larynx(datasets: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": "IV" if row.Stage_IV else "III" if row.Stage_III else "II" if row.Stage_II else "I",
+            "age": row.age, "years": row.time, "died": row.death,
+        }
+        for row in datasets.load_larynx().itertuples()
+    ]  # fmt: skip
+
+
+def _leukemia(datasets: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "weeks": row.t, "relapse": row.status, "log_wbc": row.logWBC,
+            "treatment": "placebo" if row.Rx else "6-MP", "sex": "male" if row.sex else "female",
+        }
+        for row in datasets.load_leukemia().itertuples()
+    ]  # fmt: skip
+
+
+DEMOS = (
+    Demo(
+        "larynx", "Cancer of the larynx by stage", "Kardaun 1983, in Klein and Moeschberger 2003: 90 men",
+        StudySettings(time="years", event="died", stage="stage", covariates=("age",)), _larynx,
+    ),
+    Demo(
+        "lymphoma", "Diffuse histiocytic lymphoma by stage", "McKelvey et al. 1976: 80 patients",
+        StudySettings(time="days", event="died", stage="stage"), _lymphoma,
+    ),
+    Demo(
+        "leukemia", "Acute leukemia: time in remission", "Freireich et al. 1963: 42 children, 6-MP against placebo",
+        StudySettings(
+            time="weeks", event="relapse", stage="treatment", stage_order=("6-MP", "placebo"), covariates=("log_wbc",)
+        ),
+        _leukemia,
+    ),
+)  # fmt: skip
+
+
+def write_table(demo: Demo, folder: Path) -> Path:
+    """Write the table of a demo as CSV and return its path."""
+    datasets = require("lifelines.datasets", feature="The survival demo", extra="survival")
+    rows = demo.rows(datasets)
+    path = folder / f"{demo.name}.csv"
+    write_csv(path, rows, columns=list(rows[0]))
+    return path

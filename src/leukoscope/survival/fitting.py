@@ -1,4 +1,6 @@
-"""From a cohort to a model: the curves of the stages always, a Cox model of every cause where the data carry one."""
+"""From a cohort to a model: curves of the stages always, a Cox model of every cause where the data carry one.
+
+With it come the number of patients that a model needs (Riley) and the model as a nomogram."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +10,6 @@ import numpy as np
 from scipy.stats import norm
 
 from .cohort import Cohort, bare_name
-from .comparison import Test, chi_squared
 from .cox import (
     FEWEST_EVENTS,
     SHRINK_BELOW,
@@ -19,17 +20,177 @@ from .cox import (
     choose_penalty,
     effects_in_time,
     fit_cause,
+    fit_fine_gray,
     fit_terms,
     likelihood_ratio,
     make_design,
 )
-from .curves import Z95, Array, Curve, aalen_johansen, kaplan_meier, risk_table
-from .fine_gray import fit_fine_gray
-from .horizons import Horizon
+from .curves import Z95, Array, Curve, Test, aalen_johansen, chi_squared, kaplan_meier, risk_table
 from .model import CauseModel, ColumnFacts, SurvivalModel, Term
-from .nomogram import nomogram
-from .sample_size import SHRINKAGE, needed
-from .words import counted, happened, in_stage
+from .words import Horizon, counted, happened, in_stage
+
+SHRINKAGE = 0.9  # at least so much of every coefficient is kept on new patients
+_OPTIMISM = 0.05  # most that Nagelkerke's R² flatters
+_MARGIN = 0.05  # to which the mean risk at the horizon is known
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """Patients that each criterion needs, the largest of them, and the events that they would bring.
+
+    `shrinkage` is what would be kept of the coefficients with the patients at hand.
+    """
+
+    shrink: int
+    optimism: int
+    risk: int
+    patients: int
+    events: float
+    per_coefficient: float
+    shrinkage: float
+
+
+def needed(
+    *, r2: float, coefficients: int, rate: float, horizon: float, follow_up: float, patients: int
+) -> SampleSize:  # fmt: skip
+    """Return the size for a model of so many coefficients.
+
+    `r2` is Cox and Snell's R² to expect (adjusted, in [0, 1)); `rate` events per patient and unit of time; `horizon`
+    and the mean `follow_up` in the same unit; `patients` at hand.
+    """
+    shrink = _for_shrinkage(r2, coefficients, SHRINKAGE)
+    events = rate * follow_up
+    most = 1 - np.exp(2 * (events * np.log(events) - events)) if events > 0 else 0.0  # of Cox and Snell's R²
+    kept = r2 / (r2 + _OPTIMISM * most)
+    optimism = _for_shrinkage(r2, coefficients, kept)
+    risk = _for_risk(rate=rate, horizon=horizon, follow_up=follow_up)
+    largest = max(shrink, optimism, risk)
+    return SampleSize(
+        shrink, optimism, risk, largest, largest * events, largest * events / coefficients,
+        _shrinkage(r2, coefficients, patients),
+    )  # fmt: skip
+
+
+def _for_shrinkage(r2: float, coefficients: int, kept: float) -> int:
+    return int(np.ceil(coefficients / ((kept - 1) * np.log1p(-r2 / kept)))) if r2 < kept else coefficients
+
+
+def _shrinkage(r2: float, coefficients: int, patients: int) -> float:
+    """Return how much of the coefficients would be kept with the patients at hand: Riley's equation turned round."""
+    low, high = r2, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        enough = middle > r2 and _for_shrinkage(r2, coefficients, middle) <= patients
+        low, high = (middle, high) if enough else (low, middle)
+    return low if low > r2 else 0.0
+
+
+def _for_risk(*, rate: float, horizon: float, follow_up: float) -> int:
+    """Return the patients with which an exponential curve knows the mean risk at the horizon to within the margin."""
+
+    def width(patients: int) -> float:
+        error = np.sqrt(rate / (patients * follow_up))
+        risk, low, high = (-np.expm1(-(rate + side * Z95 * error) * horizon) for side in (0, -1, 1))
+        return float(max(risk - low, high - risk))
+
+    low, high = 1, 1
+    while width(high) > _MARGIN:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if width(middle) > _MARGIN else (low, middle)
+    return high
+
+
+_CHANCES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+_TICKS = 6
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One line of the sheet: labels and where they stand, in points."""
+
+    name: str
+    labels: tuple[str, ...]
+    points: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Nomogram:
+    """One scale of points per column (the widest has 100), and for each horizon the chance by the total of points."""
+
+    columns: tuple[Scale, ...]
+    chances: tuple[Scale, ...]
+    total: float
+
+
+def nomogram(design: Design, model: CauseModel, *, horizons: Sequence[Horizon]) -> Nomogram | None:
+    """Return the sheet of a model of one event; None where no single sheet can say it.
+
+    That is so with a baseline per stratum, an effect that changes in time, or no effect at all.
+    """
+    if model.strata or not model.terms or any(term.period for term in model.terms):
+        return None
+    names = list(dict.fromkeys(term.column for term in model.terms))
+    drawn = {name: _effects(design, model, name) for name in names}
+    widest = max(float(np.ptp(effects)) for _, effects in drawn.values())
+    if not widest > 0:
+        return None
+    unit = 100 / widest
+    columns = tuple(
+        Scale(name, labels, tuple(((effects - effects.min()) * unit).tolist()))
+        for name, (labels, effects) in drawn.items()
+    )
+    least = sum(float(effects.min()) for _, effects in drawn.values())
+    total = sum(float(np.ptp(effects)) for _, effects in drawn.values()) * unit
+    found = [_chances(model, horizon, least=least, unit=unit, total=total) for horizon in horizons]
+    return Nomogram(columns, tuple(scale for scale in found if scale.labels), total)
+
+
+def _effects(design: Design, model: CauseModel, name: str) -> tuple[tuple[str, ...], Array]:
+    """Return labelled values of a column and what each adds to the logarithm of the hazard, (values,)."""
+    chosen = [(term, b) for term, b in zip(model.terms, model.coefficients, strict=True) if term.column == name]
+    values = design.columns[name]
+    if values.dtype.kind == "U":
+        rest = [str(level) for level in np.unique(values) if level not in {term.level for term, _ in chosen}]
+        levels = [" or ".join(rest), *(term.level for term, _ in chosen)]
+        return tuple(levels), np.array([0.0, *(float(b) for _, b in chosen)])
+    ticks = _round_values(values, logarithm="log(" in name)
+    at = np.log(ticks) if "log(" in name else ticks
+    return tuple(f"{tick:g}" for tick in ticks), _added(chosen, name, at)
+
+
+def _added(chosen: Sequence[tuple[Term, float]], name: str, at: Array) -> Array:
+    return np.asarray(sum(b * term.values({name: at}) for term, b in chosen))
+
+
+def _round_values(values: Array, *, logarithm: bool) -> Array:
+    """Return about six round numbers over the range of a column."""
+    low, high = (float(edge) for edge in (values.min(), values.max()))
+    if logarithm:
+        low, high = float(np.exp(low)), float(np.exp(high))
+        powers = np.array([m * 10.0**e for e in range(-6, 10) for m in (1, 2, 5)])
+        within = powers[(powers >= low) & (powers <= high)]
+        return within if len(within) > 1 else np.array([low, high])
+    if high - low <= 1 and set(np.unique(values)) <= {0.0, 1.0}:
+        return np.array([0.0, 1.0])
+    power = 10 ** np.floor(np.log10((high - low) / _TICKS))
+    step = next(factor * power for factor in (1, 2, 5, 10) if (high - low) / (factor * power) <= _TICKS + 1)
+    ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+    return np.asarray(ticks if len(ticks) > 1 else np.array([low, high]))
+
+
+def _chances(model: CauseModel, horizon: Horizon, *, least: float, unit: float, total: float) -> Scale:
+    """Return at which total of points the chance of the event by a horizon is a round one."""
+    baseline = model.baselines["all"]
+    name = f"{model.event} by {horizon.words}, %"
+    summed = float(baseline.hazard[baseline.times <= horizon.time].sum())
+    if not summed > 0 or horizon.time > baseline.last:
+        return Scale(name, (), ())
+    at = [(np.log(-np.log1p(-chance) / summed) - least) * unit for chance in _CHANCES]
+    kept = [(chance, points) for chance, points in zip(_CHANCES, at, strict=True) if 0 <= points <= total]
+    return Scale(name, tuple(f"{100 * chance:g}" for chance, _ in kept), tuple(float(points) for _, points in kept))
+
 
 _MOST = 700.0  # logarithm of the largest ratio that a number holds
 _KEPT = 200  # times at which a model file says how many were followed so far

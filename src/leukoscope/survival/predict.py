@@ -15,11 +15,21 @@ from ..errors import DataError, UnknownNameError, UsageError
 from ..files import write_csv
 from .aft import survival_at
 from .curves import Array, Curve, Interval, median
-from .horizons import Horizon, in_words, parse_horizon
 from .model import ColumnFacts, SurvivalModel, patient_curves
-from .stages import cut_stages
-from .table import Table, as_number, is_missing, tidy
-from .words import NOTICE, any_of, count_sentence, deadly, in_stage, limited, none_seen, short
+from .table import Table, as_number, cut_stages, is_missing, tidy
+from .words import (
+    NOTICE,
+    Horizon,
+    any_of,
+    count_sentence,
+    deadly,
+    in_stage,
+    in_words,
+    limited,
+    none_seen,
+    parse_horizon,
+    short,
+)
 
 _ALIKE = "patients like this one"
 _UNKNOWN = Interval(np.nan, np.nan, np.nan)

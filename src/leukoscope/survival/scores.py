@@ -1,9 +1,4 @@
-"""How good predicted risks are: concordance, time-dependent AUC, Brier score and calibration under censoring.
-
-`risk` is the predicted chance of the event by a time. Each score takes `weights`, (patients, replicates): how often a
-patient counts in each bootstrap replicate, so that intervals come from the same arithmetic as the value.
-A competing event rules the event out: such a patient stays without it for ever (Wolbers et al. 2009).
-"""
+"""How good predicted risks are under censoring: concordance, AUC, Brier score, calibration and decision curves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +7,149 @@ from typing import Any
 import numpy as np
 
 from ..progress import track
-from .calibration import calibrate
 from .cohort import Cohort
 from .cox import columns_of
-from .curves import Array, Curve, Interval, aalen_johansen, kaplan_meier, risk_table
-from .decision import difference, net_benefit, thresholds_for
+from .curves import Z95, Array, Curve, Functional, Interval, aalen_johansen, incidence_at, kaplan_meier, risk_table
 from .fitting import Fitted, curves_of, fit_model
-from .horizons import Horizon
-from .influence import Functional, incidence_at
+from .model import knots_of, spline_basis
+from .words import Horizon
+
+_NEARLY = 1e-4  # risks nearer to 0 or 1 count as this far away: their link would be infinite
+_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """At one horizon: `ratio` observed over expected (1 is perfect), `intercept` (0), `slope` (1) and the curve.
+
+    risk, smooth, low, high: (points,) the predicted risk, the smoothed observed one and its pointwise 95 % band.
+    """
+
+    ratio: Interval
+    intercept: Interval
+    slope: Interval
+    risk: Array
+    smooth: Array
+    low: Array
+    high: Array
+
+
+def calibrate(seen: Functional, risk: Array, *, points: int = 60) -> Calibration:
+    """Compare predicted risks, (patients,), with what was `seen`: the incidence of the same patients at the horizon."""
+    link = _link(risk)
+    offset_only = _regress(np.ones((len(risk), 1)), seen.pseudo, offset=link)
+    both = _regress(np.column_stack([np.ones(len(risk)), link]), seen.pseudo)
+    first, last = np.quantile(risk, [0.01, 0.99])
+    grid = np.linspace(first, last, points)
+    return Calibration(
+        observed_over_expected(seen, risk), _limits(*offset_only, place=0), _limits(*both, place=1), grid,
+        *_smooth(link, seen.pseudo, at=_link(grid)),
+    )  # fmt: skip
+
+
+def observed_over_expected(seen: Functional, risk: Array) -> Interval:
+    """Return observed over expected events, with the uncertainty of both (delta method on the logarithm)."""
+    expected = float(risk.mean())
+    if seen.value <= 0 or expected <= 0:
+        return Interval(seen.value / expected if expected > 0 else np.nan, np.nan, np.nan)
+    moved = seen.influence / seen.value - (risk - expected) / (len(risk) * expected)
+    width = np.exp(Z95 * np.sqrt((moved**2).sum()))
+    ratio = seen.value / expected
+    return Interval(ratio, ratio / width, ratio * width)
+
+
+def _link(risk: Array) -> Array:
+    return np.asarray(np.log(-np.log1p(-np.clip(risk, _NEARLY, 1 - _NEARLY))))
+
+
+def _mean(eta: Array) -> Array:
+    return np.asarray(-np.expm1(-np.exp(np.clip(eta, -30, 5))))
+
+
+def _regress(x: Array, pseudo: Array, *, offset: Array | float = 0.0) -> tuple[Array, Array]:
+    """Return coefficients and robust covariance of E(pseudo) = 1 - exp(-exp(offset + x b)); NaN without a solution."""
+    coefficients = np.zeros(x.shape[1])
+    coefficients[0] = _link(np.array([pseudo.mean()]))[0] - float(np.mean(offset))
+    for _ in range(_STEPS):
+        step, inverse, slopes, rest = _gauss_step(x, pseudo, coefficients, offset)
+        if not np.isfinite(step).all():
+            break
+        coefficients = coefficients + step * min(1.0, 2.0 / max(np.abs(step).max(), 1e-300))
+        if np.abs(step).max() < 1e-10:
+            meat = (slopes * rest[:, None]).T @ (slopes * rest[:, None])
+            return coefficients, inverse @ meat @ inverse
+    nothing = np.full(x.shape[1], np.nan)
+    return nothing, np.full((x.shape[1],) * 2, np.nan)
+
+
+def _gauss_step(x: Array, pseudo: Array, coefficients: Array, offset: Array | float) -> tuple[Array, Array, Array, Array]:
+    """Return a Gauss–Newton step, the inverse of the bread, the slopes (patients, terms) and the residuals."""
+    eta = offset + x @ coefficients
+    slopes = x * np.exp(np.clip(eta, -30, 5) - np.exp(np.clip(eta, -30, 5)))[:, None]
+    rest = pseudo - _mean(eta)
+    inverse = np.linalg.pinv(slopes.T @ slopes, hermitian=True)
+    return inverse @ (slopes.T @ rest), inverse, slopes, rest
+
+
+def _limits(coefficients: Array, covariance: Array, *, place: int) -> Interval:
+    value, error = float(coefficients[place]), float(np.sqrt(covariance[place, place]))
+    return Interval(value, value - Z95 * error, value + Z95 * error)
+
+
+def _smooth(link: Array, pseudo: Array, *, at: Array) -> tuple[Array, Array, Array]:
+    """Return the restricted cubic spline of the pseudo-values and its band at given links, (points,) each."""
+    knots = knots_of(link, count=3)
+    basis, wanted = (spline_basis(values, knots) if knots else values[:, None] for values in (link, at))
+    coefficients, covariance = _regress(np.column_stack([np.ones(len(link)), basis]), pseudo)
+    rows = np.column_stack([np.ones(len(at)), wanted])
+    middle = rows @ coefficients
+    width = Z95 * np.sqrt(np.einsum("pi,ij,pj->p", rows, covariance, rows))
+    return _mean(middle), _mean(middle - width), _mean(middle + width)
+
+
+@dataclass(frozen=True)
+class NetBenefit:
+    """Net benefit of one rule at thresholds, (thresholds,), with its 95 % interval."""
+
+    thresholds: Array
+    value: Array
+    low: Array
+    high: Array
+
+
+def net_benefit(cohort: Cohort, risk: Array, *, horizon: float, thresholds: Array) -> NetBenefit:
+    """Return the net benefit of treating patients whose predicted risk, (patients,), is at or above each threshold."""
+    found = [_at(cohort, risk >= cut, horizon=horizon, odds=cut / (1 - cut)).interval for cut in thresholds]
+    value, low, high = (np.array([getattr(interval, name) for interval in found]) for name in ("value", "low", "high"))
+    return NetBenefit(thresholds, value, low, high)
+
+
+def difference(
+    cohort: Cohort, risk: Array, other: Array, *, horizon: float, threshold: float
+) -> Interval:  # fmt: skip
+    """Return by how much one rule's net benefit exceeds another's on the same patients."""
+    odds = threshold / (1 - threshold)
+    one, two = (_at(cohort, rule >= threshold, horizon=horizon, odds=odds) for rule in (risk, other))
+    return Functional(one.value - two.value, one.influence - two.influence).interval
+
+
+def _at(cohort: Cohort, treated: Array, *, horizon: float, odds: float) -> Functional:
+    patients = len(treated)
+    if not treated.any():
+        return Functional(0.0, np.zeros(patients))
+    part = cohort.take(treated)
+    share = len(part) / patients
+    seen = incidence_at(part.time, part.state, horizon=horizon, start=part.entry)
+    worth = seen.value - (1 - seen.value) * odds
+    influence = np.full(patients, -share * worth / patients)
+    influence[treated] += worth / patients + share * (1 + odds) * seen.influence
+    return Functional(share * worth, influence)
+
+
+def thresholds_for(risk: Array, *, count: int = 40) -> Array:
+    """Return thresholds from nearly none to where only a few patients lie above, within 1 to 99 %."""
+    most = float(np.clip(np.quantile(risk, 0.98), 0.05, 0.99))
+    return np.linspace(0.01, most, count)
 
 
 def censoring_curve(cohort: Cohort) -> Curve:

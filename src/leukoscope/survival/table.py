@@ -1,20 +1,136 @@
-"""A CSV table as hospitals export it: comma, semicolon or tab, decimal point or decimal comma."""
+"""What a table of patients holds: its settings, its columns as hospitals export them, and the order of its stages."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from pydantic import Field
 
+from ..config import Settings
 from ..errors import DataError, UnknownNameError, UsageError
 from ..images import tables
-from .horizons import LONGEST
-from .settings import StudySettings
-from .words import counted
+from .words import LONGEST, Unit, counted
+
+
+class StudySettings(Settings):
+    """Which columns mean what, and how carefully the model is judged."""
+
+    time: str
+    """Column with the time from diagnosis (or treatment) to the event or to the last visit."""
+    event: str
+    """Column that says what happened at that time."""
+    stage: str
+    """Column with the stage, phase or risk group at diagnosis."""
+    unit: Unit | None = None
+    """Unit of every time in the table; None reads it from the name of the time column."""
+    events: dict[str, str] = Field(default_factory=dict)
+    """What the values of the event column mean: {'0': 'censored', '1': 'relapse', '2': 'death'}."""
+    event_name: str = ""
+    """What happens, in a word, for the page: 'death'. Empty: taken from `events` or from the column's name."""
+    competing: tuple[str, ...] = ()
+    """Events that make the first one impossible or change its meaning: names from `events`, or 0/1 columns."""
+    competing_time: str = ""
+    """Column with the time of the competing event, where it is not `time`; whichever came first counts."""
+    entry: str = ""
+    """Column with the time at which a patient came under observation (left truncation)."""
+    landmark: str = ""
+    """A time after the start, such as '6 months': who was followed to it without an event is counted from then on."""
+    id: str = ""
+    """Column that names the patient; empty: a column called id, patient_id, patid … if there is one."""
+    covariates: tuple[str, ...] = ()
+    """Further predictors; 'log(wbc)' takes a logarithm first, 'spline(age)' lets the effect of a number bend."""
+    stage_order: tuple[str, ...] = ()
+    """Stages from mildest to worst, where the order is not recognised."""
+    stage_cuts: tuple[float, ...] = ()
+    """Limits that cut a numeric stage column (a risk index) into groups; the upper limit belongs to the lower group."""
+    horizons: tuple[str, ...] = ()
+    """Times at which to answer: '2 years', '6 months', or bare numbers in `unit`; empty chooses from the follow-up."""
+    folds: int = Field(5, ge=2, le=20)
+    repeats: int = Field(5, ge=1, le=100)
+    """Repetitions of the cross-validation."""
+    bootstrap: int = Field(50, ge=0, le=1000)
+    """Most bootstrap samples for the optimism of the apparent figures (large cohorts take fewer); 0 leaves it out."""
+    seed: int = 0
+
+
+# Each scale runs from mildest to worst. A name matches when, freed of words such as 'stage' or 'risk', it is one of
+# the spellings, or a spelling followed by a letter (IIIA, 2b).
+_SCALES: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("0",), ("i", "1"), ("ii", "2"), ("iii", "3"), ("iv", "4"), ("v", "5")),
+    (("cr1",), ("cr2",), ("cr3",), ("relapse", "relapsed", "refractory")),
+    (("chronic", "cp"), ("accelerated", "ap"), ("blast", "blastic", "bc")),
+    (("verylow",), ("low", "favorable", "favourable", "good", "standard"), ("medium", "intermediate", "moderate"),
+     ("high", "adverse", "poor", "unfavorable", "unfavourable"), ("veryhigh",)),
+    (("early",), ("late", "advanced")),
+    (("a",), ("b",), ("c",), ("d",)),
+)  # fmt: skip
+_FILLER = {"stage", "risk", "group", "grade", "phase", "class", "score", "disease", "crisis", "rai", "binet", "eln"}
+
+
+def order_stages(names: Sequence[str], *, given: Sequence[str] = ()) -> tuple[tuple[str, ...], bool]:
+    """Return the stages from mildest to worst, and whether that order is known (else they stand by name).
+
+    Raises:
+        UsageError: the given order does not name exactly the stages that occur.
+    """
+    if given:
+        _check_given(names, given)
+        return tuple(name for name in given if name in names), True
+    for scale in _SCALES:
+        ranks = [_rank(name, scale) for name in names]
+        if all(rank is not None for rank in ranks) and len(set(ranks)) == len(ranks):
+            return tuple(name for _, name in sorted(zip(ranks, names, strict=True))), True
+    return tuple(sorted(names)), False
+
+
+def _check_given(names: Sequence[str], given: Sequence[str]) -> None:
+    unplaced = [name for name in names if name not in given]
+    if unplaced:
+        raise UsageError(
+            f"--stage-order leaves out {listed(unplaced)}. Write every stage once, mildest first: "
+            f'--stage-order "{"<".join(names)}".'
+        )
+    if len(set(given)) < len(given):
+        raise UsageError("--stage-order names a stage twice. Write every stage once, mildest first.")
+
+
+def _rank(name: str, scale: tuple[tuple[str, ...], ...]) -> tuple[int, str] | None:
+    """Return the place of a name on a scale and the letter behind it, or None."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and word not in _FILLER]
+    bare = "".join(words)
+    for place, spellings in enumerate(scale):
+        if bare in spellings:
+            return place, ""
+    for place, spellings in enumerate(scale):
+        if bare[:-1] in spellings and bare[-1:] in "abcd" and scale is _SCALES[0]:
+            return place, bare[-1]
+    return None
+
+
+def cut_stages(values: np.ndarray, *, cuts: Sequence[float], name: str) -> list[str]:
+    """Name the group of each number, such as 'sokal ≤ 0.8', '0.8 < sokal ≤ 1.2', 'sokal > 1.2'; '' for NaN.
+
+    Raises:
+        UsageError: the cuts do not rise.
+    """
+    if list(cuts) != sorted(set(cuts)):
+        raise UsageError(f"--stage-cuts must rise: {', '.join(f'{cut:g}' for cut in sorted(set(cuts)))}.")
+    names = cut_names(cuts, name=name)
+    places = np.searchsorted(np.asarray(cuts, dtype=float), values, side="left")
+    return ["" if np.isnan(value) else names[place] for value, place in zip(values, places, strict=True)]
+
+
+def cut_names(cuts: Sequence[float], *, name: str) -> tuple[str, ...]:
+    """Return the names of the groups between cuts, lowest first."""
+    middle = [f"{low:g} < {name} ≤ {high:g}" for low, high in pairwise(cuts)]
+    return (f"{name} ≤ {cuts[0]:g}", *middle, f"{name} > {cuts[-1]:g}")
+
 
 _Read = TypeVar("_Read")
 MISSING = {"", "na", "n/a", "nan", "null", "none", ".", "?", "-", "missing", "unknown"}
