@@ -83,19 +83,21 @@ def explain(
     image: Image,
     *,
     model: Model = None,
-    method: Literal["cam", "occlusion", "lime"] = "cam",
+    method: Literal["", "cam", "occlusion", "lime"] = "",
     target: str = "",
     check: bool = False,
     seed: int = 0,
 ) -> "Explanation":
     """Return where in one cell, cut out on black, the answer comes from.
 
+    method: by default cam, or occlusion where the network's map has too few places to say where.
     target: the class that is explained; by default the most probable one. check: measure deletion and insertion too.
     seed: of the random sets of lime.
 
     Raises:
         ImageError: the image cannot be read, or holds no cell.
         UnknownNameError: the model has no such class, or there is no such method.
+        UsageError: cam is asked for, and the network's map has too few places.
     """
     from .images.read import read_image
     from .inference.explaining import Explainer

@@ -1,10 +1,13 @@
 """Heat lies where the evidence is: no flip, no transpose, no half pixel."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from leukoscope.explanation.maps import beside, enlarge, overlay
+from leukoscope.explanation.maps import enlarge, magnified, overlay, painted, transparent
 from leukoscope.explanation.perturbation import lime, occlude, superpixels
 from leukoscope.models.network import Network, WithMap
 from tests.explanation.known import EXPECTED, PLACE, SIZE, cell, middle, predict
@@ -90,8 +93,27 @@ def test_evidence_for_is_orange_and_against_is_blue() -> None:
     crop = np.full((4, 4, 3), 100, np.uint8)
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0], heat[0, 1] = 1, -1
-    drawn = overlay(crop, heat).astype(int)
+    drawn = overlay(crop, heat, full=1).astype(int)
     assert drawn[0, 0, 0] > drawn[0, 0, 2]
     assert drawn[0, 1, 2] > drawn[0, 1, 0]
     np.testing.assert_array_equal(drawn[1:], crop[1:])
-    assert beside(crop, heat, side=16).shape == (16, 32, 3)
+    assert magnified(crop, side=15).shape == (16, 16, 3)
+
+
+def test_a_colour_means_the_same_in_every_picture_page_and_room() -> None:
+    """The pictures of the command line and the transparent ones of pages and room, laid over the cell by a browser."""
+    rng = np.random.default_rng(3)
+    crop, plane = cell(3), rng.normal(0, 2, (4, 4)).astype(np.float32)
+    drawn = overlay(crop, enlarge(plane, size=SIZE), full=1.5)
+    with Image.open(io.BytesIO(transparent(plane, full=1.5, signed=True, side=SIZE))) as laid:
+        over = np.asarray(laid).astype(float)
+    composed = crop * (1 - over[..., 3:] / 255) + over[..., :3] * over[..., 3:] / 255
+    np.testing.assert_allclose(drawn, composed, atol=0.51)
+
+
+def test_opacity_is_how_sure_a_crop_of_such_places_would_be() -> None:
+    temperature, evidence = 1.7, np.array([[0.0, 0.6, -2.5]], np.float32)
+    sure = 2 / (1 + np.exp(-2 * evidence / temperature)) - 1  # logits of both classes are +e and -e
+    opacity = painted(evidence, full=temperature)[..., 3] / (0.7 * 255)
+    np.testing.assert_allclose(opacity, np.abs(sure), atol=0.01)
+    assert painted(evidence, full=temperature, signed=False)[0, 2, 3] == 0

@@ -7,12 +7,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from leukoscope.bundle.manifest import Bundle
+from leukoscope.bundle.manifest import Bundle, open_bundle
 from leukoscope.cli import leukoscope
 from leukoscope.data.synthetic import draw_cells
 from leukoscope.errors import UnknownNameError, UsageError
+from leukoscope.explanation.maps import enlarge
 from leukoscope.files import read_json
-from leukoscope.inference.explaining import METHODS, Explainer
+from leukoscope.images.crop import cell_mask
+from leukoscope.inference.explaining import Explainer
 from leukoscope.inference.predictor import Predictor
 
 
@@ -21,7 +23,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [cell.path for cell in draw_cells(tmp_path_factory.mktemp("cells"), count=48, seed=9)][:2]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["", "occlusion", "lime"])
 def test_every_method_explains_what_the_predictor_says(method: str, single: Bundle, files: list[Path]) -> None:
     predictor = Predictor(single)
     image = np.asarray(Image.open(files[0]))
@@ -30,6 +32,21 @@ def test_every_method_explains_what_the_predictor_says(method: str, single: Bund
     assert found.probability == pytest.approx(opinion.probabilities[found.target], abs=1e-6)
     assert found.heat.shape == found.crop.shape[:2]
     assert np.isfinite(found.heat).all()
+    assert found.method == (method or "occlusion"), "the map of this network has 2x2 places"
+
+
+def test_a_map_of_too_few_places_is_not_offered(single: Bundle, files: list[Path]) -> None:
+    with pytest.raises(UsageError, match=r"too few.*occlusion"):
+        Explainer(Predictor(single), method="cam").explain(np.asarray(Image.open(files[0])))
+
+
+def test_a_map_of_enough_places_is_the_default(files: list[Path]) -> None:
+    shipped, image = Predictor(open_bundle()), np.asarray(Image.open(files[0]))
+    found, outputs = Explainer(shipped).explain(image), shipped.outputs([image])
+    row = shipped.classes.index(found.target)
+    assert (found.method, found.probability) == ("cam", pytest.approx(outputs.probabilities[0, row], abs=1e-6))
+    np.testing.assert_array_equal(found.heat, enlarge(outputs.maps[0, row], size=len(found.crop)))
+    assert found.checks["cell_share"] == pytest.approx(cell_mask(found.crop).mean(), abs=1e-4)
 
 
 def test_pictures_numbers_and_a_page_are_written(single: Bundle, files: list[Path], tmp_path: Path) -> None:
@@ -39,7 +56,8 @@ def test_pictures_numbers_and_a_page_are_written(single: Bundle, files: list[Pat
     assert ended.exit_code == 0, ended.output
     rows = read_json(out / "explanations.json")
     assert [row["path"] for row in rows] == [str(path) for path in files]
-    assert {"class", "probability", "deletion", "insertion"} <= rows[0].keys()
+    assert {"class", "probability", "method", "inside", "cell_share", "deletion", "insertion"} <= rows[0].keys()
+    assert f"(the cell takes {rows[0]['cell_share']:.2f})" in ended.output
     assert Image.open(out / rows[0]["picture"]).size == (512, 256)
     text = page.read_text()
     assert text.count("<figure>") == 2

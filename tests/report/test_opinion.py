@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,7 +14,7 @@ from leukoscope.bundle.manifest import Manifest, Member, SubjectFigures
 from leukoscope.config import OPERATING_POINTS, Prepare
 from leukoscope.inference.opinion import Opinion, Tally
 from leukoscope.report.card import card
-from leukoscope.report.opinion import OpinionPage, headline, heat_map
+from leukoscope.report.opinion import OpinionPage, headline
 
 MEMBER = Member(graph="model.onnx", network="seed-cnn", prepare=Prepare(size=64))
 FIGURES = tuple(
@@ -156,17 +157,21 @@ def test_an_all_black_image_is_shown_and_not_called_unreadable() -> None:
 
 
 def test_heat_is_transparent_where_there_is_no_evidence_and_two_colours_elsewhere() -> None:
-    address = heat_map(np.array([[0.0, 2.0], [-1.0, 0.5]], np.float32), scale=1.0, signed=True)
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
+    plane = np.zeros((4, 4), np.float32)
+    plane[:2, :2] = [[0.0, 9.0], [-9.0, 0.5]]
+    shown = replace(OPINIONS[0], map=np.stack([-plane, plane]))
+    (address,) = re.findall(r"data:image/png;base64,([^\"]+)", page_of([shown]))
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(address))))
     assert pixels[0, 0, 3] == 0
     assert pixels[0, 1, 3] == pixels[1, 0, 3] > pixels[1, 1, 3] > 0
     assert pixels[0, 1, 0] > pixels[0, 1, 2]  # orange for the class
     assert pixels[1, 0, 2] > pixels[1, 0, 0]  # blue against it
 
 
-def test_a_map_of_one_place_is_not_shown() -> None:
-    flat = Opinion("x.png", "all", probabilities={"hem": 0, "all": 1}, called="all", map=np.ones((2, 1, 1), np.float32))
-    assert "Heat map" not in page_of([flat])
+@pytest.mark.parametrize(("places", "offered"), [(1, False), (3, False), (4, True)])
+def test_a_map_of_too_few_places_is_not_shown(places: int, offered: bool) -> None:
+    flat = replace(OPINIONS[0], map=np.ones((2, places, places), np.float32))
+    assert ("Heat map" in page_of([flat])) == offered
 
 
 def test_the_headline_counts() -> None:

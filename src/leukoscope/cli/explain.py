@@ -22,7 +22,11 @@ _LONGEST = 40  # letters of a file's name that the name of its picture repeats
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @model_option
-@click.option("--method", type=click.Choice(["cam", "occlusion", "lime"]), default="cam", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(["cam", "occlusion", "lime"]),
+    help="[default: cam; occlusion where the network's map has fewer than 4x4 places]",
+)
 @click.option("--class", "target", default="", metavar="NAME", help="Explain this class. [default: the likeliest]")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and JSON.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write all pictures as one page.")
@@ -34,10 +38,11 @@ def explain(
 ) -> None:
     """Draw over every cell in IMAGES what speaks for a class (orange) and against it (blue).
 
-    cam is the network's own map: exact and instant. occlusion covers one square after the other, lime hides patches;
-    both only ask the model and take seconds per cell. A heat map shows what moved the model, not what is ill. Each
-    map is shown beside the decision of leukoscope predict; that of a refused picture explains no answer, is marked, and
-    the exit status is 1.
+    cam is the network's own map: exact and instant, where it has 4x4 places or more. occlusion covers one square after
+    the other, lime hides patches; both only ask the model and take seconds per cell. A heat map shows what moved the
+    model, not what is ill. "inside" is the share of the heat on the cell, beside the share of the picture that the cell
+    takes: if the two are alike, the map says nothing about where. Each map is shown beside the decision of leukoscope
+    predict; that of a refused picture explains no answer, is marked, and the exit status is 1.
 
     \b
     Examples:
@@ -60,12 +65,12 @@ def explain(
     for line in found.empty:
         complain(line)
     predictor = load(model)
-    explainer = Explainer(predictor, method=how["method"], seed=how["seed"], curves=how["check"])
+    explainer = Explainer(predictor, method=how["method"] or "", seed=how["seed"], curves=how["check"])
     done = list(_looked_at(found.sources, predictor, explainer=explainer, target=target, point=how["point"]))
     if output and done:
-        _write_pictures(output, done, method=how["method"])
+        _write_pictures(output, done)
     if html and done:
-        _write_page(html, done, method=how["method"])
+        _write_page(html, done)
     for path in (output, html):
         if path and done:
             note(f"Wrote {printable(path)}")
@@ -99,8 +104,8 @@ class _Case:
         if self.found is None:
             return said
         chance = "" if self.probability is None else f" {self.probability:.3f}"
-        numbers = "".join(f"  {name} {value:.2f}" for name, value in self.found.checks.items())
-        return f"{said}  map of {self.found.target}{chance}{numbers}"
+        numbers = "".join(f"  {words}" for words in self.found.said())
+        return f"{said}  {self.found.method} map of {self.found.target}{chance}{numbers}"
 
     def row(self) -> dict[str, Any]:
         opinion = self.opinion
@@ -141,13 +146,13 @@ def _looked_at(
         yield case
 
 
-def _write_pictures(folder: Path, done: list[_Case], *, method: str) -> None:
+def _write_pictures(folder: Path, done: list[_Case]) -> None:
     from ..files import write_json
 
     rows = []
     for number, case in enumerate(done, start=1):
         name = _write_picture(folder, case, number) if case.found else None
-        rows.append({"path": str(case.source.path), "picture": name, "method": method, **case.row()})
+        rows.append({"path": str(case.source.path), "picture": name, **case.row()})
     write_json(folder / "explanations.json", rows)
 
 
@@ -155,18 +160,17 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
     """Write the cell beside its map and return the file's name, which says so where the cell was refused."""
     from PIL import Image
 
-    from ..explanation.maps import beside
     from ..files import write_whole
     from .options import printable
 
     assert case.found
     name = f"{number:04d}-{'refused-' * case.refused}{printable(case.source.path.stem[:_LONGEST])}.png"
     with write_whole(folder / name) as path:
-        Image.fromarray(beside(case.found.crop, case.found.heat)).save(path, "PNG")
+        Image.fromarray(case.found.picture()).save(path, "PNG")
     return name
 
 
-def _write_page(path: Path, done: list[_Case], *, method: str) -> None:
+def _write_page(path: Path, done: list[_Case]) -> None:
     from ..files import write_text
     from ..report.explanation import Shown, render
     from .options import printable
@@ -177,4 +181,4 @@ def _write_page(path: Path, done: list[_Case], *, method: str) -> None:
         )
         for case in done
     ]
-    write_text(path, render(cells, method=method))
+    write_text(path, render(cells))

@@ -1,8 +1,14 @@
-"""A heat map: how much each pixel of a crop speaks for a class, in log-odds where the method has a unit."""
+"""A heat map: how much each place of a crop speaks for a class, and the one way in which it is drawn.
 
+Pictures of the command line, pages and the reading room all come from `painted`: the same colours, the same opacity and
+one scale, so that a colour means the same wherever it is seen.
+"""
+
+import io
 from collections.abc import Callable
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from ..images.read import RGB
@@ -15,8 +21,13 @@ Predict = Callable[[Crops], NDArray[np.floating]]
 
 BATCH = 64
 _SMALLEST = 1e-6  # probabilities nearer to 0 or 1 are float32 rounding
-_FOR, _AGAINST = np.array([230, 120, 0]), np.array([0, 114, 178])  # orange and blue of Okabe and Ito 2008
-_STRONGEST = 0.65  # opacity of the strongest heat
+FOR, AGAINST = (230, 120, 0), (0, 114, 178)  # orange and blue of Okabe and Ito 2008
+_STRONGEST = 0.7  # opacity of the strongest heat: the cell must stay visible under it
+LEAST_PLACES = 4
+"""Places along a side of a network's map below which it is not drawn: a cell fills most of such a place, so the map
+would be an even wash, and occlusion says more."""
+SIDE = 256
+"""Pixels of a crop in pictures and pages that explain it."""
 
 
 def log_odds(predict: Predict, crops: Crops, *, target: int) -> NDArray[np.float64]:
@@ -41,20 +52,39 @@ def enlarge(plane: NDArray[np.floating], *, size: int) -> Heat:
     return np.asarray(rows[:, low] * (1 - share) + rows[:, high] * share, dtype=np.float32)
 
 
-def overlay(crop: RGB, heat: Heat, *, strongest: float | None = None) -> RGB:
-    """Draw heat over a crop: orange speaks for the class, blue against it, the crop shows through where it is weak.
+def painted(heat: Heat, *, full: float, signed: bool = True) -> NDArray[np.uint8]:
+    """Return heat (height, width) as colour and opacity, RGBA (height, width, 4).
 
-    strongest: heat that gets the full colour; by default the strongest in the picture.
+    Orange speaks for the class, blue (only where `signed`) against it; where there is no heat nothing covers the cell.
+    A place is as strong as tanh(heat / full): with the temperature of a model as `full` and a map of two classes this
+    is 2 p - 1 of a crop that looks everywhere as it does there, nought at even chances and all of it at certainty.
     """
-    limit = strongest or float(np.abs(heat).max()) or 1.0
-    strength = np.clip(heat / limit, -1, 1)[..., None]
-    opacity = _STRONGEST * np.abs(strength)
-    painted = crop * (1 - opacity) + np.where(strength > 0, _FOR, _AGAINST) * opacity
-    return np.asarray(painted.round(), dtype=np.uint8)
+    strength = np.clip(np.tanh(np.asarray(heat, np.float64) / full), -1 if signed else 0, 1)
+    pixels = np.empty((*strength.shape, 4), np.uint8)
+    pixels[..., :3] = np.where(strength[..., None] >= 0, FOR, AGAINST)
+    pixels[..., 3] = np.round(255 * _STRONGEST * np.abs(strength))
+    return pixels
 
 
-def beside(crop: RGB, heat: Heat, *, side: int = 256) -> RGB:
-    """Return the crop and its overlay next to each other, each at least `side` pixels wide."""
-    times = max(1, -(-side // len(crop)))
-    pair = np.hstack([crop, overlay(crop, heat)])
-    return np.asarray(pair.repeat(times, axis=0).repeat(times, axis=1), dtype=np.uint8)
+def overlay(crop: RGB, heat: Heat, *, full: float) -> RGB:
+    """Return a crop under its heat, as `painted` draws it."""
+    over = painted(heat, full=full).astype(np.float64)
+    opacity = over[..., 3:] / 255
+    return np.asarray((crop * (1 - opacity) + over[..., :3] * opacity).round(), dtype=np.uint8)
+
+
+def transparent(heat: Heat, *, full: float, signed: bool, side: int = 0) -> bytes:
+    """Return heat as a transparent PNG to be laid over the crop, `side` pixels wide; 0: one pixel for each place.
+
+    A browser that stretches one pixel for each place does so as `enlarge` does.
+    """
+    plane = enlarge(heat, size=side) if side else heat
+    stream = io.BytesIO()
+    PIL.Image.fromarray(painted(plane, full=full, signed=signed)).save(stream, "PNG", compress_level=3)
+    return stream.getvalue()
+
+
+def magnified(image: RGB, *, side: int = SIDE) -> RGB:
+    """Repeat the pixels of a small picture until it is at least `side` pixels high, so that nothing smooths them."""
+    times = max(1, -(-side // len(image)))
+    return np.asarray(image.repeat(times, axis=0).repeat(times, axis=1), dtype=np.uint8)

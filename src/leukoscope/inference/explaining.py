@@ -7,13 +7,17 @@ import numpy as np
 
 from ..errors import UnknownNameError, UsageError
 from ..explanation.checks import deletion, insertion, inside_share
-from ..explanation.maps import Crops, Heat, enlarge
+from ..explanation.maps import LEAST_PLACES, Crops, Heat, enlarge, magnified, overlay
 from ..explanation.perturbation import lime, occlude
+from ..images.crop import cell_mask, prepare_crop
 from ..images.read import RGB
-from .ensemble import Floats
+from .ensemble import Floats, Outputs
+from .opinion import full_evidence
 from .predictor import Predictor
 
 METHODS = ("cam", "occlusion", "lime")
+FULL_LOG_ODDS = 0.5
+"""Change of the log-odds by what is hidden that is drawn as strong as tanh(1): see explanation.maps.painted."""
 
 
 @dataclass(frozen=True)
@@ -26,28 +30,48 @@ class Explanation:
     """The class that is explained."""
     probability: float
     """Of that class."""
+    method: str
+    """cam, occlusion or lime."""
+    full: float
+    """Heat that is drawn as strong as tanh(1): see explanation.maps.painted."""
     checks: dict[str, float]
-    """Share of heat inside the cell; areas under the deletion and insertion curves where they were asked for."""
+    """`inside`, the share of heat on the cell, and `cell_share`, the share of the picture that the cell takes, which
+    even heat would have on it; areas under the deletion and insertion curves where they were asked for."""
 
     def row(self) -> dict[str, Any]:
         """Return it as plain numbers."""
-        return {"class": self.target, "probability": round(self.probability, 6), **self.checks}
+        return {"class": self.target, "probability": round(self.probability, 6), "method": self.method, **self.checks}
+
+    def over(self) -> RGB:
+        """Return the crop under its heat."""
+        return overlay(self.crop, self.heat, full=self.full)
+
+    def picture(self) -> RGB:
+        """Return the crop beside the crop under its heat, as `leukoscope explain` writes it."""
+        return magnified(np.hstack([self.crop, self.over()]))
+
+    def said(self) -> list[str]:
+        """Return the checks in words, such as 'inside 0.81 (the cell takes 0.55)'."""
+        beside = {"inside": f" (the cell takes {self.checks['cell_share']:.2f})"}
+        numbers = {name: value for name, value in self.checks.items() if name != "cell_share"}
+        return [f"{name} {value:.2f}{beside.get(name, '')}" for name, value in numbers.items()]
 
 
 class Explainer:
     """A predictor and one method of explaining it.
 
     cam: the network's own map, exact and free; occlusion: cover squares; lime: hide patches, fit a plain model.
+    Without a method: cam, or occlusion where the network's map has too few places to say where.
     """
 
-    def __init__(self, predictor: Predictor, *, method: str = "cam", seed: int = 0, curves: bool = False) -> None:
+    def __init__(self, predictor: Predictor, *, method: str = "", seed: int = 0, curves: bool = False) -> None:
         """Prepare to explain; `curves` adds the deletion and insertion checks.
 
         Raises:
             UnknownNameError: there is no such method.
             UsageError: the bundle's members see different crops, so that there is not one picture to draw on.
         """
-        if method not in METHODS:
+        if method and method not in METHODS:
             raise UnknownNameError("method", method, METHODS)
         preparations = {member.prepare for member in predictor.manifest.members}
         if len(preparations) > 1:
@@ -66,31 +90,42 @@ class Explainer:
 
         Raises:
             UnknownNameError: the model has no such class.
+            UsageError: the method is cam, and the network's map has too few places.
             ImageError: the image holds no cell.
         """
-        from ..images.crop import prepare_crop
-
         classes = self._predictor.classes
         if target and target not in classes:
             raise UnknownNameError("class", target, classes)
         crop = prepare_crop(image, self._prepare)
         outputs = self._predictor.outputs_of_crops(crop[None])
         index = classes.index(target) if target else int(outputs.probabilities[0].argmax())
-        heat = self._heat(crop, outputs.maps[0, index], index)
-        return Explanation(
-            crop, heat, classes[index], float(outputs.probabilities[0, index]), self._check(crop, heat, index)
-        )
+        method = self._chosen(outputs)
+        heat = self._heat(method, crop, outputs.maps[0, index], index)
+        full = full_evidence(self._predictor.manifest) if method == "cam" else FULL_LOG_ODDS
+        chance = float(outputs.probabilities[0, index])
+        return Explanation(crop, heat, classes[index], chance, method, full, self._check(crop, heat, index))
 
-    def _heat(self, crop: RGB, evidence: Heat, index: int) -> Heat:
-        if self._method == "occlusion":
+    def _chosen(self, outputs: Outputs) -> str:
+        places = min(outputs.maps.shape[2:])
+        if places >= LEAST_PLACES:
+            return self._method or "cam"
+        if self._method == "cam":
+            raise UsageError(
+                f"The map of this network has {places}x{places} places, too few to say where in the cell its answer "
+                "comes from. Use occlusion (--method occlusion)."
+            )
+        return self._method or "occlusion"
+
+    def _heat(self, method: str, crop: RGB, evidence: Heat, index: int) -> Heat:
+        if method == "occlusion":
             return occlude(self.predict, crop, target=index)
-        if self._method == "lime":
+        if method == "lime":
             return lime(self.predict, crop, target=index, rng=np.random.default_rng(self._seed))
         return enlarge(evidence, size=len(crop))
 
     def _check(self, crop: RGB, heat: Heat, index: int) -> dict[str, float]:
-        inside = inside_share(heat, crop)
-        checks = {} if np.isnan(inside) else {"inside": round(inside, 4)}
+        inside, share = inside_share(heat, crop), float(cell_mask(crop).mean())
+        checks = {} if np.isnan(inside) else {"inside": round(inside, 4), "cell_share": round(share, 4)}
         if self._curves:
             for curve in (deletion, insertion):
                 checks[curve.__name__] = round(curve(self.predict, crop, heat, target=index).area, 4)

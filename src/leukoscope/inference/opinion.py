@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
+from ..explanation.maps import LEAST_PLACES, Heat
 from ..images.read import RGB
 from .prevalence import accuracy_of
 
@@ -95,6 +96,21 @@ def review_priority(opinion: Opinion, *, positive: str, threshold: float) -> tup
     if opinion.decision == UNSURE:
         return 0, abs(chance - threshold)
     return (2, -chance) if opinion.decision == positive else (3, abs(chance - threshold))
+
+
+def evidence_of(opinion: Opinion, manifest: Manifest) -> Heat | None:
+    """Return what each place of the crop says (h, w): for the disease, or for the called class with more than two.
+
+    None where the cell was not judged, or the network's map has fewer than LEAST_PLACES places along a side.
+    """
+    if opinion.map is None or not opinion.called or min(opinion.map.shape[1:]) < LEAST_PLACES:
+        return None
+    return np.asarray(opinion.map[manifest.classes.index(manifest.positive or opinion.called)], np.float32)
+
+
+def full_evidence(manifest: Manifest) -> float:
+    """Return the evidence of a map that is drawn as strong as tanh(1): see explanation.maps.painted."""
+    return float(np.mean([member.temperature for member in manifest.members]))
 
 
 def title_of(decision: str) -> str:

@@ -19,7 +19,7 @@ from ..explanation.maps import enlarge, overlay
 from ..files import write_csv
 from ..images.read import RGB
 from .differential import GOAL, ORDER, Counting, Differential
-from .opinion import Opinion, Tally, columns_of, review_priority, title_of, worded
+from .opinion import Opinion, Tally, columns_of, evidence_of, full_evidence, review_priority, title_of, worded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,7 +201,8 @@ class Opinions(Sequence[Opinion]):
         evidence = evidence_of(opinion, self.manifest)
         if evidence is None:
             return [opinion.crop]
-        return [opinion.crop, overlay(opinion.crop, enlarge(evidence, size=len(opinion.crop)))]
+        heat = enlarge(evidence, size=len(opinion.crop))
+        return [opinion.crop, overlay(opinion.crop, heat, full=full_evidence(self.manifest))]
 
     def _said(self, opinion: Opinion) -> str:
         if opinion.decision == NOT_ASKED:
@@ -245,13 +246,6 @@ class Opinions(Sequence[Opinion]):
 
     def __iter__(self) -> Iterator[Opinion]:
         return iter(self._opinions)
-
-
-def evidence_of(opinion: Opinion, manifest: Manifest) -> "np.ndarray[Any, np.dtype[np.float32]] | None":
-    """Return the map (h, w) that is drawn: for the disease, or for the called class with more than two classes."""
-    if opinion.map is None or not opinion.called or opinion.map[0].size == 1:
-        return None
-    return np.asarray(opinion.map[manifest.classes.index(manifest.positive or opinion.called)], np.float32)
 
 
 def _data_url(picture: RGB) -> str:

@@ -5,19 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-import numpy as np
 
 from ..bundle.manifest import REFUSED
-from ..explanation.maps import overlay
-from ..images.read import RGB
+from ..explanation.maps import SIDE, magnified
 from ..inference.explaining import Explanation
 from .pictures import picture
 
-_SIDE = 192
 _WORDS = {
-    "cam": "class-activation map of the network, exact",
-    "occlusion": "drop in log-odds when a square is covered",
-    "lime": "weight of each patch in a plain model fitted around the cell (LIME)",
+    "cam": "Class-activation map of the network, exact",
+    "occlusion": "Occlusion: drop in log-odds when a square is covered",
+    "lime": "LIME: weight of each patch in a plain model fitted around the cell",
 }
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -30,16 +27,17 @@ figure { margin: 0 } img { width: 48%; background: #000 } figcaption { font-size
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #1b1b1b } .for { color: #ffa04d } .against { color: #6bb8e8 } .refused figcaption b { color: #f08ccb } }
 </style></head><body>
 <h1>What moved the model</h1>
-<p>{{ method }}. <b class="for">Orange</b> speaks for the class whose map it is, <b class="against">blue</b>
-against it; full colour is the strongest place of that cell. A heat map shows what moved the model, not what is ill.
+<p>{% for words in methods %}{{ words }}. {% endfor %}<b class="for">Orange</b> speaks for the class whose map it is, <b class="against">blue</b>
+against it; a colour is as strong in every picture, page and in the reading room for the same evidence. <i>Inside</i> is the share of the heat
+on the cell: where it is no more than the share of the picture that the cell takes, the map says nothing about where. A heat map shows what moved the model, not what is ill.
 {% if refused %}The model gives no answer for what it refuses ({{ refused }} of {{ cells | length }} here): such a map explains none.
 {% endif %}For research; not a diagnosis.</p>
 <main>{% for cell in cells %}
 <figure{% if cell.refused %} class="refused"{% endif %}>{% if cell.map %}<img src="{{ cell.map.crop }}" alt="The cell as the model saw it">
 <img src="{{ cell.map.heat }}" alt="The same with heat">{% endif %}
 <figcaption>{{ cell.name }}: <b>{{ cell.decision }}</b>{% if cell.reason %}. {{ cell.reason }}{% endif %}
-{% if cell.map %}<br>Map of <b>{{ cell.map.target }}</b>{{ cell.chance }}{% for name, value in cell.map.checks %},
-{{ name }} {{ value }}{% endfor %}{% endif %}</figcaption></figure>
+{% if cell.map %}<br>{{ cell.map.method }} map of <b>{{ cell.map.target }}</b>{{ cell.chance }}{% for check in cell.map.checks %},
+{{ check }}{% endfor %}{% endif %}</figcaption></figure>
 {% endfor %}</main></body></html>
 """  # noqa: E501 (a style sheet)
 
@@ -57,8 +55,8 @@ class Shown:
     """None for a picture without a cell."""
 
 
-def render(cells: Sequence[Shown], *, method: str) -> str:
-    """Return the page as HTML; `method` is cam, occlusion or lime."""
+def render(cells: Sequence[Shown]) -> str:
+    """Return the page as HTML."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     rows = [
         {
@@ -71,21 +69,17 @@ def render(cells: Sequence[Shown], *, method: str) -> str:
         }
         for cell in cells
     ]
-    words, refused = _WORDS[method], sum(cell.decision == REFUSED for cell in cells)
+    refused = sum(cell.decision == REFUSED for cell in cells)
+    methods = dict.fromkeys(_WORDS[cell.found.method] for cell in cells if cell.found)
     page = environment.from_string(_PAGE)
-    return page.render(cells=rows, refused=refused, method=words[0].upper() + words[1:])
+    return page.render(cells=rows, refused=refused, methods=list(methods))
 
 
 def _map(found: Explanation) -> dict[str, Any]:
     return {
         "target": found.target,
-        "checks": [(name, f"{value:.2f}") for name, value in found.checks.items()],
-        "crop": picture(_large(found.crop), side=2 * _SIDE),
-        "heat": picture(_large(overlay(found.crop, found.heat)), side=2 * _SIDE),
+        "method": found.method,
+        "checks": found.said(),
+        "crop": picture(magnified(found.crop), side=SIDE),
+        "heat": picture(magnified(found.over()), side=SIDE),
     }
-
-
-def _large(image: RGB) -> RGB:
-    """Repeat pixels of small crops, so that the browser does not smooth them away."""
-    times = max(1, 2 * _SIDE // len(image))
-    return np.asarray(image.repeat(times, axis=0).repeat(times, axis=1))

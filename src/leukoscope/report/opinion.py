@@ -1,19 +1,15 @@
 """opinion.html: every cell with picture, heat map, probability and decision, the neediest first; one offline file."""
 
 import base64
-import io
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
 from ..evaluation.verdict import span
+from ..explanation.maps import AGAINST, FOR, Heat, transparent
 from ..files import write_text
 from ..inference.cell_types import TYPES
 from ..inference.differential import Counting, Differential, rounded
@@ -25,6 +21,8 @@ from ..inference.opinion import (
     class_of,
     colour_of,
     decisions_of,
+    evidence_of,
+    full_evidence,
     review_priority,
     title_of,
     worded,
@@ -41,10 +39,7 @@ if TYPE_CHECKING:
 SIDE = 144  # pixels of a cell's picture
 FIELD_SIDE = 1280  # pixels of a field's picture
 MOST = 4000  # cells on a page: more make it too heavy to open, and nobody looks at them one by one
-_AGAINST, _FOR = (0, 114, 178), (230, 120, 0)  # blue and orange of Okabe and Ito 2008
-_STRONGEST = 0.8  # opacity of the strongest evidence: the cell must stay visible under it
 _ANY = 0.995  # width of an interval that is printed as 0 to 100 %
-_SCALE = 0.4  # share of cells whose strongest evidence stays below full strength: few cells have far more than most
 
 _FIGURES = {
     "auroc": "AUROC",
@@ -63,7 +58,7 @@ class _Card:
     opinion: Opinion
     subject: str
     picture: str
-    evidence: NDArray[np.float32] | None
+    evidence: Heat | None
     """(h, w) for the disease, or for the called class with more than two classes."""
     field: str = ""
     """Name of the field in which the cell lies; empty for a cell that came cut out."""
@@ -101,7 +96,7 @@ class OpinionPage:
         self._decided[field, _group_of(opinion)] += 1
         need = review_priority(opinion, positive=self._manifest.positive, threshold=self._threshold)
         shown = "" if opinion.crop is None else picture(opinion.crop, side=SIDE)
-        evidence = self._evidence(opinion)
+        evidence = evidence_of(opinion, self._manifest)
         light = replace(opinion, map=None, crop=None, embedding=None)
         self._cards.append(_Card(need, self._count, light, subject, shown, evidence, field, number))
         if len(self._cards) >= 2 * MOST:
@@ -148,14 +143,8 @@ class OpinionPage:
             figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
             colours=COLOURS,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            **{"for": _css(_FOR), "against": _css(_AGAINST)},
+            **{"for": _css(FOR), "against": _css(AGAINST)},
         )  # fmt: skip
-
-    def _evidence(self, opinion: Opinion) -> NDArray[np.float32] | None:
-        if opinion.map is None or not opinion.called or opinion.map[0].size == 1:
-            return None
-        row = self._manifest.classes.index(self._manifest.positive or opinion.called)
-        return np.asarray(opinion.map[row], dtype=np.float32)
 
     def _figures(self) -> dict[str, Any]:
         """Return figures of the model, those of decisions at the threshold that these opinions have."""
@@ -172,15 +161,13 @@ class OpinionPage:
 
     def _groups(self, tally: Tally) -> list[dict[str, Any]]:
         """Return every decision that was made, with those of its cells that lie in no field, the neediest first."""
-        scale, manifest = self._heat_scale(), self._manifest
+        manifest = self._manifest
         others = [name for name in manifest.classes if name != manifest.positive]
         disease = [manifest.positive] if manifest.positive else []
         types = [_TYPE + name for name in TYPES]
         groups = []
         for place, name in enumerate([UNSURE, REFUSED, *disease, *others, _TYPE + UNSURE, *types]):
-            cells = [
-                self._cell(card, scale) for card in self._cards if _group_of(card.opinion) == name and not card.field
-            ]
+            cells = [self._cell(card) for card in self._cards if _group_of(card.opinion) == name and not card.field]
             loose = self._decided["", name]
             count = sum(number for (_, group), number in self._decided.items() if group == name)
             title = _title(name, loose) + (f", {count - loose:,} more in the fields below" if loose < count else "")
@@ -205,7 +192,7 @@ class OpinionPage:
 
     def _field_sections(self, rows: "Sequence[dict[str, Any]]", counting: Counting | None) -> list[dict[str, Any]]:
         """Return every field with its picture, its row of fields.csv and its cells, the neediest first."""
-        scale, facts = self._heat_scale(), {row["field"]: row for row in rows}
+        facts = {row["field"]: row for row in rows}
         cards: dict[str, list[_Card]] = {field.name: [] for field in self._fields}
         for card in self._cards:
             if card.field in cards:
@@ -213,7 +200,7 @@ class OpinionPage:
         return [
             {
                 "field": field, "row": facts[field.path], "said": self._said(field.name),
-                "cells": [self._cell(card, scale) for card in cards[field.name]],
+                "cells": [self._cell(card) for card in cards[field.name]],
                 "differential": _line(counting.of_field(field.path)) if counting else "",
             }
             for field in self._fields
@@ -229,13 +216,8 @@ class OpinionPage:
         }
         return ", ".join(f"{count:,} {called[name]}" for name, count in counts.items() if count)
 
-    def _heat_scale(self) -> float:
-        """Return the evidence that is drawn at full strength."""
-        strongest = [float(np.abs(card.evidence).max()) for card in self._cards if card.evidence is not None]
-        return max(float(np.quantile(strongest, _SCALE)), 1e-9) if strongest else 1.0
-
-    def _cell(self, card: _Card, scale: float) -> dict[str, Any]:
-        asked, signed = card.opinion.decision != NOT_ASKED, bool(self._manifest.positive)
+    def _cell(self, card: _Card) -> dict[str, Any]:
+        asked = card.opinion.decision != NOT_ASKED
         chances = (card.opinion.probabilities if asked else card.opinion.types) or {}
         shown = self._manifest.positive or card.opinion.called
         if not asked:
@@ -247,7 +229,7 @@ class OpinionPage:
             "path": card.opinion.name,
             "subject": card.subject,
             "picture": card.picture,
-            "heat": "" if card.evidence is None else heat_map(card.evidence, scale=scale, signed=signed),
+            "heat": "" if card.evidence is None else self._heat(card.evidence),
             "shown": title_of(shown),
             "percent": None if chance is None else f"{100 * chance:.0f}",
             "decision": card.opinion.decision,
@@ -257,6 +239,11 @@ class OpinionPage:
             "reason": worded(card.opinion.reason) if asked or card.opinion.type == UNSURE else "",
             "number": card.place,
         }  # fmt: skip
+
+    def _heat(self, evidence: Heat) -> str:
+        """Return evidence (h, w) as a data: address of a transparent picture that the page stretches over the cell."""
+        drawn = transparent(evidence, full=full_evidence(self._manifest), signed=bool(self._manifest.positive))
+        return "data:image/png;base64," + base64.b64encode(drawn).decode("ascii")
 
 
 _TYPE = "type "  # before the type of a cell that was not asked about: its group on the page
@@ -348,20 +335,6 @@ def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
     share = tally.decisions.get(positive, 0)
     level = "caution" if rest or share else "pass"
     return {"text": text, "level": level if everyone.answered else "fail"}
-
-
-def heat_map(evidence: NDArray[np.float32], *, scale: float, signed: bool) -> str:
-    """Return evidence (h, w) as a small transparent picture, a data: address that the page stretches over the cell.
-
-    Orange speaks for the class, blue (only when `signed`) against it; `scale` is the evidence of full strength.
-    """
-    strength = np.clip(evidence / scale, -1 if signed else 0, 1)
-    pixels = np.zeros((*evidence.shape, 4), np.uint8)
-    pixels[..., :3] = np.where(strength[..., None] >= 0, _FOR, _AGAINST)
-    pixels[..., 3] = np.round(255 * _STRONGEST * np.abs(strength))
-    stream = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _css(colour: tuple[int, int, int]) -> str:

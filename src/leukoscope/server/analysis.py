@@ -13,9 +13,10 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from ..errors import require
+from ..explanation.maps import Heat
 from ..images.crop import cell_mask
 from ..images.read import RGB
-from ..inference.opinion import Opinion, review_priority
+from ..inference.opinion import Opinion, evidence_of, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
 from .tables import Case, Cell, Model, Prediction
@@ -91,7 +92,7 @@ def store_predictions(
 
 
 def _prediction(cell: Cell, opinion: Opinion, *, predictor: Predictor, point: str) -> Prediction:
-    evidence = evidence_of(opinion, predictor)
+    evidence = _halved(evidence_of(opinion, predictor.manifest))
     return Prediction(
         cell_id=cell.id, version=cell.version, bundle=predictor.manifest.seal, point=point,
         decision=opinion.decision, called=opinion.called, reason=opinion.reason, quality=opinion.quality,
@@ -101,12 +102,9 @@ def _prediction(cell: Cell, opinion: Opinion, *, predictor: Predictor, point: st
     )  # fmt: skip
 
 
-def evidence_of(opinion: Opinion, predictor: Predictor) -> Evidence | None:
-    """Return the evidence that the heat map shows: for the disease, or for the called class with more than two."""
-    if opinion.map is None or not opinion.called or opinion.map[0].size == 1:
-        return None
-    row = predictor.classes.index(predictor.manifest.positive or opinion.called)
-    return np.asarray(np.clip(opinion.map[row], -60_000, 60_000), np.float16)
+def _halved(evidence: Heat | None) -> Evidence | None:
+    """Return evidence in half precision, as the database keeps it."""
+    return None if evidence is None else np.asarray(np.clip(evidence, -60_000, 60_000), np.float16)
 
 
 def _chance(opinion: Opinion, positive: str) -> float | None:

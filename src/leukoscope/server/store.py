@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import Prepare
@@ -145,9 +143,6 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-_AGAINST, _FOR = (0, 114, 178), (230, 120, 0)  # blue and orange of Okabe and Ito 2008, as in the reports
-_STRONGEST = 0.8  # opacity of certainty: the cell must stay visible under it
-_HEAT_SIDE = 240  # pixels
 _QUALITY = 88
 
 
@@ -177,24 +172,6 @@ def crop_seen(path: Path, prepare: Prepare, *, side: int) -> bytes:
         return jpeg(Image.fromarray(prepare_crop(read_image(path), prepare.model_copy(update={"size": side}))))
     except ImageError:
         return thumbnail(path, side=side)  # nothing was seen of it; it is shown as it is
-
-
-def heat(evidence: NDArray[np.float16], *, temperature: float, signed: bool) -> bytes:
-    """Return evidence (height, width) as a transparent PNG: orange for the class, blue (when `signed`) against it.
-
-    A place is as strong as the model would be sure if the whole crop looked like it: 0 at even chances, full at
-    certainty.
-    """
-    sure = np.tanh(evidence.astype(np.float64) / temperature)  # = 2 p - 1 with two classes, as the map is centred
-    strength = np.clip(sure, -1 if signed else 0, 1)
-    smooth = Image.fromarray(strength.astype(np.float32)).resize((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.BICUBIC)
-    values = np.clip(np.asarray(smooth), -1, 1)
-    pixels = np.zeros((*values.shape, 4), np.uint8)
-    pixels[..., :3] = np.where(values[..., None] >= 0, _FOR, _AGAINST)
-    pixels[..., 3] = np.round(255 * _STRONGEST * np.abs(values))
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)
-    return stream.getvalue()
 
 
 def open_stored(path: Path) -> Image.Image:

@@ -11,7 +11,7 @@ from ..bundle.graph import with_head
 from ..config import Experiment, Prepare, shipped
 from ..errors import DataError
 from ..evaluation.metrics import Floats
-from ..explanation.maps import enlarge, overlay
+from ..explanation.maps import Heat, enlarge, overlay
 from ..explanation.perturbation import lime
 from ..images.read import RGB
 from ..report.style import canvas, drawing
@@ -62,9 +62,14 @@ def _explained(model: Shown, crops: Crops) -> list[tuple[str, list[RGB]]]:
         return session.run(["probabilities"], {"crops": np.ascontiguousarray(batch)})[0]
 
     maps = session.run(["map"], {"crops": np.ascontiguousarray(crops)})[0][:, 1]
-    cams = [overlay(crop, enlarge(plane, size=len(crop))) for crop, plane in zip(crops, maps, strict=True)]
-    limes = [overlay(crop, _lime(predict, crop)) for crop in crops]
+    # Networks differ in how large their evidence is: here each cell has its own scale, of its strongest place.
+    cams = [_over(crop, enlarge(plane, size=len(crop))) for crop, plane in zip(crops, maps, strict=True)]
+    limes = [_over(crop, _lime(predict, crop)) for crop in crops]
     return [(f"{model.name}\nmap", cams), (f"{model.name}\nLIME", limes)]
+
+
+def _over(crop: RGB, heat: Heat) -> RGB:
+    return overlay(crop, heat, full=float(np.abs(heat).max()) / 2 or 1.0)
 
 
 def _lime(predict: Any, crop: RGB) -> Any:

@@ -11,8 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...bundle.manifest import Manifest
+from ...explanation.maps import transparent
+from ...inference.opinion import full_evidence
 from .. import cases as shown
-from .. import store
 from ..analysis import cell_of_outline, drawn_of, png, store_cells, store_predictions
 from ..differential import labels_of
 from ..refusals import Refusal, bad_request, not_found
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ...inference.fields import JudgedCell
 
 router = APIRouter(tags=["cells"])
+_HEAT_SIDE = 240  # pixels of a heat map
 
 
 class NewReview(Body):
@@ -114,8 +116,8 @@ def heat(me: Me, room: TheRoom, request: Request, cell_id: Id) -> Response:
     if said is None or said.evidence is None:
         raise Refusal(404, "no_heat", "There is no heat map: this cell was refused, or the model draws none.")
     evidence = np.frombuffer(said.evidence, np.float16).reshape(said.evidence_height, -1)
-    temperature, signed = manifest.members[0].temperature, bool(manifest.positive)
-    draw = partial(store.heat, evidence, temperature=temperature, signed=signed)
+    full, signed = full_evidence(manifest), bool(manifest.positive)
+    draw = partial(transparent, evidence.astype(np.float32), full=full, signed=signed, side=_HEAT_SIDE)
     return picture_answer(request, cell.digest, f"heat-{said.id}", draw, media="image/png")
 
 
