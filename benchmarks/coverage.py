@@ -22,9 +22,8 @@ from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
 from leukoscope.evaluation.intervals import Jackknife, bootstrap, design_of, jackknife, spread
-from leukoscope.evaluation.metrics import METRICS, Floats, Ints, auroc, ece
+from leukoscope.evaluation.metrics import CALIBRATION, METRICS, Floats, Ints, auroc, calibration_figures, ece
 from leukoscope.evaluation.outcomes import SUBJECT_METRICS, Outcome, measure, measure_subjects
-from leukoscope.evaluation.reliability import CALIBRATION, calibration_figures
 from leukoscope.files import read_json, write_json, write_text
 from leukoscope.report.style import GOOD, MODEL, MUTED, SIZE, canvas, drawing, for_file
 

@@ -25,8 +25,7 @@ from leukoscope.data.index import index
 from leukoscope.data.pack import pack
 from leukoscope.data.split import make_split, write_split
 from leukoscope.training.loop import Task, start_fold, train_epoch
-from leukoscope.training.prepared import Prepared, read_prepared
-from leukoscope.training.sampling import cut, rng_of
+from leukoscope.training.prepared import Prepared, cut, read_prepared, rng_of
 
 BATCH, RATE = 32, 0.001
 EPOCHS = 20  # of the paper, for the figure that has the packing in it

@@ -9,9 +9,8 @@ from scipy import stats
 from sklearn.metrics import recall_score
 
 from leukoscope.bundle.manifest import Manifest, SubjectFigures
-from leukoscope.evaluation.calibration import fit_thresholds
 from leukoscope.evaluation.evaluate import Evidence, gather
-from leukoscope.evaluation.predictions import Predictions
+from leukoscope.evaluation.predictions import Predictions, fit_thresholds
 from leukoscope.exporting import operating_points, subject_figures
 from leukoscope.report.card import _points, figures_at
 from tests.synthetic_run import write_run

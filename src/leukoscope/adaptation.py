@@ -19,9 +19,9 @@ from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write
 from .config import OPERATING_POINTS
 from .data.cells import Cell
 from .errors import DataError, UsageError
-from .evaluation.calibration import fit_temperature, fit_thresholds, log_loss, temper
 from .evaluation.intervals import Jackknife, Statistics, bootstrap, design_of, jackknife
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
+from .evaluation.predictions import fit_temperature, fit_thresholds, log_loss, temper
 from .images.crop import VIEWS, prepare_crop, turn
 from .images.read import RGB, read_image
 from .inference.ensemble import Ensemble

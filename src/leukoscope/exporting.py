@@ -13,9 +13,9 @@ from .data.audit import read_traits
 from .data.index import picture_kind
 from .data.pack import open_pack
 from .errors import DataError, UsageError
-from .evaluation.calibration import fit_thresholds
 from .evaluation.evaluate import Evidence, gather
 from .evaluation.metrics import Floats
+from .evaluation.predictions import fit_thresholds
 from .files import read_json, record_stage
 from .images.read import read_image
 from .inference.ensemble import CLASSES_KEY

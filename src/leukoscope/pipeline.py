@@ -16,7 +16,7 @@ from .data.pack import pack
 from .data.split import SplitPlan, group_of_subject, make_split, read_split, subject_groups, write_split
 from .data.synthetic import draw_cells
 from .errors import DataError, UsageError, require
-from .evaluation.baselines import shortcut_probe
+from .evaluation.outcomes import shortcut_probe
 from .files import alone_in, read_json, record_stage, write_json
 from .images.folders import passed_over
 

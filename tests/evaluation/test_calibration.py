@@ -7,8 +7,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_curve
 
-from leukoscope.evaluation.calibration import calibrate, fit_temperature, fit_thresholds, temper
-from leukoscope.evaluation.predictions import Predictions
+from leukoscope.evaluation.predictions import Predictions, calibrate, fit_temperature, fit_thresholds, temper
 
 
 def predictions_of(labels: np.ndarray, chance: np.ndarray, *, test: np.ndarray) -> Predictions:

@@ -9,9 +9,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from leukoscope.evaluation.metrics import areas
-from leukoscope.evaluation.reliability import (
+from leukoscope.evaluation.metrics import (
     BENEFIT_GRID,
+    areas,
     calibration_figures,
     ipa,
     logistic,

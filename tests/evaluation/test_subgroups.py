@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
-from leukoscope.evaluation.outcomes import Outcome
-from leukoscope.evaluation.subgroups import banded, subgroup_notes, subgroups
+from leukoscope.evaluation.outcomes import Outcome, banded, subgroup_notes, subgroups
 
 
 def outcome_of_subjects(subjects: int = 24) -> tuple[Outcome, np.ndarray]:

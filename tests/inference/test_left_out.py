@@ -8,7 +8,7 @@ import pytest
 from leukoscope.bundle.manifest import Manifest, Member
 from leukoscope.config import Prepare
 from leukoscope.errors import DataError, UsageError
-from leukoscope.evaluation.calibration import fit_temperature, temper
+from leukoscope.evaluation.predictions import fit_temperature, temper
 from leukoscope.files import read_csv
 from leukoscope.inference.left_out import LeftOut, fit_rule, judged_parts, learnt_from, promise, read_left_out
 from leukoscope.inference.rejection import UNSURE, decide, fit_conformal, reached

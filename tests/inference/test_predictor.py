@@ -10,7 +10,7 @@ from PIL import Image
 
 from leukoscope.bundle.manifest import Bundle
 from leukoscope.errors import UsageError
-from leukoscope.evaluation.calibration import temper as evaluated_temper
+from leukoscope.evaluation.predictions import temper as evaluated_temper
 from leukoscope.files import read_csv
 from leukoscope.images.crop import VIEWS, View, prepare_crop, turn, turn_back
 from leukoscope.images.read import read_image

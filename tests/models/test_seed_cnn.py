@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from leukoscope.config import Train
-from leukoscope.models.network import Network
+from leukoscope.models.network import Network, count, layers_of
 from leukoscope.models.seed_cnn import seed_cnn, seed_cnn_deep
-from leukoscope.models.summary import count, layers_of
-from leukoscope.training.optimise import make_optimizer, set_rates
+from leukoscope.training.loop import make_optimizer, set_rates
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))

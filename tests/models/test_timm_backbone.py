@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 
 from leukoscope.config import Model
 from leukoscope.errors import BundleError, UnknownNameError, UsageError
-from leukoscope.models.catalogue import KNOWN, build_network, find
-from leukoscope.models.timm_backbone import UnknownBackboneError
+from leukoscope.models.catalogue import KNOWN, UnknownBackboneError, build_network, find
 
 RESNET = "timm:resnet10t"  # the smallest quick one
 

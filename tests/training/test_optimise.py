@@ -5,7 +5,7 @@ import torch
 
 from leukoscope.config import Train
 from leukoscope.models.seed_cnn import seed_cnn
-from leukoscope.training.optimise import make_optimizer, rate_at, set_rates
+from leukoscope.training.loop import make_optimizer, rate_at, set_rates
 
 
 def test_the_rate_rises_over_the_warm_up_and_falls_along_pytorchs_cosine() -> None:

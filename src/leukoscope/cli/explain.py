@@ -172,7 +172,7 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
 
 def _write_page(path: Path, done: list[_Case]) -> None:
     from ..files import write_text
-    from ..report.explanation import Shown, render
+    from ..report.opinion import Shown, render
     from .options import printable
 
     cells = [

@@ -121,7 +121,7 @@ def summary(name: str, size: int | None, classes: int) -> None:
     _require()
     from ..config import Model
     from ..models.catalogue import build_network
-    from ..models.summary import summary_table
+    from ..models.network import summary_table
 
     side = size or (224 if name.startswith("timm:") else 450)
     click.echo(summary_table(build_network(Model(name=name), classes=classes, size=side), size=side))

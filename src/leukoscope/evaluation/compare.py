@@ -10,11 +10,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from ..errors import DataError
-from .baselines import label_statistics
 from .evaluate import Evidence, experiment_of, gather
 from .intervals import LEAST, METHOD, Design, Statistics, bootstrap, design_of, jackknife
 from .metrics import LOWER_IS_BETTER, METRICS, Floats, Ints, ece
-from .outcomes import SUBJECT_METRICS, Outcome, measure, measure_subjects, outcome_of
+from .outcomes import SUBJECT_METRICS, Outcome, label_statistics, measure, measure_subjects, outcome_of
 from .predictions import Predictions
 
 

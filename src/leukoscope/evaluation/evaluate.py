@@ -15,8 +15,6 @@ from ..data.cells import Cell, read_cells
 from ..data.split import SplitPlan, read_split
 from ..errors import UnknownNameError
 from ..files import read_csv, record_stage, write_json
-from .baselines import COLUMNS, class_shares, features_of, label_statistics, majority, probe
-from .calibration import Calibration, calibrate, calibration_table
 from .intervals import (
     LEAST,
     METHOD,
@@ -30,13 +28,18 @@ from .intervals import (
     number,
     plain,
 )
-from .metrics import BINS, METRICS, Floats, Ints, confusion, ece, reliability
+from .metrics import BENEFIT_GRID, BINS, CALIBRATION, METRICS, Floats, Ints, confusion, ece, reliability, smooth_grid
 from .outcomes import (
+    COLUMNS,
     COVERAGE_GRID,
     RATE_GRID,
     RECALL_GRID,
     SUBJECT_METRICS,
     Outcome,
+    class_shares,
+    features_of,
+    label_statistics,
+    majority,
     measure,
     measure_classes,
     measure_curves,
@@ -44,11 +47,12 @@ from .outcomes import (
     measure_probabilities,
     measure_subjects,
     outcome_of,
+    probe,
+    subgroup_notes,
+    subgroups,
     subjects_of,
 )
-from .predictions import Predictions, read_predictions, rows_of
-from .reliability import BENEFIT_GRID, CALIBRATION, smooth_grid
-from .subgroups import subgroup_notes, subgroups
+from .predictions import Calibration, Predictions, calibrate, calibration_table, read_predictions, rows_of
 from .verdict import verdict
 
 _KINDS = ("precision", "recall", "f1")

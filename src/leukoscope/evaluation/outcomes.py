@@ -1,14 +1,23 @@
-"""What an estimator said about the test cells, ready to be measured under any weighting."""
+"""What is measured of a model: all test cells, subgroups of them, and the baselines that know only size or colour.
 
-from dataclasses import dataclass
+The probes are logistic regressions fitted on the training cells of each fold and then treated just like the model:
+temperature and thresholds from the fold's validation cells, measured on its test cells.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ..config import OPERATING_POINTS
-from .calibration import Calibration
-from .intervals import Statistics
+from .intervals import Statistics, design_of, jackknife
 from .metrics import (
     CHANCES,
     COUNTED,
@@ -17,9 +26,12 @@ from .metrics import (
     accuracy,
     areas,
     auroc,
+    calibration_figures,
     confusion,
     divide,
     f1,
+    ipa,
+    net_benefit,
     precision,
     precision_on,
     rank,
@@ -27,11 +39,11 @@ from .metrics import (
     reliability,
     risk_on,
     roc_on,
+    smooth_curve,
 )
 from .metrics import sensitivity as sensitivity_of
 from .metrics import specificity as specificity_of
-from .predictions import Predictions
-from .reliability import calibration_figures, ipa, net_benefit, smooth_curve
+from .predictions import Calibration, Predictions
 
 RATE_GRID = np.linspace(0, 1, 101)
 RECALL_GRID = np.linspace(0.01, 1, 100)
@@ -195,3 +207,227 @@ def measure_probabilities(outcome: Outcome, weights: Floats, *, grid: Floats | N
     values = calibration_figures(outcome.labels, outcome.probabilities, **here)
     values["smooth"] = smooth_curve(chance, outcome.labels, grid=grid, **here)
     return values | net_benefit(outcome.labels, chance, **here)
+
+
+SHOWN = ("auroc", "sensitivity", "specificity", "balanced_accuracy", "accuracy")
+_MANY = 8  # more different numbers than this are cut into bands
+_BANDS = 4
+_MOST = 20  # subgroups of a column that are shown
+
+
+def subgroups(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]]) -> list[dict[str, Any]]:
+    """Return a row for each value of each column, with its figures and their difference to all other cells.
+
+    columns: name -> (cells,) the value of each cell; an empty one counts as 'not recorded'. A column of more than eight
+    different numbers is cut into four bands at its quartiles over subject groups.
+    """
+    rows = []
+    for column, values in columns.items():
+        kinds = banded(values, outcome.groups)
+        names, counts = np.unique(kinds, return_counts=True)
+        if len(names) > 1:
+            largest = sorted(names[np.argsort(-counts, kind="stable")][:_MOST].tolist(), key=_in_order)
+            rows += [_row(outcome, column, str(name), kinds == name) for name in largest]
+    return rows
+
+
+def subgroup_notes(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]], *, asked: bool) -> list[str]:
+    """Say which subgroups are not shown; a column with one value only where it was asked for."""
+    notes = []
+    for column, values in columns.items():
+        count = len(np.unique(banded(values, outcome.groups)))
+        if count > _MOST:
+            notes.append(f"Subgroups by {column}: the {_MOST} with most cells of {count} are shown.")
+        elif count < 2 and asked:
+            notes.append(f"Subgroups by {column}: all tested cells have the same value, so there are none.")
+    return notes
+
+
+def banded(values: NDArray[np.str_], groups: NDArray[np.int64]) -> NDArray[np.str_]:
+    """Return the subgroup of each cell: its value, or its band where the values are many numbers.
+
+    >>> banded(np.array(["1", "", "2"]), np.arange(3)).tolist()
+    ['1', 'not recorded', '2']
+    """
+    names = np.where(np.char.strip(values) == "", "not recorded", values)
+    there = names != "not recorded"
+    try:
+        numbers = names[there].astype(float)
+    except ValueError:
+        return names
+    if len(np.unique(numbers)) <= _MANY or not np.isfinite(numbers).all():
+        return names
+    one_each = numbers[np.unique(groups[there], return_index=True)[1]]
+    cuts = np.unique(np.quantile(one_each, np.linspace(0, 1, _BANDS + 1)[1:-1], method="lower"))
+    band = np.searchsorted(cuts, numbers)  # up to and including a cut
+    edges = [f"up to {cuts[0]:g}", *(f"{low:g} to {high:g}" for low, high in pairwise(cuts.tolist()))]
+    named = names.astype(object)
+    named[there] = np.array([*edges, f"above {cuts[-1]:g}"], dtype=object)[band]
+    return named.astype(np.str_)
+
+
+def _in_order(name: str) -> tuple[int, float, str]:
+    first = {"up to": 0, "above": 2, "not r": 3}.get(name[:5], 1)
+    try:
+        return first, float(name.split(maxsplit=1)[0]), name
+    except ValueError:
+        return first, 0.0, name
+
+
+def _row(outcome: Outcome, column: str, name: str, inside: NDArray[np.bool_]) -> dict[str, Any]:
+    here = _own_groups(outcome.pick(inside))
+    labels = np.bincount(here.labels, minlength=outcome.classes)
+    return {
+        "column": column,
+        "value": name,
+        "cells": int(inside.sum()),
+        "groups": int(here.groups.max()) + 1,
+        "cells_per_class": labels.tolist(),
+        "subject_weighted": _figures(here, alike=True) | {"differences": _differences(outcome, inside, alike=True)},
+        "per_cell": _figures(here, alike=False) | {"differences": _differences(outcome, inside, alike=False)},
+    }
+
+
+def _own_groups(outcome: Outcome) -> Outcome:
+    return replace(outcome, groups=np.unique(outcome.groups, return_inverse=True)[1])
+
+
+def _figures(outcome: Outcome, *, alike: bool) -> dict[str, Any]:
+    design = design_of(outcome.labels, outcome.groups)
+    sizes = design.share if alike else np.ones(len(design.share))
+    found = jackknife(
+        lambda weights: measure(outcome, weights / sizes),
+        design.alike() if alike else design,
+        cells=len(outcome.labels),
+    )
+    return {metric: found.interval(metric) for metric in SHOWN}
+
+
+def _differences(outcome: Outcome, inside: NDArray[np.bool_], *, alike: bool) -> dict[str, Any]:
+    parts = {"in": outcome.pick(inside), "out": outcome.pick(~inside)}
+    count = int(outcome.groups.max()) + 1
+    sizes = {name: np.maximum(np.bincount(each.groups, minlength=count), 1) for name, each in parts.items()}
+    present = {name: np.bincount(each.groups, minlength=count) > 0 for name, each in parts.items()}
+    design = design_of(outcome.labels, outcome.groups, apart=present["in"] + 2 * present["out"])
+
+    def statistic(weights: Floats) -> Statistics:
+        return {
+            f"{name}.{metric}": value
+            for name, each in parts.items()
+            for metric, value in measure(each, weights / sizes[name] if alike else weights).items()
+        }
+
+    found = jackknife(statistic, design.alike() if alike else design, cells=len(outcome.labels))
+    return {metric: found.difference(f"in.{metric}", f"out.{metric}") for metric in SHOWN}
+
+
+COLUMNS = {"size": [0], "colour": [1, 2, 3]}  # of traits.csv, after the path
+
+
+def majority(outcome: Outcome, shares: Floats) -> Outcome:
+    """Return the outcome of saying the most common training class to everything, with its share as probability.
+
+    shares: (classes,), how common each class is among training cells.
+    """
+    cells = len(outcome.labels)
+    said = np.full(cells, int(np.argmax(shares)), dtype=np.int64)
+    return replace(
+        outcome,
+        probabilities=np.tile(shares, (cells, 1)),
+        predicted=said,
+        certainty=np.zeros(cells),
+        at=dict.fromkeys(outcome.at, said),
+    )
+
+
+def class_shares(labels: Ints, *, classes: int) -> Floats:
+    """Return how common each class is.
+
+    >>> class_shares(np.array([0, 1, 1, 1]), classes=2).tolist()
+    [0.25, 0.75]
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return np.asarray(counts / max(1, counts.sum()))
+
+
+def features_of(traits: Floats, name: str) -> Floats:
+    """Return a probe's features (cells, features): the logarithm of the area, or the mean colour.
+
+    traits: (cells, 4), area in pixels, mean red, green and blue; a cell that could not be measured gets the medians.
+
+    >>> features_of(np.array([[1.0, 90, 80, 70], [np.nan, 90, 80, 70]]), "size").tolist()
+    [[0.0], [0.0]]
+    """
+    values = traits[:, COLUMNS[name]]
+    values = np.where(np.isfinite(values), values, np.nanmedian(values, axis=0))
+    return np.log(np.maximum(values, 1)) if name == "size" else values
+
+
+def probe(
+    predictions: Predictions, features: Floats, *, rows: Ints, train: dict[int, Ints], labels: Ints
+) -> Predictions:
+    """Return the predictions with a probe's probabilities in place of the model's.
+
+    features: (cells, features); rows: the cell of each prediction; train: fold -> its training cells;
+    labels: (cells,), the class of each cell, -1 where it has none.
+    """
+    chances = np.zeros_like(predictions.probabilities)
+    for fold in predictions.folds:
+        here = predictions.fold == fold
+        chances[here] = fit_probe(features[train[fold]], labels[train[fold]], features[rows[here]], chances.shape[1])
+    return replace(predictions, probabilities=chances)
+
+
+def fit_probe(features: Floats, labels: Ints, asked: Floats, classes: int) -> Floats:
+    """Fit a balanced logistic regression and return its probabilities for `asked`, (cells, classes)."""
+    chances = np.zeros((len(asked), classes))
+    seen = np.unique(labels)
+    if len(seen) < 2:
+        chances[:] = class_shares(labels, classes=classes) if len(seen) else 1 / classes
+        return chances
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
+    chances[:, seen] = model.fit(features, labels).predict_proba(asked)
+    return chances
+
+
+def label_statistics(statistics: Statistics, name: str) -> Statistics:
+    """Put the estimator's name before each of its metrics.
+
+    >>> list(label_statistics({"auroc": np.zeros(1)}, "size"))
+    ['size.auroc']
+    """
+    return {f"{name}.{metric}": values for metric, values in statistics.items()}
+
+
+_FOLDS = 5
+
+
+def shortcut_probe(features: Mapping[str, Floats], *, labels: Ints, groups: Ints, seed: int = 0) -> dict[str, Any]:
+    """Return the AUROC of each feature alone with its 95 % interval, subjects kept apart.
+
+    features: name -> (cells, columns); labels: (cells,) class index; groups: (cells,) code of the subject group.
+    A logistic regression is fitted in grouped five-fold cross-validation; 0.5 is what chance reaches.
+
+    >>> rng = np.random.default_rng(0)
+    >>> labels, groups = np.tile([0, 1], 100), np.arange(200) % 20
+    >>> found = shortcut_probe({"size": labels[:, None] + rng.normal(0, 9, (200, 1))}, labels=labels, groups=groups)
+    >>> found["size"]["low"] < 0.6 < found["size"]["high"]
+    True
+    """
+    classes = int(labels.max()) + 1
+    folds = min(_FOLDS, *(len(set(groups[labels == label])) for label in range(classes)))
+    if folds < 2:
+        return {"not_measured": "a class comes from a single subject group, so none can be kept apart"}
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    chances = {name: np.zeros((len(labels), classes)) for name in features}
+    for train, test in splitter.split(labels, labels, groups):
+        for name, values in features.items():
+            chances[name][test] = fit_probe(values[train], labels[train], values[test], classes)
+
+    def measure(weights: Floats) -> Statistics:
+        return {
+            name: areas(labels, values, weights=weights, groups=groups)["auroc"] for name, values in chances.items()
+        }
+
+    found = jackknife(measure, design_of(labels, groups), cells=len(labels))
+    return {name: found.interval(name) for name in features} | {"folds": folds, "chance": 0.5}

@@ -96,7 +96,7 @@ class Ensemble:
 def temper(probabilities: Floats, temperature: float) -> Floats:
     """Divide the logits of probabilities (cells, classes) by the temperature.
 
-    The same as evaluation.calibration.temper, in NumPy alone: SciPy takes longer to import than an image to answer.
+    The same as evaluation.predictions.temper, in NumPy alone: SciPy takes longer to import than an image to answer.
 
     >>> temper(np.array([[0.1, 0.9]]), 2.0).round(2).tolist()
     [[0.25, 0.75]]

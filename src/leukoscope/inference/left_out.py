@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Manifest, SubjectFigures
 from ..errors import DataError, UsageError
-from ..evaluation.calibration import fit_temperature, fit_thresholds, temper
 from ..evaluation.evaluate import gather
 from ..evaluation.metrics import Floats, Ints
+from ..evaluation.predictions import fit_temperature, fit_thresholds, temper
 from .rejection import Fitted, fit_conformal, reached
 
 _FEWEST = 0.1  # share of all cells of a part that is judged by itself; smaller ones are judged together

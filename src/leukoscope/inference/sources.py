@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..bundle.manifest import Manifest
 from ..data.cells import natural
-from ..data.layout import Place, places_of
+from ..data.index import Place, places_of
 from ..errors import DataError, UsageError, attempt, installed, require
 from ..fields.field_of_view import shows_view
 from ..images.crop import is_cut_out
@@ -129,7 +129,7 @@ def gather(
     """Return the images that are named, those of folders, and those of tables, in the order given; each once.
 
     A table has the columns path (seen from its folder) and, if it likes, subject. Whose the images of folders are
-    is said by `data.layout.places_of`; where several folders are given, each one's own name comes first.
+    is said by `data.index.places_of`; where several folders are given, each one's own name comes first.
 
     Args:
         given: files, folders and tables.

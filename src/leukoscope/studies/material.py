@@ -15,8 +15,8 @@ from ..data.cells import Cell, classes_of
 from ..data.index import Layout
 from ..data.pack import pack
 from ..data.split import group_of_subject, subject_groups
-from ..evaluation.baselines import features_of
 from ..evaluation.metrics import Floats, Ints
+from ..evaluation.outcomes import features_of
 from ..files import fingerprint, read_json
 from ..images.crop import cell_mask
 from ..pipeline import Input, stage_cells

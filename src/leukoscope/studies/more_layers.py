@@ -9,7 +9,7 @@ from ..config import Experiment, shipped
 from ..errors import DataError
 from ..evaluation.metrics import Ints
 from ..models.catalogue import build_network
-from ..models.summary import count
+from ..models.network import count
 from .ellassir_2022 import METRICS, judged
 from .frozen import fit_and_ask
 from .material import Material, load, sample

@@ -19,8 +19,8 @@ from ..evaluation.metrics import Floats, Ints
 from ..images.crop import cell_mask
 from ..training.device import launch
 from ..training.loop import predict, resume_epochs, start_fold
+from ..training.prepared import Crops as PackedCrops
 from ..training.prepared import Prepared
-from ..training.sampling import Crops as PackedCrops
 from .frozen import LITE0, LITE1, LITE2, backbone, features_of, with_weights
 from .material import Crops, Material
 from .study import Bench

@@ -17,8 +17,7 @@ from ..models.export import to_onnx
 from ..models.network import Network
 from ..training.device import launch
 from ..training.loop import Task, predict, start_fold, train_epoch
-from ..training.prepared import Prepared
-from ..training.sampling import Crops
+from ..training.prepared import Crops, Prepared
 from .material import Material
 
 RUNNING, BATCH = "running", "batch"

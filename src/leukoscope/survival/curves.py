@@ -1,6 +1,13 @@
 """Curves and their comparison: Kaplan–Meier, Aalen–Johansen, restricted means, influence functions and tests.
 
-One sort per group, then arithmetic on arrays."""
+One sort per group, then arithmetic on arrays.
+
+lifelines fits the models; the curves stand here because one table of counts (`RiskTable`) also feeds the log-rank,
+trend and Gray tests, which lifelines lacks or keeps closed, and because its Aalen–Johansen moves tied times at random.
+
+For a functional sum of phi(u) dF(u) of a cumulative incidence F (Aalen–Johansen). phi = 1 up to a horizon gives F
+there, phi = (until - u) gives the mean time lost to the event. Equal to the infinitesimal jackknife of R's survival.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,6 +1,11 @@
 """From a cohort to a model: curves of the stages always, a Cox model of every cause where the data carry one.
 
-With it come the number of patients that a model needs (Riley) and the model as a nomogram."""
+With it come the number of patients that a model needs (Riley) and the model as a nomogram.
+
+Source: Riley et al. (2019), doi 10.1002/sim.7992; Riley et al. (2020), doi 10.1136/bmj.m441; pmsampsize of R.
+
+Source: Iasonos et al. (2008), doi 10.1200/JCO.2007.12.9791; nomogram of R's rms.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ Each cause of an event has a Cox model (cause-specific hazards). For one patient
 give survival, and each cause's share of the deaths gives its cumulative incidence, so the two always add to one.
 Times are in the unit of the cohort. Intervals: delta method on the log(-log) scale, from the covariance of the
 coefficients and the variance of the baseline hazard (Tsiatis 1981; Andersen et al. 1993, section VII.2).
+
+Source: Stone and Koo (1985); Harrell (2015), Regression Modeling Strategies, section 2.4.5. Equal to rcs of R's rms.
 """
 
 import json

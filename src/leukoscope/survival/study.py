@@ -1,6 +1,9 @@
 """The comparison of the stages as survival.json holds it, with the TRIPOD+AI checklist.
 
-What the run knows answers the checklist; what only the authors know is left open."""
+What the run knows answers the checklist; what only the authors know is left open.
+
+Items: Collins et al. (2024), BMJ 385:e078378, doi 10.1136/bmj-2023-078378; named here in our own words.
+"""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The training loop, in reading order: run, fold, epoch, step.
+"""The training loop, in reading order: run, fold, epoch, step; and its optimisers.
 
 Nothing random has a memory: every draw comes from (seed, fold, epoch, step), so a run that was killed at any moment
 and resumed from its last checkpoint goes the way it would have gone.
@@ -19,24 +19,86 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..config import Train
 from ..errors import TrainingError, UsageError, require
 from ..files import record_stage, write_json
 from ..images.crop import VIEWS, turn
-from ..models.catalogue import build_network
-from ..models.network import Network
-from ..models.summary import describe
-from ..models.timm_backbone import leading_weights
+from ..models.catalogue import build_network, leading_weights
+from ..models.network import Network, describe
 from ..progress import track
 from .augment import augment, draw
-from .checkpoint import load_checkpoint, read_facts, save_checkpoint, sweep
-from .device import keep_memory, launch
-from .distributed import AsOneBatch
+from .checkpoint import (
+    Epoch,
+    add_to_tensorboard,
+    best_epoch,
+    is_over,
+    load_checkpoint,
+    measures,
+    read_facts,
+    save_checkpoint,
+    sweep,
+    write_history,
+)
+from .device import AsOneBatch, keep_memory, launch
 from .fused_block import in_one_pass
-from .history import Epoch, add_to_tensorboard, best_epoch, is_over, measures, write_history
-from .optimise import make_optimizer, set_rates
-from .prepared import FoldSets, Prepared, fold_sets, join_folds, read_prepared, write_fold
+from .prepared import (
+    FoldSets,
+    Prepared,
+    Rows,
+    cut,
+    fold_sets,
+    generator_of,
+    join_folds,
+    read_ahead,
+    read_prepared,
+    rng_of,
+    seed_of,
+    write_fold,
+)
 from .probe import probe_fold
-from .sampling import Rows, cut, generator_of, read_ahead, rng_of, seed_of
+
+_FIRST_MOMENT = 0.9
+_EPSILON = 1e-7  # Keras' default; PyTorch's is 1e-8
+
+
+def make_optimizer(network: Network, train: Train) -> torch.optim.Optimizer:
+    """Return the optimiser that the settings name; weight decay spares biases and normalisation."""
+    groups = []
+    for part, factor in ((network.backbone, 1.0), (network.head, train.head_rate)):
+        decayed = [weight for weight in part.parameters() if weight.ndim > 1]
+        spared = [weight for weight in part.parameters() if weight.ndim <= 1]
+        groups.append({"params": decayed, "weight_decay": train.weight_decay, "factor": factor})
+        groups.append({"params": spared, "weight_decay": 0.0, "factor": factor})
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
+    optimizer: torch.optim.Optimizer = kind(
+        groups, lr=train.learning_rate, betas=(_FIRST_MOMENT, train.second_moment), eps=_EPSILON
+    )
+    return optimizer
+
+
+def set_rates(optimizer: torch.optim.Optimizer, train: Train, *, step: int, steps: int) -> float:
+    """Set and return the learning rate of step `step` of `steps`, counted from 0 over the whole fold.
+
+    Keras adds its epsilon before it corrects the second moment for its start at zero, PyTorch after; scaling
+    epsilon by the same correction makes the two equal.
+    """
+    rate = rate_at(train, step=step, steps=steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+        group["eps"] = _EPSILON / math.sqrt(1 - train.second_moment ** (step + 1))
+    return rate
+
+
+def rate_at(train: Train, *, step: int, steps: int) -> float:
+    """Return the learning rate: a linear rise over the warm-up, then level, or down a cosine to nearly zero."""
+    rising = round(train.warmup * steps)
+    if step < rising:
+        return train.learning_rate * (step + 1) / rising
+    if not train.cosine:
+        return train.learning_rate
+    share_done = (step - rising) / max(1, steps - rising)
+    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * share_done))
+
 
 _LOOK_EVERY = 16  # steps between looks at the loss; each look makes a GPU wait
 

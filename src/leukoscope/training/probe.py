@@ -20,10 +20,8 @@ from ..models.catalogue import build_network
 from ..models.export import to_onnx
 from ..models.network import Network
 from ..progress import track
-from .checkpoint import save_checkpoint
-from .history import Epoch, measures, write_history
-from .prepared import FoldSets, Prepared, fold_sets, write_fold
-from .sampling import Rows, cut, read_ahead, seed_of
+from .checkpoint import Epoch, measures, save_checkpoint, write_history
+from .prepared import FoldSets, Prepared, Rows, cut, fold_sets, read_ahead, seed_of, write_fold
 
 Features = NDArray[np.float32]
 # Inverse strengths of the L2 penalty on standardised features that are tried on the validation subjects.
