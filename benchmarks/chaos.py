@@ -44,9 +44,8 @@ from sqlalchemy import func, select
 
 from leukoscope.data.synthetic import Donor, draw_cell
 from leukoscope.server.audit_log import AuditLog
-from leukoscope.server.database import Database
+from leukoscope.server.database import FAILED, Cell, Database, Job, Picture, Prediction, Review
 from leukoscope.server.settings import Serving
-from leukoscope.server.tables import FAILED, Cell, Job, Picture, Prediction, Review
 
 PEOPLE, TOGETHER = 4, 3
 PAUSE = (3.0, 7.0)  # seconds between two events

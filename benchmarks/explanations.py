@@ -18,8 +18,7 @@ import numpy as np
 import onnxruntime
 
 from leukoscope.explanation.checks import check, deletion, insertion, random_heat, rank_correlation
-from leukoscope.explanation.maps import Crops, Predict, enlarge
-from leukoscope.explanation.perturbation import lime, occlude
+from leukoscope.explanation.maps import Crops, Predict, enlarge, lime, occlude
 from leukoscope.files import write_json
 from leukoscope.images.crop import prepare_crop
 from leukoscope.images.read import read_image

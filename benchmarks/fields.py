@@ -24,8 +24,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from skimage import feature, filters, measure, morphology, segmentation
 
-from leukoscope.fields.cells import cut_crop, find_cells, open_field
-from leukoscope.fields.drawing import draw_outlines
+from leukoscope.fields.cells import cut_crop, draw_outlines, find_cells, open_field
 from leukoscope.fields.extraction import field_normaliser
 
 STAINS = ("none", "reinhard", "macenko")

@@ -17,8 +17,7 @@ import numpy as np
 from fields import Boxes, annotated_boxes, matches
 from leukoscope.errors import ImageError
 from leukoscope.fields.cells import field_of, find_cells
-from leukoscope.fields.images import read_pixels
-from leukoscope.fields.planes import Pixels, rescaled
+from leukoscope.fields.images import Pixels, read_pixels, rescaled
 from leukoscope.fields.stain import background_colour
 from leukoscope.progress import in_parallel
 

@@ -16,10 +16,8 @@ import cv2
 import numpy as np
 import tifffile
 
-from leukoscope.fields.images import read_pixels
-from leukoscope.fields.planes import rescaled
-from leukoscope.fields.slide_extraction import extract_slide
-from leukoscope.fields.slides import TiffSlide
+from leukoscope.fields.images import read_pixels, rescaled
+from leukoscope.fields.slides import TiffSlide, extract_slide
 
 HEIGHT, WIDTH = 480, 640  # of a BCCD field
 

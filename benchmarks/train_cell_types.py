@@ -29,11 +29,10 @@ from numpy.typing import NDArray
 from leukoscope.errors import ImageError
 from leukoscope.fields.cells import Field, FieldCell, find_cells, open_field
 from leukoscope.fields.extraction import SharedScales
-from leukoscope.fields.planes import blur, grown, parts
+from leukoscope.fields.images import blur, grown, parts
 from leukoscope.fields.stain import optical_density, purple
 from leukoscope.fields.type_crops import frame, moved, shown, table_of_field
-from leukoscope.images.read import read_image
-from leukoscope.images.type_crop import (
+from leukoscope.images.crop import (  # fmt: skip
     FRAME_SIDE,
     FRAME_UM_PER_PX,
     GLASS,
@@ -43,9 +42,10 @@ from leukoscope.images.type_crop import (
     Table,
     frame_on_black,
     table_on_black,
-)  # fmt: skip
-from leukoscope.inference.appearance import fit_appearance
+)
+from leukoscope.images.read import read_image
 from leukoscope.inference.cell_types import GRAPH, TYPES, entry_of
+from leukoscope.inference.quality import fit_appearance
 
 LABORATORIES = ("pbc", "bccd", "cnmc")
 KINDS = {name: name for name in TYPES} | {"lymphocyte": "lymphoid", "ig": "immature granulocyte"}

@@ -20,10 +20,9 @@ from .files import read_json, record_stage
 from .images.read import read_image
 from .inference.ensemble import CLASSES_KEY
 from .inference.left_out import LeftOut, learnt_from, read_left_out
-from .inference.out_of_distribution import FILE, fit_detector
 from .inference.predictor import Predictor
 from .inference.quality import fit_quality, measure
-from .inference.rejection import fit_conformal
+from .inference.rejection import FILE, fit_conformal, fit_detector
 from .progress import in_parallel, track
 from .report.card import TELLING, card
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.explanation.checks import check, deletion, insertion, inside_share, random_heat, rank_correlation
-from leukoscope.explanation.perturbation import occlude
+from leukoscope.explanation.maps import occlude
 from tests.explanation.known import PLACE, SIZE, cell, predict
 
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leukoscope.explanation.maps import enlarge, magnified, overlay, painted, transparent
-from leukoscope.explanation.perturbation import lime, occlude, superpixels
+from leukoscope.explanation.maps import enlarge, lime, magnified, occlude, overlay, painted, superpixels, transparent
 from leukoscope.models.network import Network, WithMap
 from tests.explanation.known import EXPECTED, PLACE, SIZE, cell, middle, predict
 

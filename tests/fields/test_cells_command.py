@@ -9,7 +9,7 @@ from PIL import Image
 
 from leukoscope.cli import leukoscope
 from leukoscope.data.cells import read_cells
-from leukoscope.fields.table import outline_of
+from leukoscope.fields.extraction import outline_of
 from leukoscope.files import read_csv
 from leukoscope.images.read import read_image
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leukoscope.fields.cells import CROP_SIDE, cut_crop, field_of, find_cells
-from leukoscope.fields.planes import rescaled
+from leukoscope.fields.images import rescaled
 from leukoscope.fields.scale import RELEASE_UM_PER_PX, Scale
 
 

@@ -6,8 +6,7 @@ import tifffile
 from PIL import Image
 
 from leukoscope.fields.cells import open_field, preview
-from leukoscope.fields.images import scale_in_file
-from leukoscope.fields.planes import rescaled
+from leukoscope.fields.images import rescaled, scale_in_file
 from leukoscope.fields.scale import Scale, common_scale, estimate_scale
 from leukoscope.fields.stain import learn_stain
 

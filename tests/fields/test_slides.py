@@ -7,11 +7,18 @@ import pytest
 import tifffile
 
 from leukoscope.errors import ImageError
-from leukoscope.fields.images import read_pixels
-from leukoscope.fields.planes import rescaled
+from leukoscope.fields.images import read_pixels, rescaled
 from leukoscope.fields.scale import Scale
-from leukoscope.fields.slide_extraction import extract_slide
-from leukoscope.fields.slides import Look, TiffSlide, is_slide, look_at, read_with_margin, tile_cells, tiles_of
+from leukoscope.fields.slides import (
+    Look,
+    TiffSlide,
+    extract_slide,
+    is_slide,
+    look_at,
+    read_with_margin,
+    tile_cells,
+    tiles_of,
+)
 from leukoscope.fields.stain import learn_stain
 
 from .conftest import Painting
@@ -86,7 +93,7 @@ def test_the_size_of_tiles_does_not_change_the_cells_of_real_fields(shared_data,
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_cells(slide_path, tmp_path, monkeypatch):
-    import leukoscope.fields.slide_extraction as module
+    import leukoscope.fields.slides as module
 
     whole = extract_slide(partial(TiffSlide, slide_path), tmp_path / "whole", name="slide", tile=500)
     real, calls = module.tile_cells, []

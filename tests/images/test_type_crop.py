@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from leukoscope.fields.type_crops import shown
-from leukoscope.images.type_crop import GLASS, SIDE, crop_on_black, frame_on_black, table_on_black
+from leukoscope.images.crop import GLASS, SIDE, crop_on_black, frame_on_black, table_on_black
 
 
 def cell_on_black(*, side: int = 450, shift: int = 0, radius: int = 120) -> NDArray[np.uint8]:

@@ -19,8 +19,8 @@ from leukoscope.inference.cell_types import GRAPH
 from leukoscope.inference.ensemble import CLASSES_KEY
 from leukoscope.inference.fields import stain_of
 from leukoscope.inference.opinion import Tally
-from leukoscope.inference.out_of_distribution import FILE, fit_detector
 from leukoscope.inference.predictor import Predictor
+from leukoscope.inference.rejection import FILE, fit_detector
 from leukoscope.report.opinion import OpinionPage
 from tests.inference.typed import type_graph
 from tests.server.small_bundle import CHANNELS, SIZE, network

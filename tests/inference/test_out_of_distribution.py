@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import mahalanobis
 
 from leukoscope.errors import BundleError, DataError
-from leukoscope.inference.out_of_distribution import Detector, Space, fit_detector, fit_space, read_detector, why_far
+from leukoscope.inference.rejection import Detector, Space, fit_detector, fit_space, read_detector, why_far
 
 CHANNELS = 40
 

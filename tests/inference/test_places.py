@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from leukoscope.cli.predict import predict
 from leukoscope.errors import DataError, ImageError, UsageError
 from leukoscope.images.read import read_image
-from leukoscope.inference.remote_files import beside
+from leukoscope.inference.shards import beside
 from leukoscope.inference.sources import sources_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")

@@ -16,8 +16,8 @@ from leukoscope.fields.cells import field_of
 from leukoscope.fields.scale import Scale
 from leukoscope.files import read_csv
 from leukoscope.inference.cell_types import TYPES
+from leukoscope.inference.differential import limits_of
 from leukoscope.inference.fields import judge_cells
-from leukoscope.inference.limits import limits_of
 from leukoscope.inference.predictor import Predictor
 from tests.fields.conftest import NUCLEUS, Painting
 from tests.images.test_type_crop import cell_on_black

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from leukoscope.bundle.manifest import Bundle, Manifest, write_bundle
-from leukoscope.images.type_crop import GLASS, SIDE
+from leukoscope.images.crop import GLASS, SIDE
 from leukoscope.inference.cell_types import GRAPH, TYPES, entry_of
 
 CONFUSION = (np.eye(len(TYPES), len(TYPES) + 1, dtype=int) * 90 + 1).tolist()

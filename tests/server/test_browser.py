@@ -17,9 +17,9 @@ import uvicorn
 from sqlalchemy import insert, select
 
 from leukoscope.server.app import create_app
+from leukoscope.server.database import Cell
 from leukoscope.server.room import Room, open_room
 from leukoscope.server.settings import Serving
-from leukoscope.server.tables import Cell
 from tests.server.conftest import PASSWORD, Place, cell_picture, png
 from tests.server.test_reading import smear
 

@@ -10,9 +10,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from leukoscope.errors import UsageError
-from leukoscope.server.database import Database, DatabaseError
+from leukoscope.server.database import Database, DatabaseError, Table
 from leukoscope.server.settings import Serving
-from leukoscope.server.tables import Table
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import pytest
 import uvicorn
 
 from leukoscope.errors import UsageError
-from leukoscope.server import connections
+from leukoscope.server import security
 from leukoscope.server.app import create_app
-from leukoscope.server.connections import HastyProtocol
 from leukoscope.server.room import open_room
+from leukoscope.server.security import HastyProtocol
 from leukoscope.server.settings import Serving
 from leukoscope.server.store import make_private
 from tests.interop.test_dicom import PATIENT, write_field
@@ -103,7 +103,7 @@ def test_what_a_stranger_makes_up_is_no_label_and_no_line(place: Place, caplog: 
 @pytest.fixture
 def served(settings: Serving, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A room behind real sockets; yields its port."""
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(security, "HEAD_SECONDS", 1.0)
     monkeypatch.setattr("leukoscope.server.security._BODY_SECONDS", 1.0)
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="error", http=HastyProtocol))

@@ -17,9 +17,8 @@ from sqlalchemy import func, select, text
 
 from leukoscope.inference.predictor import Predictor
 from leukoscope.server import queue
-from leukoscope.server.database import Database
+from leukoscope.server.database import FAILED, Case, Cell, Database, Job, Picture, Prediction
 from leukoscope.server.settings import Serving
-from leukoscope.server.tables import FAILED, Case, Cell, Job, Picture, Prediction
 from tests.server.conftest import Cluster, Place, Visitor, cell_picture, opened, png, synthetic
 
 BIG = 500

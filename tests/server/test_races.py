@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from leukoscope.server.database import Database
-from leukoscope.server.tables import Case, Cell, Entry, Review
+from leukoscope.server.database import Case, Cell, Database, Entry, Review
 from tests.server.conftest import Place, Visitor, cell_picture, png
 from tests.server.test_reading import smear
 

@@ -13,10 +13,9 @@ from leukoscope.cli.serve import accounts as command
 from leukoscope.errors import UsageError
 from leukoscope.server import accounts
 from leukoscope.server.accounts import Attempts, hash_password
-from leukoscope.server.database import Database
+from leukoscope.server.database import Database, Token
 from leukoscope.server.refusals import Refusal
 from leukoscope.server.settings import Serving
-from leukoscope.server.tables import Token
 from tests.server.conftest import PASSWORD, Place, Visitor
 from tests.server.test_security import bearer
 

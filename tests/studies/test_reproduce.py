@@ -12,9 +12,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from leukoscope.cli import leukoscope
 from leukoscope.files import read_json
-from leukoscope.studies.catalogue import find, names
 from leukoscope.studies.frozen import folds_by
-from leukoscope.studies.study import Bench, Given, Scale, Truth, over_seeds, sampled
+from leukoscope.studies.study import Bench, Given, Scale, Truth, find, names, over_seeds, sampled
 
 # Enough for every path; the numbers mean nothing.
 SMALL = ("--synthetic", "144", "--seeds", "2", "--images", "120", "--size", "32", "--epochs", "2", "--offline")

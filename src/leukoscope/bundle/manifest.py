@@ -195,7 +195,7 @@ class Manifest(Settings):
     quality: dict[str, Any] = Field(default_factory=dict)
     """What pictures of training cells are like: written and read by inference.quality."""
     out_of_distribution: dict[str, Any] = Field(default_factory=dict)
-    """How far from the training cells is too far: written and read by inference.out_of_distribution."""
+    """How far from the training cells is too far: written and read by inference.rejection."""
     conformal: dict[str, Any] = Field(default_factory=dict)
     """When a cell is unsure: written and read by inference.rejection."""
     pictures: Literal["cells", "fields"] = "cells"

@@ -48,7 +48,7 @@ def _qupath_writer(folder: Path, manifest: "Manifest", _: "Counting") -> Writer:
 
 
 def _dicom_writer(folder: Path, manifest: "Manifest", counting: "Counting") -> Writer:
-    from ..fields.detection import ClassicalDetector
+    from ..fields.cells import ClassicalDetector
     from ..interop.dicom_images import DicomImage
     from ..interop.dicom_results import Algorithm, DicomCell, DicomShare, write_annotations, write_report
 
@@ -154,7 +154,7 @@ def _found_as_geojson(output: Path) -> Any:
 def _found_as_dicom(output: Path) -> Any:
     from importlib import metadata
 
-    from ..fields.detection import ClassicalDetector
+    from ..fields.cells import ClassicalDetector
     from ..interop.dicom_images import DicomImage
     from ..interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
 

@@ -47,7 +47,7 @@ def index_command(
     from ..data.index import index, index_release
     from ..errors import DataError, UsageError
     from ..pipeline import notes_of
-    from .words import describe_cells
+    from .run import describe_cells
 
     if (where is None) != release_list:
         raise UsageError("Give a folder or a table, or --release-list, and not both.")
@@ -82,7 +82,7 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
     from ..errors import DataError
     from ..files import write_json
     from ..pipeline import describe_unusable, refuse_conflicts, shortcuts
-    from .words import describe_audit, describe_parts, describe_shortcuts
+    from .run import describe_audit, describe_parts, describe_shortcuts
 
     cells = read_cells(table)
     traits = None if names_only else measure_traits(cells)
@@ -187,7 +187,7 @@ def split_command(
     from ..data.cells import read_cells
     from ..data.split import make_split, write_split
     from ..files import read_json
-    from .words import describe_split
+    from .run import describe_split
 
     given = {
         "scheme": scheme,

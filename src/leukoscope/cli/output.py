@@ -17,8 +17,7 @@ from rich.text import Text
 
 from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..errors import UsageError
-from ..inference.differential import Differential, rounded
-from ..inference.limits import limits_of
+from ..inference.differential import Differential, limits_of, rounded
 from ..inference.opinion import Opinion, Tally, review_priority, title_of, worded
 from .options import many, printable
 

@@ -85,7 +85,7 @@ class PredictionRun:
 
     def run(self) -> None:
         """Answer, write what is asked for, and print the table or JSON."""
-        from ..inference.limits import limits_of
+        from ..inference.differential import limits_of
 
         if self._request.as_json:
             facts = {"model": self._predictor.manifest.name, "operating_point": self._point.replace("_", "-")}
@@ -230,7 +230,7 @@ class PredictionRun:
 
     def _take_cell(self, judged: "JudgedCell", smear: "Smear", source: "Source") -> "JudgedCell":
         """Count one cell of a field and return it without its pictures."""
-        from ..inference.tables import light, prediction_row
+        from ..inference.opinions import light, prediction_row
 
         row = prediction_row(str(smear.path), judged, self._predictor.classes, self._predictor.types)
         self._take(judged.opinion, subject=source.subject, row=row, field=str(smear.path))
@@ -269,7 +269,7 @@ class PredictionRun:
         if not self._smears and not self._unusable:
             return []
         from ..inference.opinion import Count
-        from ..inference.tables import field_values, unusable_field
+        from ..inference.opinions import field_values, unusable_field
 
         for smear, _ in self._smears:
             self._per_field.subjects.setdefault(str(smear.path), Count())
@@ -287,7 +287,7 @@ class PredictionRun:
             subject = any(source.subject for source in self._sources)
             columns = columns_of(self._predictor.classes, subject=subject, types=self._predictor.types)
             if fields:
-                from ..inference.tables import CELL_COLUMNS
+                from ..inference.opinions import CELL_COLUMNS
 
                 columns += CELL_COLUMNS
             rows = self._spool.rows()
@@ -302,7 +302,7 @@ class PredictionRun:
 
     def _write_tables(self, folder: Path, fields: list[dict[str, Any]]) -> None:
         from ..files import write_csv
-        from ..inference.tables import DIFFERENTIAL_COLUMNS, FIELD_COLUMNS, SUBJECT_COLUMNS, subject_row
+        from ..inference.opinions import DIFFERENTIAL_COLUMNS, FIELD_COLUMNS, SUBJECT_COLUMNS, subject_row
 
         write_csv(folder / "fields.csv", fields, columns=FIELD_COLUMNS)
         summaries = self.tally.summaries()
@@ -317,7 +317,7 @@ class PredictionRun:
         """Write what goes to a hospital's systems: one file for each subject and format."""
         from datetime import UTC, datetime
 
-        from ..inference.tables import case_result
+        from ..inference.opinions import case_result
         from ..interop import fhir, hl7
         from .output import file_name
 
@@ -335,7 +335,7 @@ class PredictionRun:
                 hl7.write_message(folder / "hl7" / f"{name}.hl7", result)
 
     def _differentials(self, fields: list[dict[str, Any]]) -> "Iterator[dict[str, Any]]":
-        from ..inference.tables import differential_rows
+        from ..inference.opinions import differential_rows
 
         counted = [("all", "", self.counting.everything())]
         counted += [("subject", name, self.counting.of_subject(name)) for name in self.tally.subjects]
@@ -404,8 +404,7 @@ def predict_on_cluster(
     if output is None:
         raise UsageError("--engine ray writes a folder of Parquet files. Name it with -o, such as -o answers.")
     from ..bundle.manifest import open_bundle
-    from ..inference.distributed import answer_on_ray
-    from ..inference.shards import Counts, finished, make_plan, summarise
+    from ..inference.shards import Counts, answer_on_ray, finished, make_plan, summarise
 
     bundle = open_bundle(model)
     plan = make_plan(images, output, bundle, point=point)

@@ -140,7 +140,7 @@ def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:
     import uvicorn
 
     from ..server.app import create_app
-    from ..server.connections import HastyProtocol, most_connections
+    from ..server.security import HastyProtocol, most_connections
 
     place = _listen(settings.host, settings.port)
     app = create_app(settings)
@@ -237,7 +237,7 @@ def list_accounts(data: Path, database: str) -> None:
     from sqlalchemy import select
 
     from ..server.accounts import tokens_of
-    from ..server.tables import Account, Laboratory
+    from ..server.database import Account, Laboratory
 
     with _open(data, database).reading() as session:
         query = select(Account, Laboratory.name).join(Laboratory).order_by(Laboratory.name, Account.name)
@@ -266,7 +266,7 @@ def change_password(name: str, password_file: Path | None, data: Path, database:
 
     from ..errors import UnknownNameError
     from ..server.accounts import hash_password, revoke
-    from ..server.tables import Account
+    from ..server.database import Account
 
     hashed = hash_password(_password(password_file), about=(name,))
     with _changing(data, database) as (session, log):
@@ -291,7 +291,7 @@ def revoke_token(token: int, data: Path, database: str) -> None:
     """
     _need_extra()
     from ..errors import UsageError
-    from ..server.tables import Token
+    from ..server.database import Token
 
     with _changing(data, database) as (session, log):
         found = session.get(Token, token)

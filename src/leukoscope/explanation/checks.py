@@ -19,8 +19,7 @@ from scipy.stats import spearmanr
 
 from ..images.crop import cell_mask
 from ..images.read import RGB
-from .maps import Crops, Heat, Predict
-from .perturbation import without
+from .maps import Crops, Heat, Predict, without
 
 STEPS = 20
 _GRAIN = 24  # random order is drawn in blots of this fraction of the crop, as smooth as the maps it is compared with

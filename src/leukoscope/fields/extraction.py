@@ -1,30 +1,40 @@
-"""One scale and one stain for fields that were taken alike: same folder, same size.
+"""Fields that were taken alike share one scale and one stain; their cells are cut out and written to tables.
 
 A field alone tells little: its few red cells mislead about the scale, and to bring each field's cells to one mean
 colour takes away what tells a field of blasts from a field of normal cells.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ImageError, attempt
-from ..files import provenance, write_json
+from ..files import provenance, sha256_of, write_csv, write_json
 from ..images.guard import usable
 from ..images.read import read_size
 from ..progress import in_parallel, track
-from .cells import CROP_SIDE, Field, FieldCell, cut_crop, field_of, find_cells, open_field
-from .detection import ClassicalDetector
-from .drawing import draw_outlines, write_png
-from .planes import Pixels
-from .quality import out_of_focus
+from .cells import (
+    CROP_SIDE,
+    ClassicalDetector,
+    Field,
+    FieldCell,
+    cut_crop,
+    draw_outlines,
+    field_of,
+    find_cells,
+    open_field,
+    write_png,
+)
+from .images import Pixels
 from .scale import Scale, common_scale, estimate_scale
-from .slide_extraction import TILE, Open, SlideResult, extract_slide
-from .slides import Slide, TiffSlide, is_slide
+from .slides import TILE, Open, Slide, SlideResult, TiffSlide, extract_slide, is_slide
 from .stain import (
     DEFAULT_METHOD,
     RELEASE_STAIN,
@@ -33,9 +43,72 @@ from .stain import (
     StainStatistics,
     measure,
     normaliser,
+    out_of_focus,
     sample_crops,
 )
-from .table import cell_row, field_row, write_cells, write_fields
+
+if TYPE_CHECKING:
+    from .cells import FieldCell, Outline
+    from .scale import Scale
+
+
+# The first nine are those of every cells.csv, so that training, prediction and reports can read it.
+CELL_COLUMNS = (
+    "path", "label", "subject", "part", "source", "name", "sha256", "width", "height",
+    "field", "number", "left", "top", "right", "bottom", "centre_x", "centre_y",
+    "area_um2", "nucleus_um2", "sharpness", "flags", "um_per_px", "scale", "outline",
+)  # fmt: skip
+FIELD_COLUMNS = ("field", "width", "height", "cells", "flagged", "um_per_px", "um_low", "um_high", "scale", "problem")
+
+
+def cell_row(
+    cell: FieldCell, *, crop: Path, folder: Path, field: str, subject: str, scale: Scale, side: int
+) -> dict[str, Any]:
+    """Return one row of cells.csv; the crop's path is written relative to `folder`."""
+    left, top, right, bottom = cell.box
+    return {
+        "path": crop.relative_to(folder).as_posix(),
+        "label": "", "subject": subject, "part": "", "source": "field", "name": crop.stem,
+        "sha256": sha256_of(crop), "width": side, "height": side,
+        "field": field, "number": cell.number, "left": left, "top": top, "right": right, "bottom": bottom,
+        "centre_x": f"{cell.centre[0]:.1f}", "centre_y": f"{cell.centre[1]:.1f}",
+        "area_um2": f"{cell.area_um2:.1f}", "nucleus_um2": f"{cell.nucleus_um2:.1f}",
+        "sharpness": f"{cell.sharpness:.3f}", "flags": "; ".join(cell.flags),
+        "um_per_px": f"{scale.um_per_px:.5g}", "scale": scale.source, "outline": outline_text(cell.outline),
+    }  # fmt: skip
+
+
+def field_row(
+    field: str, *, size: tuple[int, int], cells: int, flagged: int, scale: Scale | None, problem: str
+) -> dict[str, Any]:
+    """Return one row of fields.csv; `size` is width and height in pixels."""
+    row = {"field": field, "width": size[0], "height": size[1], "cells": cells, "flagged": flagged, "problem": problem}
+    if scale is None:
+        return row | {"um_per_px": "", "um_low": "", "um_high": "", "scale": ""}
+    numbers = {"um_per_px": scale.um_per_px, "um_low": scale.low, "um_high": scale.high}
+    return row | {name: f"{value:.5g}" for name, value in numbers.items()} | {"scale": scale.source}
+
+
+def write_cells(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write cells.csv, whole or not at all."""
+    write_csv(path, rows, columns=CELL_COLUMNS)
+
+
+def write_fields(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write fields.csv, whole or not at all."""
+    write_csv(path, rows, columns=FIELD_COLUMNS)
+
+
+def outline_text(outline: Outline, *, points: int = 64) -> str:
+    """Return at most `points` points of an outline as 'x,y x,y …', in pixels of the field."""
+    chosen = outline[np.linspace(0, len(outline), min(points, len(outline)), endpoint=False).astype(int)]
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in chosen)
+
+
+def outline_of(text: str) -> Outline:
+    """Read back what outline_text wrote."""
+    return np.array([[float(value) for value in point.split(",")] for point in text.split()])
+
 
 _SAMPLE = 24  # fields whose estimates are pooled; more would not move their median
 _STAINED = 12  # fields whose cells are pooled for the stain: they have to be found first

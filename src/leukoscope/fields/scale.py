@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .planes import Mask, Pixels, Plane, blur, brightest, grown, opened, parts, rescaled, resized, slope
+from .images import Mask, Pixels, Plane, blur, brightest, grown, opened, parts, rescaled, resized, slope
 from .stain import Stain, optical_density, purple
 
 RED_CELL_UM = 7.2

@@ -3,7 +3,7 @@
 Not the crop of the blast model: that one is brought to the stain of the release, which takes away what tells an
 eosinophil. Here glass becomes GLASS in every laboratory and red cells, the ruler of a smear's colours as of its size,
 come half way to one colour. Around the cell stands glass, so that a crop never tells where it is from. Of cells that
-came cut out on black, `images.type_crop` makes the same crop.
+came cut out on black, `images.crop` makes the same crop.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images.type_crop import FRAME_SIDE, FRAME_UM_PER_PX, GLASS, SIDE, UM_PER_PX, Table, colour_table
+from ..images.crop import FRAME_SIDE, FRAME_UM_PER_PX, GLASS, SIDE, UM_PER_PX, Table, colour_table
 from .cells import Field, FieldCell, preview
-from .planes import Mask, Pixels, blur, brightest, grown, rescaled
+from .images import Mask, Pixels, blur, brightest, grown, rescaled
 from .stain import optical_density, purple
 
 RED_CELL = (0.207, 0.302, 0.182)

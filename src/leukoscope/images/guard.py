@@ -1,16 +1,40 @@
 """One bad file never costs another file its answer: whatever goes wrong with it becomes one sentence about it."""
 
+import contextlib
 import errno
 import os
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
 from ..errors import DataError, ImageError, LeukoscopeError, MissingExtraError, attempt
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Send what is written to standard error to nowhere while the block runs; one block at a time."""
+    with _ONE_AT_A_TIME:
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
 
 T = TypeVar("T")
 LOG = "LEUKOSCOPE_LOG"  # environment variable: where unexpected errors are written

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError, MissingExtraError, attempt, installed, require
-from .colour import to_srgb
-from .depth import EIGHT, eight_bits, range_of
-from .silence import muted
+from .guard import muted
+from .pixels import EIGHT, eight_bits, range_of, to_srgb
 
 T = TypeVar("T")
 RGB = NDArray[np.uint8]  # (height, width, 3)

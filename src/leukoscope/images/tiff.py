@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, LeukoscopeError, attempt, require
-from .colour import to_srgb
-from .depth import Range, eight_bits, range_of
-from .silence import muted
+from .guard import muted
+from .pixels import Range, eight_bits, range_of, to_srgb
 
 Places = tuple[slice, slice]
 

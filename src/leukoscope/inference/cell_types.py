@@ -117,7 +117,7 @@ def doubted(opinion: TypeOpinion, *, nucleus: float) -> TypeOpinion:
     return TypeOpinion(UNSURE_TYPE, opinion.probabilities, False, f"unsure (looks lymphoid, but {why}): {_ONLY}")
 
 
-LEAST_NUCLEUS = 0.65  # of the cell's area, as fields.detection measures it
+LEAST_NUCLEUS = 0.65  # of the cell's area, as fields.cells measures it
 LEAST_IN_FIELD = 0.7  # probability of lymphoid: among cells of all types a mistake is likelier than among lymphoid ones
 _ONLY = "only lymphoid cells are asked"
 _AGAIN = "Make the bundle again, or update leukoscope."

@@ -7,8 +7,7 @@ import numpy as np
 
 from ..errors import UnknownNameError, UsageError
 from ..explanation.checks import deletion, insertion, inside_share
-from ..explanation.maps import LEAST_PLACES, Crops, Heat, enlarge, magnified, overlay
-from ..explanation.perturbation import lime, occlude
+from ..explanation.maps import LEAST_PLACES, Crops, Heat, enlarge, lime, magnified, occlude, overlay
 from ..images.crop import cell_mask, prepare_crop
 from ..images.read import RGB
 from .ensemble import Floats, Outputs

@@ -8,8 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, Manifest
-from ..fields.cells import Field, FieldCell, cut_crop, find_cells, open_field
-from ..fields.drawing import draw_marks, draw_outlines
+from ..fields.cells import Field, FieldCell, cut_crop, draw_marks, draw_outlines, find_cells, open_field
 from ..fields.extraction import (
     FieldOptions,
     SharedScales,
@@ -20,13 +19,13 @@ from ..fields.extraction import (
     slide_problem,
     small_field,
 )
-from ..fields.planes import Pixels
+from ..fields.images import Pixels
 from ..fields.scale import Scale
-from ..fields.slide_extraction import Open, SlideResult, extract_slide
+from ..fields.slides import Open, SlideResult, extract_slide
 from ..fields.stain import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics
 from ..fields.type_crops import frame, shown, table_of_field
+from ..images.crop import Table
 from ..images.read import read_image
-from ..images.type_crop import Table
 from ..interop.dicom_images import DicomImage, is_dicom
 from ..progress import in_parallel
 from .cell_types import TypeOpinion, doubted

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Bundle, open_bundle, operating_point
 from ..errors import ImageError, UsageError
-from ..images.crop import prepare_crop
+from ..images.crop import crop_on_black, prepare_crop
 from ..images.guard import usable
 from ..images.read import MIN_SIDE, RGB, Picture, picture_of, read_picture
-from ..images.type_crop import crop_on_black
 from ..progress import in_parallel
 from .cell_types import CellTyper, TypeOpinion
 from .ensemble import Crops, Ensemble, Floats, Outputs
@@ -83,7 +82,7 @@ class Predictor:
             DataError: a folder holds no image, or a table has no column path.
             MissingExtraError: an image shows a smear field, and the extra `fields` is not installed.
         """
-        from .answers import answer_all
+        from .sources import answer_all
 
         named = operating_point(self.manifest, point)
         given = answer_all(self, _several(images), point=named, kind=kind, um_per_px=um_per_px, with_crops=with_crops)

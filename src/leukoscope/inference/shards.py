@@ -1,11 +1,23 @@
-"""The images of a large prediction as one Parquet table: path, subject, url."""
+"""Large predictions in shards: files wherever fsspec reaches, one Parquet table a shard, over the workers of Ray.
 
+Each worker keeps one predictor and fetches, answers and writes whole shards; what travels through Ray is a row of
+counts per shard, so the store of objects stays empty and a worker holds only the few images that it looks at. Ray Data
+hands a worker its next shard when it is done with the last, starts a worker that died again, and gives its shards to
+another.
+"""
+
+import contextlib
 import csv
 import io
 import json
+import logging
+import os
+import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -17,14 +29,108 @@ from fsspec.core import url_to_fs
 
 from ..bundle.manifest import MANIFEST, Bundle
 from ..data.cells import natural
-from ..errors import DataError, UsageError
-from ..files import fingerprint
+from ..errors import DataError, UsageError, require
+from ..files import fingerprint, write_whole
 from ..images.read import FORMATS
 from ..progress import in_parallel
 from .opinion import Opinion
 from .predictor import Predictor, load
-from .remote_files import as_local_file, beside, is_local, read_file, url_of, write_file
 from .sources import sources_of
+
+_TRIES, _PAUSE_S = 3, 2.0  # to fetch from a store that stutters
+
+
+def url_of(path: str) -> str:
+    """Return a place in words by which every machine finds it: a URL as it is, a path absolute."""
+    return path.rstrip("/") if "://" in path else str(Path(path).resolve())
+
+
+def beside(table: str, path: str) -> str:
+    """Return where a path in a table leads: seen from its folder, unless it is whole.
+
+    A table leads to files of its own kind alone: who writes one must not make this program call other servers, or read
+    files of this machine.
+
+    >>> beside("s3://lab/cells.csv", "a/1.png"), beside("s3://lab/cells.csv", "s3://other/2.png")
+    ('s3://lab/a/1.png', 's3://other/2.png')
+
+    Raises:
+        DataError: it names another kind of place, such as http:// in a table on s3://.
+    """
+    whole = "://" in path or path.startswith("/") or "::" in path
+    if whole and scheme_of(path) != scheme_of(table):
+        raise DataError(f"{table} names {path}, which is not on {scheme_of(table)} as the table is. Mend the table.")
+    return path if whole else f"{table.rpartition('/')[0]}/{path}"
+
+
+def scheme_of(url: str) -> str:
+    """Return the kind of place of a URL; "file" for a path on this machine, all of it where several are chained.
+
+    >>> scheme_of("s3://lab/a.png"), scheme_of("/data/a.png"), scheme_of("simplecache::http://x/a.png")
+    ('s3', 'file', 'simplecache::http')
+    """
+    return url.partition("://")[0] if "://" in url or "::" in url else "file"
+
+
+def read_file(url: str) -> bytes | None:
+    """Return the content of a file, or None where there is none."""
+    files, path = url_to_fs(url)
+    try:
+        content: bytes = files.cat_file(path)
+    except FileNotFoundError:
+        return None
+    return content
+
+
+def write_file(url: str, content: bytes) -> None:
+    """Write a file whole or not at all; stores of objects do so by themselves."""
+    files, path = url_to_fs(url)
+    if is_local(files):
+        with write_whole(Path(path)) as new:
+            new.write_bytes(content)
+    else:
+        files.pipe_file(path, content)
+
+
+def is_local(files: Any) -> bool:
+    """Tell whether a file system of fsspec's is that of this machine."""
+    return "file" in ((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
+
+
+@contextlib.contextmanager
+def as_local_file(url: str, *, folder: Path) -> Iterator[Path]:
+    """Yield a file as one of this machine: itself, or a copy in `folder` that is deleted afterwards.
+
+    A file that does not exist is yielded as one that does not exist.
+
+    Raises:
+        OSError: the store does not answer, three times.
+    """
+    files, path = url_to_fs(url)
+    if is_local(files):
+        yield Path(path)
+        return
+    copy = folder / f"{sha256(url.encode()).hexdigest()[:32]}{PurePosixPath(path).suffix}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            copy.write_bytes(_fetch(files, path))
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _fetch(files: Any, path: str) -> bytes:
+    for attempt in range(1, _TRIES):
+        try:
+            content: bytes = files.cat_file(path)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(_PAUSE_S * attempt)
+        else:
+            return content
+    return bytes(files.cat_file(path))
+
 
 Input = dict[str, str]  # path: its name in the answer; subject; url: where any machine finds it
 COLUMNS = ("path", "subject", "url")
@@ -326,3 +432,102 @@ def _counts_of(plan: Plan, shard: Shard) -> Counts | None:
         return None
     whole = facts.pop("plan", "") == plan.identity and table.metadata.num_rows == shard.stop - shard.start
     return Counts(**facts) if whole else None
+
+
+_STORE_BYTES = 128 * 1024**2  # of shared memory, where Ray is started here
+_MOST_BLOCKS = 10_000  # units in which Ray Data hands out shards
+
+
+class Answering:
+    """One worker: a predictor that answers shards, with as many threads as it has processors."""
+
+    def __init__(self, plan: Plan, threads: int) -> None:
+        self._plan, self._threads = plan, threads
+        self._predictor = load_planned(plan)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Answer the shards of a batch."""
+        shards = [
+            Shard(int(number), str(table), int(start), int(stop))
+            for number, table, start, stop in zip(
+                batch["number"], batch["table"], batch["start"], batch["stop"], strict=True
+            )
+        ]
+        counts = [answer_shard(self._plan, shard, self._predictor, threads=self._threads) for shard in shards]
+        return {"counts": [json.dumps(asdict(each)) for each in counts]}
+
+
+def answer_on_ray(
+    plan: Plan, shards: Sequence[Shard], *, workers: int | None = None, cpus_per_worker: int = 1
+) -> Iterator[Counts]:
+    """Answer shards on a Ray cluster; yield the counts of each as it is done, in any order.
+
+    The cluster is the one that the variable RAY_ADDRESS names, else one that is started here, for this call.
+
+    workers: how many; None: as many as the cluster has processors for. cpus_per_worker: cores of each.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: the cluster has fewer processors than one worker needs.
+        DataError: a worker cannot go on; what is finished is kept.
+    """
+    ray = require("ray.data", feature="--engine ray", extra="cluster") and require("ray", feature="", extra="cluster")
+    _connect(ray)
+    try:
+        workers = _workers(int(ray.cluster_resources().get("CPU", 0)), asked=workers, cpus_per_worker=cpus_per_worker)
+        for row in _answered(ray, plan, shards, workers=workers, cpus_per_worker=cpus_per_worker).iter_rows():
+            yield Counts(**json.loads(row["counts"]))
+    except ray.exceptions.RayError as failed:
+        raise DataError(
+            f"A worker could not go on ({_cause_of(failed)}). Finished shards are kept in {plan.out}: run the same "
+            "command again."
+        ) from None
+    finally:
+        ray.shutdown()
+
+
+def _answered(ray: Any, plan: Plan, shards: Sequence[Shard], *, workers: int, cpus_per_worker: int) -> Any:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts images
+    context.print_on_execution_start = False
+    rows = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=min(len(shards), _MOST_BLOCKS))
+    return rows.map_batches(
+        Answering,
+        fn_constructor_args=(plan, cpus_per_worker),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))),
+        num_cpus=cpus_per_worker,
+    )
+
+
+def _cause_of(failed: Exception) -> str:
+    """Return the line of a worker's traceback that names the error; Ray writes advice behind it."""
+    lines = re.findall(r"^[\w.]+(?:Error|Exception|Refused)\b.*", str(failed), flags=re.MULTILINE)
+    return lines[-1] if lines else type(failed).__name__
+
+
+def _connect(ray: Any) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of every use
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its own warnings; ours name what fails
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        ray.init(
+            include_dashboard=False,
+            object_store_memory=_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            address="local",
+            **quiet,
+        )
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # our own errors say what fails
+
+
+def _workers(available: int, *, asked: int | None, cpus_per_worker: int) -> int:
+    possible = available // cpus_per_worker
+    if possible < 1 or (asked or 1) > possible:
+        raise UsageError(
+            f"The cluster has {available} processors, room for {possible} workers of {cpus_per_worker}. Ask for fewer "
+            "workers, or for smaller ones."
+        )
+    return asked or possible

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, LeukoscopeError, attempt, require
-from ..images.colour import to_srgb
-from ..images.depth import Range, eight_bits, range_of
+from ..images.pixels import Range, eight_bits, range_of, to_srgb
 from ..images.read import RGB, file_format
 from ..images.scale import MM_UM, Claim, Stated, believed, number_of
 

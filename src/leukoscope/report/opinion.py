@@ -15,9 +15,8 @@ from ..evaluation.verdict import span
 from ..explanation.maps import AGAINST, FOR, SIDE, Heat, magnified, transparent
 from ..files import write_text
 from ..inference.cell_types import TYPES
-from ..inference.differential import Counting, Differential, rounded
+from ..inference.differential import Counting, Differential, limits_of, rounded
 from ..inference.explaining import Explanation
-from ..inference.limits import limits_of
 from ..inference.opinion import (
     TYPE_COLOURS,
     Opinion,
@@ -124,7 +123,7 @@ class OpinionPage:
     def render(self, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = (), counting: Counting | None = None) -> str:
         """Return the page as HTML.
 
-        fields: rows of fields.csv (inference.tables) of fields that were read. counting: the differentials.
+        fields: rows of fields.csv (inference.opinions) of fields that were read. counting: the differentials.
         """
         manifest = self._manifest
         counted = counting.everything() if counting else None

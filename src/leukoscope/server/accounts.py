@@ -18,9 +18,8 @@ from sqlalchemy.orm import Session
 
 from ..errors import UnknownNameError, UsageError
 from .audit_log import take_turn
-from .database import Database
+from .database import ADMIN, ROLES, Account, Attempt, Database, Laboratory, Login, Token, now
 from .refusals import Refusal
-from .tables import ADMIN, ROLES, Account, Attempt, Laboratory, Login, Token, now
 
 FIRST_LABORATORY = "main"
 LOCAL = "local"

@@ -1,27 +1,36 @@
-"""From stored images to stored cells: what the model says is written once, with the seal of the bundle that said it."""
+"""From stored images to stored cells: crops and fields judged as `leukoscope predict` does, with the bundle's seal.
+
+A field alone tells little of its scale and stain, so those of one size share both. When more fields come, what they
+share may change: fields that were judged before are then judged again, and what people decided stays.
+"""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from ..data.cells import natural
 from ..errors import require
 from ..explanation.maps import Heat
+from ..files import fingerprint
 from ..images.crop import cell_mask
 from ..images.read import RGB
 from ..inference.opinion import Opinion, evidence_of, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
-from .tables import Case, Cell, Model, Prediction
+from .database import DONE, FIELD, QUEUED, Case, Cell, Database, Job, Model, Picture, Prediction, now
+from .store import Pictures
 
 if TYPE_CHECKING:
+    from ..fields.extraction import SharedScales, SharedStains
     from ..inference.fields import JudgedCell
 
 
@@ -139,8 +148,7 @@ def cell_of_outline(
     stain: that which the fields of the case share; without it, that of all the field's cells.
     """
     field = _open(path, um_per_px=um_per_px)
-    from ..fields.cells import describe
-    from ..fields.detection import Found
+    from ..fields.cells import Found, describe
     from ..fields.extraction import field_normaliser
     from ..fields.stain import StainStatistics
     from ..inference.fields import judge_cell, stain_of
@@ -176,3 +184,189 @@ def png(image: RGB) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
+
+
+STATED = ("user", "file")  # sources of a scale that nothing was measured for
+_KEPT = 4  # cases whose shared scale and stain are held in memory
+_SAME = 0.3  # intersection over union of the boxes of one cell, found twice
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Fields of one case that may share scale and stain, in the order in which the command line would read them."""
+
+    images: tuple[int, ...]
+    paths: tuple[Path, ...]
+    um_per_px: float | None
+    """As stated for this field; None where it is measured."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The cells of one field, judged, and how the field was taken."""
+
+    um_per_px: float
+    facts: dict[str, Any]
+    """Of Picture.facts: scale, um_low, um_high, stain, stain_of_fields, taken."""
+    cells: Sequence["JudgedCell"]
+
+
+class FieldsOfCases:
+    """Finds and judges the cells of fields; what the fields of a case share is measured once."""
+
+    def __init__(self, database: Database, pictures: Pictures, predictor: Predictor, *, point: str) -> None:
+        self._database, self._pictures, self._predictor, self._point = database, pictures, predictor, point
+        self._shared: OrderedDict[Any, tuple[SharedScales, SharedStains]] = OrderedDict()
+
+    def judge(self, image_id: int) -> Found:
+        """Find and judge the cells of a field in the store.
+
+        Raises:
+            ImageError: it is no stained smear, or has no scale; the words say which.
+            MissingExtraError: the extra `fields` is not installed.
+        """
+        for module in ("cv2", "skimage"):
+            require(module, feature="Finding cells in fields", extra="fields")
+        from ..fields.cells import open_field
+        from ..fields.stain import DEFAULT_METHOD
+        from ..inference.fields import judge_cells
+
+        alike, path, name = self._alike(image_id)
+        field = replace(open_field(path, um_per_px=alike.um_per_px), name=name)
+        scales, stains = self._sharing(alike)
+        pooled = None if alike.um_per_px else scales.shared(path, field)
+        source = stains.of(path, field)
+        field = replace(field, scale=pooled or field.scale)
+        cells = list(judge_cells(field, self._predictor, point=self._point, source=source))
+        shared = len(alike.images) if source else 1
+        stain = {"method": DEFAULT_METHOD, "fields": shared}
+        facts = {
+            "scale": field.scale.source, "um_low": field.scale.low, "um_high": field.scale.high, "stain": stain,
+            "stain_of_fields": source.to_json() if source else None, "taken": _taken(pooled, source),
+        }  # fmt: skip
+        return Found(field.scale.um_per_px, facts, cells)
+
+    def _alike(self, image_id: int) -> tuple[Alike, Path, str]:
+        with self._database.reading() as session:
+            image = session.get_one(Picture, image_id)
+            rows = _like(session, image) if image.kind in (FIELD, "auto") and not image.identity else [image]
+            rows = sorted(rows, key=lambda row: (natural(row.name), row.number))
+            paths = tuple(self._pictures.path(row.digest) for row in rows)
+            alike = Alike(tuple(row.id for row in rows), paths, stated(image))
+            return alike, self._pictures.path(image.digest), image.name
+
+    def _sharing(self, alike: Alike) -> tuple["SharedScales", "SharedStains"]:
+        from ..fields.extraction import SharedScales, SharedStains
+
+        key = (alike.paths, alike.um_per_px)
+        if key not in self._shared:
+            scales = SharedScales(alike.paths, together=True)
+            self._shared[key] = scales, SharedStains(alike.paths, um_per_px=alike.um_per_px, together=True)
+            while len(self._shared) > _KEPT:
+                self._shared.popitem(last=False)
+        return self._shared[key]
+
+
+def stated(image: Picture) -> float | None:
+    """Return the scale that was stated for an image, or None where it was measured, or is still to be."""
+    measured = image.facts.get("scale") not in (None, *STATED)
+    return None if measured else image.um_per_px
+
+
+def keep_facts(session: Session, image_id: int, found: Found, *, again: dict[str, Any] | None) -> None:
+    """Note how a field was taken, so that a cell added later is cut out like these, and whether it was judged again."""
+    notes = session.get_one(Picture, image_id).facts.get("notes")  # of its reader, when it was sent
+    facts = found.facts | ({"again": again} if again else {}) | ({"notes": notes} if notes else {})
+    values = {"um_per_px": found.um_per_px, "facts": facts, "kind": FIELD}
+    session.execute(update(Picture).where(Picture.id == image_id).values(**values))
+
+
+def outdated(session: Session, image_id: int, found: Found) -> list[int]:
+    """Queue the fields again that share with this one what has changed since they were judged; return their numbers."""
+    image = session.get_one(Picture, image_id)
+    others = [
+        row.id
+        for row in _like(session, image)
+        if row.state == DONE and row.id != image_id and row.facts.get("taken") not in (None, found.facts["taken"])
+        and stated(row) == stated(image)
+    ]  # fmt: skip
+    if others:
+        session.execute(update(Picture).where(Picture.id.in_(others)).values(state=QUEUED))
+        session.execute(update(Job).where(Job.image_id.in_(others)).values(state=QUEUED, owner="", attempts=0))
+    return others
+
+
+def renew_cells(
+    session: Session, image: Picture, cells: Sequence[tuple[Drawn, Opinion]], *, predictor: Predictor, point: str
+) -> dict[str, Any]:
+    """Put what was found anew in a field in the place of what was found before; return what has changed.
+
+    A cell that is found again keeps its number and what people said of it. One that is not found again stays where
+    somebody has said something of it, or drawn it, and is taken off otherwise.
+    """
+    old = list(session.scalars(select(Cell).where(Cell.image_id == image.id).order_by(Cell.number)))
+    pairs = dict(_paired([cell.box for cell in old], [drawn.box for drawn, _ in cells]))
+    changed = 0
+    said: list[tuple[Cell, Opinion]] = []
+    for place, cell in enumerate(old):
+        mine = cell.origin == "reader" or cell.facts.get("outlined_by") == "reader"
+        if place in pairs and not cell.removed and not mine:
+            drawn, opinion = cells[pairs[place]]
+            changed += (cell.type, cell.decision) != (opinion.type, opinion.decision)
+            if _renewed(session, cell, drawn, opinion, predictor=predictor):
+                said.append((cell, opinion))
+        elif place not in pairs and not (cell.removed or mine or cell.label):
+            cell.removed, cell.version = True, cell.version + 1
+            changed += 1
+    store_predictions(session, said, predictor=predictor, point=point)
+    fresh = [each for place, each in enumerate(cells) if place not in set(pairs.values())]
+    store_cells(session, image.case_id, image.id, fresh, predictor=predictor, point=point)
+    return {"time": now(), "cells": len(cells), "changed": changed + len(fresh)}
+
+
+def _renewed(session: Session, cell: Cell, drawn: Drawn, opinion: Opinion, *, predictor: Predictor) -> bool:
+    """Draw a cell as it was found anew; return whether anything of it is new."""
+    last = session.get(Prediction, cell.prediction_id) if cell.prediction_id else None
+    same = last is not None and (last.bundle, last.probabilities, last.types, last.reason) == (
+        predictor.manifest.seal, opinion.probabilities, opinion.types, opinion.reason,
+    )  # fmt: skip
+    if same and cell.digest == drawn.digest:
+        return False
+    cell.digest, cell.box, cell.outline, cell.facts = drawn.digest, drawn.box, drawn.outline, drawn.facts
+    cell.version += 1
+    return True
+
+
+def _like(session: Session, image: Picture) -> list[Picture]:
+    """Return the fields of a case that have the size of this one, and pictures that may prove to be such."""
+    alike = (Picture.case_id == image.case_id, Picture.width == image.width, Picture.height == image.height)
+    query = select(Picture).where(*alike, Picture.kind.in_((FIELD, "auto")), Picture.identity == "")
+    return list(session.scalars(query))
+
+
+def _taken(scale: Any, source: Any) -> str:
+    """Return what tells the shared scale and stain of fields from every other."""
+    return fingerprint([None if scale is None else round(scale.um_per_px, 6), source and source.to_json()])[:16]
+
+
+def _paired(old: Sequence[Any], new: Sequence[Any]) -> Iterable[tuple[int, int]]:
+    """Yield which old box is which new one (left, top, width, height), the best matches first."""
+    overlaps = [
+        (share, place, number)
+        for place, one in enumerate(old)
+        for number, other in enumerate(new)
+        if one and other and (share := _overlap(one, other)) > _SAME
+    ]
+    taken: set[tuple[str, int]] = set()
+    for _, place, number in sorted(overlaps, reverse=True):
+        if not {("old", place), ("new", number)} & taken:
+            taken |= {("old", place), ("new", number)}
+            yield place, number
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the intersection over the union of two boxes."""
+    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    both = max(wide, 0) * max(high, 0)
+    return both / (one[2] * one[3] + other[2] * other[3] - both)

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from ..errors import DataError
 from ..files import read_json, write_whole
-from .tables import Account, Cell, Entry, Review, now
+from .database import Account, Cell, Entry, Review, now
 
 _FIRST = "0" * 64
 _LOCK = 7_301_645  # PostgreSQL: an advisory lock's number

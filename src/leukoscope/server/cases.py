@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 from ..bundle.manifest import NOT_ASKED
 from ..inference.opinion import worded
 from .accounts import Caller
-from .refusals import Seen, bad_request, not_found, signed_off
-from .tables import (
+from .database import (
     ADMIN,
     DICOM,
     DONE,
@@ -30,6 +29,7 @@ from .tables import (
     Prediction,
     Review,
 )
+from .refusals import Seen, bad_request, not_found, signed_off
 
 Item = TypeVar("Item", Picture, Cell)
 

@@ -24,20 +24,19 @@ from sqlalchemy.orm import Session
 from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest
 from ..data.cells import COLUMNS
 from ..files import harmless
-from ..inference.limits import limits_of
+from ..inference.differential import limits_of
 from ..inference.opinion import TYPE_COLOURS, title_of, worded
 from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
 from .accounts import Caller
 from .cases import SAID, SHOWN, describe_case
+from .database import Account, Case, Cell, Picture, Prediction, Review
 from .decoding import png_of
-from .differential import differential_of_image, differentials
 from .refusals import Refusal
 from .sandbox import Sandbox
 from .settings import Serving
 from .store import Pictures
-from .summary import summary
-from .tables import Account, Case, Cell, Picture, Prediction, Review
+from .summary import differential_of_image, differentials, summary
 
 FORMATS = ("csv", "geojson", "dicom", "html", "pdf", "dataset")
 _THUMBNAIL = 160

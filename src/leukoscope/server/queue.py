@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from .tables import DONE, FAILED, QUEUED, RUNNING, Case, Job, Picture
+from .database import DONE, FAILED, QUEUED, RUNNING, Case, Job, Picture
 
 MOST_ATTEMPTS = 5
 """An image at which the program has died this often is given up."""

@@ -1,9 +1,11 @@
-"""What the API refuses, with the HTTP status, a code for programs and a sentence for people."""
+"""What a request may hold, and what the API refuses: an HTTP status, a code for programs, a sentence for people."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Path, Request, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import JSONResponse
 
 from ..errors import LeukoscopeError
@@ -96,3 +98,53 @@ def answer_of(refusal: Refusal) -> JSONResponse:
     """Return a refusal as the API's one shape of an error."""
     body = {"error": {"code": refusal.code, "message": str(refusal), "detail": refusal.detail}}
     return JSONResponse(body, status_code=refusal.status, headers=refusal.headers)
+
+
+LARGEST = 2**53 - 1  # the largest whole number that a browser's number holds
+
+
+def _readable(text: str) -> str:
+    if any(not (letter.isprintable() or letter in "\n\t") for letter in text):
+        raise ValueError("may not hold control characters")
+    return text
+
+
+Id = Annotated[int, Path(ge=1, le=LARGEST)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(_readable)]
+Word = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True), AfterValidator(_readable)]
+Note = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_readable)]
+Password = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_readable)]
+Point = Annotated[list[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=2, max_length=2)]
+Outline = Annotated[list[Point], Field(min_length=3, max_length=2000)]
+
+Answer = dict[str, Any]
+
+
+class Body(BaseModel):
+    """Base of what is sent: closed to names that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+PICTURE: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {
+        200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "The picture"},
+        304: {"description": "You have it already"},
+    },
+}
+"""What a route of pictures says of itself."""
+_FOR_EVER = "private, max-age=31536000, immutable"
+_ASK = "private, no-cache"
+
+
+def picture_answer(
+    request: Request, digest: str, what: str, draw: Callable[[], bytes], *, media: str = "image/jpeg"
+) -> Response:
+    """Return what is drawn from a picture; an address with `v` never changes its content, others are asked again."""
+    etag = f'"{digest[:32]}-{what}"'
+    kept = _FOR_EVER if "v" in request.query_params else _ASK
+    headers = {"ETag": etag, "Cache-Control": kept, "Vary": "Cookie"}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(draw(), media_type=media, headers=headers)

@@ -18,10 +18,10 @@ from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_accou
 from .analysis import remember_bundle
 from .audit_log import AuditLog
 from .database import Database
-from .differential import labels_of, titles_of
 from .sandbox import Sandbox
 from .settings import Serving
 from .store import Pictures, make_private
+from .summary import labels_of, titles_of
 from .worker import Worker
 
 LOG = logging.getLogger("leukoscope.server")

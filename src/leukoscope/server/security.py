@@ -1,20 +1,73 @@
-"""What stands before every route: who calls, what they may, how much they may send, and the headers of the answer."""
+"""What stands before every route: who calls, what they may, how much and how slowly they may send, and headers."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
+import h11
 from fastapi import Depends, Header, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .accounts import Caller, caller_of_cookie, caller_of_token, has_people
+from .database import ADMIN, READ, REVIEW, REVIEWER, UPLOAD
 from .refusals import Refusal, Seen, answer_of, broken, not_allowed, too_large, unknown_caller
 from .room import Room
 from .settings import Serving
-from .tables import ADMIN, READ, REVIEW, REVIEWER, UPLOAD
+
+HEAD_SECONDS = 10.0
+"""From the first byte of a request, or the opening of its connection, to the end of its headers."""
+_MOST = 2000
+
+
+class HastyProtocol(H11Protocol):
+    """HTTP of uvicorn, which itself waits for the headers of a request without end."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; wait on where a request is not whole yet."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._patience is None and not self.transport.is_closing():
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._patience = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
+def most_connections() -> int:
+    """Return how many connections the room keeps open at a time, and let this process have as many files."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 2 * _MOST if hard == resource.RLIM_INFINITY else min(2 * _MOST, hard)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return min(_MOST, wanted // 2)
+    return _MOST // 8
+
 
 LOG = logging.getLogger("leukoscope.server")
 COOKIE = "leukoscope_session"

@@ -28,13 +28,11 @@ from ..inference.opinion import Opinion
 from ..inference.predictor import Predictor
 from ..progress import in_parallel
 from . import queue
-from .analysis import Drawn, drawn_of, is_field, png, store_cells
+from .analysis import Drawn, FieldsOfCases, drawn_of, is_field, keep_facts, outdated, png, renew_cells, store_cells
 from .audit_log import AuditLog, Who
-from .database import Database
-from .fields import FieldsOfCases, keep_facts, outdated, renew_cells
+from .database import CROP, Database, Picture
 from .queue import Task
 from .store import Pictures
-from .tables import CROP, Picture
 from .uploads import Stored
 
 LOG = logging.getLogger("leukoscope.server")

@@ -26,11 +26,10 @@ from ..accounts import (
     tokens_of,
 )
 from ..audit_log import Who
-from ..refusals import Refusal, again, not_found
+from ..database import ADMIN, Account, Entry, Laboratory, Login, Token
+from ..refusals import LARGEST, Answer, Body, Id, Name, Password, Refusal, Word, again, not_found
 from ..room import Room
 from ..security import COOKIE, Admin, Me, TheRoom, address_of, secure_cookies
-from ..tables import ADMIN, Account, Entry, Laboratory, Login, Token
-from .words import LARGEST, Answer, Body, Id, Name, Password, Word
 
 router = APIRouter(tags=["accounts"])
 Role = Literal["reader", "reviewer", "admin"]

@@ -10,15 +10,13 @@ from sqlalchemy.orm import Session
 from .. import cases as shown
 from ..accounts import Caller
 from ..audit_log import take_turn
-from ..differential import differentials
+from ..database import OPEN, SIGNED, Case, Cell, Picture, now
 from ..exports import Exporter
-from ..refusals import Refusal, Seen
+from ..refusals import LARGEST, Answer, Body, Id, Name, Note, Refusal, Seen, Word
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
-from ..summary import summary
-from ..tables import OPEN, SIGNED, Case, Cell, Picture, now
+from ..summary import differentials, summary
 from .accounts import who
-from .words import LARGEST, Answer, Body, Id, Name, Note, Word
 
 router = APIRouter(prefix="/cases", tags=["cases"])
 

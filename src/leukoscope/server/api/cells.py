@@ -15,13 +15,25 @@ from ...explanation.maps import transparent
 from ...inference.opinion import full_evidence
 from .. import cases as shown
 from ..analysis import cell_of_outline, drawn_of, png, store_cells, store_predictions
-from ..differential import labels_of
-from ..refusals import Refusal, bad_request, not_found
+from ..database import NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
+from ..refusals import (
+    LARGEST,
+    PICTURE,
+    Answer,
+    Body,
+    Id,
+    Name,
+    Note,
+    Outline,
+    Refusal,
+    bad_request,
+    not_found,
+    picture_answer,
+)
 from ..room import Room
 from ..security import Me, Saw, TheRoom
-from ..tables import NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
+from ..summary import labels_of
 from .accounts import who
-from .words import LARGEST, PICTURE, Answer, Body, Id, Name, Note, Outline, picture_answer
 
 if TYPE_CHECKING:
     from ...inference.fields import JudgedCell

@@ -19,15 +19,14 @@ from starlette.requests import ClientDisconnect
 from .. import cases as shown
 from .. import queue
 from ..accounts import Caller
+from ..database import Case, Cell, Picture
 from ..queue import Task
-from ..refusals import Refusal, bad_request, too_large
+from ..refusals import LARGEST, PICTURE, Answer, Id, Refusal, bad_request, picture_answer, too_large
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
-from ..tables import Case, Cell, Picture
 from ..uploads import Sent, Stored, Unusable, take_in
 from .accounts import who
 from .cases import sweep
-from .words import LARGEST, PICTURE, Answer, Id, picture_answer
 
 router = APIRouter(tags=["images"])
 _KINDS = {"auto": "auto", "crops": "crop", "fields": "field"}

@@ -8,13 +8,11 @@ from pydantic import Field
 from sqlalchemy import text
 
 from ...bundle.manifest import CARD
-from ...inference.limits import limits_of
+from ...inference.differential import limits_of
 from .. import queue
-from ..differential import labels_of, titles_of
-from ..refusals import Refusal, not_found
+from ..refusals import Answer, Body, Name, Refusal, Word, not_found
 from ..security import Me, TheRoom
-from ..summary import NOTICE
-from .words import Answer, Body, Name, Word
+from ..summary import NOTICE, labels_of, titles_of
 
 router = APIRouter(tags=["room"])
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from leukoscope.server.tables import Table
+from leukoscope.server.database import Table
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=Table.metadata, render_as_batch=True
