@@ -2,41 +2,87 @@
 
     python benchmarks/mutants.py --count 200 --seed 0
 
-The code at HEAD is copied to build/mutants and changed there, one fault at a time, by cosmic-ray. Every result is
-stored at once, so the same command continues after a stop. A fault that changes nothing that can be seen counts as a
-survivor; `docs/benchmarks/mutants.md` lists all survivors.
+The code at HEAD is copied to build/mutants and changed there, one fault at a time, by cosmic-ray. Faults are tried in
+the order in which they were drawn, so that a run that is stopped early has tried a fair sample. Every result is stored
+at once, and the same command continues after a stop.
+
+The tests run in a fork of this process, which has imported the large libraries already. Those in files that name the
+changed module come first, and the first failure ends the run. A test that fails without the fault as well is left out
+and named. A fault that changes nothing that can be seen counts as a survivor: `docs/benchmarks/mutants.md` lists all
+survivors, with what is written of them in `benchmarks/mutants.toml`.
 """
 
 import argparse
+import compileall
+import difflib
+import importlib
 import io
+import json
 import os
+import py_compile
 import random
+import re
+import resource
+import signal
 import subprocess
 import sys
 import tarfile
+import time
+import tomllib
 from collections import defaultdict
-from contextlib import chdir
+from collections.abc import Sequence
+from contextlib import chdir, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cosmic_ray.commands import init
-from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.mutating import use_mutation
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkItem, WorkResult
+from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkItem, WorkResult
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "mutants.md"
-TIMEOUT_S = 900.0
+REMARKS = ROOT / "benchmarks" / "mutants.toml"
+SECONDS_A_TEST = 120  # of processor time, after which a test counts as hung
+SECONDS_A_RUN = 1800  # by the clock
 # Package or module of src/leukoscope -> the tests that have to find a fault in it.
 PACKAGES = {
-    "evaluation": "tests/evaluation",
-    "inference": "tests/inference",
-    "data/split.py": "tests/data/test_split.py",
-    "survival": "tests/survival",
-    "server/security.py": "tests/server",
-    "server/queue.py": "tests/server",
-    "adapt.py": "tests/test_adapt.py",
-    "training/loop.py": "tests/training",
+    "evaluation": ["tests/evaluation"],
+    "inference": ["tests/inference"],
+    "data/split.py": ["tests/data/test_split.py"],
+    "survival": ["tests/survival"],
+    "server/security.py": [f"tests/server/test_{name}.py" for name in ("security", "signing_in", "private", "uploads")],
+    "server/queue.py": ["tests/server/test_queue.py", "tests/server/test_races.py"],
+    "adaptation.py": ["tests/test_adaptation.py"],
+    "training/loop.py": ["tests/training"],
 }
+# Imported before any fork, as far as they are installed: they take longer than most tests.
+LIBRARIES = (
+    "numpy",
+    "scipy.stats",
+    "scipy.optimize",
+    "sklearn.linear_model",
+    "PIL.Image",
+    "click",
+    "rich.console",
+    "pydantic",
+    "jinja2",
+    "hypothesis",
+    "matplotlib.pyplot",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "skimage.segmentation",
+    "cv2",
+    "lifelines",
+    "fastapi.testclient",
+    "sqlalchemy.orm",
+    "lightning_fabric",
+    "timm",
+)
 
 
 def main() -> None:
@@ -45,32 +91,46 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "mutants", help="where the copy and results lie")
     parser.add_argument("--only", choices=PACKAGES, action="append", help="run the mutants of this package alone")
+    parser.add_argument("--most", type=int, help="stop after this many")
+    parser.add_argument("--survivors", action="store_true", help="try those again that survived, with today's tests")
+    parser.add_argument("--page", action="store_true", help="write the page from what has been run, and run nothing")
+    parser.add_argument("--commit", help="the code that the faults are put into; default: HEAD")
     options = parser.parse_args()
+    commit = short(options.commit or "HEAD")
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    tree = copy_of_head(work)
-    os.environ["PYTHONPATH"] = str(tree / "src")  # before whatever is installed
-    with use_db(work / f"{head()}-{options.count}-{options.seed}.sqlite") as database, chdir(tree):
+    tree = copy_of(commit, work)
+    with use_db(work / f"{commit}-{options.count}-{options.seed}.sqlite") as database, chdir(tree):
         if not database.num_work_items:
             draw(database, count=options.count, rng=random.Random(options.seed))
-        run(database, packages=options.only or list(PACKAGES))
+        if not options.page:
+            for library in LIBRARIES:
+                with suppress(ImportError):
+                    importlib.import_module(library)
+            items = survivors_of(database) if options.survivors else list(database.pending_work_items)
+            wanted = [item for item in items if package_of(item.mutations[0].module_path) in (options.only or PACKAGES)]
+            if options.survivors:
+                subprocess.run(["cp", "-rT", str(ROOT / "tests"), str(tree / "tests")], check=True)
+            run(database, wanted[: options.most], Tests(tree))
         table = page_of(database, count=options.count, seed=options.seed)
     PAGE.write_text(table, encoding="utf-8")
     print(table)
 
 
-def head() -> str:
+def short(commit: str) -> str:
     return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "rev-parse", "--short", commit], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
-def copy_of_head(work: Path) -> Path:
+def copy_of(commit: str, work: Path) -> Path:
     """Return a folder with the committed files, fresh, so that an interrupted mutation is gone."""
-    tree = work / head()
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+    tree = work / commit
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(tree, filter="data")
+    # Compiled files are told by the text they come from: by its time, a fault written within a second would be missed.
+    compileall.compile_dir(tree / "src", quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
     return tree
 
 
@@ -103,20 +163,142 @@ def _identity(mutation: MutationSpec) -> tuple[str, tuple[int, int], str, int]:
     return str(mutation.module_path), mutation.start_pos, mutation.operator_name, mutation.occurrence
 
 
-def run(database: WorkDB, *, packages: list[str]) -> None:
-    """Test what has no result yet; a package whose tests fail without any mutation stops the run."""
-    pending: dict[str, list[WorkItem]] = defaultdict(list)
-    for item in sorted(database.pending_work_items, key=lambda item: _identity(item.mutations[0])):
-        pending[package_of(item.mutations[0].module_path)].append(item)
-    for name in packages:
-        command = f"{sys.executable} -m pytest -x -q -n 0 -p no:cacheprovider {PACKAGES[name]}"
-        if pending[name] and subprocess.run(command.split(), stdout=subprocess.DEVNULL, check=False).returncode:
-            sys.exit(f"{PACKAGES[name]} fails without any mutation. Mend the tests first.")
-        for number, item in enumerate(pending[name], 1):
-            mutation = item.mutations[0]
-            result = mutate_and_test(item.mutations, command, TIMEOUT_S)
-            database.set_result(item.job_id, result)
-            print(f"{name} {number}/{len(pending[name])} {outcome_of(result)} {place_of(mutation)}", flush=True)
+def survivors_of(database: WorkDB) -> list[WorkItem]:
+    return [item for item, result in database.completed_work_items if outcome_of(result) == "survived"]
+
+
+@dataclass
+class Tests:
+    """Tests run in forks of this process; which of them pass without a fault is found out once."""
+
+    tree: Path
+    sound: set[str] = field(default_factory=set)
+    unsound: set[str] = field(default_factory=set)
+
+    def against(self, mutation: MutationSpec) -> tuple[str | None, str]:
+        """Return the test that fails with this fault, or None where none does; and the change as a diff."""
+        operator = get_operator(mutation.operator_name)(**(mutation.operator_args or {}))
+        files = ordered(PACKAGES[package_of(mutation.module_path)], mutation.module_path)
+        while True:
+            with use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
+                failed = next(filter(None, (self._first_failure(part) for part in files if part)), None)
+            if failed is None or self._is_sound(failed):
+                return failed, changed_lines(before, after or before, mutation.module_path)
+
+    def _is_sound(self, test: str) -> bool:
+        """Whether this test passes without the fault; one that does not is left out from now on."""
+        if test not in self.sound | self.unsound:
+            place = [test.split(" ")[0]]
+            (self.unsound if self._first_failure(place) else self.sound).add(test)
+            if test in self.unsound:
+                print(f"left out, since it fails without a fault: {test}", flush=True)
+        return test in self.sound
+
+    def _first_failure(self, files: Sequence[str]) -> str | None:
+        """Return the name of the first test of these files that fails, or None. "(hung)" is added to one that hangs."""
+        reads, writes = os.pipe()
+        process = os.fork()
+        if not process:
+            os.close(reads)
+            _child(self.tree, files, self.unsound, writes)
+        os.close(writes)
+        code = _waited(process)
+        with os.fdopen(reads, encoding="utf-8") as told:
+            lines = [json.loads(line) for line in told]
+        if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return None
+        failed = next((line["failed"] for line in lines if "failed" in line), None)
+        started = next((line["started"] for line in reversed(lines) if "started" in line), None)
+        return failed or (f"{started} (hung)" if started else f"{files[0]} (cannot be collected)")
+
+
+def ordered(tests: list[str], module: Path) -> list[list[str]]:
+    """Return the test files in two parts: those that name the module, and the rest."""
+    files = sorted(
+        (file for test in tests for file in ([Path(test)] if test.endswith(".py") else Path(test).glob("test_*.py"))),
+        key=lambda file: file.stat().st_size,
+    )
+    package, name = (
+        module.relative_to("src/leukoscope").with_suffix("").as_posix().replace("/", ".").rpartition(".")[::2]
+    )
+    named = re.compile(
+        rf"leukoscope\.{re.escape(f'{package}.{name}'.strip('.'))}\b|leukoscope\.{package} import .*\b{name}\b"
+    )
+    first = [str(file) for file in files if named.search(file.read_text(encoding="utf-8"))]
+    return [first, [str(file) for file in files if str(file) not in first]]
+
+
+def _waited(process: int) -> int:
+    """Return the exit status of a child, ended by force when it takes too long by the clock."""
+    end = time.monotonic() + SECONDS_A_RUN
+    while time.monotonic() < end:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _child(tree: Path, files: Sequence[str], left_out: set[str], writes: int) -> None:
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    os.environ["PYTHONPATH"], os.environ["PYTHONDONTWRITEBYTECODE"] = str(tree / "src"), "1"
+    sys.dont_write_bytecode = True
+    sys.path[:0] = [str(tree / "src"), str(tree)]
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_A_RUN, SECONDS_A_RUN))
+    options = ["-x", "-q", "-p", "no:cacheprovider", *(f"--deselect={test.split(' ')[0]}" for test in left_out)]
+    with os.fdopen(writes, "w", encoding="utf-8") as told:
+        code = pytest.main([*options, *files], plugins=[_Told(told)])
+        told.flush()
+    os._exit(int(code))
+
+
+class _Told:
+    """A plugin of pytest: tells which test starts and which fails, ends one that hangs, and puts slow ones last."""
+
+    def __init__(self, told: Any) -> None:
+        self.told = told
+        signal.signal(signal.SIGPROF, lambda *_: os._exit(int(pytest.ExitCode.TESTS_FAILED)))
+
+    def _tell(self, **what: str) -> None:
+        self.told.write(json.dumps(what) + "\n")
+        self.told.flush()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        signal.setitimer(signal.ITIMER_PROF, SECONDS_A_TEST)
+        self._tell(started=nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._tell(failed=report.nodeid)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._tell(failed=report.nodeid)
+
+
+def changed_lines(before: str, after: str, path: Path) -> str:
+    return "\n".join(
+        difflib.unified_diff(before.split("\n"), after.split("\n"), str(path), str(path), lineterm="", n=1)
+    )
+
+
+def run(database: WorkDB, items: Sequence[WorkItem], tests: Tests) -> None:
+    """Test these mutants and store each result at once."""
+    for number, item in enumerate(items, 1):
+        mutation, begun = item.mutations[0], time.monotonic()
+        failed, diff = tests.against(mutation)
+        outcome = TestOutcome.SURVIVED if failed is None else TestOutcome.KILLED
+        database.set_result(item.job_id, WorkResult(WorkerOutcome.NORMAL, failed, outcome, diff))
+        took = time.monotonic() - begun
+        print(f"{number}/{len(items)} {outcome} {place_of(mutation)} by {failed} ({took:.0f} s)", flush=True)
 
 
 def outcome_of(result: WorkResult) -> str:
@@ -128,7 +310,7 @@ def place_of(mutation: MutationSpec) -> str:
 
 
 def page_of(database: WorkDB, *, count: int, seed: int) -> str:
-    """Return the page: mutants and kills per package, and every survivor with its change."""
+    """Return the page: mutants and kills per package, and every survivor with its change and what is said of it."""
     done = sorted(database.completed_work_items, key=lambda pair: _identity(pair[0].mutations[0]))
     by_package: dict[str, list[str]] = defaultdict(list)
     for item, result in done:
@@ -138,8 +320,10 @@ def page_of(database: WorkDB, *, count: int, seed: int) -> str:
         for name, found in by_package.items()
     ]
     killed = sum(found.count("killed") for found in by_package.values())
+    remarks = tomllib.loads(REMARKS.read_text(encoding="utf-8")) if REMARKS.exists() else {}
     survivors = [
-        f"### `{place_of(item.mutations[0])}`\n\n```diff\n{(result.diff or '').strip()}\n```"
+        f"### `{place_of(item.mutations[0])}`\n\n{remarks.get(place_of(item.mutations[0]), '')}\n\n"
+        f"```diff\n{(result.diff or '').strip()}\n```\n"
         for item, result in done
         if outcome_of(result) == "survived"
     ]
@@ -148,7 +332,8 @@ def page_of(database: WorkDB, *, count: int, seed: int) -> str:
             "# Mutation testing",
             "",
             "How many small faults, put into the code one at a time, make a test of the same package fail. Written by",
-            f"`make mutants`: {len(done)} of the {count} mutants drawn with seed {seed} have been run.",
+            f"`make mutants`: {len(done)} of the {count} mutants drawn with seed {seed} have been run, in the order in",
+            "which they were drawn.",
             "",
             "| package | mutants | killed | share |",
             "|---|---|---|---|",
@@ -158,7 +343,6 @@ def page_of(database: WorkDB, *, count: int, seed: int) -> str:
             "## Survivors",
             "",
             *survivors,
-            "",
         ]
     )
 

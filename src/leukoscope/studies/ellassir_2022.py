@@ -10,8 +10,24 @@ from ..config import Experiment, shipped
 from ..errors import DataError
 from ..evaluation.metrics import accuracy, auroc, balanced_accuracy, confusion
 from .material import load, sample
-from .page import Figure, Line, Number, Page, Section, confusions, lines, shown, signed
-from .study import INTERVAL, Bench, Scale, Seeds, Study, beyond_chance, over_seeds
+from .study import (
+    INTERVAL,
+    Bench,
+    Figure,
+    Line,
+    Number,
+    Page,
+    Scale,
+    Section,
+    Seeds,
+    Study,
+    beyond_chance,
+    confusions,
+    lines,
+    over_seeds,
+    shown,
+    signed,
+)
 from .tracing import BATCH, RUNNING, at_half, follow, prepare, two_columns
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc", "one_class", "baseline")

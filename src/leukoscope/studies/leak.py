@@ -10,8 +10,24 @@ from ..errors import DataError
 from ..evaluation.metrics import Floats
 from .frozen import LITE0, Features, Fold, backbone, cross_predict, features_of, folds_by
 from .material import Material, load, sample
-from .page import Figure, Number, Page, Section, dots, shown, signed
-from .study import Bench, Scale, Study, Truth, beyond_chance, differences_of, guessing, numbers_of, sampled
+from .study import (
+    Bench,
+    Figure,
+    Number,
+    Page,
+    Scale,
+    Section,
+    Study,
+    Truth,
+    beyond_chance,
+    differences_of,
+    dots,
+    guessing,
+    numbers_of,
+    sampled,
+    shown,
+    signed,
+)
 
 Splits = dict[str, Callable[[int], list[Fold]]]
 IMAGE, NAMED, MERGED = "images at random", "subject ids as named", "subjects merged by shared cells"

@@ -10,8 +10,24 @@ from ..evaluation.intervals import Jackknife, limits
 from ..evaluation.metrics import Floats, Ints
 from .frozen import Fold, Frozen, Split, folds_by, open_frozen
 from .material import Material
-from .page import Cell, Figure, Line, Number, Page, Section, lines, shown, signed
-from .study import Bench, Scale, Study, beyond_chance, guessing, numbers_of, sampled
+from .study import (
+    Bench,
+    Cell,
+    Figure,
+    Line,
+    Number,
+    Page,
+    Scale,
+    Section,
+    Study,
+    beyond_chance,
+    guessing,
+    lines,
+    numbers_of,
+    sampled,
+    shown,
+    signed,
+)
 
 IMAGES = (50, 100, 200, 400, 800, 1600, 3200, 6400)
 SUBJECTS = (4, 8, 16, 32, 64)

@@ -13,8 +13,21 @@ from ..models.network import count
 from .ellassir_2022 import METRICS, judged
 from .frozen import fit_and_ask
 from .material import Material, load, sample
-from .page import Figure, Page, Section, dots, shown, signed
-from .study import INTERVAL, Bench, Number, Scale, Study, beyond_chance, over_seeds
+from .study import (
+    INTERVAL,
+    Bench,
+    Figure,
+    Number,
+    Page,
+    Scale,
+    Section,
+    Study,
+    beyond_chance,
+    dots,
+    over_seeds,
+    shown,
+    signed,
+)
 from .tracing import RUNNING, follow, prepare
 
 _CURED = ("model.norm_momentum=0.9", "train.learning_rate=0.001")

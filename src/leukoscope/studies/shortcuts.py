@@ -8,8 +8,23 @@ from ..config import Prepare
 from ..evaluation.metrics import Ints
 from .frozen import Features, Fold, Frozen, Split, folds_by, open_frozen
 from .material import Material, border, silhouette, without_border, without_colour
-from .page import Figure, Page, Section, dots, shown, signed
-from .study import Bench, Number, Scale, Study, beyond_chance, differences_of, guessing, numbers_of, sampled
+from .study import (
+    Bench,
+    Figure,
+    Number,
+    Page,
+    Scale,
+    Section,
+    Study,
+    beyond_chance,
+    differences_of,
+    dots,
+    guessing,
+    numbers_of,
+    sampled,
+    shown,
+    signed,
+)
 
 WHOLE, SIZE, INSIDE = "the whole cell", "size only (area)", "without size, border and silhouette"
 ALONE = (SIZE, "colour only (mean)", "border only", "silhouette only")

@@ -15,8 +15,24 @@ from ..evaluation.metrics import Floats
 from ..progress import track
 from .frozen import Change, Features, Fold, Frozen, features_of, fit_and_ask, folds_by, open_frozen
 from .material import Material, load, restained
-from .page import Figure, Number, Page, Section, dots, shown, signed
-from .study import Bench, Scale, Study, Truth, beyond_chance, differences_of, guessing, numbers_of, sampled
+from .study import (
+    Bench,
+    Figure,
+    Number,
+    Page,
+    Scale,
+    Section,
+    Study,
+    Truth,
+    beyond_chance,
+    differences_of,
+    dots,
+    guessing,
+    numbers_of,
+    sampled,
+    shown,
+    signed,
+)
 
 PLAIN, VARIED = "learnt from the cells as they are", "learnt from changed cells too"
 BENIGN = "Benign"

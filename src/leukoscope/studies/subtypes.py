@@ -9,8 +9,25 @@ from ..data.index import Layout
 from ..evaluation.intervals import Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, confusion, recall
 from .frozen import Frozen, folds_by, open_frozen
-from .page import Figure, Page, Section, confusions, dots, shown, signed
-from .study import Bench, Number, Scale, Study, Truth, beyond_chance, differences_of, guessing, numbers_of, sampled
+from .study import (
+    Bench,
+    Figure,
+    Number,
+    Page,
+    Scale,
+    Section,
+    Study,
+    Truth,
+    beyond_chance,
+    confusions,
+    differences_of,
+    dots,
+    guessing,
+    numbers_of,
+    sampled,
+    shown,
+    signed,
+)
 
 IMAGE, APART, COLOUR = "fields at random", "blocks of neighbours apart", "mean colour alone, blocks apart"
 # WBC-Benign-001.jpg: no patient is named, so ten neighbours in number stand for one.

@@ -17,8 +17,21 @@ from ..report.style import canvas, drawing
 from .ellassir_2022 import METRICS, judged
 from .frozen import LITE0, Backbone, backbone, features_of, fit_and_ask, head_of, open_session, with_weights
 from .material import Crops, Material, load, sample
-from .page import Figure, Page, Section, dots, shown, signed
-from .study import INTERVAL, Bench, Number, Scale, Study, beyond_chance, over_seeds
+from .study import (
+    INTERVAL,
+    Bench,
+    Figure,
+    Number,
+    Page,
+    Scale,
+    Section,
+    Study,
+    beyond_chance,
+    dots,
+    over_seeds,
+    shown,
+    signed,
+)
 from .tracing import RUNNING, follow, prepare
 
 _SAMPLES = 120  # sets of patches that LIME hides: enough for the few patches of a small crop
