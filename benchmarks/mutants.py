@@ -188,7 +188,7 @@ class Tests:
     def _is_sound(self, test: str) -> bool:
         """Whether this test passes without the fault; one that does not is left out from now on."""
         if test not in self.sound | self.unsound:
-            place = [test.split(" ")[0]]
+            place = [test.partition(" ")[0]]
             (self.unsound if self._first_failure(place) else self.sound).add(test)
             if test in self.unsound:
                 print(f"left out, since it fails without a fault: {test}", flush=True)
