@@ -43,8 +43,11 @@ def compare_with_sha256sum(folder: Path, *, rounds: int) -> dict[str, Spent]:
     """Return the medians of both sides in turn, in processes of their own, and of starting Python."""
     cores = os.cpu_count() or 1
     peer = ("sh", "-c", f"find '{folder}' -type f -print0 | xargs -0 -n 64 -P {cores} sha256sum")
-    sides = {"leukoscope": (sys.executable, "-c", OURS, str(folder)), "sha256sum": peer,
-             "its imports": (sys.executable, "-c", NOTHING)}  # fmt: skip
+    sides = {
+        "leukoscope": (sys.executable, "-c", OURS, str(folder)),
+        "sha256sum": peer,
+        "its imports": (sys.executable, "-c", NOTHING),
+    }
     times: dict[str, list[Spent]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, command in sides.items():
@@ -102,16 +105,23 @@ def write(middle: dict[str, Spent], grown: dict[int, float], *, files: int, roun
         about=f"{files:,} BMPs of {SIDE} px (608 KB), medians of {rounds} rounds, in turn, on all cores.",
         columns=["", "seconds", "processor ms a file", "speed as a share of sha256sum's", "… in processor time"],
         rows=[
-            [name, f"{each.seconds:.2f}", f"{1000 * each.processor / files:.2f}", ratio(theirs.seconds, each.seconds),
-             ratio(theirs.processor, each.processor)]
+            [
+                name,
+                f"{each.seconds:.2f}",
+                f"{1000 * each.processor / files:.2f}",
+                ratio(theirs.seconds, each.seconds),
+                ratio(theirs.processor, each.processor),
+            ]
             for name, each in (("leukoscope", ours), ("sha256sum", theirs))
         ],
-        chart=Chart({f"{name}": 1000 * middle[name].processor / files for name in ("leukoscope", "sha256sum")},
-                    "processor ms a file"),
+        chart=Chart(
+            {f"{name}": 1000 * middle[name].processor / files for name in ("leukoscope", "sha256sum")},
+            "processor ms a file",
+        ),
         notes=f"Without starting Python, which many files pay for once: {beyond:.2f} in processor time.\n\n"
         f"Search for near duplicates: {grown[first]:.2f} s of processor for {first:,} cells, {grown[last]:.2f} s for "
         f"{last:,}: {grown[last] / grown[first]:.1f} times as much.",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

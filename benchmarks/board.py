@@ -108,9 +108,16 @@ def write_files(folder: Path, *, count: int, classes: Sequence[str] = ("",)) -> 
 
 
 def publish(
-    name: str, *, title: str, about: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], chart: Chart,
-    notes: str = "", versions: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
+    name: str,
+    *,
+    title: str,
+    about: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    chart: Chart,
+    notes: str = "",
+    versions: Mapping[str, str] | None = None,
+) -> None:
     """Print the table, and write it with its chart to docs/benchmarks; `versions` are those of the other side."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[place]) for row in [list(columns), *cells]) for place in range(len(columns))]

@@ -78,8 +78,12 @@ class Room:
         self.port = self.port or free_port()
         command = [sys.executable, "-m", "leukoscope", "serve", "--data", str(self.data), "--port", str(self.port)]
         command += ["--no-browser", *(["--database", self.database] if self.database else [])]
-        faked = {"LD_PRELOAD": str(_FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_NO_CACHE": "1",
-                 "FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # fmt: skip
+        faked = {
+            "LD_PRELOAD": str(_FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
         env = os.environ | (faked if _FAKETIME.exists() else {})
         with (self.data.parent / "server.log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
@@ -191,8 +195,18 @@ class Cluster:
         """Start, or start again after a kill."""
         (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
         settings = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}"
-        self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-s", "-o", settings,
-                  "-l", str(self._folder / "log"), "start")  # fmt: skip
+        self._run(
+            "pg_ctl",
+            "-D",
+            str(self._folder / "data"),
+            "-w",
+            "-s",
+            "-o",
+            settings,
+            "-l",
+            str(self._folder / "log"),
+            "start",
+        )
 
     def kill(self) -> None:
         """End every process at once, as a machine does that loses power, and start again."""
@@ -288,14 +302,20 @@ def counted(room: Room, promised: Promised) -> dict[str, Any]:
         waiting = session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(("queued", "running")))) or 0
         log = AuditLog(room.data).verify(session)
     return {
-        "pictures": len(promised.pictures), "reviews": len(promised.reviews),
-        "lost_pictures": len(promised.pictures - names), "lost_reviews": len(promised.reviews - notes),
+        "pictures": len(promised.pictures),
+        "reviews": len(promised.reviews),
+        "lost_pictures": len(promised.pictures - names),
+        "lost_reviews": len(promised.reviews - notes),
         "double_cells": sum(count > 1 for count in per_image.values()),
         "double_predictions": sum(count > 1 for count in said.values()),
-        "without_answer": len(names) - len(per_image) - failed, "given_up": failed, "waiting": waiting,
-        "errors_500": promised.statuses[500], "statuses": dict(sorted(promised.statuses.items())),
-        "log_lines": log["entries"], "log": "intact",
-    }  # fmt: skip
+        "without_answer": len(names) - len(per_image) - failed,
+        "given_up": failed,
+        "waiting": waiting,
+        "errors_500": promised.statuses[500],
+        "statuses": dict(sorted(promised.statuses.items())),
+        "log_lines": log["entries"],
+        "log": "intact",
+    }
 
 
 def run(kind: str, *, minutes: float, seed: int) -> dict[str, Any]:

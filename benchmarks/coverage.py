@@ -55,12 +55,23 @@ class Setting:
 
 CHOOSE = [Setting(n, n) for n in (3, 4, 5, 6, 8, 10)]
 VERIFY = [
-    Setting(3, 3, auroc=0.5), Setting(5, 5, auroc=0.5), Setting(10, 10, auroc=0.5), Setting(4, 4, auroc=0.7),
-    Setting(4, 4, auroc=0.95), Setting(10, 10, auroc=0.95), Setting(4, 12), Setting(15, 5),
-    Setting(6, 6, classes="drawn"), Setting(10, 10, classes="drawn"), Setting(5, 5, classes="mixed"),
-    Setting(6, 9, auroc=0.8, spread=1.2, cells=(5, 15)), Setting(7, 5, auroc=0.9, spread=0.4, cells=(50, 200)),
-    Setting(6, 6, sizes="heavy"), Setting(12, 20, sizes="heavy"), Setting(8, 8, sureness=2.0),
-]  # fmt: skip
+    Setting(3, 3, auroc=0.5),
+    Setting(5, 5, auroc=0.5),
+    Setting(10, 10, auroc=0.5),
+    Setting(4, 4, auroc=0.7),
+    Setting(4, 4, auroc=0.95),
+    Setting(10, 10, auroc=0.95),
+    Setting(4, 12),
+    Setting(15, 5),
+    Setting(6, 6, classes="drawn"),
+    Setting(10, 10, classes="drawn"),
+    Setting(5, 5, classes="mixed"),
+    Setting(6, 9, auroc=0.8, spread=1.2, cells=(5, 15)),
+    Setting(7, 5, auroc=0.9, spread=0.4, cells=(50, 200)),
+    Setting(6, 6, sizes="heavy"),
+    Setting(12, 20, sizes="heavy"),
+    Setting(8, 8, sureness=2.0),
+]
 
 
 def simulate(setting: Setting, rng: np.random.Generator, *, times: int = 1) -> tuple[Outcome, Outcome]:
@@ -143,10 +154,17 @@ class Tally:
 
     def table(self) -> dict[str, dict[str, float]]:
         return {
-            name: {"covers": 1 - (row[1] + row[2]) / row[0], "above": row[1] / row[0], "below": row[2] / row[0],
-                   "width": row[3] / row[0], "sets": row[0], "none": row[4]}
-            for name, row in self.rows.items() if row[0]
-        }  # fmt: skip
+            name: {
+                "covers": 1 - (row[1] + row[2]) / row[0],
+                "above": row[1] / row[0],
+                "below": row[2] / row[0],
+                "width": row[3] / row[0],
+                "sets": row[0],
+                "none": row[4],
+            }
+            for name, row in self.rows.items()
+            if row[0]
+        }
 
 
 def run(setting: Setting, *, sets: int, others: bool) -> dict[str, Any]:
@@ -176,8 +194,11 @@ def _one(
     seed = int(rng.integers(1 << 31))
     drawn = bootstrap(
         lambda w: {"a.ece": ece(first.labels, first.probabilities, weights=w / sizes, groups=first.groups)},
-        groups=groups, cells=cells, replicates=REPLICATES, seed=seed,
-    )  # fmt: skip
+        groups=groups,
+        cells=cells,
+        replicates=REPLICATES,
+        seed=seed,
+    )
     found = jackknife(statistic(models, sizes), design, cells=cells, drawn=drawn)
     word = "alike" if alike else "cells"
     for name in NAMES if alike else (*NAMES, *SUBJECT_METRICS):
@@ -200,8 +221,11 @@ def _others(
     groups, cells = len(sizes), len(model.labels)
     drawn = bootstrap(
         lambda w: {"auroc": auroc(model.labels, model.probabilities, weights=w / sizes, groups=model.groups)},
-        groups=groups, cells=cells, replicates=400, seed=seed,
-    )  # fmt: skip
+        groups=groups,
+        cells=cells,
+        replicates=400,
+        seed=seed,
+    )
     values, value = (
         np.sort(drawn.replicates["auroc"][np.isfinite(drawn.replicates["auroc"])]),
         float(found.point["a.auroc"]),
@@ -261,15 +285,28 @@ METHODS = {
     "DeLong over cells": "auroc by DeLong over cells",
 }
 TITLES = {
-    "sensitivity": "sensitivity", "specificity": "specificity", "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy", "f1_weighted": "weighted F1", "mcc": "Matthews correlation", "auroc": "AUROC",
-    "auprc": "AUPRC", "brier": "Brier score", "ipa": "IPA", "ece": "calibration error",
-    "calibration_slope": "calibration slope", "calibration_intercept": "calibration in the large",
-    "observed_expected": "observed over expected", "subject_accuracy": "subjects decided rightly",
-    "subject_sensitivity": "subjects with disease found", "subject_specificity": "healthy subjects left alone",
-    "subject_auroc": "AUROC of subjects", "difference auroc": "difference of AUROC",
-    "difference balanced_accuracy": "difference of balanced accuracy", "difference brier": "difference of Brier scores",
-}  # fmt: skip
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "f1_weighted": "weighted F1",
+    "mcc": "Matthews correlation",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "brier": "Brier score",
+    "ipa": "IPA",
+    "ece": "calibration error",
+    "calibration_slope": "calibration slope",
+    "calibration_intercept": "calibration in the large",
+    "observed_expected": "observed over expected",
+    "subject_accuracy": "subjects decided rightly",
+    "subject_sensitivity": "subjects with disease found",
+    "subject_specificity": "healthy subjects left alone",
+    "subject_auroc": "AUROC of subjects",
+    "difference auroc": "difference of AUROC",
+    "difference balanced_accuracy": "difference of balanced accuracy",
+    "difference brier": "difference of Brier scores",
+}
 
 
 def page(found: Found) -> str:
@@ -282,27 +319,35 @@ def page(found: Found) -> str:
         "# How often 95 % intervals hold the true value",
         ABOUT.format(sets=" or ".join(f"{count:,}" for count in sets)).strip(),
         "## AUROC by method, subjects of each class",
-        _table(["method", "weight", *(f"{each.ill}" for each, _ in chosen)], [
-            [title, words, *(_share(result, f"{word} {name}") for _, result in chosen)]
-            for word, words in (("alike", "subjects alike"), ("cells", "per cell")) for title, name in METHODS.items()
-            if not (word == "alike" and "over cells" in title)
-        ]),
+        _table(
+            ["method", "weight", *(f"{each.ill}" for each, _ in chosen)],
+            [
+                [title, words, *(_share(result, f"{word} {name}") for _, result in chosen)]
+                for word, words in (("alike", "subjects alike"), ("cells", "per cell"))
+                for title, name in METHODS.items()
+                if not (word == "alike" and "over cells" in title)
+            ],
+        ),
         "![Coverage of intervals of the AUROC by the number of subjects](coverage.svg)",
         "## Every figure",
         "Lowest and highest share over the settings. *Chosen on*: as above, 3 to 10 subjects a class. *Checked on*: "
         f"{len(others)} others ({'; '.join(_named(each) for each, _ in others)}).",
-        _table(["figure", "alike, chosen on", "alike, checked on", "per cell, chosen on", "per cell, checked on"], [
-            [title, *(_range(which, f"{word} {name}") for word in ("alike", "cells") for which in (chosen, others))]
-            for name, title in TITLES.items()
-        ]),
+        _table(
+            ["figure", "alike, chosen on", "alike, checked on", "per cell, chosen on", "per cell, checked on"],
+            [
+                [title, *(_range(which, f"{word} {name}") for word in ("alike", "cells") for which in (chosen, others))]
+                for name, title in TITLES.items()
+            ],
+        ),
         _remarks(others),
         "## Does the verdict keep its error rate?",
         ERRORS.strip(),
-        _table(["setting", "beats guessing", "by AUROC alone", "A and B differ in AUROC", "in balanced accuracy"], [
-            [_named(each), *(_shown(value) for value in _errors(result))] for each, result in guess
-        ]),
+        _table(
+            ["setting", "beats guessing", "by AUROC alone", "A and B differ in AUROC", "in balanced accuracy"],
+            [[_named(each), *(_shown(value) for value in _errors(result))] for each, result in guess],
+        ),
         machine({}),
-    ]  # fmt: skip
+    ]
     return "\n\n".join(parts) + "\n"
 
 

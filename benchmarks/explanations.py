@@ -44,8 +44,10 @@ def main() -> None:
     ours = methods(predict, maps)
     theirs = methods(random_predict, random_maps)
     occlusion = [ours["occlusion"](crop, said(predict, crop)) for crop in crops]
-    print(f"{'method':20} inside (cell)  deletion (rand)  d                insertion (rand)  d                "
-          "randomised  occlusion      s")  # fmt: skip
+    print(
+        f"{'method':20} inside (cell)  deletion (rand)  d                insertion (rand)  d                "
+        "randomised  occlusion      s"
+    )
     told = {
         name: row(name, ours[name], theirs[name], predict=predict, crops=crops, occlusion=occlusion) for name in ours
     }
@@ -89,8 +91,10 @@ def randomised(predictor: Predictor) -> tuple[Predict, Predict]:
                 numpy_helper.from_array(rng.permutation(weights.ravel()).reshape(weights.shape), tensor.name)
             )
     session = onnxruntime.InferenceSession(graph.SerializeToString())
-    run = {name: lambda crops, name=name: session.run([name], {"crops": np.ascontiguousarray(crops)})[0]
-           for name in ("map", "probabilities")}  # fmt: skip
+    run = {
+        name: lambda crops, name=name: session.run([name], {"crops": np.ascontiguousarray(crops)})[0]
+        for name in ("map", "probabilities")
+    }
     return run["map"], run["probabilities"]
 
 

@@ -116,10 +116,15 @@ def write(times: dict[str, Spent], extra: dict[str, Spent], *, count: int, packi
     probe = per_image["embedding"] * MANY / 1000 + sum(each.processor for each in extra.values())
     epoch = per_image["leukoscope"] * MANY / 1000
     rows: list[list[Any]] = [
-        [name, f"{count / times[name].seconds:.1f}", f"{per_image[name]:.1f}",
-         ratio(times[name].seconds, ours.seconds), ratio(times[name].processor, ours.processor)]
+        [
+            name,
+            f"{count / times[name].seconds:.1f}",
+            f"{per_image[name]:.1f}",
+            ratio(times[name].seconds, ours.seconds),
+            ratio(times[name].processor, ours.processor),
+        ]
         for name in ("leukoscope", "plain PyTorch")
-    ]  # fmt: skip
+    ]
     publish(
         "fine-tune",
         title="Fine-tuning EfficientNet-Lite0, and probe mode",

@@ -27,11 +27,18 @@ def prepare(run: Path, *, count: int, size: int) -> None:
     """Write a run folder that is ready to train: table, split, and a pack of random crops."""
     cells = [
         Cell(
-            run / f"{number}.png", ("normal", "blast")[number % 2], f"S{number % _SUBJECTS}", "", "synthetic",
-            f"{number}.png", f"{number:064x}", size, size,
+            run / f"{number}.png",
+            ("normal", "blast")[number % 2],
+            f"S{number % _SUBJECTS}",
+            "",
+            "synthetic",
+            f"{number}.png",
+            f"{number:064x}",
+            size,
+            size,
         )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     settings = Experiment.of(
         {"prepare": {"view": "frame", "size": size}, "split": {"scheme": "holdout"}, "train": {"epochs": 1}}
     )

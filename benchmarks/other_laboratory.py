@@ -140,13 +140,11 @@ def row(name: str, judged: Iterator[Judged]) -> dict[str, Any]:
     return {
         "way": name,
         "all": auroc([one.kind for one in fields], [float(one.probability.mean()) for one in fields]),
-        "not_refused": auroc(
-            [one.kind for one in kept], [float(one.probability[~one.refused].mean()) for one in kept]
-        ),
+        "not_refused": auroc([one.kind for one in kept], [float(one.probability[~one.refused].mean()) for one in kept]),
         "refused": {
             kind: float(np.concatenate([one.refused for one in fields if one.kind == kind]).mean()) for kind in CLASSES
         },
-    }  # fmt: skip
+    }
 
 
 def auroc(kinds: list[str], scores: list[float]) -> dict[str, float]:

@@ -213,9 +213,12 @@ def foreign(data: Path, rows: list[dict], rng: np.random.Generator, *, count: in
     yield from {"photographs": photographs, "noise": noise, "plain colours": plain, "gradients": gradients}.items()
     cells = [read_image(data / "cnmc" / rows[n]["file"]) for n in rng.choice(len(rows), min(count, len(rows)), False)]
     inside = {
-        "photograph": photographs, "smear field": [_part(field, rng) for field in fields],
-        "noise": noise, "plain colour": plain, "gradient": gradients,
-    }  # fmt: skip
+        "photograph": photographs,
+        "smear field": [_part(field, rng) for field in fields],
+        "noise": noise,
+        "plain colour": plain,
+        "gradient": gradients,
+    }
     for name, pictures in inside.items():
         yield f"hard: {name} in a cell's outline", [_filled(a, b) for a, b in zip(pictures, cells, strict=False)]
     yield "hard: photograph in a disc", [_filled(each, _disc(rng)) for each in photographs]

@@ -164,14 +164,19 @@ def compare_speed(keras_python: Path, *, bundle: Path, weights: Path, images: Pa
         f"{ROUNDS}, in turn; keras.Model.predict in batches of {batch}, from a dataset that reads ahead or one array.",
         columns=["", "images/s", "processor ms an image", "times as slow", "… in processor time"],
         rows=[
-            [names[way], f"{count / middle[way][0]:.1f}", f"{1000 * middle[way][1] / count:.2f}",
-             f"{middle[way][0] / ours[0]:.2f}", f"{middle[way][1] / ours[1]:.2f}"]
+            [
+                names[way],
+                f"{count / middle[way][0]:.1f}",
+                f"{1000 * middle[way][1] / count:.2f}",
+                f"{middle[way][0] / ours[0]:.2f}",
+                f"{middle[way][1] / ours[1]:.2f}",
+            ]
             for way in names
         ],
         chart=Chart({names[way]: 1000 * middle[way][1] / count for way in names}, "processor ms an image"),
         notes=f"Largest difference of a probability: {np.abs(chances - answer['chances']).max():.1e}.",
         versions=answer["versions"],
-    )  # fmt: skip
+    )
 
 
 def first_answer(bundle: Path, images: Path) -> None:

@@ -133,9 +133,12 @@ def one(server: Server, files: list[Path], predictor: Predictor) -> dict[str, An
         plain.append(time.perf_counter() - started)
     median, alone = (1000 * statistics.median(seconds[10:]) for seconds in (posted, plain))
     return {
-        "median_ms": round(median, 1), "at_most": 60, "model_alone_ms": round(alone, 1),
-        "ratio": round(median / alone, 2), "server_processor_ms": round(1000 * statistics.mean(used[10:]), 1),
-    }  # fmt: skip
+        "median_ms": round(median, 1),
+        "at_most": 60,
+        "model_alone_ms": round(alone, 1),
+        "ratio": round(median / alone, 2),
+        "server_processor_ms": round(1000 * statistics.mean(used[10:]), 1),
+    }
 
 
 def dropped(server: Server, files: list[Path], predictor: Predictor) -> dict[str, Any]:
@@ -156,11 +159,17 @@ def dropped(server: Server, files: list[Path], predictor: Predictor) -> dict[str
     more, more_used = _plain(predictor, files[half:])
     plain, plain_used = plain + more, plain_used + more_used
     return {
-        "cells": len(files), "first_s": round(first, 2), "first_at_most": 2, "all_s": round(everything, 2),
-        "plain_s": round(plain, 2), "ratio": round(everything / plain, 2), "ratio_at_most": 1.5,
-        "processor_s": round(used, 1), "plain_processor_s": round(plain_used, 1),
+        "cells": len(files),
+        "first_s": round(first, 2),
+        "first_at_most": 2,
+        "all_s": round(everything, 2),
+        "plain_s": round(plain, 2),
+        "ratio": round(everything / plain, 2),
+        "ratio_at_most": 1.5,
+        "processor_s": round(used, 1),
+        "plain_processor_s": round(plain_used, 1),
         "processor_ratio": round(used / plain_used, 2),
-    }  # fmt: skip
+    }
 
 
 def _first_answer(server: Server, case: int) -> float:
@@ -210,10 +219,15 @@ def paging(server: Server, files: list[Path], *, readers: int, seconds: float = 
     used, lasted = server.processor() - used, time.perf_counter() - began
     p95 = statistics.quantiles(took, n=20)[-1]
     return {
-        "readers": readers, "requests": len(took), "requests_per_s": round(len(took) / lasted), "errors": len(errors),
-        "median_ms": round(1000 * statistics.median(took), 1), "p95_ms": round(1000 * p95, 1), "at_most": 300,
+        "readers": readers,
+        "requests": len(took),
+        "requests_per_s": round(len(took) / lasted),
+        "errors": len(errors),
+        "median_ms": round(1000 * statistics.median(took), 1),
+        "p95_ms": round(1000 * p95, 1),
+        "at_most": 300,
         "server_processor_ms": round(1000 * used / len(took), 2),
-    }  # fmt: skip
+    }
 
 
 def _timed(client: httpx2.Client, path: str, took: list[float], errors: list[str]) -> Any:
@@ -231,7 +245,7 @@ def _timed(client: httpx2.Client, path: str, took: list[float], errors: list[str
 
 def reviews(
     server: Server, files: list[Path], *, readers: int, senders: int = 5, seconds: float = 30
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Let many people read while others send, and time each review; everybody reads a case of their own."""
     cases = [server.case() for _ in range(readers)]
     for number, case in enumerate(cases):
@@ -253,11 +267,18 @@ def reviews(
     used = server.processor() - used
     p95 = statistics.quantiles(took, n=20)[-1]
     return {
-        "readers": readers, "senders": senders, "reviews": len(took), "errors": len(errors), "sent": sum(sent),
-        "median_ms": round(1000 * statistics.median(took), 1), "p95_ms": round(1000 * p95, 1), "at_most": 500,
-        "max_ms": round(1000 * max(took), 1), "server_processor_s": round(used, 1),
+        "readers": readers,
+        "senders": senders,
+        "reviews": len(took),
+        "errors": len(errors),
+        "sent": sum(sent),
+        "median_ms": round(1000 * statistics.median(took), 1),
+        "p95_ms": round(1000 * p95, 1),
+        "at_most": 500,
+        "max_ms": round(1000 * max(took), 1),
+        "server_processor_s": round(used, 1),
         "load_average": round(os.getloadavg()[0], 1),
-    }  # fmt: skip
+    }
 
 
 def _read(  # noqa: PLR0917
@@ -329,10 +350,12 @@ def main() -> None:
     files = sorted(path for path in args.cells.rglob("*") if path.suffix.lower() in suffixes)[:500]
     assert files, f"no pictures in {args.cells}"
     parts = {
-        "one": lambda: one(server, files, predictor), "dropped": lambda: dropped(server, files, predictor),
-        "paging": lambda: paging(server, files, readers=args.readers), "memory": lambda: memory(server, files),
+        "one": lambda: one(server, files, predictor),
+        "dropped": lambda: dropped(server, files, predictor),
+        "paging": lambda: paging(server, files, readers=args.readers),
+        "memory": lambda: memory(server, files),
         "reviews": lambda: reviews(server, files, readers=args.readers),
-    }  # fmt: skip
+    }
     predictor, found = load(args.model), {}
     predictor.predict(files[:4])
     with opened(args) as server:

@@ -32,13 +32,20 @@ def patients(count: int, *, seed: int = 0) -> Cohort:
     time_months = rng.exponential(60 * np.exp(-0.4 * stage - 0.02 * (age - 50) - 0.2 * wbc))
     censored = rng.uniform(1, 120, count)
     return Cohort(
-        time=np.minimum(time_months, censored), state=(time_months <= censored).astype(np.int64), stage=stage,
-        stages=("I", "II", "III", "IV"), ordered=True, unit="months", events=("death",),
+        time=np.minimum(time_months, censored),
+        state=(time_months <= censored).astype(np.int64),
+        stage=stage,
+        stages=("I", "II", "III", "IV"),
+        ordered=True,
+        unit="months",
+        events=("death",),
         covariates={
-            "age": age, "wbc": wbc, "sex": rng.choice(["female", "male"], count),
+            "age": age,
+            "wbc": wbc,
+            "sex": rng.choice(["female", "male"], count),
             "marrow": rng.choice(["related", "unrelated", "cord"], count),
         },
-    )  # fmt: skip
+    )
 
 
 def curves_and_tests(cohort: Cohort) -> None:

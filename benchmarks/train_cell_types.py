@@ -32,7 +32,7 @@ from leukoscope.fields.extraction import SharedScales
 from leukoscope.fields.images import blur, grown, parts
 from leukoscope.fields.stain import optical_density, purple
 from leukoscope.fields.type_crops import frame, moved, shown, table_of_field
-from leukoscope.images.crop import (  # fmt: skip
+from leukoscope.images.crop import (
     FRAME_SIDE,
     FRAME_UM_PER_PX,
     GLASS,
@@ -369,8 +369,12 @@ def train(work: Path, *, leave_out: str, steps: int) -> None:
         schedule.step()
         if step % 50 == 49:
             print(name, step + 1, f"{loss.item():.3f}", flush=True)
-            state = {"step": step + 1, "network": network.state_dict(), "optimiser": optimiser.state_dict(),
-                     "schedule": schedule.state_dict()}  # fmt: skip
+            state = {
+                "step": step + 1,
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+            }
             torch.save(state, kept)
     torch.save(network.state_dict(), work / f"{name}.pt")
     unseen = [n for n, cell in enumerate(material.cells) if material.held[n] or cell.laboratory == leave_out]
@@ -455,10 +459,15 @@ def to_onnx(network: Any) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            Shipped().eval(), (torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8),), path, dynamo=False,
-            input_names=["crops"], output_names=["probabilities", "embedding"], opset_version=17,
+            Shipped().eval(),
+            (torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8),),
+            path,
+            dynamo=False,
+            input_names=["crops"],
+            output_names=["probabilities", "embedding"],
+            opset_version=17,
             dynamic_axes={"crops": {0: "batch"}, "probabilities": {0: "batch"}, "embedding": {0: "batch"}},
-        )  # fmt: skip
+        )
         file = onnx.load(path)
     store_small(file.graph, "int8")
     file.producer_name, file.doc_string = "leukoscope", ""
@@ -477,11 +486,18 @@ def areas(old: int, new: int) -> NDArray[np.float32]:
 RULE = {"least": 0.35, "lymphoid": 0.5}
 """Least probability of a type that is named, and of lymphoid for a cell that is asked about blasts."""
 CREDITS = (
-    {"data": "PBC", "licence": "CC BY 4.0",
-     "credit": "Acevedo et al. 2020, A dataset for microscopic peripheral blood cell images, Hospital Clinic of "
-               "Barcelona, doi 10.17632/snkd93bnjr.1"},
-    {"data": "BCCD", "licence": "MIT", "credit": "Blood Cell Count and Detection, https://github.com/Shenggan/BCCD_Dataset"},
-)  # fmt: skip
+    {
+        "data": "PBC",
+        "licence": "CC BY 4.0",
+        "credit": "Acevedo et al. 2020, A dataset for microscopic peripheral blood cell images, Hospital Clinic of "
+        "Barcelona, doi 10.17632/snkd93bnjr.1",
+    },
+    {
+        "data": "BCCD",
+        "licence": "MIT",
+        "credit": "Blood Cell Count and Detection, https://github.com/Shenggan/BCCD_Dataset",
+    },
+)
 
 
 def write_to_bundle(work: Path, bundle: Path) -> None:

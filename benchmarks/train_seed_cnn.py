@@ -134,12 +134,16 @@ def write(times: dict[str, list[Spent]], losses: Any, *, count: int, packing: Sp
     }
     rows = [
         [
-            names[name], f"{count / each.seconds:.1f}", f"{1000 * each.processor / count:.1f}",
-            ratio(each.seconds, ours.seconds), ratio(each.processor, ours.processor), f"{losses[name][-1]:.5f}",
+            names[name],
+            f"{count / each.seconds:.1f}",
+            f"{1000 * each.processor / count:.1f}",
+            ratio(each.seconds, ours.seconds),
+            ratio(each.processor, ours.processor),
+            f"{losses[name][-1]:.5f}",
         ]
         for name in names
         for each in [middle[name]]
-    ]  # fmt: skip
+    ]
     whole = packing.seconds + EPOCHS * ours.seconds
     apart = max(abs(a - b) / b for a, b in zip(losses["leukoscope"], losses["tf.data"], strict=True))
     publish(

@@ -114,7 +114,7 @@ def test_a_new_head_stands_in_answer_and_map_alike(bundle: Bundle) -> None:
 
 
 def test_a_head_without_bias_is_read_and_replaced(bundle: Bundle) -> None:
-    """The exporter leaves out a bias that is nought, as that of a network which was never trained."""
+    """The exporter leaves out a bias that is zero, as that of a network which was never trained."""
     model = onnx.load_from_string(bundle.read("model.onnx"))
     for node in model.graph.node:
         if node.op_type == "Gemm" or (node.op_type == "Conv" and node.input[-1] == "network.head.bias"):

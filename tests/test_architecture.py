@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "leukoscope"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "leukoscope"
 
 # From the lowest layer up. A package may import from lower layers, never from its own or a higher one.
 LAYERS = [
@@ -79,6 +80,12 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     list(
         TopologicalSorter({module: names & modules.keys() - {module} for module, names in needs.items()}).static_order()
     )
+
+
+def test_no_line_is_kept_from_the_formatter() -> None:
+    directives = ["fmt: " + "skip", "fmt: " + "off"]
+    python = [path for folder in ("src", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")]
+    assert [str(path) for path in python if any(each in path.read_text(encoding="utf-8") for each in directives)] == []
 
 
 def test_help_needs_neither_numpy_nor_torch() -> None:

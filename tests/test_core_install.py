@@ -49,9 +49,12 @@ def test_the_core_answers_without_pytorch(core: Path, shared_data: Path, tmp_pat
 
 def test_the_core_names_the_extra_that_a_command_needs(core: Path, tmp_path: Path) -> None:
     asked = subprocess.run(
-        [core / "leukoscope", "run", "--synthetic", "60", "-o", "run"], cwd=tmp_path, capture_output=True, text=True,
+        [core / "leukoscope", "run", "--synthetic", "60", "-o", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert asked.returncode != 0
     assert "leukoscope[train]" in asked.stderr
     assert "Traceback" not in asked.stderr

@@ -19,9 +19,13 @@ from leukoscope.errors import LeukoscopeError
 from leukoscope.files import alone_in, read_csv, read_json
 
 TINY = (
-    "prepare.size=32", "prepare.view=frame", "split.folds=2", "split.validation=0.4", "train.epochs=1",
+    "prepare.size=32",
+    "prepare.view=frame",
+    "split.folds=2",
+    "split.validation=0.4",
+    "train.epochs=1",
     "evaluate.replicates=100",
-)  # fmt: skip
+)
 
 
 def run(*arguments: str | Path) -> Result:
@@ -58,9 +62,18 @@ def images(tmp_path: Path) -> Path:
 def test_a_run_leaves_files_that_a_person_can_open(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {
-        "config.toml", "run.json", "cells.csv", "traits.csv", "audit.json", "split.json", "pack", "predictions.csv",
-        "calibration.json", "metrics.json", "report.html",
-    }  # fmt: skip
+        "config.toml",
+        "run.json",
+        "cells.csv",
+        "traits.csv",
+        "audit.json",
+        "split.json",
+        "pack",
+        "predictions.csv",
+        "calibration.json",
+        "metrics.json",
+        "report.html",
+    }
     tested = [row for row in read_csv(finished / "predictions.csv") if row["set"] == "test"]
     assert len(tested) == len({row["path"] for row in tested}) == 96
     stages = read_json(finished / "run.json")
@@ -224,9 +237,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_told_and_what_was_finished_stays(images: Path, small_disk: Path) -> None:
     result = in_a_shell(
-        "run", images, "-o", small_disk / "run", "--set", "prepare.view=frame", "--set", "prepare.size=256",
-        "--set", "split.folds=2", "--set", "split.validation=0.4",
-    )  # fmt: skip
+        "run",
+        images,
+        "-o",
+        small_disk / "run",
+        "--set",
+        "prepare.view=frame",
+        "--set",
+        "prepare.size=256",
+        "--set",
+        "split.folds=2",
+        "--set",
+        "split.validation=0.4",
+    )
     assert result.returncode == 1
     assert "The disk is full" in result.stderr
     assert "Traceback" not in result.stderr

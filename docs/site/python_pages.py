@@ -6,9 +6,19 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "leukoscope"
 FOLDER = "reference/python"
 PACKAGES = (
-    "bundle", "data", "evaluation", "explanation", "fields", "images", "inference", "interop", "models", "report",
-    "survival", "training",
-)  # fmt: skip
+    "bundle",
+    "data",
+    "evaluation",
+    "explanation",
+    "fields",
+    "images",
+    "inference",
+    "interop",
+    "models",
+    "report",
+    "survival",
+    "training",
+)
 GROUND = ("config", "errors", "files", "progress", "pipeline", "exporting", "adaptation")
 _INDEX = f"""# Python
 

@@ -16,9 +16,21 @@ from leukoscope.files import read_csv
 from .client import counted
 
 PUBLIC = [
-    "Opinion", "Opinions", "Predictor", "__version__", "adapt", "compare", "errors", "explain", "export", "find_cells",
-    "load", "predict", "run", "survival",
-]  # fmt: skip
+    "Opinion",
+    "Opinions",
+    "Predictor",
+    "__version__",
+    "adapt",
+    "compare",
+    "errors",
+    "explain",
+    "export",
+    "find_cells",
+    "load",
+    "predict",
+    "run",
+    "survival",
+]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -160,9 +172,9 @@ def test_a_cell_is_explained(folder: Path) -> None:
 
 def test_a_field_gives_one_opinion_for_each_of_its_cells(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
-    from tests.inference.test_predict_fields import painted_field
+    from tests.inference.test_predict_fields import synthetic_field
 
-    pixels, path = painted_field(), tmp_path / "field.png"
+    pixels, path = synthetic_field(), tmp_path / "field.png"
     Image.fromarray(pixels).save(path)
     cells = lk.find_cells(path, um_per_px=0.12)
     for given in (path, pixels, Image.fromarray(pixels)):

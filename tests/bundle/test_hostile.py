@@ -39,10 +39,13 @@ def with_loop(model: onnx.ModelProto) -> None:
     body = helper.make_graph(
         [helper.make_node("Identity", ["condition"], ["go on"]), helper.make_node("Identity", ["before"], ["after"])],
         "body",
-        [value("turn", TensorProto.INT64, []), value("condition", TensorProto.BOOL, []),
-         value("before", TensorProto.FLOAT, None)],
+        [
+            value("turn", TensorProto.INT64, []),
+            value("condition", TensorProto.BOOL, []),
+            value("before", TensorProto.FLOAT, None),
+        ],
         [value("go on", TensorProto.BOOL, []), value("after", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     model.graph.initializer.extend([one, many])
     for node in model.graph.node:
         if node.op_type == "Softmax":
@@ -116,11 +119,13 @@ def test_an_answer_is_checked_each_time(tmp_path: Path) -> None:
         model.graph.initializer.extend(
             [numpy_helper.from_array(zero, "zero"), numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes")]
         )
-        model.graph.node.extend([
-            helper.make_node("ReduceMax", ["float", "axes"], ["brightest"], keepdims=0),
-            helper.make_node("Unsqueeze", ["brightest", "last"], ["column"]),
-            helper.make_node("Add", ["fair", "column"], ["probabilities"]),
-        ])  # fmt: skip
+        model.graph.node.extend(
+            [
+                helper.make_node("ReduceMax", ["float", "axes"], ["brightest"], keepdims=0),
+                helper.make_node("Unsqueeze", ["brightest", "last"], ["column"]),
+                helper.make_node("Add", ["fair", "column"], ["probabilities"]),
+            ]
+        )
         model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "last"))
 
     predictor = load(resealed(tmp_path, change))

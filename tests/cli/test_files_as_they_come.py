@@ -34,7 +34,7 @@ P3 = (Path(__file__).parents[1] / "images" / "display-p3-like.icc").read_bytes()
 
 @pytest.fixture(scope="module")
 def field() -> NDArray[np.uint8]:
-    """A field of BCCD where it is at hand, else a painted one."""
+    """A field of BCCD where it is at hand, else a synthetic one."""
     real = SHARED / "data" / "bccd" / "JPEGImages" / "BloodImage_00038.jpg"
     if real.exists():
         return np.asarray(Image.open(real).convert("RGB"))

@@ -26,11 +26,11 @@ def sides_of(plan: SplitPlan, cells: list[Cell], *, fold: int) -> dict[str, set[
     return found
 
 
-@given(subjects=st.integers(12, 40), seed=st.integers(0, 10**6), twins=st.integers(0, 6))
-def test_no_subject_group_is_in_two_sets(subjects: int, seed: int, twins: int) -> None:
+@given(subjects=st.integers(12, 40), seed=st.integers(0, 10**6), linked=st.integers(0, 6))
+def test_no_subject_group_is_in_two_sets(subjects: int, seed: int, linked: int) -> None:
     rng = np.random.default_rng(seed)
     cells = make_cells(subjects, per_subject=3, rng=rng)
-    for _ in range(twins):  # the same bytes under two subjects of one class
+    for _ in range(linked):  # the same bytes under two subjects of one class
         a, b = rng.choice(len(cells), 2, replace=False)
         if cells[a].label == cells[b].label:
             cells[b] = replace(cells[b], sha256=cells[a].sha256)
@@ -65,8 +65,11 @@ def test_validation_takes_the_rarest_class_from_as_many_subjects_as_it_can() -> 
     settings, held = Split(scheme="holdout", validation=0.3, test=0.2), []
     for seed in range(12):
         sets = make_split(cells, settings, seed=seed).sets(cells, fold=0)
-        normal = {cell.subject for cell, name in zip(cells, sets, strict=True)
-                  if name == "validation" and cell.label == "normal"}  # fmt: skip
+        normal = {
+            cell.subject
+            for cell, name in zip(cells, sets, strict=True)
+            if name == "validation" and cell.label == "normal"
+        }
         held.append(len(normal))
     assert min(held) >= 3
 
@@ -76,7 +79,7 @@ def test_subjects_that_share_bytes_are_one_group() -> None:
     cells[0] = replace(cells[0], sha256=cells[12].sha256)
     cells[13] = replace(cells[13], sha256=cells[25].sha256)
     assert list(subject_groups(cells)) == ["S0+S2+S4", "S1", "S3", "S5"]
-    assert "S1+S5" in subject_groups(cells, twins=[("S5", "S1")])
+    assert "S1+S5" in subject_groups(cells, linked=[("S5", "S1")])
 
 
 def test_the_same_seed_gives_the_same_split_whatever_the_order_of_rows(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def test_a_split_made_to_leak_by_hand_names_the_subject(tmp_path: Path) -> None:
         read_split(path, cells)
 
 
-def test_a_split_in_which_twins_were_parted_by_hand_names_both(tmp_path: Path) -> None:
+def test_a_split_in_which_linked_subjects_were_parted_by_hand_names_both(tmp_path: Path) -> None:
     cells = make_cells(20)
     path = tmp_path / "split.json"
     plan = make_split(cells, Split(), seed=0)

@@ -22,8 +22,14 @@ def prepare(page: str, folder: Path, done: dict[str, str], call: Callable[..., s
     ):
         if command not in done:
             done[command] = call(command, folder=folder, whole=False)
-    make = {"own-data": own_cells, "adapt": reviewed, "dicom": study, "fields": smear, "laboratory": password,
-            "survival": patients}.get(name)  # fmt: skip
+    make = {
+        "own-data": own_cells,
+        "adapt": reviewed,
+        "dicom": study,
+        "fields": smear,
+        "laboratory": password,
+        "survival": patients,
+    }.get(name)
     if make:
         make(folder)
 
@@ -31,8 +37,10 @@ def prepare(page: str, folder: Path, done: dict[str, str], call: Callable[..., s
 def own_cells(folder: Path) -> None:
     """cells/ as folders of classes, and patients.csv with columns of its own."""
     shutil.copytree(folder / "runs/demo/synthetic", folder / "cells")
-    rows = [{"file": path.relative_to(folder), "diagnosis": path.parent.name, "patient": path.name.partition("_")[0]}
-            for path in sorted((folder / "cells").rglob("*.png"))]  # fmt: skip
+    rows = [
+        {"file": path.relative_to(folder), "diagnosis": path.parent.name, "patient": path.name.partition("_")[0]}
+        for path in sorted((folder / "cells").rglob("*.png"))
+    ]
     write(folder / "patients.csv", rows)
 
 
@@ -74,8 +82,14 @@ def password(folder: Path) -> None:
 def patients(folder: Path) -> None:
     """cohort.csv with outcomes by stage, and patients.csv to ask about."""
     rng = np.random.default_rng(0)
-    people = [{"stage": ("CR1", "CR2", "CR3")[number % 3], "age": int(rng.integers(18, 60)),
-               "wbc": round(float(rng.lognormal(3, 1)), 1)} for number in range(90)]  # fmt: skip
+    people = [
+        {
+            "stage": ("CR1", "CR2", "CR3")[number % 3],
+            "age": int(rng.integers(18, 60)),
+            "wbc": round(float(rng.lognormal(3, 1)), 1),
+        }
+        for number in range(90)
+    ]
     times = [float(rng.exponential(60 / (1 + number % 3))) for number in range(90)]
     outcome = [{"months": round(min(time, 48) + 0.1, 1), "died": int(time < 48)} for time in times]
     write(folder / "cohort.csv", [person | end for person, end in zip(people, outcome, strict=True)])

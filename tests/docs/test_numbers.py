@@ -53,10 +53,14 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("keys", "form", "said"),
     [
-        ("a b/auroc", ".2", ".89"), ("a b/auroc/value", ".3", ".893"), ("a b/auroc", "span .2", ".89 (−.01 to 1.00)"),
-        ("cells", "count", "4,133"), ("rows/0", "percent 1", "63.6 %"), ("cells", "text", "4133"),
+        ("a b/auroc", ".2", ".89"),
+        ("a b/auroc/value", ".3", ".893"),
+        ("a b/auroc", "span .2", ".89 (−.01 to 1.00)"),
+        ("cells", "count", "4,133"),
+        ("rows/0", "percent 1", "63.6 %"),
+        ("cells", "text", "4133"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_written_as_asked(numbers: ModuleType, root: Path, keys: str, form: str, said: str) -> None:
     page = f"It has <!--number run.json: {keys} | {form} -->.94<!--/number--> of them."
     assert f"-->{said}<!--/number--> of them." in numbers.written(page, root=root)

@@ -20,9 +20,12 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Return the files of the source archive, without its top folder."""
     folder = tmp_path_factory.mktemp("sdist")
     done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder], cwd=ROOT, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (archive,) = folder.glob("*.tar.gz")
     assert archive.name == f"leukoscope-{PROJECT['version']}.tar.gz"
@@ -32,9 +35,12 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_the_source_archive_holds_what_is_kept_and_nothing_else(names: set[str]) -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     if listed.returncode:
         pytest.skip("no git here to say what is kept")
     kept = {path for path in listed.stdout.splitlines() if (ROOT / path).exists()}

@@ -14,9 +14,17 @@ def predictions_of(labels: np.ndarray, chance: np.ndarray, *, test: np.ndarray) 
     count = len(labels)
     names = np.array([str(row) for row in range(count)])
     return Predictions(
-        ("hem", "all"), names, labels, names, names, names, names,
-        np.zeros(count, dtype=np.int64), test, np.stack([1 - chance, chance], axis=1),
-    )  # fmt: skip
+        ("hem", "all"),
+        names,
+        labels,
+        names,
+        names,
+        names,
+        names,
+        np.zeros(count, dtype=np.int64),
+        test,
+        np.stack([1 - chance, chance], axis=1),
+    )
 
 
 def overlapping(count: int = 4000, *, sureness: float = 3.0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leukoscope.explanation.maps import enlarge, lime, magnified, occlude, overlay, painted, superpixels, transparent
+from leukoscope.explanation.maps import enlarge, lime, magnified, occlude, overlay, superpixels, to_rgba, transparent
 from leukoscope.models.network import Network, WithMap
 from tests.explanation.known import EXPECTED, PLACE, SIZE, cell, middle, predict
 
@@ -113,6 +113,6 @@ def test_a_colour_means_the_same_in_every_picture_page_and_room() -> None:
 def test_opacity_is_how_sure_a_crop_of_such_places_would_be() -> None:
     temperature, evidence = 1.7, np.array([[0.0, 0.6, -2.5]], np.float32)
     sure = 2 / (1 + np.exp(-2 * evidence / temperature)) - 1  # logits of both classes are +e and -e
-    opacity = painted(evidence, full=temperature)[..., 3] / (0.7 * 255)
+    opacity = to_rgba(evidence, full=temperature)[..., 3] / (0.7 * 255)
     np.testing.assert_allclose(opacity, np.abs(sure), atol=0.01)
-    assert painted(evidence, full=temperature, signed=False)[0, 2, 3] == 0
+    assert to_rgba(evidence, full=temperature, signed=False)[0, 2, 3] == 0

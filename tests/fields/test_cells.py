@@ -12,7 +12,7 @@ from leukoscope.fields.scale import Scale
 from .conftest import RED, Painting
 
 
-def test_every_painted_white_cell_is_found_where_it_was_painted_and_of_its_size(synthetic):
+def test_every_synthetic_white_cell_is_found_in_its_place_and_of_its_size(synthetic):
     painting, pixels = synthetic
     cells = find_cells(field_of(pixels, name="synthetic", scale=Scale.exact(0.1, source="user")))
     assert len(cells) == len(painting.white)

@@ -45,7 +45,9 @@ def test_colours_survive_resampling(synthetic):
     cell = find_cells(field)[0]
     crop = cut_crop(field, cell)
     x, y = (round(value) for value in cell.centre)
-    assert crop[215:235, 215:235].mean(axis=(0, 1)) == pytest.approx(field.pixels[y - 6 : y + 6, x - 6 : x + 6].mean(axis=(0, 1)), abs=3)  # fmt: skip  # noqa: E501
+    assert crop[215:235, 215:235].mean(axis=(0, 1)) == pytest.approx(
+        field.pixels[y - 6 : y + 6, x - 6 : x + 6].mean(axis=(0, 1)), abs=3
+    )
 
 
 def test_a_cell_cut_off_by_the_border_is_black_beyond_it(synthetic):

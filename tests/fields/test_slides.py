@@ -183,7 +183,7 @@ def test_a_slide_is_read_upright_by_rectangles_as_it_is_whole(mosaic, tmp_path, 
 
 
 @pytest.mark.parametrize("bits", [12, 16])
-def test_a_deep_slide_is_its_twin_of_eight_bits_tile_by_tile(mosaic, tmp_path, bits):
+def test_a_deep_slide_is_the_same_as_with_eight_bits_tile_by_tile(mosaic, tmp_path, bits):
     path, eight = tmp_path / "deep.tif", mosaic[1].copy()
     eight[500, 600] = 255
     deep = (eight.astype(np.uint32) * (2**bits - 1) // 255).astype(np.uint16)

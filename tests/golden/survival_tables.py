@@ -25,21 +25,26 @@ def _of(frame: pd.DataFrame, **columns: object) -> Columns:
 def of_lifelines() -> dict[str, Columns]:
     """Return nine tables that come with lifelines."""
     rossi, lung, gbsg = datasets.load_rossi(), datasets.load_lung(), datasets.load_gbsg2()
-    kidney, waltons, larynx = (
-        datasets.load_kidney_transplant(), datasets.load_waltons(), datasets.load_larynx()
-    )  # fmt: skip
+    kidney, waltons, larynx = (datasets.load_kidney_transplant(), datasets.load_waltons(), datasets.load_larynx())
     leukemia, lymphoma, dd = datasets.load_leukemia(), datasets.load_lymphoma(), datasets.load_dd()
     stage = larynx["Stage_II"] + 2 * larynx["Stage_III"] + 3 * larynx["Stage_IV"]
     return {
         "rossi": _of(rossi, time="week", state="arrest", group="race", x="age", z="fin"),
         "lung": _of(lung, time="time", state="status", group=lung["sex"] - 1, x="age", z=lung["ph.ecog"] > 0),
         "gbsg2": _of(
-            gbsg, time="time", state="cens", group=gbsg["tgrade"].map({"I": 0, "II": 1, "III": 2}), x="age",
+            gbsg,
+            time="time",
+            state="cens",
+            group=gbsg["tgrade"].map({"I": 0, "II": 1, "III": 2}),
+            x="age",
             z=gbsg["horTh"] == "yes",
         ),
         "kidney": _of(
-            kidney, time="time", state="death",
-            group=kidney["black_male"] + 2 * kidney["white_male"] + 3 * kidney["black_female"], x="age",
+            kidney,
+            time="time",
+            state="death",
+            group=kidney["black_male"] + 2 * kidney["white_male"] + 3 * kidney["black_female"],
+            x="age",
             z=kidney["age"] > 45,
         ),
         "waltons": _of(waltons, time="T", state="E", group=waltons["group"] == "control"),
@@ -47,10 +52,14 @@ def of_lifelines() -> dict[str, Columns]:
         "leukemia": _of(leukemia, time="t", state="status", group="Rx", x="logWBC", z="sex"),
         "lymphoma": _of(lymphoma, time="Time", state="Censor", group=lymphoma["Stage_group"] - 1),
         "dd": _of(
-            dd, time="duration", state="observed", group=pd.Categorical(dd["un_continent_name"]).codes, x="start_year",
+            dd,
+            time="duration",
+            state="observed",
+            group=pd.Categorical(dd["un_continent_name"]).codes,
+            x="start_year",
             z=dd["democracy"] == "Democracy",
         ),
-    }  # fmt: skip
+    }
 
 
 def of_shared(folder: Path) -> dict[str, Columns]:
@@ -81,9 +90,15 @@ def of_shared(folder: Path) -> dict[str, Columns]:
 
 
 def drawn(
-    patients: int, *, seed: int, groups: int = 3, causes: int = 1, ties: float = 0.1, late: bool = False,
+    patients: int,
+    *,
+    seed: int,
+    groups: int = 3,
+    causes: int = 1,
+    ties: float = 0.1,
+    late: bool = False,
     zero: bool = False,
-) -> Columns:  # fmt: skip
+) -> Columns:
     """Draw a table whose groups and covariates differ; `ties` is the width of the steps of time."""
     rng = np.random.default_rng(seed)
     group, x, z = rng.integers(0, groups, patients), rng.normal(0, 1, patients).round(2), rng.integers(0, 2, patients)

@@ -161,9 +161,11 @@ def dicom() -> str:
         bare.save_as(Path(folder) / "bare", implicit_vr=True, little_endian=True, enforce_file_format=False)
         slide = write_slide(Path(folder) / "slide", picture(), mm=1e-4, side=32, jpeg=True)
         named = {
-            "VL Microscopic Image, any file name": field, "the same without preamble": Path(folder) / "bare",
-            "VL Whole Slide Microscopy, JPEG": slide, "three frames": Path(folder) / "many",
-        }  # fmt: skip
+            "VL Microscopic Image, any file name": field,
+            "the same without preamble": Path(folder) / "bare",
+            "VL Whole Slide Microscopy, JPEG": slide,
+            "three frames": Path(folder) / "many",
+        }
         for name, path in named.items():
             rows.append(f"| {name} | {said(lambda path=path: DicomImage(path).read(0, 0, 20, 20))} |")
         rows.append(f"| PixelSpacing of 1 mm | read; {DicomImage(Path(folder) / 'spaced').stated.note} |")

@@ -13,12 +13,27 @@ from numpy.typing import NDArray
 DEPTHS = {"8": np.uint8, "10": np.uint16, "12": np.uint16, "14": np.uint16, "16": np.uint16, "float": np.float32}
 PLANES = ("contiguous", "separate", "CYX", "ImageJ", "pages")
 CODECS: dict[str, Any] = {
-    "none": None, "lzw": "lzw", "deflate": "zlib", "packbits": "packbits", "zstd": "zstd", "lzma": "lzma",
-    "lerc": "lerc", "jpeg": "jpeg", "jpeg2000": "jpeg2000", "aperio33005": 33005, "webp": "webp", "jpegxl": "jpegxl",
-    "png": "png", "jpegxr": "jpegxr",
-}  # fmt: skip
-_LOSSLESS_ARGS = {"webp": {"lossless": True}, "jpegxl": {"lossless": True}, "jpegxr": {"level": 1.0},
-                  "jpeg": {"level": 100}}  # fmt: skip
+    "none": None,
+    "lzw": "lzw",
+    "deflate": "zlib",
+    "packbits": "packbits",
+    "zstd": "zstd",
+    "lzma": "lzma",
+    "lerc": "lerc",
+    "jpeg": "jpeg",
+    "jpeg2000": "jpeg2000",
+    "aperio33005": 33005,
+    "webp": "webp",
+    "jpegxl": "jpegxl",
+    "png": "png",
+    "jpegxr": "jpegxr",
+}
+_LOSSLESS_ARGS = {
+    "webp": {"lossless": True},
+    "jpegxl": {"lossless": True},
+    "jpegxr": {"level": 1.0},
+    "jpeg": {"level": 100},
+}
 _WITH_PREDICTOR = {"lzw", "deflate", "zstd", "lzma"}
 _EIGHT_ONLY = {"jpeg", "webp", "packbits"}
 
@@ -93,8 +108,9 @@ def write(path: Path, eight: NDArray[np.uint8], way: Way) -> Path:
     if way.planes == "contiguous":
         tifffile.imwrite(path, values, photometric="rgb", extrasamples=["unassalpha"] * way.alpha, **options)
     elif way.planes == "separate":
-        tifffile.imwrite(path, apart, photometric="rgb", planarconfig="separate",
-                         extrasamples=["unassalpha"] * way.alpha, **options)  # fmt: skip
+        tifffile.imwrite(
+            path, apart, photometric="rgb", planarconfig="separate", extrasamples=["unassalpha"] * way.alpha, **options
+        )
     elif way.planes == "CYX":
         path = path.with_suffix(".ome.tif")
         tifffile.imwrite(path, apart, photometric="minisblack", metadata={"axes": "CYX"}, **options)

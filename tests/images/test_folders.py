@@ -32,8 +32,10 @@ def test_content_tells_where_the_suffix_does_not(folder: Path) -> None:
     found = list_folder(folder, dicom=True)
     assert [path.name for path in found.files] == ["a.png", "bare.IMA", "IM0001", "odd.dat", "without"]
     assert {one.path.name: one.reason for one in found.passed} == {
-        "b.gif": "GIF, which is not read", "notes.txt": ".txt file", "DICOMDIR": "DICOM directory",
-    }  # fmt: skip
+        "b.gif": "GIF, which is not read",
+        "notes.txt": ".txt file",
+        "DICOMDIR": "DICOM directory",
+    }
     assert found.hidden == 3
     assert "DICOM, which this command does not read" in list_folder(folder).counts()
 

@@ -112,15 +112,20 @@ def test_turning_four_times_changes_nothing(pixels: np.ndarray) -> None:
     planar=st.booleans(),
     big=st.booleans(),
 )
-def test_a_picture_of_any_depth_is_its_twin_of_eight_bits(
+def test_a_picture_of_any_depth_is_the_same_as_with_eight_bits(
     pixels: np.ndarray, depth: int, planar: bool, big: bool
 ) -> None:
     pixels[0, 0] = 255  # a camera's white, by which its depth is known
     deep = stored(pixels, str(depth))
     content = io.BytesIO()
     values = np.moveaxis(deep, -1, 0) if planar else deep
-    tifffile.imwrite(content, values, photometric="rgb", planarconfig="separate" if planar else "contig",
-                     byteorder=">" if big else "<")  # fmt: skip
+    tifffile.imwrite(
+        content,
+        values,
+        photometric="rgb",
+        planarconfig="separate" if planar else "contig",
+        byteorder=">" if big else "<",
+    )
     picture = read_picture(content.getvalue())
     assert np.array_equal(picture.pixels, pixels)
     assert picture.notes == (f"{depth} bits per channel, told by the brightest pixel",)
@@ -211,9 +216,17 @@ def several(kind: str, eight: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [("TIFF pages", 5), ("TIFF of two sizes", 2), ("OME in time", 4), ("ImageJ stack", 7), ("GIF", 3), ("PNG", 3),
-     ("WEBP", 3), ("AVIF", 3)],
-)  # fmt: skip
+    [
+        ("TIFF pages", 5),
+        ("TIFF of two sizes", 2),
+        ("OME in time", 4),
+        ("ImageJ stack", 7),
+        ("GIF", 3),
+        ("PNG", 3),
+        ("WEBP", 3),
+        ("AVIF", 3),
+    ],
+)
 def test_several_pictures_are_refused_with_their_number(eight: np.ndarray, kind: str, number: int) -> None:
     with pytest.raises(ImageError, match=rf"several pictures.*{number}"):
         read_image(several(kind, eight))
@@ -267,9 +280,18 @@ def test_a_tiff_that_ends_early_is_never_read_in_part(eight: np.ndarray, codec: 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("grey", "grey"), ("veil", "transparent"), ("cmyk", "CMYK"), ("four", "channel"), ("negative", "below zero"),
-     ("nan", "NaN"), ("mask", "grey"), ("empty", "0 bytes"), ("noise", "not known here")],
-)  # fmt: skip
+    [
+        ("grey", "grey"),
+        ("veil", "transparent"),
+        ("cmyk", "CMYK"),
+        ("four", "channel"),
+        ("negative", "below zero"),
+        ("nan", "NaN"),
+        ("mask", "grey"),
+        ("empty", "0 bytes"),
+        ("noise", "not known here"),
+    ],
+)
 def test_what_cannot_be_read_right_is_refused_in_words(eight: np.ndarray, tmp_path: Path, name: str, said: str) -> None:
     path = tmp_path / f"{name}.tif"
     made = {
@@ -334,9 +356,12 @@ def test_the_small_install_names_the_extra_for_what_it_cannot_read(eight: np.nda
     (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
     names = ["plain.tif", "deep.tif", "deep.png", "plain.png", "phone.heic", "turned.tif"]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *(str(tmp_path / name) for name in names)], capture_output=True, text=True,
-        check=True, env=os.environ,
-    )  # fmt: skip
+        [sys.executable, "-c", WITHOUT, *(str(tmp_path / name) for name in names)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
+    )
     lines = done.stdout.splitlines()
     assert lines[0].strip() == lines[3].strip() == str(eight.sum())
     assert "leukoscope[fields]" in lines[1]
@@ -363,8 +388,12 @@ def test_no_library_writes_to_the_terminal(eight: np.ndarray, tmp_path: Path) ->
             paths.append(tmp_path / f"{kind}-{number}")
             paths[-1].write_bytes(damaged)
     code = WITHOUT.split("from pathlib")[1]
-    done = subprocess.run([sys.executable, "-c", "import sys\nfrom pathlib" + code, *map(str, paths)],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys\nfrom pathlib" + code, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stderr == ""
 
 

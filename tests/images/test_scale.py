@@ -25,8 +25,19 @@ def ome(path: Path, x: object, unit: str, y: object = None) -> Path:
 
 
 # Units of the OME schema (UnitsLength) that microscopes may state, with the size of 0.0818 µm in each.
-SAME = {"nm": 81.8, "µm": 0.0818, "mm": 81.8e-6, "cm": 8.18e-6, "m": 81.8e-9, "Å": 818.0, "thou": 0.0818 / 25.4,
-        "in": 0.0818e-3 / 25.4, "pm": 81800.0, "ft": 0.0818e-6 / 0.3048, "pt": 0.0818e-3 / 25.4 * 72}  # fmt: skip
+SAME = {
+    "nm": 81.8,
+    "µm": 0.0818,
+    "mm": 81.8e-6,
+    "cm": 8.18e-6,
+    "m": 81.8e-9,
+    "Å": 818.0,
+    "thou": 0.0818 / 25.4,
+    "in": 0.0818e-3 / 25.4,
+    "pm": 81800.0,
+    "ft": 0.0818e-6 / 0.3048,
+    "pt": 0.0818e-3 / 25.4 * 72,
+}
 
 
 @pytest.mark.parametrize("unit", SAME)
@@ -47,10 +58,15 @@ def test_what_is_not_calibrated_has_no_scale(tmp_path: Path, unit: str) -> None:
 
 @pytest.mark.parametrize(
     ("x", "unit", "said"),
-    [(1.0, "mm", "1000 µm per pixel, which no microscope"), (0.5, "thou", "12.7 µm"),
-     (0.0, "µm", "no microscope"), (-0.1, "µm", "no microscope"), ("NaN", "µm", "no length"),
-     (0.0818, "parsec-ish", "no length")],
-)  # fmt: skip
+    [
+        (1.0, "mm", "1000 µm per pixel, which no microscope"),
+        (0.5, "thou", "12.7 µm"),
+        (0.0, "µm", "no microscope"),
+        (-0.1, "µm", "no microscope"),
+        ("NaN", "µm", "no length"),
+        (0.0818, "parsec-ish", "no length"),
+    ],
+)
 def test_an_implausible_scale_is_said_and_left_out(tmp_path: Path, x: object, unit: str, said: str) -> None:
     stated = stated_scale(ome(tmp_path / "a", x, unit))
     assert stated.um_per_px is None
@@ -66,9 +82,14 @@ def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mpp", "value", "said"),
-    [("0.0818", 0.0818, ""), ("0,0818", 0.0818, ""), ("unknown", None, "MPP says unknown"), ("", None, "nothing"),
-     ("250", None, "which no microscope gives")],
-)  # fmt: skip
+    [
+        ("0.0818", 0.0818, ""),
+        ("0,0818", 0.0818, ""),
+        ("unknown", None, "MPP says unknown"),
+        ("", None, "nothing"),
+        ("250", None, "which no microscope gives"),
+    ],
+)
 def test_aperio_s_scale_is_read_with_point_and_comma(tmp_path: Path, mpp: str, value: float | None, said: str) -> None:
     text = f"Aperio Image Library v12\n64x48 [0,0 64x48] (16x16) JPEG/RGB Q=70|AppMag = 100|MPP = {mpp}|Left = 1"
     stated = stated_scale(tiff(tmp_path / "a.svs", description=text, metadata=None))
@@ -79,9 +100,17 @@ def test_aperio_s_scale_is_read_with_point_and_comma(tmp_path: Path, mpp: str, v
 
 @pytest.mark.parametrize(
     ("unit", "per"),
-    [("micron", 1 / 0.0818), ("um", 1 / 0.0818), ("\\u00B5m", 1 / 0.0818), ("nm", 1 / 81.8), ("mm", 1e3 / 0.0818),
-     ("cm", 1e4 / 0.0818), ("inch", 25400 / 0.0818), ("pixel", 1.0)],
-)  # fmt: skip
+    [
+        ("micron", 1 / 0.0818),
+        ("um", 1 / 0.0818),
+        ("\\u00B5m", 1 / 0.0818),
+        ("nm", 1 / 81.8),
+        ("mm", 1e3 / 0.0818),
+        ("cm", 1e4 / 0.0818),
+        ("inch", 25400 / 0.0818),
+        ("pixel", 1.0),
+    ],
+)
 def test_imagej_s_unit_is_read(tmp_path: Path, unit: str, per: float) -> None:
     tifffile.imwrite(
         tmp_path / "a.tif", PIXELS, imagej=True, resolution=(per, per), metadata={"unit": unit, "axes": "YXS"}
@@ -92,10 +121,17 @@ def test_imagej_s_unit_is_read(tmp_path: Path, unit: str, per: float) -> None:
 
 @pytest.mark.parametrize(
     ("dots", "unit", "value", "said"),
-    [(1e4 / 0.0818, "CENTIMETER", 0.0818, False), (25400 / 0.0818, "INCH", 0.0818, False), (72, "INCH", None, False),
-     (300, "INCH", None, False), (28.35, "CENTIMETER", None, False), (1.0, "INCH", None, False),
-     (10, "CENTIMETER", None, True), (1e4 / 0.0818, "NONE", None, False)],
-)  # fmt: skip
+    [
+        (1e4 / 0.0818, "CENTIMETER", 0.0818, False),
+        (25400 / 0.0818, "INCH", 0.0818, False),
+        (72, "INCH", None, False),
+        (300, "INCH", None, False),
+        (28.35, "CENTIMETER", None, False),
+        (1.0, "INCH", None, False),
+        (10, "CENTIMETER", None, True),
+        (1e4 / 0.0818, "NONE", None, False),
+    ],
+)
 def test_resolution_is_read_and_that_of_printers_is_not_spoken_of(
     tmp_path: Path, dots: float, unit: str, value: float | None, said: bool
 ) -> None:
@@ -112,9 +148,11 @@ def test_png_and_jpeg_state_dots_per_inch() -> None:
 
 
 def test_leica_ventana_and_philips_are_read(tmp_path: Path) -> None:
-    leica = ('<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
-             '<image><pixels sizeX="9" sizeY="9"/><view sizeX="90000" sizeY="1"/></image>'
-             '<image><pixels sizeX="64" sizeY="48"/><view sizeX="16000" sizeY="1"/></image></scn>')  # fmt: skip
+    leica = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+        '<image><pixels sizeX="9" sizeY="9"/><view sizeX="90000" sizeY="1"/></image>'
+        '<image><pixels sizeX="64" sizeY="48"/><view sizeX="16000" sizeY="1"/></image></scn>'
+    )
     tifffile.imwrite(tmp_path / "leica.tif", PIXELS, photometric="rgb", description=leica, metadata=None)
     ventana = b'<iScan ScanRes="0.25" Magnification="40"/>'
     tiff(tmp_path / "ventana.tif", extratags=[(700, 1, len(ventana), ventana, True)], metadata=None)

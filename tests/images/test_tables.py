@@ -64,10 +64,14 @@ def test_a_workbook_is_refused_by_name_with_the_cure(tmp_path: Path, kind: str) 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "empty"), (b"path,label\na,b,c\n", "does not have 2 cells"),
-     (b"path,path\na,b\n", "two columns"), (b"file\na\n", "lacks the column path. It has: file"),
-     (b"\x89PNG\r\n\x1a\n\0\0\0\0\0", "not a table")],
-)  # fmt: skip
+    [
+        (b"", "empty"),
+        (b"path,label\na,b,c\n", "does not have 2 cells"),
+        (b"path,path\na,b\n", "two columns"),
+        (b"file\na\n", "lacks the column path. It has: file"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\0\0", "not a table"),
+    ],
+)
 def test_a_bad_table_is_named(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=said) as refused:

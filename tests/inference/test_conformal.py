@@ -100,7 +100,7 @@ def test_what_is_fitted_survives_json() -> None:
     assert (decide(chances, fitted) != UNSURE).any()
 
 
-def test_three_classes_are_told_apart_and_doubted_in_words() -> None:
+def test_three_classes_are_told_apart_and_unsure_in_words() -> None:
     rng = np.random.default_rng(6)
     label = rng.integers(0, 3, 600)
     chances = rng.dirichlet([1, 1, 1], 600) + 1.2 * np.eye(3)[label]

@@ -30,11 +30,14 @@ def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path) -> None:
     ("table", "path"),
     [
         ("s3://lab/cells.parquet", "http://169.254.169.254/latest/meta-data"),
-        ("s3://lab/cells.parquet", "/etc/passwd"), ("s3://lab/cells.parquet", "file:///etc/passwd"),
-        ("/data/cells.parquet", "http://example.org/a.png"), ("/data/cells.parquet", "simplecache::s3://lab/a.png"),
-        ("https://example.org/cells.csv", "ftp://example.org/a.png"), ("/data/cells.csv", "github://a:b@/c.png"),
+        ("s3://lab/cells.parquet", "/etc/passwd"),
+        ("s3://lab/cells.parquet", "file:///etc/passwd"),
+        ("/data/cells.parquet", "http://example.org/a.png"),
+        ("/data/cells.parquet", "simplecache::s3://lab/a.png"),
+        ("https://example.org/cells.csv", "ftp://example.org/a.png"),
+        ("/data/cells.csv", "github://a:b@/c.png"),
     ],
-)  # fmt: skip
+)
 def test_a_table_leads_to_no_other_kind_of_place(table: str, path: str) -> None:
     with pytest.raises(DataError, match="as the table is"):
         beside(table, path)

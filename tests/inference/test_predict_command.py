@@ -129,8 +129,10 @@ def test_a_quick_answer_imports_little(cells: Path, single: Bundle) -> None:
     image = next(cells.rglob("*.png"))
     ended = subprocess.run(
         [sys.executable, "-c", code, "predict", str(image), "--model", str(single.path)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert ended.stdout.splitlines()[-1] == "[]"
 
 

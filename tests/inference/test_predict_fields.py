@@ -25,7 +25,7 @@ from tests.fields.conftest import Painting
 SECRET = "DOE^JANE 1970-01-01"
 
 
-def painted_field(seed: int = 7) -> NDArray[np.uint8]:
+def synthetic_field(seed: int = 7) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     painting = Painting(64, 48).white_cell(12, 12).white_cell(50, 14, radius=5).white_cell(24, 36).white_cell(35, 36)
     return painting.red_cells(rng, count=14).taken(rng)
@@ -39,7 +39,7 @@ def smear(tmp_path: Path) -> Path:
     for number, subject in enumerate(("S1", "S1", "S2")):
         (tmp_path / "smear" / subject).mkdir(parents=True, exist_ok=True)
         path = tmp_path / "smear" / subject / f"field-{number}.png"
-        Image.fromarray(painted_field(number)).save(path, exif=exif)
+        Image.fromarray(synthetic_field(number)).save(path, exif=exif)
     return tmp_path / "smear"
 
 
@@ -106,7 +106,7 @@ def test_nobody_is_named_anywhere(smear: Path, single: Bundle, tmp_path: Path) -
 
 
 def test_a_cell_that_is_not_whole_is_refused_unseen(single: Bundle) -> None:
-    field = field_of(painted_field()[60:], name="cut.png", scale=Scale.exact(0.1, source="user"))
+    field = field_of(synthetic_field()[60:], name="cut.png", scale=Scale.exact(0.1, source="user"))
     judged = list(judge_cells(field, Predictor(single)))
     cut = [one.opinion for one in judged if "cut off" in one.cell.flags]
     assert {opinion.decision for opinion in cut} == {"refused"}
@@ -122,7 +122,7 @@ def test_other_formats_need_a_folder(smear: Path, single: Bundle, tmp_path: Path
 
 
 def test_a_round_field_of_view_is_a_field_and_a_pale_cell_on_black_is_none(tmp_path: Path) -> None:
-    pixels, dark = painted_field(), np.zeros((480, 640, 3), np.uint8)
+    pixels, dark = synthetic_field(), np.zeros((480, 640, 3), np.uint8)
     rows, columns = np.mgrid[:480, :640]
     view = (rows - 240) ** 2 + (columns - 320) ** 2 < 238**2
     Image.fromarray(np.where(view[..., None], pixels, dark)).save(tmp_path / "round.png")
@@ -134,7 +134,7 @@ def test_a_round_field_of_view_is_a_field_and_a_pale_cell_on_black_is_none(tmp_p
 
 def test_cells_of_a_field_too_coarse_for_chromatin_are_refused(single: Bundle) -> None:
     predictor = Predictor(single)
-    fine = field_of(painted_field(), name="f", scale=Scale.exact(0.1, source="user"))
+    fine = field_of(synthetic_field(), name="f", scale=Scale.exact(0.1, source="user"))
     cells = list(judge_cells(fine, predictor))
     assert not any("Too coarse" in judged.opinion.reason for judged in cells)
     coarse = replace(fine, scale=Scale.exact(0.46, source="user"))

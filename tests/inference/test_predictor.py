@@ -98,10 +98,12 @@ def test_bad_files_are_refused_by_name_and_the_others_answered(
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((64, 64), np.uint8), np.zeros((64, 64, 4), np.uint8),
-        np.ones((64, 64, 3), np.float32), np.ones((8, 8, 3), np.uint8),
+        np.zeros((64, 64), np.uint8),
+        np.zeros((64, 64, 4), np.uint8),
+        np.ones((64, 64, 3), np.float32),
+        np.ones((8, 8, 3), np.uint8),
     ],
-)  # fmt: skip
+)
 def test_arrays_of_another_kind_are_refused(single: Bundle, array: np.ndarray) -> None:
     (opinion,) = Predictor(single).predict([array])
     assert opinion.decision == "refused"

@@ -40,9 +40,11 @@ def test_with_equal_subjects_the_interval_is_that_of_rogan_and_gladen() -> None:
     found, spared = rng.binomial(50, 0.85, 40).astype(float), rng.binomial(50, 0.9, 40).astype(float)
     sensitivity, specificity = found.sum() / cells.sum(), spared.sum() / cells.sum()
     accuracy = Accuracy(
-        sensitivity, specificity,
-        draw_rates(found, cells, rng=rng, draws=20000), draw_rates(spared, cells, rng=rng, draws=20000),
-    )  # fmt: skip
+        sensitivity,
+        specificity,
+        draw_rates(found, cells, rng=rng, draws=20000),
+        draw_rates(spared, cells, rng=rng, draws=20000),
+    )
     called, counted = 180, 400
     answer = accuracy.share(called, cells=counted, rng=rng)
     apparent, gain, known = called / counted, sensitivity + specificity - 1, cells.sum()
@@ -66,9 +68,11 @@ def test_the_interval_holds_the_true_share_of_new_subjects() -> None:
         found = rng.binomial(cells.astype(int), rng.beta(8, 2, 20)).astype(float)
         spared = rng.binomial(cells.astype(int), rng.beta(9, 2, 20)).astype(float)
         accuracy = Accuracy(
-            found.sum() / cells.sum(), spared.sum() / cells.sum(),
-            draw_rates(found, cells, rng=rng, draws=600), draw_rates(spared, cells, rng=rng, draws=600),
-        )  # fmt: skip
+            found.sum() / cells.sum(),
+            spared.sum() / cells.sum(),
+            draw_rates(found, cells, rng=rng, draws=600),
+            draw_rates(spared, cells, rng=rng, draws=600),
+        )
         share, sensitivity, specificity = rng.uniform(), rng.beta(8, 2), rng.beta(9, 2)
         called = rng.binomial(200, share * sensitivity + (1 - share) * (1 - specificity))
         answer = accuracy.share(called, cells=200, rng=rng)

@@ -19,8 +19,11 @@ def type_graph(surely: Mapping[str, float], *, by_darkness: Mapping[str, float] 
     bias = np.array([surely.get(name, 0.0) for name in TYPES], np.float32)
     slope = np.array([[(by_darkness or {}).get(name, 0.0) for name in TYPES]], np.float32)
     constants = {
-        "glass": np.float32(GLASS), "axes": np.array([1, 2, 3], np.int64), "slope": slope, "bias": bias,
-    }  # fmt: skip
+        "glass": np.float32(GLASS),
+        "axes": np.array([1, 2, 3], np.int64),
+        "slope": slope,
+        "bias": bias,
+    }
     nodes = [
         helper.make_node("Cast", ["crops"], ["level"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["glass", "level"], ["dark"]),

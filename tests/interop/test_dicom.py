@@ -227,7 +227,10 @@ def test_annotations_hold_every_outline_and_its_probability(pixels, cells, tmp_p
     assert np.allclose(outlines[0], cells[0].outline, atol=1e-3)
     _, values, _ = blasts.get_measurements()
     assert values[:, 1] == pytest.approx([0.93, 0.81])
-    assert read.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == image.identity().SOPInstanceUID  # fmt: skip  # noqa: E501
+    assert (
+        read.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+        == image.identity().SOPInstanceUID
+    )
 
 
 def test_a_camera_field_has_no_annotations_and_says_where_the_outlines_are(pixels, cells, tmp_path):
@@ -257,8 +260,10 @@ def test_the_command_reads_dicom_and_writes_dicom_and_no_patient_elsewhere(pixel
     assert result.exit_code == 0, result.output
     assert "4 white cells in 2 of 2 fields" in result.output
     assert sorted(path.name for path in (out / "dicom").iterdir()) == [
-        "field-report.dcm", "slide-outlines.dcm", "slide-report.dcm",
-    ]  # fmt: skip
+        "field-report.dcm",
+        "slide-outlines.dcm",
+        "slide-report.dcm",
+    ]
     for path in out.rglob("*"):
         if path.is_file() and path.parent.name != "dicom":
             assert b"DOE" not in path.read_bytes()
@@ -298,7 +303,7 @@ def test_several_frames_are_refused_with_their_number(pixels, tmp_path):
 
 
 @pytest.mark.parametrize("stored", [8, 10, 12, 14, 16])
-def test_depth_of_dicom_is_its_twin_of_eight_bits(pixels, tmp_path, stored):
+def test_depth_of_dicom_is_the_same_as_with_eight_bits(pixels, tmp_path, stored):
     pixels = pixels.copy()
     pixels[0, 0] = 255
     image = pydicom.dcmread(write_field(tmp_path / "field.dcm", pixels))

@@ -24,14 +24,25 @@ parser = pytest.importorskip("hl7apy.parser")
 mllp = pytest.importorskip("hl7apy.mllp")
 
 RESULT = CaseResult(
-    case="2026-11 | M^7", laboratory="north & south", when=datetime(2026, 11, 28, 12, 30, tzinfo=UTC),
+    case="2026-11 | M^7",
+    laboratory="north & south",
+    when=datetime(2026, 11, 28, 12, 30, tzinfo=UTC),
     rows=(
-        Row("neutrophil", 52.0, "%", 42.1, 61.7), Row("blast", 3.25, "%", 1.0, 8.4), Row("eosinophil", 0.0, "%"),
-        Row("neutrophil", 104, "{cells}"), Row("immature granulocyte", 1.5, "%", 0.2, 4.9),
+        Row("neutrophil", 52.0, "%", 42.1, 61.7),
+        Row("blast", 3.25, "%", 1.0, 8.4),
+        Row("eosinophil", 0.0, "%"),
+        Row("neutrophil", 104, "{cells}"),
+        Row("immature granulocyte", 1.5, "%", 0.2, 4.9),
     ),
-    algorithm="leukoscope 0.2.0, C-NMC 2019", final=True, readers=("ada", "Bohr, N."), specimen="blood",
-    patient_id="P|7", accession="A-1", order="O-9", conclusion="Line one.\nLine two: Größe.",
-)  # fmt: skip
+    algorithm="leukoscope 0.2.0, C-NMC 2019",
+    final=True,
+    readers=("ada", "Bohr, N."),
+    specimen="blood",
+    patient_id="P|7",
+    accession="A-1",
+    order="O-9",
+    conclusion="Line one.\nLine two: Größe.",
+)
 
 
 @pytest.fixture(scope="session")

@@ -45,10 +45,16 @@ class Orthanc:
 
     def start(self) -> None:
         settings = {
-            "StorageDirectory": str(self.folder), "IndexDirectory": str(self.folder), "HttpPort": self.port,
-            "DicomServerEnabled": False, "Plugins": [str(_PLUGINS)], "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": True, "RegisteredUsers": {"ada": "secret"}, "DicomWeb": {"Enable": True},
-        }  # fmt: skip
+            "StorageDirectory": str(self.folder),
+            "IndexDirectory": str(self.folder),
+            "HttpPort": self.port,
+            "DicomServerEnabled": False,
+            "Plugins": [str(_PLUGINS)],
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": True,
+            "RegisteredUsers": {"ada": "secret"},
+            "DicomWeb": {"Enable": True},
+        }
         path = self.folder / "orthanc.json"
         path.write_text(json.dumps(settings), encoding="utf-8")
         self.process = subprocess.Popen(["Orthanc", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -57,9 +57,15 @@ def test_onnx_runtime_agrees_with_pytorch_at_any_batch(name: str, tmp_path: Path
     given = WithMap(network(name)).eval()
     path = tmp_path / "model.onnx"
     torch.onnx.export(
-        given, (crops(2),), path, dynamo=True, external_data=False, verbose=False, input_names=["crops"],
+        given,
+        (crops(2),),
+        path,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        input_names=["crops"],
         dynamic_shapes={"crops": {0: torch.export.Dim("batch", min=1, max=4096)}},
-    )  # fmt: skip
+    )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for count in (1, 5):
         outputs = session.run(None, {"crops": crops(count).numpy()})

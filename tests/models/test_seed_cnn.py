@@ -53,8 +53,14 @@ def test_the_layer_table_is_the_papers(golden: dict[str, NDArray[np.float32]]) -
     network = seed_cnn(classes=2, dropout=0.2)
     widths = [row.shape[0] for row in layers_of(network, size=450) if len(row.shape) == 3]
     assert [width for before, width in zip([450, *widths], widths, strict=False) if width != before] == [
-        225, 113, 57, 29, 15, 8, 4,
-    ]  # fmt: skip
+        225,
+        113,
+        57,
+        29,
+        15,
+        8,
+        4,
+    ]
     assert widths == golden["widths"].tolist()[1:]  # from the rescaling on
     assert [count(network), count(network, trainable=True)] == golden["parameters"].tolist() == [44_529, 44_049]
     assert count(network, trainable=False) == 480

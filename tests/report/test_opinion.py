@@ -23,9 +23,13 @@ FIGURES = tuple(
     for number in range(6)
 )
 BINARY = Manifest(
-    name="test <model>", classes=("hem", "all"), positive="all", members=(MEMBER,), subjects=FIGURES,
+    name="test <model>",
+    classes=("hem", "all"),
+    positive="all",
+    members=(MEMBER,),
+    subjects=FIGURES,
     operating_points=dict(zip(OPERATING_POINTS, (0.5, 0.2, 0.8), strict=True)),
-)  # fmt: skip
+)
 THREE = Manifest(name="three", classes=("a", "b", "c"), members=(MEMBER,))
 
 

@@ -18,12 +18,16 @@ POINTS = {"balanced": 0.5, "high_sensitivity": 0.3, "high_specificity": 0.7}
 def small_bundle(folder: Path, *, name: str = "small", seed: int = 0) -> Path:
     """Write a bundle of two classes; another seed gives another model."""
     manifest = Manifest(
-        name=name, classes=CLASSES, positive="blast", operating_points=POINTS,
+        name=name,
+        classes=CLASSES,
+        positive="blast",
+        operating_points=POINTS,
         members=(Member(graph="model.onnx", network="by hand", prepare=Prepare(view="frame", size=SIZE)),),
-        subjects=figures(), credits=({"data": "none", "licence": "none needed", "credit": "Written by hand."},),
+        subjects=figures(),
+        credits=({"data": "none", "licence": "none needed", "credit": "Written by hand."},),
         metrics={"data": {"synthetic": True}},
         conformal={"format": 1, "alpha": 0.1, "unit": "subject", "smallest_plausible": [0.45, 0.45]},
-    )  # fmt: skip
+    )
     write_bundle(folder, manifest, files={"model.onnx": network(seed), CARD: b"# A model made by hand\n"})
     return folder
 
@@ -42,10 +46,13 @@ def network(seed: int = 0) -> bytes:
     """Return an ONNX file that answers as every exported network does."""
     rng = np.random.default_rng(seed)
     weights = {
-        "kernel": rng.normal(0, 0.2, (CHANNELS, 3, 8, 8)), "head": rng.normal(0, 3, (CHANNELS, 1)), "bias": np.zeros(1),
-        "sides": np.array([[0.0, 1.0]]), "halves": np.array([-0.5, 0.5]).reshape(1, 2, 1, 1),
+        "kernel": rng.normal(0, 0.2, (CHANNELS, 3, 8, 8)),
+        "head": rng.normal(0, 3, (CHANNELS, 1)),
+        "bias": np.zeros(1),
+        "sides": np.array([[0.0, 1.0]]),
+        "halves": np.array([-0.5, 0.5]).reshape(1, 2, 1, 1),
         "scale": np.array(1 / 255),
-    }  # fmt: skip
+    }
     weights["plane"] = weights["head"].T.reshape(1, CHANNELS, 1, 1)
     make = helper.make_node
     nodes = [

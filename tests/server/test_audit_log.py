@@ -74,9 +74,7 @@ def test_a_log_that_nobody_touched_is_intact(written: tuple[Database, AuditLog])
     ],
     ids=["changed", "detail", "removed", "first", "cut off", "emptied", "moved"],
 )
-def test_whatever_is_done_to_it_is_found(
-    written: tuple[Database, AuditLog], statements: list[str], said: str
-) -> None:  # fmt: skip
+def test_whatever_is_done_to_it_is_found(written: tuple[Database, AuditLog], statements: list[str], said: str) -> None:
     tamper(written[0], *statements)
     with pytest.raises(DataError, match=said):
         verify(written)

@@ -15,8 +15,11 @@ from schemathesis.specs.openapi.checks import (
 from tests.server.conftest import Place, Visitor, cell_picture
 
 CHECKS: list[Any] = [
-    not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,
-]  # fmt: skip
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 EXAMPLES = 4  # of each route, allowed ones and forbidden ones each
 ORDER = ("GET", "POST", "PUT", "PATCH", "DELETE")  # what takes things away comes last
 
@@ -46,9 +49,13 @@ def walk(operation: Any, mode: GenerationMode, me: Visitor) -> None:
         return  # nothing that could be wrong
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(case=operation.as_strategy(generation_mode=mode))
     def send(case: Any) -> None:
         sent = case.as_transport_kwargs(base_url="http://127.0.0.1", headers=headers)

@@ -73,9 +73,7 @@ def finished(me: Visitor, case: int) -> None:
 
 def by_place(cells: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """Return what was said of each cell, in an order that room and command line share."""
-    return sorted(
-        (cell["name"], cell["box"], cell["type"], cell["decision"], cell["probability"]) for cell in cells
-    )  # fmt: skip
+    return sorted((cell["name"], cell["box"], cell["type"], cell["decision"], cell["probability"]) for cell in cells)
 
 
 def test_room_and_command_line_give_the_same_answers(place: Place, typed_bundle: Path, tmp_path: Path) -> None:
@@ -89,10 +87,12 @@ def test_room_and_command_line_give_the_same_answers(place: Place, typed_bundle:
         (
             Path(cell["path"]).name,
             [cell["box"][0], cell["box"][1], cell["box"][2] - cell["box"][0], cell["box"][3] - cell["box"][1]],
-            cell["type"], cell["decision"], cell["probabilities"],
+            cell["type"],
+            cell["decision"],
+            cell["probabilities"],
         )
         for cell in told["cells"]
-    )  # fmt: skip
+    )
     me = place.local()
     case = sent_fields(me, fields)
     assert by_place(me.cells(case)) == expected

@@ -129,11 +129,13 @@ def closed_within(connection: socket.socket, seconds: float) -> bool:
 @pytest.mark.parametrize(
     "sent",
     [
-        b"", b"GET /api/v1/health HTT", b"GET /api/v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
+        b"",
+        b"GET /api/v1/health HTT",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
         b"POST /api/v1/session HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{",
     ],
     ids=["nothing", "line", "headers", "body"],
-)  # fmt: skip
+)
 def test_a_request_that_is_half_sent_is_closed(served: int, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", served)) as half:
         half.sendall(sent)

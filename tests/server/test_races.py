@@ -190,10 +190,14 @@ def test_a_review_names_the_outline_that_was_seen(shared: tuple[Place, int, dict
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("patch", "/cells/{cell}"), ("delete", "/cells/{cell}"), ("post", "/cases/{case}/undo"),
-        ("post", "/cases/{case}/sign-off"), ("delete", "/cases/{case}"), ("delete", "/images/{image}"),
+        ("patch", "/cells/{cell}"),
+        ("delete", "/cells/{cell}"),
+        ("post", "/cases/{case}/undo"),
+        ("post", "/cases/{case}/sign-off"),
+        ("delete", "/cases/{case}"),
+        ("delete", "/images/{image}"),
     ],
-)  # fmt: skip
+)
 def test_every_change_of_what_was_seen_names_it(
     shared: tuple[Place, int, dict[str, Any]], method: str, path: str
 ) -> None:

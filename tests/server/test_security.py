@@ -22,16 +22,31 @@ from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture, opened
 OPEN = {("POST", "/session"), ("GET", "/health")}
 # What belongs to nobody in particular: the same for every laboratory.
 OF_ALL = {
-    ("GET", "/session"), ("DELETE", "/session"), ("PUT", "/session/password"),
-    ("GET", "/tokens"), ("POST", "/tokens"), ("GET", "/accounts"),
-    ("POST", "/accounts"), ("GET", "/audit-log"), ("GET", "/cases"), ("POST", "/cases"), ("GET", "/survival/models"),
-    ("POST", "/survival/models/{name}/predict"), ("GET", "/models"), ("GET", "/metrics"),
-}  # fmt: skip
+    ("GET", "/session"),
+    ("DELETE", "/session"),
+    ("PUT", "/session/password"),
+    ("GET", "/tokens"),
+    ("POST", "/tokens"),
+    ("GET", "/accounts"),
+    ("POST", "/accounts"),
+    ("GET", "/audit-log"),
+    ("GET", "/cases"),
+    ("POST", "/cases"),
+    ("GET", "/survival/models"),
+    ("POST", "/survival/models/{name}/predict"),
+    ("GET", "/models"),
+    ("GET", "/metrics"),
+}
 NOT_FOR_READERS = {
-    ("GET", "/accounts"), ("POST", "/accounts"), ("PATCH", "/accounts/{account_id}"), ("GET", "/audit-log"),
-    ("DELETE", "/cases/{case_id}"), ("POST", "/cases/{case_id}/sign-off"), ("DELETE", "/cases/{case_id}/sign-off"),
+    ("GET", "/accounts"),
+    ("POST", "/accounts"),
+    ("PATCH", "/accounts/{account_id}"),
+    ("GET", "/audit-log"),
+    ("DELETE", "/cases/{case_id}"),
+    ("POST", "/cases/{case_id}/sign-off"),
+    ("DELETE", "/cases/{case_id}/sign-off"),
     ("DELETE", "/images/{image_id}"),
-}  # fmt: skip
+}
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/cases/{case_id}/images"): {"files": [("files", ("a.png", b"x"))]},
     ("PATCH", "/cases/{case_id}"): {"json": {"name": "stolen"}},

@@ -180,9 +180,10 @@ def test_a_token_does_what_its_scopes_say_and_no_more(laboratory: Place) -> None
     assert signed == [403, 403, 200]
     for each in (read, upload, review):
         for refused in (
-            each.post("/tokens", json={"name": "more"}), each.post("/accounts", json={"name": "x", "password": NEW}),
+            each.post("/tokens", json={"name": "more"}),
+            each.post("/accounts", json={"name": "x", "password": NEW}),
             each.put("/session/password", json={"password": PASSWORD, "new": NEW}),
-        ):  # fmt: skip
+        ):
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_for_this_token")
     write_only = scoped(laboratory, ada, "upload")
     assert write_only.get("/cases").status_code == 403

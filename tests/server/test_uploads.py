@@ -169,8 +169,9 @@ def test_a_deep_tiff_keeps_its_scale_and_loses_its_tags(place: Place) -> None:
     deep = io.BytesIO()
     pixels = synthetic(3).astype(np.uint16) * 16  # twelve bits, as cameras give them
     resolution = (10_000 / 0.2, 10_000 / 0.2)
-    tifffile.imwrite(deep, pixels, photometric="rgb", description=SECRET.decode(), resolution=resolution,
-                     resolutionunit="CENTIMETER")  # fmt: skip
+    tifffile.imwrite(
+        deep, pixels, photometric="rgb", description=SECRET.decode(), resolution=resolution, resolutionunit="CENTIMETER"
+    )
     me.send(case, deep.getvalue(), names=("deep.tif",))
     image = me.get(f"/cases/{case}/images").json()["images"][0]
     assert (image["width"], image["um_per_px"]) == (160, 0.2)

@@ -9,9 +9,14 @@ from leukoscope.survival.cohort import DEMOS, Cohort, cohort_of, read_cohort, wr
 from leukoscope.survival.table import StudySettings, Table
 
 BMT = StudySettings(
-    time="ftime", unit="months", event="Status", stage="Phase", covariates=("Age", "Sex", "D", "Source"),
-    events={"0": "censored", "1": "relapse", "2": "death in remission"}, competing=("death in remission",),
-)  # fmt: skip
+    time="ftime",
+    unit="months",
+    event="Status",
+    stage="Phase",
+    covariates=("Age", "Sex", "D", "Source"),
+    events={"0": "censored", "1": "relapse", "2": "death in remission"},
+    competing=("death in remission",),
+)
 EBMT = StudySettings(time="srv", unit="days", event="srvstat", stage="score", covariates=("age", "patid"))
 
 
@@ -65,10 +70,15 @@ def drawn(patients: int, *, seed: int = 0, competing: bool = False) -> Cohort:
     censored = rng.uniform(5, 60, patients).round(1)
     which = rng.integers(1, 3, patients) if competing else np.ones(patients, dtype=np.int64)
     return Cohort(
-        time=np.minimum(time, censored), state=np.where(time <= censored, which, 0), stage=stage,
-        stages=("I", "II", "III"), ordered=True, unit="months",
-        events=("relapse", "death") if competing else ("death",), covariates={"age": age},
-    )  # fmt: skip
+        time=np.minimum(time, censored),
+        state=np.where(time <= censored, which, 0),
+        stage=stage,
+        stages=("I", "II", "III"),
+        ordered=True,
+        unit="months",
+        events=("relapse", "death") if competing else ("death",),
+        covariates={"age": age},
+    )
 
 
 def table(text: str) -> Table:

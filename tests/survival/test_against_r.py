@@ -67,9 +67,16 @@ def cohort_named(name: str) -> Cohort:
     covariates = {key: columns[key] for key in ("x", "z") if key in columns}
     events = ("relapse", "death") if columns["state"].max() > 1 else ("death",)
     return Cohort(
-        time=columns["time"], state=columns["state"], stage=columns["group"], stages=stages, ordered=True,
-        unit="days", events=events, entry=columns.get("entry"), covariates=covariates,
-    )  # fmt: skip
+        time=columns["time"],
+        state=columns["state"],
+        stage=columns["group"],
+        stages=stages,
+        ordered=True,
+        unit="days",
+        events=events,
+        entry=columns.get("entry"),
+        covariates=covariates,
+    )
 
 
 def _risk(name: str) -> np.ndarray:

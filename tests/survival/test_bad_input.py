@@ -19,10 +19,12 @@ def _table(**changed: np.ndarray) -> Columns:
     rng = np.random.default_rng(0)
     event, censored = np.ceil(rng.exponential(40, N)), np.ceil(rng.uniform(5, 60, N))
     columns = {
-        "months": np.minimum(event, censored), "died": (event <= censored).astype(int),
-        "stage": np.array(["I", "II", "III"])[rng.integers(0, 3, N)], "age": rng.normal(60, 10, N).round(),
+        "months": np.minimum(event, censored),
+        "died": (event <= censored).astype(int),
+        "stage": np.array(["I", "II", "III"])[rng.integers(0, 3, N)],
+        "age": rng.normal(60, 10, N).round(),
         "start": np.zeros(N),
-    }  # fmt: skip
+    }
     return columns | changed
 
 
@@ -51,10 +53,11 @@ READABLE = {
     "a competing event that never happens": (_table(), _THREE),
     "only the competing event": (_table(died=2 * _HALF.astype(int)), _THREE),
     "competing events and late entry": (
-        _table(died=_RNG.integers(0, 3, N), start=_RNG.integers(0, 10, N)), (*_THREE, "--entry", "start"),
+        _table(died=_RNG.integers(0, 3, N), start=_RNG.integers(0, 10, N)),
+        (*_THREE, "--entry", "start"),
     ),
     "times near nothing": (_table(months=_RNG.exponential(1e-300, N)), ()),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -76,11 +79,13 @@ REFUSED = {
     "times without end": (_table(months=np.full(N, 1e300)), (), "above a million"),
     "an infinite time": (_table(months=np.where(np.arange(N) == 3, "inf", "5")), (), r"'inf' \(line 5\)"),
     "every event is left out": (
-        _table(start=np.where(_table()["died"] == 1, 999, 0)), ("--entry", "start"), "nobody had the event in the",
+        _table(start=np.where(_table()["died"] == 1, 999, 0)),
+        ("--entry", "start"),
+        "nobody had the event in the",
     ),
     "a date": (_table(months=np.full(N, "2020-01-01")), (), "text where numbers are needed"),
     "a vast covariate": (_table(age=np.where(np.arange(N) == 3, 1e308, 50)), (), r"beyond a trillion: .* \(line 5\)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -11,10 +11,14 @@ from leukoscope.survival.model import Term
 
 _APART = np.arange(177) * 1e-6
 TERMS = (
-    Term("sex M", "Sex", level="M"), Term("AML", "D", level="AML"), Term("CR1", "Phase", level="CR1"),
-    Term("CR2", "Phase", level="CR2"), Term("CR3", "Phase", level="CR3"), Term("PB", "Source", level="PB"),
+    Term("sex M", "Sex", level="M"),
+    Term("AML", "D", level="AML"),
+    Term("CR1", "Phase", level="CR1"),
+    Term("CR2", "Phase", level="CR2"),
+    Term("CR3", "Phase", level="CR3"),
+    Term("PB", "Source", level="PB"),
     Term("age", "Age"),
-)  # fmt: skip
+)
 
 
 def test_coefficients_and_robust_errors_equal_cmprsk(bmt: Cohort) -> None:

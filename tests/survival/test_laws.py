@@ -34,9 +34,15 @@ def cohorts(draw: st.DrawFn) -> Cohort:
     late = draw(st.booleans())
     entry = np.array(draw(st.lists(st.floats(0, 0.9), min_size=n, max_size=n))) * time if late else None
     return Cohort(
-        time=time, state=state, stage=stage, stages=("I", "II", "III"), ordered=True, unit="months",
-        events=("relapse", "death"), entry=entry,
-    )  # fmt: skip
+        time=time,
+        state=state,
+        stage=stage,
+        stages=("I", "II", "III"),
+        ordered=True,
+        unit="months",
+        events=("relapse", "death"),
+        entry=entry,
+    )
 
 
 def _table(cohort: Cohort) -> RiskTable:

@@ -31,9 +31,13 @@ from .conftest import drawn
 
 def _model(cohort: Cohort, causes: tuple[CauseModel, ...]) -> SurvivalModel:
     return SurvivalModel(
-        unit=cohort.unit, events=cohort.events, stage_column=cohort.stage_column, stages=cohort.stages,
-        stage_curves={}, causes=causes,
-    )  # fmt: skip
+        unit=cohort.unit,
+        events=cohort.events,
+        stage_column=cohort.stage_column,
+        stages=cohort.stages,
+        stage_curves={},
+        causes=causes,
+    )
 
 
 def _patient(**values: object) -> dict[str, np.ndarray]:

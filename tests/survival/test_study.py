@@ -162,9 +162,24 @@ def test_predict_past_the_data_gives_no_number(call: Call, fitted: Path) -> None
 def test_competing_events_make_a_page_too(call: Call, tmp_path: Path) -> None:
     path = _write(tmp_path / "c.csv", competing=True)
     result = call(
-        "fit", str(path), "--time", "months", "--event", "died", "--stage", "<b>stage", "--covariates", "age", *QUICK,
-        "--events", "0=censored,1=relapse,2=death", "--competing", "death", "-o", str(tmp_path / "out"),
-    )  # fmt: skip
+        "fit",
+        str(path),
+        "--time",
+        "months",
+        "--event",
+        "died",
+        "--stage",
+        "<b>stage",
+        "--covariates",
+        "age",
+        *QUICK,
+        "--events",
+        "0=censored,1=relapse,2=death",
+        "--competing",
+        "death",
+        "-o",
+        str(tmp_path / "out"),
+    )
     assert result.exit_code == 0, result.output
     _, text = _read(tmp_path / "out" / "survival.html")
     assert "Gray's test" in text
@@ -320,9 +335,14 @@ def _ordered(counts: dict[str, tuple[float, int]], *, seed: int, **changed: obje
     times = [rng.exponential(mean, number) + 0.01 for mean, number in counts.values()]
     stage = np.repeat(np.arange(len(counts)), [number for _, number in counts.values()])
     cohort = replace(
-        drawn(len(stage)), time=np.concatenate(times), state=np.ones(len(stage), dtype=np.int64), stage=stage,
-        stages=tuple(counts), covariates={}, **changed,
-    )  # fmt: skip
+        drawn(len(stage)),
+        time=np.concatenate(times),
+        state=np.ones(len(stage), dtype=np.int64),
+        stage=stage,
+        stages=tuple(counts),
+        covariates={},
+        **changed,
+    )
     comparison = compare(cohort, horizons=(Horizon(5.0, "five months"),))
     return {"comparison": comparison, "cohort": describe(cohort)}
 

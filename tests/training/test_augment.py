@@ -17,9 +17,17 @@ from leukoscope.training.augment import Draws, augment, draw
 
 OFF = Augment(flip=False, rotate=False)
 STRONG = Augment(
-    flip=True, rotate=True, zoom=(0.5, 2.0), shift=0.2, stain=0.5, colour=0.3, contrast=0.5, brightness=0.5, blur=2.0,
+    flip=True,
+    rotate=True,
+    zoom=(0.5, 2.0),
+    shift=0.2,
+    stain=0.5,
+    colour=0.3,
+    contrast=0.5,
+    brightness=0.5,
+    blur=2.0,
     coarse=4.0,
-)  # fmt: skip
+)
 
 
 def cells(count: int, *, side: int = 24, seed: int = 0) -> torch.Tensor:

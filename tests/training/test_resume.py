@@ -17,11 +17,20 @@ MakeRun = Callable[..., Path]
 SETTINGS = {
     "split": {"scheme": "kfold", "folds": 2, "validation": 0.25},
     "train": {
-        "epochs": 3, "batch_size": 8, "accelerator": "cpu", "mode": "head-then-full", "optimizer": "adamw",
-        "balance": "sampler", "cosine": True, "warmup": 0.2, "average": 0.9, "clip": 1.0, "smoothing": 0.1,
+        "epochs": 3,
+        "batch_size": 8,
+        "accelerator": "cpu",
+        "mode": "head-then-full",
+        "optimizer": "adamw",
+        "balance": "sampler",
+        "cosine": True,
+        "warmup": 0.2,
+        "average": 0.9,
+        "clip": 1.0,
+        "smoothing": 0.1,
     },
     "augment": {"zoom": (0.8, 1.2), "shift": 0.1, "stain": 0.2, "brightness": 0.1, "blur": 1.0},
-}  # fmt: skip
+}
 # Dies of SIGKILL, in the process itself, at the n-th step or the n-th file that is renamed into place.
 DIE = """
 import itertools, os, signal, sys

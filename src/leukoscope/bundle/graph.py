@@ -153,7 +153,7 @@ def read_head(content: bytes) -> tuple[Floats, Floats]:
     weight = _value(graph, product.input[1])
     transposed = product.op_type == "Gemm" and any(each.name == "transB" and each.i for each in product.attribute)
     weight = np.asarray(weight if transposed else weight.T, np.float64)
-    if product.op_type == "Gemm" and len(product.input) < 3:  # the exporter leaves out a bias that is nought
+    if product.op_type == "Gemm" and len(product.input) < 3:  # the exporter leaves out a bias that is zero
         return weight, np.zeros(len(weight))
     bias = _value(graph, product.input[2] if product.op_type == "Gemm" else _other(addition, product.output[0]))
     return weight, np.asarray(bias, np.float64).ravel()

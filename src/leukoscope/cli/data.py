@@ -198,8 +198,8 @@ def split_command(
     }
     settings = Experiment.of({"split": {name: value for name, value in given.items() if value}}).split
     cells = read_cells(table)
-    twins = [tuple(pair) for pair in read_json(audited).get("twins", [])] if audited else []
-    plan = make_split(cells, settings, seed=seed, twins=twins)
+    linked = [tuple(pair) for pair in read_json(audited).get("twins", [])] if audited else []
+    plan = make_split(cells, settings, seed=seed, linked=linked)
     write_split(output, plan)
     click.echo(describe_split(plan, cells))
     click.echo(f"Wrote {output} (hash {plan.hash[:12]})")

@@ -22,10 +22,38 @@ from .cells import COLUMNS, Cell, natural, refuse_double_names
 SUBJECT_PATTERN = r"([^_]+)_"
 # Names of folders that are classes and no subjects, in the words of data sets and wards.
 _CLASSES = {
-    "all", "aml", "cll", "cml", "hem", "blast", "blasts", "normal", "healthy", "control", "controls", "benign", "pro",
-    "malignant", "malignancy", "leukemia", "leukaemia", "leukemic", "leukaemic", "cancer", "positive", "negative",
-    "disease", "diseased", "abnormal", "early", "pre", "patient", "patients", "donor", "donors",
-}  # fmt: skip
+    "all",
+    "aml",
+    "cll",
+    "cml",
+    "hem",
+    "blast",
+    "blasts",
+    "normal",
+    "healthy",
+    "control",
+    "controls",
+    "benign",
+    "pro",
+    "malignant",
+    "malignancy",
+    "leukemia",
+    "leukaemia",
+    "leukemic",
+    "leukaemic",
+    "cancer",
+    "positive",
+    "negative",
+    "disease",
+    "diseased",
+    "abnormal",
+    "early",
+    "pre",
+    "patient",
+    "patients",
+    "donor",
+    "donors",
+}
 
 
 @dataclass(frozen=True)
@@ -270,9 +298,16 @@ def _from_folders(root: Path, images: Sequence[PurePosixPath], layout: Layout) -
         place = in_class_folders(inside, pattern)
         lonely += not place.subject
         indexed.cells.append(
-            _cell(root, inside, label=place.label, subject=place.subject or inside.as_posix(), part="",
-                  source="folder", name=inside.as_posix())
-        )  # fmt: skip
+            _cell(
+                root,
+                inside,
+                label=place.label,
+                subject=place.subject or inside.as_posix(),
+                part="",
+                source="folder",
+                name=inside.as_posix(),
+            )
+        )
     spelled, joined = one_spelling([cell.label for cell in indexed.cells])
     indexed.cells = [replace(cell, label=label) for cell, label in zip(indexed.cells, spelled, strict=True)]
     indexed.notes += joined
@@ -342,9 +377,14 @@ def _from_table(table: Path, layout: Layout) -> Indexed:
             continue
         inside = PurePosixPath(os.path.normpath(os.path.relpath(path, table.parent)))
         cell = _cell(
-            folder, inside, label=label, subject=row[layout.subject_column],
-            part=row.get(layout.part_column, ""), source="table", name=inside.as_posix(),
-        )  # fmt: skip
+            folder,
+            inside,
+            label=label,
+            subject=row[layout.subject_column],
+            part=row.get(layout.part_column, ""),
+            source="table",
+            name=inside.as_posix(),
+        )
         indexed.cells.append(replace(cell, more=others))
     return indexed
 

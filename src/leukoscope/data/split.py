@@ -21,17 +21,17 @@ from .cells import Cell, cells_fingerprint, classes_of, natural
 from .release import SHARED_CELLS, SHARED_FILES, SOURCE
 
 
-def subject_groups(cells: Sequence[Cell], *, twins: Iterable[tuple[str, str]] = ()) -> dict[str, tuple[str, ...]]:
+def subject_groups(cells: Sequence[Cell], *, linked: Iterable[tuple[str, str]] = ()) -> dict[str, tuple[str, ...]]:
     """Join subjects that share byte-identical images; return {group: its subjects}, such as {'20+21': ('20', '21')}.
 
     Subjects of C-NMC that are known to share images are joined even where those images are not at hand.
 
     Args:
         cells: all images, unlabelled ones too.
-        twins: further pairs of subjects to join, such as those that the audit found to share near duplicates.
+        linked: further pairs of subjects to join, such as those that the audit found to share near duplicates.
     """
     subjects = sorted({cell.subject for cell in cells}, key=natural)
-    return joined(subjects, [*sharing_bytes(cells), *_known_twins(cells), *twins])
+    return joined(subjects, [*sharing_bytes(cells), *_known_links(cells), *linked])
 
 
 def joined(subjects: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
@@ -59,7 +59,7 @@ def sharing_bytes(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     return [(first.setdefault(cell.sha256, cell.subject), cell.subject) for cell in cells if cell.subject]
 
 
-def _known_twins(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+def _known_links(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     present = {cell.subject for cell in cells if cell.source == SOURCE}
     known = [[subject for subject in group if subject in present] for group in SHARED_FILES + SHARED_CELLS]
     return [pair for group in known for pair in pairwise(group)]
@@ -131,7 +131,7 @@ class SplitPlan:
 
 
 def make_split(
-    cells: Sequence[Cell], settings: Split, *, seed: int, positive: str = "", twins: Sequence[tuple[str, str]] = ()
+    cells: Sequence[Cell], settings: Split, *, seed: int, positive: str = "", linked: Sequence[tuple[str, str]] = ()
 ) -> SplitPlan:
     """Plan which subjects to train, tune and test on.
 
@@ -140,12 +140,12 @@ def make_split(
         settings: scheme and sizes.
         seed: decides which subjects go where.
         positive: the disease class, see `classes_of`.
-        twins: pairs of subjects to join besides those that share bytes.
+        linked: pairs of subjects to join besides those that share bytes.
 
     Raises:
         SplitError: there are too few subjects or classes, or a part does not exist.
     """
-    groups = subject_groups(cells, twins=twins)
+    groups = subject_groups(cells, linked=linked)
     labelled = [cell for cell in cells if cell.label]
     classes = classes_of(labelled, positive)
     _check_enough(labelled, classes)

@@ -52,9 +52,13 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
         **weighted["per_cell"],
         "lower_is_better": sorted(LOWER_IS_BETTER),
         "intervals": {
-            "method": METHOD, "unit": "subject group", "least_per_class": LEAST, "replicates": replicates, "seed": seed
+            "method": METHOD,
+            "unit": "subject group",
+            "least_per_class": LEAST,
+            "replicates": replicates,
+            "seed": seed,
         },
-    }  # fmt: skip
+    }
 
 
 def _weighted(

@@ -380,10 +380,17 @@ CHANCES = {"brier": brier, "ece": ece}
 METRICS = (*COUNTED, "auroc", "auprc", *CHANCES)
 LOWER_IS_BETTER = frozenset(CHANCES)
 _SCALES = {
-    "mcc": "fisher", "brier": "log", "ece": "log", "observed_expected": "log",
-    "calibration_slope": "plain", "calibration_intercept": "plain", "ipa": "skill",
-    "benefit": "plain", "benefit_all": "plain", "benefit_gain": "plain",
-}  # fmt: skip
+    "mcc": "fisher",
+    "brier": "log",
+    "ece": "log",
+    "observed_expected": "log",
+    "calibration_slope": "plain",
+    "calibration_intercept": "plain",
+    "ipa": "skill",
+    "benefit": "plain",
+    "benefit_all": "plain",
+    "benefit_gain": "plain",
+}
 
 
 BIASED = frozenset({"auprc", "calibration_slope"})  # too high with few subjects: the interval is centred without this

@@ -1,6 +1,6 @@
 """Heat maps: how much each place of a crop speaks for a class, by the network itself, by LIME or by occlusion.
 
-Pictures of the command line, pages and the reading room all come from `painted`: the same colours, the same opacity and
+Pictures of the command line, pages and the reading room all come from `to_rgba`: the same colours, the same opacity and
 one scale, so that a colour means the same wherever it is seen.
 """
 
@@ -54,12 +54,12 @@ def enlarge(plane: NDArray[np.floating], *, size: int) -> Heat:
     return np.asarray(rows[:, low] * (1 - share) + rows[:, high] * share, dtype=np.float32)
 
 
-def painted(heat: Heat, *, full: float, signed: bool = True) -> NDArray[np.uint8]:
+def to_rgba(heat: Heat, *, full: float, signed: bool = True) -> NDArray[np.uint8]:
     """Return heat (height, width) as colour and opacity, RGBA (height, width, 4).
 
     Orange speaks for the class, blue (only where `signed`) against it; where there is no heat nothing covers the cell.
     A place is as strong as tanh(heat / full): with the temperature of a model as `full` and a map of two classes this
-    is 2 p - 1 of a crop that looks everywhere as it does there, nought at even chances and all of it at certainty.
+    is 2 p - 1 of a crop that looks everywhere as it does there, zero at even chances and all of it at certainty.
     """
     strength = np.clip(np.tanh(np.asarray(heat, np.float64) / full), -1 if signed else 0, 1)
     pixels = np.empty((*strength.shape, 4), np.uint8)
@@ -69,8 +69,8 @@ def painted(heat: Heat, *, full: float, signed: bool = True) -> NDArray[np.uint8
 
 
 def overlay(crop: RGB, heat: Heat, *, full: float) -> RGB:
-    """Return a crop under its heat, as `painted` draws it."""
-    over = painted(heat, full=full).astype(np.float64)
+    """Return a crop under its heat, as `to_rgba` draws it."""
+    over = to_rgba(heat, full=full).astype(np.float64)
     opacity = over[..., 3:] / 255
     return np.asarray((crop * (1 - opacity) + over[..., :3] * opacity).round(), dtype=np.uint8)
 
@@ -82,7 +82,7 @@ def transparent(heat: Heat, *, full: float, signed: bool, side: int = 0) -> byte
     """
     plane = enlarge(heat, size=side) if side else heat
     stream = io.BytesIO()
-    PIL.Image.fromarray(painted(plane, full=full, signed=signed)).save(stream, "PNG", compress_level=3)
+    PIL.Image.fromarray(to_rgba(plane, full=full, signed=signed)).save(stream, "PNG", compress_level=3)
     return stream.getvalue()
 
 

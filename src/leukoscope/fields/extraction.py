@@ -54,10 +54,31 @@ if TYPE_CHECKING:
 
 # The first nine are those of every cells.csv, so that training, prediction and reports can read it.
 CELL_COLUMNS = (
-    "path", "label", "subject", "part", "source", "name", "sha256", "width", "height",
-    "field", "number", "left", "top", "right", "bottom", "centre_x", "centre_y",
-    "area_um2", "nucleus_um2", "sharpness", "flags", "um_per_px", "scale", "outline",
-)  # fmt: skip
+    "path",
+    "label",
+    "subject",
+    "part",
+    "source",
+    "name",
+    "sha256",
+    "width",
+    "height",
+    "field",
+    "number",
+    "left",
+    "top",
+    "right",
+    "bottom",
+    "centre_x",
+    "centre_y",
+    "area_um2",
+    "nucleus_um2",
+    "sharpness",
+    "flags",
+    "um_per_px",
+    "scale",
+    "outline",
+)
 FIELD_COLUMNS = ("field", "width", "height", "cells", "flagged", "um_per_px", "um_low", "um_high", "scale", "problem")
 
 
@@ -68,14 +89,30 @@ def cell_row(
     left, top, right, bottom = cell.box
     return {
         "path": crop.relative_to(folder).as_posix(),
-        "label": "", "subject": subject, "part": "", "source": "field", "name": crop.stem,
-        "sha256": sha256_of(crop), "width": side, "height": side,
-        "field": field, "number": cell.number, "left": left, "top": top, "right": right, "bottom": bottom,
-        "centre_x": f"{cell.centre[0]:.1f}", "centre_y": f"{cell.centre[1]:.1f}",
-        "area_um2": f"{cell.area_um2:.1f}", "nucleus_um2": f"{cell.nucleus_um2:.1f}",
-        "sharpness": f"{cell.sharpness:.3f}", "flags": "; ".join(cell.flags),
-        "um_per_px": f"{scale.um_per_px:.5g}", "scale": scale.source, "outline": outline_text(cell.outline),
-    }  # fmt: skip
+        "label": "",
+        "subject": subject,
+        "part": "",
+        "source": "field",
+        "name": crop.stem,
+        "sha256": sha256_of(crop),
+        "width": side,
+        "height": side,
+        "field": field,
+        "number": cell.number,
+        "left": left,
+        "top": top,
+        "right": right,
+        "bottom": bottom,
+        "centre_x": f"{cell.centre[0]:.1f}",
+        "centre_y": f"{cell.centre[1]:.1f}",
+        "area_um2": f"{cell.area_um2:.1f}",
+        "nucleus_um2": f"{cell.nucleus_um2:.1f}",
+        "sharpness": f"{cell.sharpness:.3f}",
+        "flags": "; ".join(cell.flags),
+        "um_per_px": f"{scale.um_per_px:.5g}",
+        "scale": scale.source,
+        "outline": outline_text(cell.outline),
+    }
 
 
 def field_row(
@@ -390,24 +427,33 @@ def _wanted(cell: FieldCell, options: FieldOptions) -> bool:
 def _write_tables(results: Sequence[Extracted], output: Path, *, options: FieldOptions) -> None:
     rows = [
         cell_row(
-            cell, crop=crop, folder=output, field=result.name, subject=options.subject, scale=result.scale,
+            cell,
+            crop=crop,
+            folder=output,
+            field=result.name,
+            subject=options.subject,
+            scale=result.scale,
             side=CROP_SIDE,
         )
         for result in results
         if result.scale is not None
         for cell, crop in zip(result.cells, result.crops, strict=True)
-    ]  # fmt: skip
+    ]
     write_cells(output / "cells.csv", rows)
     write_fields(
         output / "fields.csv",
         [
             field_row(
-                result.path.name, size=result.size, cells=len(result.cells), flagged=result.flagged,
-                scale=result.scale, problem=result.problem,
+                result.path.name,
+                size=result.size,
+                cells=len(result.cells),
+                flagged=result.flagged,
+                scale=result.scale,
+                problem=result.problem,
             )
             for result in results
         ],
-    )  # fmt: skip
+    )
     write_json(output / "cells.json", provenance() | {"detector": ClassicalDetector.name, "stain": options.method})
 
 

@@ -12,8 +12,32 @@ from .read import FORMATS, format_of
 _RESOURCES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".xml", ".md", ".log", ".html", ".pdf", ".xlsx", ".xls", ".ods", ".zip")
 # Kinds of pictures that one may find beside those that are read.
-_PICTURES = (".gif", ".jp2", ".jxl", ".heic", ".avif", ".psd", ".ppm", ".tga", ".dng", ".nef", ".cr2", ".arw", ".svs",
-             ".ndpi", ".scn", ".bif", ".mrxs", ".czi", ".lif", ".nd2", ".vsi", ".dcm", ".dicom", ".ima")  # fmt: skip
+_PICTURES = (
+    ".gif",
+    ".jp2",
+    ".jxl",
+    ".heic",
+    ".avif",
+    ".psd",
+    ".ppm",
+    ".tga",
+    ".dng",
+    ".nef",
+    ".cr2",
+    ".arw",
+    ".svs",
+    ".ndpi",
+    ".scn",
+    ".bif",
+    ".mrxs",
+    ".czi",
+    ".lif",
+    ".nd2",
+    ".vsi",
+    ".dcm",
+    ".dicom",
+    ".ima",
+)
 _HEAD = 4096
 _NAMED = 3
 
@@ -122,9 +146,8 @@ def _walk_real(root: Path, seen: set[tuple[int, int]], links: list[Path], found:
         visible = [name for name in folders if not is_hidden(name)]
         links += [Path(where, name) for name in visible if Path(where, name).is_symlink()]
         folders[:] = [
-            name for name in visible
-            if not Path(where, name).is_symlink() and _first_time(Path(where, name), seen)
-        ]  # fmt: skip
+            name for name in visible if not Path(where, name).is_symlink() and _first_time(Path(where, name), seen)
+        ]
         yield from (Path(where, name) for name in files if not is_hidden(name))
 
 

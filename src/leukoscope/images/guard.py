@@ -76,10 +76,13 @@ def refusal_of(raised: Exception, *, name: str) -> LeukoscopeError:
 
 def write_log(raised: BaseException, *, name: str) -> Path:
     """Append the traceback to the log and return where that lies; the log holds names of files, and no pixels."""
-    entry = "\n".join([
-        f"--- {datetime.now(UTC).isoformat(timespec='seconds')} leukoscope {metadata.version('leukoscope')}", name,
-        "".join(traceback.format_exception(raised)),
-    ])  # fmt: skip
+    entry = "\n".join(
+        [
+            f"--- {datetime.now(UTC).isoformat(timespec='seconds')} leukoscope {metadata.version('leukoscope')}",
+            name,
+            "".join(traceback.format_exception(raised)),
+        ]
+    )
     for path in _logs():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

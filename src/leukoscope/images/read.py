@@ -47,12 +47,31 @@ _SAVE = "Save it as 8- or 16-bit RGB."
 _COLOUR = "stained cells need colour. Take it in colour."
 _AGAIN = "Copy or download it again."
 _STARTS = {
-    b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF",
-    b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"\0\0\0\x0cjP  ": "JPEG2000",
-    b"\xff\x4f\xff\x51": "JPEG2000", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL",
-}  # fmt: skip
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"hevc": "HEIF", b"hevx": "HEIF",
-           b"heim": "HEIF", b"heis": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF"}  # fmt: skip
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\0\0\0\x0cjP  ": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+}
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIF",
+    b"heix": "HEIF",
+    b"hevc": "HEIF",
+    b"hevx": "HEIF",
+    b"heim": "HEIF",
+    b"heis": "HEIF",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+}
 _TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 
 
@@ -289,8 +308,9 @@ def _kind(stream: BinaryIO, source: Path | bytes, name: str) -> str:
         raise ImageError(f"is a {found} file, a kind that is not read. Save it as PNG or TIFF.", path=name)
     if _is_text(head):
         raise ImageError("is not an image but text, whatever its name says. Give the image itself.", path=name)
-    raise ImageError(f"is of a kind that is not known here (it begins with {head[:8].hex(' ')}). "
-                     "Save it as PNG or TIFF.", path=name)  # fmt: skip
+    raise ImageError(
+        f"is of a kind that is not known here (it begins with {head[:8].hex(' ')}). Save it as PNG or TIFF.", path=name
+    )
 
 
 def _is_text(head: bytes) -> bool:

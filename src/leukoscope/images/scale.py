@@ -22,19 +22,67 @@ INCH_UM, CM_UM, MM_UM, M_UM = 25_400.0, 10_000.0, 1_000.0, 1e6
 _PRINT_DPI = (30, 4800)  # what cameras and programs write for printers, and nobody means
 _SQUARE = 1.05  # width of a pixel over its height, above which they are not square
 
-_PREFIXES = {"Y": 24, "Z": 21, "E": 18, "P": 15, "T": 12, "G": 9, "M": 6, "k": 3, "h": 2, "da": 1, "": 0, "d": -1,
-             "c": -2, "m": -3, "µ": -6, "n": -9, "p": -12, "f": -15, "a": -18, "z": -21, "y": -24}  # fmt: skip
+_PREFIXES = {
+    "Y": 24,
+    "Z": 21,
+    "E": 18,
+    "P": 15,
+    "T": 12,
+    "G": 9,
+    "M": 6,
+    "k": 3,
+    "h": 2,
+    "da": 1,
+    "": 0,
+    "d": -1,
+    "c": -2,
+    "m": -3,
+    "µ": -6,
+    "n": -9,
+    "p": -12,
+    "f": -15,
+    "a": -18,
+    "z": -21,
+    "y": -24,
+}
 UNITS_UM = {f"{prefix}m": M_UM * 10.0**power for prefix, power in _PREFIXES.items()} | {
-    "Å": 1e-4, "thou": INCH_UM / 1e3, "mil": INCH_UM / 1e3, "li": INCH_UM / 12, "in": INCH_UM, "inch": INCH_UM,
-    "ft": 12 * INCH_UM, "yd": 36 * INCH_UM, "mi": 63_360 * INCH_UM, "ua": 1.495978707e17, "ly": 9.4607304725808e21,
-    "pc": 3.0856776e22, "pt": INCH_UM / 72,
-}  # fmt: skip
+    "Å": 1e-4,
+    "thou": INCH_UM / 1e3,
+    "mil": INCH_UM / 1e3,
+    "li": INCH_UM / 12,
+    "in": INCH_UM,
+    "inch": INCH_UM,
+    "ft": 12 * INCH_UM,
+    "yd": 36 * INCH_UM,
+    "mi": 63_360 * INCH_UM,
+    "ua": 1.495978707e17,
+    "ly": 9.4607304725808e21,
+    "pc": 3.0856776e22,
+    "pt": INCH_UM / 72,
+}
 _OTHER_NAMES = {
-    "um": "µm", "micron": "µm", "microns": "µm", "micrometer": "µm", "micrometre": "µm", "micrometers": "µm",
-    "micrometres": "µm", "\\u00b5m": "µm", "nanometer": "nm", "nanometre": "nm", "nanometers": "nm",
-    "millimeter": "mm", "millimetre": "mm", "millimeters": "mm", "centimeter": "cm", "centimetre": "cm",
-    "meter": "m", "metre": "m", "inches": "in", "angstrom": "Å", "a": "Å",
-}  # fmt: skip
+    "um": "µm",
+    "micron": "µm",
+    "microns": "µm",
+    "micrometer": "µm",
+    "micrometre": "µm",
+    "micrometers": "µm",
+    "micrometres": "µm",
+    "\\u00b5m": "µm",
+    "nanometer": "nm",
+    "nanometre": "nm",
+    "nanometers": "nm",
+    "millimeter": "mm",
+    "millimetre": "mm",
+    "millimeters": "mm",
+    "centimeter": "cm",
+    "centimetre": "cm",
+    "meter": "m",
+    "metre": "m",
+    "inches": "in",
+    "angstrom": "Å",
+    "a": "Å",
+}
 _NO_LENGTH = ("pixel", "pixels", "reference frame", "px", "")
 
 

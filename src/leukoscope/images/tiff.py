@@ -24,10 +24,18 @@ from .pixels import Range, eight_bits, range_of, to_srgb
 Places = tuple[slice, slice]
 
 _PALETTE, _MASK, _CMYK, _YCBCR = 3, 4, 5, 6
-_NAMES = {0: "a grey (black and white) image", 1: "a grey (black and white) image", _MASK: "a mask",
-          8: "in CIE L*a*b* colours", 9: "in ICC L*a*b* colours", 10: "in ITU L*a*b* colours",
-          32803: "a camera's raw image", 32844: "in LogL values", 32845: "in LogLuv colours",
-          34892: "a camera's raw image"}  # fmt: skip
+_NAMES = {
+    0: "a grey (black and white) image",
+    1: "a grey (black and white) image",
+    _MASK: "a mask",
+    8: "in CIE L*a*b* colours",
+    9: "in ICC L*a*b* colours",
+    10: "in ITU L*a*b* colours",
+    32803: "a camera's raw image",
+    32844: "in LogL values",
+    32845: "in LogLuv colours",
+    34892: "a camera's raw image",
+}
 _LOUD = (22610, 34934, 34933)  # JPEG XR and PNG: their libraries write to standard error
 _REDUCED, _MASKED = 1, 4  # bits of NewSubfileType
 _RGB_CODECS = {6, 7, 34892, 33007, 50001, 50002, 52546, 33004, 33005, 34712}  # decoded to RGB whatever was stored
@@ -477,8 +485,9 @@ def _opaque(values: NDArray[Any], alphas: int, name: str) -> NDArray[Any]:
     for number in range(values.shape[2] - alphas, values.shape[2]):
         alpha = values[..., number]
         if alpha.min() != alpha.max() or alpha.flat[0] == 0:
-            raise ImageError("is partly transparent, or has a channel besides red, green and blue. "
-                             "Save it as plain RGB.", path=name)  # fmt: skip
+            raise ImageError(
+                "is partly transparent, or has a channel besides red, green and blue. Save it as plain RGB.", path=name
+            )
     return values[..., : values.shape[2] - alphas]
 
 

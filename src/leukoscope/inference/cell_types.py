@@ -104,7 +104,7 @@ class CellTyper:
         return TypeOpinion(first, table, False, f"{first}: {_ONLY}")
 
 
-def doubted(opinion: TypeOpinion, *, nucleus: float) -> TypeOpinion:
+def require_large_nucleus(opinion: TypeOpinion, *, nucleus: float) -> TypeOpinion:
     """Return the opinion on a cell of a field whose nucleus takes this share of it; a field needs more to be asked.
 
     Form holds where colour does not: of 382 lymphocytes of two laboratories 2 % have a smaller nucleus than

@@ -16,7 +16,7 @@ from .predictor import Predictor
 
 METHODS = ("cam", "occlusion", "lime")
 FULL_LOG_ODDS = 0.5
-"""Change of the log-odds by what is hidden that is drawn as strong as tanh(1): see explanation.maps.painted."""
+"""Change of the log-odds by what is hidden that is drawn as strong as tanh(1): see explanation.maps.to_rgba."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Explanation:
     method: str
     """cam, occlusion or lime."""
     full: float
-    """Heat that is drawn as strong as tanh(1): see explanation.maps.painted."""
+    """Heat that is drawn as strong as tanh(1): see explanation.maps.to_rgba."""
     checks: dict[str, float]
     """`inside`, the share of heat on the cell, and `cell_share`, the share of the picture that the cell takes, which
     even heat would have on it; areas under the deletion and insertion curves where they were asked for."""

@@ -109,7 +109,7 @@ def evidence_of(opinion: Opinion, manifest: Manifest) -> Heat | None:
 
 
 def full_evidence(manifest: Manifest) -> float:
-    """Return the evidence of a map that is drawn as strong as tanh(1): see explanation.maps.painted."""
+    """Return the evidence of a map that is drawn as strong as tanh(1): see explanation.maps.to_rgba."""
     return float(np.mean([member.temperature for member in manifest.members]))
 
 

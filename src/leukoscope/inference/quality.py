@@ -54,10 +54,13 @@ def appearance(box: RGB, inside: Mask) -> Appearance:
     return tuple(
         float(value)
         for value in (
-            *np.concatenate([part.mean(axis=0) for part in fifths]), *_rim(density, whole)[1:], *linked,
-            places[:, 1].std(), np.log(max(inside.shape)),
+            *np.concatenate([part.mean(axis=0) for part in fifths]),
+            *_rim(density, whole)[1:],
+            *linked,
+            places[:, 1].std(),
+            np.log(max(inside.shape)),
         )
-    )  # fmt: skip
+    )
 
 
 def fit_appearance(known: Sequence[Appearance], *, margin: float = MARGIN) -> dict[str, Any]:

@@ -92,10 +92,17 @@ class DicomImage:
         return np.asarray(self._image.get_frame(1, dtype=self._dtype, apply_icc_profile=False))
 
     def _matrix(self, left: int, top: int, width: int, height: int) -> NDArray[Any]:
-        return np.asarray(self._image.get_total_pixel_matrix(
-            row_start=top, row_end=top + height, column_start=left, column_end=left + width,
-            dtype=self._dtype, as_indices=True, apply_icc_profile=False,
-        ))  # fmt: skip
+        return np.asarray(
+            self._image.get_total_pixel_matrix(
+                row_start=top,
+                row_end=top + height,
+                column_start=left,
+                column_end=left + width,
+                dtype=self._dtype,
+                as_indices=True,
+                apply_icc_profile=False,
+            )
+        )
 
     @property
     def _dtype(self) -> type[Any]:
@@ -133,8 +140,12 @@ def read_dataset(source: Path | bytes, *, pixels: bool = True) -> Any:
     def read() -> Any:
         _check_inflation(source, name)
         file: Any = source if isinstance(source, Path) else io.BytesIO(source)
-        dataset = pydicom.dcmread(file, defer_size=4096 if pixels and isinstance(source, Path) else None,
-                                  stop_before_pixels=not pixels, force=True)  # fmt: skip
+        dataset = pydicom.dcmread(
+            file,
+            defer_size=4096 if pixels and isinstance(source, Path) else None,
+            stop_before_pixels=not pixels,
+            force=True,
+        )
         if "TransferSyntaxUID" not in dataset.file_meta:
             implicit, little = dataset.original_encoding
             uid = pydicom.uid

@@ -97,9 +97,13 @@ def write_annotations(path: Path, source: Any, cells: Sequence[DicomCell], *, al
         for number, name in enumerate(classes, start=1)
     ]
     annotations = highdicom.ann.MicroscopyBulkSimpleAnnotations(
-        source_images=[source], annotation_coordinate_type="2D", annotation_groups=groups,
-        content_label="LEUKOSCOPE", content_description="White cells", **_maker(instance=1, series=901),
-    )  # fmt: skip
+        source_images=[source],
+        annotation_coordinate_type="2D",
+        annotation_groups=groups,
+        content_label="LEUKOSCOPE",
+        content_description="White cells",
+        **_maker(instance=1, series=901),
+    )
     _save(path, annotations)
 
 
@@ -152,13 +156,18 @@ def _group(number: int, name: str, cells: Sequence[DicomCell], *, algorithm: Alg
         values = np.array([cell.probability for cell in cells], dtype=np.float32)
         measured.append(highdicom.ann.Measurements(_probability_name(concept), values, _one(concept)))
     return highdicom.ann.AnnotationGroup(
-        number=number, uid=highdicom.UID(), label=name[:64],
+        number=number,
+        uid=highdicom.UID(),
+        label=name[:64],
         annotated_property_category=concept("4421005", "SCT", "Cell structure"),
-        annotated_property_type=_type_of(concept, name), graphic_type="POLYGON",
-        graphic_data=[_polygon(cell.outline) for cell in cells], algorithm_type="AUTOMATIC",
-        algorithm_identification=_sequence(highdicom, algorithm), measurements=measured,
+        annotated_property_type=_type_of(concept, name),
+        graphic_type="POLYGON",
+        graphic_data=[_polygon(cell.outline) for cell in cells],
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=_sequence(highdicom, algorithm),
+        measurements=measured,
         description=f"{len(cells)} cells",
-    )  # fmt: skip
+    )
 
 
 def _counts(sr: Any, source: Any, cells: Sequence[DicomCell], *, identification: Any) -> list[Any]:
@@ -185,10 +194,11 @@ def _share(sr: Any, source: Any, row: DicomShare, *, identification: Any) -> Any
     percent = concept("%", "UCUM", "percent")
     measured = [
         sr.Measurement(
-            name=concept("CELLS", "99LEUKOSCOPE", "Number of cells"), value=float(row.cells),
+            name=concept("CELLS", "99LEUKOSCOPE", "Number of cells"),
+            value=float(row.cells),
             unit=concept("{cells}", "UCUM", "cells"),
         )
-    ]  # fmt: skip
+    ]
     for code, meaning, value in (
         ("PERCENT", "Share of the white cells that were told apart", row.percent),
         ("PERCENT_LOW", "Lower limit of its 95 % confidence interval", row.low),
@@ -213,9 +223,11 @@ def _cell(sr: Any, source: Any, cell: DicomCell, *, identification: Any) -> Any:
         measured.append(sr.Measurement(name=_probability_name(concept), value=cell.probability, unit=_one(concept)))
     closed = np.concatenate([_polygon(cell.outline), _polygon(cell.outline)[:1]])
     region = sr.ImageRegion(
-        graphic_type="POLYLINE", graphic_data=closed, source_image=sr.SourceImageForRegion.from_source_image(source),
+        graphic_type="POLYLINE",
+        graphic_data=closed,
+        source_image=sr.SourceImageForRegion.from_source_image(source),
         pixel_origin_interpretation="VOLUME" if "TotalPixelMatrixRows" in source else None,
-    )  # fmt: skip
+    )
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(identifier=cell.name, uid=_uid()),
         referenced_region=region,

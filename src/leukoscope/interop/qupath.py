@@ -13,8 +13,11 @@ from ..files import write_json
 
 # Class name -> RGB; others get grey. QuPath shows an outline in the colour of its class.
 COLOURS = {
-    "White cell": (0, 140, 60), "blast": (200, 30, 30), "normal": (30, 90, 200), "refused": (120, 120, 120),
-}  # fmt: skip
+    "White cell": (0, 140, 60),
+    "blast": (200, 30, 30),
+    "normal": (30, 90, 200),
+    "refused": (120, 120, 120),
+}
 
 
 @dataclass(frozen=True)

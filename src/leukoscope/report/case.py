@@ -76,11 +76,15 @@ class CaseReport:
         read = sum(self.by_reader.values())
         state = f"signed off by {self.signed['by']}, {self.signed['time'][:16]} UTC" if self.signed else "open"
         rows = [
-            ("Case", self.name), ("Subject", self.subject or "–"), ("State", state),
+            ("Case", self.name),
+            ("Subject", self.subject or "–"),
+            ("State", state),
             ("Read by people", f"{read:,} of {len(self.cells):,} cells"),
-            ("Said by the model", _counts(self.by_model)), ("Said by readers", _counts(self.by_reader) or "–"),
-            ("Model", f"{self.model} ({self.bundle[:12]})"), ("Made", self.made),
-        ]  # fmt: skip
+            ("Said by the model", _counts(self.by_model)),
+            ("Said by readers", _counts(self.by_reader) or "–"),
+            ("Model", f"{self.model} ({self.bundle[:12]})"),
+            ("Made", self.made),
+        ]
         return rows + ([("Note", self.signed["note"])] if self.signed and self.signed["note"] else [])
 
 

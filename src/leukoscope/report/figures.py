@@ -35,9 +35,13 @@ def pr(curve: dict[str, Any], *, share: float | None, names: tuple[str, str]) ->
             axes.axhline(share, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
             below = share > 0.3
             axes.text(
-                0.02, share + (-0.03 if below else 0.02), "guessing", color=MUTED, fontsize=9.5,
+                0.02,
+                share + (-0.03 if below else 0.02),
+                "guessing",
+                color=MUTED,
+                fontsize=9.5,
                 va="top" if below else "bottom",
-            )  # fmt: skip
+            )
         _curves(axes, curve)
         _unit(axes, x=f"{names[1]} found", y="alarms that are right")
         return drawing(figure, "pr")

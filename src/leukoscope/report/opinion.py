@@ -128,26 +128,30 @@ class OpinionPage:
         manifest = self._manifest
         counted = counting.everything() if counting else None
         self._cards = self._neediest()
-        return environment(percent=_percent, title_of=title_of).get_template("opinion.html").render(
-            manifest=manifest,
-            point=self._point.replace("_", " "),
-            threshold=manifest.operating_points.get(self._point),
-            headline=headline(tally, manifest),
-            groups=self._groups(tally),
-            fields=self._field_sections(fields, counting),
-            limits=limits_of(manifest, fields=bool(fields)),
-            differential=_shown(counted) if counted else None,
-            by_subject=_by_subject(tally, counting) if counting else None,
-            shown=len(self._cards),
-            total=self._count,
-            swatches={name: _css(colour) for name, colour in self._swatches().items()},
-            heat=any(card.evidence is not None for card in self._cards),
-            subjects=[row | {"any": _says_nothing(row.get("share"))} for row in tally.summaries()],
-            figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
-            colours=COLOURS,
-            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            **{"for": _css(FOR), "against": _css(AGAINST)},
-        )  # fmt: skip
+        return (
+            environment(percent=_percent, title_of=title_of)
+            .get_template("opinion.html")
+            .render(
+                manifest=manifest,
+                point=self._point.replace("_", " "),
+                threshold=manifest.operating_points.get(self._point),
+                headline=headline(tally, manifest),
+                groups=self._groups(tally),
+                fields=self._field_sections(fields, counting),
+                limits=limits_of(manifest, fields=bool(fields)),
+                differential=_shown(counted) if counted else None,
+                by_subject=_by_subject(tally, counting) if counting else None,
+                shown=len(self._cards),
+                total=self._count,
+                swatches={name: _css(colour) for name, colour in self._swatches().items()},
+                heat=any(card.evidence is not None for card in self._cards),
+                subjects=[row | {"any": _says_nothing(row.get("share"))} for row in tally.summaries()],
+                figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
+                colours=COLOURS,
+                made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+                **{"for": _css(FOR), "against": _css(AGAINST)},
+            )
+        )
 
     def _figures(self) -> dict[str, Any]:
         """Return figures of the model, those of decisions at the threshold that these opinions have."""
@@ -202,12 +206,14 @@ class OpinionPage:
                 cards[card.field].append(card)
         return [
             {
-                "field": field, "row": facts[field.path], "said": self._said(field.name),
+                "field": field,
+                "row": facts[field.path],
+                "said": self._said(field.name),
                 "cells": [self._cell(card) for card in cards[field.name]],
                 "differential": _line(counting.of_field(field.path)) if counting else "",
             }
             for field in self._fields
-        ]  # fmt: skip
+        ]
 
     def _said(self, field: str) -> str:
         """Return what was decided about the cells of a field, such as '2 called blast, 1 unsure'."""
@@ -241,7 +247,7 @@ class OpinionPage:
             "type": card.opinion.type,
             "reason": worded(card.opinion.reason) if asked or card.opinion.type == UNSURE else "",
             "number": card.place,
-        }  # fmt: skip
+        }
 
     def _heat(self, evidence: Heat) -> str:
         """Return evidence (h, w) as a data: address of a transparent picture that the page stretches over the cell."""

@@ -335,27 +335,31 @@ def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn)
     outcome = outcome_of(evidence.predictions, evidence.calibrations)
     crops, stages = crops_of(run, evidence), _optional(run / "run.json") or {}
     filters = {"span": span, "limits": limits, "short": short, "cells_called": cells_called}
-    return environment(**filters).get_template("report.html").render(
-        name=run.resolve().name,
-        metrics=metrics,
-        headline=[_headline(metrics, name) for name in HEADLINE],
-        whole_subjects=[_headline(metrics, name) for name in SUBJECTS] if metrics["positive"] else [],
-        estimators={key: ESTIMATORS[key] for key in metrics["estimators"]},
-        titles=TITLES,
-        calibration=_calibration(metrics),
-        subgroup_figures=SUBGROUP if metrics["positive"] else SUBGROUP_OF_MANY,
-        points=POINTS,
-        flow=flow(run, evidence),
-        examples=examples(evidence, crops),
-        prepare=experiment_of(run).prepare,
-        model=_optional(run / "model.json"),
-        figures={key: _figure(key, *each) for key, each in drawn.items()},
-        strips=strips(metrics, outcome, evidence),
-        mistakes=mistakes(evidence, outcome, crops),
-        stages=stages,
-        commands=list(dict.fromkeys(stage["command"] for stage in stages.values())),
-        colours=COLOURS,
-    )  # fmt: skip
+    return (
+        environment(**filters)
+        .get_template("report.html")
+        .render(
+            name=run.resolve().name,
+            metrics=metrics,
+            headline=[_headline(metrics, name) for name in HEADLINE],
+            whole_subjects=[_headline(metrics, name) for name in SUBJECTS] if metrics["positive"] else [],
+            estimators={key: ESTIMATORS[key] for key in metrics["estimators"]},
+            titles=TITLES,
+            calibration=_calibration(metrics),
+            subgroup_figures=SUBGROUP if metrics["positive"] else SUBGROUP_OF_MANY,
+            points=POINTS,
+            flow=flow(run, evidence),
+            examples=examples(evidence, crops),
+            prepare=experiment_of(run).prepare,
+            model=_optional(run / "model.json"),
+            figures={key: _figure(key, *each) for key, each in drawn.items()},
+            strips=strips(metrics, outcome, evidence),
+            mistakes=mistakes(evidence, outcome, crops),
+            stages=stages,
+            commands=list(dict.fromkeys(stage["command"] for stage in stages.values())),
+            colours=COLOURS,
+        )
+    )
 
 
 def limits(number: dict[str, Any]) -> str:

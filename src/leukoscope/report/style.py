@@ -77,7 +77,7 @@ _RULES: Any = {
 
 @contextmanager
 def canvas(*, height: float = HEIGHT) -> Iterator[tuple[Figure, Any]]:
-    """Yield a figure and its axes in the house's look; no window and no global state is touched."""
+    """Yield a figure and its axes in the style of all pages; no window and no global state is touched."""
     with mpl.rc_context(_RULES):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.subplots()

@@ -381,22 +381,40 @@ def write_page(
 def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: Sequence[tuple[str, str]] = ()) -> str:
     """Return the page as HTML."""
     pages = environment(
-        p=p_value, span=span, listing=listing, sig=significant, open=open_time, ratio=ratio, counted=counted,
-        in_stage=in_stage, shown=shown_ratios, straight=straight, spline=_spline_words,
-    )  # fmt: skip
+        p=p_value,
+        span=span,
+        listing=listing,
+        sig=significant,
+        open=open_time,
+        ratio=ratio,
+        counted=counted,
+        in_stage=in_stage,
+        shown=shown_ratios,
+        straight=straight,
+        spline=_spline_words,
+    )
     return pages.get_template("survival.html").render(
-        r=result, source=source, links=links,
-        cohort=result["cohort"], model=result["model"], judged=result["judgement"], tests=result["comparison"]["tests"],
+        r=result,
+        source=source,
+        links=links,
+        cohort=result["cohort"],
+        model=result["model"],
+        judged=result["judgement"],
+        tests=result["comparison"]["tests"],
         figures={
             name: Markup(figures.for_page(svg, alt=alt))  # nosec B704
             for name, (svg, alt) in drawn.items()
         },
         colours={**COLOURS, **figures.stage_roles()},
-        headline=headline(result), estimators=estimators(result["judgement"]), checklist=checklist(result),
+        headline=headline(result),
+        estimators=estimators(result["judgement"]),
+        checklist=checklist(result),
         looks=figures.stage_looks(list(result["comparison"]["stages"])),
-        alive=_alive(result["cohort"]), median_of=_median_of(result["cohort"]), said=said(result),
+        alive=_alive(result["cohort"]),
+        median_of=_median_of(result["cohort"]),
+        said=said(result),
         mean_digits=0 if result["cohort"]["last_follow_up"] >= 500 else 2,
-    )  # fmt: skip
+    )
 
 
 def _alive(cohort: Mapping[str, Any]) -> str:
@@ -425,8 +443,9 @@ def _draw(result: Mapping[str, Any]) -> Drawn:
     for number, cause in enumerate(model.get("causes", ()), start=1):
         for place, spline in enumerate(cause["splines"], start=1):
             drawn[f"spline-{number}-{place}"] = (
-                figures.spline(spline, name=f"spline-{number}-{place}"), f"Hazard ratio by {spline['column']}.",
-            )  # fmt: skip
+                figures.spline(spline, name=f"spline-{number}-{place}"),
+                f"Hazard ratio by {spline['column']}.",
+            )
         if shown_ratios(cause):
             drawn[f"ratios-{number}"] = (
                 figures.hazard_ratios(shown_ratios(cause), name=f"ratios-{number}"),

@@ -120,9 +120,17 @@ def _fit_beside(stages: Mapping[str, Any]) -> bool:
 
 def _under(axes: Any, x: float, down: float, text: str, *, colour: str, align: str = "left", aside: float = 0) -> None:
     axes.annotate(
-        text, xy=(x, 0), xycoords=("data", "axes fraction"), xytext=(aside, -down), textcoords="offset points",
-        ha=align, va="top", color=colour, fontsize=_SMALL, annotation_clip=False,
-    )  # fmt: skip
+        text,
+        xy=(x, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(aside, -down),
+        textcoords="offset points",
+        ha=align,
+        va="top",
+        color=colour,
+        fontsize=_SMALL,
+        annotation_clip=False,
+    )
 
 
 def hazard_ratios(rows: Sequence[Mapping[str, Any]], *, name: str) -> str:
@@ -248,9 +256,13 @@ def _scale(axes: Any, at: float, name: str, *, labels: Sequence[str], points: Se
             continue  # no room above or below: the mark stands without its number
         last[side] = points[place]
         axes.annotate(
-            labels[place], (points[place], at + 0.14 * side), fontsize=_SMALL - 1, ha="center",
-            va="bottom" if side > 0 else "top", color=INK,
-        )  # fmt: skip
+            labels[place],
+            (points[place], at + 0.14 * side),
+            fontsize=_SMALL - 1,
+            ha="center",
+            va="bottom" if side > 0 else "top",
+            color=INK,
+        )
 
 
 def decision(entry: Mapping[str, Any]) -> str:

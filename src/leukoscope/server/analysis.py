@@ -59,9 +59,14 @@ def remember_bundle(session: Session, predictor: Predictor) -> None:
 
 
 def store_cells(
-    session: Session, case_id: int, image_id: int, cells: Sequence[tuple[Drawn, Opinion]], *, predictor: Predictor,
+    session: Session,
+    case_id: int,
+    image_id: int,
+    cells: Sequence[tuple[Drawn, Opinion]],
+    *,
+    predictor: Predictor,
     point: str,
-) -> list[Cell]:  # fmt: skip
+) -> list[Cell]:
     """Add cells with what the model said of each, numbered on from those that the case has."""
     if not cells:
         return []
@@ -72,11 +77,18 @@ def store_cells(
     first = last - len(cells) + 1
     rows = [
         Cell(
-            case_id=case_id, image_id=image_id, number=number, digest=drawn.digest, box=drawn.box,
-            outline=drawn.outline, facts=drawn.facts, origin=drawn.origin, version=1,
+            case_id=case_id,
+            image_id=image_id,
+            number=number,
+            digest=drawn.digest,
+            box=drawn.box,
+            outline=drawn.outline,
+            facts=drawn.facts,
+            origin=drawn.origin,
+            version=1,
         )
         for number, (drawn, _) in enumerate(cells, start=first)
-    ]  # fmt: skip
+    ]
     session.add_all(rows)
     session.flush()
     said = [(row, opinion) for row, (_, opinion) in zip(rows, cells, strict=True)]
@@ -103,12 +115,20 @@ def store_predictions(
 def _prediction(cell: Cell, opinion: Opinion, *, predictor: Predictor, point: str) -> Prediction:
     evidence = _halved(evidence_of(opinion, predictor.manifest))
     return Prediction(
-        cell_id=cell.id, version=cell.version, bundle=predictor.manifest.seal, point=point,
-        decision=opinion.decision, called=opinion.called, reason=opinion.reason, quality=opinion.quality,
-        probabilities=opinion.probabilities, type=opinion.type, types=opinion.types,
+        cell_id=cell.id,
+        version=cell.version,
+        bundle=predictor.manifest.seal,
+        point=point,
+        decision=opinion.decision,
+        called=opinion.called,
+        reason=opinion.reason,
+        quality=opinion.quality,
+        probabilities=opinion.probabilities,
+        type=opinion.type,
+        types=opinion.types,
         evidence=None if evidence is None else evidence.tobytes(),
         evidence_height=0 if evidence is None else len(evidence),
-    )  # fmt: skip
+    )
 
 
 def _halved(evidence: Heat | None) -> Evidence | None:
@@ -140,9 +160,15 @@ def is_field(image: RGB, path: Path) -> bool:
 
 
 def cell_of_outline(
-    path: Path, outline: Sequence[Sequence[float]], others: Sequence[Sequence[Sequence[float]]], predictor: Predictor,
-    *, um_per_px: float | None, point: str, stain: dict[str, Any] | None = None,
-) -> "JudgedCell":  # fmt: skip
+    path: Path,
+    outline: Sequence[Sequence[float]],
+    others: Sequence[Sequence[Sequence[float]]],
+    predictor: Predictor,
+    *,
+    um_per_px: float | None,
+    point: str,
+    stain: dict[str, Any] | None = None,
+) -> "JudgedCell":
     """Judge one cell that a reader has drawn, x and y in pixels.
 
     stain: that which the fields of the case share; without it, that of all the field's cells.
@@ -173,9 +199,11 @@ def drawn_of(cell: Any, digest: str, *, origin: str = "model") -> Drawn:
     step = max(1, len(cell.outline) // _POINTS)
     outline = [[round(float(x), 1), round(float(y), 1)] for x, y in cell.outline[::step]]
     facts = {
-        "area_um2": round(float(cell.area_um2), 2), "nucleus_um2": round(float(cell.nucleus_um2), 2),
-        "sharpness": round(float(cell.sharpness), 4), "flags": list(cell.flags),
-    }  # fmt: skip
+        "area_um2": round(float(cell.area_um2), 2),
+        "nucleus_um2": round(float(cell.nucleus_um2), 2),
+        "sharpness": round(float(cell.sharpness), 4),
+        "flags": list(cell.flags),
+    }
     return Drawn(digest, [left, top, right - left, bottom - top], outline, facts, origin)
 
 
@@ -241,9 +269,13 @@ class FieldsOfCases:
         shared = len(alike.images) if source else 1
         stain = {"method": DEFAULT_METHOD, "fields": shared}
         facts = {
-            "scale": field.scale.source, "um_low": field.scale.low, "um_high": field.scale.high, "stain": stain,
-            "stain_of_fields": source.to_json() if source else None, "taken": _taken(pooled, source),
-        }  # fmt: skip
+            "scale": field.scale.source,
+            "um_low": field.scale.low,
+            "um_high": field.scale.high,
+            "stain": stain,
+            "stain_of_fields": source.to_json() if source else None,
+            "taken": _taken(pooled, source),
+        }
         return Found(field.scale.um_per_px, facts, cells)
 
     def _alike(self, image_id: int) -> tuple[Alike, Path, str]:
@@ -287,9 +319,11 @@ def outdated(session: Session, image_id: int, found: Found) -> list[int]:
     others = [
         row.id
         for row in _like(session, image)
-        if row.state == DONE and row.id != image_id and row.facts.get("taken") not in (None, found.facts["taken"])
+        if row.state == DONE
+        and row.id != image_id
+        and row.facts.get("taken") not in (None, found.facts["taken"])
         and stated(row) == stated(image)
-    ]  # fmt: skip
+    ]
     if others:
         session.execute(update(Picture).where(Picture.id.in_(others)).values(state=QUEUED))
         session.execute(update(Job).where(Job.image_id.in_(others)).values(state=QUEUED, owner="", attempts=0))
@@ -328,8 +362,11 @@ def _renewed(session: Session, cell: Cell, drawn: Drawn, opinion: Opinion, *, pr
     """Draw a cell as it was found anew; return whether anything of it is new."""
     last = session.get(Prediction, cell.prediction_id) if cell.prediction_id else None
     same = last is not None and (last.bundle, last.probabilities, last.types, last.reason) == (
-        predictor.manifest.seal, opinion.probabilities, opinion.types, opinion.reason,
-    )  # fmt: skip
+        predictor.manifest.seal,
+        opinion.probabilities,
+        opinion.types,
+        opinion.reason,
+    )
     if same and cell.digest == drawn.digest:
         return False
     cell.digest, cell.box, cell.outline, cell.facts = drawn.digest, drawn.box, drawn.outline, drawn.facts

@@ -47,10 +47,15 @@ def create_app(settings: Serving, *, room: Room | None = None) -> FastAPI:
         room.close()
 
     app = FastAPI(
-        title="leukoscope reading room", version=metadata.version("leukoscope"), lifespan=lifespan,
+        title="leukoscope reading room",
+        version=metadata.version("leukoscope"),
+        lifespan=lifespan,
         description="Second opinions on blood cells, read by people. Research use, not a diagnosis.",
-        openapi_url=f"{PREFIX}/openapi.json", docs_url=None, redoc_url=None, responses=ERRORS,
-    )  # fmt: skip
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses=ERRORS,
+    )
     app.state.room = room
     for router in routers():
         app.include_router(router, prefix=PREFIX)
@@ -61,25 +66,38 @@ def create_app(settings: Serving, *, room: Room | None = None) -> FastAPI:
 
 
 _ERROR = {
-    "type": "object", "required": ["error"],
+    "type": "object",
+    "required": ["error"],
     "properties": {
         "error": {
-            "type": "object", "required": ["code", "message", "detail"],
+            "type": "object",
+            "required": ["code", "message", "detail"],
             "properties": {
-                "code": {"type": "string"}, "message": {"type": "string"}, "detail": {"type": "object"},
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "detail": {"type": "object"},
             },
         }
     },
-}  # fmt: skip
+}
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"description": words, "content": {"application/json": {"schema": _ERROR}}}
     for status, words in {
         400: "Not readable",
-        401: "Not signed in", 403: "Not allowed", 404: "Not there", 408: "Too slow", 409: "Not now",
-        412: "Changed meanwhile", 413: "Too large", 422: "Not understood", 428: "If-Match is missing",
-        429: "Too many failed logins", 503: "Busy or away", 507: "Disk full",
+        401: "Not signed in",
+        403: "Not allowed",
+        404: "Not there",
+        408: "Too slow",
+        409: "Not now",
+        412: "Changed meanwhile",
+        413: "Too large",
+        422: "Not understood",
+        428: "If-Match is missing",
+        429: "Too many failed logins",
+        503: "Busy or away",
+        507: "Disk full",
     }.items()
-}  # fmt: skip
+}
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -62,9 +62,16 @@ class AuditLog:
         last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
         number, before = (last.number, last.hash) if last else (0, _FIRST)
         entry = Entry(
-            number=number + 1, time=now(), account=who.account, laboratory_id=who.laboratory_id,
-            action=action, kind=kind, item=item, detail=detail, hash="",
-        )  # fmt: skip
+            number=number + 1,
+            time=now(),
+            account=who.account,
+            laboratory_id=who.laboratory_id,
+            action=action,
+            kind=kind,
+            item=item,
+            detail=detail,
+            hash="",
+        )
         entry.hash = self._hash(before, entry)
         session.add(entry)
         session.flush()

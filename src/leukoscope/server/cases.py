@@ -168,9 +168,7 @@ def _item_of(session: Session, caller: Caller, table: type[Item], item_id: int, 
     return found
 
 
-def list_cases(
-    session: Session, caller: Caller, *, query: str, state: str, offset: int, limit: int
-) -> dict[str, Any]:  # fmt: skip
+def list_cases(session: Session, caller: Caller, *, query: str, state: str, offset: int, limit: int) -> dict[str, Any]:
     """Return {"total", "cases"}, the newest first; `query` is sought in name and subject."""
     wanted = [Case.laboratory_id == caller.laboratory_id]
     if state:
@@ -194,9 +192,12 @@ def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, An
     """Return one case with its sign-off and what the caller may do with it now."""
     open_ = found.state == OPEN
     may = {
-        "review": open_ and caller.may(READER), "sign": open_ and caller.may(REVIEWER),
-        "reopen": not open_ and caller.may(REVIEWER), "delete": caller.may(REVIEWER), "accounts": caller.may(ADMIN),
-    }  # fmt: skip
+        "review": open_ and caller.may(READER),
+        "sign": open_ and caller.may(REVIEWER),
+        "reopen": not open_ and caller.may(REVIEWER),
+        "delete": caller.may(REVIEWER),
+        "accounts": caller.may(ADMIN),
+    }
     signed = None
     if not open_:
         by = session.scalar(select(Account.name).where(Account.id == found.signed_by))
@@ -206,10 +207,16 @@ def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, An
 
 def _case_row(found: Case, cells: tuple[int, int], states: Mapping[str, int]) -> dict[str, Any]:
     return {
-        "id": found.id, "name": found.name, "subject": found.subject, "state": found.state,
-        "created": found.created, "cells": cells[0], "unread": cells[1], "images": sum(states.values()),
+        "id": found.id,
+        "name": found.name,
+        "subject": found.subject,
+        "state": found.state,
+        "created": found.created,
+        "cells": cells[0],
+        "unread": cells[1],
+        "images": sum(states.values()),
         "progress": progress_of(states),
-    }  # fmt: skip
+    }
 
 
 def progress_of(states: Mapping[str, int]) -> dict[str, Any]:
@@ -224,12 +231,18 @@ def fields_of_case(session: Session, case_id: int) -> list[dict[str, Any]]:
     fields = select(*columns).where(Picture.case_id == case_id, Picture.kind.in_((FIELD, DICOM)), Picture.state == DONE)
     return [
         {
-            "image": row.id, "name": row.name, "um_per_px": row.um_per_px, "scale": row.facts.get("scale"),
-            "low": row.facts.get("um_low"), "high": row.facts.get("um_high"), "stain": row.facts.get("stain"),
-            "again": row.facts.get("again"), "notes": row.facts.get("notes", []),
+            "image": row.id,
+            "name": row.name,
+            "um_per_px": row.um_per_px,
+            "scale": row.facts.get("scale"),
+            "low": row.facts.get("um_low"),
+            "high": row.facts.get("um_high"),
+            "stain": row.facts.get("stain"),
+            "again": row.facts.get("again"),
+            "notes": row.facts.get("notes", []),
         }
         for row in session.execute(fields.order_by(Picture.number))
-    ]  # fmt: skip
+    ]
 
 
 def progress(session: Session, case_id: int) -> dict[str, Any]:
@@ -254,9 +267,7 @@ def _states(session: Session, ids: list[int]) -> dict[int, dict[str, int]]:
     return found
 
 
-def list_cells(
-    session: Session, case_id: int, *, wanted: str, order: str, offset: int, limit: int
-) -> dict[str, Any]:  # fmt: skip
+def list_cells(session: Session, case_id: int, *, wanted: str, order: str, offset: int, limit: int) -> dict[str, Any]:
     """Return {"total", "counts", "cells"}: a page of a case's cells, and how many there are of each kind."""
     counts = cell_counts(session, case_id)
     query = _columns().where(Cell.case_id == case_id, Cell.removed.is_(False), *_filter(wanted))
@@ -293,17 +304,34 @@ def cells_of_image(session: Session, image_id: int) -> list[dict[str, Any]]:
 def _columns(*more: Any) -> Select[Any]:
     return (
         select(
-            Cell.id, Cell.number, Cell.case_id, Cell.image_id, Cell.box, Cell.version, Cell.origin, Cell.decision,
+            Cell.id,
+            Cell.number,
+            Cell.case_id,
+            Cell.image_id,
+            Cell.box,
+            Cell.version,
+            Cell.origin,
+            Cell.decision,
             Cell.removed,
-            Picture.name, Prediction.probabilities, Prediction.called, Prediction.reason, Prediction.quality,
-            Prediction.bundle, Cell.type, Prediction.types, Review.label, Review.note, Review.created.label("reviewed"),
-            Account.name.label("reader"), *more,
+            Picture.name,
+            Prediction.probabilities,
+            Prediction.called,
+            Prediction.reason,
+            Prediction.quality,
+            Prediction.bundle,
+            Cell.type,
+            Prediction.types,
+            Review.label,
+            Review.note,
+            Review.created.label("reviewed"),
+            Account.name.label("reader"),
+            *more,
         )
         .join(Picture, Picture.id == Cell.image_id)
         .outerjoin(Prediction, Prediction.id == Cell.prediction_id)
         .outerjoin(Review, Review.id == Cell.review_id)
         .outerjoin(Account, Account.id == Review.account_id)
-    )  # fmt: skip
+    )
 
 
 def describe_cell(row: Any) -> dict[str, Any]:
@@ -312,13 +340,26 @@ def describe_cell(row: Any) -> dict[str, Any]:
     if row.label:
         review = {"label": row.label, "reader": row.reader, "time": row.reviewed, "note": row.note}
     return {
-        "id": row.id, "number": row.number, "case": row.case_id, "image": row.image_id, "name": row.name,
-        "box": row.box, "origin": row.origin, "probability": row.probabilities, "decision": row.decision,
-        "type": row.type or None, "types": row.types,
-        "called": row.called or None, "reason": worded(row.reason or ""), "quality": row.quality, "review": review,
-        "bundle": row.bundle, "etag": f"{row.id}-{row.version}", "removed": row.removed,
+        "id": row.id,
+        "number": row.number,
+        "case": row.case_id,
+        "image": row.image_id,
+        "name": row.name,
+        "box": row.box,
+        "origin": row.origin,
+        "probability": row.probabilities,
+        "decision": row.decision,
+        "type": row.type or None,
+        "types": row.types,
+        "called": row.called or None,
+        "reason": worded(row.reason or ""),
+        "quality": row.quality,
+        "review": review,
+        "bundle": row.bundle,
+        "etag": f"{row.id}-{row.version}",
+        "removed": row.removed,
         "thumbnail": f"/api/v1/cells/{row.id}/thumbnail?side=160&v={row.id}-{row.version}",
-    }  # fmt: skip
+    }
 
 
 def _filter(wanted: str) -> list[ColumnElement[bool]]:

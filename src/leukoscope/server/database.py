@@ -432,9 +432,15 @@ def _engine(url: str) -> Engine:
         if url.startswith("sqlite"):
             return _sqlite(url)
         return create_engine(
-            url, hide_parameters=True, pool_size=10, max_overflow=30, pool_timeout=10, pool_pre_ping=True,
-            pool_recycle=1800, connect_args={"connect_timeout": _CONNECT_SECONDS},
-        )  # fmt: skip
+            url,
+            hide_parameters=True,
+            pool_size=10,
+            max_overflow=30,
+            pool_timeout=10,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            connect_args={"connect_timeout": _CONNECT_SECONDS},
+        )
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise UsageError("--database is not an address such as postgresql://user@host/name.") from None
 

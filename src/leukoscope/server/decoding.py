@@ -44,7 +44,7 @@ def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, mos
     """Return the pixels of a file, and what else of it is kept.
 
     Raises:
-        ImageError: it is no picture, is damaged, or has more pixels than allowed.
+        ImageError: it is not an image, is damaged, or has more pixels than allowed.
         MissingExtraError: an extra that its format needs is not installed.
     """
     found = format_of(content[:4096])

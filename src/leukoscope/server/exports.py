@@ -69,9 +69,13 @@ class Exporter:
             Refusal: this case has nothing that this format could hold.
         """
         makers = {
-            "csv": self._csv, "geojson": self._geojson, "dicom": self._dicom, "html": self._html, "pdf": self._pdf,
+            "csv": self._csv,
+            "geojson": self._geojson,
+            "dicom": self._dicom,
+            "html": self._html,
+            "pdf": self._pdf,
             "dataset": self._dataset,
-        }  # fmt: skip
+        }
         return makers[kind](case)
 
     def _csv(self, case: Case) -> Export:
@@ -106,12 +110,15 @@ class Exporter:
         positive = self.manifest.positive
         return [
             Shape(
-                np.array(row.outline, float), f"Cell {row.number}", title_of(row.shown), _measurements(row, positive),
+                np.array(row.outline, float),
+                f"Cell {row.number}",
+                title_of(row.shown),
+                _measurements(row, positive),
                 _colour(row.shown, self.manifest),
             )
             for row in rows
             if row.outline
-        ]  # fmt: skip
+        ]
 
     def _dicom(self, case: Case) -> Export:
         files: dict[str, bytes] = {}
@@ -172,21 +179,35 @@ class Exporter:
         told = summary(self.session, case.id, manifest=self.manifest, point=self.settings.point)
         counted = differentials(self.session, case.id, manifest=self.manifest, settings=self.settings)
         return CaseReport(
-            name=case.name, subject=case.subject, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            model=self.manifest.name, bundle=self.manifest.seal, chance_of=title_of(self.manifest.positive),
-            share=told["blast_share"], by_model=_counts(told["by_model"]), by_reader=_counts(told["by_reader"]),
+            name=case.name,
+            subject=case.subject,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            model=self.manifest.name,
+            bundle=self.manifest.seal,
+            chance_of=title_of(self.manifest.positive),
+            share=told["blast_share"],
+            by_model=_counts(told["by_model"]),
+            by_reader=_counts(told["by_reader"]),
             signed=describe_case(self.session, self.caller, case)["signed"],
-            cells=[self._report_cell(row) for row in _rows(self.session, case.id)], credits=self.manifest.credits,
-            differential=counted, limits=limits_of(self.manifest),
-        )  # fmt: skip
+            cells=[self._report_cell(row) for row in _rows(self.session, case.id)],
+            credits=self.manifest.credits,
+            differential=counted,
+            limits=limits_of(self.manifest),
+        )
 
     def _report_cell(self, row: Any) -> CaseCell:
         what = f"thumbnail-{_THUMBNAIL}"
         draw = partial(self.sandbox.draw, "thumbnail", self.pictures.path(row.digest), side=_THUMBNAIL)
         return CaseCell(
-            row.number, self.pictures.drawn(row.digest, what, draw), _in_words(row.shown), row.chance,
-            _in_words(row.said), worded(row.reason or ""), row.reader or "", row.note or "",
-        )  # fmt: skip
+            row.number,
+            self.pictures.drawn(row.digest, what, draw),
+            _in_words(row.shown),
+            row.chance,
+            _in_words(row.said),
+            worded(row.reason or ""),
+            row.reader or "",
+            row.note or "",
+        )
 
     def _dataset(self, case: Case) -> Export:
         """Return a zip of the cells that readers gave a class: <class>/case<number>_<cell>.png and cells.csv."""
@@ -207,30 +228,80 @@ class Exporter:
 
 
 _CSV = (
-    "case", "subject", "cell", "image", "left", "top", "width", "height", "area_um2", "flags", "origin", "decision",
-    "type", "called", "reason", "quality", "review", "reader", "reviewed", "note", "bundle", "notice",
-)  # fmt: skip
+    "case",
+    "subject",
+    "cell",
+    "image",
+    "left",
+    "top",
+    "width",
+    "height",
+    "area_um2",
+    "flags",
+    "origin",
+    "decision",
+    "type",
+    "called",
+    "reason",
+    "quality",
+    "review",
+    "reader",
+    "reviewed",
+    "note",
+    "bundle",
+    "notice",
+)
 
 
 def _csv_row(case: Case, row: Any) -> list[Any]:
     box = row.box or ["", "", "", ""]
     reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or ""]
     return [
-        case.id, case.subject, row.number, row.image, *box, row.facts.get("area_um2", ""),
-        "; ".join(row.facts.get("flags", [])), row.origin, row.decision, row.type,
-        row.called or "", row.reason or "",
-        "" if row.quality is None else row.quality, *reviewed, row.bundle or "", "research use, not a diagnosis",
-    ]  # fmt: skip
+        case.id,
+        case.subject,
+        row.number,
+        row.image,
+        *box,
+        row.facts.get("area_um2", ""),
+        "; ".join(row.facts.get("flags", [])),
+        row.origin,
+        row.decision,
+        row.type,
+        row.called or "",
+        row.reason or "",
+        "" if row.quality is None else row.quality,
+        *reviewed,
+        row.bundle or "",
+        "research use, not a diagnosis",
+    ]
 
 
 def _rows(session: Session, case_id: int) -> Iterable[Any]:
     """Return all cells of a case with what is thought of them, in the order of their numbers."""
     query = (
         select(
-            Cell.number, Cell.image_id, Cell.digest, Cell.box, Cell.outline, Cell.facts, Cell.origin, Cell.decision,
-            Cell.chance, Cell.label, Cell.type, Prediction.types, SAID.label("said"), SHOWN.label("shown"),
-            Picture.name.label("image"), Prediction.probabilities, Prediction.called,
-            Prediction.reason, Prediction.quality, Prediction.bundle, Review.note, Review.created.label("reviewed"),
+            Cell.number,
+            Cell.image_id,
+            Cell.digest,
+            Cell.box,
+            Cell.outline,
+            Cell.facts,
+            Cell.origin,
+            Cell.decision,
+            Cell.chance,
+            Cell.label,
+            Cell.type,
+            Prediction.types,
+            SAID.label("said"),
+            SHOWN.label("shown"),
+            Picture.name.label("image"),
+            Prediction.probabilities,
+            Prediction.called,
+            Prediction.reason,
+            Prediction.quality,
+            Prediction.bundle,
+            Review.note,
+            Review.created.label("reviewed"),
             Account.name.label("reader"),
         )
         .join(Picture, Picture.id == Cell.image_id)
@@ -239,7 +310,7 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
         .outerjoin(Account, Account.id == Review.account_id)
         .where(Cell.case_id == case_id, Cell.removed.is_(False))
         .order_by(Cell.number)
-    )  # fmt: skip
+    )
     return session.execute(query).all()
 
 
@@ -283,10 +354,16 @@ def _dataset_files(pictures: Pictures, case: Case, rows: Sequence[Any]) -> Itera
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
         values: Mapping[str, Any] = {
-            "path": path, "label": row.label, "subject": case.subject or f"case{case.id}", "part": "",
-            "source": "reading room", "name": path.rpartition("/")[2], "sha256": sha256(content).hexdigest(),
-            "width": width, "height": height,
-        }  # fmt: skip
+            "path": path,
+            "label": row.label,
+            "subject": case.subject or f"case{case.id}",
+            "part": "",
+            "source": "reading room",
+            "name": path.rpartition("/")[2],
+            "sha256": sha256(content).hexdigest(),
+            "width": width,
+            "height": height,
+        }
         writer.writerow(values)
         yield path, content
     yield "cells.csv", table.getvalue().encode()

@@ -109,9 +109,15 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         log.note_head(session, at_once=True)
     measures = Measures()
     worker = Worker(
-        database, pictures, log, predictor, point=settings.point, lease_seconds=settings.lease_seconds,
-        counted=counted or measures.cells, apart=settings.model_dump_json() if settings.apart else "",
-    )  # fmt: skip
+        database,
+        pictures,
+        log,
+        predictor,
+        point=settings.point,
+        lease_seconds=settings.lease_seconds,
+        counted=counted or measures.cells,
+        apart=settings.model_dump_json() if settings.apart else "",
+    )
     survival = read_survival(settings.survival)
     return Room(
         settings,

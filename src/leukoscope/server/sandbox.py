@@ -61,7 +61,7 @@ class Sandbox:
         """Decode a file; `read` brings its bytes when it is its turn, so that what waits takes no memory.
 
         Raises:
-            ImageError: it is no picture, is damaged, or needs more than allowed, or an extra that is not installed.
+            ImageError: it is not an image, is damaged, or needs more than allowed, or an extra that is not installed.
             Refusal: too much is being decoded just now.
         """
         facts, parts = self._ask({"task": "take", "how": how}, read)

@@ -97,11 +97,16 @@ def summary(session: Session, case_id: int, *, manifest: Manifest, point: str) -
     cells = sum(by_model.values())
     unread = by_reader.pop("", 0)
     return {
-        "cells": cells, "read": cells - unread, "by_model": by_model, "by_reader": by_reader,
-        "unsure": by_model.get("unsure", 0), "refused": by_model.get("refused", 0),
-        "positive": manifest.positive, "blast_share": _share(session, case_id, by_reader, manifest, point=point),
+        "cells": cells,
+        "read": cells - unread,
+        "by_model": by_model,
+        "by_reader": by_reader,
+        "unsure": by_model.get("unsure", 0),
+        "refused": by_model.get("refused", 0),
+        "positive": manifest.positive,
+        "blast_share": _share(session, case_id, by_reader, manifest, point=point),
         "notice": NOTICE,
-    }  # fmt: skip
+    }
 
 
 def _counts(session: Session, case_id: int, column: Any) -> dict[str, int]:
@@ -163,7 +168,7 @@ def _reader_part(blasts: int, read: int, rng: np.random.Generator) -> tuple[floa
 
 
 def _unread(session: Session, case_id: int, manifest: Manifest) -> list[tuple[str, int, int]]:
-    """Return (bundle, cells called the disease, cells) of the cells that no reader has decided and no gate refused."""
+    """Return (bundle, cells called the disease, cells) of cells that no reader decided and the model did not refuse."""
     called = func.sum(case((Prediction.called == manifest.positive, 1), else_=0))
     open_ = (
         Cell.case_id == case_id,

@@ -66,7 +66,7 @@ class Unusable:
 
 def take_in(
     sent: Iterable[Sent], pictures: Pictures, sandbox: Sandbox, *, kind: str, um_per_px: float | None, limits: Limits
-) -> Iterator[list[Stored | Unusable]]:  # fmt: skip
+) -> Iterator[list[Stored | Unusable]]:
     """Yield what became of the files, some at a time, each group stored for good when it is yielded.
 
     Raises:
@@ -208,12 +208,12 @@ def _hidden(name: str) -> bool:
 
 def _ready(
     name: str, read: Read | str, sandbox: Sandbox, *, kind: str, um_per_px: float | None, limits: Limits
-) -> _Ready | Unusable:  # fmt: skip
+) -> _Ready | Unusable:
     if isinstance(read, str):
         return Unusable(name, _sentence(read))
     suffix = suffix_of(name)
     if suffix in _NOT_PICTURES:
-        return Unusable(name, "This is no picture. Send images, DICOM files or zips of them.")
+        return Unusable(name, "This is not an image. Send images, DICOM files or zips of them.")
     try:
         how = {"suffix": suffix, "kind": kind, "um_per_px": um_per_px, "most_pixels": limits.pixels}
         return _Ready(name, sandbox.take(read, **how))

@@ -55,9 +55,17 @@ class Worker:
     """One thread that analyses, and one that renews its leases."""
 
     def __init__(
-        self, database: Database, pictures: Pictures, log: AuditLog, predictor: Predictor, *, point: str,
-        lease_seconds: float, counted: Callable[[int], None] = lambda cells: None, apart: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        pictures: Pictures,
+        log: AuditLog,
+        predictor: Predictor,
+        *,
+        point: str,
+        lease_seconds: float,
+        counted: Callable[[int], None] = lambda cells: None,
+        apart: str = "",
+    ) -> None:
         self._database, self._pictures, self._log, self._predictor = database, pictures, log, predictor
         self._point, self._seconds, self._counted = point, lease_seconds, counted
         self._fields = FieldsOfCases(database, pictures, predictor, point=point)

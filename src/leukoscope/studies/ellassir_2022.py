@@ -70,8 +70,9 @@ def run(bench: Bench) -> Page:
     last = {arm.name: [judged(trace, arm.statistics, -1) for trace in traces[arm.name]] for arm in ARMS}
     found = over_seeds({f"{name}.{m}": [one[m] for one in each] for name, each in last.items() for m in METRICS})
     numbers = {arm.name: {metric: found.interval(f"{arm.name}.{metric}") for metric in METRICS} for arm in ARMS}
-    gains = {arm.name: found.difference(f"{arm.name}.balanced_accuracy", f"{APART.name}.balanced_accuracy")
-             for arm in CURES}  # fmt: skip
+    gains = {
+        arm.name: found.difference(f"{arm.name}.balanced_accuracy", f"{APART.name}.balanced_accuracy") for arm in CURES
+    }
     lie = {metric: found.difference(f"{PAPER.name}.{metric}", f"{APART.name}.{metric}") for metric in METRICS}
     tables = {arm.name: _mean_table(traces[arm.name], arm.statistics) for arm in (PAPER, APART)}
     epochs = _by_epoch(traces)
@@ -191,13 +192,22 @@ def _why(epochs: dict[str, dict[str, list[Number]]], bench: Bench) -> Section:
     said = {name: Line(x, epochs[arm.name]["one_class"]) for name, arm in arms.items()}
     lag = {name: Line(x, epochs[arm.name]["lag"]) for name, arm in arms.items()}
     figures = [
-        Figure("epochs", lines("ellassir-epochs", drawn, x="epoch", y="balanced accuracy", chance=0.5),
-               "The same weights at each epoch, asked with the running statistics and with those of the batch."),
-        Figure("one-class", lines("ellassir-one-class", said, x="epoch", y="runs that say one class"),
-               "Share of runs that call every test cell the same, by momentum of the statistics and learning rate."),
-        Figure("lag", lines("ellassir-lag", lag, x="epoch", y="lag, standard deviations"),
-               "How far the running means lie beside those of the test batches, mean over channels and layers."),
-    ]  # fmt: skip
+        Figure(
+            "epochs",
+            lines("ellassir-epochs", drawn, x="epoch", y="balanced accuracy", chance=0.5),
+            "The same weights at each epoch, asked with the running statistics and with those of the batch.",
+        ),
+        Figure(
+            "one-class",
+            lines("ellassir-one-class", said, x="epoch", y="runs that say one class"),
+            "Share of runs that call every test cell the same, by momentum of the statistics and learning rate.",
+        ),
+        Figure(
+            "lag",
+            lines("ellassir-lag", lag, x="epoch", y="lag, standard deviations"),
+            "How far the running means lie beside those of the test batches, mean over channels and layers.",
+        ),
+    ]
     text = (
         "In training, batch normalisation uses the mean and variance of the batch; afterwards, running averages of "
         "them, which with a momentum of 0.99 forget one part in a hundred per step. Each figure changes one thing."
@@ -207,10 +217,13 @@ def _why(epochs: dict[str, dict[str, list[Number]]], bench: Bench) -> Section:
 
 def _cure(numbers: dict[str, Any], gains: dict[str, Number]) -> Section:
     rows: list[list[Any]] = [
-        [arm.name, *(numbers[arm.name][metric] for metric in ("balanced_accuracy", "auroc", "one_class")),
-         signed(gains[arm.name]) if arm.name in gains else ""]
+        [
+            arm.name,
+            *(numbers[arm.name][metric] for metric in ("balanced_accuracy", "auroc", "one_class")),
+            signed(gains[arm.name]) if arm.name in gains else "",
+        ]
         for arm in (APART, *CURES)
-    ]  # fmt: skip
+    ]
     columns = ["arm", "balanced accuracy", "AUROC", "runs that say one class", "gain in balanced accuracy"]
     return Section("What cures it", "All on subjects kept apart, the smallest change first.", columns, rows)
 
@@ -241,8 +254,11 @@ def _smallest(numbers: dict[str, Any], gains: dict[str, Number]) -> str:
     better = [arm.name for arm in CURES if arm.changes and beyond_chance(gains[arm.name]) > 0]
     cured = [name for name in better if not numbers[name]["one_class"]["value"]]
     partly = [name for name in better if name not in cured]
-    words = [f"{name} helps ({shown(gains[name], signed=True)}), but {numbers[name]['one_class']['value']:.0%} of "
-             "the runs still say one class." for name in partly]  # fmt: skip
+    words = [
+        f"{name} helps ({shown(gains[name], signed=True)}), but {numbers[name]['one_class']['value']:.0%} of "
+        "the runs still say one class."
+        for name in partly
+    ]
     if not cured:
         return " ".join([*words, "No change of one or two settings that was tried is shown to cure it."])
     gain = shown(gains[cured[0]], signed=True)

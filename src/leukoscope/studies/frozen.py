@@ -93,9 +93,14 @@ def backbone(bench: Bench, name: str, *, size: int, gain: float = 1.0, reduce: i
 
 
 def features_of(
-    bench: Bench, material: Material, network: Backbone, *, prepare: Prepare, look: str = "",
+    bench: Bench,
+    material: Material,
+    network: Backbone,
+    *,
+    prepare: Prepare,
+    look: str = "",
     change: Change | None = None,
-) -> Features:  # fmt: skip
+) -> Features:
     """Return the pooled features of all cells, (cells, channels).
 
     They are kept by network, preparation and look, and in these by the image's SHA-256.
@@ -113,9 +118,15 @@ def features_of(
 
 
 def _compute(
-    material: Material, rows: list[int], network: Backbone, folder: Path, *, prepare: Prepare, look: str,
+    material: Material,
+    rows: list[int],
+    network: Backbone,
+    folder: Path,
+    *,
+    prepare: Prepare,
+    look: str,
     change: Change | None,
-) -> dict[str, Features]:  # fmt: skip
+) -> dict[str, Features]:
     session = open_session(network.onnx)
     crops = material.crops(prepare)
     found: dict[str, Features] = {}

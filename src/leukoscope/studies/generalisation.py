@@ -303,37 +303,81 @@ RECIPES: tuple[Recipe, ...] = (
     OneFeature("colour alone", "The mean colour of the cell and nothing else.", feature="colour"),
     _FIRST,
     replace(_FIRST, name="frozen Lite0, cells equal", words="Lite0, cells equal in the fit.", weighting="cells"),
-    replace(_FIRST, name="frozen Lite0, worst subjects", words="Lite0 by group DRO over subjects.",
-            weighting="worst subjects"),
+    replace(
+        _FIRST,
+        name="frozen Lite0, worst subjects",
+        words="Lite0 by group DRO over subjects.",
+        weighting="worst subjects",
+    ),
     replace(_FIRST, name="frozen Lite0, weak penalty", words="Lite0 with a tenth of the penalty.", strength=1e-1),
     replace(_FIRST, name="frozen Lite0, strong penalty", words="Lite0 with ten times the penalty.", strength=1e-3),
     replace(_FIRST, name="frozen Lite0, with size", words="Lite0, and the size of the cell.", with_size=True),
     replace(_FIRST, name="frozen Lite1", words="EfficientNet-Lite1 in its place.", backbones=(LITE1,)),
     replace(_FIRST, name="frozen Lite2", words="EfficientNet-Lite2 in its place.", backbones=(LITE2,)),
-    replace(_FIRST, name="frozen Lite0, 1 and 2", words="The features of all three side by side.",
-            backbones=(LITE0, LITE1, LITE2)),
-    replace(_FIRST, name="frozen Lite0, 1 and 2, with size", words="These, and the size of the cell.",
-            backbones=(LITE0, LITE1, LITE2), with_size=True),
-    replace(_FIRST, name="frozen Lite0, at its scale", words="Lite0 of a window of 450 px, so that size is seen.",
-            view="window"),
-    replace(_FIRST, name="frozen Lite0, clean cells", words="Lite0 of cells cleaned by colour and shape.",
-            change=clean),
-    replace(_FIRST, name="frozen Lite0, optical density", words="Lite0 of optical density in place of light.",
-            change=optical_density, gain=1.0),
-    replace(_FIRST, name="frozen Lite0, one stain", words="Lite0 of cells brought to one mean and spread of stain.",
-            change=one_stain),
-    replace(_FIRST, name="frozen Lite0, full brightness", words="Lite0 without brightening the dark cells.",
-            gain=1.0),
+    replace(
+        _FIRST,
+        name="frozen Lite0, 1 and 2",
+        words="The features of all three side by side.",
+        backbones=(LITE0, LITE1, LITE2),
+    ),
+    replace(
+        _FIRST,
+        name="frozen Lite0, 1 and 2, with size",
+        words="These, and the size of the cell.",
+        backbones=(LITE0, LITE1, LITE2),
+        with_size=True,
+    ),
+    replace(
+        _FIRST,
+        name="frozen Lite0, at its scale",
+        words="Lite0 of a window of 450 px, so that size is seen.",
+        view="window",
+    ),
+    replace(
+        _FIRST, name="frozen Lite0, clean cells", words="Lite0 of cells cleaned by colour and shape.", change=clean
+    ),
+    replace(
+        _FIRST,
+        name="frozen Lite0, optical density",
+        words="Lite0 of optical density in place of light.",
+        change=optical_density,
+        gain=1.0,
+    ),
+    replace(
+        _FIRST,
+        name="frozen Lite0, one stain",
+        words="Lite0 of cells brought to one mean and spread of stain.",
+        change=one_stain,
+    ),
+    replace(_FIRST, name="frozen Lite0, full brightness", words="Lite0 without brightening the dark cells.", gain=1.0),
     Trained("fine-tune", "The recipe of the shipped model."),
-    Trained("fine-tune, frozen statistics", "The same, batch normalisation keeping the statistics of ImageNet.",
-            ("train.frozen_statistics=true",)),
-    Trained("fine-tune Lite2", "The recipe of the shipped model with EfficientNet-Lite2.",
-            ("model.name=timm:tf_efficientnet_lite2",)),
-    Trained("seed-cnn", "The network of the paper at 450 px.",
-            ("model.name=seed-cnn", "model.reduce=1", "model.gain=1", "prepare.view=window", "prepare.size=450",
-             "train.epochs=6", "train.frozen_stages=0", "train.learning_rate=1e-3", "train.head_rate=1",
-             "model.norm_momentum=0.9")),
-)  # fmt: skip
+    Trained(
+        "fine-tune, frozen statistics",
+        "The same, batch normalisation keeping the statistics of ImageNet.",
+        ("train.frozen_statistics=true",),
+    ),
+    Trained(
+        "fine-tune Lite2",
+        "The recipe of the shipped model with EfficientNet-Lite2.",
+        ("model.name=timm:tf_efficientnet_lite2",),
+    ),
+    Trained(
+        "seed-cnn",
+        "The network of the paper at 450 px.",
+        (
+            "model.name=seed-cnn",
+            "model.reduce=1",
+            "model.gain=1",
+            "prepare.view=window",
+            "prepare.size=450",
+            "train.epochs=6",
+            "train.frozen_stages=0",
+            "train.learning_rate=1e-3",
+            "train.head_rate=1",
+            "model.norm_momentum=0.9",
+        ),
+    ),
+)
 
 
 LARGE = 0.1
@@ -447,8 +491,10 @@ def _ask(
 def _folds(material: Material, seed: int) -> list[Test]:
     folds = folds_by(material.group_names, material.labels, seed=seed)
     name = f"{FIVE_FOLD}, seed {seed}"
-    return [Test(f"{name}, fold {number}", np.asarray(train), np.asarray(test))
-            for number, (train, test) in enumerate(folds)]  # fmt: skip
+    return [
+        Test(f"{name}, fold {number}", np.asarray(train), np.asarray(test))
+        for number, (train, test) in enumerate(folds)
+    ]
 
 
 def _kept(bench: Bench, material: Material, recipe: Recipe, test: Test, *, seed: int, ask: Ask | None) -> Floats | None:
@@ -460,9 +506,10 @@ def _kept(bench: Bench, material: Material, recipe: Recipe, test: Test, *, seed:
     if not recipe.trained:
         settings = {"recipe": recipe.key, "cells": material.key}
         chances = bench.kept(
-            f"{recipe.name}, {test.name}, seed {seed}", settings,
+            f"{recipe.name}, {test.name}, seed {seed}",
+            settings,
             (lambda: ask(test, seed).round(6).tolist()) if ask else None,
-        )  # fmt: skip
+        )
         return None if chances is None else np.array(chances)
     path = bench.output / bench.study.name / f"{recipe.name.replace(', ', '-').replace(' ', '-')}.json"
     kept: dict[str, Any] = read_json(path) if path.exists() else {"format": 1, "recipe": recipe.name, "networks": {}}
@@ -561,14 +608,22 @@ def _page(bench: Bench, material: Material, shifts: Sequence[Test], found: dict[
         each = measured(material, arms)
         rows = next(iter(arms.values())).test.asked
         numbers["tests"][test] = {
-            "cells": len(rows), "subjects": int(units_of(material, rows).max()) + 1,
-            "recipes": {name: {kind: each.interval(f"{name}.{kind}") for kind in ("auroc", "cells")}
-                        | {"seeds": len(arms[name].seeds)} for name in arms},
-        }  # fmt: skip
+            "cells": len(rows),
+            "subjects": int(units_of(material, rows).max()) + 1,
+            "recipes": {
+                name: {kind: each.interval(f"{name}.{kind}") for kind in ("auroc", "cells")}
+                | {"seeds": len(arms[name].seeds)}
+                for name in arms
+            },
+        }
     numbers["promise"] = {name: _promised(material, answer) for name, answer in complete.items()}
     unfinished = [recipe.name for recipe in RECIPES if recipe.name not in complete]
-    sections = [_pooled_section(numbers), _tests_section(numbers, tests), _promise_section(numbers),
-                _recipes_section(numbers, unfinished)]  # fmt: skip
+    sections = [
+        _pooled_section(numbers),
+        _tests_section(numbers, tests),
+        _promise_section(numbers),
+        _recipes_section(numbers, unfinished),
+    ]
     ran_on = {
         "Images": material.words(),
         "Subjects": f"weighted equally; groups of under {FEWEST} cells are pooled by class and count as one",
@@ -580,12 +635,21 @@ def _page(bench: Bench, material: Material, shifts: Sequence[Test], found: dict[
 def _pooled_section(numbers: dict[str, Any]) -> Section:
     found = numbers["pooled"]
     rows: list[list[Cell]] = [
-        [name, each["auroc"], each["cells"], signed(each["against_size"]) if name != "size alone" else "",
-         each["seeds"]] for name, each in found.items()
-    ]  # fmt: skip
+        [
+            name,
+            each["auroc"],
+            each["cells"],
+            signed(each["against_size"]) if name != "size alone" else "",
+            each["seeds"],
+        ]
+        for name, each in found.items()
+    ]
     drawn = {name: each["auroc"] for name, each in found.items()}
-    figure = Figure("pooled", dots("generalisation-pooled", drawn, x="AUROC, subjects equal", chance=0.5),
-                    "AUROC with subjects equal on parts that a recipe has not seen.")  # fmt: skip
+    figure = Figure(
+        "pooled",
+        dots("generalisation-pooled", drawn, x="AUROC, subjects equal", chance=0.5),
+        "AUROC with subjects equal on parts that a recipe has not seen.",
+    )
     text = (
         "Every part is asked by the network that learnt from most cells of the other parts; the answers are pooled. "
         "By this column recipes are chosen. A difference of under .05 between two recipes is noise."
@@ -598,10 +662,13 @@ def _tests_section(numbers: dict[str, Any], tests: Sequence[str]) -> Section:
     names = list(numbers["recipes"])
     rows: list[list[Cell]] = [
         [name, *(numbers["tests"][test]["recipes"].get(name, {}).get("auroc") for test in tests)]
-        for name in names if any(name in numbers["tests"][test]["recipes"] for test in tests)
-    ]  # fmt: skip
-    told = "; ".join(f"{test}: {numbers['tests'][test]['cells']:,} cells of {numbers['tests'][test]['subjects']} "
-                     "subjects" for test in tests)  # fmt: skip
+        for name in names
+        if any(name in numbers["tests"][test]["recipes"] for test in tests)
+    ]
+    told = "; ".join(
+        f"{test}: {numbers['tests'][test]['cells']:,} cells of {numbers['tests'][test]['subjects']} subjects"
+        for test in tests
+    )
     return Section("Each test by itself", f"AUROC, subjects equal. {told}.", ["recipe", *tests], rows)
 
 
@@ -610,10 +677,17 @@ def _promise_section(numbers: dict[str, Any]) -> Section:
     for name, parts in numbers["promise"].items():
         for row in parts:
             rows.extend(
-                [name, row["part"], label, f"{row['asked']:.0%}", _percent(each["called_another"]),
-                 _percent(each["decided"]), each["subjects"]]
+                [
+                    name,
+                    row["part"],
+                    label,
+                    f"{row['asked']:.0%}",
+                    _percent(each["called_another"]),
+                    _percent(each["decided"]),
+                    each["subjects"],
+                ]
                 for label, each in row["classes"].items()
-            )  # fmt: skip
+            )
     text = (
         "When is the answer 'unsure'? The rule is learnt from the answers to all other parts, each by networks that "
         "had not seen it, and then tried on the part named. Asked for: at most so many of a class called the other."
@@ -627,8 +701,9 @@ def _percent(value: float | None) -> str:
 
 
 def _recipes_section(numbers: dict[str, Any], open_: Sequence[str]) -> Section:
-    rows: list[list[Cell]] = [[name, words, "not finished" if name in open_ else "yes"]
-                              for name, words in numbers["recipes"].items()]  # fmt: skip
+    rows: list[list[Cell]] = [
+        [name, words, "not finished" if name in open_ else "yes"] for name, words in numbers["recipes"].items()
+    ]
     tried = len(numbers["recipes"]) - len(open_)
     text = f"{tried} recipes were tried on all parts; all of them are in the tables above."
     return Section("The recipes", text, ["recipe", "what is done", "tried on all parts"], rows)

@@ -76,8 +76,10 @@ def _release_splits(material: Material) -> Splits:
     parts = _training_parts(material)
     if len(parts) < 2:
         return {}
-    return {name: lambda _, clean=clean: _by_part(material, parts, clean=clean)  # type: ignore[misc]
-            for name, clean in ((FOLDS, False), (CLEAN, True))}  # fmt: skip
+    return {
+        name: lambda _, clean=clean: _by_part(material, parts, clean=clean)  # type: ignore[misc]
+        for name, clean in ((FOLDS, False), (CLEAN, True))
+    }
 
 
 def _by_part(material: Material, parts: list[str], *, clean: bool) -> list[Fold]:

@@ -44,8 +44,10 @@ def run(bench: Bench) -> Page:
     images = _counts(IMAGES, most=_learnt(frozen, by_group=False))
     subjects = _counts(SUBJECTS, most=_learnt(frozen, by_group=True))
     arms = {f"{n} images": frozen.answers(f"{n} images", features, _fewer_images(frozen.material, n)) for n in images}
-    arms |= {f"{n} subjects": frozen.answers(f"{n} subjects", features, _fewer_subjects(frozen.material, n))
-             for n in subjects}  # fmt: skip
+    arms |= {
+        f"{n} subjects": frozen.answers(f"{n} subjects", features, _fewer_subjects(frozen.material, n))
+        for n in subjects
+    }
     arms["majority class"] = [guessing(frozen.truth, classes=len(frozen.material.classes))]
     size = frozen.material.shortcut("size")
     arms["cell size alone"] = frozen.answers("size", size, lambda seed: _folds(frozen.material, seed))
@@ -64,23 +66,36 @@ def _page(frozen: Frozen, found: Jackknife, images: Sequence[int], subjects: Seq
         "last doubling": found.difference(f"{images[-1]} images.auroc", f"{images[-2]} images.auroc"),
         "subjects": found.difference(f"{subjects[-1]} subjects.auroc", f"{subjects[0]} subjects.auroc"),
     }
-    shown_images = lines("curve-images", {"AUROC": Line(images, over_images)}, x="images learnt from", y="AUROC",
-                         log=True)  # fmt: skip
-    shown_subjects = lines("curve-subjects", {"AUROC": Line(subjects, over_subjects)}, x="subject groups learnt from",
-                           y="AUROC", log=True)  # fmt: skip
+    shown_images = lines(
+        "curve-images", {"AUROC": Line(images, over_images)}, x="images learnt from", y="AUROC", log=True
+    )
+    shown_subjects = lines(
+        "curve-subjects", {"AUROC": Line(subjects, over_subjects)}, x="subject groups learnt from", y="AUROC", log=True
+    )
     baselines: list[list[Cell]] = [[name, numbers[name]["auroc"]] for name in ("majority class", "cell size alone")]
     sections = [
-        Section("More images of the same subjects", "Drawn at random from the subjects of the training folds.",
-                ["images", "AUROC"], [*_rows(images, over_images), *baselines],
-                [Figure("images", shown_images, "AUROC by number of images learnt from; band: 95 % interval.")]),
-        Section("More subjects, the same number of images",
-                f"Up to {PER_CURVE} images at every point; only the number of subject groups they come from differs.",
-                ["subject groups", "AUROC"], _rows(subjects, over_subjects),
-                [Figure("subjects", shown_subjects, "AUROC by number of subject groups learnt from.")]),
+        Section(
+            "More images of the same subjects",
+            "Drawn at random from the subjects of the training folds.",
+            ["images", "AUROC"],
+            [*_rows(images, over_images), *baselines],
+            [Figure("images", shown_images, "AUROC by number of images learnt from; band: 95 % interval.")],
+        ),
+        Section(
+            "More subjects, the same number of images",
+            f"Up to {PER_CURVE} images at every point; only the number of subject groups they come from differs.",
+            ["subject groups", "AUROC"],
+            _rows(subjects, over_subjects),
+            [Figure("subjects", shown_subjects, "AUROC by number of subject groups learnt from.")],
+        ),
         Section("What the full release might bring", _forecast_words(forecast)),
-    ]  # fmt: skip
-    return Page(_answer(gains, images, subjects), frozen.ran_on(), sections,
-                {"arms": numbers, "gains": gains, "forecast": forecast})  # fmt: skip
+    ]
+    return Page(
+        _answer(gains, images, subjects),
+        frozen.ran_on(),
+        sections,
+        {"arms": numbers, "gains": gains, "forecast": forecast},
+    )
 
 
 def _rows(counts: Sequence[int], numbers: Sequence[Number]) -> list[list[Cell]]:
@@ -128,8 +143,10 @@ def _drawn(rows: Ints, labels: Ints, count: int, rng: np.random.Generator) -> In
 
 def _of_subjects(material: Material, rows: Ints, count: int, rng: np.random.Generator) -> Ints:
     """Return up to PER_CURVE rows of `count` subject groups, drawn class by class in turn."""
-    by_class = [rng.permutation(np.unique(material.groups[rows[material.labels[rows] == label]]))
-                for label in np.unique(material.labels[rows])]  # fmt: skip
+    by_class = [
+        rng.permutation(np.unique(material.groups[rows[material.labels[rows] == label]]))
+        for label in np.unique(material.labels[rows])
+    ]
     longest = max(len(groups) for groups in by_class)
     in_turn = [int(groups[place]) for place in range(longest) for groups in by_class if place < len(groups)]
     chosen = list(dict.fromkeys(in_turn))[: max(count, len(by_class))]
@@ -142,8 +159,11 @@ def _forecast(found: Jackknife, images: Sequence[int]) -> dict[str, Any]:
     point = _read_at(images, np.array([float(found.point[name]) for name in names]))
     left_out = np.stack([found.left_out[name] for name in names], axis=1)
     read = np.array([_read_at(images, row) for row in left_out])
-    return {"images": RELEASE_IMAGES, "auroc": limits(point, read, found.design),
-            "curve": "top - loss * images ** -speed"}  # fmt: skip
+    return {
+        "images": RELEASE_IMAGES,
+        "auroc": limits(point, read, found.design),
+        "curve": "top - loss * images ** -speed",
+    }
 
 
 def _read_at(images: Sequence[int], values: Floats) -> float:
@@ -155,8 +175,9 @@ def _read_at(images: Sequence[int], values: Floats) -> float:
     if len(images) < 4:  # three numbers are fitted
         return float("nan")
     try:
-        fitted, _ = curve_fit(curve, np.array(images, float), values, p0=(0.95, 0.1, 0.5),
-                              bounds=((0.5, 0, 0.01), (1, 1, 2)))  # fmt: skip
+        fitted, _ = curve_fit(
+            curve, np.array(images, float), values, p0=(0.95, 0.1, 0.5), bounds=((0.5, 0, 0.01), (1, 1, 2))
+        )
     except (RuntimeError, ValueError):  # no convergence, or an undefined point
         return float("nan")
     return float(curve(np.array([RELEASE_IMAGES], float), *fitted)[0])

@@ -61,17 +61,24 @@ def run(bench: Bench) -> Page:
         raise DataError("more-layers tells two classes apart. Give a folder of cells with two classes.")
     by_seed = [{arm: _trained(bench, material, arm, seed) for arm in ARMS} for seed in bench.seeds]
     traces = {arm: [one[arm] for one in by_seed] for arm in ARMS}
-    values = {f"{arm.name}.{metric}": [judged(trace, RUNNING, -1)[metric] for trace in traces[arm]]
-              for arm in ARMS for metric in METRICS}  # fmt: skip
+    values = {
+        f"{arm.name}.{metric}": [judged(trace, RUNNING, -1)[metric] for trace in traces[arm]]
+        for arm in ARMS
+        for metric in METRICS
+    }
     # The size of the same test cells; what it says does not depend on the network.
-    values |= {f"{SIZE}.{metric}": [judged(trace["size"], RUNNING, -1)[metric] for trace in traces[PAPER]]
-               for metric in METRICS}  # fmt: skip
+    values |= {
+        f"{SIZE}.{metric}": [judged(trace["size"], RUNNING, -1)[metric] for trace in traces[PAPER]]
+        for metric in METRICS
+    }
     found = over_seeds(values)
     names = [*(arm.name for arm in ARMS), SIZE]
     numbers = {name: {metric: found.interval(f"{name}.{metric}") for metric in METRICS} for name in names}
     gains = {name: found.difference(f"{name}.auroc", f"{PAPER.name}.auroc") for name in names if name != PAPER.name}
-    parameters = {arm.name: count(build_network(_experiment(bench, arm, 0).model, classes=2, size=bench.scale.size))
-                  for arm in ARMS}  # fmt: skip
+    parameters = {
+        arm.name: count(build_network(_experiment(bench, arm, 0).model, classes=2, size=bench.scale.size))
+        for arm in ARMS
+    }
     ran_on = {
         "Images": f"{material.words()}; each seed draws {bench.scale.images or len(material.cells):,} of them",
         "Training": f"From random weights, {bench.scale.epochs} epochs, Adam at 0.001, batches of 32, statistics that "
@@ -83,8 +90,12 @@ def run(bench: Bench) -> Page:
 
 
 def _experiment(bench: Bench, arm: Arm, seed: int) -> Experiment:
-    fixed = (f"seed={seed}", f"prepare.size={bench.scale.size}", f"train.epochs={bench.scale.epochs}",
-             f"model.name={arm.model}")  # fmt: skip
+    fixed = (
+        f"seed={seed}",
+        f"prepare.size={bench.scale.size}",
+        f"train.epochs={bench.scale.epochs}",
+        f"model.name={arm.model}",
+    )
     return Experiment.read(shipped("ellassir-2022"), overrides=(*fixed, *arm.changes))
 
 
@@ -110,14 +121,28 @@ def _by_size(material: Material, train: Ints, test: Ints) -> dict[str, Any]:
 
 def _section(numbers: dict[str, Any], gains: dict[str, Number], parameters: dict[str, int]) -> Section:
     rows: list[list[Any]] = [
-        [name, parameters.get(name), each["auroc"], each["balanced_accuracy"], each["accuracy"], each["one_class"],
-         signed(gains[name]) if name in gains else ""]
+        [
+            name,
+            parameters.get(name),
+            each["auroc"],
+            each["balanced_accuracy"],
+            each["accuracy"],
+            each["one_class"],
+            signed(gains[name]) if name in gains else "",
+        ]
         for name, each in numbers.items()
-    ]  # fmt: skip
+    ]
     guess = numbers[PAPER.name]["baseline"]
     rows.append(["the commonest class", None, "0.500", "0.500", guess, "1.000", ""])
-    columns = ["network", "parameters", "AUROC", "balanced accuracy", "accuracy", "runs that say one class",
-               "AUROC against seed-cnn"]  # fmt: skip
+    columns = [
+        "network",
+        "parameters",
+        "AUROC",
+        "balanced accuracy",
+        "accuracy",
+        "runs that say one class",
+        "AUROC against seed-cnn",
+    ]
     figure = dots("more-layers", {name: each["auroc"] for name, each in numbers.items()}, x="AUROC", chance=0.5)
     text = "Same images, same test subjects, same number of steps; only the network differs."
     return Section("Networks side by side", text, columns, rows, [Figure("auroc", figure, "AUROC of each network.")])

@@ -43,8 +43,10 @@ def run(bench: Bench) -> Page:
     if shift := _shift(frozen.material):
         learnt, asked = (sorted(set(frozen.material.parts[rows].tolist())) for rows in shift)
         numbers["shift"] = _judged(frozen, tables, lambda _: [shift], asked=shift[1], name="shift, ")
-        text = (f"Learnt from {', '.join(learnt)} ({len(shift[0]):,} cells), asked on {', '.join(asked)} "
-                f"({len(shift[1]):,} cells of other subjects).")  # fmt: skip
+        text = (
+            f"Learnt from {', '.join(learnt)} ({len(shift[0]):,} cells), asked on {', '.join(asked)} "
+            f"({len(shift[1]):,} cells of other subjects)."
+        )
         sections.append(_section("Another part of the release", text, numbers["shift"], figure="shift"))
     return Page(_answer(numbers), frozen.ran_on(), sections, numbers)
 
@@ -85,8 +87,9 @@ def _judged(
 ) -> dict[str, Any]:
     rows = np.arange(len(frozen.material.labels)) if asked is None else asked
     truth = frozen.truth.pick(rows)
-    arms = {look: [chances[rows] for chances in frozen.answers(name + look, table, split)]
-            for look, table in tables.items()}  # fmt: skip
+    arms = {
+        look: [chances[rows] for chances in frozen.answers(name + look, table, split)] for look, table in tables.items()
+    }
     arms["majority class"] = [guessing(truth, classes=len(frozen.material.classes))]
     found = sampled(truth, arms)
     pairs = [(look, WHOLE) for look in tables if look != WHOLE]

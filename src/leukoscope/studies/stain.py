@@ -97,8 +97,11 @@ def _features(frozen: Frozen, look: Look) -> Features:
 
 def _changes(frozen: Frozen, asked: dict[str, Features], learnt: dict[str, list[Features]]) -> dict[str, Any]:
     """Return the numbers of both heads under every change, all on the same cells, subjects kept apart."""
-    arms = {f"{kind}: {look}": _answers(frozen, f"{kind}, {look}", tables, asked[look])
-            for kind, tables in learnt.items() for look in asked}  # fmt: skip
+    arms = {
+        f"{kind}: {look}": _answers(frozen, f"{kind}, {look}", tables, asked[look])
+        for kind, tables in learnt.items()
+        for look in asked
+    }
     arms["majority class"] = [guessing(frozen.truth, classes=len(frozen.material.classes))]
     found, first = sampled(frozen.truth, arms), ASKED[0].name
     pairs = [(f"{kind}: {look}", f"{kind}: {first}") for kind in learnt for look in asked if look != first]
@@ -146,13 +149,19 @@ def _cross(frozen: Frozen, learnt: dict[str, list[Features]]) -> dict[str, Any]:
     arms["the shipped model"] = [_shipped(frozen.bench, cells)]
     fields, first = np.unique([cell.name.rpartition("_")[0] for cell in cells.cells], return_index=True)
     of_field = np.searchsorted(fields, [cell.name.rpartition("_")[0] for cell in cells.cells])
-    truth = Truth((np.array([cells.cells[row].label for row in first]) != BENIGN).astype(np.int64),
-                  np.unique(cells.group_names[first], return_inverse=True)[1].astype(np.int64))  # fmt: skip
+    truth = Truth(
+        (np.array([cells.cells[row].label for row in first]) != BENIGN).astype(np.int64),
+        np.unique(cells.group_names[first], return_inverse=True)[1].astype(np.int64),
+    )
     by_field = {name: [_mean_by(of_field, chances[0])] for name, chances in arms.items()}
     by_field["majority class"] = [guessing(truth, classes=2)]
     found = sampled(truth, by_field)
-    return {"cells": len(of_field), "fields": len(fields), "arms": numbers_of(found, list(by_field)),
-            "differences": differences_of(found, [(VARIED, PLAIN), ("the shipped model", PLAIN)])}  # fmt: skip
+    return {
+        "cells": len(of_field),
+        "fields": len(fields),
+        "arms": numbers_of(found, list(by_field)),
+        "differences": differences_of(found, [(VARIED, PLAIN), ("the shipped model", PLAIN)]),
+    }
 
 
 def _mean_by(of_field: Any, chances: Floats) -> Floats:
@@ -166,8 +175,10 @@ def _shipped(bench: Bench, cells: Material) -> Floats:
 
     def ask() -> list[list[float]]:
         predictor = load_bundle()
-        said = [predictor.outputs([read_image(cell.path)]).probabilities[0]
-                for cell in track(cells.cells, "The shipped model")]  # fmt: skip
+        said = [
+            predictor.outputs([read_image(cell.path)]).probabilities[0]
+            for cell in track(cells.cells, "The shipped model")
+        ]
         rounded: list[list[float]] = np.array(said).round(6).tolist()
         return rounded
 
@@ -211,13 +222,23 @@ def _section(found: dict[str, Any]) -> Section:
         gain = found["differences"][f"{VARIED}: {look.name} - {PLAIN}: {look.name}"]["auroc"]
         rows.append([look.name, plain, varied, signed(gain), _calls(found, PLAIN, look)])
     rows.append(["saying one class", "0.500", "0.500", "", "0.500"])
-    columns = ["cells asked about", "AUROC, learnt plain", "AUROC, learnt from changed cells too", "gain",
-               "balanced accuracy, learnt plain"]  # fmt: skip
+    columns = [
+        "cells asked about",
+        "AUROC, learnt plain",
+        "AUROC, learnt from changed cells too",
+        "gain",
+        "balanced accuracy, learnt plain",
+    ]
     plain, varied = ({look.name: _calls(found, kind, look) for look in ASKED} for kind in (PLAIN, VARIED))
     svg = dots("stain-changes", plain, x="balanced accuracy", chance=0.5, beside=varied, legend=(PLAIN, VARIED))
     text = "The same test cells in every row, subjects kept apart; only what was done to their pictures differs."
-    return Section("Another stain, another scale", text, columns, rows,
-                   [Figure("changes", svg, "Balanced accuracy under each change.")])  # fmt: skip
+    return Section(
+        "Another stain, another scale",
+        text,
+        columns,
+        rows,
+        [Figure("changes", svg, "Balanced accuracy under each change.")],
+    )
 
 
 def _calls(found: dict[str, Any], kind: str, look: Look) -> Number:
@@ -237,8 +258,10 @@ def _field_section(crossed: dict[str, Any]) -> Section:
 
 def _answer(found: dict[str, Any], crossed: dict[str, Any]) -> str:
     first = ASKED[0].name
-    drops = {look.name: found["differences"][f"{PLAIN}: {look.name} - {PLAIN}: {first}"]["balanced_accuracy"]
-             for look in ASKED[1:]}  # fmt: skip
+    drops = {
+        look.name: found["differences"][f"{PLAIN}: {look.name} - {PLAIN}: {first}"]["balanced_accuracy"]
+        for look in ASKED[1:]
+    }
     worst = min(drops, key=lambda name: drops[name]["value"])
     gain = found["differences"][f"{VARIED}: {worst} - {PLAIN}: {worst}"]["balanced_accuracy"]
     helps = {1: "wins back", 0: "is not shown to win back", -1: "does not win back"}[beyond_chance(gain)]
@@ -247,8 +270,10 @@ def _answer(found: dict[str, Any], crossed: dict[str, Any]) -> str:
         f"changed cells too {helps} some of it ({shown(gain, signed=True)})"
     )
     if crossed:
-        best = max((name for name in crossed["arms"] if name != "majority class"),
-                   key=lambda name: crossed["arms"][name]["auroc"]["value"])  # fmt: skip
+        best = max(
+            (name for name in crossed["arms"] if name != "majority class"),
+            key=lambda name: crossed["arms"][name]["auroc"]["value"],
+        )
         text += f". In fields of another laboratory the best AUROC, of {best}, is "
         text += shown(crossed["arms"][best]["auroc"])
     return text + "."

@@ -25,7 +25,7 @@ _BY_THE_RUN = "<!-- Written by `{command}`; do not edit. -->"
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing, in the house's stand-in colours."""
+    """One drawing, in stand-in colours that the page replaces."""
 
     name: str
     svg: str
@@ -81,8 +81,16 @@ def write_page(folder: Path, frame: Frame, page: Page) -> Path:
         for figure in section.figures:
             write_text(folder / _file(frame, figure), for_file(figure.svg))
     facts = page.ran_on | frame.settings
-    table = {"format": 1, "study": frame.name, "claim": frame.claim, "answer": page.answer, "command": frame.command,
-             "ran_on": facts, "made_smaller": frame.smaller, "synthetic": frame.synthetic}  # fmt: skip
+    table = {
+        "format": 1,
+        "study": frame.name,
+        "claim": frame.claim,
+        "answer": page.answer,
+        "command": frame.command,
+        "ran_on": facts,
+        "made_smaller": frame.smaller,
+        "synthetic": frame.synthetic,
+    }
     write_json(folder / f"{frame.name}.json", table | page.numbers)
     path = folder / f"{frame.name}.md"
     write_text(path, _markdown(frame, page, facts))
@@ -170,9 +178,14 @@ class Line:
 
 
 def dots(
-    name: str, rows: Mapping[str, Number], *, x: str, chance: float | None = None,
-    beside: Mapping[str, Number] | None = None, legend: tuple[str, str] = ("", ""),
-) -> str:  # fmt: skip
+    name: str,
+    rows: Mapping[str, Number],
+    *,
+    x: str,
+    chance: float | None = None,
+    beside: Mapping[str, Number] | None = None,
+    legend: tuple[str, str] = ("", ""),
+) -> str:
     """Draw one dot with its interval per row, the first on top; a dotted line where guessing stands.
 
     beside: a second dot of some rows, a little lower; `legend` then says what the first and the second are.
@@ -568,5 +581,7 @@ def _settings(scale: Scale, facts: dict[str, Any]) -> dict[str, str]:
 def _refuse_inside(given: Given, work: Path) -> None:
     for folder in filter(None, (given.data, given.fields)):
         if folder.is_dir() and work.resolve().is_relative_to(folder.resolve()):
-            raise UsageError(f"{work} lies inside {folder}, where its pictures would be read as cells. "
-                            "Choose a folder outside with --work.")  # fmt: skip
+            raise UsageError(
+                f"{work} lies inside {folder}, where its pictures would be read as cells. "
+                "Choose a folder outside with --work."
+            )

@@ -48,17 +48,24 @@ def run(bench: Bench) -> Page:
     arms = {"majority class": guess, COLOUR: colour, IMAGE: by_image, APART: apart}
     found = sampled(frozen.truth, arms)
     differences = differences_of(found, [(IMAGE, APART), (APART, COLOUR)])
-    numbers = {"arms": numbers_of(found, list(arms)), "differences": differences,
-               "recall": _recalls(frozen.truth, apart, material.classes),
-               "confusion": _table(frozen.truth, apart).round(2).tolist()}  # fmt: skip
+    numbers = {
+        "arms": numbers_of(found, list(arms)),
+        "differences": differences,
+        "recall": _recalls(frozen.truth, apart, material.classes),
+        "confusion": _table(frozen.truth, apart).round(2).tolist(),
+    }
     return Page(_answer(numbers, len(material.classes)), _ran_on(frozen), _sections(frozen, numbers), numbers)
 
 
 def _ran_on(frozen: Frozen) -> dict[str, str]:
-    unit = {} if frozen.material.synthetic else {
-        "Unit": "No patient is named in this set: ten neighbours in number, and whatever shows the same field, count "
-        "as one. Patients with more fields than that stand on both sides still."
-    }  # fmt: skip
+    unit = (
+        {}
+        if frozen.material.synthetic
+        else {
+            "Unit": "No patient is named in this set: ten neighbours in number, and whatever shows the same field, "
+            "count as one. Patients with more fields than that are still on both sides."
+        }
+    )
     return frozen.ran_on() | unit
 
 
@@ -72,11 +79,21 @@ def _sections(frozen: Frozen, numbers: dict[str, Any]) -> list[Section]:
     each = [[name, numbers["recall"][name]] for name in classes]
     matrix = confusions("subtypes-confusion", {APART: numbers["confusion"]}, labels=classes)
     return [
-        Section("Both splits", text, ["what is asked", "accuracy", "balanced accuracy", "AUROC (one against the rest)"],
-                rows, [Figure("splits", dotted, "Balanced accuracy by split and baseline.")]),
-        Section("Each kind, blocks apart", "", ["kind", "found (recall)"], each,
-                [Figure("confusion", matrix, "What the field is (down) and what is said (across), mean over seeds.")]),
-    ]  # fmt: skip
+        Section(
+            "Both splits",
+            text,
+            ["what is asked", "accuracy", "balanced accuracy", "AUROC (one against the rest)"],
+            rows,
+            [Figure("splits", dotted, "Balanced accuracy by split and baseline.")],
+        ),
+        Section(
+            "Each kind, blocks apart",
+            "",
+            ["kind", "found (recall)"],
+            each,
+            [Figure("confusion", matrix, "What the field is (down) and what is said (across), mean over seeds.")],
+        ),
+    ]
 
 
 def _recalls(truth: Truth, seeds: list[Floats], classes: tuple[str, ...]) -> dict[str, Number]:

@@ -30,8 +30,8 @@ def prepare(material: Material, experiment: Experiment, *, by_image: bool) -> Pr
     """
     material.crops(experiment.prepare)
     settings = experiment.split.model_copy(update={"scheme": "holdout", "leaky": by_image})
-    twins = _twins(material)
-    plan = make_split(material.cells, settings, seed=experiment.seed, twins=twins)
+    linked = _linked(material)
+    plan = make_split(material.cells, settings, seed=experiment.seed, linked=linked)
     only = plan.folds[0]
     plan = replace(plan, folds=(Fold(only.train + only.validation, (), only.test),))
     packed = Crops(material.packed_in(experiment.prepare))
@@ -65,8 +65,13 @@ def _follow(fabric: Fabric, prepared: Prepared, onnx: Path | None) -> dict[str, 
     if onnx:
         with write_whole(onnx) as beside:
             beside.write_bytes(to_onnx(task.network, size=prepared.experiment.prepare.size))
-    return {"labels": prepared.labels[test].tolist(), "said": said, "train_accuracy": learnt, "lag": lags,
-            "learnt_from": len(task.sets.train)}  # fmt: skip
+    return {
+        "labels": prepared.labels[test].tolist(),
+        "said": said,
+        "train_accuracy": learnt,
+        "lag": lags,
+        "learnt_from": len(task.sets.train),
+    }
 
 
 def _chances(task: Task, rows: Ints) -> list[float]:
@@ -104,7 +109,7 @@ def _measurer(lag: list[float], running: Any) -> Any:
     return measure
 
 
-def _twins(material: Material) -> list[tuple[str, str]]:
+def _linked(material: Material) -> list[tuple[str, str]]:
     """Return pairs of subjects that make the material's groups, whichever of them were drawn."""
     first: dict[str, str] = {}
     return [

@@ -117,8 +117,11 @@ def run(bench: Bench) -> Page:
     if len(material.classes) != 2:
         raise DataError("transfer tells two classes apart. Give a folder of cells with two classes.")
     rows = _rows(bench, material)
-    values = {f"{name}.{metric}": [judged(trace, RUNNING, -1)[metric] for trace in row.traces]
-              for name, row in rows.items() for metric in METRICS}  # fmt: skip
+    values = {
+        f"{name}.{metric}": [judged(trace, RUNNING, -1)[metric] for trace in row.traces]
+        for name, row in rows.items()
+        for metric in METRICS
+    }
     found = over_seeds(values)
     numbers = {name: {metric: found.interval(f"{name}.{metric}") for metric in METRICS} for name in rows}
     gains = {name: found.difference(f"{name}.auroc", f"{SEED_CNN}.auroc") for name in rows if name != SEED_CNN}
@@ -234,13 +237,27 @@ def _mean(rows: dict[str, Row], names: list[str]) -> Row:
 
 def _section(rows: dict[str, Row], numbers: dict[str, Any], gains: dict[str, Number]) -> Section:
     table: list[list[Any]] = [
-        [name, row.weights, row.steps, numbers[name]["auroc"], numbers[name]["balanced_accuracy"],
-         numbers[name]["accuracy"], signed(gains[name]) if name in gains else ""]
+        [
+            name,
+            row.weights,
+            row.steps,
+            numbers[name]["auroc"],
+            numbers[name]["balanced_accuracy"],
+            numbers[name]["accuracy"],
+            signed(gains[name]) if name in gains else "",
+        ]
         for name, row in rows.items()
-    ]  # fmt: skip
+    ]
     table.append(["the commonest class", "", "", "0.500", "0.500", numbers[SEED_CNN]["baseline"], ""])
-    columns = ["model", "weights at the start", "training", "AUROC", "balanced accuracy", "accuracy",
-               "AUROC against seed-cnn"]  # fmt: skip
+    columns = [
+        "model",
+        "weights at the start",
+        "training",
+        "AUROC",
+        "balanced accuracy",
+        "accuracy",
+        "AUROC against seed-cnn",
+    ]
     svg = dots("transfer", {name: each["auroc"] for name, each in numbers.items()}, x="AUROC", chance=0.5)
     text = "Rows that start at random weights and are not trained long enough say nothing about their network."
     return Section("Models side by side", text, columns, table, [Figure("auroc", svg, "AUROC of each model.")])
@@ -252,9 +269,11 @@ def _pictures(bench: Bench, material: Material) -> Section:
     train, test = _sets(bench, drawn, 0)
     frozen = backbone(bench, LITE0, size=_size(bench))
     weight, bias = head_of(_features(bench, drawn, frozen)[train], drawn.labels[train])
-    models = [Shown("seed-cnn", _network_file(bench, SEED_CNN).read_bytes()),
-              Shown("Lite0, frozen", frozen.onnx, (weight, bias)),
-              Shown("Lite0, fine-tuned", _network_file(bench, "EfficientNet-Lite0").read_bytes())]  # fmt: skip
+    models = [
+        Shown("seed-cnn", _network_file(bench, SEED_CNN).read_bytes()),
+        Shown("Lite0, frozen", frozen.onnx, (weight, bias)),
+        Shown("Lite0, fine-tuned", _network_file(bench, "EfficientNet-Lite0").read_bytes()),
+    ]
     chosen = [row for label in (0, 1) for row in test[drawn.labels[test] == label][:2]]
     crops = np.asarray(drawn.crops(Prepare(size=_size(bench))))[chosen]
     names = [drawn.classes[drawn.labels[row]] for row in chosen]
@@ -262,9 +281,12 @@ def _pictures(bench: Bench, material: Material) -> Section:
     if not material.synthetic:
         file = bench.work / bench.study.name / "where-they-look.svg"
         _write(file, sheet)
-        return Section("Where they look", "Each run draws four test cells with their activation maps and LIME, of the "
-                       f"same cells side by side, to `{file.name}` in its work folder; pictures of these cells are "
-                       "not shown here.")  # fmt: skip
+        return Section(
+            "Where they look",
+            "Each run draws four test cells with their activation maps and LIME, of the "
+            f"same cells side by side, to `{file.name}` in its work folder; pictures of these cells are "
+            "not shown here.",
+        )
     words = "Synthetic cells: the crop, then for each model its activation map and LIME. Orange speaks for blast."
     return Section("Where they look", "", figures=[Figure("where-they-look", sheet, words)])
 

@@ -45,10 +45,14 @@ def fit_family(design: Design, family: str) -> dict[str, Any] | None:
     parameters, covariance, likelihood = found
     turned = np.append(np.ones(x.shape[1]), power)  # the search is for log of what multiplies
     return {
-        "family": family, "power": power, "terms": [vars(term) for term in design.terms],
-        "parameters": (parameters * turned).tolist(), "covariance": (covariance * turned * turned[:, None]).tolist(),
-        "aic": 2 * len(parameters) - 2 * likelihood, "last": float(cohort.time.max()),
-    }  # fmt: skip
+        "family": family,
+        "power": power,
+        "terms": [vars(term) for term in design.terms],
+        "parameters": (parameters * turned).tolist(),
+        "covariance": (covariance * turned * turned[:, None]).tolist(),
+        "aic": 2 * len(parameters) - 2 * likelihood,
+        "last": float(cohort.time.max()),
+    }
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,13 @@ class Cohort:
     def take(self, rows: np.ndarray) -> "Cohort":
         """Return the cohort of some patients (indices or a mask), the stages and columns left as they are."""
         return replace(
-            self, time=self.time[rows], state=self.state[rows], stage=self.stage[rows],
+            self,
+            time=self.time[rows],
+            state=self.state[rows],
+            stage=self.stage[rows],
             entry=None if self.entry is None else self.entry[rows],
             covariates={name: values[rows] for name, values in self.covariates.items()},
-        )  # fmt: skip
+        )
 
 
 def read_cohort(path: Path, settings: StudySettings) -> Cohort:
@@ -131,14 +134,24 @@ def cohort_of(table: Table, settings: StudySettings) -> Cohort:
     covariates = {name: _covariate(table, name, joined) for name in settings.covariates}
     notes = [*table.notes, *outcome.notes, *joined, *_notes(table, settings, ordered=ordered, stages=stages)]
     return Cohort(
-        time=outcome.time[keep] - start, state=outcome.state[keep], unit=unit, events=outcome.events,
+        time=outcome.time[keep] - start,
+        state=outcome.state[keep],
+        unit=unit,
+        events=outcome.events,
         stage=_places(stage_names[keep], stages),
-        stages=stages, ordered=ordered, entry=None if entry is None else entry[keep],
+        stages=stages,
+        ordered=ordered,
+        entry=None if entry is None else entry[keep],
         covariates={name: values[keep] for name, values in covariates.items()},
-        rows=len(table), notes=tuple(notes), missing=_missing(table, settings), where=table.where,
+        rows=len(table),
+        notes=tuple(notes),
+        missing=_missing(table, settings),
+        where=table.where,
         dropped=tuple(Dropped(reason, tuple(table.lines[row] for row in rows)) for reason, rows in dropped.items()),
-        stage_column=settings.stage, stage_cuts=settings.stage_cuts, landmark=landmark.words if landmark else "",
-    )  # fmt: skip
+        stage_column=settings.stage,
+        stage_cuts=settings.stage_cuts,
+        landmark=landmark.words if landmark else "",
+    )
 
 
 def _drop_before(
@@ -227,9 +240,14 @@ def _places(names: np.ndarray, stages: tuple[str, ...]) -> np.ndarray:
 
 
 def _unusable(
-    table: Table, settings: StudySettings, *, time: np.ndarray, state: np.ndarray, entry: np.ndarray | None,
+    table: Table,
+    settings: StudySettings,
+    *,
+    time: np.ndarray,
+    state: np.ndarray,
+    entry: np.ndarray | None,
     stages: np.ndarray,
-) -> dict[str, list[int]]:  # fmt: skip
+) -> dict[str, list[int]]:
     """Return the rows that cannot be used, by the first reason that holds."""
     checks = [
         (f"'{settings.time}' (the time) is missing", np.isnan(time)),
@@ -440,39 +458,52 @@ def _larynx(datasets: Any) -> list[dict[str, Any]]:
     return [
         {
             "stage": "IV" if row.Stage_IV else "III" if row.Stage_III else "II" if row.Stage_II else "I",
-            "age": row.age, "years": row.time, "died": row.death,
+            "age": row.age,
+            "years": row.time,
+            "died": row.death,
         }
         for row in datasets.load_larynx().itertuples()
-    ]  # fmt: skip
+    ]
 
 
 def _leukemia(datasets: Any) -> list[dict[str, Any]]:
     return [
         {
-            "weeks": row.t, "relapse": row.status, "log_wbc": row.logWBC,
-            "treatment": "placebo" if row.Rx else "6-MP", "sex": "male" if row.sex else "female",
+            "weeks": row.t,
+            "relapse": row.status,
+            "log_wbc": row.logWBC,
+            "treatment": "placebo" if row.Rx else "6-MP",
+            "sex": "male" if row.sex else "female",
         }
         for row in datasets.load_leukemia().itertuples()
-    ]  # fmt: skip
+    ]
 
 
 DEMOS = (
     Demo(
-        "larynx", "Cancer of the larynx by stage", "Kardaun 1983, in Klein and Moeschberger 2003: 90 men",
-        StudySettings(time="years", event="died", stage="stage", covariates=("age",)), _larynx,
+        "larynx",
+        "Cancer of the larynx by stage",
+        "Kardaun 1983, in Klein and Moeschberger 2003: 90 men",
+        StudySettings(time="years", event="died", stage="stage", covariates=("age",)),
+        _larynx,
     ),
     Demo(
-        "lymphoma", "Diffuse histiocytic lymphoma by stage", "McKelvey et al. 1976: 80 patients",
-        StudySettings(time="days", event="died", stage="stage"), _lymphoma,
+        "lymphoma",
+        "Diffuse histiocytic lymphoma by stage",
+        "McKelvey et al. 1976: 80 patients",
+        StudySettings(time="days", event="died", stage="stage"),
+        _lymphoma,
     ),
     Demo(
-        "leukemia", "Acute leukemia: time in remission", "Freireich et al. 1963: 42 children, 6-MP against placebo",
+        "leukemia",
+        "Acute leukemia: time in remission",
+        "Freireich et al. 1963: 42 children, 6-MP against placebo",
         StudySettings(
             time="weeks", event="relapse", stage="treatment", stage_order=("6-MP", "placebo"), covariates=("log_wbc",)
         ),
         _leukemia,
     ),
-)  # fmt: skip
+)
 
 
 def write_table(demo: Demo, folder: Path) -> Path:

@@ -282,9 +282,12 @@ def likelihood_ratio(design: Design, *, cause: int) -> float | None:
 def _held_out(rows: Rows, kept: Array, *, penalty: float) -> float:
     """Return what the patients left out add to the log partial likelihood; minus infinity without a solution."""
     part = Rows(
-        rows.x[kept], rows.time[kept], None if rows.start is None else rows.start[kept], rows.event[kept],
+        rows.x[kept],
+        rows.time[kept],
+        None if rows.start is None else rows.start[kept],
+        rows.event[kept],
         rows.stratum[kept],
-    )  # fmt: skip
+    )
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         found = maximise(part, penalty=penalty)
         if found.runaway is not None or not np.isfinite(found.covariance).all():
@@ -386,7 +389,7 @@ def transformed(time: Array, event: Array, *, how: str = "km", start: Array | No
 
 def proportionality(
     design: Design, model: CauseModel, *, cause: int, columns: Sequence[str] = (), how: str = "km"
-) -> Test:  # fmt: skip
+) -> Test:
     """Test proportional hazards of some columns (none named: of all together): the score test of cox.zph.
 
     `how` time is transformed: 'km' (R's default), 'rank' or 'identity'.
@@ -477,10 +480,16 @@ def effects_in_time(design: Design, model: CauseModel, *, cause: int, points: in
         width = Z95 * np.sqrt(len(who) * model.covariance[place, place] * spread)
         found.append(
             EffectInTime(
-                term.name, float(model.coefficients[place]), times, scaled[:, place], back, smooth,
-                smooth - width, smooth + width,
+                term.name,
+                float(model.coefficients[place]),
+                times,
+                scaled[:, place],
+                back,
+                smooth,
+                smooth - width,
+                smooth + width,
             )
-        )  # fmt: skip
+        )
     return found
 
 

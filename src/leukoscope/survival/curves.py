@@ -242,7 +242,7 @@ class Functional:
 
 def incidence_at(
     time: Array, state: Array, *, horizon: float, start: Array | None = None, cause: int = 1
-) -> Functional:  # fmt: skip
+) -> Functional:
     """Return the chance of a cause by a time. Arrays are (patients,); `state` 0 is censored."""
     return _functional(time, state, start, cause, lambda times: (times <= horizon).astype(float))
 

@@ -55,9 +55,7 @@ class SampleSize:
     shrinkage: float
 
 
-def needed(
-    *, r2: float, coefficients: int, rate: float, horizon: float, follow_up: float, patients: int
-) -> SampleSize:  # fmt: skip
+def needed(*, r2: float, coefficients: int, rate: float, horizon: float, follow_up: float, patients: int) -> SampleSize:
     """Return the size for a model of so many coefficients.
 
     `r2` is Cox and Snell's R² to expect (adjusted, in [0, 1)); `rate` events per patient and unit of time; `horizon`
@@ -71,9 +69,14 @@ def needed(
     risk = _for_risk(rate=rate, horizon=horizon, follow_up=follow_up)
     largest = max(shrink, optimism, risk)
     return SampleSize(
-        shrink, optimism, risk, largest, largest * events, largest * events / coefficients,
+        shrink,
+        optimism,
+        risk,
+        largest,
+        largest * events,
+        largest * events / coefficients,
         _shrinkage(r2, coefficients, patients),
-    )  # fmt: skip
+    )
 
 
 def _for_shrinkage(r2: float, coefficients: int, kept: float) -> int:
@@ -230,12 +233,17 @@ def fit_model(cohort: Cohort, *, curves: bool = True) -> Fitted:
     design, causes, notes = _causes(cohort, stages)
     needed = [cohort.stages[place] for place in sorted(seen)] if curves or not causes else list(unmodelled)
     model = SurvivalModel(
-        unit=cohort.unit, events=cohort.events, stage_column=cohort.stage_column, stages=cohort.stages,
+        unit=cohort.unit,
+        events=cohort.events,
+        stage_column=cohort.stage_column,
+        stages=cohort.stages,
         stage_curves={name: curves_of(cohort.take(cohort.stage == cohort.stages.index(name))) for name in needed},
         followed={name: _followed(cohort.take(cohort.stage == cohort.stages.index(name))) for name in needed},
-        stage_cuts=cohort.stage_cuts, causes=tuple(fit.model for fit in causes), unmodelled=unmodelled,
+        stage_cuts=cohort.stage_cuts,
+        causes=tuple(fit.model for fit in causes),
+        unmodelled=unmodelled,
         columns=tuple(_facts(name, values) for name, values in design.cohort.covariates.items() if len(values)),
-    )  # fmt: skip
+    )
     return Fitted(model, design, causes, tuple(notes))
 
 
@@ -434,12 +442,15 @@ def explain_spline(design: Design, model: CauseModel, column: str) -> dict[str, 
     bends = [place for place, term in enumerate(terms) if term.knots]
     between = _contrast(model, column, np.array([high]), float(low))
     return {
-        "column": column, "grid": shown(grid).tolist(), "reference": float(shown(middle)),
+        "column": column,
+        "grid": shown(grid).tolist(),
+        "reference": float(shown(middle)),
         **{name: values.tolist() for name, values in _contrast(model, column, grid, float(middle)).items()},
         "contrast": {name.replace("ratio", "value"): float(values[0]) for name, values in between.items()},
         "quartiles": [float(shown(low)), float(shown(high))],
-        "nonlinear": vars(_wald(b[bends], v[np.ix_(bends, bends)])), "all": vars(_wald(b, v)),
-    }  # fmt: skip
+        "nonlinear": vars(_wald(b[bends], v[np.ix_(bends, bends)])),
+        "all": vars(_wald(b, v)),
+    }
 
 
 def _contrast(model: CauseModel, column: str, grid: Array, middle: float) -> dict[str, Array]:
@@ -475,15 +486,19 @@ def hazard_ratios(
     errors = np.sqrt(np.diag(covariance))
     return [
         {
-            "term": term.name, "column": term.column, "level": term.level, "bends": bool(term.knots),
-            "coefficient": float(b), "error": float(e),
+            "term": term.name,
+            "column": term.column,
+            "level": term.level,
+            "bends": bool(term.knots),
+            "coefficient": float(b),
+            "error": float(e),
             "ratio": float(np.exp(min(b, _MOST))),
             "low": None if penalised else float(np.exp(b - Z95 * e)),
             "high": None if penalised else float(np.exp(min(b + Z95 * e, _MOST))),
             "p": float(2 * norm.sf(abs(b / e))) if e > 0 and not penalised else None,
         }
         for term, b, e in zip(terms, coefficients, errors, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _fine_gray(design: Design) -> dict[str, Any] | None:

@@ -420,7 +420,10 @@ def read_model(path: Path) -> SurvivalModel:
 
 def _model_of(raw: Mapping[str, Any]) -> SurvivalModel:
     return SurvivalModel(
-        unit=raw["unit"], events=tuple(raw["events"]), stage_column=raw["stage_column"], stages=tuple(raw["stages"]),
+        unit=raw["unit"],
+        events=tuple(raw["events"]),
+        stage_column=raw["stage_column"],
+        stages=tuple(raw["stages"]),
         stage_curves={
             stage: {name: _curve_of(curve) for name, curve in curves.items()}
             for stage, curves in raw["stage_curves"].items()
@@ -432,9 +435,11 @@ def _model_of(raw: Mapping[str, Any]) -> SurvivalModel:
         stage_cuts=tuple(raw["stage_cuts"]),
         columns=tuple(ColumnFacts(**{**facts, "levels": tuple(facts["levels"])}) for facts in raw["columns"]),
         causes=tuple(map(_cause_of, raw["causes"])),
-        unmodelled=raw["unmodelled"], horizons=tuple(starmap(lambda time, words: (time, words), raw["horizons"])),
-        extrapolation=raw["extrapolation"], facts=raw["facts"],
-    )  # fmt: skip
+        unmodelled=raw["unmodelled"],
+        horizons=tuple(starmap(lambda time, words: (time, words), raw["horizons"])),
+        extrapolation=raw["extrapolation"],
+        facts=raw["facts"],
+    )
 
 
 def _curve_of(raw: Mapping[str, Any]) -> Curve:
@@ -445,11 +450,14 @@ def _curve_of(raw: Mapping[str, Any]) -> Curve:
 def _cause_of(raw: Mapping[str, Any]) -> CauseModel:
     terms = tuple(term_of(term) for term in raw["terms"])
     return CauseModel(
-        event=raw["event"], terms=terms, strata=tuple(raw["strata"]), penalty=raw["penalty"],
+        event=raw["event"],
+        terms=terms,
+        strata=tuple(raw["strata"]),
+        penalty=raw["penalty"],
         coefficients=np.array(raw["coefficients"], dtype=float),
         covariance=np.array(raw["covariance"], dtype=float).reshape(len(terms), len(terms)),
         baselines={name: _baseline_of(baseline, len(terms)) for name, baseline in raw["baselines"].items()},
-    )  # fmt: skip
+    )
 
 
 def _baseline_of(raw: Mapping[str, Any], terms: int) -> Baseline:

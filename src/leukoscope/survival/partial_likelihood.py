@@ -119,9 +119,7 @@ def _exposure(stratum: Stratum, rows: Rows, weight: Array) -> Array:
     return exposure
 
 
-def information_of(
-    stratum: Stratum, rows: Rows, relative: Array, sums: Sums, *, weight: Array | float = 1.0
-) -> Array:  # fmt: skip
+def information_of(stratum: Stratum, rows: Rows, relative: Array, sums: Sums, *, weight: Array | float = 1.0) -> Array:
     """Return the stratum's information, (terms, terms), each death counted `weight` times."""
     weight = np.broadcast_to(weight, stratum.of.shape)
     exposure = _exposure(stratum, rows, weight * sums.weight)[stratum.rows]

@@ -65,9 +65,13 @@ class Prediction:
 
 
 def answer(
-    model: SurvivalModel, stage: object, covariates: Mapping[str, object] | None = None, *,
-    horizons: Sequence[str] = (), extrapolate: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+    model: SurvivalModel,
+    stage: object,
+    covariates: Mapping[str, object] | None = None,
+    *,
+    horizons: Sequence[str] = (),
+    extrapolate: bool = False,
+) -> dict[str, Any]:
     """Predict for one patient and return plain numbers and sentences, ready for JSON.
 
     Keys: `horizons` (each with `time`, `words`, `text`, `extrapolated`, and `survival` and `incidence` by event as
@@ -365,20 +369,28 @@ def _median_text(middle: Interval, model: SurvivalModel, *, last: float) -> str:
 def as_json(prediction: Prediction) -> dict[str, Any]:
     """Return a prediction for JSON (curves left out); an endless time or an unknown number is null."""
     return {
-        "notice": NOTICE, "patient": prediction.patient, "events": list(prediction.events),
-        "unit": prediction.unit, "method": prediction.method,
+        "notice": NOTICE,
+        "patient": prediction.patient,
+        "events": list(prediction.events),
+        "unit": prediction.unit,
+        "method": prediction.method,
         "horizons": [
             {
-                "time": answer.time, "words": answer.words, "text": answer.text, "extrapolated": answer.extrapolated,
+                "time": answer.time,
+                "words": answer.words,
+                "text": answer.text,
+                "extrapolated": answer.extrapolated,
                 "survival": _plain_interval(answer.survival),
                 "incidence": {event: _plain_interval(interval) for event, interval in answer.incidence.items()},
             }
             for answer in prediction.answers
         ],
-        "median": _plain_interval(prediction.median), "median_text": prediction.median_text,
-        "last_follow_up": prediction.last, "warnings": list(prediction.notes),
+        "median": _plain_interval(prediction.median),
+        "median_text": prediction.median_text,
+        "last_follow_up": prediction.last,
+        "warnings": list(prediction.notes),
         "sentences": [*(found.text for found in prediction.answers), prediction.median_text],
-    }  # fmt: skip
+    }
 
 
 def _plain_interval(interval: Interval | None) -> dict[str, float | None] | None:
@@ -454,9 +466,12 @@ def _flat(prediction: Prediction, found: Answer) -> dict[str, object]:
         cells |= _limits(event, found.incidence.get(event))
     middle = f"{prediction.median.value:.6g}" if np.isfinite(prediction.median.value) else ""
     return cells | {
-        "median": middle, "extrapolated": found.extrapolated, "answer": found.text,
-        "warnings": " ".join(prediction.notes), "notice": NOTICE,
-    }  # fmt: skip
+        "median": middle,
+        "extrapolated": found.extrapolated,
+        "answer": found.text,
+        "warnings": " ".join(prediction.notes),
+        "notice": NOTICE,
+    }
 
 
 def _limits(name: str, interval: Interval | None) -> dict[str, object]:

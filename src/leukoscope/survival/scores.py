@@ -55,9 +55,12 @@ def calibrate(seen: Functional, risk: Array, *, points: int = 60) -> Calibration
     first, last = np.quantile(risk, [0.01, 0.99])
     grid = np.linspace(first, last, points)
     return Calibration(
-        observed_over_expected(seen, risk), _limits(*offset_only, place=0), _limits(*both, place=1), grid,
+        observed_over_expected(seen, risk),
+        _limits(*offset_only, place=0),
+        _limits(*both, place=1),
+        grid,
         *_smooth(link, seen.pseudo, at=_link(grid)),
-    )  # fmt: skip
+    )
 
 
 def observed_over_expected(seen: Functional, risk: Array) -> Interval:
@@ -139,9 +142,7 @@ def net_benefit(cohort: Cohort, risk: Array, *, horizon: float, thresholds: Arra
     return NetBenefit(thresholds, value, low, high)
 
 
-def difference(
-    cohort: Cohort, risk: Array, other: Array, *, horizon: float, threshold: float
-) -> Interval:  # fmt: skip
+def difference(cohort: Cohort, risk: Array, other: Array, *, horizon: float, threshold: float) -> Interval:
     """Return by how much one rule's net benefit exceeds another's on the same patients."""
     odds = threshold / (1 - threshold)
     one, two = (_at(cohort, rule >= threshold, horizon=horizon, odds=odds) for rule in (risk, other))
@@ -411,9 +412,7 @@ class Held:
     times: Array
 
 
-def cross_validate(
-    cohort: Cohort, *, times: Array, folds: int, repeats: int, rng: np.random.Generator
-) -> Held:  # fmt: skip
+def cross_validate(cohort: Cohort, *, times: Array, folds: int, repeats: int, rng: np.random.Generator) -> Held:
     """Predict every patient once per repeat by models fitted to the other folds."""
     numbers = np.stack([fold_numbers(cohort.state, folds=folds, rng=rng) for _ in range(repeats)])
     risks = {name: np.empty((repeats, len(cohort), len(times))) for name in _CANDIDATES}
@@ -445,13 +444,16 @@ def judge(
     for scores in replicates.values():
         scores |= {f"ipa at {h.words}": _accuracy(scores, replicates[_NONE], f"brier at {h.words}") for h in horizons}
     return {
-        "patients": len(cohort), "folds": folds, "repeats": repeats, "replicates": REPLICATES,
+        "patients": len(cohort),
+        "folds": folds,
+        "repeats": repeats,
+        "replicates": REPLICATES,
         "span": [float(grid[0]), float(grid[-1])],
         "estimators": _intervals(replicates),
         "differences": _intervals(_minus(replicates, _MODEL)),
         "calibration": [_calibration(cohort, held, horizon) for horizon in horizons],
         "decision": [_decision(cohort, held, horizon) for horizon in horizons],
-    }  # fmt: skip
+    }
 
 
 def _accuracy(scores: Mapping[str, Array], nothing: Mapping[str, Array], key: str) -> Array:
@@ -540,12 +542,14 @@ def _calibration(cohort: Cohort, held: Held, horizon: Horizon) -> dict[str, Any]
     found = calibrate(_seen(cohort, horizon), risk)
     curve = {name: getattr(found, name).tolist() for name in ("risk", "smooth", "low", "high")}
     return {
-        "time": horizon.time, "words": horizon.words,
+        "time": horizon.time,
+        "words": horizon.words,
         "groups": calibration(cohort, risk, horizon=horizon.time, groups=groups),
         "observed_over_expected": as_dict(found.ratio),
-        "intercept": as_dict(found.intercept), "slope": as_dict(found.slope),
+        "intercept": as_dict(found.intercept),
+        "slope": as_dict(found.slope),
         "curve": curve if np.isfinite(found.smooth).all() else None,
-    }  # fmt: skip
+    }
 
 
 def _seen(cohort: Cohort, horizon: Horizon) -> Functional:
@@ -565,13 +569,15 @@ def _decision(cohort: Cohort, held: Held, horizon: Horizon) -> dict[str, Any]:
     ahead = np.array([min(one.low, two.low) > 0 for one, two in zip(*more.values(), strict=True)])
     better = ahead & (found[_MODEL].low > 0)
     return {
-        "time": horizon.time, "words": horizon.words, "thresholds": cuts.tolist(),
+        "time": horizon.time,
+        "words": horizon.words,
+        "thresholds": cuts.tolist(),
         "rules": {
             name: {side: getattr(net, side).tolist() for side in ("value", "low", "high")}
             for name, net in found.items()
         },
         "better": cuts[better].tolist(),
-    }  # fmt: skip
+    }
 
 
 def optimism(

@@ -145,10 +145,11 @@ def _lost_differences(cohort: Cohort, until: float) -> dict[str, list[dict[str, 
             {
                 "stages": [cohort.stages[a], cohort.stages[b]],
                 **_open(Interval(gap, gap - Z95 * error, gap + Z95 * error), some),
-                "p": p, "p_holm": next(corrected) if some else None,
+                "p": p,
+                "p_holm": next(corrected) if some else None,
             }
             for (a, b), gap, error, some, p in zip(pairs, gaps, errors, told, ps, strict=True)
-        ]  # fmt: skip
+        ]
     return differences
 
 
@@ -374,14 +375,19 @@ def _finished(
     """Add what a model carries for its user: horizons, a curve to extrapolate with, where it comes from."""
     single = not cohort.competing and fitted.design is not None and bool(fitted.causes)
     facts = {
-        "cohort": cohort.where, "patients": len(cohort), "events": int((cohort.state == 1).sum()),
+        "cohort": cohort.where,
+        "patients": len(cohort),
+        "events": int((cohort.state == 1).sum()),
         "c_index": judgement["estimators"]["model"]["c_index"] if judgement else None,
-        "use": NOTICE, "landmark": cohort.landmark,
-    }  # fmt: skip
+        "use": NOTICE,
+        "landmark": cohort.landmark,
+    }
     return replace(
-        fitted.model, facts=facts, horizons=tuple((horizon.time, horizon.words) for horizon in horizons),
+        fitted.model,
+        facts=facts,
+        horizons=tuple((horizon.time, horizon.words) for horizon in horizons),
         extrapolation=fit_aft(fitted.design) if single and fitted.design else None,
-    )  # fmt: skip
+    )
 
 
 def _limits(cohort: Cohort, fitted: Fitted) -> list[str]:

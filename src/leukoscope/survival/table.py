@@ -65,11 +65,16 @@ _SCALES: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("0",), ("i", "1"), ("ii", "2"), ("iii", "3"), ("iv", "4"), ("v", "5")),
     (("cr1",), ("cr2",), ("cr3",), ("relapse", "relapsed", "refractory")),
     (("chronic", "cp"), ("accelerated", "ap"), ("blast", "blastic", "bc")),
-    (("verylow",), ("low", "favorable", "favourable", "good", "standard"), ("medium", "intermediate", "moderate"),
-     ("high", "adverse", "poor", "unfavorable", "unfavourable"), ("veryhigh",)),
+    (
+        ("verylow",),
+        ("low", "favorable", "favourable", "good", "standard"),
+        ("medium", "intermediate", "moderate"),
+        ("high", "adverse", "poor", "unfavorable", "unfavourable"),
+        ("veryhigh",),
+    ),
     (("early",), ("late", "advanced")),
     (("a",), ("b",), ("c",), ("d",)),
-)  # fmt: skip
+)
 _FILLER = {"stage", "risk", "group", "grade", "phase", "class", "score", "disease", "crisis", "rai", "binet", "eln"}
 
 

@@ -32,9 +32,13 @@ _AVERAGE = "average."
 
 
 def save_checkpoint(
-    path: Path, network: Network, *, facts: Facts, optimizer: torch.optim.Optimizer | None = None,
+    path: Path,
+    network: Network,
+    *,
+    facts: Facts,
+    optimizer: torch.optim.Optimizer | None = None,
     average: Network | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write weights, those of their average, optimiser state and facts, whole or not at all."""
     tensors = {_WEIGHTS + name: value for name, value in network.state_dict().items()}
     tensors |= {_AVERAGE + name: value for name, value in average.state_dict().items()} if average else {}

@@ -88,9 +88,12 @@ def _fabric(train: Train) -> Fabric:
     several = devices * nodes > 1
     try:
         fabric = Fabric(
-            accelerator=train.accelerator, devices=devices, num_nodes=nodes, precision=train.precision,
+            accelerator=train.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            precision=train.precision,
             strategy=_strategy(train, started=started) if several else "auto",
-        )  # fmt: skip
+        )
     except (RuntimeError, ValueError, TypeError) as failed:  # Fabric's MisconfigurationException is a RuntimeError
         reason = str(failed).strip().splitlines()[0]
         raise UsageError(
@@ -211,9 +214,15 @@ def _total(values: Tensor) -> Tensor:
 
 
 def _batch_norm(  # noqa: PLR0917  # the arguments of torch.nn.functional.batch_norm
-    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
-    bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
-) -> Tensor:  # fmt: skip
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     if not training:
         return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     running, scale = (running_mean, running_var), (weight, bias)

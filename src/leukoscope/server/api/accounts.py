@@ -76,9 +76,13 @@ def tokens(me: Me, room: TheRoom) -> Answer:
 
 def _described_token(token: Token) -> Answer:
     return {
-        "id": token.id, "name": token.name, "scopes": token.scopes, "created": token.created,
-        "expires": token.expires, "last_used": token.last_used,
-    }  # fmt: skip
+        "id": token.id,
+        "name": token.name,
+        "scopes": token.scopes,
+        "created": token.created,
+        "expires": token.expires,
+        "last_used": token.last_used,
+    }
 
 
 @router.post("/tokens", status_code=201)
@@ -164,16 +168,22 @@ def _end_sessions(session: Session, account: Account, me: Caller, request: Reque
 
 def _described(account: Account, laboratory: str) -> Answer:
     return {
-        "id": account.id, "name": account.name, "role": account.role, "laboratory": laboratory,
-        "active": account.active, "created": account.created,
-    }  # fmt: skip
+        "id": account.id,
+        "name": account.name,
+        "role": account.role,
+        "laboratory": laboratory,
+        "active": account.active,
+        "created": account.created,
+    }
 
 
 @router.get("/audit-log")
 def audit_log(
-    me: Admin, room: TheRoom, offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    me: Admin,
+    room: TheRoom,
+    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
-) -> Answer:  # fmt: skip
+) -> Answer:
     """List what was done in the caller's laboratory, the latest first, and whether the whole log is intact."""
     with room.database.reading() as session:
         own = Entry.laboratory_id == me.laboratory_id
@@ -181,11 +191,17 @@ def audit_log(
         rows = session.scalars(select(Entry).where(own).order_by(Entry.number.desc()).offset(offset).limit(limit))
         entries = [
             {
-                "number": row.number, "time": row.time, "account": row.account, "action": row.action,
-                "kind": row.kind, "item": row.item, "detail": row.detail, "hash": row.hash,
+                "number": row.number,
+                "time": row.time,
+                "account": row.account,
+                "action": row.action,
+                "kind": row.kind,
+                "item": row.item,
+                "detail": row.detail,
+                "hash": row.hash,
             }
             for row in rows
-        ]  # fmt: skip
+        ]
         try:
             room.log.verify(session)
             intact, problem = True, ""
@@ -238,9 +254,14 @@ def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) 
     if caller is None:
         raise _wrong(entry)
     response.set_cookie(
-        COOKIE, cookie, max_age=int(hours * 3600), httponly=True, samesite="strict", path="/",
+        COOKIE,
+        cookie,
+        max_age=int(hours * 3600),
+        httponly=True,
+        samesite="strict",
+        path="/",
         secure=secure_cookies(request, room.settings),
-    )  # fmt: skip
+    )
     return _described_caller(caller, csrf)
 
 
@@ -301,7 +322,10 @@ def sign_out(me: Me, request: Request, response: Response, room: TheRoom) -> Ans
 
 def _described_caller(caller: Caller, csrf: str) -> Answer:
     account = {
-        "id": caller.account_id, "name": caller.name, "role": caller.role, "laboratory": caller.laboratory,
+        "id": caller.account_id,
+        "name": caller.name,
+        "role": caller.role,
+        "laboratory": caller.laboratory,
         "password": caller.name != LOCAL,
-    }  # fmt: skip
+    }
     return {"account": account, "csrf": csrf}

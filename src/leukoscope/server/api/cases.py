@@ -43,9 +43,14 @@ class SignOff(Body):
 
 @router.get("")
 def list_cases(
-    *, me: Me, room: TheRoom, query: Word = "", state: Literal["", "open", "signed"] = "",
-    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0, limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> Answer:  # fmt: skip
+    *,
+    me: Me,
+    room: TheRoom,
+    query: Word = "",
+    state: Literal["", "open", "signed"] = "",
+    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> Answer:
     """List the cases of the caller's laboratory, the newest first; `query` is sought in name and subject."""
     with room.database.reading() as session:
         return shown.list_cases(session, me, query=query, state=state, offset=offset, limit=limit)

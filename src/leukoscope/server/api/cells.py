@@ -64,10 +64,15 @@ class Redrawn(Body):
 
 @router.get("/cases/{case_id}/cells")
 def list_cells(
-    *, me: Me, room: TheRoom, case_id: Id, filter: Annotated[Name, Query()] = "every",
+    *,
+    me: Me,
+    room: TheRoom,
+    case_id: Id,
+    filter: Annotated[Name, Query()] = "every",
     order: Literal["need", "number", "probability", "type"] = "need",
-    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0, limit: Annotated[int, Query(ge=1, le=500)] = 200,
-) -> JSONResponse:  # fmt: skip
+    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 200,
+) -> JSONResponse:
     """Return a page of cells and the counts of every kind.
 
     `filter`: every, unread, unsure, refused, not_a_cell or class:NAME; a reader's word stands before the model's.

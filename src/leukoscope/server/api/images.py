@@ -37,7 +37,8 @@ _UPLOAD: dict[str, Any] = {
         "content": {
             "multipart/form-data": {
                 "schema": {
-                    "type": "object", "required": ["files"],
+                    "type": "object",
+                    "required": ["files"],
                     "properties": {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                         "kind": {"type": "string", "enum": list(_KINDS)},
@@ -47,7 +48,7 @@ _UPLOAD: dict[str, Any] = {
             }
         },
     }
-}  # fmt: skip
+}
 
 
 @router.post("/cases/{case_id}/images", status_code=202, openapi_extra=_UPLOAD)
@@ -140,12 +141,19 @@ def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: st
         last = session.scalar(more.returning(Case.images_made)) or 0
         rows = [
             Picture(
-                case_id=case_id, number=number, name=each.name, kind=each.kind, digest=each.digest,
-                identity=each.identity, width=each.width, height=each.height, um_per_px=each.um_per_px,
+                case_id=case_id,
+                number=number,
+                name=each.name,
+                kind=each.kind,
+                digest=each.digest,
+                identity=each.identity,
+                width=each.width,
+                height=each.height,
+                um_per_px=each.um_per_px,
                 facts={"notes": list(each.notes)} if each.notes else {},
             )
             for number, each in enumerate(stored, start=last - len(stored) + 1)
-        ]  # fmt: skip
+        ]
         session.add_all(rows)
         session.flush()
         tasks = queue.enqueue(session, rows, owner=owner, seconds=room.settings.lease_seconds)
@@ -179,9 +187,12 @@ def _left(room: Room, ids: list[int]) -> bool:
 
 @router.get("/cases/{case_id}/images")
 def list_images(
-    me: Me, room: TheRoom, case_id: Id, offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    me: Me,
+    room: TheRoom,
+    case_id: Id,
+    offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> Answer:  # fmt: skip
+) -> Answer:
     """List the images of a case in the order in which they came."""
     with room.database.reading() as session:
         owner = shown.case_of(session, me, case_id)
@@ -203,18 +214,35 @@ def one_image(me: Me, room: TheRoom, response: Response, image_id: Id) -> Answer
 
 def _described(row: Picture, owner: Case) -> dict[str, Any]:
     return {
-        "id": row.id, "case": row.case_id, "number": row.number, "name": row.name, "kind": row.kind,
-        "width": row.width, "height": row.height, "um_per_px": row.um_per_px, "state": row.state, "error": row.error,
-        "scale": row.facts.get("scale"), "stain": row.facts.get("stain"), "again": row.facts.get("again"),
-        "notes": row.facts.get("notes", []), "created": row.created, "etag": shown.etag_of_image(row, owner),
-    }  # fmt: skip
+        "id": row.id,
+        "case": row.case_id,
+        "number": row.number,
+        "name": row.name,
+        "kind": row.kind,
+        "width": row.width,
+        "height": row.height,
+        "um_per_px": row.um_per_px,
+        "state": row.state,
+        "error": row.error,
+        "scale": row.facts.get("scale"),
+        "stain": row.facts.get("stain"),
+        "again": row.facts.get("again"),
+        "notes": row.facts.get("notes", []),
+        "created": row.created,
+        "etag": shown.etag_of_image(row, owner),
+    }
 
 
 @router.get("/images/{image_id}/picture", **PICTURE)
 def image_picture(
-    *, me: Me, room: TheRoom, request: Request, image_id: Id, side: Annotated[int, Query(ge=16, le=4096)] = 1600,
+    *,
+    me: Me,
+    room: TheRoom,
+    request: Request,
+    image_id: Id,
+    side: Annotated[int, Query(ge=16, le=4096)] = 1600,
     box: Annotated[str, Query(max_length=60)] = "",
-) -> Response:  # fmt: skip
+) -> Response:
     """Return an image, or the region box=left,top,width,height of it, as JPEG of at most `side` pixels a side."""
     region = _box(box)
     with room.database.reading() as session:

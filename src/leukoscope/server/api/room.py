@@ -23,13 +23,20 @@ def models(me: Me, room: TheRoom) -> Answer:
     manifest = room.predictor.manifest
     data: dict[str, Any] = manifest.metrics.get("data", {})
     served = {
-        "name": manifest.name, "hash": manifest.seal, "classes": list(manifest.classes),
-        "titles": titles_of(manifest), "positive": manifest.positive, "types": list(labels_of(manifest)),
-        "keys": room.settings.keys, "limits": limits_of(manifest),
-        "thresholds": manifest.operating_points, "point": room.settings.point,
-        "synthetic": bool(data.get("synthetic", False)), "credits": list(manifest.credits),
+        "name": manifest.name,
+        "hash": manifest.seal,
+        "classes": list(manifest.classes),
+        "titles": titles_of(manifest),
+        "positive": manifest.positive,
+        "types": list(labels_of(manifest)),
+        "keys": room.settings.keys,
+        "limits": limits_of(manifest),
+        "thresholds": manifest.operating_points,
+        "point": room.settings.point,
+        "synthetic": bool(data.get("synthetic", False)),
+        "credits": list(manifest.credits),
         "card": room.predictor.bundle.read(CARD).decode("utf-8", "replace"),
-    }  # fmt: skip
+    }
     return {"models": [served], "served": manifest.seal, "notice": NOTICE}
 
 
@@ -71,9 +78,14 @@ def _described_model(name: str, model: Any) -> dict[str, Any]:
 
     horizons = [{"time": time, "words": words} for time, words in model.horizons]
     return {
-        "name": name, "title": str(model.facts.get("title", name)), "unit": model.unit, "events": list(model.events),
-        "fields": fields_of(model), "horizons": horizons, "synthetic": bool(model.facts.get("synthetic", False)),
-    }  # fmt: skip
+        "name": name,
+        "title": str(model.facts.get("title", name)),
+        "unit": model.unit,
+        "events": list(model.events),
+        "fields": fields_of(model),
+        "horizons": horizons,
+        "synthetic": bool(model.facts.get("synthetic", False)),
+    }
 
 
 @survival.post("/{name}/predict")
