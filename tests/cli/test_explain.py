@@ -1,6 +1,8 @@
 """leukoscope explain says what predict says, and explains no answer that was not given."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,18 @@ def test_a_file_that_cannot_be_read_is_one_line(cells: Path, lenient: Bundle, tm
     assert len(ended.stderr.splitlines()) == 1
     assert "text.png is not an image" in ended.stderr
     assert len(read_json(tmp_path / "why" / "explanations.json")) == 3
+
+
+def test_pictures_are_written_though_nothing_can_be_printed(cells: Path, lenient: Bundle, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    first = min(cells.iterdir())
+    Image.open(first).rotate(180).save(tmp_path / "turned.png", exif=exif)
+    words = ["explain", cells, tmp_path / "turned.png", "--model", lenient.path, "-o", tmp_path / "why"]
+    command = [sys.executable, "-m", "leukoscope", *map(str, words)]
+    with Path("/dev/full").open("w") as gone:
+        ended = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert len(read_json(tmp_path / "why" / "explanations.json")) == 4
+    assert "(turned upright (orientation 3))" in run(*words[:1], tmp_path / "turned.png", *words[3:]).stdout

@@ -311,6 +311,30 @@ def test_a_name_that_cannot_stand_in_a_table_is_refused(tmp_path: Path, name: st
         index(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["P1_a\nb.png", "P1_\udcff.png"])
+def test_a_strange_name_costs_the_others_nothing(tmp_path: Path, name: str) -> None:
+    for number in (1, 2):
+        save_cell(tmp_path / "a" / f"P{number}_1.png")
+    (tmp_path / "a" / "P1_1.png").rename(tmp_path / "a" / name)
+    found = index(tmp_path)
+    assert [cell.subject for cell in found.cells] == ["P2"]
+    assert [reason for _, reason in found.refused] == [
+        f"{str(Path('a') / name)!r} has characters that cannot stand in a table. Rename the file."
+    ]
+
+
+def test_a_pipe_is_passed_over_in_a_folder_and_refused_in_a_table(tmp_path: Path) -> None:
+    save_cell(tmp_path / "a" / "P1_1.png")
+    os.mkfifo(tmp_path / "a" / "P2_1.png")
+    found = index(tmp_path)
+    assert [cell.subject for cell in found.cells] == ["P1"]
+    assert [(one.path.name, one.reason) for one in found.passed] == [("P2_1.png", "pipe or device file")]
+    (tmp_path / "t.csv").write_text("path,label,subject\na/P1_1.png,a,P1\na/P2_1.png,a,P2\n")
+    listed = index(tmp_path / "t.csv")
+    assert [cell.subject for cell in listed.cells] == ["P1"]
+    assert "is a pipe" in listed.refused[0][1]
+
+
 def test_links_are_followed_once_and_those_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     save_cell(tmp_path / "a" / "P1_1.png")
     (tmp_path / "a" / "broken.png").symlink_to("nowhere.png")

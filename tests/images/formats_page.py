@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import imagecodecs
 import numpy as np
 import pydicom
 import tifffile
@@ -20,6 +21,19 @@ from leukoscope.interop.dicom_images import DicomImage
 
 from .grid import CODECS, DEPTHS, PLANES, ways, write
 from .test_read import FORMATS, deep_png, display_p3, own_array
+from .test_stated_colour import (
+    ADOBE,
+    P3,
+    SRGB,
+    bmp,
+    brought,
+    by_littlecms,
+    gamma_chunk,
+    png,
+    primaries_chunk,
+    tiff_of_primaries,
+    with_box,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "formats.md"
 LIBRARIES = ("pillow", "tifffile", "imagecodecs", "pydicom", "highdicom", "pi-heif")
@@ -86,7 +100,9 @@ def of_pillow() -> str:
             read_picture(plain.getvalue()).pixels, np.asarray(Image.open(io.BytesIO(plain.getvalue())).convert("RGB"))
         )
         if kind in ("BMP", "JPEG2000"):
-            rows.append(f"| {kind} | {'pixel for pixel' if same else 'WRONG'} | – | – |")
+            made = bmp(eight, display_p3()) if kind == "BMP" else with_box(eight, b"\2\0\0" + display_p3())
+            profile = any("sRGB" in note for note in read_picture(made).notes)
+            rows.append(f"| {kind} | {'pixel for pixel' if same else 'WRONG'} | {_yes(profile)} | – |")
             continue
         image.save(profiled, kind, icc_profile=display_p3(), **more)
         if kind == "TIFF":
@@ -100,6 +116,31 @@ def of_pillow() -> str:
     rows.append(f"| PNG, 16 bits | {deep.notes[0]} | {_yes('sRGB' in deep.notes[-1])} | – |")
     heic = read_picture(Path(__file__).parent / "phone.heic")
     rows.append(f"| HEIC (extra `heic`) | by libheif | {_yes('sRGB' in heic.notes[-1])} | by libheif |")
+    return "\n".join(rows)
+
+
+def colours() -> str:
+    """Return how far the colours of each way to state them lie from their formula, in grey levels."""
+    rows = ["| colours are stated by | read | furthest from the formula |", "|---|---|---|"]
+    pixels = np.random.default_rng(5).integers(20, 236, (40, 50, 3), dtype=np.uint8)
+    lab = by_littlecms(pixels, to_lab=True)
+    lab[..., 1:] *= 256
+    deep = np.dstack([lab[..., :1] * 655.35, lab[..., 1:]]).round().astype(int).astype(np.uint16)
+    content = io.BytesIO()
+    tifffile.imwrite(content, deep, photometric="cielab")
+    ways = {
+        "PNG cICP, Display P3": (png(pixels, (b"cICP", bytes([12, 13, 0, 1]))), brought(pixels, P3, None)),
+        "PNG gAMA 1": (png(pixels, gamma_chunk(1.0)), brought(pixels, SRGB, 1)),
+        "PNG cHRM, Display P3": (png(pixels, gamma_chunk(0.45455), primaries_chunk(P3)), brought(pixels, P3, None)),
+        "TIFF primaries, Adobe RGB": (tiff_of_primaries(pixels, ADOBE), brought(pixels, ADOBE, 2.2)),
+        "TIFF CIELab, 16 bits": (content.getvalue(), pixels),
+    }
+    for name, (written, want) in ways.items():
+        picture = read_picture(written)
+        rows.append(f"| {name} | {picture.notes[0]} | {np.abs(picture.pixels - want).max():.1f} |")
+    for name, points in (("PNG cICP, PQ", [9, 16, 0, 1]), ("PNG cICP, narrow range", [1, 13, 0, 0])):
+        refused = said(lambda points=points: read_picture(png(pixels, (b"cICP", bytes(points)))))
+        rows.append(f"| {name} | refused: {refused.removeprefix('The image ')} | |")
     return "\n".join(rows)
 
 
@@ -137,6 +178,11 @@ def refused() -> str:
         "text": b"no image\n",
         "TGA, PSD, PPM …": pillow("TGA"),
         "GIF": pillow("GIF"),
+        "JPEG of 12 bits": imagecodecs.jpeg_encode(eight.astype(np.uint16) * 16, bitspersample=12),
+        "JPEG-LS": imagecodecs.jpegls_encode(eight),
+        "JPEG XL": imagecodecs.jpegxl_encode(eight),
+        "three channels in which 0 is white": tiff(eight, photometric="miniswhite", planarconfig="contig"),
+        "Zeiss CZI, Nikon ND2, Leica LIF …": b"ZISRAWFILE" + bytes(99),
     }
     for name, content in made.items():
         rows.append(f"| {name} | {said(lambda content=content: read_picture(content)).removeprefix('The image ')} |")
@@ -168,6 +214,24 @@ def dicom() -> str:
         }
         for name, path in named.items():
             rows.append(f"| {name} | {said(lambda path=path: DicomImage(path).read(0, 0, 20, 20))} |")
+        for name, values in {
+            "12 bits stored at the upper end (HighBit 15)": {
+                "BitsAllocated": 16,
+                "BitsStored": 12,
+                "HighBit": 15,
+                "PixelData": (picture().astype(np.uint16) * 256).tobytes(),
+            },
+            "values with a sign": {"PixelRepresentation": 1},
+            "ARGB": {"PhotometricInterpretation": "ARGB"},
+            "MONOCHROME2": {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"},
+            "Secondary Capture": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+        }.items():
+            changed = pydicom.dcmread(field)
+            for key, value in values.items():
+                setattr(changed, key, value)
+            changed.save_as(Path(folder) / "changed")
+            told = said(lambda: DicomImage(Path(folder) / "changed").read(0, 0, 20, 20))
+            rows.append(f"| {name} | {told} |")
         rows.append(f"| PixelSpacing of 1 mm | read; {DicomImage(Path(folder) / 'spaced').stated.note} |")
     return "\n".join(rows)
 
@@ -177,7 +241,13 @@ def main() -> None:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
     template = (Path(__file__).parent / "formats_page.md").read_text(encoding="utf-8")
     text = template.format(
-        grid=table, tried=f"{tried:,}", pillow=of_pillow(), refused=refused(), dicom=dicom(), versions=versions
+        grid=table,
+        tried=f"{tried:,}",
+        pillow=of_pillow(),
+        colours=colours(),
+        refused=refused(),
+        dicom=dicom(),
+        versions=versions,
     )
     PAGE.write_text(text, encoding="utf-8")
     print(f"Wrote {PAGE}")

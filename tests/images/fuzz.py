@@ -30,6 +30,7 @@ from leukoscope.images.tables import read_table
 from leukoscope.images.tiff import Tiff
 
 from .grid import ways, write
+from .test_stated_colour import P3, bmp, gamma_chunk, png, primaries_chunk, with_box
 
 LONGEST_S, MOST_BYTES = 10, 2 << 30
 SIDE = 96
@@ -55,8 +56,9 @@ def tiffs(folder: Path) -> Iterator[tuple[str, bytes]]:
         ("a.ome.tif", {"metadata": sizes}),
         ("a.tif", {"description": "Aperio Image Library\n9x9|MPP = 0.1", "metadata": None, "tile": (32, 32)}),
         ("b.tif", {"iccprofile": (Path(__file__).parent / "display-p3-like.icc").read_bytes()}),
+        ("lab.tif", {"photometric": "cielab"}),
     ):
-        tifffile.imwrite(folder / name, picture(), photometric="rgb", **more)
+        tifffile.imwrite(folder / name, picture(), **{"photometric": "rgb"} | more)
         yield ".tif", (folder / name).read_bytes()
 
 
@@ -69,6 +71,10 @@ def pictures(folder: Path) -> Iterator[tuple[str, bytes]]:
         more = {"exif": exif, "icc_profile": icc} if kind in ("PNG", "JPEG", "WEBP", "AVIF") else {}
         Image.fromarray(picture()).save(content, kind, **more)
         yield "", content.getvalue()
+    yield "", png(picture(), (b"cICP", bytes([12, 13, 0, 1])))
+    yield "", png(picture(), gamma_chunk(1.0), primaries_chunk(P3))
+    yield "", bmp(picture(), icc)
+    yield "", with_box(picture(), b"\2\0\0" + icc)
     yield ".heic", (Path(__file__).parent / "phone.heic").read_bytes()
 
 

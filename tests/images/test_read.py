@@ -7,6 +7,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -424,3 +425,46 @@ def test_a_page_with_endless_tags_is_refused_at_once(eight: np.ndarray) -> None:
     circle[after : after + 4] = page.to_bytes(4, "little")
     with pytest.raises(ImageError, match="goes in circles"):
         read_image(bytes(circle))
+
+
+def test_a_palette_keeps_its_white_however_it_was_written(eight: np.ndarray) -> None:
+    indices = eight[..., 0]
+    eights = np.random.default_rng(2).integers(0, 256, (3, 256))
+    eights[:, 7] = 255
+    for factor in (257, 256):  # white is 65,535, or, as some programs write it, 65,280
+        content = io.BytesIO()
+        tifffile.imwrite(content, indices, photometric="palette", colormap=(eights * factor).astype(np.uint16))
+        assert np.array_equal(read_image(content.getvalue()), eights.T[indices].astype(np.uint8)), factor
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.int8, 7), (np.int16, 15), (np.int32, 31)])
+def test_numbers_with_a_sign_have_one_bit_less(eight: np.ndarray, dtype: type, bits: int) -> None:
+    content = io.BytesIO()
+    values = np.round(eight / 255 * (2**bits - 1)).astype(dtype)
+    tifffile.imwrite(content, values, photometric="rgb")
+    picture = read_picture(content.getvalue())
+    assert np.array_equal(picture.pixels, np.floor(values / (2.0**bits - 1) * 255 + 0.5))
+    assert picture.notes == (f"{bits} bits per channel, told by the brightest pixel",)
+
+
+def test_white_is_zero_in_three_channels_is_refused(eight: np.ndarray) -> None:
+    content = io.BytesIO()
+    tifffile.imwrite(content, eight, photometric="miniswhite", planarconfig="contig")
+    with pytest.raises(ImageError, match="0 is white"):
+        read_image(content.getvalue())
+
+
+def test_a_jpeg_that_pillow_cannot_decode_is_named_and_not_called_damaged(eight: np.ndarray) -> None:
+    deep = imagecodecs.jpeg_encode(eight.astype(np.uint16) * 16, bitspersample=12)
+    for content, said in (
+        (deep, "JPEG of 12 bits per channel"),
+        (imagecodecs.jpegls_encode(eight), "JPEG-LS"),
+        (imagecodecs.jpegxr_encode(eight), "JPEG XR"),
+        (imagecodecs.jpegxl_encode(eight), "JPEG XL"),
+        (b"ZISRAWFILE" + bytes(500), "Zeiss CZI"),
+        (b"8BPS" + bytes(500), "Photoshop"),
+        (b"%PDF-1.4\n", "PDF"),
+    ):
+        with pytest.raises(ImageError, match=f"is a {said}") as refused:
+            read_image(content)
+        assert "damaged" not in str(refused.value)

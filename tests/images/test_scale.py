@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from leukoscope.images.scale import UNITS_UM, length_um, number_of, stated_scale
+from leukoscope.images.scale import UNITS_UM, Stated, length_um, number_of, stated_scale
 
 PIXELS = np.full((48, 64, 3), 200, np.uint8)
 
@@ -167,3 +167,8 @@ def test_numbers_and_lengths() -> None:
     assert number_of("1e-1") == 0.1
     assert length_um("1", "&#181;m") == 1
     assert length_um("1", "μm") == 1
+
+
+def test_a_heic_states_no_scale_and_is_read() -> None:
+    pytest.importorskip("pi_heif", reason="the extra heic is not installed")
+    assert stated_scale(Path(__file__).parent / "phone.heic") == Stated()

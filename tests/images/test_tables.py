@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.errors import DataError
+from leukoscope.images import tables
 from leukoscope.images.tables import file_of, one_spelling, read_table
 
 ROWS = [("cells/a.bmp", "all", "Müller"), ("cells/b.bmp", "hem", "H2")]
@@ -39,6 +40,13 @@ TABLES = {
     "empty columns": (lines(head="path,label,subject,,").replace(".bmp,all,Müller", ".bmp,all,Müller,,")).encode(),
     "first line empty": b"\n\n" + lines().encode(),
     "nbsp": lines(blank="\u00a0").encode(),
+    "blanks of no width": lines(head="path,label\u200b,\ufeffsubject\u2060", blank="\u200b ").encode(),
+    "texts by formula": lines().replace("H2", '"=""H2"""').encode(),
+    "utf-32": lines("\t").encode("utf-32"),
+    "a column twice": lines(head="path,label,subject,Subject")
+    .replace("Müller", "Müller,Müller")
+    .replace("H2", "H2,H2")
+    .encode(),
 }
 
 
@@ -68,6 +76,7 @@ def test_a_workbook_is_refused_by_name_with_the_cure(tmp_path: Path, kind: str) 
         (b"", "empty"),
         (b"path,label\na,b,c\n", "does not have 2 cells"),
         (b"path,path\na,b\n", "two columns"),
+        (b"path,Path\na,b\n", "two columns called path"),
         (b"file\na\n", "lacks the column path. It has: file"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\0\0", "not a table"),
     ],
@@ -128,3 +137,20 @@ def test_classes_that_differ_in_case_are_one_and_that_is_said() -> None:
     labels, said = one_spelling(["all", "ALL", "all", "hem", "Hem", ""])
     assert labels == ["all", "all", "all", "hem", "hem", ""]
     assert said == ["ALL is read as all.", "Hem is read as hem."]
+
+
+def test_a_name_in_other_capitals_is_found_where_it_is_the_only_one(tmp_path: Path) -> None:
+    (tmp_path / "Cells").mkdir()
+    (tmp_path / "Cells" / "Prüfung.BMP").touch()
+    assert file_of("CELLS\\PRÜFUNG.bmp", tmp_path / "t.csv") == tmp_path / "Cells" / "Prüfung.BMP"
+    (tmp_path / "Cells" / "prüfung.bmp").touch()
+    tables._names_by_case.cache_clear()
+    assert not file_of("cells/PRÜFUNG.bmp", tmp_path / "t.csv").exists()
+
+
+def test_a_table_whose_patients_have_another_name_says_so(tmp_path: Path) -> None:
+    for head, said in (("path,label,Patient ID", "Patient ID"), ("path,label,subject", ""), ("path,label,date", "")):
+        (tmp_path / "t.csv").write_text(lines(head=head), encoding="utf-8")
+        notes = read_table(tmp_path / "t.csv").note_on_subjects()
+        assert bool(notes) == bool(said)
+        assert all(said in note for note in notes)

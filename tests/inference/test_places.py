@@ -10,7 +10,7 @@ from leukoscope.cli.predict import predict
 from leukoscope.errors import DataError, ImageError, UsageError
 from leukoscope.images.read import read_image
 from leukoscope.inference.shards import beside
-from leukoscope.inference.sources import sources_of
+from leukoscope.inference.sources import SUFFIXES, gather, kind_of, sources_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes in folders")
 
@@ -41,3 +41,19 @@ def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path) -> None:
 def test_a_table_leads_to_no_other_kind_of_place(table: str, path: str) -> None:
     with pytest.raises(DataError, match="as the table is"):
         beside(table, path)
+
+
+def test_a_pipe_in_a_folder_or_a_table_never_keeps_the_others_waiting(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "t.csv").write_text("path\na.png\nb.png\n")
+    folder = gather([tmp_path], suffixes=SUFFIXES, dicom=True)
+    assert [source.path.name for source in folder.sources] == ["a.png"]
+    assert {(one.path.name, one.reason) for one in folder.passed} == {
+        ("b.png", "pipe or device file"),
+        ("t.csv", ".csv file"),
+    }
+    listed = gather([tmp_path / "t.csv"], suffixes=SUFFIXES, dicom=True)
+    assert [kind_of(source.path) for source in listed.sources] == ["crop", "crop"]  # and refused by name when read
+    with pytest.raises(ImageError, match="is a pipe"):
+        read_image(listed.sources[1].path)

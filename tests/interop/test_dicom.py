@@ -329,3 +329,81 @@ def test_a_slide_whose_frames_cannot_cover_it_is_refused_at_once(pixels, tmp_pat
     image.save_as(tmp_path / "huge.dcm")
     with pytest.raises(ImageError, match="frames cannot make"):
         DicomImage(tmp_path / "huge.dcm")
+
+
+def _changed(path, **values):
+    image = pydicom.dcmread(path)
+    for name, value in values.items():
+        setattr(image, name, value)
+    image.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("high", "brought"),
+    [(15, lambda values: values * 16), (11, lambda values: values | 0xA000)],
+    ids=["pushed to the left", "with an overlay above"],
+)
+def test_only_the_bits_that_hold_the_picture_are_read(pixels, tmp_path, high, brought):
+    twelve = (pixels.astype(np.uint32) * 4095 // 255).astype(np.uint16)
+    path = write_field(tmp_path / "a.dcm", pixels, mm=1e-4)
+    more = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": high}
+    _changed(path, PixelData=brought(twelve).astype(np.uint16).tobytes(), **more)
+    image = DicomImage(path)
+    assert np.array_equal(image.read(0, 0, *image.size), pixels)
+    assert image.notes[0] == "12 bits per channel, as the file states"
+
+
+def test_seven_bits_are_brought_to_eight(pixels, tmp_path):
+    path = _changed(write_field(tmp_path / "a.dcm", pixels // 2), BitsStored=7, HighBit=6)
+    image = DicomImage(path)
+    assert np.array_equal(image.read(0, 0, *image.size), np.floor((pixels // 2) / 127 * 255 + 0.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"PhotometricInterpretation": "ARGB"}, "kind that is not read .ARGB"),
+        ({"PhotometricInterpretation": "YBR_PARTIAL_422"}, "kind that is not read"),
+        ({"PixelRepresentation": 1}, "with a sign"),
+        ({"ColorSpace": "ROMMRGB"}, "names colours .ROMMRGB. and lacks their profile"),
+    ],
+)
+def test_what_merely_cannot_be_decoded_is_not_called_damaged(pixels, tmp_path, values, said):
+    path = _changed(write_field(tmp_path / "a b.dcm", pixels), **values)
+    with pytest.raises(ImageError, match=said) as refused:
+        DicomImage(path).read(0, 0, 20, 20)
+    assert "damaged" not in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+def test_a_codec_without_decoder_is_named(pixels, tmp_path):
+    path = write_field(tmp_path / "a b.dcm", pixels)
+    image = pydicom.dcmread(path)
+    image.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"  # HTJ2K
+    image.PixelData = encapsulate([b"\0" * 100])
+    image["PixelData"].VR = "OB"
+    image.save_as(path)
+    with pytest.raises(ImageError, match=r"a b\.dcm is compressed as High-Throughput JPEG 2000"):
+        DicomImage(path).read(0, 0, 20, 20)
+
+
+def test_colours_named_without_a_profile_are_obeyed(pixels, tmp_path):
+    from tests.images.test_stated_colour import ADOBE, brought
+
+    image = DicomImage(_changed(write_field(tmp_path / "a.dcm", pixels), ColorSpace="ADOBERGB"))
+    assert np.abs(image.read(0, 0, *image.size) - brought(pixels, ADOBE, 2.2)).max() < 2.5
+    assert image.notes == ("colours brought from Adobe RGB to sRGB",)
+
+
+def test_big_endian_of_sixteen_bits_is_its_twin(pixels, tmp_path):
+    image = pydicom.dcmread(write_field(tmp_path / "a.dcm", pixels))
+    image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
+    image.BitsAllocated = image.BitsStored = 16
+    image.HighBit = 15
+    image.PixelData = (pixels.astype(np.uint16) * 257).astype(">u2").tobytes()
+    image["PixelData"].VR = "OW"
+    pydicom.dcmwrite(tmp_path / "b", image, implicit_vr=False, little_endian=False, force_encoding=True)
+    assert is_dicom(tmp_path / "b")
+    read = DicomImage(tmp_path / "b")
+    assert np.array_equal(read.read(0, 0, *read.size), pixels)

@@ -10,6 +10,7 @@ import click
 from .options import model_option, note, point_option
 
 if TYPE_CHECKING:
+    from ..errors import ImageError
     from ..inference.explaining import Explainer, Explanation
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor
@@ -50,7 +51,7 @@ def explain(
       leukoscope explain cells/ --method occlusion --class all --html why.html
       leukoscope explain cells/ --method lime --check -o explained/
     """
-    from ..errors import ImageError, UsageError
+    from ..errors import ImageError, UsageError, attempt
     from ..images.folders import passed_over
     from ..inference.explaining import Explainer
     from ..inference.predictor import load
@@ -66,11 +67,13 @@ def explain(
         complain(line)
     predictor = load(model)
     explainer = Explainer(predictor, method=how["method"] or "", seed=how["seed"], curves=how["check"])
-    done = list(_looked_at(found.sources, predictor, explainer=explainer, target=target, point=how["point"]))
-    if output and done:
-        _write_pictures(output, done)
-    if html and done:
-        _write_page(html, done)
+    looked = list(_looked_at(found.sources, predictor, explainer=explainer, target=target, point=how["point"]))
+    done = [case for case in looked if isinstance(case, _Case)]
+    written = attempt(lambda: _write(done, output=output, html=html))
+    for case in looked:  # a terminal that is gone must not cost a picture, nor a full disk the answers
+        _say(case)
+    if isinstance(written, Exception):
+        raise written
     for path in (output, html):
         if path and done:
             note(f"Wrote {printable(path)}")
@@ -88,6 +91,8 @@ class _Case:
     opinion: "Opinion"
     found: "Explanation | None"
     """Missing where there is no cell to draw on."""
+    notes: tuple[str, ...] = ()
+    """What was done to the values of the file."""
 
     @property
     def refused(self) -> bool:
@@ -101,6 +106,7 @@ class _Case:
     def line(self) -> str:
         said = f"{self.source.path}  {self.opinion.decision}"
         said += f": {self.opinion.reason}" if self.opinion.reason else ""
+        said += "".join(f" ({note})" for note in self.notes)
         if self.found is None:
             return said
         chance = "" if self.probability is None else f" {self.probability:.3f}"
@@ -116,34 +122,46 @@ class _Case:
 
 def _looked_at(
     sources: "Iterable[Source]", predictor: "Predictor", *, explainer: "Explainer", target: str, point: str
-) -> Iterator[_Case]:
-    """Yield what could be read, and say a line about every picture."""
+) -> "Iterator[_Case | ImageError]":
+    """Yield each picture that could be read, or why it could not."""
     from ..errors import ImageError
     from ..images.guard import usable
-    from ..images.read import read_image
+    from ..images.read import read_picture
     from ..progress import track
-    from .options import complain, printable
 
     def look(source: "Source") -> _Case:
-        image = read_image(source.path)
-        opinion = predictor.opinion(image, name=str(source.path), point=point)
+        image = read_picture(source.path)
+        opinion = predictor.opinion(image.pixels, name=str(source.path), point=point)
         try:
-            found = explainer.explain(image, target=target)
+            found = explainer.explain(image.pixels, target=target)
         except ImageError:  # no cell in it; the opinion says so
             found = None
-        return _Case(source, opinion, found)
+        return _Case(source, opinion, found, image.notes)
 
     for source in track(list(sources), "Explaining"):
         try:
-            case = usable(lambda source=source: look(source), name=str(source.path))  # type: ignore[misc]
+            yield usable(lambda source=source: look(source), name=str(source.path))  # type: ignore[misc]
         except ImageError as unusable:
-            complain(str(unusable))
-            continue
-        if case.refused:
-            complain(case.line())
-        else:
-            click.echo(printable(case.line()))
-        yield case
+            yield unusable
+
+
+def _say(looked: "_Case | ImageError") -> None:
+    """Say a line about a picture, on standard error where it was refused or could not be read."""
+    from .options import complain, printable
+
+    if not isinstance(looked, _Case):
+        complain(str(looked))
+    elif looked.refused:
+        complain(looked.line())
+    else:
+        click.echo(printable(looked.line()))
+
+
+def _write(done: list[_Case], *, output: Path | None, html: Path | None) -> None:
+    if output and done:
+        _write_pictures(output, done)
+    if html and done:
+        _write_page(html, done)
 
 
 def _write_pictures(folder: Path, done: list[_Case]) -> None:

@@ -236,9 +236,12 @@ def _index_folder(root: Path, layout: Layout, labels: Path | None) -> Indexed:
     root = root.resolve()
     listing = list_folder(root)
     ignored = Counter(one.path.suffix or one.path.name for one in listing.passed)
-    images = [PurePosixPath(path.relative_to(root)) for path in listing.files]
-    for inside in images:
-        _refuse_strange_name(Path(inside))
+    found = [PurePosixPath(path.relative_to(root)) for path in listing.files]
+    images = [inside for inside in found if str(inside).isprintable()]  # no line breaks, nor bytes that are no text
+    strange = [repr(str(inside)) for inside in found if not str(inside).isprintable()]
+    refused = [(name, f"{name} has characters that cannot stand in a table. Rename the file.") for name in strange]
+    if not images and refused:
+        raise DataError(" ".join(reason for _, reason in refused[:3]))
     if not images:
         others = f" It has {_count(ignored)}." if ignored else ""
         raise DataError(f"{root} holds no image ({', '.join(sorted(FORMATS))}).{others} Give the folder that does.")
@@ -247,13 +250,8 @@ def _index_folder(root: Path, layout: Layout, labels: Path | None) -> Indexed:
     else:
         indexed = _from_folders(root, images, layout)
     indexed.ignored, indexed.passed, indexed.hidden = ignored, listing.passed, listing.hidden
+    indexed.refused += refused
     return indexed
-
-
-def _refuse_strange_name(inside: Path) -> None:
-    name = str(inside)
-    if not name.isprintable():  # line breaks, and bytes that are no text
-        raise DataError(f"{name!r} has characters that cannot stand in a table. Rename the file.")
 
 
 def _count(ignored: Counter[str]) -> str:
@@ -274,7 +272,11 @@ def _from_cnmc(root: Path, images: Sequence[PurePosixPath], labels: Path | None)
             name = _original(inside, originals, labels)
         label, subject = cnmc.label_and_subject(PurePosixPath(name).name) or ("", "")
         if not label and not part.endswith("_test"):
-            raise DataError(f"{root / inside}: the name is not of the release (UID_<subject>_<image>_<cell>_<class>).")
+            why = (
+                f"{root / inside}: the name is not of the release (UID_<subject>_<image>_<cell>_<class>). Take it out."
+            )
+            indexed.refused.append((inside.as_posix(), why))
+            continue
         indexed.cells.append(
             _cell(root, inside, label=label, subject=subject, part=part, source=cnmc.SOURCE, name=name)
         )
@@ -418,6 +420,8 @@ def _measured(cells: list[Cell]) -> Iterator[Cell | ImageError]:
     """
 
     def measure(cell: Cell) -> Cell:
+        if cell.path.exists() and not (cell.path.is_file() or cell.path.is_dir()):
+            raise ImageError("is a pipe or a device, not a file. Save its image in a file.", path=cell.path)
         try:
             digest = sha256_of(cell.path)
         except FileNotFoundError:

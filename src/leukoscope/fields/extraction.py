@@ -296,7 +296,7 @@ def extract(
     also: Sequence[Also] = (),
     foreign: Mapping[Path, Foreign] | None = None,
 ) -> list[Extracted]:
-    """Cut out the cells of all fields and slides into `output`; tell `report` one line for each.
+    """Cut out the cells of all fields and slides into `output`; tell `report` one line for each, after the tables.
 
     `foreign` names, by path, what opens the files that are no ordinary images.
     """
@@ -325,8 +325,11 @@ def extract(
             problem = "; ".join(filter(None, (result.problem, str(unwritten))))
             result = replace(result, problem=problem)
         results.append(result)
+    written = attempt(lambda: _write_tables(results, output, options=options))
+    for result in results:  # a terminal that is gone must not cost a table, nor a full disk the answers
         report(str(result), bool(result.problem))
-    _write_tables(results, output, options=options)
+    if isinstance(written, Exception):
+        raise written
     return results
 
 

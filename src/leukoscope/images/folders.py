@@ -167,10 +167,11 @@ def _raise(error: OSError) -> NoReturn:
 def _reason(path: Path, suffixes: Collection[str], *, dicom: bool) -> str | None:
     """Return why a file is passed over; None for one that is to be read."""
     suffix = path.suffix.lower()
-    if suffix in suffixes:
+    ordinary = path.is_file()
+    if suffix in suffixes and (ordinary or not path.exists()):
         return None
-    if not path.is_file():
-        return "link that leads nowhere" if path.is_symlink() else "no ordinary file"
+    if not ordinary:  # to open a pipe waits without end for somebody who writes into it
+        return "link that leads nowhere" if path.is_symlink() and not path.exists() else "pipe or device file"
     if suffix in _TABLES:
         return f"{suffix} file"
     try:

@@ -1,4 +1,4 @@
-"""From the values of a file to 8 bits per channel in sRGB: its range, then its embedded profile."""
+"""From the values of a file to 8 bits per channel in sRGB: its range, then its profile; L*a*b* by scikit-image."""
 
 import io
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import require
 
 if TYPE_CHECKING:
     from PIL import ImageCms
@@ -55,7 +57,7 @@ def range_of(values: NDArray[Any], *, bits: int, stated: tuple[float, float] | N
         return _of_fractions(high)
     if bits not in _STORED:
         return Range(0, 2**bits - 1, f"{bits} bits per channel, as the file states")
-    return _of_depth(high)
+    return _of_depth(high, most=np.iinfo(values.dtype).max)
 
 
 def eight_bits(values: NDArray[Any], given: Range) -> NDArray[np.uint8]:
@@ -78,8 +80,10 @@ def _of_fractions(high: float) -> Range:
     return Range(0, depth.high, f"floating point, read as {depth.said}")
 
 
-def _of_depth(high: float) -> Range:
+def _of_depth(high: float, *, most: int = 2**64 - 1) -> Range:
+    """Return the range of the smallest depth that holds the brightest pixel, and that its numbers can hold."""
     depth = next((bits for bits in _DEPTHS if high < 2**bits), _DEPTHS[-1])
+    depth = min(depth, most.bit_length())  # 15 where numbers of 16 bits have a sign
     return Range(0, 2**depth - 1, f"{depth} bits per channel, told by the brightest pixel")
 
 
@@ -90,26 +94,40 @@ def _scaled(values: NDArray[Any], given: Range) -> NDArray[np.uint8]:
 
 _SAME = 1  # grey levels between a profile's colours and sRGB's at which nothing is changed
 _ROWS_AT_ONCE = 1024  # converted at once
+_LAB_ROWS = 128  # of floating point
+_D50_TO_D65 = np.array(
+    [[0.9555766, -0.0230393, 0.0631636], [-0.0282895, 1.0099416, 0.0210077], [0.0122982, -0.0204830, 1.3299098]]
+)  # by Bradford, as LittleCMS adapts (Lindbloom)
 _INTENT = 1  # relative colorimetric: white stays white, and colours that sRGB has stay as they are
 
 
-def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None) -> tuple[NDArray[np.uint8], str]:
+@dataclass(frozen=True)
+class Profile:
+    """An ICC profile, and what to call it instead of what it calls itself."""
+
+    content: bytes
+    name: str = ""
+
+
+def to_srgb(pixels: NDArray[np.uint8], profile: Profile | None) -> tuple[NDArray[np.uint8], str]:
     """Return pixels as sRGB, (height, width, 3), and what was done in words; without a profile they are sRGB.
 
     Args:
         pixels: uint8, (height, width, 3) as RGB, or (height, width, 4) as CMYK.
-        profile: the bytes of an ICC profile.
+        profile: that of the file; None where it has none.
 
     Raises:
         ValueError: CMYK without a usable profile: nobody knows its colours.
     """
     mode = "RGB" if pixels.shape[2] == 3 else "CMYK"
-    found = _transform(profile, mode) if profile else None
+    found = _transform(profile.content, mode) if profile else None
     if mode == "CMYK" and (found is None or found[0] is None):
         raise ValueError("is a CMYK (print) image without a colour profile. Save it as RGB.")
     if found is None:
         return pixels, ""
     transform, said = found
+    if profile and profile.name and transform is not None:
+        said = f"colours brought from {profile.name} to sRGB"
     return (pixels if transform is None else _applied(pixels, transform, mode)), said
 
 
@@ -128,6 +146,28 @@ def _transform(profile: bytes, mode: str) -> "tuple[ImageCms.ImageCmsTransform |
     if mode == "RGB" and _changes_nothing(made):
         return None, ""
     return made, f"colours brought from {name[:60]} to sRGB"
+
+
+def lab_to_srgb(values: NDArray[Any], *, signed: bool) -> NDArray[np.uint8]:
+    """Return CIE L*a*b* of white D50, uint8 or uint16 (height, width, 3), as sRGB.
+
+    signed: a* and b* are stored with their sign (CIELab of TIFF), else moved up by 128 (ICCLab).
+    """
+    colour = require("skimage.color", feature="Reading L*a*b*", extra="fields")
+    wide = values.dtype == np.uint16
+    # ICC, version 2: 100 is 65,280 of 16 bits, and a step of a* or b* is 256 of them.
+    white, step = (65535.0 if signed else 65280.0, 256.0) if wide else (255.0, 1.0)
+    result = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _LAB_ROWS):
+        rows = values[top : top + _LAB_ROWS]
+        lab = np.empty(rows.shape)
+        lab[..., 0] = np.minimum(rows[..., 0] * (100.0 / white), 100)
+        ab = rows[..., 1:]
+        centred = ab.view(np.int16 if wide else np.int8) if signed else ab - 128.0 * step
+        lab[..., 1:] = np.asarray(centred, np.float64) / step
+        xyz = colour.lab2xyz(lab, illuminant="D50") @ _D50_TO_D65.T
+        result[top : top + _LAB_ROWS] = np.floor(np.clip(colour.xyz2rgb(xyz), 0, 1) * 255 + 0.5)
+    return result
 
 
 def _changes_nothing(transform: "ImageCms.ImageCmsTransform") -> bool:

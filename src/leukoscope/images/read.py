@@ -17,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError, MissingExtraError, attempt, installed, require
 from .guard import muted
-from .pixels import EIGHT, eight_bits, range_of, to_srgb
+from .pixels import EIGHT, Profile, Range, eight_bits, range_of, to_srgb
+from .stated_colour import HEADER, SYCC, colours_of_jp2, profile_of, profile_of_boxes
 
 T = TypeVar("T")
 RGB = NDArray[np.uint8]  # (height, width, 3)
@@ -59,6 +60,22 @@ _STARTS = {
     b"\xff\x4f\xff\x51": "JPEG2000",
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"II\xbc": "JPEG XR",
+}
+# What lies beside pictures in a laboratory, and what is called by its name.
+_OTHERS = {
+    b"ZISRAWFILE": "Zeiss CZI",
+    b"\xda\xce\xbe\x0a": "Nikon ND2",
+    b"\x70\0\0\0": "Leica LIF",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"PK\3\4": "zip (or office)",
+    b"\x1f\x8b": "gzip",
+    b"\x89HDF": "HDF5",
+    b"\xd0\xcf\x11\xe0": "OLE (OIB, old Office)",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "RAR",
+    b"\x93NUMPY": "NumPy",
 }
 _BRANDS = {
     b"avif": "AVIF",
@@ -160,7 +177,9 @@ def format_of(head: bytes) -> str:
 
 
 def file_format(path: Path) -> str:
-    """Return what `format_of` says of a file."""
+    """Return what `format_of` says of a file; of a pipe or a device nothing."""
+    if path.exists() and not path.is_file():
+        return ""
     with path.open("rb") as file:
         return format_of(file.read(_HEAD))
 
@@ -244,9 +263,8 @@ def picture_of(image: Image.Image, *, name: str = "") -> Picture:
         raise ImageError(
             f"is a PIL image of mode {image.mode}. Pass image.convert('RGB'), the cell on black.", path=name
         )
-    orientation, profile = orientation_of(image), image.info.get("icc_profile")
-    pixels, said = to_srgb(_eight(image, name), profile if isinstance(profile, bytes) else None)
-    return Picture(upright(pixels, orientation), (said,) if said else ())
+    pixels, said = _srgb(_eight(image, name), profile_of(image, name=name), name)
+    return Picture(upright(pixels, orientation_of(image)), (said,) if said else ())
 
 
 Read = tuple[RGB, int, list[str]]  # pixels as stored, orientation, notes
@@ -279,9 +297,9 @@ def _opened(source: Path | bytes, name: str) -> BinaryIO:
     return stream
 
 
-def _head(stream: BinaryIO) -> bytes:
+def _head(stream: BinaryIO, size: int = _HEAD) -> bytes:
     stream.seek(0)
-    head = stream.read(_HEAD)
+    head = stream.read(size)
     stream.seek(0)
     return head
 
@@ -293,10 +311,12 @@ def _kind(stream: BinaryIO, source: Path | bytes, name: str) -> str:
     expected = FORMATS.get(source.suffix.lower()) if isinstance(source, Path) else None
     if kind and expected is not None and kind not in expected:
         raise ImageError(f"is a {kind} file with the name of another type. Give it its true suffix.", path=name)
-    if kind == "JPEG XL":
+    if kind in ("JPEG XL", "JPEG XR"):
         raise ImageError(
-            "is a JPEG XL file, whose colour profile cannot be read here. Save it as PNG or TIFF.", path=name
+            f"is a {kind} file, whose colour profile cannot be read here. Save it as PNG or TIFF.", path=name
         )
+    if kind == "JPEG" and (other := _other_jpeg(_head(stream, HEADER))):
+        raise ImageError(f"is a {other}, a kind that is not read. Save it as PNG or TIFF.", path=name)
     if kind == "DICOM":
         raise ImageError("is a DICOM object. Give it to predict or cells as a field, or export it as PNG.", path=name)
     if kind == "GIF" and attempt(lambda: int(getattr(Image.open(stream), "n_frames", 1))) == 1:
@@ -306,11 +326,27 @@ def _kind(stream: BinaryIO, source: Path | bytes, name: str) -> str:
     found = attempt(lambda: Image.open(stream).format)
     if isinstance(found, str) and found not in ("MPO",):
         raise ImageError(f"is a {found} file, a kind that is not read. Save it as PNG or TIFF.", path=name)
+    if other := next((what for start, what in _OTHERS.items() if head.startswith(start)), ""):
+        raise ImageError(f"is a {other} file, a kind that is not read. Export its pictures as PNG or TIFF.", path=name)
     if _is_text(head):
         raise ImageError("is not an image but text, whatever its name says. Give the image itself.", path=name)
     raise ImageError(
         f"is of a kind that is not known here (it begins with {head[:8].hex(' ')}). Save it as PNG or TIFF.", path=name
     )
+
+
+def _other_jpeg(head: bytes) -> str:
+    """Name a JPEG that is coded in a way of which Pillow says that it is damaged; nothing for others."""
+    at = 2
+    while at + 9 < len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if marker == 0xF7:
+            return "JPEG-LS file"
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits = head[at + 4]
+            return f"JPEG of {bits} bits per channel" if bits != 8 else ""
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return ""
 
 
 def _is_text(head: bytes) -> bool:
@@ -356,17 +392,22 @@ def _by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:
             raise ImageError(
                 f"holds several pictures ({frames}; animated or multi-page). Save one per file.", path=name
             )
-        orientation, profile = orientation_of(image), image.info.get("icc_profile")
+        stated = _head(stream, -1 if kind == "BMP" else HEADER)  # BMP keeps its profile behind the pixels
+        orientation, profile = orientation_of(image), profile_of(image, stated, name=name)
         bits = _bits_of(head, kind)
         if bits > 8:
             values, notes = _deep(stream, kind, bits, name)
         else:
             values, notes = _eight(image, name), []
+    pixels, said = _srgb(values, profile, name)
+    return pixels, orientation, [*notes, said]
+
+
+def _srgb(values: NDArray[np.uint8], profile: Profile | None, name: str) -> tuple[RGB, str]:
     try:
-        pixels, said = to_srgb(values, profile if isinstance(profile, bytes) else None)
+        return to_srgb(values, profile)
     except ValueError as unknown:
         raise ImageError(str(unknown), path=name) from None
-    return pixels, orientation, [*notes, said]
 
 
 def _pillow(stream: BinaryIO, name: str) -> Image.Image:
@@ -456,6 +497,10 @@ def _deep(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np
         raise ImageError(f"cannot be read here: {missing}", path=name) from None
     stream.seek(0)
     content = stream.read()
+    if kind == "JPEG2000" and colours_of_jp2(content[:HEADER])[0] == SYCC:
+        raise ImageError(f"has YCC colours of {bits} bits per channel, a kind that is not read. {_SAVE}", path=name)
+    if kind == "JPEG2000":  # its pixels alone: the decoder would apply a profile by itself
+        content = content[max(0, content.find(b"\xff\x4f\xff\x51")) :]
     with muted():
         values = attempt(lambda: getattr(codecs, codec)(content))
     if isinstance(values, Exception):
@@ -501,8 +546,11 @@ def _heif(stream: BinaryIO, limits: _Limits) -> Read:
     if values.ndim != 3:
         raise ImageError(f"is a grey (black and white) image; {_COLOUR}", path=name)
     colours = _opaque(values, name) if values.shape[2] == 4 else values
-    given = EIGHT if colours.dtype == np.uint8 else range_of(colours, bits=16)
-    pixels, said = to_srgb(eight_bits(colours, given), image.info.get("icc_profile"))
+    depth = image.info.get("bit_depth", 16)
+    given = EIGHT if colours.dtype == np.uint8 else Range(0, 65535, f"{depth} bits per channel, as the file states")
+    icc = image.info.get("icc_profile")
+    profile = Profile(icc) if icc else profile_of_boxes(_head(stream, HEADER), name=name)
+    pixels, said = _srgb(eight_bits(colours, given), profile, name)
     return pixels, 1, [given.said, said]
 
 

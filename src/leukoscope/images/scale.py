@@ -111,6 +111,8 @@ class Claim:
 def stated_scale(source: Path | BinaryIO) -> Stated:
     """Return the scale that an image file states: OME, ImageJ, Aperio, Leica, Ventana, Philips, or its resolution.
 
+    A HEIC states none.
+
     Raises:
         ImageError: it cannot be opened as an image.
     """
@@ -125,6 +127,8 @@ def stated_scale(source: Path | BinaryIO) -> Stated:
 
         with Tiff(source, name=getattr(source, "name", "The image")) as tiff:
             return scale_of_tiff(tiff)
+    if format_of(head) == "HEIF":
+        return Stated()  # of phones, which know nothing of a microscope
     found = quietly(lambda: believed(_claims_by_pillow(source)))
     if isinstance(found, Exception):
         raise ImageError("The scale cannot be read: this is no image that can be opened.") from None

@@ -2,15 +2,19 @@
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
 from ..errors import DataError
 
 _WORKBOOKS = {b"PK\x03\x04": "a workbook (Excel, OpenDocument)", b"\xd0\xcf\x11\xe0": "a workbook (old Excel)"}
 _SEPARATORS = ",;\t|"
+_UNSEEN = "\ufeff\u200b\u200c\u200d\u2060"  # blanks of no width, which str.strip leaves
+_SUBJECTS = re.compile(r"subject|patient|donor|proband|person|case|pid", re.IGNORECASE)
 Row = dict[str, str]
 
 
@@ -45,11 +49,18 @@ class Table:
             )
         return [{name: row[place] for name, place in places.items()} for row in self.rows]
 
+    def note_on_subjects(self) -> list[str]:
+        """Say so where no column is called subject and others look as if they named patients."""
+        if self._place("subject") is not None:
+            return []
+        alike = [name for name in self.header if _SUBJECTS.search(name)]
+        return [f"{self.path.name} has no column subject, so nobody is told apart; is it {alike[0]}?"] if alike else []
+
     def _place(self, name: str) -> int | None:
         exact = [place for place, found in enumerate(self.header) if found == name]
         folded = [place for place, found in enumerate(self.header) if found.casefold() == name.casefold()]
         for places in (exact, folded):
-            if len(places) > 1:
+            if len({tuple(row[place] for row in self.rows) for place in (folded if places else ())}) > 1:
                 raise DataError(f"{self.path} has two columns called {name}. Rename or delete one.")
             if places:
                 return places[0]
@@ -70,10 +81,11 @@ def read_table(path: Path) -> Table:
     separator = separator or _likeliest(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows, lines = [], []
+    bare = _cell if '="' in text or any(sign in text for sign in _UNSEEN) else str.strip
     start = 1
     try:
         for row in reader:
-            cells = list(map(str.strip, row))
+            cells = list(map(bare, row))
             if any(cells):
                 rows.append(cells)
                 lines.append(start + skipped)
@@ -82,11 +94,22 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path}, line {reader.line_num + skipped}: {broken}. Is a quotation mark left open?") from None
     if not rows:
         raise DataError(f"{path} is empty. It needs a header line and one line per row.")
-    header = [cell.strip("\ufeff \u00a0") for cell in rows[0]]
+    header = rows[0]
     while header and not header[-1]:
         header.pop()
     body = [tuple(_fitted(row, len(header), path, line)) for row, line in zip(rows[1:], lines[1:], strict=True)]
     return Table(path, tuple(header), tuple(body), tuple(lines[1:]), separator, tuple(notes))
+
+
+def _cell(text: str) -> str:
+    """Return a cell without blanks around it, also those that are not seen, and without the sign of a text (="007").
+
+    >>> _cell("\\u00a0subject\\u200b"), _cell('="007"')
+    ('subject', '007')
+    """
+    while text and (text[0] in _UNSEEN or text[-1] in _UNSEEN or text != text.strip()):
+        text = text.strip().strip(_UNSEEN)
+    return text[2:-1] if len(text) > 2 and text.startswith('="') and text.endswith('"') else text
 
 
 def file_of(text: str, table: Path) -> Path:
@@ -133,7 +156,21 @@ def _spelled(path: Path) -> Path | None:
     if folder is None:
         return None
     forms = (path.name, unicodedata.normalize("NFC", path.name), unicodedata.normalize("NFD", path.name))
-    return next((folder / form for form in forms if _exists(folder / form)), None)
+    return next((folder / form for form in forms if _exists(folder / form)), None) or _in_other_case(folder, path.name)
+
+
+def _in_other_case(folder: Path, name: str) -> Path | None:
+    """Return the one file whose name differs in upper and lower case alone, as Windows takes them for the same."""
+    found = _names_by_case(folder).get(unicodedata.normalize("NFC", name).casefold(), [])
+    return folder / found[0] if len(found) == 1 else None
+
+
+@lru_cache(maxsize=16)
+def _names_by_case(folder: Path) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for found in folder.iterdir() if folder.is_dir() else ():
+        names.setdefault(unicodedata.normalize("NFC", found.name).casefold(), []).append(found.name)
+    return names
 
 
 def _exists(path: Path) -> bool:
@@ -153,6 +190,8 @@ def _text(path: Path) -> tuple[str, list[str]]:
     for start, what in _WORKBOOKS.items():
         if raw.startswith(start):
             raise DataError(f"{path} is {what}, not a CSV. Save it in the spreadsheet program as 'CSV UTF-8'.")
+    if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return _decoded(raw, "utf-32", path), []
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return _decoded(raw, "utf-16", path), []
     if b"\0" in raw[:1000]:
@@ -222,4 +261,4 @@ def one_spelling(labels: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def is_table(path: Path) -> bool:
     """Tell by its suffix whether a path names a table; a workbook is refused by name when it is read."""
-    return path.suffix.lower() in (".csv", ".tsv", ".xlsx", ".xls", ".ods")
+    return path.suffix.lower() in (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")

@@ -19,17 +19,16 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError, LeukoscopeError, attempt, require
 from .guard import muted
-from .pixels import Range, eight_bits, range_of, to_srgb
+from .pixels import Profile, Range, eight_bits, lab_to_srgb, range_of, to_srgb
+from .stated_colour import profile_of_tags
 
 Places = tuple[slice, slice]
 
-_PALETTE, _MASK, _CMYK, _YCBCR = 3, 4, 5, 6
+_PALETTE, _MASK, _CMYK, _YCBCR, _CIELAB, _ICCLAB = 3, 4, 5, 6, 8, 9
 _NAMES = {
     0: "a grey (black and white) image",
     1: "a grey (black and white) image",
     _MASK: "a mask",
-    8: "in CIE L*a*b* colours",
-    9: "in ICC L*a*b* colours",
     10: "in ITU L*a*b* colours",
     32803: "a camera's raw image",
     32844: "in LogL values",
@@ -103,17 +102,24 @@ class Tiff:
         """Return a rectangle of a level as stored (not turned): uint8 sRGB, (height, width, 3), and what was done."""
         first = self._levels[level]
         values, empty = _library_call(lambda: first.read(left, top, width, height), self.name, page=first.page)
-        values = _opaque(values, first.alphas, self.name)
+        pixels, said = self._coloured(_opaque(values, first.alphas, self.name), first)
+        for rows, columns in empty:
+            pixels[rows, columns] = 255  # glass: a scanner leaves such tiles out
+        return pixels, said
+
+    def _coloured(self, values: NDArray[Any], level: "_Level") -> tuple[NDArray[np.uint8], str]:
+        """Return values without alpha as sRGB, and what was done to their colours."""
+        photometric = int(level.page.photometric)
+        if photometric in (_CIELAB, _ICCLAB):
+            return lab_to_srgb(values, signed=photometric == _CIELAB), "L*a*b* colours brought to sRGB"
         if self._range is None:
             self._range = self._told(values)
         pixels = eight_bits(_expanded(values, self.page), self._range)
-        for rows, columns in empty:
-            pixels[rows, columns] = 255  # glass: a scanner leaves such tiles out
+        profile = _profile(self.page, self.name)
         try:
-            pixels, said = to_srgb(pixels, _profile(self.page))
+            return to_srgb(pixels, profile)
         except ValueError as unknown:
             raise ImageError(str(unknown), path=self.name) from None
-        return pixels, said
 
     def whole(self) -> tuple[NDArray[np.uint8], str]:
         """Return the whole picture as stored."""
@@ -180,7 +186,17 @@ class _Level:
             raise NotByTifffileError(name)
         if page.dtype is None or page.dtype.kind not in "uif":
             raise ImageError(f"has pixels of a kind that is no colour ({page.dtype}). {_SAVE}", path=name)
-        if photometric not in (*_NAMES, 2, _PALETTE, _CMYK, _YCBCR):
+        self._check_colours(photometric)
+
+    def _check_colours(self, photometric: int) -> None:
+        name = self.name
+        if photometric == 0 and self.channels >= 3:
+            raise ImageError(
+                "says of its colours that 0 is white, which no camera means. Save it as plain RGB.", path=name
+            )
+        if photometric in (_CIELAB, _ICCLAB) and (self.channels < 3 or self.dtype not in (np.uint8, np.uint16)):
+            raise ImageError(f"is in L*a*b* colours of {self.dtype}, a kind that is not read. {_SAVE}", path=name)
+        if photometric not in (*_NAMES, 2, _PALETTE, _CMYK, _YCBCR, _CIELAB, _ICCLAB):
             raise ImageError(f"has colours of an unknown kind (photometric {photometric}). {_SAVE}", path=name)
 
     def read(self, left: int, top: int, width: int, height: int) -> tuple[NDArray[Any], list[Places]]:
@@ -497,7 +513,7 @@ def _expanded(values: NDArray[Any], page: Any) -> NDArray[Any]:
         return values
     table = np.asarray(page.colormap)
     if table.max() > 255:
-        table = (table + 128) // 257
+        table = table >> 8  # whether white is 65,535 or, as some write it, 65,280
     return np.asarray(table.T[values[..., 0]], np.uint8)
 
 
@@ -520,9 +536,21 @@ def _orientation(page: Any) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _profile(page: Any) -> bytes | None:
+def _profile(page: Any, name: str) -> Profile | None:
     tag = page.tags.get(34675)
-    return bytes(tag.value) if tag is not None and isinstance(tag.value, bytes) else None
+    if tag is not None and isinstance(tag.value, bytes):
+        return Profile(tag.value)
+    white, primaries = _fractions(page, 318), _fractions(page, 319)
+    return profile_of_tags(white, primaries, name=name)
+
+
+def _fractions(page: Any, code: int) -> list[float]:
+    """Return the fractions of a tag; none where it is missing or holds others."""
+    tag = page.tags.get(code)
+    values = (
+        attempt(lambda: [one / two for one, two in np.reshape(tag.value, (-1, 2)).tolist()]) if tag is not None else []
+    )
+    return values if isinstance(values, list) else []
 
 
 def _places(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:

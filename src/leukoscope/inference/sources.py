@@ -218,7 +218,7 @@ def _in_table(table: Path) -> Gathered:
     if not table.exists():
         raise UsageError(f"{table} does not exist. Check the path.")
     read = read_table(table)
-    found = Gathered(notes=list(read.notes))
+    found = Gathered(notes=[*read.notes, *read.note_on_subjects()])
     for number, row in zip(read.lines, read.columns(("path",), ("subject",)), strict=True):
         if not row["path"]:
             raise DataError(f"{table}, row {number}: no path. Name the image file.")

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, LeukoscopeError, attempt, require
-from ..images.pixels import Range, eight_bits, range_of, to_srgb
+from ..images.pixels import Profile, Range, eight_bits, range_of, to_srgb
 from ..images.read import RGB, file_format
 from ..images.scale import MM_UM, Claim, Stated, believed, number_of
+from ..images.stated_colour import profile_of_label
 
 MICROSCOPE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.2": "VL Microscopic Image",
@@ -30,6 +31,7 @@ MICROSCOPE_CLASSES = {
 MAX_PIXELS = 100_000_000  # of an image in one frame
 _MOST_FRAMES = 2_000_000  # of a slide; the largest known have some hundred thousand
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+_COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 _GREY = "is black and white; finding stained cells needs colour. Take the field in colour."
 
 T = TypeVar("T")
@@ -89,20 +91,33 @@ class DicomImage:
             pixels = require("pydicom.pixels", feature="DICOM", extra="dicom")
             values = np.asarray(pixels.apply_color_lut(pixels.pixel_array(self._header), self._header))
             return np.asarray(values if values.dtype == np.uint8 else (values.astype(np.uint32) + 128) // 257, np.uint8)
-        return np.asarray(self._image.get_frame(1, dtype=self._dtype, apply_icc_profile=False))
+        if self._image is None:
+            pixels = require("pydicom.pixels", feature="DICOM", extra="dicom")
+            return self._meant(np.asarray(pixels.pixel_array(self._header)))
+        return self._meant(np.asarray(self._image.get_frame(1, dtype=self._dtype, apply_icc_profile=False)))
 
     def _matrix(self, left: int, top: int, width: int, height: int) -> NDArray[Any]:
-        return np.asarray(
-            self._image.get_total_pixel_matrix(
-                row_start=top,
-                row_end=top + height,
-                column_start=left,
-                column_end=left + width,
-                dtype=self._dtype,
-                as_indices=True,
-                apply_icc_profile=False,
+        return self._meant(
+            np.asarray(
+                self._image.get_total_pixel_matrix(
+                    row_start=top,
+                    row_end=top + height,
+                    column_start=left,
+                    column_end=left + width,
+                    dtype=self._dtype,
+                    as_indices=True,
+                    apply_icc_profile=False,
+                )
             )
         )
+
+    def _meant(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the bits that hold the picture; above and below them uncompressed pixels may hold anything."""
+        stored, high = int(self._header.BitsStored), int(self._header.get("HighBit", self._header.BitsStored - 1))
+        packed = self._header.file_meta.TransferSyntaxUID.is_encapsulated
+        if packed or (stored == 8 * values.itemsize and high == stored - 1):
+            return values
+        return np.asarray((values >> max(0, high + 1 - stored)) & (2**stored - 1), values.dtype)
 
     @property
     def _dtype(self) -> type[Any]:
@@ -113,7 +128,8 @@ class DicomImage:
             raise ImageError(_GREY, path=self.path)
         if self._range is None:
             try:
-                self._range = range_of(values, bits=8 if values.dtype == np.uint8 else int(self._header.BitsStored))
+                palette = self._header.PhotometricInterpretation == "PALETTE COLOR"
+                self._range = range_of(values, bits=8 if palette else int(self._header.BitsStored))
             except ValueError as unknown:
                 raise ImageError(f"has {unknown}. Export it again.", path=self.path) from None
         pixels, said = to_srgb(eight_bits(values, self._range), self._profile)
@@ -178,7 +194,7 @@ class _Facts:
     whole_slide: bool
     size: tuple[int, int]
     stated: Stated
-    profile: bytes | None
+    profile: Profile | None
 
 
 def _facts(head: Any, path: Path) -> _Facts:
@@ -188,7 +204,7 @@ def _facts(head: Any, path: Path) -> _Facts:
     size = _size(head, path, whole_slide=whole_slide)
     if whole_slide:
         _check_frames(head, path, size)
-    return _Facts(whole_slide, size, believed(_claims(head, *size)), _profile(head))
+    return _Facts(whole_slide, size, believed(_claims(head, *size)), _profile(head, path))
 
 
 def _kind(head: Any, path: Path) -> str:
@@ -213,9 +229,23 @@ def _check(head: Any, path: Path, *, whole_slide: bool) -> None:
         )
     if head.get("SamplesPerPixel", 1) != 3 and head.PhotometricInterpretation != "PALETTE COLOR":
         raise ImageError(_GREY, path=path)
+    _check_values(head, path)
     frames = _decoded(lambda: int(head.get("NumberOfFrames", 1) or 1), f"{path} is damaged")
     if frames > 1 and not whole_slide:
         raise ImageError(f"holds several pictures ({frames} frames). Export one frame per object.", path=path)
+
+
+def _check_values(head: Any, path: Path) -> None:
+    """Refuse values that no decoder here brings to red, green and blue."""
+    colours, bits = str(head.PhotometricInterpretation), _decoded(lambda: int(head.BitsAllocated), f"{path} is damaged")
+    if colours not in _COLOURS or (colours.startswith("YBR") and bits > 8):
+        raise ImageError(
+            f"has colours of a kind that is not read ({colours}, {bits} bits). Export it as RGB.", path=path
+        )
+    if head.get("PixelRepresentation", 0) == 1:
+        raise ImageError("has values with a sign, which colours have not. Export it again.", path=path)
+    if bits not in (8, 16):
+        raise ImageError(f"has {bits} bits for each value, which is not read. Export it with 8 or 16.", path=path)
 
 
 def _size(head: Any, path: Path, *, whole_slide: bool) -> tuple[int, int]:
@@ -247,8 +277,9 @@ def _check_frames(head: Any, path: Path, size: tuple[int, int]) -> None:
 def _opened(path: Path, head: Any, *, whole_slide: bool) -> Any:
     highdicom = require("highdicom", feature="DICOM", extra="dicom")
     logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)  # what is wrong with a file is said once, by us
-    if not whole_slide and head.PhotometricInterpretation == "PALETTE COLOR":
-        return None
+    big = not head.file_meta.TransferSyntaxUID.is_little_endian
+    if not whole_slide and (big or head.PhotometricInterpretation == "PALETTE COLOR"):
+        return None  # highdicom reads neither; pydicom does
 
     def open_it() -> Any:
         if whole_slide and _has_preamble(path):
@@ -286,11 +317,15 @@ def _spacing(name: str, value: Any) -> Claim:
     return Claim(name, f"{value} mm".replace("'", ""), x * MM_UM if x is not None else None, y * MM_UM if y else None)
 
 
-def _profile(head: Any) -> bytes | None:
+def _profile(head: Any, path: Path) -> Profile | None:
     found = attempt(lambda: head.OpticalPathSequence[0].ICCProfile)
     if isinstance(found, Exception):
         found = head.get("ICCProfile")
-    return bytes(found) if isinstance(found, bytes) and found else None
+    if isinstance(found, bytes) and found:
+        return Profile(found)
+    label = attempt(lambda: head.OpticalPathSequence[0].ColorSpace)
+    label = head.get("ColorSpace", "") if isinstance(label, Exception) else label
+    return profile_of_label(str(label or ""), name=str(path))
 
 
 def _decoded(work: Callable[[], T], what: str, *, cure: str = "Copy it again.") -> T:
@@ -300,6 +335,11 @@ def _decoded(work: Callable[[], T], what: str, *, cure: str = "Copy it again.") 
         done = attempt(work)
     if isinstance(done, LeukoscopeError):
         raise done
+    if isinstance(done, Exception) and (packed := re.search(r"Unable to decompress '([^']*)'", str(done))):
+        raise ImageError(
+            f"is compressed as {packed[1]}, for which there is no decoder here. Export it uncompressed.",
+            path=what.partition(" is damaged")[0],
+        )
     if isinstance(done, Exception):
         raise ImageError(f"{what} ({_line(done)}). {cure}") from None
     return done
