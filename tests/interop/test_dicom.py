@@ -28,8 +28,9 @@ from pydicom.uid import (
 from leukoscope.cli import leukoscope
 from leukoscope.errors import DataError, ImageError
 from leukoscope.images.read import read_image
+from leukoscope.interop.case_result import CellShare
 from leukoscope.interop.dicom_images import DicomImage, is_dicom
-from leukoscope.interop.dicom_results import CODES, Algorithm, DicomCell, DicomShare, write_annotations, write_report
+from leukoscope.interop.dicom_results import CODES, Algorithm, DicomCell, write_annotations, write_report
 from tests.fields.conftest import Painting
 
 PATIENT = "DOE^JANE"
@@ -195,10 +196,10 @@ def test_a_report_counts_the_cells_and_keeps_the_sources_identity(pixels, cells,
 
 def test_a_report_carries_the_differential_with_coded_kinds(pixels, cells, tmp_path):
     source = DicomImage(write_field(tmp_path / "field.dcm", pixels)).identity()
-    told = [DicomShare("neutrophil", 30, 60.0, 46.2, 72.4), DicomShare("monocyte", 20, 40.0, 27.6, 53.8)]
+    told = [CellShare("neutrophil", 30, 60.0, 46.2, 72.4), CellShare("monocyte", 20, 40.0, 27.6, 53.8)]
     typed = [*cells, DicomCell(cells[0].outline + 40, "Cell 4", "eosinophil", 113.1)]
     write_report(
-        tmp_path / "report.dcm", source, typed, algorithm=ALGORITHM, differential=[*told, DicomShare("platelet", 3)]
+        tmp_path / "report.dcm", source, typed, algorithm=ALGORITHM, differential=[*told, CellShare("platelet", 3)]
     )
     report = srread(tmp_path / "report.dcm").content.get_image_measurement_groups()
     groups = {group.tracking_identifier: group for group in report}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from leukoscope.errors import DataError
-from leukoscope.interop.case_result import CaseResult, Row
+from leukoscope.interop.case_result import CaseResult, Observation
 from leukoscope.interop.fhir import bundle_of
 from leukoscope.interop.fhir import send as send_fhir
 from leukoscope.interop.hl7 import oru_r01, send
@@ -28,11 +28,11 @@ RESULT = CaseResult(
     laboratory="north & south",
     when=datetime(2026, 11, 28, 12, 30, tzinfo=UTC),
     rows=(
-        Row("neutrophil", 52.0, "%", 42.1, 61.7),
-        Row("blast", 3.25, "%", 1.0, 8.4),
-        Row("eosinophil", 0.0, "%"),
-        Row("neutrophil", 104, "{cells}"),
-        Row("immature granulocyte", 1.5, "%", 0.2, 4.9),
+        Observation("neutrophil", 52.0, "%", 42.1, 61.7),
+        Observation("blast", 3.25, "%", 1.0, 8.4),
+        Observation("eosinophil", 0.0, "%"),
+        Observation("neutrophil", 104, "{cells}"),
+        Observation("immature granulocyte", 1.5, "%", 0.2, 4.9),
     ),
     algorithm="leukoscope 0.2.0, C-NMC 2019",
     final=True,
@@ -90,7 +90,7 @@ def test_fhir_says_each_number_with_its_interval_and_creates_nothing_twice() -> 
 
 def test_rows_that_cannot_be_told_apart_are_refused() -> None:
     with pytest.raises(DataError, match="same name and unit"):
-        bundle_of(replace(RESULT, rows=(*RESULT.rows, Row("blast", 1.0, "%"))))
+        bundle_of(replace(RESULT, rows=(*RESULT.rows, Observation("blast", 1.0, "%"))))
 
 
 def test_loinc_is_given_for_blood_alone() -> None:

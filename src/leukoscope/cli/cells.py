@@ -50,7 +50,7 @@ def _qupath_writer(folder: Path, manifest: "Manifest", _: "Counting") -> Writer:
 def _dicom_writer(folder: Path, manifest: "Manifest", counting: "Counting") -> Writer:
     from ..fields.cells import ClassicalDetector
     from ..interop.dicom_images import DicomImage
-    from ..interop.dicom_results import Algorithm, DicomCell, DicomShare, write_annotations, write_report
+    from ..interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
 
     bundle = f"{manifest.name} {manifest.seal[:16]}"
     algorithm = Algorithm(f"leukoscope {ClassicalDetector.name}", metadata.version("leukoscope"), bundle)
@@ -65,11 +65,7 @@ def _dicom_writer(folder: Path, manifest: "Manifest", counting: "Counting") -> W
         source: Any = DicomImage(smear.path).identity()
         cells = [cell(judged) for judged in found]
         counted = counting.of_field(str(smear.path))
-        rows = (
-            [DicomShare(row.name, row.cells, row.percent, row.low, row.high) for row in counted.rows] if counted else []
-        )
-        apart = counted.apart if counted else {}
-        rows += [DicomShare("type unsure" if name == "unsure" else name, number) for name, number in apart.items()]
+        rows = [*counted.rows, *counted.beside()] if counted else []
         write_report(
             folder / "dicom" / f"{smear.name}-report.dcm", source, cells, algorithm=algorithm, differential=rows
         )

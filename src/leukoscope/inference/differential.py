@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Manifest
 from ..errors import UnknownNameError, UsageError
+from ..interop.case_result import CellShare
 from .cell_types import LYMPHOID, UNSURE_TYPE
 from .opinion import Opinion, title_of
 from .prevalence import LEVEL, Accuracy, accuracy_of
@@ -41,31 +42,18 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One kind of white cell."""
-
-    name: str
-    cells: int
-    percent: float | None = None
-    """Of all white cells of the differential; the rows sum to 100. None for too few cells."""
-    low: float | None = None
-    high: float | None = None
-    """95 % interval of `percent`."""
-
-
-@dataclass(frozen=True)
 class Differential:
     """White cells by kind, and beside them what is no white cell or could not be told."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CellShare, ...]
     white: int
     """White cells that were told apart: the sum of the rows."""
     goal: int
     apart: dict[str, int]
     """APART -> cells."""
-    blasts_of_lymphoid: Row | None
+    blasts_of_lymphoid: CellShare | None
     """Blasts among the lymphoid cells, in per cent of these; None for too few of them."""
-    per_100: dict[str, Row]
+    per_100: dict[str, CellShare]
     """Immature granulocytes and erythroblasts, for each 100 white cells (of which erythroblasts are none)."""
     said: str
     """One sentence: how many were told apart, and whether that is enough."""
@@ -75,6 +63,11 @@ class Differential:
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
+
+    def beside(self) -> list[CellShare]:
+        """Return what is counted beside the white cells; their unsure cells are of unsure type, not of unsure class."""
+        named = {UNSURE_TYPE: "type unsure"}
+        return [CellShare(named.get(name, name), cells) for name, cells in self.apart.items()]
 
     def table(self) -> list[dict[str, Any]]:
         """Return rows of differential.csv: kind, cells, percent, low, high; the last three empty for what is apart."""
@@ -194,7 +187,9 @@ def differential(
     white = sum(cells[name] for name in ORDER)
     enough = white >= FEWEST
     ends = _ends(kinds, errors, np.random.default_rng(seed)) if enough and errors else {}
-    rows = tuple(_row(name, cells[name], white, ends.get(name)) if enough else Row(name, cells[name]) for name in order)
+    rows = tuple(
+        _row(name, cells[name], white, ends.get(name)) if enough else CellShare(name, cells[name]) for name in order
+    )
     lymphoid = cells[BLAST] + cells[LYMPHOCYTE] + cells[UNDECIDED]
     return Differential(
         rows=rows,
@@ -234,11 +229,11 @@ def rounded(values: Sequence[float], *, digits: int = 0) -> list[float]:
     return [float(value) for value in floors / 10**digits]
 
 
-def _row(name: str, cells: int, total: int, corrected: tuple[float, float] | None = None) -> Row:
+def _row(name: str, cells: int, total: int, corrected: tuple[float, float] | None = None) -> CellShare:
     low, high = wilson(cells, total)
     if corrected:
         low, high = min(low, corrected[0]), max(high, corrected[1])
-    return Row(name, cells, 100 * cells / total, 100 * low, 100 * high)
+    return CellShare(name, cells, 100 * cells / total, 100 * low, 100 * high)
 
 
 def _ends(kinds: Kinds, errors: Errors, rng: np.random.Generator) -> dict[str, tuple[float, float]]:
@@ -288,15 +283,17 @@ def _blast_shares(kinds: Kinds, errors: Errors, rng: np.random.Generator) -> tup
     return least[:_DRAWS], most[:_DRAWS]
 
 
-def _of_lymphoid(kinds: Kinds, lymphoid: int, errors: Errors | None, *, seed: int) -> Row:
+def _of_lymphoid(kinds: Kinds, lymphoid: int, errors: Errors | None, *, seed: int) -> CellShare:
     corrected = _quantiles(*_blast_shares(kinds, errors, np.random.default_rng(seed))) if errors else None
     return _row(BLAST, kinds.cells[BLAST], lymphoid, corrected)
 
 
-def _per_100(cells: Mapping[str, int], white: int) -> dict[str, Row]:
+def _per_100(cells: Mapping[str, int], white: int) -> dict[str, CellShare]:
     """Return immature granulocytes, which are white cells, and erythroblasts, which are not, for each 100 of these."""
     low, high = (end / max(1 - end, 1e-9) for end in wilson(cells[ERYTHROBLAST], cells[ERYTHROBLAST] + white))
-    erythroblasts = Row(ERYTHROBLAST, cells[ERYTHROBLAST], 100 * cells[ERYTHROBLAST] / white, 100 * low, 100 * high)
+    erythroblasts = CellShare(
+        ERYTHROBLAST, cells[ERYTHROBLAST], 100 * cells[ERYTHROBLAST] / white, 100 * low, 100 * high
+    )
     return {IMMATURE: _row(IMMATURE, cells[IMMATURE], white), ERYTHROBLAST: erythroblasts}
 
 
@@ -305,7 +302,7 @@ def _quantiles(least: Floats, most: Floats) -> tuple[float, float]:
     return float(np.quantile(least, tail)), float(np.quantile(most, 1 - tail))
 
 
-def _numbers(row: Row) -> dict[str, Any]:
+def _numbers(row: CellShare) -> dict[str, Any]:
     ends = {"percent": row.percent, "low": row.low, "high": row.high}
     return {name: "" if value is None else round(value, 2) for name, value in ends.items()}
 

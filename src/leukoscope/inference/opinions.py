@@ -21,7 +21,7 @@ from ..explanation.maps import enlarge, overlay
 from ..fields.extraction import outline_text
 from ..files import write_csv
 from ..images.read import RGB
-from .differential import GOAL, ORDER, Counting, Differential
+from .differential import GOAL, ORDER, REFUSED_ROW, Counting, Differential
 from .opinion import Opinion, Tally, columns_of, evidence_of, full_evidence, review_priority, title_of, worded
 
 if TYPE_CHECKING:
@@ -376,18 +376,20 @@ def case_result(
     """
     from importlib import metadata
 
-    from ..interop.case_result import CaseResult, Row
+    from ..interop.case_result import CaseResult, Observation
 
-    rows = [Row(name.replace("_", " "), summary[name], "{cells}") for name in _COUNTED]
+    rows = [Observation(name.replace("_", " "), summary[name], "{cells}") for name in _COUNTED]
     if counted is not None:
-        rows += [Row(row.name, row.cells, "{cells}") for row in counted.rows]
-        named = {"unsure": "type unsure"}  # beside the cells whose class is unsure
-        apart = [(named.get(name, name), cells) for name, cells in counted.apart.items() if name != "refused"]
-        rows += [Row(name, cells, "{cells}") for name, cells in apart]
-        rows += [Row(row.name, row.percent, "%", row.low, row.high) for row in counted.rows if row.percent is not None]
+        rows += [Observation(row.name, row.cells, "{cells}") for row in counted.rows]
+        rows += [Observation(row.name, row.cells, "{cells}") for row in counted.beside() if row.name != REFUSED_ROW]
+        rows += [
+            Observation(row.name, row.percent, "%", row.low, row.high)
+            for row in counted.rows
+            if row.percent is not None
+        ]
     elif (share := summary.get("share")) and share["value"] is not None:
         ends = [100 * share[end] for end in ("value", "low", "high")]
-        rows.append(Row("blast among cells answered", ends[0], "%", ends[1], ends[2]))
+        rows.append(Observation("blast among cells answered", ends[0], "%", ends[1], ends[2]))
     return CaseResult(
         case=summary["subject"] or "all images",
         laboratory=laboratory,

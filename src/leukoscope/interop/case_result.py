@@ -31,7 +31,20 @@ class Coding:
 
 
 @dataclass(frozen=True)
-class Row:
+class CellShare:
+    """One row of a differential: a kind of white cell, or of what is counted beside them."""
+
+    name: str
+    cells: int
+    percent: float | None = None
+    """Of the white cells that were told apart, which sum to 100; None for other things, or too few cells."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval of `percent`."""
+
+
+@dataclass(frozen=True)
+class Observation:
     """One number of a result."""
 
     name: str
@@ -53,7 +66,7 @@ class CaseResult:
     laboratory: str
     when: datetime
     """When the case was signed off, else analysed; with a time zone."""
-    rows: tuple[Row, ...]
+    rows: tuple[Observation, ...]
     algorithm: str
     """Program, version and model."""
     final: bool = False
@@ -76,7 +89,7 @@ class CaseResult:
         return uuid5(NAMESPACE_URL, f"{CODE_SYSTEM}/{'/'.join(key)}")
 
 
-def codings_of(row: Row, *, specimen: Specimen) -> Iterator[Coding]:
+def codings_of(row: Observation, *, specimen: Specimen) -> Iterator[Coding]:
     """Yield the codes of a row: the program's own, and LOINC's for shares of the white cells of blood."""
     kind = "share" if row.unit == "%" else "count"
     name = f"{row.name}, {'share of white cells' if kind == 'share' else 'number of cells'}"
@@ -85,10 +98,10 @@ def codings_of(row: Row, *, specimen: Specimen) -> Iterator[Coding]:
         yield Coding(LOINC, *LOINC_OF_BLOOD[row.name])
 
 
-def interval_text(row: Row) -> str:
+def interval_text(row: Observation) -> str:
     """Return the interval in words, or nothing where there is none.
 
-    >>> interval_text(Row("blast", 41.0, "%", 30.2, 52.7))
+    >>> interval_text(Observation("blast", 41.0, "%", 30.2, 52.7))
     '95 % interval 30.2 to 52.7 %'
     """
     if row.low is None or row.high is None:

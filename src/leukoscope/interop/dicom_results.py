@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, require
 from ..files import write_whole
+from .case_result import CellShare
 
 MANUFACTURER = "leukoscope developers"
 MOST_REPORTED = 500  # cells; a report with more is not read by anyone, and the annotations hold them all
@@ -56,19 +57,6 @@ class DicomCell:
     area_um2: float
     probability: float | None = None  # of the class "blast"
     evaluations: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DicomShare:
-    """One row of a differential: a kind of white cell, or of what is counted beside them."""
-
-    name: str
-    cells: int
-    percent: float | None = None
-    """Of the white cells that were told apart; None for what is no white cell, or too few of them."""
-    low: float | None = None
-    high: float | None = None
-    """95 % interval of `percent`."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ def write_report(
     cells: Sequence[DicomCell],
     *,
     algorithm: Algorithm,
-    differential: Sequence[DicomShare] = (),
+    differential: Sequence[CellShare] = (),
 ) -> None:
     """Write counts by class, a differential and each cell (at most MOST_REPORTED) as a Comprehensive SR by TID 1500.
 
@@ -188,7 +176,7 @@ def _counts(sr: Any, source: Any, cells: Sequence[DicomCell], *, identification:
     ]
 
 
-def _share(sr: Any, source: Any, row: DicomShare, *, identification: Any) -> Any:
+def _share(sr: Any, source: Any, row: CellShare, *, identification: Any) -> Any:
     """Return one row of the differential as a measurement group: cells, and per cent of white cells with its limits."""
     concept = sr.CodedConcept
     percent = concept("%", "UCUM", "percent")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import DataError, require
 from ..files import write_json
-from .case_result import NOTICE, CaseResult, Row, codings_of, interval_text
+from .case_result import NOTICE, CaseResult, Observation, codings_of, interval_text
 
 _UCUM = "http://unitsofmeasure.org"
 _CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
@@ -66,7 +66,7 @@ def send(url: str, bundle: Mapping[str, Any], *, headers: Mapping[str, str] | No
     )
 
 
-def _observation(result: CaseResult, row: Row) -> dict[str, Any]:
+def _observation(result: CaseResult, row: Observation) -> dict[str, Any]:
     codings = [vars(coding) for coding in codings_of(row, specimen=result.specimen)]
     note = ". ".join(filter(None, [interval_text(row), NOTICE.rstrip(".")])) + "."
     return {

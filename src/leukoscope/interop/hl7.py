@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import DataError, require
 from ..files import write_text
-from .case_result import CODE_SYSTEM, LOINC, NOTICE, SCHEME, CaseResult, Row, codings_of, interval_text
+from .case_result import CODE_SYSTEM, LOINC, NOTICE, SCHEME, CaseResult, Observation, codings_of, interval_text
 
 VERSION = "2.5.1"
 START, END = b"\x0b", b"\x1c\r"  # of a message in the minimal lower layer protocol
@@ -105,7 +105,7 @@ def _intervals(result: CaseResult) -> list[str]:
     return [f"{row.name}: {interval_text(row)}" for row in result.rows if interval_text(row)]
 
 
-def _identifier(row: Row, result: CaseResult) -> str:
+def _identifier(row: Observation, result: CaseResult) -> str:
     codings = [(code.code, code.display, _SYSTEMS[code.system]) for code in codings_of(row, specimen=result.specimen)]
     return "^".join(_clean(text) for coding in reversed(codings) for text in coding)
 

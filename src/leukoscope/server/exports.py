@@ -159,15 +159,8 @@ class Exporter:
 
     def _shares(self, image: Picture) -> list[Any]:
         """Return the model's differential of one image as rows for DICOM."""
-        from ..interop.dicom_results import DicomShare
-
         counted = differential_of_image(self.session, image, manifest=self.manifest, settings=self.settings)
-        if counted is None:
-            return []
-        white = [DicomShare(row.name, row.cells, row.percent, row.low, row.high) for row in counted.rows]
-        return white + [
-            DicomShare("type unsure" if name == UNSURE else name, cells) for name, cells in counted.apart.items()
-        ]
+        return [] if counted is None else [*counted.rows, *counted.beside()]
 
     def _html(self, case: Case) -> Export:
         return Export(f"case-{case.id}.html", "text/html; charset=utf-8", page(self._report(case)).encode())
