@@ -113,6 +113,13 @@ def command_of(process: int) -> bytes:
     return b""
 
 
+def still_runs(process: int) -> bool:
+    """Tell whether a process has not ended; one that only waits to be noticed by its parent has."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def free_port() -> int:
     """Return a port of loopback that nobody uses."""
     with socket.socket() as found:
@@ -193,7 +200,8 @@ class Cluster:
 
     def start(self) -> None:
         """Start, or start again after a kill."""
-        (self._folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+        for left in (self._folder / "data" / "postmaster.pid", *self._folder.glob(".s.PGSQL.*")):
+            left.unlink(missing_ok=True)
         settings = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}"
         self._run(
             "pg_ctl",
@@ -212,10 +220,13 @@ class Cluster:
         """End every process at once, as a machine does that loses power, and start again."""
         first = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        for process in (first, *map(int, children)):
+        processes = (first, *map(int, children))
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        time.sleep(1)
+        until = time.monotonic() + 60  # a busy machine takes a while to end them
+        while any(still_runs(process) for process in processes) and time.monotonic() < until:
+            time.sleep(0.1)
         self.start()
 
     def stop(self) -> None:
@@ -324,6 +335,7 @@ def run(kind: str, *, minutes: float, seed: int) -> dict[str, Any]:
     folder.chmod(0o755)
     cluster = Cluster(folder / "postgresql") if kind == "postgresql" else None
     promised, end, happened = Promised(), threading.Event(), Counter[str]()
+    room: Room | None = None
     try:
         with small_disk(folder / "room") as disk:
             (folder / "clock").write_text("+0\n")
@@ -347,8 +359,11 @@ def run(kind: str, *, minutes: float, seed: int) -> dict[str, Any]:
                 person.join(60)
             return {"database": kind, "minutes": minutes, "events": dict(happened)} | counted(room, promised)
     finally:
+        if room and room.process and room.process.poll() is None:
+            room.process.kill()
         if cluster:
-            cluster.stop()
+            with contextlib.suppress(subprocess.CalledProcessError):  # it may be dead already
+                cluster.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -3,7 +3,8 @@
 LeukoscopeError                 exit status 1: the data or the result is at fault
 ├── DataError                   images, tables, folders
 │   ├── ImageError              one file that cannot be used as an image
-│   └── SplitError              a split that leaks or cannot be built
+│   ├── SplitError              a split that leaks or cannot be built
+│   └── UnreachableError        another system does not answer; the same call may succeed later
 ├── TrainingError               a run that cannot go on (NaN loss, nothing to resume)
 ├── BundleError                 a model bundle that is damaged, incomplete or too new
 └── UsageError                   exit status 2: the call is at fault
@@ -57,6 +58,10 @@ class ImageError(DataError):
 
 class SplitError(DataError):
     """A split that leaks, or that cannot be built from these subjects."""
+
+
+class UnreachableError(DataError):
+    """Another system that does not answer; the same call may succeed later."""
 
 
 class TrainingError(LeukoscopeError):

@@ -32,7 +32,7 @@ Row = dict[str, str]
 # Python holds a byte of a file's name that is not UTF-8 as half a surrogate pair, which no text file can hold.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _ERRORS = "backslashreplace"
-_FORMULA = re.compile(r"[' ]*[=+\-@\t\r]")  # what a spreadsheet would run, also with ' before it
+_FORMULA = re.compile(r"[' ]*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet would run, also with ' before it
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _DEEPEST = 60  # levels of JSON; what is written here has fewer than ten
 

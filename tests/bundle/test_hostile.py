@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
@@ -16,8 +17,10 @@ from leukoscope.bundle.signature import SIGNATURE, check_signature, make_key, si
 from leukoscope.cli.models import models
 from leukoscope.errors import BundleError, DataError, UsageError
 from leukoscope.files import fingerprint, read_json, write_json
+from leukoscope.inference import trial
 from leukoscope.inference.predictor import load
-from tests.server.small_bundle import small_bundle
+from leukoscope.inference.rejection import Detector, fit_space, read_detector
+from tests.server.small_bundle import network, small_bundle
 
 
 def resealed(folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
@@ -71,6 +74,119 @@ def test_a_graph_that_may_not_end_is_not_loaded(
 ) -> None:
     with pytest.raises(BundleError, match=said):
         load(resealed(tmp_path, change))
+
+
+def varint(number: int) -> bytes:
+    """A number as protocol buffers write it."""
+    head = b""
+    while number > 127:
+        head, number = head + bytes([number & 127 | 128]), number >> 7
+    return head + bytes([number])
+
+
+def test_a_graph_behind_a_number_that_other_readers_cut_off_is_found(tmp_path: Path) -> None:
+    """ONNX Runtime takes field 2**29 + 7 for field 7, the graph: it would run what was never looked at."""
+    honest = open_bundle(small_bundle(tmp_path / "honest"))
+    model = onnx.load_from_string(honest.read("model.onnx"))
+    with_loop(model)
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    content = model.SerializeToString() + varint(1 << 32 | 7 << 3 | 2) + varint(len(graph)) + graph
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["crops"], "it is a graph for ONNX Runtime"
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        check_graph(content, tmp_path / "model.onnx")
+
+
+def test_the_own_format_of_onnx_runtime_is_not_loaded(tmp_path: Path) -> None:
+    """A file that is ONNX for us, and another graph for whoever looks at bytes 4 to 8."""
+    unknown = varint(5000 << 3 | 2) + varint(4) + b"ORTM"
+    assert unknown[4:8] == b"ORTM"
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        check_graph(unknown + network(), tmp_path / "model.onnx")
+
+
+def by_values(model: onnx.ModelProto) -> None:
+    """Give the brighter pictures the larger arrays: 16 GB for a white one, and nothing for the black one of a trial."""
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.int64), name)
+        for name, value in (("factor", 20_000), ("rows", [200_000]), ("first", [0]))
+    )
+    for node in model.graph.node:
+        if node.op_type == "Softmax":
+            node.output[0] = "fair"
+    make = helper.make_node
+    model.graph.node.extend(
+        [
+            make("Cast", ["crops"], ["whole"], to=TensorProto.INT64),
+            make("ReduceMax", ["whole"], ["brightest"], keepdims=0),
+            make("Mul", ["brightest", "factor"], ["long"]),
+            make("Unsqueeze", ["long", "first"], ["columns"]),
+            make("Concat", ["columns", "rows"], ["size"], axis=0),
+            make("ConstantOfShape", ["size"], ["large"]),
+            make("ReduceSum", ["large"], ["nought"], keepdims=0),
+            make("Add", ["fair", "nought"], ["probabilities"]),
+        ]
+    )
+
+
+def test_a_picture_does_not_say_how_much_memory_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="what ConstantOfShape gives from the picture's values"):
+        load(resealed(tmp_path, by_values))
+
+
+def always(*shape: int) -> Callable[[onnx.ModelProto], None]:
+    """Add an array of zeros of this shape to the probabilities, whatever the picture."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), "size"))
+        for node in model.graph.node:
+            if node.op_type == "Softmax":
+                node.output[0] = "fair"
+        model.graph.node.extend(
+            [
+                helper.make_node("ConstantOfShape", ["size"], ["large"]),
+                helper.make_node("ReduceSum", ["large"], ["nought"], keepdims=0),
+                helper.make_node("Add", ["fair", "nought"], ["probabilities"]),
+            ]
+        )
+
+    return change
+
+
+def test_a_bundle_from_elsewhere_is_tried_in_a_process_with_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six gigabytes, which this machine would give to the program."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(BundleError, match="gives no answer|broke it"):
+        load(resealed(tmp_path, always(30_000, 50_000)))
+    assert load(small_bundle(tmp_path / "small", seed=11)).classes
+    (note,) = (tmp_path / "cache/leukoscope/bundles-tried").iterdir()
+    assert note.name.startswith(open_bundle(tmp_path / "small").manifest.seal), "each is tried once"
+
+
+def test_what_takes_too_long_or_breaks_the_program_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bundle = open_bundle(small_bundle(tmp_path / "slow", seed=12))
+    monkeypatch.setattr(trial, "_SECONDS", 0.01)
+    with pytest.raises(BundleError, match=r"took more than 0 seconds"):
+        trial.try_bundle(bundle)
+    monkeypatch.setattr(trial, "_SECONDS", 180.0)
+    monkeypatch.setattr(trial, "_MEMORY", 1 << 20)  # ONNX Runtime does not even start with it
+    with pytest.raises(BundleError, match="in a process of its own and broke it, or needed more than 1 MiB"):
+        trial.try_bundle(bundle)
+
+
+@pytest.mark.parametrize(("array", "value"), [("mean", np.nan), ("spread", np.nan), ("spread", -1.0), ("axes", np.inf)])
+def test_limits_that_are_no_numbers_are_refused(tmp_path: Path, array: str, value: float) -> None:
+    """A distance that is no number would compare as near, or as far, of every picture."""
+    space = fit_space(np.random.default_rng(0).normal(size=(40, 8)))
+    getattr(space, array)[:] = value
+    with pytest.raises(BundleError, match="numbers that are none"):
+        read_detector({"threshold": 1.0}, Detector(space, 1.0, {}).content())
 
 
 def test_the_list_holds_what_networks_need_and_nothing_with_a_graph_inside(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from leukoscope.server.database import Case, Cell, Database, Entry, Review
-from tests.server.conftest import Place, Visitor, cell_picture, png
+from leukoscope.server.accounts import has_admin, hash_password, lock_account, revoke
+from leukoscope.server.database import Account, Case, Cell, Database, Entry, Login, Review, Token
+from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture, png
 from tests.server.test_reading import smear
 
 ROUNDS = 6
@@ -167,6 +168,91 @@ def test_one_name_becomes_one_account(laboratory: Place) -> None:
     answers = at_once(*[lambda: ada.post("/accounts", json=new)] * 8)
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 7, [each.text for each in answers]
     assert {each.json()["error"]["code"] for each in answers if each.status_code == 409} == {"name_taken"}
+
+
+class Held:
+    """An account that is being given a new password by somebody else, who has not come to the end."""
+
+    def __init__(self, database: Database, account: str) -> None:
+        self._writing, self._account = database.writing(), account
+
+    def __enter__(self) -> None:
+        session = self._writing.__enter__()
+        number = session.scalar(select(Account.id).where(Account.name == self._account))
+        assert number is not None
+        found = lock_account(session, number)
+        assert found is not None
+        found.password = hash_password("seven purple herons")
+        session.flush()
+        revoke(session, found.id)
+
+    def __exit__(self, *raised: object) -> None:
+        self._writing.__exit__(None, None, None)
+
+
+def meanwhile(place: Place, account: str, write: Callable[[], Any]) -> Any:
+    """Send a request while the account gets a new password; it is stored once the request waits or is done."""
+    with ThreadPoolExecutor(1) as pool:
+        with Held(place.room.database, account):
+            sent = pool.submit(write)
+            wait([sent], timeout=3)
+        return sent.result(60)
+
+
+def test_a_new_password_ends_the_token_that_is_made_at_the_same_moment(laboratory: Place) -> None:
+    ron = laboratory.visitor("ron")
+    made = meanwhile(laboratory, "ron", lambda: ron.post("/tokens", json={"name": "t"}))
+    if made.status_code == 201:
+        bearer = {"Authorization": f"Bearer {made.json()['token']}"}
+        assert laboratory.nobody().get("/cases", headers=bearer).status_code == 401
+    with laboratory.room.database.reading() as session:
+        assert session.scalars(select(Token)).all() == []
+
+
+def test_a_new_password_ends_the_session_that_begins_at_the_same_moment(laboratory: Place) -> None:
+    ron = laboratory.nobody()
+    entry = {"name": "ron", "password": PASSWORD}
+    meanwhile(laboratory, "ron", lambda: ron.post("/session", json=entry))
+    assert ron.get("/session").status_code == 401
+    with laboratory.room.database.reading() as session:
+        assert session.scalars(select(Login)).all() == []
+
+
+def test_two_admins_do_not_take_each_others_rights(laboratory: Place) -> None:
+    laboratory.account("eve", role="admin")
+    ada, eve = laboratory.visitor("ada"), laboratory.visitor("eve")
+    ids = {each["name"]: each["id"] for each in ada.get("/accounts").json()["accounts"]}
+    demoted = {"json": {"role": "reader"}}
+    answers = at_once(
+        lambda: ada.patch(f"/accounts/{ids['eve']}", **demoted), lambda: eve.patch(f"/accounts/{ids['ada']}", **demoted)
+    )
+    assert sorted(each.status_code for each in answers) in ([200, 401], [200, 403]), [each.text for each in answers]
+    with laboratory.room.database.reading() as session:
+        assert has_admin(session)
+
+
+def test_a_crop_that_another_case_gives_up_at_the_same_moment_stays(shared: tuple[Place, int, dict[str, Any]]) -> None:
+    """Two cases show the same cell; one is deleted while a reader draws the cell anew in the other."""
+    place, case, cell = shared
+    ada, rita = place.visitor("ada"), place.visitor("rita")
+    for _ in range(3):
+        other, twin = field_case(rita)
+        Writes(rita, other, twin).prepared("redraw")()
+        drawn, deleted = at_once(
+            Writes(ada, case, cell).prepared("redraw"), Writes(rita, other, twin).prepared("delete")
+        )
+        assert (drawn.status_code, deleted.status_code) == (200, 200)
+        with place.room.database.reading() as session:
+            digest = session.get_one(Cell, cell["id"]).digest
+        assert place.room.pictures.path(digest).exists()
+
+
+def test_an_undo_of_nothing_changes_nothing(laboratory: Place) -> None:
+    ada = laboratory.visitor("ada")
+    case = ada.case(pictures=[cell_picture(1)])
+    seen = ada.seen(f"/cases/{case}")
+    assert laboratory.visitor("ron").undo(case).json()["cell"] is None
+    assert ada.post(f"/cases/{case}/sign-off", headers=seen).status_code == 200
 
 
 def test_a_review_names_the_outline_that_was_seen(shared: tuple[Place, int, dict[str, Any]]) -> None:

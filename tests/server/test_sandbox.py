@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ import pydicom
 import pytest
 import tifffile
 from PIL import Image
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from leukoscope.errors import ImageError
+from leukoscope.server.decoding import Taken
 from leukoscope.server.sandbox import MIB, Sandbox
+from leukoscope.server.settings import Serving
 from tests.interop.test_dicom import write_field
-from tests.server.conftest import Place, cell_picture, synthetic
+from tests.server.conftest import Place, cell_picture, opened, png, synthetic
 from tests.server.test_reading import smear
 from tests.server.test_uploads import stripped
 
@@ -149,6 +152,107 @@ def test_a_tiff_whose_strips_are_larger_than_its_picture_is_refused(sandbox: San
     assert used.more < 900
 
 
+def ihdr(width: int, height: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+
+
+def packed_in_png(kind: bytes, head: bytes) -> bytes:
+    """A PNG with 600 MiB of zeros in a chunk beside its pixels."""
+    content, deflate = cell_picture(1), zlib.compressobj(9)
+    body = head + b"".join([*(deflate.compress(bytes(MIB)) for _ in range(600)), deflate.flush()])
+    return content[:33] + chunk(kind, body) + content[33:]
+
+
+def film(kind: str) -> bytes:
+    """Two thousand frames."""
+    frames = [Image.new("P", (64, 64), number % 7) for number in range(2000)]
+    stream = io.BytesIO()
+    frames[0].save(stream, kind, save_all=True, append_images=frames[1:], duration=10)
+    return stream.getvalue()
+
+
+def endless_tiff() -> bytes:
+    """A TIFF whose second directory is its first."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.full((64, 64, 3), 90, np.uint8), photometric="rgb")
+    content = bytearray(stream.getvalue())
+    (first,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * entries, first)
+    return bytes(content)
+
+
+def laughing_ome() -> bytes:
+    """An OME-TIFF whose description would unfold to three gigabytes."""
+    entities = "".join(f'<!ENTITY e{level} "{f"&e{level - 1};" * 10}">' for level in range(1, 10))
+    head = f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e0 "lol">{entities}]>'
+    stream = io.BytesIO()
+    text = f'{head}<OME><Image ID="&e9;"><Pixels/></Image></OME>'
+    tifffile.imwrite(stream, np.full((64, 64, 3), 90, np.uint8), photometric="rgb", description=text, metadata=None)
+    return stream.getvalue()
+
+
+def claimed_jpeg_2000() -> bytes:
+    """A JPEG 2000 of a few bytes that claims four thousand million pixels in tiles of one."""
+    stream = io.BytesIO()
+    Image.fromarray(synthetic(1)).save(stream, "JPEG2000")
+    content = bytearray(stream.getvalue())
+    size, box = content.index(b"\xff\x51"), content.index(b"ihdr")
+    struct.pack_into(">II", content, size + 6, 65_535, 65_535)
+    struct.pack_into(">II", content, size + 22, 1, 1)
+    struct.pack_into(">II", content, box + 4, 65_535, 65_535)
+    return bytes(content)
+
+
+def shredded_dicom(folder: Path) -> bytes:
+    """A JPEG in a DICOM object, followed by two million empty fragments."""
+    write_field(folder / "plain.dcm", smear(), mm=0.0001)
+    dataset, picture = pydicom.dcmread(folder / "plain.dcm"), io.BytesIO()
+    Image.fromarray(smear()).save(picture, "JPEG")
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.PixelData = encapsulate([picture.getvalue() + b"\0" * (len(picture.getvalue()) % 2)])
+    dataset["PixelData"].is_undefined_length = True
+    stream = io.BytesIO()
+    pydicom.dcmwrite(stream, dataset, enforce_file_format=True)
+    content, end = stream.getvalue(), struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    assert content.endswith(end)
+    return content[: -len(end)] + struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 2_000_000 + end
+
+
+LARGE_INSIDE: dict[str, Callable[[Path], bytes]] = {
+    "size": lambda folder: ihdr(2**31 - 1, 2**31 - 1) + chunk(b"IDAT", zlib.compress(bytes(100))),
+    "zTXt": lambda folder: packed_in_png(b"zTXt", b"a\0\0"),
+    "iCCP": lambda folder: packed_in_png(b"iCCP", b"a\0\0"),
+    "iTXt": lambda folder: packed_in_png(b"iTXt", b"a\0\1\0\0\0"),
+    "gif": lambda folder: film("GIF"),
+    "webp": lambda folder: film("WEBP"),
+    "apng": lambda folder: film("PNG"),
+    "pages": lambda folder: film("TIFF"),
+    "endless": lambda folder: endless_tiff(),
+    "entities": lambda folder: laughing_ome(),
+    "jpeg 2000": lambda folder: claimed_jpeg_2000(),
+    "fragments": shredded_dicom,
+}
+
+
+@pytest.mark.parametrize("kind", LARGE_INSIDE)
+def test_whatever_is_larger_inside_costs_a_bounded_amount(sandbox: Sandbox, tmp_path: Path, kind: str) -> None:
+    """Each is taken or refused in one sentence, quickly, and with the memory of the small processes at most."""
+    content, started = LARGE_INSIDE[kind](tmp_path), time.monotonic()
+    with Memory() as used:
+        try:
+            taken: Taken | str = sandbox.take(lambda: content, **HOW)
+        except ImageError as refused:
+            taken = str(refused)
+    assert used.more < 2 * 320 + 200, taken
+    assert time.monotonic() - started < 60
+    if isinstance(taken, str):
+        assert taken.endswith(".")
+        assert "fault" not in taken
+    else:
+        assert (taken.width, taken.height) in ((64, 64), (160, 160), (640, 480))
+
+
 def test_a_process_that_dies_is_replaced(sandbox: Sandbox) -> None:
     sent = cell_picture(1)
     sandbox.take(lambda: sent, **HOW)
@@ -179,6 +283,24 @@ def test_too_many_at_once_are_told_to_come_back(laboratory: Place) -> None:
     for each in held:
         pool._free.put(each)
     assert ada.send(case, cell_picture(1)).status_code == 202
+
+
+def test_analysis_has_a_bound_of_memory_and_one_large_field_costs_no_other_picture_its_answer(
+    settings: Serving,
+) -> None:
+    """A field that needs 500 MiB where 256 are allowed."""
+    tight = settings.model_copy(update={"apart": True, "analysis_bytes": 256 * MIB})
+    large = png(np.tile(smear(), (8, 6, 1)), compress_level=1)
+    for place in opened(tight):
+        me = place.local()
+        case = me.case()
+        me.send(case, cell_picture(1), large, cell_picture(2), wait=0)
+        until = time.monotonic() + 240
+        while not me.get(f"/cases/{case}/progress").json()["finished"] and time.monotonic() < until:
+            time.sleep(0.5)
+        progress = me.get(f"/cases/{case}/progress").json()
+        assert (progress["done"], progress["failed"]) == (2, 1)
+        assert "Needs more memory than the 256 MiB that analysis may take" in progress["failures"][0]["error"]
 
 
 def test_a_box_beyond_the_picture_is_cut_to_it(laboratory: Place) -> None:

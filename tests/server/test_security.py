@@ -19,7 +19,7 @@ from leukoscope.server.settings import Serving
 from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture, opened
 
 # Open to everybody: how to sign in, and whether the room works.
-OPEN = {("POST", "/session"), ("GET", "/health")}
+OPEN = {("POST", "/session"), ("GET", "/health"), ("GET", "/session/oidc"), ("GET", "/session/oidc/callback")}
 # What belongs to nobody in particular: the same for every laboratory.
 OF_ALL = {
     ("GET", "/session"),
@@ -46,6 +46,7 @@ NOT_FOR_READERS = {
     ("POST", "/cases/{case_id}/sign-off"),
     ("DELETE", "/cases/{case_id}/sign-off"),
     ("DELETE", "/images/{image_id}"),
+    ("POST", "/cases/{case_id}/sendings"),
 }
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/cases/{case_id}/images"): {"files": [("files", ("a.png", b"x"))]},
@@ -58,6 +59,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/tokens"): {"json": {"name": "new"}},
     ("PUT", "/session/password"): {"json": {"password": "wrong", "new": "eleven green umbrellas"}},
     ("POST", "/cases"): {"json": {"name": "new"}},
+    ("PUT", "/cases/{case_id}/hospital"): {"json": {"patient_id": "P1"}},
+    ("POST", "/cases/{case_id}/sendings"): {"json": {"to": "archive"}},
     ("POST", "/survival/models/{name}/predict"): {"json": {"patient": {}}},
 }
 

@@ -36,17 +36,43 @@ _NAMES = (
     "Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor"
 )
 OPERATORS = frozenset(_NAMES.split())
-_GRAPH, _NODES, _FUNCTIONS, _OPERATOR, _DOMAIN = 7, 1, 25, 4, 7
+_GRAPH, _NODES, _FUNCTIONS = 7, 1, 25
+_INPUTS, _INITIALIZERS, _TENSOR_NAME = 11, 5, 8
+_TAKEN, _GIVEN, _OPERATOR, _DOMAIN = 1, 2, 4, 7  # of a node
+_LARGEST_KEY = 1 << 32  # other readers cut larger ones off, and would find fields where this one finds none
+_ORT = b"ORTM"  # at byte 4 of ONNX Runtime's own format, which it would read instead of ONNX
+
+# Operator -> which of its inputs say how large its output is. What a picture shows must not reach these: memory and
+# time of a network are then the same for every picture, and one trial tells them.
+_SIZES = {
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1, 2),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
+_WITHOUT_VALUES = ("Shape", "Size")  # what they give depends on sizes alone
 
 
 def check_graph(onnx: bytes, where: Path) -> None:
     """Make sure that a file is an ONNX graph that keeps to itself and always comes to an end.
 
     Raises:
-        BundleError: it is none, points to other files, or uses operators that are not on the list.
+        BundleError: it is none, points to other files, uses operators that are not on the list, or needs more memory
+            for one picture than for another.
     """
     try:
         outside, strange = points_outside(onnx), sorted(strange_operators(onnx))
+        growing = grows_with_values(onnx)
     except ValueError:
         raise BundleError(f"{where} is not an ONNX file. Make the bundle again with leukoscope export.") from None
     if outside:
@@ -57,6 +83,11 @@ def check_graph(onnx: bytes, where: Path) -> None:
     if strange:
         raise BundleError(
             f"{where} uses {', '.join(strange[:5])}, which no network of this program needs, so it is not loaded. "
+            "Do not trust this bundle; ask who made it."
+        )
+    if growing:
+        raise BundleError(
+            f"{where} takes the size of what {growing} gives from the picture's values, so its memory has no bound. "
             "Do not trust this bundle; ask who made it."
         )
 
@@ -87,12 +118,45 @@ def _operator(node: int | memoryview) -> str:
     return name if domain in ("", "ai.onnx") else f"{domain}.{name}"
 
 
+def grows_with_values(onnx: bytes) -> str:
+    """Return an operator whose output's size depends on the values of the graph's input; "" where there is none.
+
+    Raises:
+        ValueError: the bytes are not a protocol-buffer message.
+    """
+    takers: dict[bytes, list[tuple[str, int, list[bytes]]]] = {}  # name -> who takes it, as which input, and gives what
+    reached: list[bytes] = []
+    for graph in _messages(memoryview(onnx), _GRAPH):
+        fixed = {bytes(name) for each in _messages(graph, _INITIALIZERS) for name in _messages(each, _TENSOR_NAME)}
+        inputs = {bytes(name) for each in _messages(graph, _INPUTS) for name in _messages(each, 1)}
+        reached += inputs - fixed
+        for node in _messages(graph, _NODES):
+            given = [bytes(name) for name in _messages(node, _GIVEN)]
+            for place, name in enumerate(_messages(node, _TAKEN)):
+                takers.setdefault(bytes(name), []).append((_operator(node), place, given))
+    seen = set(reached)
+    while reached:
+        for operator, place, given in takers.get(reached.pop(), []):
+            if place in _SIZES.get(operator, ()) or (operator.startswith("Reduce") and place == 1):
+                return operator
+            if operator not in _WITHOUT_VALUES:
+                reached += [name for name in given if name not in seen]
+                seen.update(given)
+    return ""
+
+
+def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    return (value for field, value in _fields(message) if field == wanted and isinstance(value, memoryview))
+
+
 def points_outside(onnx: bytes) -> bool:
     """Tell whether any tensor of the file keeps its numbers in another file.
 
     Raises:
         ValueError: the bytes are not a protocol-buffer message.
     """
+    if onnx[4:8] == _ORT:
+        raise ValueError("not an ONNX file")
     return _points_outside(memoryview(onnx), "model")
 
 
@@ -112,6 +176,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while place < len(message):
         key, place = _varint(message, place)
         field, wire = key >> 3, key & 7
+        if not 0 < key >> 3 < _LARGEST_KEY >> 3:
+            raise ValueError("not an ONNX file")
         if wire == _VARINT:
             number, place = _varint(message, place)
             yield field, number

@@ -37,6 +37,8 @@ _HELP = {
     "host": "Address to open on; others than this machine's own need accounts.",
     "name": "Host name that browsers call it by; repeatable.",
     "plain": "Cookies without Secure although open to others: for a trial without TLS.",
+    "hospital": "TOML file of the hospital's systems that take results of signed cases: DICOMweb, FHIR, HL7.",
+    "oidc": "TOML file of the OpenID Connect provider through which people sign in, beside passwords.",
     "proxy": "Address of the proxy that does TLS; its headers are believed.",
     "order": "Rows of the differential in your laboratory's order, such as blast,neutrophil,lymphocyte; others follow.",
     "goal": "White cells that your laboratory counts for a differential.",
@@ -61,6 +63,8 @@ _PASSWORD = click.option(
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
 @click.option("--name", "names", multiple=True, metavar="HOST", help=_HELP["name"])
 @click.option("--plain-http", is_flag=True, help=_HELP["plain"])
+@click.option("--oidc", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=_HELP["oidc"])
+@click.option("--hospital", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=_HELP["hospital"])
 @click.option("--behind-proxy", default="", metavar="ADDRESS", help=_HELP["proxy"])
 @click.option("--order", default="", metavar="KIND,KIND,...", help=_HELP["order"])
 @click.option("--goal", type=click.IntRange(1, 100_000), default=200, show_default=True, help=_HELP["goal"])
@@ -68,7 +72,15 @@ _PASSWORD = click.option(
 @click.option("--no-work", is_flag=True, help=_HELP["work"])
 @click.option("--no-browser", is_flag=True, help="Do not open the browser.")
 def serve(
-    point: str, behind_proxy: str, order: str, keys: tuple[str, ...], no_work: bool, no_browser: bool, **given: Any
+    point: str,
+    behind_proxy: str,
+    order: str,
+    keys: tuple[str, ...],
+    no_work: bool,
+    no_browser: bool,
+    oidc: Path | None,
+    hospital: Path | None,
+    **given: Any,
 ) -> None:
     """Open the reading room: cases, cells and human review in the browser.
 
@@ -81,10 +93,12 @@ def serve(
       leukoscope serve --model models/first --survival out/survival
       leukoscope serve --database postgresql://room@db/room --data /srv/room --host 0.0.0.0 --name room.example.org
     """
-    from ..server.settings import Serving
+    from ..server.settings import Serving, read_destinations, read_single_sign_on
 
     _need_extra()
     settings = Serving(
+        oidc=read_single_sign_on(oidc) if oidc else None,
+        hospital=read_destinations(hospital) if hospital else (),
         point=point.replace("-", "_"),
         work=not no_work,
         apart=not no_work,
@@ -264,15 +278,18 @@ def change_password(name: str, password_file: Path | None, data: Path, database:
     _need_extra()
     from sqlalchemy import select
 
-    from ..errors import UnknownNameError
-    from ..server.accounts import hash_password, revoke
+    from ..errors import UnknownNameError, UsageError
+    from ..server.accounts import hash_password, lock_account, revoke, signs_in_elsewhere
     from ..server.database import Account
 
     hashed = hash_password(_password(password_file), about=(name,))
     with _changing(data, database) as (session, log):
-        account = session.scalar(select(Account).where(Account.name == name))
+        number = session.scalar(select(Account.id).where(Account.name == name))
+        account = lock_account(session, number) if number else None
         if account is None:
             raise UnknownNameError("account", name, session.scalars(select(Account.name)))
+        if signs_in_elsewhere(session, account.id):
+            raise UsageError(f"{name} signs in elsewhere, where the password is changed.")
         account.password, account.active = hashed, True
         revoke(session, account.id)
         log.add(session, _who(), "changed account", kind="account", item=account.id, fields=["password"])

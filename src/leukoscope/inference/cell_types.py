@@ -13,11 +13,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ..bundle.graph import check_graph
 from ..bundle.manifest import Bundle
-from ..errors import BundleError, attempt
+from ..errors import BundleError
+from ..images.crop import SIDE
 from ..images.read import RGB
-from .ensemble import temper
+from .ensemble import check_answer, open_graph, temper, try_out
 
 TYPES = (
     "neutrophil",
@@ -90,7 +90,11 @@ class CellTyper:
             self._session.run(["probabilities"], {"crops": np.stack(crops[start : start + _AT_ONCE])})[0]
             for start in range(0, len(crops), _AT_ONCE)
         ]
-        return np.asarray(temper(np.concatenate(said), self._temperature) if said else np.zeros((0, len(TYPES))), float)
+        if not said:
+            return np.zeros((0, len(TYPES)))
+        chances = np.concatenate(said)
+        check_answer(chances, where=GRAPH)
+        return np.asarray(temper(chances, self._temperature), float)
 
     def judge(self, probabilities: NDArray[np.float64]) -> TypeOpinion:
         """Return the opinion that follows from probabilities (types,)."""
@@ -138,17 +142,12 @@ def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: An
 
 
 def _open(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
-    onnx = bundle.read(name)
-    check_graph(onnx, bundle.path / name)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # ONNX Runtime has no common error below Exception.
-    session = attempt(lambda: onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"]))
-    if isinstance(session, Exception):
-        reason = (str(session).strip() or type(session).__name__).splitlines()[0]
-        raise BundleError(f"{bundle.path / name} cannot be loaded ({reason}). {_AGAIN}") from None
+    session = open_graph(bundle, name)
+    inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
     outputs = {each.name: each.shape for each in session.get_outputs()}
+    if inputs != [("crops", "tensor(uint8)", [SIDE, SIDE, 3])]:
+        raise BundleError(f"{bundle.path / name} takes something other than crops of {SIDE} pixels. {_AGAIN}")
     if outputs.get("probabilities", [None])[-1] != len(TYPES):
         raise BundleError(f"{bundle.path / name} does not give one probability for each cell type. {_AGAIN}")
+    try_out(session, bundle.path / name, size=SIDE, outputs=["probabilities"])
     return session

@@ -116,7 +116,7 @@ def _look(session: onnxruntime.InferenceSession, seen: Crops, views: Sequence[Vi
 def _together(seen: Sequence[list[Arrays]], member: Member, *, views: int) -> Outputs:
     """Join the looks of one member: mean over the views, the embedding of the crop as it is."""
     probabilities, maps, embedding = (np.concatenate(parts) for parts in zip(*seen, strict=True))
-    _check_answer(probabilities, where=member.graph)
+    check_answer(probabilities, where=member.graph)
     chances = probabilities.reshape(-1, views, probabilities.shape[1]).mean(axis=1, dtype=np.float64)
     return Outputs(
         temper(chances, member.temperature), maps.reshape(-1, views, *maps.shape[1:]).mean(axis=1), embedding[::views]
@@ -132,11 +132,24 @@ def _enlarge(maps: NDArray[np.float32], plane: tuple[int, ...]) -> NDArray[np.fl
 
 
 def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSession:
-    onnx, where = bundle.read(member.graph), bundle.path / member.graph
+    session = open_graph(bundle, member.graph)
+    _check_graph(bundle, member, session)
+    try_out(session, bundle.path / member.graph, size=member.prepare.size, outputs=OUTPUTS)
+    return session
+
+
+def open_graph(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
+    """Return a graph of a bundle on one thread.
+
+    Raises:
+        BundleError: it may not end, keeps data elsewhere, or cannot be loaded.
+    """
+    onnx, where = bundle.read(name), bundle.path / name
     check_graph(onnx, where)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, whatever it looks like
     # ONNX Runtime has no common error below Exception.
     session = attempt(lambda: onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"]))
     if isinstance(session, Exception):
@@ -144,8 +157,6 @@ def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSessio
             f"{where} cannot be loaded by ONNX Runtime {onnxruntime.__version__} ({_first_line(session)}). "
             "Make the bundle again with leukoscope export, or update onnxruntime."
         ) from None
-    _check_graph(bundle, member, session)
-    _try_out(session, where, size=member.prepare.size)
     return session
 
 
@@ -153,25 +164,36 @@ def _first_line(failed: Exception) -> str:
     return (str(failed).strip() or type(failed).__name__).splitlines()[0]
 
 
-def _try_out(session: onnxruntime.InferenceSession, where: Path, *, size: int) -> None:
-    """Ask a network about one black crop: it must answer in time, and with probabilities."""
+def try_out(session: onnxruntime.InferenceSession, where: Path, *, size: int, outputs: Sequence[str]) -> None:
+    """Ask a network about two black crops: it must answer in time, and with probabilities.
+
+    Raises:
+        BundleError: it does not.
+    """
     running = onnxruntime.RunOptions()
     timer = threading.Timer(_TRIAL_SECONDS, setattr, (running, "terminate", True))
     timer.start()
-    crops = np.zeros((1, size, size, 3), np.uint8)
+    crops = np.zeros((2, size, size, 3), np.uint8)  # two, as the size of an answer may depend on their number
     try:
-        answer = attempt(lambda: session.run(OUTPUTS, {"crops": crops}, running))
+        answer = attempt(lambda: session.run(outputs, {"crops": crops}, running))
     finally:
         timer.cancel()
     if isinstance(answer, Exception):
         raise BundleError(f"{where} gives no answer ({_first_line(answer)}). {_UNTRUE}") from None
     probabilities, *rest = answer
-    _check_answer(probabilities, where=str(where))
+    check_answer(probabilities, where=str(where))
     if not all(np.isfinite(each).all() for each in rest):
         raise BundleError(f"{where} gives maps or embeddings that are no numbers. {_UNTRUE}")
 
 
-def _check_answer(probabilities: Arrays, *, where: str) -> None:
+def check_answer(probabilities: Arrays, *, where: str) -> None:
+    """Make sure that an answer (cells, classes) holds probabilities.
+
+    Raises:
+        BundleError: it does not.
+    """
+    if probabilities.ndim != 2 or not probabilities.size:
+        raise BundleError(f"{where} gives probabilities of the shape {probabilities.shape}. {_UNTRUE}")
     low, high, sums = probabilities.min(), probabilities.max(), probabilities.sum(axis=1)
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING and np.abs(sums - 1).max() < _ROUNDING):  # also false for NaN
         raise BundleError(f"{where} gives probabilities from {low:.3g} to {high:.3g}, which are none. {_UNTRUE}")

@@ -21,6 +21,7 @@ from .ensemble import Crops, Ensemble, Floats, Outputs
 from .opinion import Opinion
 from .opinions import Opinions
 from .rejection import Rejection
+from .trial import try_bundle
 
 if TYPE_CHECKING:
     from .quality import Quality
@@ -219,10 +220,13 @@ def load(path: Path | str | None = None) -> Predictor:
     path: a folder, 'default' for the shipped bundle, or 'hf://owner/name' (optionally '@revision') in a model hub.
 
     Raises:
-        BundleError: the bundle is missing, incomplete, changed, or made by a newer version.
+        BundleError: the bundle is missing, incomplete, changed, made by a newer version, or needs memory or time
+            without bound.
         MissingExtraError: an address of a hub is given, and the extra `hub` is not installed.
     """
-    return Predictor(open_bundle(path))
+    bundle = open_bundle(path)
+    try_bundle(bundle)
+    return Predictor(bundle)
 
 
 def _several(images: Any) -> Iterable[Image]:

@@ -123,6 +123,8 @@ def read_detector(table: dict[str, Any], content: bytes) -> Detector:
         raise BundleError(f"{FILE} is damaged or incomplete ({broken}). Export the bundle again.") from None
     if space.axes.shape != (len(space.spread) - 1, len(space.mean)):
         raise BundleError(f"{FILE} holds arrays that do not fit each other. Export the bundle again.")
+    if not (all(np.isfinite(each).all() for each in arrays.values()) and (space.spread > 0).all()):
+        raise BundleError(f"{FILE} holds numbers that are none, or spreads below 0. Export the bundle again.")
     return detector
 
 

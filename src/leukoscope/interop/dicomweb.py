@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, require
+from ..errors import DataError, UnreachableError, require
 from ..files import write_whole
 from ..progress import track
 
 Say = Callable[[str], None]
+_TIMEOUT_S = 60.0  # for one answer
 _INSTANCE, _SERIES = "00080018", "0020000E"  # tags in QIDO-RS answers
 _UID = re.compile(r"[0-9.]{1,64}")
 # Reasons that PS3.18, section 10.5.3 (Table I.2-2) gives for instances that were not stored.
@@ -43,7 +44,7 @@ class Archive:
             MissingExtraError: the extra `hospital` is not installed.
         """
         api = require("dicomweb_client.api", feature="DICOMweb", extra="hospital")
-        session = require("requests", feature="DICOMweb", extra="hospital").Session()
+        session = _session()
         if self.user and not self.token:
             session.auth = (self.user, self.password)
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
@@ -108,6 +109,21 @@ def store(archive: Archive, files: Sequence[Path], *, say: Say) -> int:
     return stored
 
 
+def _session() -> Any:
+    """Return a session that waits for no answer without end, and carries nothing to where a redirect leads."""
+    requests = require("requests", feature="DICOMweb", extra="hospital")
+
+    class Bounded(requests.adapters.HTTPAdapter):  # type: ignore[misc]
+        def send(self, request: Any, **more: Any) -> Any:
+            return super().send(request, **(more | {"timeout": more.get("timeout") or _TIMEOUT_S}))
+
+    session = requests.Session()
+    session.max_redirects = 0
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, Bounded())
+    return session
+
+
 @contextmanager
 def _explained(archive: Archive, *, done: int | None = None) -> Iterator[None]:
     """Turn the errors of the connection into one sentence."""
@@ -120,7 +136,7 @@ def _explained(archive: Archive, *, done: int | None = None) -> Iterator[None]:
         text = refused.response.text[:200] if refused.response is not None else ""
         raise DataError(f"{archive.url} refused (HTTP {status}): {text.strip() or 'no reason given'}.{kept}") from None
     except (requests.RequestException, OSError) as failed:
-        raise DataError(f"{archive.url} cannot be reached ({failed}). Check the address.{kept}") from None
+        raise UnreachableError(f"{archive.url} cannot be reached ({failed}). Check the address.{kept}") from None
 
 
 def _check(answer: Any, path: Path, archive: Archive) -> None:

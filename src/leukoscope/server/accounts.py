@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from ..errors import UnknownNameError, UsageError
 from .audit_log import take_turn
-from .database import ADMIN, ROLES, Account, Attempt, Database, Laboratory, Login, Token, now
-from .refusals import Refusal
+from .database import ADMIN, READER, ROLES, Account, Attempt, Database, Identity, Laboratory, Login, Token, now
+from .refusals import Refusal, not_allowed, unknown_caller
 
 FIRST_LABORATORY = "main"
 LOCAL = "local"
@@ -48,6 +48,8 @@ class Caller:
     laboratory: str
     scopes: tuple[str, ...] | None = None
     """What a token may do; None for a person, who may do what the role may."""
+    password: bool = False
+    """Whether the account has a password here."""
     csrf: str = ""
     """What an unsafe request must repeat; empty for programs, whom no other page can make send anything."""
 
@@ -155,6 +157,32 @@ def local_account(session: Session) -> Account:
     return found or add_account(session, LOCAL, role=ADMIN, laboratory=LOCAL)
 
 
+def lock_account(session: Session, account_id: int) -> Account | None:
+    """Return an account whose password and rights nobody else changes until this transaction ends."""
+    return session.get(Account, account_id, with_for_update={"key_share": True}, populate_existing=True)
+
+
+def signs_in_elsewhere(session: Session, account_id: int) -> bool:
+    """Tell whether an account is that of somebody who signs in through a provider, which also says the role."""
+    return session.scalar(select(Identity.digest).where(Identity.account_id == account_id)) is not None
+
+
+def still_in(session: Session, caller: Caller, *, role: str = READER) -> Account:
+    """Return the caller's account, locked, once it is sure that what was checked before the transaction still holds.
+
+    Raises:
+        Refusal: the caller has been signed out meanwhile (401), or has lost the role (403).
+    """
+    account = lock_account(session, caller.account_id)
+    mine = (Login.account_id == caller.account_id, Login.csrf == caller.csrf, Login.expires > now())
+    signed_in = caller.scopes is not None or session.scalar(select(Login.digest).where(*mine)) is not None
+    if account is None or not account.active or not signed_in:
+        raise unknown_caller()
+    if ROLES.index(account.role) < ROLES.index(role):
+        raise not_allowed(role)
+    return account
+
+
 def has_admin(session: Session) -> bool:
     """Tell whether anybody can log in with a password and make other accounts."""
     admins = select(func.count()).select_from(Account)
@@ -232,7 +260,8 @@ def deactivate(session: Session, account_id: int) -> None:
 
 
 def _caller(account: Account, laboratory: str, *, scopes: tuple[str, ...] | None = None, csrf: str = "") -> Caller:
-    return Caller(account.id, account.name, account.role, account.laboratory_id, laboratory, scopes, csrf)
+    own = bool(account.password)
+    return Caller(account.id, account.name, account.role, account.laboratory_id, laboratory, scopes, own, csrf)
 
 
 def _in(*, hours: float) -> str:

@@ -58,6 +58,15 @@ def remember_bundle(session: Session, predictor: Predictor) -> None:
         session.flush()
 
 
+def hold_crops(session: Session, pictures: Pictures, crops: Sequence[bytes]) -> None:
+    """Make sure that crops are in the store while cells that name them are written.
+
+    Another case may have shown the same cell, and its deletion may have swept the crop away a moment ago.
+    """
+    take_turn(session)  # who sweeps takes it too
+    pictures.add_all(crops)
+
+
 def store_cells(
     session: Session,
     case_id: int,

@@ -1,7 +1,8 @@
 """The database: its tables, in SQLite beside the images for one machine or in PostgreSQL for a laboratory.
 
-laboratories ─< accounts ─< logins (sessions of a browser), tokens (of a program)
+laboratories ─< accounts ─< logins (sessions of a browser), tokens (of a program), identities (OpenID Connect)
 laboratories ─< cases ─< images ─< cells ─< predictions, reviews
+cases ─ hospital_numbers;  cases ─< sendings (to the hospital's systems)
 images ─ jobs (the queue);  bundles (every model that has ever answered);  audit_log, chained by hash
 """
 
@@ -92,6 +93,15 @@ class Account(Table):
     created: Mapped[str] = mapped_column(default=now)
 
 
+class Identity(Table):
+    """Whom a provider of sign-ins (OpenID Connect) means by an account: SHA-256 of issuer and subject."""
+
+    __tablename__ = "identities"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), unique=True)
+    created: Mapped[str] = mapped_column(default=now)
+
+
 class Login(Table):
     """A browser's session; the cookie itself is not stored, only its SHA-256."""
 
@@ -150,6 +160,45 @@ class Case(Table):
     """The next cell gets one more as its number."""
     version: Mapped[int] = mapped_column(default=1)
     """One more with each change of the case or of anything in it: whoever signs it off names the one they saw."""
+
+
+class HospitalNumbers(Table):
+    """What the hospital's systems call a case: apart from the case, and in no log, export's name or metric."""
+
+    __tablename__ = "hospital_numbers"
+    case_id: Mapped[int] = mapped_column(ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True)
+    patient_id: Mapped[str] = mapped_column(String(64), default="")
+    accession: Mapped[str] = mapped_column(String(64), default="")
+    order_number: Mapped[str] = mapped_column(String(64), default="")
+    specimen: Mapped[str] = mapped_column(String(20), default="")
+
+
+class Sending(Table):
+    """One sign-off of a case on its way to one of the hospital's systems; what is sent lies in the folder `outgoing`.
+
+    There is one for each sign-off and destination, however often somebody asks for it.
+    """
+
+    __tablename__ = "sendings"
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    case_id: Mapped[int] = mapped_column(ForeignKey("cases.id", ondelete="CASCADE"))
+    destination: Mapped[str] = mapped_column(String(80))
+    signed: Mapped[str]
+    """Time of the sign-off that is sent."""
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    created: Mapped[str] = mapped_column(default=now)
+    finished: Mapped[str | None]
+    state: Mapped[str] = mapped_column(String(20), default=QUEUED)
+    files: Mapped[int] = mapped_column(default=0)
+    stored: Mapped[int] = mapped_column(default=0)
+    """Of the files, how many the other system has."""
+    error: Mapped[str] = mapped_column(default="")
+    """What the other system said, or that it does not answer."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    due: Mapped[float] = mapped_column(default=0.0)
+    """Seconds since 1970 before which nobody tries; while somebody does, until when they are thought to be alive."""
+    owner: Mapped[str] = mapped_column(String(200), default="")
+    __table_args__ = (UniqueConstraint("case_id", "destination", "signed"), Index("sendings_to_do", "state", "due"))
 
 
 class Picture(Table):

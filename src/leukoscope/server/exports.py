@@ -121,6 +121,14 @@ class Exporter:
         ]
 
     def _dicom(self, case: Case) -> Export:
+        return Export(f"case-{case.id}-dicom.zip", "application/zip", zipped(self.dicom_files(case).items()))
+
+    def dicom_files(self, case: Case) -> dict[str, bytes]:
+        """Return reports and outlines of a case's DICOM images as objects of their own, by file name.
+
+        Raises:
+            Refusal: the case holds no DICOM image.
+        """
         files: dict[str, bytes] = {}
         for image, rows in self._by_image(case):
             if image.identity:
@@ -128,7 +136,7 @@ class Exporter:
         if not files:
             text = "DICOM results carry the identity of a DICOM source; this case holds no DICOM image."
             raise Refusal(409, "no_dicom", text)
-        return Export(f"case-{case.id}-dicom.zip", "application/zip", zipped(files.items()))
+        return files
 
     def _dicom_files(self, name: str, image: Picture, rows: Sequence[Any]) -> dict[str, bytes]:
         from ..interop.dicom_results import Algorithm, write_annotations, write_report
@@ -357,7 +365,7 @@ def _dataset_files(pictures: Pictures, case: Case, rows: Sequence[Any]) -> Itera
             "width": width,
             "height": height,
         }
-        writer.writerow(values)
+        writer.writerow({name: harmless(value) for name, value in values.items()})
         yield path, content
     yield "cells.csv", table.getvalue().encode()
 

@@ -136,7 +136,7 @@ def free_the_dead(session: Session) -> int:
     """Queue again what processes of this machine held that are no longer there; return how many jobs."""
     here = f"{socket.gethostname()}/"
     owners = session.scalars(select(Job.owner).where(Job.state == RUNNING).distinct()).all()
-    dead = [owner for owner in owners if owner.startswith(here) and not _lives(owner)]
+    dead = [owner for owner in owners if owner.startswith(here) and not lives(owner)]
     if not dead:
         return 0
     held = (Job.state == RUNNING, Job.owner.in_(dead))
@@ -161,7 +161,8 @@ def depth(session: Session) -> dict[str, int]:
     return dict.fromkeys((QUEUED, RUNNING, DONE, FAILED), 0) | dict(rows.all())
 
 
-def _lives(owner: str) -> bool:
+def lives(owner: str) -> bool:
+    """Tell whether the process of an owner of this machine is still there."""
     _, number, started = owner.rsplit("/", 2)
     try:
         os.kill(int(number), 0)

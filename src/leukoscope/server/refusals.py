@@ -103,17 +103,18 @@ def answer_of(refusal: Refusal) -> JSONResponse:
 LARGEST = 2**53 - 1  # the largest whole number that a browser's number holds
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
+    """Return text without control characters, or refuse it."""
     if any(not (letter.isprintable() or letter in "\n\t") for letter in text):
         raise ValueError("may not hold control characters")
     return text
 
 
 Id = Annotated[int, Path(ge=1, le=LARGEST)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(_readable)]
-Word = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True), AfterValidator(_readable)]
-Note = Annotated[str, StringConstraints(max_length=4000), AfterValidator(_readable)]
-Password = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_readable)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(readable)]
+Word = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True), AfterValidator(readable)]
+Note = Annotated[str, StringConstraints(max_length=4000), AfterValidator(readable)]
+Password = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(readable)]
 Point = Annotated[list[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=2, max_length=2)]
 Outline = Annotated[list[Point], Field(min_length=3, max_length=2000)]
 

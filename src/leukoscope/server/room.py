@@ -18,6 +18,8 @@ from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_accou
 from .analysis import remember_bundle
 from .audit_log import AuditLog
 from .database import Database
+from .hospital import Courier
+from .oidc import Provider
 from .sandbox import Sandbox
 from .settings import Serving
 from .store import Pictures, make_private
@@ -72,6 +74,10 @@ class Room:
     attempts: Attempts
     token: OneTimeToken | None
     """Of the start; None where accounts have passwords."""
+    courier: Courier
+    """Takes what was signed to the hospital's systems."""
+    provider: Provider | None = None
+    """Through which people sign in, beside passwords."""
     survival: dict[str, Any] = field(default_factory=dict)
     """Name -> survival model."""
 
@@ -79,6 +85,7 @@ class Room:
         """End the worker and give the database back."""
         if self.settings.work:
             self.worker.stop()
+        self.courier.stop()
         with contextlib.suppress(SQLAlchemyError, OSError), self.database.reading() as session:
             self.log.note_head(session, at_once=True)
         self.sandbox.close()
@@ -117,6 +124,7 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         lease_seconds=settings.lease_seconds,
         counted=counted or measures.cells,
         apart=settings.model_dump_json() if settings.apart else "",
+        bound=settings.analysis_bytes if counted else 0,
     )
     survival = read_survival(settings.survival)
     return Room(
@@ -130,6 +138,8 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         measures,
         Attempts(settings.attempts),
         token,
+        Courier(database, log, settings.data, settings.hospital),
+        Provider(settings.oidc) if settings.oidc else None,
         survival,
     )
 
@@ -159,16 +169,18 @@ def read_survival(folders: tuple[Path, ...]) -> dict[str, Any]:
 def _enter(database: Database, settings: Serving) -> OneTimeToken | None:
     """Return the token of the start where only this machine can call and nobody has a password.
 
+    Others may call where somebody has a password that makes accounts, or where a provider knows the people.
+
     Raises:
         UsageError: others could call, but nobody has an account.
     """
     with database.writing() as session:
-        if not settings.local and not has_admin(session):
+        if not (settings.local or settings.oidc or has_admin(session)):
             raise UsageError(
                 f"--host {settings.host} opens the room to other machines, but nobody has an account. "
                 "Make one first: leukoscope accounts add NAME --role admin."
             )
-        if has_people(session):
+        if has_people(session) or not settings.local:
             return None
         local_account(session)
     return OneTimeToken()

@@ -23,6 +23,7 @@ from PIL import Image
 
 from ..config import Prepare
 from ..errors import ImageError, LeukoscopeError, MissingExtraError, attempt
+from ..inference.trial import bound_memory
 from . import store
 from .decoding import Taken, is_small, take
 from .refusals import Refusal
@@ -262,21 +263,12 @@ def _answered(request: dict[str, Any], parts: list[bytes], memory: int) -> Answe
 
 
 def _done(request: dict[str, Any], parts: list[bytes], memory: int) -> Answer:
-    _bound(memory)
+    bound_memory(memory)
     if request["task"] == "take":
         facts = asdict(take(parts[0], **request["how"]))
         return {"facts": facts}, [facts.pop("picture"), facts.pop("identity")]
     prepare = Prepare.model_validate(request["prepare"]) if request["prepare"] else None
     return {"facts": {}}, [_draw(request["task"], Path(request["path"]), request["how"], prepare)]
-
-
-def _bound(memory: int) -> None:
-    """Let this process take so many bytes more than it has; Windows and macOS bound its time alone."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + memory, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def caller_of(request: Request) -> Caller:
             caller = caller_of_cookie(session, cookie) if cookie else None
     if caller is None:
         with room.database.reading() as session:
-            raise _unknown(has_people(session))
+            raise _unknown(room, people=has_people(session))
     if caller.scopes is not None:
         _check_scope(request, caller.scopes)
     elif request.method not in _SAFE:
@@ -123,9 +123,10 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def _unknown(people: bool) -> Refusal:
+def _unknown(room: Room, *, people: bool) -> Refusal:
+    """Return the refusal for a stranger; it says which ways in there are, for the page of the door."""
     refusal = unknown_caller()
-    refusal.detail = {"accounts": people}
+    refusal.detail = {"accounts": people} | ({"oidc": room.provider.settings.title} if room.provider else {})
     return refusal
 
 

@@ -1,13 +1,21 @@
 """What a reading room needs to know before it opens."""
 
 import ipaddress
+import tomllib
 from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..config import OperatingPoint, Settings
+from ..errors import ConfigError, nearest
+from ..files import read_text
+from .database import ROLES
 
 MIB = 1 << 20
+T = TypeVar("T", bound=Settings)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Limits(Settings):
@@ -25,6 +33,146 @@ class Limits(Settings):
     """Of one request, from the first file to the last."""
     json_bytes: int = Field(MIB, ge=1)
     """Of a request that is not an upload."""
+
+
+class SingleSignOn(Settings):
+    """The provider, and what its claims mean in the room."""
+
+    issuer: str
+    """Its address, as it calls itself, such as https://login.example.org/realms/hospital."""
+    client_id: str = Field(min_length=1)
+    """What it knows the room as."""
+    client_secret_file: Path | None = None
+    """File with the secret that it gave to the room; none where it has PKCE alone."""
+    address: str
+    """Address of the room as browsers call it, such as https://room.example.org; ADDRESS/api/v1/session/oidc/callback
+    is to be registered with the provider."""
+    title: str = Field("the hospital's account", min_length=1, max_length=80)
+    """What the button says: Sign in with TITLE."""
+    scopes: str = "openid profile"
+    name_claim: str = "preferred_username"
+    """Claim with the name that the room shows."""
+    role_claim: str = "groups"
+    """Claim with a text or list of texts that `roles` speaks of."""
+    roles: dict[str, tuple[str, ...]]
+    """reader, reviewer, admin -> values of `role_claim` that give this role; the highest one counts."""
+    laboratory_claim: str = ""
+    """Claim with the laboratory; empty: all belong to `laboratory`."""
+    laboratories: dict[str, str] = Field(default_factory=dict)
+    """Value of `laboratory_claim` -> laboratory of the room."""
+    laboratory: str = ""
+    """The one laboratory of all who sign in."""
+
+    @field_validator("issuer", "address")
+    @classmethod
+    def _safe_address(cls, value: str) -> str:
+        check_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SingleSignOn":
+        if strange := sorted(set(self.roles) - set(ROLES)):
+            raise ValueError(f"roles.{strange[0]} is none of {', '.join(ROLES)}")
+        if not any(self.roles.values()):
+            raise ValueError("roles names no group, so that nobody could sign in")
+        if bool(self.laboratory_claim) == bool(self.laboratory):
+            raise ValueError("give either laboratory, or laboratory_claim and [laboratories]")
+        if self.laboratory_claim and not self.laboratories:
+            raise ValueError("laboratory_claim needs [laboratories]: what each value means in the room")
+        return self
+
+
+def check_address(value: str) -> None:
+    """Make sure that an address is https, or this machine's own.
+
+    Raises:
+        ValueError: it is not.
+    """
+    parts = urlsplit(value)
+    local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    if not parts.hostname or not (parts.scheme == "https" or local):
+        raise ValueError(f"{value} is no https address")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError(f"{value} has more than scheme, host and path")
+
+
+def read_single_sign_on(path: Path) -> SingleSignOn:
+    """Read the file of `serve --oidc`.
+
+    Raises:
+        ConfigError: it is no TOML, or an entry is missing, unknown or wrong.
+    """
+    read = _validated(SingleSignOn, _read_toml(path), where=str(path))
+    return read.model_copy(update={"client_secret_file": _beside(path, read.client_secret_file)})
+
+
+class Destination(Settings):
+    """A system of the hospital that takes results of signed cases."""
+
+    name: str = Field(min_length=1, max_length=80)
+    kind: Literal["dicomweb", "fhir", "hl7"]
+    address: str
+    """Base URL, or host:port of a receiver of HL7 over MLLP."""
+    user: str = ""
+    password_file: Path | None = None
+    token_file: Path | None = None
+    """File with a bearer token, instead of user and password."""
+    laboratory: str = ""
+    """The one laboratory that sends there; empty: every one."""
+    plain_http: bool = False
+    """Allow http to another machine: patients' numbers then travel readable for whoever listens in between."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "Destination":
+        if self.kind == "hl7":
+            host, _, port = self.address.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+                raise ValueError(f"address {self.address} is not HOST:PORT")
+        elif not (self.plain_http and self.address.startswith("http://")):
+            check_address(self.address)
+        return self
+
+
+def read_destinations(path: Path) -> tuple[Destination, ...]:
+    """Read the file of `serve --hospital`: a table for each destination.
+
+    Raises:
+        ConfigError: it is no TOML, or an entry is missing, unknown or wrong.
+    """
+    found = []
+    for name, entries in _read_toml(path).items():
+        if not isinstance(entries, dict):
+            raise ConfigError(f"{path}: {name} stands in no table. Begin with a name in brackets, such as [archive].")
+        made = _validated(Destination, {"name": name} | entries, where=f"{path}, [{name}]")
+        files = {key: _beside(path, getattr(made, key)) for key in ("password_file", "token_file")}
+        found.append(made.model_copy(update=files))
+    return tuple(found)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as broken:
+        raise ConfigError(f"{path} is not valid TOML: {broken}.") from None
+
+
+def _validated(kind: type[T], table: dict[str, Any], *, where: str) -> T:
+    try:
+        return kind.model_validate(table)
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        hint = nearest(place, kind.model_fields) if first["type"] == "extra_forbidden" else ""
+        what = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {place + ': ' if place else ''}{what}.{hint}") from None
+
+
+def _beside(path: Path, secret: Path | None) -> Path | None:
+    if secret is None:
+        return None
+    if not (path.parent / secret).is_file():
+        raise ConfigError(f"{path}: {path.parent / secret} does not exist.")
+    return (path.parent / secret).resolve()
 
 
 class Serving(Settings):
@@ -47,6 +195,10 @@ class Serving(Settings):
     """Host names that browsers may call it by; empty: those of loopback, or any where it is open to others."""
     plain_http: bool = False
     """Send cookies without Secure although the server is open to others: for a trial without TLS."""
+    oidc: SingleSignOn | None = None
+    """The provider through which people sign in, beside passwords; None: passwords alone."""
+    hospital: tuple[Destination, ...] = ()
+    """Systems of the hospital that take results of signed cases."""
     session_hours: float = Field(12, gt=0)
     attempts: int = Field(10, ge=1)
     """Failed logins of one name or one address within five minutes, after which it has to wait."""
@@ -62,6 +214,9 @@ class Serving(Settings):
     """Analyse in this process; False: leave the queue to other processes."""
     apart: bool = False
     """Analyse in a process of its own, as `leukoscope serve` does, so that people are answered meanwhile."""
+    analysis_bytes: int = Field(6144 * MIB, ge=256 * MIB)
+    """Memory that analysis in a process of its own may take, beyond the model: a field of 100 million pixels takes
+    3,500 MiB."""
     limits: Limits = Limits()
 
     @property

@@ -22,6 +22,7 @@ from .store import Pictures
 Read = Callable[[], bytes]
 _AT_ONCE = 25  # pictures stored together
 _RATIO = 200  # times that a part of a zip may unpack; above it is a bomb. Black around a cell reaches about 100.
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may ask for gigabytes before it gives a byte
 _MEMBER_BYTES = 1 << 20  # below this the ratio means nothing
 _NOT_PICTURES = (".csv", ".txt", ".json", ".ds_store", ".xml", ".db", ".ini")
 _IN_PARTS = "Send it in parts, or predict a whole slide on the command line (leukoscope predict SLIDE)."
@@ -181,6 +182,8 @@ class _Budget:
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Read | str:
     if member.flag_bits & 1:
         return "is encrypted. Send it without a password."
+    if member.compress_type not in _PACKED:
+        return "is packed in a way that pictures are not. Make the zip again with plain compression."
     if member.file_size > _MEMBER_BYTES and member.file_size > _RATIO * max(1, member.compress_size):
         return "unpacks to far more than a picture does, as zip bombs do. Send the picture itself."
     return partial(_unpacked, archive, member, budget)

@@ -26,12 +26,25 @@ from ..errors import ImageError, LeukoscopeError
 from ..images.read import RGB, read_image
 from ..inference.opinion import Opinion
 from ..inference.predictor import Predictor
+from ..inference.trial import bound_memory
 from ..progress import in_parallel
 from . import queue
-from .analysis import Drawn, FieldsOfCases, drawn_of, is_field, keep_facts, outdated, png, renew_cells, store_cells
+from .analysis import (
+    Drawn,
+    FieldsOfCases,
+    drawn_of,
+    hold_crops,
+    is_field,
+    keep_facts,
+    outdated,
+    png,
+    renew_cells,
+    store_cells,
+)
 from .audit_log import AuditLog, Who
 from .database import CROP, Database, Picture
 from .queue import Task
+from .settings import MIB
 from .store import Pictures
 from .uploads import Stored
 
@@ -52,7 +65,10 @@ class Seen:
 
 
 class Worker:
-    """One thread that analyses, and one that renews its leases."""
+    """One thread that analyses, and one that renews its leases.
+
+    A picture that needs more memory than there is (`bound`, in bytes, where the process has one) is tried again alone.
+    """
 
     def __init__(
         self,
@@ -65,13 +81,14 @@ class Worker:
         lease_seconds: float,
         counted: Callable[[int], None] = lambda cells: None,
         apart: str = "",
+        bound: int = 0,
     ) -> None:
         self._database, self._pictures, self._log, self._predictor = database, pictures, log, predictor
         self._point, self._seconds, self._counted = point, lease_seconds, counted
         self._fields = FieldsOfCases(database, pictures, predictor, point=point)
         self._owner, self._asked = queue.owner_name(), itertools.count(1)
         self._work, self._end = threading.Event(), threading.Event()
-        self._broke = False
+        self._broke, self._bound = False, bound
         self._apart = _Apart(apart, self._tell) if apart else None
         work = (self._apart.run,) if self._apart else (self._run, self._renew)
         self._threads = [threading.Thread(target=each, daemon=True) for each in work]
@@ -207,6 +224,19 @@ class Worker:
             return Seen(task, self._cell_of(task.digest, task.kind))
         except ImageError as unusable:
             return Seen(task, error=said(unusable, self._pictures.path(task.digest)))
+        except MemoryError:
+            return Seen(task, error=self._too_heavy(task))
+
+    def _too_heavy(self, task: Task) -> str:
+        """Return what is said of a picture that needs too much memory.
+
+        Raises:
+            MemoryError: others were under way with it; it is tried again alone.
+        """
+        if not task.alone:
+            raise MemoryError
+        most = f" than the {self._bound // MIB:,} MiB that analysis may take" if self._bound else " than there is"
+        return f"Needs more memory{most}. Crop it, or send it at a coarser scale."
 
     def _cell_of(self, digest: str, kind: str) -> RGB | None:
         """Return the picture of a single cell, or None where cells must be sought.
@@ -254,11 +284,18 @@ class Worker:
         except LeukoscopeError as unusable:
             self._fail(task, said(unusable, path))
             return
-        digests = self._pictures.add_all([png(each.crop) for each in found.cells])
+        except Exception as failed:
+            if not out_of_memory(failed):
+                raise
+            self._fail(task, self._too_heavy(task))
+            return
+        crops = [png(each.crop) for each in found.cells]
+        digests = self._pictures.add_all(crops)
         cells = [(drawn_of(each.cell, digest), each.opinion) for each, digest in zip(found.cells, digests, strict=True)]
         with self._booking([task]) as session:
             if not queue.finish(session, task, self._owner):
                 return
+            hold_crops(session, self._pictures, crops)
             image = session.get_one(Picture, task.image_id, populate_existing=True)
             again = None
             if "taken" in image.facts:
@@ -344,6 +381,12 @@ class _Apart:
             self._process.kill()
 
 
+def out_of_memory(failed: Exception) -> bool:
+    """Tell whether something failed for want of memory, as Python, OpenCV or ONNX Runtime says it."""
+    text = str(failed).lower()
+    return isinstance(failed, MemoryError) or any(words in text for words in ("insufficient memory", "bad_alloc"))
+
+
 def said(unusable: LeukoscopeError, path: Path) -> str:
     """Return an error's sentence without the path in the store, which means nothing to a reader."""
     text = str(unusable).replace(str(path), "").replace(path.name, "").strip(" :")
@@ -368,6 +411,7 @@ def main() -> None:
         os.nice(_NICE)
     settings = Serving.model_validate_json(sys.stdin.readline())
     room = open_room(settings.model_copy(update={"apart": False}), counted=_say)
+    bound_memory(settings.analysis_bytes)
     room.worker.start()
     for _ in sys.stdin:
         room.worker.wake()

@@ -5,11 +5,12 @@ from fastapi import APIRouter
 
 def routers() -> list[APIRouter]:
     """Return all routers."""
-    from . import accounts, cases, cells, images, room
+    from . import accounts, cases, cells, hospital, images, oidc, room
 
     return [
         accounts.sessions,
-        *(each.router for each in (accounts, cases, images, cells)),
+        oidc.router,
+        *(each.router for each in (accounts, cases, images, cells, hospital)),
         cases.exports,
         room.survival,
         room.router,

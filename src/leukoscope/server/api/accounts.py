@@ -21,12 +21,15 @@ from ..accounts import (
     digest_of,
     fits,
     hash_password,
+    lock_account,
     open_session,
     revoke,
+    signs_in_elsewhere,
+    still_in,
     tokens_of,
 )
 from ..audit_log import Who
-from ..database import ADMIN, Account, Entry, Laboratory, Login, Token
+from ..database import ADMIN, Account, Entry, Identity, Laboratory, Login, Token
 from ..refusals import LARGEST, Answer, Body, Id, Name, Password, Refusal, Word, again, not_found
 from ..room import Room
 from ..security import COOKIE, Admin, Me, TheRoom, address_of, secure_cookies
@@ -89,6 +92,7 @@ def _described_token(token: Token) -> Answer:
 def make_token(me: Me, room: TheRoom, new: NewToken) -> Answer:
     """Make an API token for the caller; it is shown this once."""
     with room.database.writing() as session:
+        still_in(session, me)  # a new password ends all tokens, also one that is made at the same moment
         token, text = add_token(session, me.account_id, name=new.name, scopes=new.scopes, days=new.days)
         detail = {"scopes": token.scopes, "days": new.days}
         room.log.add(session, who(me), "made token", kind="token", item=token.id, **detail)
@@ -114,9 +118,12 @@ def accounts(me: Admin, room: TheRoom) -> Answer:
     """List the accounts of the caller's laboratory."""
     with room.database.reading() as session:
         query = select(Account, Laboratory.name).join(Laboratory).where(Account.laboratory_id == me.laboratory_id)
+        elsewhere = set(session.scalars(select(Identity.account_id)))
         return {
             "accounts": [
-                _described(*row) | {"tokens": [_described_token(token) for token in tokens_of(session, row[0].id)]}
+                _described(*row)
+                | {"elsewhere": row[0].id in elsewhere}
+                | {"tokens": [_described_token(token) for token in tokens_of(session, row[0].id)]}
                 for row in session.execute(query.order_by(Account.id)).all()
             ]
         }
@@ -129,6 +136,7 @@ def make_account(me: Admin, room: TheRoom, new: NewAccount) -> Answer:
         text = f"Your accounts belong to {me.laboratory}. Make others with leukoscope accounts add on the server."
         raise Refusal(403, "other_laboratory", text)
     with room.database.writing() as session:
+        still_in(session, me, role=ADMIN)
         try:
             made = add_account(session, new.name, role=new.role, laboratory=me.laboratory, password=new.password)
         except UsageError as taken:
@@ -142,11 +150,14 @@ def change_account(me: Admin, room: TheRoom, request: Request, account_id: Id, c
     """Change role, password or the right to enter of an account; its sessions end, with the password its tokens too."""
     hashed = hash_password(change.password) if change.password else None
     with room.database.writing() as session:
-        account = session.get(Account, account_id)
+        account = _locked(session, me, account_id)
         if account is None or account.laboratory_id != me.laboratory_id:
             raise not_found("account", account_id)
         if account.id == me.account_id and (change.active is False or change.role not in (None, account.role)):
             raise Refusal(409, "own_account", "You cannot take your own rights. Ask another admin.")
+        if (change.role or change.password) and signs_in_elsewhere(session, account_id):
+            text = f"{account.name} signs in elsewhere, where role and password are changed. Here it can be closed."
+            raise Refusal(409, "signs_in_elsewhere", text)
         account.role, account.password = change.role or account.role, hashed or account.password
         if change.active is not None:
             account.active = change.active
@@ -154,6 +165,16 @@ def change_account(me: Admin, room: TheRoom, request: Request, account_id: Id, c
         fields = sorted(change.model_dump(exclude_none=True))
         room.log.add(session, who(me), "changed account", kind="account", item=account.id, fields=fields)
     return _described(account, me.laboratory)
+
+
+def _locked(session: Session, me: Caller, account_id: int) -> Account | None:
+    """Return an account to change; the caller's and it are locked in one order, so that two never wait for each other.
+
+    Of two admins who take each other's rights at the same moment, the second no longer has any.
+    """
+    found = [lock_account(session, each) for each in sorted({me.account_id, account_id})]
+    still_in(session, me, role=ADMIN)
+    return next((each for each in found if each is not None and each.id == account_id), None)
 
 
 def _end_sessions(session: Session, account: Account, me: Caller, request: Request, *, all_: bool) -> None:
@@ -241,7 +262,7 @@ def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) 
     room.attempts.begin(room.database, **guess)
     found = _entering(entry, room)  # slow, so outside every transaction
     with room.database.writing() as session:
-        account = session.get(Account, found.id) if found else None
+        account = lock_account(session, found.id) if found else None
         right = found is not None and account is not None and account.active and account.password == found.password
         if account is None or not right:
             room.log.add(session, Who("nobody"), "sign-in failed", kind="session")
@@ -326,6 +347,6 @@ def _described_caller(caller: Caller, csrf: str) -> Answer:
         "name": caller.name,
         "role": caller.role,
         "laboratory": caller.laboratory,
-        "password": caller.name != LOCAL,
+        "password": caller.password,
     }
     return {"account": account, "csrf": csrf}

@@ -171,6 +171,7 @@ def undo(me: Me, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
         last = shown.last_review(session, me, case_id)
         cell = session.get_one(Cell, last.cell_id) if last else None
         if last is None or cell is None:
+            found.version -= 1  # nothing changes
             return {"cell": None, "case_etag": shown.etag_of_case(found)}
         if shown.etag_of_cell(cell) not in seen.etags:
             seen.check(shown.etag_of_case(found, before=True), lambda: _undo_now(session, me, found, cell))

@@ -14,7 +14,7 @@ from ...bundle.manifest import Manifest
 from ...explanation.maps import transparent
 from ...inference.opinion import full_evidence
 from .. import cases as shown
-from ..analysis import cell_of_outline, drawn_of, png, store_cells, store_predictions
+from ..analysis import cell_of_outline, drawn_of, hold_crops, png, store_cells, store_predictions
 from ..database import NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
 from ..refusals import (
     LARGEST,
@@ -190,9 +190,11 @@ def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
             raise not_found("image", new.image)
         shown.check_open(session.get_one(Case, case_id))
         found = _cut_out(session, room, image, new.outline)
-    digest = room.pictures.add(png(found.crop))
+    crop = png(found.crop)
+    digest = room.pictures.add(crop)
     with room.database.writing() as session:
         image, _ = shown.lock_image(session, me, new.image)
+        hold_crops(session, room.pictures, [crop])
         drawn = [(drawn_of(found.cell, digest, origin="reader"), found.opinion)]
         cells = store_cells(session, case_id, image.id, drawn, predictor=room.predictor, point=room.settings.point)
         room.log.add(session, who(me), "added", kind="cell", item=cells[0].id, case=case_id)
@@ -207,9 +209,11 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> 
         shown.check_open(session.get_one(Case, cell.case_id))
         seen.check(shown.etag_of_cell(cell), lambda: {"cell": shown.one_cell(session, cell_id)})
         found = _cut_out(session, room, session.get_one(Picture, cell.image_id), new.outline, but=cell_id)
-    digest = room.pictures.add(png(found.crop))
+    crop = png(found.crop)
+    digest = room.pictures.add(crop)
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
+        hold_crops(session, room.pictures, [crop])
         drawn = drawn_of(found.cell, digest)
         cell.digest, cell.box, cell.outline = drawn.digest, drawn.box, drawn.outline
         cell.facts = drawn.facts | {"outlined_by": "reader"}

@@ -30,13 +30,14 @@ function person(account) {
   const toggle = element("button", { type: "button", onclick: () => change(account, { active: !account.active }) }, account.active ? "Close" : "Open again");
   toggle.setAttribute("aria-label", `${account.active ? "Close" : "Open"} the account of ${account.name}`);
   const own = account.name === me.name;
-  role.disabled = toggle.disabled = own;
+  role.disabled = own || account.elsewhere === true; // their provider says the role
+  toggle.disabled = own;
   return element(
     "li",
     { class: account.active ? "" : "closed" },
-    element("div", {}, element("b", {}, account.name), element("span", { class: "soft" }, [own ? "you" : "", account.laboratory, account.active ? "" : "closed"].filter(Boolean).join(", "))),
+    element("div", {}, element("b", {}, account.name), element("span", { class: "soft" }, [own ? "you" : "", account.laboratory, account.active ? "" : "closed", account.elsewhere ? "signs in through the hospital" : ""].filter(Boolean).join(", "))),
     role,
-    element("button", { type: "button", onclick: () => newPassword(account), "aria-label": `New password for ${account.name}` }, "New password"),
+    account.elsewhere ? null : element("button", { type: "button", onclick: () => newPassword(account), "aria-label": `New password for ${account.name}` }, "New password"),
     toggle,
     ...(own ? [] : (account.tokens ?? []).map((token) => element("div", { class: "soft" }, `Token ${token.name} `, element("button", { type: "button", class: "link", onclick: () => endToken(token) }, "end it")))),
   );

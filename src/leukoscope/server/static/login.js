@@ -7,6 +7,34 @@ import { find } from "./element.js";
 const FORMS = { account: find("account-form"), token: find("token-form") };
 const OTHER = { account: "Sign in with a one-time token", token: "Sign in with name and password" };
 
+// Why the hospital's own account did not let somebody in; {} is what the room calls it.
+const PROBLEMS = {
+  away: "{} does not answer just now. Try again in a moment, or sign in with name and password.",
+  busy: "Too many people sign in with {} just now. Try again in a moment.",
+  closed: "Your account is closed in this room. Ask an admin of the room.",
+  name_taken: "Your name belongs to other accounts of this room. Ask an admin of the room.",
+  no_role: "{} knows you, but gives you no role in this room. Ask whoever manages its groups.",
+  not_known: "{} does not know this room, or its secret is wrong. Tell whoever manages the room.",
+  refused: "{} did not sign you in. Try again, or ask whoever manages it.",
+  stale: "This sign-in was begun too long ago, or in another browser. Sign in again.",
+  untrusted: "The answer of {} cannot be trusted, so nobody is signed in with it. Tell whoever manages the room.",
+  wait: "Too many sign-ins from this address failed. Wait some minutes, then try again.",
+};
+
+function offerOther(title) {
+  if (!title) return;
+  const way = find("oidc-way");
+  way.querySelector("span").textContent = title;
+  way.firstElementChild.href += `?then=${encodeURIComponent(next())}`;
+  way.hidden = false;
+}
+
+function explain(title) {
+  const words = PROBLEMS[new URLSearchParams(location.search).get("problem")];
+  find("door-problem").hidden = !words;
+  find("door-problem").textContent = (words ?? "").replace("{}", title || "The hospital's account").replace(/^./, (first) => first.toUpperCase());
+}
+
 function next() {
   const wanted = new URLSearchParams(location.search).get("next") ?? "/";
   return /^\/(?![/\\])/.test(wanted) ? wanted : "/"; // a path of this page, never another site
@@ -61,7 +89,9 @@ async function arrive() {
     await session();
     location.replace(next());
   } catch (error) {
-    offer(error.detail?.accounts ? "account" : "token");
+    offerOther(error.detail?.oidc);
+    explain(error.detail?.oidc);
+    offer(error.detail?.accounts || error.detail?.oidc ? "account" : "token");
     if (error.status !== 401) blame(error.detail?.accounts ? FORMS.account : FORMS.token, error);
   }
 }

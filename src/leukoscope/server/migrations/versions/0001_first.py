@@ -230,6 +230,47 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("attempts_of", "attempts", ["key", "time"])
+    op.create_table(
+        "identities",
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("account_id", KEY, nullable=False),
+        sa.Column("created", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("digest"),
+        sa.UniqueConstraint("account_id"),
+    )
+    op.create_table(
+        "hospital_numbers",
+        sa.Column("case_id", KEY, nullable=False),
+        sa.Column("patient_id", sa.String(length=64), nullable=False),
+        sa.Column("accession", sa.String(length=64), nullable=False),
+        sa.Column("order_number", sa.String(length=64), nullable=False),
+        sa.Column("specimen", sa.String(length=20), nullable=False),
+        sa.ForeignKeyConstraint(["case_id"], ["cases.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("case_id"),
+    )
+    op.create_table(
+        "sendings",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("case_id", KEY, nullable=False),
+        sa.Column("destination", sa.String(length=80), nullable=False),
+        sa.Column("signed", sa.Text(), nullable=False),
+        sa.Column("account_id", KEY, nullable=False),
+        sa.Column("created", sa.Text(), nullable=False),
+        sa.Column("finished", sa.Text(), nullable=True),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("files", sa.Integer(), nullable=False),
+        sa.Column("stored", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("due", sa.Double(), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"]),
+        sa.ForeignKeyConstraint(["case_id"], ["cases.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("case_id", "destination", "signed"),
+    )
+    op.create_index("sendings_to_do", "sendings", ["state", "due"])
     _refuse_changes()
 
 
