@@ -17,6 +17,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
@@ -126,6 +127,19 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
 def installed(module: str) -> bool:
     """Say whether an optional dependency is there, without importing it."""
     return sys.modules.get(module) is not None or importlib.util.find_spec(module) is not None
+
+
+def why_unreachable(failed: Exception) -> str:
+    """Return in few words why a connection failed; libraries wrap it in several layers of their own.
+
+    >>> why_unreachable(OSError("HTTPConnectionPool(host='a'): (Caused by X('[Errno 111] Connection refused'))"))
+    'connection refused'
+    """
+    text = " ".join(str(failed).split())
+    found = re.search(r"\[Errno -?\d+\] ([\w ,]+)", text)
+    if found:
+        return found[1].strip().lower()
+    return "timed out" if "timed out" in text.lower() else text[:160]
 
 
 def attempt(work: Callable[[], T]) -> T | Exception:

@@ -360,7 +360,7 @@ def test_the_file_is_read_and_each_mistake_is_one_sentence(tmp_path: Path) -> No
         ('"hl7"', '"hl8"', "kind"),
         ('"secret"', '"gone"', "gone does not exist"),
         ("user =", "usr =", "Did you mean 'user'"),
-        ("[lab]", "", "kind"),
+        ("[archive]", "", "stands in no table"),
     ):
         file.write_text(FILE.replace(old, new, 1))
         with pytest.raises(ConfigError, match=said):

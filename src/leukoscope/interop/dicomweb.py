@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, UnreachableError, require
+from ..errors import DataError, UnreachableError, require, why_unreachable
 from ..files import write_whole
 from ..progress import track
 
@@ -136,7 +136,9 @@ def _explained(archive: Archive, *, done: int | None = None) -> Iterator[None]:
         text = refused.response.text[:200] if refused.response is not None else ""
         raise DataError(f"{archive.url} refused (HTTP {status}): {text.strip() or 'no reason given'}.{kept}") from None
     except (requests.RequestException, OSError) as failed:
-        raise UnreachableError(f"{archive.url} cannot be reached ({failed}). Check the address.{kept}") from None
+        raise UnreachableError(
+            f"{archive.url} cannot be reached ({why_unreachable(failed)}). Check the address.{kept}"
+        ) from None
 
 
 def _check(answer: Any, path: Path, archive: Archive) -> None:

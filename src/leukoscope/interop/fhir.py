@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, UnreachableError, require
+from ..errors import DataError, UnreachableError, require, why_unreachable
 from ..files import write_json
 from .case_result import NOTICE, CaseResult, Observation, codings_of, interval_text
 
@@ -59,7 +59,9 @@ def send(url: str, bundle: Mapping[str, Any], *, headers: Mapping[str, str] | No
         # A redirect would carry the patient's numbers to whatever host it names.
         answer = requests.post(url, data=json.dumps(bundle), headers=sent, timeout=_TIMEOUT_S, allow_redirects=False)
     except requests.RequestException as failed:
-        raise UnreachableError(f"{url} cannot be reached ({failed}). Check the address and try again.") from None
+        raise UnreachableError(
+            f"{url} cannot be reached ({why_unreachable(failed)}). Check the address and try again."
+        ) from None
     if answer.is_redirect:
         raise DataError(f"{url} points to {answer.headers.get('Location', 'another address')}. Send to that address.")
     if not answer.ok:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, UnreachableError, require
+from ..errors import DataError, UnreachableError, require, why_unreachable
 from ..files import write_text
 from .case_result import CODE_SYSTEM, LOINC, NOTICE, SCHEME, CaseResult, Observation, codings_of, interval_text
 
@@ -60,7 +60,7 @@ def send(host: str, port: int, message: str) -> str:
             link.sendall(START + message.encode() + END)
             answer = _answer(link)
     except OSError as failed:
-        text = f"{where} did not take the message ({failed}). Check the address and send it again."
+        text = f"{where} did not take the message ({why_unreachable(failed)}). Check the address and send it again."
         raise UnreachableError(text) from None
     fields = next((line.split("|") for line in answer.split("\r") if line.startswith("MSA|")), [])
     code, text = (fields[1] if len(fields) > 1 else ""), (fields[3] if len(fields) > 3 else "")

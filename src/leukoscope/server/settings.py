@@ -160,7 +160,8 @@ def _validated(kind: type[T], table: dict[str, Any], *, where: str) -> T:
     try:
         return kind.model_validate(table)
     except ValidationError as invalid:
-        first = invalid.errors()[0]
+        # A misspelt name is unknown, and its right spelling missing: the first says more.
+        first = min(invalid.errors(), key=lambda each: each["type"] != "extra_forbidden")
         place = ".".join(str(step) for step in first["loc"])
         hint = nearest(place, kind.model_fields) if first["type"] == "extra_forbidden" else ""
         what = first["msg"].removeprefix("Value error, ")

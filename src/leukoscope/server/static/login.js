@@ -24,7 +24,7 @@ const PROBLEMS = {
 function offerOther(title) {
   if (!title) return;
   const way = find("oidc-way");
-  way.querySelector("span").textContent = title;
+  way.firstElementChild.textContent = `Sign in with ${title}`;
   way.firstElementChild.href += `?then=${encodeURIComponent(next())}`;
   way.hidden = false;
 }
