@@ -511,5 +511,5 @@ def test_the_file_is_read_and_each_mistake_is_one_sentence(tmp_path: Path) -> No
             read_single_sign_on(file)
     file.write_text(FILE.replace("https://room", "http://room"))
     shown = CliRunner().invoke(leukoscope, ["serve", "--oidc", str(file), "--no-browser"])
-    assert shown.exit_code == 2
-    assert "is no https address" in shown.output
+    assert isinstance(shown.exception, ConfigError)
+    assert "is no https address" in str(shown.exception)
