@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from ..bundle.manifest import Manifest
 from ..errors import DataError, LeukoscopeError, UnreachableError
 from ..files import read_text
-from ..interop.case_result import CaseResult, Row
+from ..interop.case_result import CaseResult, Observation
 from . import queue
 from .audit_log import AuditLog, Who
 from .database import (
@@ -65,15 +65,20 @@ def result_of(session: Session, case: Case, *, manifest: Manifest, settings: Ser
     told = summary(session, case.id, manifest=manifest, point=settings.point)
     counted = differentials(session, case.id, manifest=manifest, settings=settings)
     unread = told["cells"] - told["read"]
-    rows = [Row("cells", told["cells"], "{cells}"), Row("cells read by people", told["read"], "{cells}")]
+    rows = [
+        Observation("cells", told["cells"], "{cells}"),
+        Observation("cells read by people", told["read"], "{cells}"),
+    ]
     if counted is not None:
         rows += _counted(counted["readers"])
     else:
-        rows += [Row(name.replace("_", " "), count, "{cells}") for name, count in sorted(told["by_reader"].items())]
+        rows += [
+            Observation(name.replace("_", " "), count, "{cells}") for name, count in sorted(told["by_reader"].items())
+        ]
     share = told["blast_share"]
     if not unread and share["value"] is not None and not any(row.name == "blast" and row.unit == "%" for row in rows):
         low, high = (100 * share[end] for end in ("low", "high"))
-        rows.append(Row("blast among cells read", 100 * share["value"], "%", low, high))
+        rows.append(Observation("blast among cells read", 100 * share["value"], "%", low, high))
     numbers = session.get(HospitalNumbers, case.id) or HospitalNumbers(
         patient_id="", accession="", order_number="", specimen=""
     )
@@ -94,13 +99,15 @@ def result_of(session: Session, case: Case, *, manifest: Manifest, settings: Ser
     )
 
 
-def _counted(readers: Mapping[str, Any]) -> list[Row]:
+def _counted(readers: Mapping[str, Any]) -> list[Observation]:
     """Return the readers' differential as rows: counts, and percentages where there are enough cells for them."""
-    counts = [Row(each["name"], each["cells"], "{cells}") for each in readers["rows"]]
+    counts = [Observation(each["name"], each["cells"], "{cells}") for each in readers["rows"]]
     named = {"unsure": "type unsure"}
-    apart = [Row(named.get(name, name), cells, "{cells}") for name, cells in readers["apart"].items() if cells]
+    apart = [Observation(named.get(name, name), cells, "{cells}") for name, cells in readers["apart"].items() if cells]
     shares = [each for each in readers["rows"] if each["percent"] is not None]
-    return counts + apart + [Row(each["name"], each["percent"], "%", each["low"], each["high"]) for each in shares]
+    return (
+        counts + apart + [Observation(each["name"], each["percent"], "%", each["low"], each["high"]) for each in shares]
+    )
 
 
 def _readers(session: Session, case_id: int) -> list[str]:
