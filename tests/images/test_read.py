@@ -260,6 +260,15 @@ def test_planes_of_named_colours_are_put_in_order(eight: np.ndarray, tmp_path: P
     blue_first = {"axes": "CYX", "Channel": {"Name": ["Blue", "Green", "Red"]}}
     tifffile.imwrite(path, apart[::-1], photometric="minisblack", metadata=blue_first)
     assert np.array_equal(read_image(path), eight)
+    for names in (["B", "G", "R"], ["Camera_b", "Camera_g", "Camera_r"]):
+        tifffile.imwrite(
+            path, apart[::-1], photometric="minisblack", metadata={"axes": "CYX", "Channel": {"Name": names}}
+        )
+        assert np.array_equal(read_image(path), eight), names
+    dyes = {"axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy5"]}}
+    tifffile.imwrite(path, apart, photometric="minisblack", metadata=dyes)
+    with pytest.raises(ImageError, match="fluorescence"):
+        read_image(path)
     stains = {
         "axes": "CYX",
         "Channel": {"Name": ["DAPI", "FITC", "Cy5"], "Color": [0x0000FFFF, 0x00FF00FF, 0x00FFFFFF]},
@@ -468,3 +477,23 @@ def test_a_jpeg_that_pillow_cannot_decode_is_named_and_not_called_damaged(eight:
         with pytest.raises(ImageError, match=f"is a {said}") as refused:
             read_image(content)
         assert "damaged" not in str(refused.value)
+
+
+def test_ycbcr_without_jpeg_is_read_or_refused_by_name(eight: np.ndarray) -> None:
+    stored = np.asarray(Image.fromarray(eight).convert("YCbCr"))
+
+    def written(values: np.ndarray, **more: object) -> bytes:
+        content = io.BytesIO()
+        tifffile.imwrite(content, values, photometric="ycbcr", **more)
+        return content.getvalue()
+
+    for orientation, want in ((1, eight), (6, np.rot90(eight, -1))):
+        content = written(stored, extratags=[(274, 3, 1, orientation, True)])
+        assert np.abs(read_image(content).astype(int) - want).max() <= 3
+        assert read_size(content) == want.shape[1::-1]
+    for content in (
+        written(stored.astype(np.uint16) * 257),
+        written(np.moveaxis(stored, -1, 0), planarconfig="separate"),
+    ):
+        with pytest.raises(ImageError, match="holds YCbCr colours in a way that cannot be read"):
+            read_image(content)

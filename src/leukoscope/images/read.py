@@ -149,17 +149,29 @@ def read_size(source: Path | bytes, *, name: str = "") -> tuple[int, int]:
     with _opened(source, name) as stream:
         kind = format_of(_head(stream))
         if kind == "TIFF" and tiff_readable():
-            from .tiff import Tiff
-
-            with Tiff(stream, name=name) as tiff:
-                size, orientation = tiff.size, tiff.orientation
+            size, orientation = _size_of_tiff(stream, name)
         elif kind == "HEIF":
             image = _opened_heif(stream, name)[0]
             size, orientation = image.size, 1
         else:
-            with _pillow(stream, name) as picture:
-                size, orientation = picture.size, orientation_of(picture)
+            size, orientation = _size_by_pillow(stream, name)
     return turned_size((size[0], size[1]), orientation)
+
+
+def _size_of_tiff(stream: BinaryIO, name: str) -> tuple[tuple[int, int], int]:
+    from .tiff import NotByTifffileError, Tiff
+
+    try:
+        with Tiff(stream, name=name) as tiff:
+            return tiff.size, tiff.orientation
+    except NotByTifffileError:
+        stream.seek(0)
+        return _size_by_pillow(stream, name)
+
+
+def _size_by_pillow(stream: BinaryIO, name: str) -> tuple[tuple[int, int], int]:
+    with _pillow(stream, name) as picture:
+        return picture.size, orientation_of(picture)
 
 
 def format_of(head: bytes) -> str:
@@ -364,9 +376,12 @@ def _tiff(stream: BinaryIO, limits: _Limits) -> Read:
             limits.check(*tiff.size)
             pixels, said = tiff.whole()
             return pixels, tiff.orientation, [tiff.said, said]
-    except NotByTifffileError:
+    except NotByTifffileError as other:
         stream.seek(0)
-        return _by_pillow(stream, "TIFF", limits)
+        try:
+            return _by_pillow(stream, "TIFF", limits)
+        except ImageError as unread:  # Pillow calls damaged what it cannot decode
+            raise (other if "damaged" in unread.reason else unread) from None
 
 
 def _tiff_without_tifffile(stream: BinaryIO, limits: _Limits) -> Read:

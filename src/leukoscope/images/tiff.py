@@ -42,6 +42,9 @@ _ASIDE = ("label", "macro", "thumbnail", "overview", "map")  # pictures of a sli
 _MOST_CHANNELS, _MOST_TAGS, _MOST_PAGES = 16, 1_000, 2_000
 _MOST_BYTES = 1_500_000_000  # of one picture before it is brought to 8 bits
 _SAVE = "Save it as 8- or 16-bit RGB."
+_DYES = re.compile(
+    r"dapi|hoechst|fitc|tritc|\bcy ?[2357]|gfp|rfp|yfp|cfp|mcherry|tomato|texas|alexa|\baf ?\d{3}|rhodamine|draq"
+)
 
 
 class Tiff:
@@ -242,7 +245,7 @@ class NotByTifffileError(ImageError):
     """Colours that Pillow decodes and tifffile does not: uncompressed YCbCr."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} holds YCbCr colours without JPEG, which cannot be read here. {_SAVE}")
+        super().__init__(f"holds YCbCr colours in a way that cannot be read here. {_SAVE}", path=name)
 
 
 def library() -> Any:
@@ -394,7 +397,10 @@ def _ome_colours(file: Any) -> str | None:
     colours = [match.group(1) for one in channels if (match := re.search(r'\bColor="(-?\d+)"', one))]
     if len(colours) != 3:
         names = [match.group(1).lower() for one in channels if (match := re.search(r'\bName="([^"]*)"', one))]
-        return "".join(word[0] for word in names) if sorted(names) == ["blue", "green", "red"] else None
+        if any(_DYES.search(name) for name in names):
+            return "???"
+        words = [match.group(1) for name in names if (match := re.search(r"(?:^|[\W_])(red|green|blue|[rgb])$", name))]
+        return "".join(word[0] for word in words) if len({word[0] for word in words}) == len(names) == 3 else None
     if len(set(colours)) == 1:
         return None  # all white: nobody chose them
     known = {0xFF0000: "r", 0x00FF00: "g", 0x0000FF: "b"}
