@@ -1,5 +1,6 @@
 """A new head from reviewed cells: the same arithmetic as before, no cell judged by what has learned from it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,20 @@ def test_the_command_writes_only_what_is_asked_for(bundle: Bundle, cells: list[C
     taken.mkdir()
     refused = CliRunner().invoke(command, [str(bundle.path), str(folder), "-o", str(taken)])
     assert isinstance(refused.exception, UsageError)
+
+
+def test_a_bad_picture_is_named_and_costs_the_others_nothing(bundle: Bundle, cells: list[Cell], tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows = [f"{cell.path},{cell.label},{cell.subject}" for cell in cells]
+    bad = [f"{tmp_path / 'cut.png'},{cells[0].label},9", f"{tmp_path / 'gone.png'},{cells[0].label},9"]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,subject", *rows, *bad]))
+    said = CliRunner().invoke(command, [str(bundle.path), str(tmp_path / "t.csv"), "--json"])
+    assert said.exit_code == 1
+    result = json.loads(said.stdout)
+    assert result["cells"] == len(cells)
+    assert len(result["refused"]) == 2
+    assert "cut.png ends early" in said.stderr
+    assert "gone.png does not exist" in said.stderr
 
 
 def test_how_strongly_a_head_leans_on_new_cells_is_chosen_on_cells_that_it_was_not_fitted_on() -> None:

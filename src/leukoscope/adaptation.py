@@ -18,11 +18,12 @@ from .bundle.graph import read_head, with_head
 from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write_bundle
 from .config import OPERATING_POINTS
 from .data.cells import Cell
-from .errors import DataError, UsageError
+from .errors import DataError, ImageError, UsageError
 from .evaluation.intervals import Jackknife, Statistics, bootstrap, design_of, jackknife
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
 from .evaluation.predictions import fit_temperature, fit_thresholds, log_loss, temper
 from .images.crop import VIEWS, prepare_crop, turn
+from .images.guard import usable
 from .images.read import RGB, read_image
 from .inference.ensemble import Ensemble
 from .inference.quality import fit_quality
@@ -57,6 +58,8 @@ class Reviewed:
     old: Floats
     """(cells, classes): calibrated probabilities of the bundle as it is."""
     traits: tuple[Any, ...]
+    refused: tuple[str, ...] = ()
+    """One sentence for each picture that could not be used; its cell is left out."""
 
 
 @dataclass(frozen=True)
@@ -139,21 +142,37 @@ def look(bundle: Bundle, cells: Sequence[Cell]) -> Reviewed:
         raise DataError(
             f"The reviewed cells are called {', '.join(strange)}, the bundle knows {', '.join(classes)}. Rename them."
         )
-    labels = np.array([classes.index(cell.label) for cell in labelled], dtype=np.int64)
-    _check_counts(labels, classes)
+    _check_counts(_labels_of(labelled, classes), classes)
     members = [_member(bundle, number) for number in range(len(heads))]
 
     def see(cell: Cell) -> tuple[list[NDArray[np.float32]], Any]:
         image = read_image(cell.path)
         return [_embedded(image, member) for member in members], traits_of(image)
 
-    found = list(track(in_parallel(see, labelled), "Looking at cells", total=len(labelled)))
+    def seen_or_not(cell: Cell) -> tuple[list[NDArray[np.float32]], Any] | ImageError:
+        try:
+            return usable(lambda: see(cell), name=str(cell.path))
+        except ImageError as unusable:
+            return unusable
+
+    looked = list(track(in_parallel(seen_or_not, labelled), "Looking at cells", total=len(labelled)))
+    refused = tuple(str(one) for one in looked if isinstance(one, ImageError))
+    labelled = [cell for cell, one in zip(labelled, looked, strict=True) if not isinstance(one, ImageError)]
+    found = [one for one in looked if not isinstance(one, ImageError)]
+    labels = _labels_of(labelled, classes)
+    if refused:
+        _check_counts(labels, classes)
     subjects = tuple(cell.subject for cell in labelled)
     groups, by_subject = _groups(subjects, labels)
     embeddings = tuple(np.stack([each[0][number] for each in found]) for number in range(len(heads)))
     said = [head.probabilities(seen) for head, seen in zip(heads, embeddings, strict=True)]
     old = np.mean(said, axis=0)
-    return Reviewed(labels, groups, by_subject, subjects, embeddings, old, tuple(each[1] for each in found))
+    traits = tuple(each[1] for each in found)
+    return Reviewed(labels, groups, by_subject, subjects, embeddings, old, traits, refused)
+
+
+def _labels_of(cells: Sequence[Cell], classes: Sequence[str]) -> Ints:
+    return np.array([classes.index(cell.label) for cell in cells], dtype=np.int64)
 
 
 def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed) -> Bundle:

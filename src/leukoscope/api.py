@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -191,7 +192,8 @@ def adapt(
 ) -> "Adapted":
     """Fit a new head of a bundle to reviewed cells of a laboratory, and compare it with the old one.
 
-    reviewed: a labelled folder or table, or an unpacked data set of the reading room. output: where the new bundle is
+    reviewed: a labelled folder or table, or an unpacked data set of the reading room; pictures that cannot be used are
+    left out with a warning. output: where the new bundle is
     written if it is better, or with `even_if_worse`; `better` of the result says whether it is.
 
     Raises:
@@ -210,7 +212,10 @@ def adapt(
         refuse_existing(target)
     bundle = open_bundle(None if model is None else os.fspath(model))
     table = folder / "cells.csv" if (folder / "cells.csv").is_file() else folder
-    adapted, seen = fit(bundle, index(table).cells, seed=seed)
+    found = index(table)
+    adapted, seen = fit(bundle, found.cells, seed=seed)
+    for refused in (*(f"{name}: {reason}" for name, reason in found.refused), *seen.refused):
+        warnings.warn(f"Left out: {refused}", stacklevel=2)
     if target and (adapted.better or even_if_worse):
         write(bundle, target, adapted, seen)
     return adapted

@@ -217,7 +217,8 @@ def adapt(bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool,
 
     REVIEWED is what the reading room exports as a data set (unpacked), or any labelled folder or table. A few dozen
     cells will do; cells of several subjects of each class tell more. Old and new are compared on subjects that the
-    measured head has not learned from, with 95 % intervals over subjects. No bundle is ever overwritten.
+    measured head has not learned from, with 95 % intervals over subjects. No bundle is ever overwritten. Pictures that
+    cannot be used are named and left out; the exit status is then 1.
 
     \b
     Examples:
@@ -230,20 +231,32 @@ def adapt(bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool,
     from ..adaptation import refuse_existing, write
     from ..bundle.manifest import open_bundle
     from ..data.index import index
+    from ..errors import DataError
+    from ..pipeline import notes_of
+    from .options import complain, printable
 
     if output:
         refuse_existing(output)
     opened = open_bundle(bundle)
     table = reviewed / "cells.csv" if (reviewed / "cells.csv").is_file() else reviewed
-    adapted, seen = fit(opened, index(table).cells, seed=seed)
-    click.echo(json.dumps(adapted.result, indent=1) if as_json else _table(adapted.result))
+    found = index(table)
+    adapted, seen = fit(opened, found.cells, seed=seed)
+    refused = [*(reason if name in reason else f"{name}: {reason}" for name, reason in found.refused), *seen.refused]
+    for line in refused:
+        complain(line)
+    for line in notes_of(found):
+        note(printable(line), err=True)
+    result = adapted.result | {"refused": refused}
+    click.echo(json.dumps(result, indent=1) if as_json else _table(result))
     if not output:
-        return
+        raise SystemExit(DataError.exit_status if refused else 0)
     if not adapted.better and not even_if_worse:
         click.echo(f"Not written: {adapted.result['verdict']} To write it all the same: --even-if-worse.", err=True)
         raise SystemExit(1)
     write(opened, output, adapted, seen)
     note(f"Wrote {output}", err=as_json)
+    if refused:
+        raise SystemExit(DataError.exit_status)
 
 
 def _table(result: dict[str, Any]) -> str:
