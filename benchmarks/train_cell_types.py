@@ -3,7 +3,7 @@
     python benchmarks/train_cell_types.py frames ../shared/data runs/cell-types     # as `leukoscope cells` cuts
     python benchmarks/train_cell_types.py train runs/cell-types --leave-out bccd    # judged on a laboratory never seen
     python benchmarks/train_cell_types.py train runs/cell-types --leave-out pbc
-    python benchmarks/train_cell_types.py train runs/cell-types                     # of all laboratories: it ships
+    python benchmarks/train_cell_types.py train runs/cell-types --begin without-bccd    # of all laboratories: it ships
     python benchmarks/train_cell_types.py bundle runs/cell-types src/leukoscope/bundles/default
     python benchmarks/train_cell_types.py appearance ../shared/data src/leukoscope/bundles/default
 
@@ -91,6 +91,7 @@ def main() -> None:
             step.add_argument(place, type=Path)
         if name == "train":
             step.add_argument("--leave-out", choices=LABORATORIES[:2], default="")
+            step.add_argument("--begin", default="", help="a network of the same folder to start from")
             step.add_argument("--steps", type=int, default=1500, help=f"of {_BATCH} cells each")
     asked = ask.parse_args()
     cv2.setNumThreads(1)
@@ -98,7 +99,7 @@ def main() -> None:
         asked.work.mkdir(parents=True, exist_ok=True)
         make_frames(asked.data, asked.work)
     elif asked.step == "train":
-        train(asked.work, leave_out=asked.leave_out, steps=asked.steps)
+        train(asked.work, leave_out=asked.leave_out, steps=asked.steps, begin=asked.begin)
     elif asked.step == "appearance":
         learn_appearance(asked.data, asked.to)
     else:
@@ -296,7 +297,7 @@ def variant(material: Material, number: int, colours: dict[str, Any], rng: np.ra
 
 def _movement(rng: np.random.Generator) -> NDArray[np.float64]:
     """Return a random turn, mirroring, enlargement and shift from frame to crop."""
-    zoom, turn = FRAME_UM_PER_PX / UM_PER_PX * np.exp(rng.normal(0, 0.13)), rng.uniform(0, 2 * np.pi)
+    zoom, turn = FRAME_UM_PER_PX / UM_PER_PX * np.exp(rng.normal(0, 0.15)), rng.uniform(0, 2 * np.pi)
     cos, sin = np.cos(turn) * zoom, np.sin(turn) * zoom
     linear = np.array([[cos, -sin], [sin, cos]]) * (rng.choice([-1.0, 1.0]), 1.0)
     shift = SIDE / 2 - 0.5 + rng.normal(0, 3, 2) - linear @ np.full(2, FRAME_SIDE / 2 - 0.5)
@@ -308,7 +309,8 @@ def _hue(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8
     density = np.log((GLASS + OFFSET) / (image.astype(np.float32) + OFFSET))
     grey = density.mean(axis=2, keepdims=True)
     mixing = (np.eye(3) + rng.normal(0, 0.09, (3, 3))).astype(np.float32)
-    changed = (grey + (density - grey) * np.exp(rng.normal(0, 0.3))) @ mixing.T
+    colour = np.exp(rng.normal(0, 0.3)) * (rng.uniform(0, 0.7) if rng.random() < 0.12 else 1)  # some by form alone
+    changed = (grey + (density - grey) * colour) @ mixing.T
     return np.clip((GLASS + OFFSET) * np.exp(-changed) - OFFSET, 0, 255).astype(np.uint8)
 
 
@@ -330,53 +332,73 @@ def _small(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
 
 
-def train(work: Path, *, leave_out: str, steps: int) -> None:
-    """Train on all laboratories but one, and write the network and what it says about every cell it has not seen."""
+def train(work: Path, *, leave_out: str, steps: int, begin: str = "") -> None:
+    """Train on all laboratories but one, and write the network and what it says about every cell it has not seen.
+
+    `begin` names a network of the same folder to start from. What is kept is the running mean of the weights. A
+    stopped run continues where it was, also with another number of steps.
+    """
+    import copy
+
     import torch
     from torch.nn import functional
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rng, material = np.random.default_rng(100), Material.read(work)
+    material = Material.read(work)
     laboratories = tuple(each for each in LABORATORIES if each != leave_out)
     colours, weights = colours_of(material), material.weights(laboratories)
     colours = {each: colours[each] for each in laboratories}
     name = f"without-{leave_out}" if leave_out else "all"
     network = build().eval()  # batch statistics are never learned
-    learns = [*network.late.parameters(), *network.head.parameters()]
+    if begin:
+        network.load_state_dict(torch.load(work / f"{begin}.pt", weights_only=True))
+    mean = copy.deepcopy(network)
+    learns = [*network.rest.parameters(), *network.head.parameters()]
+    means = [*mean.rest.parameters(), *mean.head.parameters()]
     optimiser = torch.optim.AdamW(learns, lr=_RATE, weight_decay=0.03)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps, pct_start=0.1)
     start = 0
     if (kept := work / f"{name}-checkpoint.pt").exists():
         state = torch.load(kept, weights_only=True)
         start = state["step"]
         network.load_state_dict(state["network"])
+        mean.load_state_dict(state["mean"])
         optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
     for step in range(start, steps):
-        rng = np.random.default_rng([100, step])
+        rng = np.random.default_rng([101 if begin else 100, step])
         chosen = rng.choice(len(weights), _BATCH, p=weights)
         images = torch.from_numpy(np.stack([variant(material, number, colours, rng) for number in chosen]))
         kinds = torch.tensor([TYPES.index(material.cells[number].type) for number in chosen])
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # a third of the time; what learns is in full
             seen = network.early(images)
         loss = functional.cross_entropy(
-            network.head(functional.dropout(network.late(seen), 0.3)), kinds, label_smoothing=0.05
+            network.head(functional.dropout(network.late(seen.float()), 0.3)), kinds, label_smoothing=0.05
         )
+        for group in optimiser.param_groups:
+            group["lr"] = float(_RATE * min(1, (step + 1) / (0.06 * steps)) * 0.5 * (1 + np.cos(np.pi * step / steps)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        schedule.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(means, learns, max(1 / (step + 1), _MEAN))
         if step % 50 == 49:
             print(name, step + 1, f"{loss.item():.3f}", flush=True)
             state = {
                 "step": step + 1,
                 "network": network.state_dict(),
+                "mean": mean.state_dict(),
                 "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
             }
-            torch.save(state, kept)
-    torch.save(network.state_dict(), work / f"{name}.pt")
+            torch.save(state, kept.with_suffix(".part"))
+            kept.with_suffix(".part").rename(kept)
+    torch.save(mean.state_dict(), work / f"{name}.pt")
+    write_said(mean, material, work / f"{name}.json", leave_out=leave_out)
+
+
+def write_said(network: Any, material: Material, path: Path, *, leave_out: str) -> None:
+    """Write what a network says about every cell that it has not learned from."""
+    import torch
+
     unseen = [n for n, cell in enumerate(material.cells) if material.held[n] or cell.laboratory == leave_out]
     said = []
     with torch.no_grad():
@@ -384,9 +406,10 @@ def train(work: Path, *, leave_out: str, steps: int) -> None:
             crops = np.stack([_small(shown(*material.look(number))) for number in unseen[place : place + 64]])
             said.append(network.logits(torch.from_numpy(crops)).numpy())
     rows = [asdict(material.cells[number]) for number in unseen]
-    (work / f"{name}.json").write_text(json.dumps({"cells": rows, "logits": np.concatenate(said).tolist()}))
+    path.write_text(json.dumps({"cells": rows, "logits": np.concatenate(said).tolist()}))
 
 
+_MEAN = 1 / 300  # share of a step in the running mean of the weights
 _RATE = 6e-4
 
 

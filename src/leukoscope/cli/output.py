@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ..bundle.manifest import REFUSED, UNSURE, Manifest
 from ..errors import UsageError
+from ..inference.blood_count import BloodSummary
 from ..inference.differential import Differential, limits_of, rounded
 from ..inference.opinion import Opinion, Tally, review_priority, title_of, worded
 from .options import many, printable
@@ -169,11 +170,12 @@ class Shown:
         told: Sequence[str] = (),
         err: bool = False,
         differential: Differential | None = None,
+        blood: BloodSummary | None = None,
     ) -> None:
         """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects.
 
         told: lines about how files were read and what was passed over. err: print to standard error.
-        differential: of all cells; None where the bundle tells no types.
+        differential: of all cells; None where the bundle tells no types. blood: red cells and platelets of fields.
         """
         console = Console(highlight=False, soft_wrap=False, stderr=err)
         if 0 < self._count <= _ALL_SHOWN:
@@ -187,8 +189,8 @@ class Shown:
             console.print(Text(apart_words(differential)), soft_wrap=True)
         for line in limits_of(self._manifest, fields=bool(fields)):
             console.print(Text(line), style="yellow", soft_wrap=True)
-        for line in told:
-            console.print(Text(printable(line)), soft_wrap=True)
+        for line in (*(blood.said if blood else ()), *map(printable, told)):
+            console.print(Text(line), soft_wrap=True)
         if any(row["width"] for row in fields):
             console.print(_field_table(fields[:_SUBJECTS], self._manifest))
         if len(fields) > _SUBJECTS:

@@ -17,6 +17,7 @@ from .output import Problems, Spool
 
 if TYPE_CHECKING:
     from ..errors import ImageError
+    from ..inference.blood_count import BloodSummary, FieldCount
     from ..inference.differential import Differential
     from ..inference.fields import JudgedCell, Reader, Smear
     from ..inference.opinion import Opinion
@@ -54,6 +55,8 @@ class Request:
     """Rows of the differential in the laboratory's own order."""
     goal: int = 200
     """White cells that the laboratory counts for a differential."""
+    platelet_factor: float | None = None
+    """Platelets in 10⁹ per litre for one platelet in a field."""
 
 
 class PredictionRun:
@@ -72,6 +75,8 @@ class PredictionRun:
         self.shown = Shown(predictor.manifest, point=self._point)
         self._per_field = Tally(predictor.manifest, point=self._point)
         self._smears: list[tuple[Smear, str]] = []
+        self._blood: dict[str, FieldCount] = {}
+        """Path of a field -> its red cells and platelets."""
         self._spool = Spool() if request.csv else None
         self._page = self._new_page() if request.html else None
         self._reader: Reader | None = None
@@ -101,13 +106,19 @@ class PredictionRun:
                 "subjects": self._subjects(),
                 "fields": self._counted(fields),
                 "differential": _json_of(self.counting.everything()),
+                "blood_count": _json_of(self.blood()),
                 "limits": limits_of(self._predictor.manifest, fields=bool(fields)),
             }
             echo_json("\n], " + json_text(rest | self._facts_of_files())[1:])
         else:
             counted = self.counting.everything()
             self.shown.print(
-                self.tally, fields=fields, told=self._told(), err=self._request.quiet, differential=counted
+                self.tally,
+                fields=fields,
+                told=self._told(),
+                err=self._request.quiet,
+                differential=counted,
+                blood=self.blood(),
             )
         if isinstance(written, Exception):  # nor a full disk the answers
             raise written
@@ -195,6 +206,7 @@ class PredictionRun:
             problem = unwritten.sentence
             smear = replace(smear, problem=f"{smear.problem}; {problem}" if smear.problem else problem)
         self._notes.update(smear.notes)
+        self._count_blood(smear)
         self._smears.append((smear, source.subject))
         if smear.problem:
             self.problems.add(str(source.path), smear.problem)
@@ -204,6 +216,21 @@ class PredictionRun:
     def _looked_at(self, source: "Source") -> "tuple[Smear, list[JudgedCell]]":
         smear = self._opened(source)
         return smear, [self._take_cell(judged, smear, source) for judged in smear.cells]
+
+    def _count_blood(self, smear: "Smear") -> None:
+        from ..inference.blood_count import field_count, with_cells
+
+        if (counted := smear.count_blood()) is not None:
+            path = str(smear.path)
+            told = self.counting.of_field(path)
+            white, large = (told.white, told.apart["platelet"]) if told else (0, 0)
+            self._blood[path] = with_cells(field_count(counted), white=white, large=large)
+
+    def blood(self) -> "BloodSummary | None":
+        """Return what the fields show beside white cells; None where nothing was counted."""
+        from ..inference.blood_count import summary_of
+
+        return summary_of(list(self._blood.values()), factor=self._request.platelet_factor)
 
     def _write_formats(self, smear: "Smear", found: "list[JudgedCell]") -> None:
         for write in self._writers():
@@ -274,7 +301,12 @@ class PredictionRun:
         for smear, _ in self._smears:
             self._per_field.subjects.setdefault(str(smear.path), Count())
         summaries = {row["subject"]: row for row in self._per_field.summaries()}
-        rows = [field_values(smear, subject=whose, summary=summaries[str(smear.path)]) for smear, whose in self._smears]
+        rows = [
+            field_values(
+                smear, subject=whose, summary=summaries[str(smear.path)], blood=self._blood.get(str(smear.path))
+            )
+            for smear, whose in self._smears
+        ]
         return rows + [
             unusable_field(str(source.path), subject=source.subject, problem=why) for source, why in self._unusable
         ]
@@ -298,7 +330,7 @@ class PredictionRun:
             self._write_tables(self._request.folder, fields)
         if self._request.html and self._page:
             usable = [row for row in fields if row["width"]]  # the others are among the refused
-            self._page.write(self._request.html, self.tally, fields=usable, counting=self.counting)
+            self._page.write(self._request.html, self.tally, fields=usable, counting=self.counting, blood=self.blood())
 
     def _write_tables(self, folder: Path, fields: list[dict[str, Any]]) -> None:
         from ..files import write_csv
@@ -359,8 +391,8 @@ class PredictionRun:
         return OpinionPage(self._predictor.manifest, point=self._point)
 
 
-def _json_of(differential: "Differential | None") -> dict[str, Any] | None:
-    return None if differential is None else differential.as_json()
+def _json_of(counted: "Differential | BloodSummary | None") -> dict[str, Any] | None:
+    return None if counted is None else counted.as_json()
 
 
 def _plain(opinion: "Opinion", *, subject: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -452,6 +484,11 @@ def predict_on_cluster(
     help="What the smears are of; only for blood do FHIR and HL7 carry LOINC codes.",
 )
 @field_options
+@click.option(
+    "--platelet-factor",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Platelets in 10⁹ per litre for one platelet in a field, as found for your microscope: adds an estimate.",
+)
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),

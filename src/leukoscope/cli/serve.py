@@ -42,6 +42,7 @@ _HELP = {
     "proxy": "Address of the proxy that does TLS; its headers are believed.",
     "order": "Rows of the differential in your laboratory's order, such as blast,neutrophil,lymphocyte; others follow.",
     "goal": "White cells that your laboratory counts for a differential.",
+    "platelet_factor": "Platelets in 10⁹ per litre for one platelet in a field, as found for your microscope.",
     "key": "Key for a label in the room, such as neutrophil=n; repeatable.",
     "work": "Leave the analysis to other processes on the same database.",
     "password": "Read the password from this file instead of asking.",
@@ -68,6 +69,7 @@ _PASSWORD = click.option(
 @click.option("--behind-proxy", default="", metavar="ADDRESS", help=_HELP["proxy"])
 @click.option("--order", default="", metavar="KIND,KIND,...", help=_HELP["order"])
 @click.option("--goal", type=click.IntRange(1, 100_000), default=200, show_default=True, help=_HELP["goal"])
+@click.option("--platelet-factor", type=click.FloatRange(min=0, min_open=True), help=_HELP["platelet_factor"])
 @click.option("--key", "keys", multiple=True, metavar="LABEL=KEY", help=_HELP["key"])
 @click.option("--no-work", is_flag=True, help=_HELP["work"])
 @click.option("--no-browser", is_flag=True, help="Do not open the browser.")

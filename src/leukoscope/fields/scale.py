@@ -115,31 +115,36 @@ def _circles(window: Pixels, stain: Stain) -> list[tuple[float, float]]:
     """Return circles that are not white cells as (diameter in pixels, share of the window)."""
     density = blur(optical_density(window, stain.background), 1.0)
     away = ~grown(purple(density) > stain.purple, 3)
-    rows, columns, toward_row, toward_column = _edges(np.minimum(brightest(density), 1.0), away=away)
+    rows, columns, toward_row, toward_column = edges(np.minimum(brightest(density), 1.0), away=away)
     height, width = window.shape[:2]
     top, best = np.zeros((2, height, width), np.float32)
     for radius in (float(radius) for radius in _RADII if 2.5 * radius < min(height, width)):
         y, x = np.rint(rows + radius * toward_row), np.rint(columns + radius * toward_column)
-        votes = _tally(y.astype(int), x.astype(int), shape=(height, width), radius=radius)
+        votes = tally(y.astype(int), x.astype(int), shape=(height, width), radius=radius)
         better = votes > top
         top[better], best[better] = votes[better], radius
     return [(2 * radius, support**3 * radius**2 / (height * width)) for support, radius in _best(top, radii=best)]
 
 
-def _edges(dark: Plane, *, away: Mask) -> tuple[Plane, Plane, Plane, Plane]:
-    """Return thin edges: row, column and the unit vector that points to the dark side."""
+def edges(
+    dark: Plane, *, away: Mask, steepest: float = 0.25, least: float = 0.012
+) -> tuple[Plane, Plane, Plane, Plane]:
+    """Return thin edges: row, column and the unit vector that points to the dark side.
+
+    steepest: share of pixels among which edges are sought. least: rise per pixel of the faintest edge.
+    """
     across, down = slope(dark)
     steep: Plane = np.hypot(across, down)
     unit_x, unit_y = across / (steep + 1e-6), down / (steep + 1e-6)
     y, x = (side.astype(np.float32) for side in np.mgrid[: dark.shape[0], : dark.shape[1]])
     ahead = cv2.remap(steep, x + unit_x, y + unit_y, cv2.INTER_LINEAR)
     behind = cv2.remap(steep, x - unit_x, y - unit_y, cv2.INTER_LINEAR)
-    least = max(0.012, float(np.percentile(steep, 75)))
+    least = max(least, float(np.percentile(steep, 100 * (1 - steepest))))
     thin = np.asarray((steep >= ahead) & (steep >= behind) & (steep > least) & away)
     return y[thin], x[thin], unit_y[thin], unit_x[thin]
 
 
-def _tally(rows: NDArray[np.int_], columns: NDArray[np.int_], *, shape: tuple[int, int], radius: float) -> Plane:
+def tally(rows: NDArray[np.int_], columns: NDArray[np.int_], *, shape: tuple[int, int], radius: float) -> Plane:
     """Count votes for middles; 1 means that the whole rim has voted."""
     height, width = shape
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)

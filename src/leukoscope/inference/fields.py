@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, Manifest
+from ..fields.blood_count import BloodCount, count_blood
 from ..fields.cells import Field, FieldCell, cut_crop, draw_marks, draw_outlines, find_cells, open_field
 from ..fields.extraction import (
     FieldOptions,
@@ -174,6 +175,8 @@ class Smear:
     notes: tuple[str, ...]
     """What was done to the values of the file, and what of it was not believed."""
     draw: Callable[[Sequence[FieldCell], Colours], Pixels]
+    count_blood: Callable[[], BloodCount | None] = lambda: None
+    """Finds red cells and platelets; None of a slide, and of a field that is too coarse."""
 
 
 class Reader:
@@ -229,7 +232,17 @@ class Reader:
         def draw(shown: Sequence[FieldCell], colours: Colours) -> Pixels:
             return draw_outlines(field, shown, colours=colours)
 
-        return Smear(path, name, (width, height), field.scale, field_problem(field), judged, field.notes, draw)
+        return Smear(
+            path,
+            name,
+            (width, height),
+            field.scale,
+            field_problem(field),
+            judged,
+            field.notes,
+            draw,
+            partial(count_blood, named, cells),
+        )
 
     def _slide(self, opener: Open, path: Path, *, name: str) -> Smear:
         with ExitStack() as stack:

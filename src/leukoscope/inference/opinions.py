@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..bundle.manifest import Manifest
     from ..interop.case_result import CaseResult, Specimen
+    from .blood_count import FieldCount
     from .differential import Differential
     from .fields import JudgedCell, Smear
 
@@ -283,6 +284,11 @@ FIELD_COLUMNS = (
     "um_high",
     "scale",
     "problem",
+    "red_cells",
+    "platelets",
+    "platelets_clumped",
+    "red_cell_um",
+    "red_cell_um_sd",
 )
 
 
@@ -309,8 +315,13 @@ def prediction_row(path: str, judged: JudgedCell, classes: Sequence[str], types:
     return judged.opinion.row(classes, types) | {"path": path} | cell_values(judged)
 
 
-def field_values(smear: Smear, *, subject: str, summary: dict[str, Any]) -> dict[str, Any]:
-    """Return a field as a row of fields.csv; `summary` counts its cells (inference.subjects)."""
+def field_values(
+    smear: Smear, *, subject: str, summary: dict[str, Any], blood: FieldCount | None = None
+) -> dict[str, Any]:
+    """Return a field as a row of fields.csv; `summary` counts its cells (inference.subjects).
+
+    blood: what it shows beside white cells; None where that was not counted.
+    """
     share = summary.get("share") or {}
     scale = smear.scale
     return {
@@ -327,6 +338,7 @@ def field_values(smear: Smear, *, subject: str, summary: dict[str, Any]) -> dict
         "um_high": round(scale.high, 5),
         "scale": scale.source,
         "problem": smear.problem,
+        **(blood.as_json() if blood else dict.fromkeys(FIELD_COLUMNS[-5:])),
     }
 
 

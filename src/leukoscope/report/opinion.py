@@ -36,6 +36,7 @@ from .style import COLOURS, environment, picture
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..inference.blood_count import BloodSummary
     from ..inference.fields import JudgedCell, Smear
 
 
@@ -115,15 +116,29 @@ class OpinionPage:
         )
 
     def write(
-        self, path: Path, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = (), counting: Counting | None = None
+        self,
+        path: Path,
+        tally: Tally,
+        *,
+        fields: "Sequence[dict[str, Any]]" = (),
+        counting: Counting | None = None,
+        blood: "BloodSummary | None" = None,
     ) -> None:
         """Write the page, whole or not at all."""
-        write_text(path, self.render(tally, fields=fields, counting=counting))
+        write_text(path, self.render(tally, fields=fields, counting=counting, blood=blood))
 
-    def render(self, tally: Tally, *, fields: "Sequence[dict[str, Any]]" = (), counting: Counting | None = None) -> str:
+    def render(
+        self,
+        tally: Tally,
+        *,
+        fields: "Sequence[dict[str, Any]]" = (),
+        counting: Counting | None = None,
+        blood: "BloodSummary | None" = None,
+    ) -> str:
         """Return the page as HTML.
 
         fields: rows of fields.csv (inference.opinions) of fields that were read. counting: the differentials.
+        blood: red cells and platelets of these fields.
         """
         manifest = self._manifest
         counted = counting.everything() if counting else None
@@ -140,6 +155,7 @@ class OpinionPage:
                 fields=self._field_sections(fields, counting),
                 limits=limits_of(manifest, fields=bool(fields)),
                 differential=_shown(counted) if counted else None,
+                blood=blood,
                 by_subject=_by_subject(tally, counting) if counting else None,
                 shown=len(self._cards),
                 total=self._count,

@@ -7,7 +7,7 @@ share may change: fields that were judged before are then judged again, and what
 import io
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from ..explanation.maps import Heat
 from ..files import fingerprint
 from ..images.crop import cell_mask
 from ..images.read import RGB
+from ..inference.blood_count import field_count
 from ..inference.opinion import Opinion, evidence_of, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
@@ -244,7 +245,7 @@ class Found:
 
     um_per_px: float
     facts: dict[str, Any]
-    """Of Picture.facts: scale, um_low, um_high, stain, stain_of_fields, taken."""
+    """Of Picture.facts: scale, um_low, um_high, stain, stain_of_fields, taken, blood."""
     cells: Sequence["JudgedCell"]
 
 
@@ -264,6 +265,7 @@ class FieldsOfCases:
         """
         for module in ("cv2", "skimage"):
             require(module, feature="Finding cells in fields", extra="fields")
+        from ..fields.blood_count import count_blood
         from ..fields.cells import open_field
         from ..fields.stain import DEFAULT_METHOD
         from ..inference.fields import judge_cells
@@ -275,6 +277,7 @@ class FieldsOfCases:
         source = stains.of(path, field)
         field = replace(field, scale=pooled or field.scale)
         cells = list(judge_cells(field, self._predictor, point=self._point, source=source))
+        counted = count_blood(field, [judged.cell for judged in cells])
         shared = len(alike.images) if source else 1
         stain = {"method": DEFAULT_METHOD, "fields": shared}
         facts = {
@@ -284,6 +287,7 @@ class FieldsOfCases:
             "stain": stain,
             "stain_of_fields": source.to_json() if source else None,
             "taken": _taken(pooled, source),
+            "blood": asdict(field_count(counted)) if counted else None,
         }
         return Found(field.scale.um_per_px, facts, cells)
 

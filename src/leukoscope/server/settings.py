@@ -207,6 +207,8 @@ class Serving(Settings):
     """Rows of the differential in the laboratory's own order; others follow."""
     goal: int = Field(200, ge=1)
     """White cells that the laboratory counts for a differential."""
+    platelet_factor: float | None = Field(None, gt=0)
+    """Platelets in 10⁹ per litre for one platelet in a field, as found for the laboratory's microscope."""
     keys: dict[str, str] = Field(default_factory=dict)
     """Label that a reader can say -> the key for it; others keep theirs."""
     lease_seconds: float = Field(30, gt=0)

@@ -9,9 +9,11 @@ from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
+from ..inference.blood_count import FieldCount, summary_of, with_cells
 from ..inference.cell_types import LYMPHOID, TYPES
 from ..inference.differential import (
     BLAST,
+    IMMATURE,
     LYMPHOCYTE,
     SMUDGE,
     Differential,
@@ -60,6 +62,26 @@ def differential_of_image(
     errors, order = errors_of(manifest, settings.point), checked_order(settings.order)
     kinds = _by_model(session, Cell.image_id == image.id, manifest)
     return differential(kinds, errors=errors, order=order, goal=settings.goal)
+
+
+def blood_of_case(session: Session, case_id: int, *, factor: float | None) -> dict[str, Any] | None:
+    """Return red cells and platelets of a case's fields (inference.blood_count); None where none were counted."""
+    white = (Cell.case_id == case_id, Cell.removed.is_(False), Cell.type.in_(_WHITE))
+    told = session.execute(select(Cell.image_id, func.count()).where(*white).group_by(Cell.image_id))
+    white_of: dict[int, int] = dict(told.tuples().all())
+    large = select(Cell.image_id, func.count()).where(*white[:2], Cell.type == "platelet").group_by(Cell.image_id)
+    large_of: dict[int, int] = dict(session.execute(large).tuples().all())
+    images = select(Picture.id, Picture.facts).where(Picture.case_id == case_id).order_by(Picture.number)
+    fields = [
+        with_cells(FieldCount(**facts["blood"]), white=white_of.get(image, 0), large=large_of.get(image, 0))
+        for image, facts in session.execute(images)
+        if facts.get("blood")
+    ]
+    found = summary_of(fields, factor=factor)
+    return found.as_json() if found else None
+
+
+_WHITE = ("neutrophil", "eosinophil", "basophil", "monocyte", LYMPHOID, IMMATURE)
 
 
 def _by_model(session: Session, where: ColumnElement[bool], manifest: Manifest) -> Kinds:

@@ -15,7 +15,7 @@ from ..exports import Exporter
 from ..refusals import LARGEST, Answer, Body, Id, Name, Note, Refusal, Seen, Word
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
-from ..summary import differentials, summary
+from ..summary import blood_of_case, differentials, summary
 from .accounts import who
 
 router = APIRouter(prefix="/cases", tags=["cases"])
@@ -147,8 +147,8 @@ def case_progress(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 @router.get("/{case_id}/summary")
 def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
-    """Return the share of blasts with its interval, the differential, what model and readers said, and of fields how
-    they were taken: scale, where it is from, and the stain step.
+    """Return the share of blasts with its interval, the differential, what model and readers said, and of fields
+    their red cells and platelets and how they were taken: scale, where it is from, and the stain step.
     """
     with room.database.reading() as session:
         shown.case_of(session, me, case_id)
@@ -156,6 +156,7 @@ def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
         told = summary(session, case_id, manifest=manifest, point=settings.point)
         return told | {
             "differential": differentials(session, case_id, manifest=manifest, settings=settings),
+            "blood_count": blood_of_case(session, case_id, factor=settings.platelet_factor),
             "fields": shown.fields_of_case(session, case_id),
         }
 

@@ -10,7 +10,7 @@ import { Grid } from "./grid.js";
 import { Hospital } from "./hospital.js";
 import { Reader } from "./reader.js";
 import { Reviews } from "./reviews.js";
-import { showDifferential, showFilters, showSummary, showTaken } from "./summary.js";
+import { showBloodCount, showDifferential, showFilters, showSummary, showTaken } from "./summary.js";
 import { Magnifier } from "./pictures.js";
 import { receive, upload } from "./upload.js";
 import { count, saidOf, Vocabulary, whole } from "./words.js";
@@ -73,6 +73,7 @@ async function refreshNumbers() {
     closing.summary = await get(`/cases/${caseId}/summary`);
     showSummary(closing.summary, words);
     showDifferential(closing.summary.differential, words);
+    showBloodCount(closing.summary.blood_count);
     showTaken(closing.summary.fields);
     closing.item.cells = closing.summary.cells;
     closing.show(closing.item);

@@ -72,6 +72,12 @@ function per100({ per_100: rates, blasts_of_lymphoid: blasts }, who) {
   return blasts ? [...said, `${who}: blasts are ${Math.round(blasts.percent)} % of lymphoid cells.`] : said;
 }
 
+/** Red cells and platelets of the case's fields. */
+export function showBloodCount(counted) {
+  find("blood-count").hidden = !counted;
+  if (counted) find("blood-count-words").replaceChildren(...counted.said.map((line) => element("p", {}, line)));
+}
+
 /** How the fields of the case were taken: scale, where it is from, stain step, and whether they were judged again. */
 export function showTaken(fields) {
   find("taken-words").textContent = takenWords(fields ?? []);
