@@ -60,6 +60,7 @@ def test_a_log_that_nobody_touched_is_intact(written: tuple[Database, AuditLog])
         (["UPDATE audit_log SET account = 'eve' WHERE number = 7"], "line 7 was changed"),
         (["UPDATE audit_log SET detail = '{}' WHERE number = 7"], "line 7 was changed"),
         (["DELETE FROM audit_log WHERE number = 7"], "line 7 is missing"),
+        (["UPDATE audit_log SET line = 99 WHERE number = 7"], "line 7 was changed"),
         (["DELETE FROM audit_log WHERE number = 1"], "line 1 is missing"),
         (["DELETE FROM audit_log WHERE number > 8"], "ends at line 8, but line 11"),
         (["DELETE FROM audit_log"], "ends at line 0"),
@@ -72,7 +73,7 @@ def test_a_log_that_nobody_touched_is_intact(written: tuple[Database, AuditLog])
             "line 7 was changed, moved",
         ),
     ],
-    ids=["changed", "detail", "removed", "first", "cut off", "emptied", "moved"],
+    ids=["changed", "detail", "renumbered", "removed", "first", "cut off", "emptied", "moved"],
 )
 def test_whatever_is_done_to_it_is_found(written: tuple[Database, AuditLog], statements: list[str], said: str) -> None:
     tamper(written[0], *statements)
@@ -104,8 +105,9 @@ def test_a_new_room_begins_its_log(place: Place) -> None:
         ("UPDATE reviews SET undone = NOT undone WHERE id = 2", "review 2"),
         ("DELETE FROM reviews WHERE id = 2", "review 2"),
         (
-            "INSERT INTO reviews (id, cell_id, case_id, account_id, label, note, created, undone) "
-            "SELECT 99, cell_id, case_id, account_id, 'normal', '', created, undone FROM reviews WHERE id = 1",
+            "INSERT INTO reviews (id, cell_id, case_id, account_id, label, note, created, undone, round, shown) "
+            "SELECT 99, cell_id, case_id, account_id, 'normal', '', created, undone, round, shown "
+            "FROM reviews WHERE id = 1",
             "review 99",
         ),
         ("UPDATE cells SET label = 'normal' WHERE label = 'blast'", "has a label that no review gave it"),

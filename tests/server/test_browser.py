@@ -428,6 +428,12 @@ def _more(page: Any, case: str) -> None:
     page.locator("#export-button").click()
 
 
+def _how(page: Any, case: str) -> None:
+    _field(page, case)
+    page.locator("#more-button").click()
+    page.locator("#how-button").click()
+
+
 def _list(page: Any, case: str) -> None:
     page.goto("/")
     page.locator(".case-row").first.wait_for()
@@ -449,6 +455,8 @@ VIEWS: dict[str, Callable[[Any, str], None]] = {
     "help": _help,
     "survival": lambda page, case: page.goto("/survival"),
     "accounts": lambda page, case: page.goto("/accounts"),
+    "agreement": lambda page, case: page.goto("/agreement"),
+    "how it is read": _how,
 }
 
 
@@ -504,3 +512,149 @@ def multiply_cells(room: Room, case: int, *, up_to: int) -> None:
         last = max(row.number for row in rows)
         fresh = [copied | {"number": last + step} for step in range(1, up_to - len(rows) + 1)]
         session.execute(insert(Cell), fresh)
+
+
+FEW = 3
+
+
+def blind_case(house: House, name: str) -> str:
+    """Make a case for two readers through the form, fill it by a drop, and return its path."""
+    rita = house.visitor("rita", viewport=DESK)
+    rita.goto("/")
+    rita.locator("#new-case").click()
+    rita.locator("#new-form").get_by_label("Name").fill(name)
+    rita.get_by_text("How it is read").click()
+    rita.locator("#new-form").get_by_label("Readers").select_option("2")
+    rita.get_by_role("button", name="Make the case").click()
+    rita.wait_for_url("**/cases/*")
+    drop(rita, {f"cell-{seed}.png": cell_picture(seed) for seed in range(FEW)})
+    wait_for_cells(rita, FEW)
+    path = "/" + rita.url.split("/", 3)[3]
+    rita.context.close()
+    return path
+
+
+def at_work(house: House, name: str, case: str, **more: Any) -> Any:
+    """Return the page of somebody who is about to read a case."""
+    page = house.visitor(name, **({"viewport": DESK} | more))
+    page.goto(case)
+    wait_for_cells(page, FEW)
+    page.locator("#order").select_option("number")
+    playwright.expect(page.locator("#wall-words")).to_contain_text("as they came")
+    return page
+
+
+def read_by_keys(page: Any, keys: str) -> None:
+    """Read cells from the first on, and finish, with the keyboard alone."""
+    page.locator("#grid").focus()
+    page.keyboard.press("Home")
+    for place, key in enumerate(keys):
+        page.keyboard.press(key)
+        expect_label(page, place, f"read as {'blast' if key == '2' else 'normal'}")
+    playwright.expect(page.locator("#readers-list")).to_contain_text(f"{len(keys)} read")
+    page.locator("#finish-button").focus()
+    page.keyboard.press("Enter")
+    page.locator("#ask[open]").wait_for()
+    page.locator("#ask-yes").focus()
+    page.keyboard.press("Enter")
+
+
+def test_two_read_blind_and_a_consensus_session_settles_with_both_answers_in_sight(house: House) -> None:
+    case = blind_case(house, "two readers")
+    ron, ada, rita = (at_work(house, name, case) for name in ("ron", "ada", "rita"))
+    read_by_keys(ron, "221")
+    ron.get_by_role("button", name="Read on").wait_for()
+    ada.reload()
+    wait_for_cells(ada, FEW)
+    for place in range(FEW):
+        expect_label(ada, place, "not yet read")
+    playwright.expect(ada.locator("#readers-list")).to_contain_text("3 read, finished")
+    playwright.expect(ada.locator("#share-value")).to_have_text("not known yet")
+    assert ada.locator("#export-button").is_disabled()
+    ada.locator("#order").select_option("number")
+    playwright.expect(ada.locator("#wall-words")).to_contain_text("as they came")
+    read_by_keys(ada, "211")
+    playwright.expect(ada.locator("#readers-words")).to_contain_text("differ on 1 cell")
+    playwright.expect(ada.locator("#readers-agreement")).to_contain_text("They agree on 67")
+
+    rita.reload()
+    rita.get_by_role("button", name="Show where they differ").click()
+    wait_for_cells(rita, 1)
+    expect_label(rita, 0, "readers differ")
+    tile(rita, 0).click()
+    said = rita.locator("#reader-answers li")
+    playwright.expect(said).to_have_count(2)
+    playwright.expect(said.nth(0)).to_contain_text("ron")
+    playwright.expect(said.nth(1)).to_contain_text("ada")
+    assert rita.locator("#verdicts [aria-pressed=true]").count() == 0, "what others said is nobody's button"
+    assert rita.locator("#sign-button").is_hidden()
+    assert not violations(rita, {"resultTypes": ["violations"]})
+    rita.locator("#grid").focus()
+    rita.keyboard.press("2")
+    playwright.expect(rita.locator("#readers-words")).to_contain_text("nothing is left to settle")
+    rita.locator("#sign-button").wait_for()
+    assert not ron.faults + ada.faults + rita.faults
+
+
+def test_a_third_who_comes_finds_the_places_taken_and_a_phone_reads_blind(house: House) -> None:
+    case = blind_case(house, "a phone among them")
+    ada = at_work(house, "ada", case)
+    phone = house.visitor("ron", viewport=PHONE, has_touch=True, is_mobile=True)
+    phone.goto(case)
+    wait_for_cells(phone, FEW)
+    tile(phone, 0).tap()
+    phone.locator("#reader").get_by_role("button", name="Blast", exact=True).tap()
+    phone.go_back()
+    expect_label(phone, 0, "read as blast")
+    ada.locator("#grid").focus()
+    ada.keyboard.press("2")
+    expect_label(ada, 0, "read as blast")
+    rita = at_work(house, "rita", case)
+    playwright.expect(rita.locator("#readers-list li")).to_have_count(2)
+    assert rita.locator("#verdicts .class").first.is_disabled()
+    rita.locator("#grid").focus()
+    rita.keyboard.press("2")
+    rita.get_by_text("All places are taken").first.wait_for()
+    rita.get_by_role("button", name="Release the place of ron").click()
+    rita.locator("#ask-yes").click()
+    playwright.expect(rita.locator("#readers-list")).to_contain_text("place given back")
+    rita.keyboard.press("2")
+    expect_label(rita, 0, "read as blast")
+    phone.get_by_role("button", name="I have finished").wait_for()
+    tile(phone, 1).tap()
+    phone.locator("#reader").get_by_role("button", name="Blast", exact=True).tap()
+    phone.get_by_text(re.compile("was not saved")).first.wait_for()
+    assert not ada.faults + phone.faults + rita.faults
+
+
+def test_a_case_that_is_deleted_under_a_reader_says_so_and_what_was_not_saved(house: House) -> None:
+    case = blind_case(house, "deleted")
+    ron, rita = at_work(house, "ron", case), at_work(house, "rita", case)
+    rita.locator("#more-button").click()
+    rita.get_by_role("button", name="Delete the case").click()
+    rita.locator("#ask-yes").click()
+    rita.wait_for_url(house.address + "/")
+    ron.locator("#grid").focus()
+    ron.keyboard.press("2")
+    ron.get_by_text("Somebody has deleted this case. “blast” for cell").first.wait_for()
+    ron.get_by_role("heading", name="This case is not here").wait_for()
+    assert not ron.faults
+
+
+def test_the_log_of_an_admin_tells_old_and_new_answers(house: House) -> None:
+    ada = house.visitor("ada", viewport=DESK)
+    ada.goto("/accounts")
+    first = int(ada.locator("#log-rows tr").first.locator("td").first.inner_text().replace(",", ""))
+    assert ada.locator("#log-words").inner_text().startswith(f"{first:,} entries")
+    ada.locator("#log-rows").get_by_text(re.compile(r"reviewed cell \d+: (blast|normal)")).first.wait_for()
+
+
+def test_the_export_menu_stays_on_the_screen(house: House) -> None:
+    case = blind_case(house, "menus")
+    for width in (1440, 1100, 390):
+        page = at_work(house, "rita", case, viewport={"width": width, "height": 900})
+        page.evaluate("document.getElementById('export-menu').hidden = false")  # its button waits for the readers
+        box = page.locator("#export-menu").bounding_box()
+        assert box["x"] >= 0, width
+        assert box["x"] + box["width"] <= width
+        page.context.close()

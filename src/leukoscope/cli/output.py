@@ -292,15 +292,19 @@ def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
 
 
 def _share(share: dict[str, float | None]) -> str:
-    """Return a share with its interval in per cent.
+    """Return a share with its interval in per cent, or that it is not known where the interval leaves every share.
 
     >>> _share({"value": 0.5, "low": 0.251, "high": 0.749})
     '50 % (25 to 75)'
+    >>> _share({"value": 1.0, "low": 0.0, "high": 1.0})
+    'not known yet'
     """
-    if share["low"] is None or share["high"] is None:
-        return "–"
-    value = "not known" if share["value"] is None else f"{100 * share['value']:.0f} %"
-    return f"{value} ({100 * share['low']:.0f} to {100 * share['high']:.0f})"
+    from ..inference.prevalence import NOT_KNOWN, says_nothing
+
+    value, low, high = share["value"], share["low"], share["high"]
+    if value is None or low is None or high is None or says_nothing(low, high):
+        return NOT_KNOWN
+    return f"{100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _end_of(path: str, *, room: int = 30) -> str:

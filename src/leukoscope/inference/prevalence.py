@@ -22,6 +22,19 @@ _ALIKE = 0.99  # cells of one subject are never taken to be all the same
 _NO_BETTER = 1e-6  # sensitivity + specificity - 1 of a model that calls blasts and normal cells alike
 
 
+NOT_KNOWN = "not known yet"
+_ANY = 0.995  # width of an interval that is printed as 0 to 100 %
+
+
+def says_nothing(low: float | None, high: float | None) -> bool:
+    """Tell whether an interval leaves every share possible, so that no share should be shown.
+
+    >>> says_nothing(0.0, 1.0), says_nothing(0.2, 0.9), says_nothing(None, None)
+    (True, False, False)
+    """
+    return low is not None and high is not None and high - low > _ANY
+
+
 def rogan_gladen(apparent: float, sensitivity: float, specificity: float) -> float | None:
     """Return the true share behind an apparent one, from 0 to 1; None when the model is no better than guessing.
 

@@ -1,17 +1,23 @@
 """The report of a case that people have read: an offline page and a PDF with the same content."""
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..inference.differential import rounded
+from ..inference.opinion import title_of
+from ..inference.prevalence import NOT_KNOWN
 from .style import COLOURS, environment
 
 NOTICE = "Research use, not a diagnosis"
 _COLUMNS, _CELL_MM, _GAP_MM = 6, 27.0, 5.0
 _MARGIN_MM = 15.0
+_BY_MODEL = "cells judged by the model alone"
+_CAPTION_MM = 14.0  # four lines and a gap
+_LISTED = 40  # names of images in the head of a report; each cell has its own under it
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class CaseCell:
     reason: str = ""
     reader: str = ""
     note: str = ""
+    image: str = ""
+    """Name of the file that it was found in."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,26 @@ class CaseReport:
     """What model and readers counted, as inference.differential gives it: {"model", "readers"}; None without types."""
     limits: Sequence[str] = ()
     """What the model knows and what not."""
+    images: Sequence[str] = ()
+    """Names of the files that the cells are from."""
+    readers: Sequence[str] = ()
+    """Who read, and how far, in words."""
+    agreement: dict[str, Any] | None = None
+    """As server.agreement gives it for a case; None where one person reads."""
+
+    @property
+    def title(self) -> str:
+        """What the report may call itself: how many of its cells people have read."""
+        read, cells = sum(self.by_reader.values()), len(self.cells)
+        if read == cells:
+            return "cells read by people"
+        return f"{read:,} of {cells:,} cells read by people, the others by the model alone" if read else _BY_MODEL
 
     @property
     def headline(self) -> str:
         """The first sentence."""
         if self.share["value"] is None:
-            return f"{len(self.cells):,} cells; no share of blasts can be given."
+            return f"Share of blasts among {len(self.cells):,} cells: {NOT_KNOWN}."
         value, low, high = (100 * self.share[name] for name in ("value", "low", "high"))
         return f"{value:.0f} % blasts ({low:.0f} to {high:.0f} %)"
 
@@ -74,14 +96,21 @@ class CaseReport:
     def facts(self) -> list[tuple[str, str]]:
         """What stands in the head of the report."""
         read = sum(self.by_reader.values())
-        state = f"signed off by {self.signed['by']}, {self.signed['time'][:16]} UTC" if self.signed else "open"
+        state = (
+            f"signed off by {self.signed['by']}, {self.signed['time'][:16].replace('T', ' ')} UTC"
+            if self.signed
+            else "open"
+        )
         rows = [
             ("Case", self.name),
             ("Subject", self.subject or "–"),
             ("State", state),
             ("Read by people", f"{read:,} of {len(self.cells):,} cells"),
+            ("Readers", "; ".join(self.readers) or "–"),
+            *_agreement(self.agreement),
             ("Said by the model", _counts(self.by_model)),
             ("Said by readers", _counts(self.by_reader) or "–"),
+            ("Images", _named(self.images)),
             ("Model", f"{self.model} ({self.bundle[:12]})"),
             ("Made", self.made),
         ]
@@ -90,8 +119,9 @@ class CaseReport:
 
 def page(report: CaseReport) -> str:
     """Return the report as one HTML file that needs nothing else."""
+    words = {"in_model_words": in_model_words, "differing": differing}
     template = environment(picture=_address).get_template("case.html")
-    return template.render(report=report, groups=_groups(report), notice=NOTICE, colours=COLOURS)
+    return template.render(report=report, groups=_groups(report), notice=NOTICE, colours=COLOURS, **words)
 
 
 def pdf(report: CaseReport) -> bytes:
@@ -101,6 +131,8 @@ def pdf(report: CaseReport) -> bytes:
         MissingExtraError: the extra `serve` is not installed.
     """
     sheet = _sheet(report)
+    sheet.set_font("text", "", 9)
+    sheet.multi_cell(0, 5, f"leukoscope: {report.title}", new_x="LMARGIN", new_y="NEXT")
     sheet.set_font("text", "B", 15)
     sheet.multi_cell(0, 8, report.headline, new_x="LMARGIN", new_y="NEXT")
     sheet.set_font("text", "", 8)
@@ -118,8 +150,10 @@ def pdf(report: CaseReport) -> bytes:
         sheet.multi_cell(0, 5, value, new_x="LMARGIN", new_y="NEXT")
     if report.counted:
         _draw_counted(sheet, report)
+    if report.agreement and report.agreement["differ"]:
+        _draw_differing(sheet, report)
     for title, cells in _groups(report):
-        _draw_group(sheet, title, cells)
+        _draw_group(sheet, title, cells, chance_of=report.chance_of)
     return bytes(sheet.output())
 
 
@@ -143,7 +177,7 @@ def _sheet(report: CaseReport) -> Any:
     sheet.add_font("text", "B", fonts / "DejaVuSans-Bold.ttf")
     sheet.set_margins(_MARGIN_MM, _MARGIN_MM)
     sheet.set_auto_page_break(True, margin=16)
-    sheet.set_title("Cells read by people: research use")
+    sheet.set_title(f"leukoscope: {report.title}; research use")
     sheet.add_page()
     return sheet
 
@@ -158,21 +192,32 @@ def _draw_counted(sheet: Any, report: CaseReport) -> None:
         sheet.ln(5)
 
 
-def _draw_group(sheet: Any, title: str, cells: Sequence[CaseCell]) -> None:
+def _draw_differing(sheet: Any, report: CaseReport) -> None:
+    """Draw the cells on which the readers differ: what each said, what stands, and who settled it."""
+    agreement = report.agreement or {}
+    sheet.ln(4)
+    rows = [("Cell", *agreement["readers"], "Stands"), *differing(agreement)]
+    width = (sheet.epw - 16) / (len(rows[0]) - 1)
+    for number, cells in enumerate(rows):
+        sheet.set_font("text", "" if number else "B", 8)
+        for column, text in enumerate(cells):
+            sheet.cell(width if column else 16, 5, text)
+        sheet.ln(5)
+
+
+def _draw_group(sheet: Any, title: str, cells: Sequence[CaseCell], *, chance_of: str) -> None:
     sheet.ln(4)
     if sheet.will_page_break(_CELL_MM + 18):
         sheet.add_page()
     sheet.set_font("text", "B", 10)
     sheet.cell(0, 7, f"{title}: {len(cells):,}", new_x="LMARGIN", new_y="NEXT")
     for start in range(0, len(cells), _COLUMNS):
-        if sheet.will_page_break(_CELL_MM + 9):
+        if sheet.will_page_break(_CELL_MM + _CAPTION_MM):
             sheet.add_page()
-        _draw_row(sheet, cells[start : start + _COLUMNS])
+        _draw_row(sheet, cells[start : start + _COLUMNS], chance_of=chance_of)
 
 
-def _draw_row(sheet: Any, cells: Sequence[CaseCell]) -> None:
-    import io
-
+def _draw_row(sheet: Any, cells: Sequence[CaseCell], *, chance_of: str) -> None:
     top = sheet.get_y()
     sheet.set_font("text", "", 6)
     for column, cell in enumerate(cells):
@@ -180,14 +225,41 @@ def _draw_row(sheet: Any, cells: Sequence[CaseCell]) -> None:
         if cell.picture:
             sheet.image(io.BytesIO(cell.picture), left, top, _CELL_MM, _CELL_MM, keep_aspect_ratio=True)
         sheet.set_xy(left, top + _CELL_MM)
-        sheet.multi_cell(_CELL_MM + 2, 3, _caption(cell), align="L")
-    sheet.set_xy(_MARGIN_MM, top + _CELL_MM + 9)
+        for line in _caption(cell, chance_of=chance_of):
+            sheet.set_x(left)
+            sheet.cell(_CELL_MM + 2, 3, _fitting(sheet, line, _CELL_MM + 2), new_x="LEFT", new_y="NEXT")
+    sheet.set_xy(_MARGIN_MM, top + _CELL_MM + _CAPTION_MM)
 
 
-def _caption(cell: CaseCell) -> str:
-    chance = "" if cell.chance is None else f" {100 * cell.chance:.0f} %"
-    model = f"model: {cell.decision}{chance}"
-    return f"{cell.number}  {model}" + (f"\n{cell.reader}: {cell.shown}" if cell.reader else "")
+def _caption(cell: CaseCell, *, chance_of: str) -> list[str]:
+    """Return the lines under a cell: number and file, what the model said, its probability, what a reader said."""
+    lines = [f"{cell.number}  {cell.image}", f"model: {cell.decision}", _chance(cell, chance_of)]
+    return [line for line in lines if line] + ([f"{cell.reader}: {cell.shown}"] if cell.reader else [])
+
+
+def in_model_words(cell: CaseCell, chance_of: str) -> str:
+    """Return what the model said, with the class that its probability is of.
+
+    >>> in_model_words(CaseCell(1, b"", "normal", 0.36, "normal"), "blast")
+    'normal (blast 36 %)'
+    """
+    chance = _chance(cell, chance_of)
+    return f"{cell.decision} ({chance})" if chance else cell.decision
+
+
+def _chance(cell: CaseCell, chance_of: str) -> str:
+    """Return the probability with the class that it is of, which need not be the one that was called."""
+    return "" if cell.chance is None else f"{chance_of} {100 * cell.chance:.0f} %".strip()
+
+
+def _fitting(sheet: Any, text: str, width: float) -> str:
+    """Return a text as far as it fits a line: the end of a file's name says more than its middle."""
+    if sheet.get_string_width(text) <= width - 2:
+        return text
+    head, tail = text[:6], text[6:]
+    while tail and sheet.get_string_width(f"{head}…{tail}") > width - 2:
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 def _groups(report: CaseReport) -> list[tuple[str, list[CaseCell]]]:
@@ -206,6 +278,58 @@ def _shares(counted: dict[str, Any]) -> dict[str, str]:
         words[row["name"]] = f"{row['cells']:,}{share}"
     words["White cells told apart"] = f"{counted['white']:,} of {counted['goal']:,}"
     return words | {f"apart: {name}": f"{cells:,}" for name, cells in counted["apart"].items()}
+
+
+def _agreement(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return how far the readers agree as rows of the head."""
+    if not found:
+        return []
+    percent, kappa = found["percent"], found["kappa"]
+    if percent["value"] is None:
+        return [("Agreement", "no cell was read by all of them")]
+    what = "pairs of answers to" if len(found["readers"]) > 2 else "answers to"
+    alike = f"{100 * percent['value']:.0f} %{_limits(percent, 100)} of {what} {found['cells']:,} cells are alike"
+    by = f"95 % intervals over the {found['unit']} of this case"
+    return [("Agreement", f"{alike}; {kappa_in_words(found['statistic'], kappa)}; {by}")]
+
+
+def kappa_in_words(statistic: str, kappa: dict[str, float | None]) -> str:
+    """Return a kappa with its interval in words.
+
+    >>> kappa_in_words("Cohen's kappa", {"value": 0.61, "low": 0.2, "high": 0.84})
+    "Cohen's kappa 0.61 (0.20 to 0.84)"
+    """
+    if kappa["value"] is None:
+        return f"{statistic} is not defined: all said the same of every cell"
+    return f"{statistic} {kappa['value']:.2f}{_limits(kappa, 1)}"
+
+
+def _limits(found: dict[str, float | None], times: float) -> str:
+    if found["low"] is None or found["high"] is None:
+        return ""
+    low, high = times * found["low"], times * found["high"]
+    return f" ({low:.0f} to {high:.0f} %)" if times > 1 else f" ({low:.2f} to {high:.2f})"
+
+
+def differing(agreement: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the cells on which the readers differ as rows: number, what each said, what stands and who settled it."""
+    return [
+        (
+            str(row["cell"]),
+            *(_shown(row["answers"].get(name, "–")) for name in agreement["readers"]),
+            f"{_shown(row['stands'])} ({row['by']})" if row["stands"] else "not settled",
+        )
+        for row in agreement["differ"]
+    ]
+
+
+def _shown(label: str) -> str:
+    return title_of(label).replace("_", " ")
+
+
+def _named(images: Sequence[str]) -> str:
+    more = f", and {len(images) - _LISTED:,} more" if len(images) > _LISTED else ""
+    return ", ".join(images[:_LISTED]) + more if images else "–"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -30,6 +30,7 @@ from ..inference.opinion import (
     title_of,
     worded,
 )
+from ..inference.prevalence import says_nothing
 from .card import figures_at
 from .style import COLOURS, environment, picture
 
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 CELL_SIDE = 144  # pixels of a cell's picture
 FIELD_SIDE = 1280  # pixels of a field's picture
 MOST = 4000  # cells on a page: more make it too heavy to open, and nobody looks at them one by one
-_ANY = 0.995  # width of an interval that is printed as 0 to 100 %
 
 _FIGURES = {
     "auroc": "AUROC",
@@ -161,7 +161,7 @@ class OpinionPage:
                 total=self._count,
                 swatches={name: _css(colour) for name, colour in self._swatches().items()},
                 heat=any(card.evidence is not None for card in self._cards),
-                subjects=[row | {"any": _says_nothing(row.get("share"))} for row in tally.summaries()],
+                subjects=[row | {"any": _any_share(row.get("share"))} for row in tally.summaries()],
                 figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
                 colours=COLOURS,
                 made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -334,9 +334,8 @@ def _title(decision: str, count: int) -> str:
     return f"Refused: {cells} not judged" if decision == REFUSED else f"Called {title_of(decision)}: {cells}"
 
 
-def _says_nothing(share: dict[str, Any] | None) -> bool:
-    """Return whether every share is possible."""
-    return share is not None and share["low"] is not None and share["high"] - share["low"] > _ANY
+def _any_share(share: dict[str, Any] | None) -> bool:
+    return share is not None and says_nothing(share["low"], share["high"])
 
 
 def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
@@ -380,8 +379,8 @@ _PAGE = """<!doctype html>
 <title>leukoscope: explanations</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222; background: #fff }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(25rem, 1fr)); gap: 1.5rem }
-figure { margin: 0 } img { width: 48%; background: #000 } figcaption { font-size: .9rem; overflow-wrap: anywhere }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 1.5rem }
+figure { margin: 0; min-width: 0 } img { width: 48%; background: #000 } figcaption { font-size: .9rem; overflow-wrap: anywhere }
 .for { color: #a85400 } .against { color: #0072b2 } .refused img { opacity: .45 } .refused figcaption b { color: #a3227a }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #1b1b1b } .for { color: #ffa04d } .against { color: #6bb8e8 } .refused figcaption b { color: #f08ccb } }
 </style></head><body>

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ..files import write_text
 from ..survival.study import checklist
-from ..survival.words import counted, deadly, in_stage, in_words, listing, short
+from ..survival.words import counted, deadly, in_stage, in_words, listing, short, still
 from . import survival_figures as figures
 from .style import COLOURS, environment
 
@@ -410,18 +410,11 @@ def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: 
         estimators=estimators(result["judgement"]),
         checklist=checklist(result),
         looks=figures.stage_looks(list(result["comparison"]["stages"])),
-        alive=_alive(result["cohort"]),
+        alive=still(result["cohort"]["events"]),
         median_of=_median_of(result["cohort"]),
         said=said(result),
         mean_digits=0 if result["cohort"]["last_follow_up"] >= 500 else 2,
     )
-
-
-def _alive(cohort: Mapping[str, Any]) -> str:
-    """Say what the survival curve counts."""
-    if len(cohort["events"]) > 1:
-        return "free of every event"
-    return "alive" if deadly(cohort["events"][0]) else f"without {cohort['events'][0]}"
 
 
 def _median_of(cohort: Mapping[str, Any]) -> str:

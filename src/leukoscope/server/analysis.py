@@ -27,7 +27,7 @@ from ..inference.blood_count import field_count
 from ..inference.opinion import Opinion, evidence_of, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
-from .database import DONE, FIELD, QUEUED, Case, Cell, Database, Job, Model, Picture, Prediction, now
+from .database import DONE, FIELD, QUEUED, Case, Cell, Database, Job, Model, Picture, Prediction, Review, now
 from .store import Pictures
 
 if TYPE_CHECKING:
@@ -352,6 +352,8 @@ def renew_cells(
     somebody has said something of it, or drawn it, and is taken off otherwise.
     """
     old = list(session.scalars(select(Cell).where(Cell.image_id == image.id).order_by(Cell.number)))
+    said_of = select(Review.cell_id).where(Review.undone.is_(False), Review.cell_id.in_([cell.id for cell in old]))
+    read = set(session.scalars(said_of))
     pairs = dict(_paired([cell.box for cell in old], [drawn.box for drawn, _ in cells]))
     changed = 0
     said: list[tuple[Cell, Opinion]] = []
@@ -362,7 +364,7 @@ def renew_cells(
             changed += (cell.type, cell.decision) != (opinion.type, opinion.decision)
             if _renewed(session, cell, drawn, opinion, predictor=predictor):
                 said.append((cell, opinion))
-        elif place not in pairs and not (cell.removed or mine or cell.label):
+        elif place not in pairs and not (cell.removed or mine or cell.id in read):
             cell.removed, cell.version = True, cell.version + 1
             changed += 1
     store_predictions(session, said, predictor=predictor, point=point)

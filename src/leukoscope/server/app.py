@@ -243,6 +243,12 @@ def case(case: str) -> HTMLResponse:
     return _page("case")
 
 
+@router.get("/agreement")
+def agreement() -> HTMLResponse:
+    """Return the page that tells how far readers agree."""
+    return _page("agreement")
+
+
 @router.get("/survival")
 def survival() -> HTMLResponse:
     """Return the form that asks a survival model."""

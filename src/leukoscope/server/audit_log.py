@@ -4,6 +4,7 @@ hash of a line = HMAC-SHA-256(key, hash of the line before + the line in canonic
 The key lies in DATA/audit.key, outside the database: who can write to the database alone cannot forge a line. The
 last line is also noted in DATA/audit-head.json after every minute of work, so that cutting off the end shows; a log
 that is empty, or whose note is gone, is broken. The readers' reviews are compared with what the log says of them.
+A line has a number in the whole log, and one within its laboratory: what each laboratory sees has no gaps either.
 """
 
 import contextlib
@@ -14,12 +15,13 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from ..errors import DataError
@@ -61,11 +63,13 @@ class AuditLog:
         session.flush()
         last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
         number, before = (last.number, last.hash) if last else (0, _FIRST)
+        own = select(func.max(Entry.line)).where(Entry.laboratory_id.is_not_distinct_from(who.laboratory_id))
         entry = Entry(
             number=number + 1,
             time=now(),
             account=who.account,
             laboratory_id=who.laboratory_id,
+            line=(session.scalar(own) or 0) + 1,
             action=action,
             kind=kind,
             item=item,
@@ -101,6 +105,7 @@ class AuditLog:
             DataError: a line was changed, removed, moved or added by something else; names the first one.
         """
         before, number, seen, told = _FIRST, 0, {_FIRST}, _Told()
+        lines: Counter[int | None] = Counter()
         for entry in _entries(session):
             number += 1
             if entry.number != number:
@@ -109,6 +114,9 @@ class AuditLog:
                 raise DataError(
                     f"The audit log is broken: line {number} was changed, moved, or written by something else."
                 )
+            lines[entry.laboratory_id] += 1
+            if entry.line != lines[entry.laboratory_id]:
+                raise DataError(f"The audit log is broken: line {number} has not the next number of its laboratory.")
             before = entry.hash
             seen.add(before)
             told.hear(entry)
@@ -134,8 +142,9 @@ class AuditLog:
                 raise DataError(f"The audit log is broken: the line noted in {where} is no longer in it.")
 
     def _hash(self, before: str, entry: Entry) -> str:
-        line = [entry.number, entry.time, entry.account, entry.laboratory_id, entry.action, entry.kind, entry.item]
-        content = json.dumps([before, *line, entry.detail], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        who = [entry.number, entry.time, entry.account, entry.laboratory_id, entry.line]
+        line = [*who, entry.action, entry.kind, entry.item, entry.detail]
+        content = json.dumps([before, *line], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()
 
 
@@ -153,7 +162,7 @@ class _Told:
     def hear(self, entry: Entry) -> None:
         """Take in the next line."""
         number = entry.detail.get("review")
-        if entry.action in ("reviewed", "removed") and number is not None:
+        if entry.action in ("reviewed", "removed", "settled") and number is not None:
             self.reviews[number] = (entry.account, entry.detail["label"], entry.item)
             self._where[number] = (entry.detail["case"], entry.detail["image"])
             self._of_cell.setdefault(entry.item, []).append(number)

@@ -1,16 +1,18 @@
-"""Cases, their cells and the readers' reviews: as the API shows them, and as they change."""
+"""Cases and their cells: as the API shows them to one caller, and as they change."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Integer, Select, case, func, select, update
+from sqlalchemy import ColumnElement, Integer, Select, SQLColumnExpression, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from ..bundle.manifest import NOT_ASKED
 from ..inference.opinion import worded
+from . import readings
 from .accounts import Caller
 from .database import (
     ADMIN,
+    BLIND,
     DICOM,
     DONE,
     FAILED,
@@ -18,7 +20,6 @@ from .database import (
     OPEN,
     QUEUED,
     READER,
-    REMOVED,
     REVIEWER,
     RUNNING,
     SIGNED,
@@ -29,6 +30,7 @@ from .database import (
     Prediction,
     Review,
 )
+from .readings import View
 from .refusals import Seen, bad_request, not_found, signed_off
 
 Item = TypeVar("Item", Picture, Cell)
@@ -46,6 +48,11 @@ def case_of(session: Session, caller: Caller, case_id: int) -> Case:
         Refusal: there is none (404).
     """
     return _own(session.get(Case, case_id), caller, case_id)
+
+
+def view_of(session: Session, caller: Caller, case_id: int) -> View:
+    """Return what a caller may see of a case of their laboratory; refuses like `case_of`."""
+    return readings.view_of(session, caller, case_of(session, caller, case_id))
 
 
 def check_open(found: Case) -> None:
@@ -85,7 +92,7 @@ def lock_cell(session: Session, caller: Caller, cell_id: int, seen: Seen) -> Cel
     found = session.get(Cell, cell_id, populate_existing=True)
     if found is None:
         raise not_found("cell", cell_id)
-    seen.check(etag_of_cell(found), lambda: {"cell": one_cell(session, cell_id)})
+    seen.check(etag_of_cell(found), lambda: {"cell": one_cell(session, view_of(session, caller, case_id), cell_id)})
     if found.removed:
         raise not_found("cell", cell_id)
     return found
@@ -177,13 +184,17 @@ def list_cases(session: Session, caller: Caller, *, query: str, state: str, offs
         wanted.append(Case.name.icontains(query, autoescape=True) | Case.subject.icontains(query, autoescape=True))
     total = session.scalar(select(func.count()).select_from(Case).where(*wanted)) or 0
     cases = session.scalars(select(Case).where(*wanted).order_by(Case.id.desc()).offset(offset).limit(limit)).all()
-    return {"total": total, "cases": describe_cases(session, cases)}
+    return {"total": total, "cases": describe_cases(session, caller, cases)}
 
 
-def describe_cases(session: Session, cases: Any) -> list[dict[str, Any]]:
-    """Return cases with the numbers of their cells and images."""
+def describe_cases(session: Session, caller: Caller, cases: Any) -> list[dict[str, Any]]:
+    """Return cases with the numbers of their cells and images; of one that is read blind, what the caller has read."""
     ids = [each.id for each in cases]
     cells = _numbers(session, ids)
+    own = readings.own_numbers(session, caller, [each.id for each in cases if each.phase in BLIND])
+    for each in cases:
+        if each.phase in BLIND and each.id in cells:
+            cells[each.id] = (cells[each.id][0], cells[each.id][0] - own.get(each.id, 0))
     states = _states(session, ids)
     return [_case_row(each, cells.get(each.id, (0, 0)), states.get(each.id, {})) for each in cases]
 
@@ -202,7 +213,8 @@ def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, An
     if not open_:
         by = session.scalar(select(Account.name).where(Account.id == found.signed_by))
         signed = {"by": by, "time": found.signed, "note": found.note}
-    return describe_cases(session, [found])[0] | {"signed": signed, "may": may, "etag": etag_of_case(found)}
+    more = {"signed": signed, "may": may, "etag": etag_of_case(found)}
+    return describe_cases(session, caller, [found])[0] | more | {"reading": readings.describe(session, caller, found)}
 
 
 def _case_row(found: Case, cells: tuple[int, int], states: Mapping[str, int]) -> dict[str, Any]:
@@ -216,6 +228,8 @@ def _case_row(found: Case, cells: tuple[int, int], states: Mapping[str, int]) ->
         "unread": cells[1],
         "images": sum(states.values()),
         "progress": progress_of(states),
+        "readers": found.readers,
+        "phase": found.phase,
     }
 
 
@@ -267,78 +281,142 @@ def _states(session: Session, ids: list[int]) -> dict[int, dict[str, int]]:
     return found
 
 
-def list_cells(session: Session, case_id: int, *, wanted: str, order: str, offset: int, limit: int) -> dict[str, Any]:
-    """Return {"total", "counts", "cells"}: a page of a case's cells, and how many there are of each kind."""
-    counts = cell_counts(session, case_id)
-    query = _columns().where(Cell.case_id == case_id, Cell.removed.is_(False), *_filter(wanted))
-    rows = session.execute(query.order_by(*_order(order)).offset(offset).limit(limit))
-    return {"total": _total(counts, wanted), "counts": counts, "cells": [describe_cell(row) for row in rows]}
+def list_cells(session: Session, view: View, *, wanted: str, order: str, offset: int, limit: int) -> dict[str, Any]:
+    """Return {"total", "counts", "cells"}: a page of a case's cells, and how many there are of each kind.
+
+    Whoever reads blind to the model gets them by their numbers: any other order would tell what it said.
+    """
+    counts = cell_counts(session, view)
+    query = of_case(_columns(view), view).where(*_filter(view, wanted))
+    rows = session.execute(query.order_by(*_order(view, order)).offset(offset).limit(limit)).all()
+    return {"total": _total(counts, wanted), "counts": counts, "cells": _described(session, view, rows)}
 
 
-def cell_counts(session: Session, case_id: int) -> dict[str, Any]:
-    """Return how many cells there are: every, unread, unsure, refused, and by class."""
-    unread = case((Cell.label == "", 1), else_=0)
-    query = select(SHOWN, unread, func.count()).where(Cell.case_id == case_id, Cell.removed.is_(False))
-    counts: dict[str, Any] = {"every": 0, "unread": 0, "unsure": 0, "refused": 0, "not_a_cell": 0, "classes": {}}
-    for shown, is_unread, count in session.execute(query.group_by(SHOWN, unread)):
+def cell_counts(session: Session, view: View) -> dict[str, Any]:
+    """Return how many cells there are: every, unread, unsure, refused, disputed, and by class."""
+    shown = shown_to(view)
+    unread, disputed = case((label_for(view) == "", 1), else_=0), case((_open_dispute(view), 1), else_=0)
+    query = of_case(labelled(select(shown, unread, disputed, func.count()).select_from(Cell), view), view)
+    names = ("every", "unread", "unsure", "refused", "not_a_cell", "disputed")
+    counts: dict[str, Any] = dict.fromkeys(names, 0) | {"classes": {}}
+    for name, is_unread, is_disputed, count in session.execute(query.group_by(shown, unread, disputed)):
         counts["every"] += count
         counts["unread"] += count if is_unread else 0
-        place = counts if shown in ("unsure", "refused", "not_a_cell") else counts["classes"]
-        place[shown] = place.get(shown, 0) + count
+        counts["disputed"] += count if is_disputed else 0
+        place = counts if name in ("unsure", "refused", "not_a_cell") else counts["classes"]
+        if name:
+            place[name] = place.get(name, 0) + count
     return counts
 
 
-def one_cell(session: Session, cell_id: int) -> dict[str, Any]:
+def label_for(view: View) -> SQLColumnExpression[str]:
+    """Return the label of a cell as a caller may see it, in a query that `labelled` has made."""
+    return func.coalesce(Review.label, "") if view.own else Cell.label
+
+
+def shown_to(view: View) -> ColumnElement[str]:
+    """Return what a cell counts as for a caller: what a reader said, else what the model said, if they may see that."""
+    label, said = label_for(view), SAID if view.model else literal("")
+    return case((label != "", label), else_=said)
+
+
+def _open_dispute(view: View) -> ColumnElement[bool]:
+    """Return whether readers differ on a cell and nothing is settled; nobody is told while they are blind."""
+    return Cell.disputed & (Cell.label == "") & literal(not view.own or view.disputed)
+
+
+def labelled(query: Any, view: View) -> Any:
+    """Join the review whose label is shown: the caller's own where they read blind, else the one that stands."""
+    if not view.own:
+        return query.outerjoin(Review, Review.id == Cell.review_id)
+    mine = (Review.case_id == view.case_id, Review.account_id == view.account_id, Review.round == view.round)
+    return query.outerjoin(Review, (Review.cell_id == Cell.id) & Review.id.in_(readings.last_words(*mine)))
+
+
+def of_case(query: Any, view: View) -> Any:
+    """Keep the cells of a case that a caller sees."""
+    query = query.where(Cell.case_id == view.case_id, Cell.removed.is_(False))
+    return query.where(Cell.disputed, Cell.label == "") if view.disputed else query
+
+
+def one_cell(session: Session, view: View, cell_id: int) -> dict[str, Any]:
     """Return a cell with its outline."""
-    row = session.execute(_columns(Cell.outline, Cell.facts).where(Cell.id == cell_id)).one()
-    return describe_cell(row) | {"outline": row.outline, "facts": row.facts}
+    rows = session.execute(_columns(view, Cell.outline, Cell.facts).where(Cell.id == cell_id)).all()
+    return _described(session, view, rows)[0] | {"outline": rows[0].outline, "facts": rows[0].facts}
 
 
-def cells_of_image(session: Session, image_id: int) -> list[dict[str, Any]]:
+def cells_of_image(session: Session, view: View, image_id: int) -> list[dict[str, Any]]:
     """Return the cells of an image with their outlines, in the order of their numbers."""
-    query = _columns(Cell.outline, Cell.facts).where(Cell.image_id == image_id, Cell.removed.is_(False))
-    rows = session.execute(query.order_by(Cell.number))
-    return [describe_cell(row) | {"outline": row.outline, "facts": row.facts} for row in rows]
+    query = of_case(_columns(view, Cell.outline, Cell.facts), view).where(Cell.image_id == image_id)
+    rows = session.execute(query.order_by(Cell.number)).all()
+    cells = _described(session, view, rows)
+    return [cell | {"outline": row.outline, "facts": row.facts} for cell, row in zip(cells, rows, strict=True)]
 
 
-def _columns(*more: Any) -> Select[Any]:
-    return (
-        select(
-            Cell.id,
-            Cell.number,
-            Cell.case_id,
-            Cell.image_id,
-            Cell.box,
-            Cell.version,
-            Cell.origin,
-            Cell.decision,
-            Cell.removed,
-            Picture.name,
-            Prediction.probabilities,
-            Prediction.called,
-            Prediction.reason,
-            Prediction.quality,
-            Prediction.bundle,
-            Cell.type,
-            Prediction.types,
-            Review.label,
-            Review.note,
-            Review.created.label("reviewed"),
-            Account.name.label("reader"),
-            *more,
-        )
-        .join(Picture, Picture.id == Cell.image_id)
-        .outerjoin(Prediction, Prediction.id == Cell.prediction_id)
-        .outerjoin(Review, Review.id == Cell.review_id)
-        .outerjoin(Account, Account.id == Review.account_id)
+def _columns(view: View, *more: Any) -> Select[Any]:
+    query = select(
+        Cell.id,
+        Cell.number,
+        Cell.case_id,
+        Cell.image_id,
+        Cell.box,
+        Cell.version,
+        Cell.origin,
+        Cell.decision,
+        Cell.removed,
+        Cell.disputed,
+        Picture.name,
+        Prediction.probabilities,
+        Prediction.called,
+        Prediction.reason,
+        Prediction.quality,
+        Prediction.bundle,
+        Cell.type,
+        Prediction.types,
+        Review.label,
+        Review.note,
+        Review.created.label("reviewed"),
+        Review.round,
+        Account.name.label("reader"),
+        *more,
     )
+    query = query.join(Picture, Picture.id == Cell.image_id).outerjoin(Prediction, Prediction.id == Cell.prediction_id)
+    return labelled(query, view).outerjoin(Account, Account.id == Review.account_id)
+
+
+def _described(session: Session, view: View, rows: Any) -> list[dict[str, Any]]:
+    """Return cells as the API shows them, with everybody's last words; without the model's where it is hidden."""
+    answers = readings.answers_of(session, view, [row.id for row in rows])
+    hidden = {} if view.model else _HIDDEN
+    return [
+        describe_cell(row) | hidden | {"answers": answers.get(row.id, []), "disputed": row.disputed and not view.own}
+        for row in rows
+    ]
+
+
+_HIDDEN: dict[str, Any] = {
+    "decision": "hidden",
+    "type": None,
+    "types": None,
+    "called": None,
+    "probability": None,
+    "reason": "",
+    "quality": None,
+    "bundle": None,
+}
 
 
 def describe_cell(row: Any) -> dict[str, Any]:
     """Return one cell as the API shows it."""
     review = None
     if row.label:
-        review = {"label": row.label, "reader": row.reader, "time": row.reviewed, "note": row.note}
+        review = {
+            "label": row.label,
+            "reader": row.reader,
+            "time": row.reviewed,
+            "note": row.note,
+            "round": row.round,
+        }
     return {
         "id": row.id,
         "number": row.number,
@@ -362,15 +440,18 @@ def describe_cell(row: Any) -> dict[str, Any]:
     }
 
 
-def _filter(wanted: str) -> list[ColumnElement[bool]]:
+def _filter(view: View, wanted: str) -> list[ColumnElement[bool]]:
     if wanted == "every":
         return []
     if wanted == "unread":
-        return [Cell.label == ""]
+        return [label_for(view) == ""]
+    if wanted == "disputed":
+        return [_open_dispute(view)]
     name = wanted.removeprefix("class:")
     if not wanted.startswith("class:") and wanted not in ("unsure", "refused", "not_a_cell"):
-        raise bad_request("filter is every, unread, unsure, refused, not_a_cell or class:NAME.", code="unknown_filter")
-    return [SHOWN.is_not_distinct_from(name)]
+        known = "every, unread, unsure, refused, disputed, not_a_cell or class:NAME"
+        raise bad_request(f"filter is {known}.", code="unknown_filter")
+    return [shown_to(view).is_not_distinct_from(name)]
 
 
 def _total(counts: dict[str, Any], wanted: str) -> int:
@@ -379,55 +460,19 @@ def _total(counts: dict[str, Any], wanted: str) -> int:
     return int(counts[wanted])
 
 
-def _order(order: str) -> list[Any]:
+def _order(view: View, order: str) -> list[Any]:
     orders: dict[str, list[Any]] = {
         "need": [Cell.need, Cell.number],
         "number": [Cell.number],
-        "type": [SHOWN, Cell.need, Cell.number],
+        "type": [shown_to(view), Cell.need, Cell.number],
         "probability": [Cell.chance.is_(None), Cell.chance.desc(), Cell.number],
     }
-    return orders[order]
+    return orders[order if view.model else "number"]
 
 
-def review(session: Session, caller: Caller, cell: Cell, label: str, *, note: str = "") -> Review:
-    """Let a label stand for a cell; REMOVED takes it off the pages until that is undone."""
-    said = Review(cell_id=cell.id, case_id=cell.case_id, account_id=caller.account_id, label=label, note=note)
-    session.add(said)
-    session.flush()
-    if label == REMOVED:
-        cell.removed, cell.version = True, cell.version + 1
-    else:
-        cell.label, cell.review_id = label, said.id
-    session.flush()
-    return said
-
-
-def last_review(session: Session, caller: Caller, case_id: int) -> Review | None:
-    """Return what the caller said last in a case and has not taken back."""
-    own = (Review.case_id == case_id, Review.account_id == caller.account_id, Review.undone.is_(False))
-    return session.scalar(select(Review).where(*own).order_by(Review.id.desc()).limit(1))
-
-
-def undo(session: Session, last: Review) -> Cell:
-    """Take a review back; return its cell."""
-    last.undone = True
-    session.flush()
-    cell = session.get_one(Cell, last.cell_id)
-    if last.label == REMOVED:
-        cell.removed, cell.version = False, cell.version + 1
-    stand_anew(session, cell)
-    return cell
-
-
-def stand_anew(session: Session, cell: Cell) -> None:
-    """Let the last review that nobody took back stand for a cell."""
-    left = (Review.cell_id == cell.id, Review.undone.is_(False), Review.label != REMOVED)
-    last = session.scalar(select(Review).where(*left).order_by(Review.id.desc()).limit(1))
-    cell.label, cell.review_id = (last.label, last.id) if last else ("", None)
-    session.flush()
-
-
-def forget(session: Session, cell: Cell) -> None:
-    """Take back all reviews of a cell that is drawn anew: they were of another picture."""
+def forget(session: Session, cell: Cell) -> list[int]:
+    """Take back all reviews of a cell that is drawn anew, which were of another picture; return which stood."""
+    stood = sorted(session.scalars(readings.last_words(Review.cell_id == cell.id)))
     session.execute(update(Review).where(Review.cell_id == cell.id).values(undone=True))
     cell.label, cell.review_id = "", None
+    return stood

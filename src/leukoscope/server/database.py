@@ -3,6 +3,7 @@
 laboratories ─< accounts ─< logins (sessions of a browser), tokens (of a program), identities (OpenID Connect)
 laboratories ─< cases ─< images ─< cells ─< predictions, reviews
 cases ─ hospital_numbers;  cases ─< sendings (to the hospital's systems)
+cases ─< readings (who reads a case, and how far they are)
 images ─ jobs (the queue);  bundles (every model that has ever answered);  audit_log, chained by hash
 """
 
@@ -50,6 +51,11 @@ READ, UPLOAD, REVIEW = "read", "upload", "review"
 SCOPES = (READ, UPLOAD, REVIEW)
 """What a token may do: look; make cases and send images; say what cells are, mend outlines, sign off, delete."""
 OPEN, SIGNED = "open", "signed"
+FREE, READING, THIRD, CONSENSUS, SETTLED = "free", "reading", "third", "consensus", "settled"
+"""Phases of a case, as `readings` moves them; READING, THIRD and CONSENSUS are also the rounds of a review."""
+BLIND = (READING, THIRD)
+"""Phases in which nobody sees what another reader said."""
+MOST_READERS = 3
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 CROP, FIELD, SLIDE, DICOM = "crop", "field", "slide", "dicom"
 
@@ -77,6 +83,10 @@ class Laboratory(Table):
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
     created: Mapped[str] = mapped_column(default=now)
+    readers: Mapped[int] = mapped_column(default=1)
+    """What a new case asks for, like the two below."""
+    hide_model: Mapped[bool] = mapped_column(default=False)
+    settling: Mapped[str] = mapped_column(String(20), default=CONSENSUS)
 
 
 class Account(Table):
@@ -160,6 +170,13 @@ class Case(Table):
     """The next cell gets one more as its number."""
     version: Mapped[int] = mapped_column(default=1)
     """One more with each change of the case or of anything in it: whoever signs it off names the one they saw."""
+    readers: Mapped[int] = mapped_column(default=1)
+    """How many people read it, 1 to MOST_READERS; with more than one, each blind to the others."""
+    hide_model: Mapped[bool] = mapped_column(default=False)
+    """Whether they read blind to the model too."""
+    settling: Mapped[str] = mapped_column(String(20), default=CONSENSUS)
+    """What becomes of cells on which two readers differ: THIRD or CONSENSUS."""
+    phase: Mapped[str] = mapped_column(String(20), default=FREE)
 
 
 class HospitalNumbers(Table):
@@ -254,7 +271,9 @@ class Cell(Table):
     """Probability of the disease, or of the likeliest class with more than two; to sort by."""
     review_id: Mapped[int | None] = mapped_column(Key)
     label: Mapped[str] = mapped_column(String(200), default="")
-    """Of the standing review; empty: not yet read."""
+    """Of the standing review; empty: not yet read, or not yet settled between its readers."""
+    disputed: Mapped[bool] = mapped_column(default=False)
+    """Whether its readers, when all had finished, had not all said the same of it."""
     need: Mapped[float] = mapped_column(default=0.0)
     """Sort key of review_priority, the neediest first."""
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("cells_by_need", "case_id", "need"))
@@ -285,7 +304,7 @@ class Prediction(Table):
 
 
 class Review(Table):
-    """What one reader said of one cell; taken back by `undone`, never deleted."""
+    """What one reader said of one cell; taken back by `undone`, never deleted or written over."""
 
     __tablename__ = "reviews"
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -296,7 +315,26 @@ class Review(Table):
     note: Mapped[str] = mapped_column(default="")
     created: Mapped[str] = mapped_column(default=now)
     undone: Mapped[bool] = mapped_column(default=False)
+    round: Mapped[str] = mapped_column(String(20), default=READING)
+    shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What its reader had before them: version of the cell, what the model said of it, reviews of others."""
     __table_args__ = (Index("reviews_to_undo", "case_id", "account_id", "id"),)
+
+
+class Reading(Table):
+    """One reader's place at a case; kept when it is released, as are the reviews."""
+
+    __tablename__ = "readings"
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    case_id: Mapped[int] = mapped_column(ForeignKey("cases.id", ondelete="CASCADE"))
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    round: Mapped[str] = mapped_column(String(20), default=READING)
+    """READING, or THIRD: of the cells on which two readers differ."""
+    started: Mapped[str] = mapped_column(default=now)
+    finished: Mapped[str | None]
+    released: Mapped[str | None]
+    """When the place was given back: what was said there is kept and no longer counts."""
+    __table_args__ = (UniqueConstraint("case_id", "account_id"),)
 
 
 class Job(Table):
@@ -332,11 +370,14 @@ class Entry(Table):
     time: Mapped[str]
     account: Mapped[str] = mapped_column(String(200))
     laboratory_id: Mapped[int | None] = mapped_column(Key)
+    line: Mapped[int] = mapped_column(Key)
+    """Number within the laboratory, without gaps; the program's own lines, of no laboratory, count by themselves."""
     action: Mapped[str] = mapped_column(String(50))
     kind: Mapped[str] = mapped_column(String(50))
     item: Mapped[int | None] = mapped_column(Key)
     detail: Mapped[dict[str, Any]]
     hash: Mapped[str] = mapped_column(String(64))
+    __table_args__ = (UniqueConstraint("laboratory_id", "line"),)
 
 
 _BUSY_SECONDS = 30  # SQLite: how long a writer waits for another one

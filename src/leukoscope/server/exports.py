@@ -28,17 +28,20 @@ from ..inference.differential import limits_of
 from ..inference.opinion import TYPE_COLOURS, title_of, worded
 from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
+from . import readings
 from .accounts import Caller
+from .agreement import agreement_of_case
 from .cases import SAID, SHOWN, describe_case
-from .database import Account, Case, Cell, Picture, Prediction, Review
+from .database import THIRD, Account, Case, Cell, Picture, Prediction, Review
 from .decoding import png_of
+from .readings import View
 from .refusals import Refusal
 from .sandbox import Sandbox
 from .settings import Serving
 from .store import Pictures
 from .summary import differential_of_image, differentials, summary
 
-FORMATS = ("csv", "geojson", "dicom", "html", "pdf", "dataset")
+FORMATS = ("csv", "answers", "geojson", "dicom", "html", "pdf", "dataset")
 _THUMBNAIL = 160
 
 
@@ -61,15 +64,19 @@ class Exporter:
     manifest: Manifest
     settings: Serving
     caller: Caller
+    view: View
+    """What the caller may see of the case."""
 
     def make(self, case: Case, kind: str) -> Export:
         """Return a case in one of FORMATS.
 
         Raises:
-            Refusal: this case has nothing that this format could hold.
+            Refusal: this case has nothing that this format could hold, or it is being read blind.
         """
+        readings.check_unblind(case)
         makers = {
             "csv": self._csv,
+            "answers": self._answers,
             "geojson": self._geojson,
             "dicom": self._dicom,
             "html": self._html,
@@ -80,6 +87,7 @@ class Exporter:
 
     def _csv(self, case: Case) -> Export:
         rows = list(_rows(self.session, case.id))
+        answers = readings.answers_of(self.session, self.view)
         classes = sorted({name for row in rows for name in (row.probabilities or {})})
         types = sorted({name for row in rows for name in (row.types or {})})
         stream = io.StringIO()
@@ -87,8 +95,36 @@ class Exporter:
         writer.writerow([*_CSV, *(f"prob_{name}" for name in classes), *(f"prob_type_{name}" for name in types)])
         for row in rows:
             numbers = [*_numbers(row.probabilities, classes), *_numbers(row.types, types)]
-            writer.writerow([*map(harmless, _csv_row(case, row)), *numbers])
+            said = "; ".join(f"{each['reader']}: {each['label']}" for each in answers.get(row.id, []))
+            writer.writerow([*map(harmless, _csv_row(case, row, said)), *numbers])
         return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
+
+    def _answers(self, case: Case) -> Export:
+        """Return one row for each answer that was ever given, those taken back or overtaken too."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(_ANSWERS)
+        for said in readings.history(self.session, self.view):
+            model = said["shown"]["model"] or {}
+            row = [
+                case.id,
+                case.subject,
+                said["cell"],
+                said["reader"],
+                said["round"],
+                said["label"],
+                said["note"],
+                said["time"],
+                "yes" if said["undone"] else "",
+                said["shown"]["version"],
+                model.get("decision", "hidden"),
+                model.get("type", ""),
+                model.get("bundle", ""),
+                " ".join(map(str, said["shown"]["reviews"])),
+                said["review"],
+            ]
+            writer.writerow([*map(harmless, row)])
+        return Export(f"case-{case.id}-answers.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
     def _geojson(self, case: Case) -> Export:
         """Return one GeoJSON for a case with one field, else a zip of one for each."""
@@ -177,8 +213,11 @@ class Exporter:
         return Export(f"case-{case.id}.pdf", "application/pdf", pdf(self._report(case)))
 
     def _report(self, case: Case) -> CaseReport:
-        told = summary(self.session, case.id, manifest=self.manifest, point=self.settings.point)
-        counted = differentials(self.session, case.id, manifest=self.manifest, settings=self.settings)
+        told = summary(self.session, self.view, manifest=self.manifest, point=self.settings.point)
+        counted = differentials(self.session, self.view, manifest=self.manifest, settings=self.settings)
+        described = describe_case(self.session, self.caller, case)
+        names = select(Picture.name).where(Picture.case_id == case.id).order_by(Picture.number)
+        images = self.session.scalars(names).all()
         return CaseReport(
             name=case.name,
             subject=case.subject,
@@ -189,7 +228,10 @@ class Exporter:
             share=told["blast_share"],
             by_model=_counts(told["by_model"]),
             by_reader=_counts(told["by_reader"]),
-            signed=describe_case(self.session, self.caller, case)["signed"],
+            signed=described["signed"],
+            images=images,
+            agreement=agreement_of_case(self.session, case),
+            readers=[_reader(each) for each in described["reading"]["people"]],
             cells=[self._report_cell(row) for row in _rows(self.session, case.id)],
             credits=self.manifest.credits,
             differential=counted,
@@ -208,6 +250,7 @@ class Exporter:
             worded(row.reason or ""),
             row.reader or "",
             row.note or "",
+            row.image,
         )
 
     def _dataset(self, case: Case) -> Export:
@@ -249,14 +292,15 @@ _CSV = (
     "reader",
     "reviewed",
     "note",
+    "answers",
     "bundle",
     "notice",
 )
 
 
-def _csv_row(case: Case, row: Any) -> list[Any]:
+def _csv_row(case: Case, row: Any, said: str) -> list[Any]:
     box = row.box or ["", "", "", ""]
-    reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or ""]
+    reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or "", said]
     return [
         case.id,
         case.subject,
@@ -281,6 +325,7 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
     """Return all cells of a case with what is thought of them, in the order of their numbers."""
     query = (
         select(
+            Cell.id,
             Cell.number,
             Cell.image_id,
             Cell.digest,
@@ -313,6 +358,34 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
         .order_by(Cell.number)
     )
     return session.execute(query).all()
+
+
+_ANSWERS = (
+    "case",
+    "subject",
+    "cell",
+    "reader",
+    "round",
+    "label",
+    "note",
+    "time",
+    "taken_back",
+    "cell_version",
+    "model_decision_shown",
+    "model_type_shown",
+    "bundle",
+    "reviews_shown",
+    "review",
+)
+
+
+def _reader(place: Mapping[str, Any]) -> str:
+    """Return who read, and how far, in words."""
+    state = f"finished {place['finished'][:16].replace('T', ' ')} UTC" if place["finished"] else ""
+    left = "place given back" if place["released"] else state
+    cells = "1 cell" if place["read"] == 1 else f"{place['read']:,} cells"
+    third = "as third reader" if place["round"] == THIRD else ""
+    return f"{place['reader']}: {', '.join(part for part in (cells, third, left) if part)}"
 
 
 def _in_words(decision: str) -> str:

@@ -40,10 +40,12 @@ from .database import (
     Database,
     HospitalNumbers,
     Laboratory,
+    Reading,
     Review,
     Sending,
     now,
 )
+from .readings import view_of_all
 from .refusals import Refusal
 from .settings import Destination, Serving
 from .store import FILE_MODE, FOLDER_MODE
@@ -62,8 +64,9 @@ def result_of(session: Session, case: Case, *, manifest: Manifest, settings: Ser
 
     Its identifiers depend on the room's number of the case and on the sign-off alone.
     """
-    told = summary(session, case.id, manifest=manifest, point=settings.point)
-    counted = differentials(session, case.id, manifest=manifest, settings=settings)
+    view = view_of_all(case)
+    told = summary(session, view, manifest=manifest, point=settings.point)
+    counted = differentials(session, view, manifest=manifest, settings=settings)
     unread = told["cells"] - told["read"]
     rows = [
         Observation("cells", told["cells"], "{cells}"),
@@ -112,7 +115,9 @@ def _counted(readers: Mapping[str, Any]) -> list[Observation]:
 
 def _readers(session: Session, case_id: int) -> list[str]:
     stand = select(Account.name).join(Review, Review.account_id == Account.id).join(Cell, Cell.review_id == Review.id)
-    return list(session.scalars(stand.where(Cell.case_id == case_id).distinct().order_by(Account.name)))
+    held = select(Account.name).join(Reading, Reading.account_id == Account.id)
+    held = held.where(Reading.case_id == case_id, Reading.finished.is_not(None), Reading.released.is_(None))
+    return sorted({*session.scalars(stand.where(Cell.case_id == case_id)), *session.scalars(held)})
 
 
 def files_of(kind: str, result: CaseResult, dicom: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:

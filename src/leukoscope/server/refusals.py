@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Path, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import JSONResponse
 
 from ..errors import LeukoscopeError
+from .database import MOST_READERS
 
 
 class Refusal(LeukoscopeError):  # noqa: N818  # the program does not err when it refuses
@@ -117,6 +118,8 @@ Note = Annotated[str, StringConstraints(max_length=4000), AfterValidator(readabl
 Password = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(readable)]
 Point = Annotated[list[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=2, max_length=2)]
 Outline = Annotated[list[Point], Field(min_length=3, max_length=2000)]
+Readers = Annotated[int, Field(ge=1, le=MOST_READERS)]
+Settling = Literal["third", "consensus"]
 
 Answer = dict[str, Any]
 

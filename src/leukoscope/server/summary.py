@@ -23,9 +23,10 @@ from ..inference.differential import (
     errors_of,
 )
 from ..inference.opinion import Opinion, title_of
-from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen
-from .cases import SAID
-from .database import Cell, Model, Picture, Prediction
+from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen, says_nothing
+from .cases import SAID, label_for, labelled, of_case, shown_to
+from .database import QUEUED, RUNNING, Cell, Model, Picture, Prediction
+from .readings import View
 from .settings import Serving
 
 
@@ -42,14 +43,17 @@ def titles_of(manifest: Manifest) -> dict[str, str]:
     return titles
 
 
-def differentials(session: Session, case_id: int, *, manifest: Manifest, settings: Serving) -> dict[str, Any] | None:
-    """Return {"model", "readers"}: what each counted; None where the bundle that serves tells no types."""
+def differentials(session: Session, view: View, *, manifest: Manifest, settings: Serving) -> dict[str, Any] | None:
+    """Return {"model", "readers"}: what each counted; None where the bundle that serves tells no types.
+
+    Where the model is hidden it has counted nothing.
+    """
     if not manifest.types:
         return None
     order, goal = checked_order(settings.order), settings.goal
-    by_model = _by_model(session, Cell.case_id == case_id, manifest)
+    by_model = _by_model(session, Cell.case_id == view.case_id, manifest) if view.model else Kinds()
     model = differential(by_model, errors=errors_of(manifest, settings.point), order=order, goal=goal)
-    readers = differential(_by_readers(session, case_id, manifest), order=order, goal=goal)
+    readers = differential(_by_readers(session, view, manifest), order=order, goal=goal)
     return {"model": model.as_json(), "readers": readers.as_json()}
 
 
@@ -96,10 +100,11 @@ def _by_model(session: Session, where: ColumnElement[bool], manifest: Manifest) 
     return kinds
 
 
-def _by_readers(session: Session, case_id: int, manifest: Manifest) -> Kinds:
-    query = select(Cell.label, func.count()).where(Cell.case_id == case_id, Cell.removed.is_(False), Cell.label != "")
+def _by_readers(session: Session, view: View, manifest: Manifest) -> Kinds:
+    column = label_for(view)
+    query = of_case(labelled(select(column, func.count()).select_from(Cell), view), view)
     kinds = Kinds()
-    for label, count in session.execute(query.group_by(Cell.label)):
+    for label, count in session.execute(query.group_by(column)):
         if label in manifest.classes:
             kinds.cells[BLAST if label == manifest.positive else LYMPHOCYTE] += count
         elif label == UNSURE or label in labels_of(manifest):  # classes of older bundles are no rows
@@ -113,39 +118,48 @@ _SEED = 0  # the same case gives the same interval
 _NO_BETTER = 1e-6
 
 
-def summary(session: Session, case_id: int, *, manifest: Manifest, point: str) -> dict[str, Any]:
-    """Return counts by model and by reader, and the share of the disease with value, low, high and how."""
-    by_model, by_reader = _counts(session, case_id, SAID), _counts(session, case_id, Cell.label)
-    cells = sum(by_model.values())
+def summary(session: Session, view: View, *, manifest: Manifest, point: str) -> dict[str, Any]:
+    """Return counts by model and by reader, and the share of the disease with value, low, high and how.
+
+    Unsure and refused are counted as the pages show them: what a reader said stands before what the model said.
+    """
+    by_model = _counts(session, view, SAID) if view.model else {}
+    by_reader, shown = _counts(session, view, label_for(view)), _counts(session, view, shown_to(view))
+    cells = sum(by_reader.values())
     unread = by_reader.pop("", 0)
     return {
         "cells": cells,
         "read": cells - unread,
         "by_model": by_model,
         "by_reader": by_reader,
-        "unsure": by_model.get("unsure", 0),
-        "refused": by_model.get("refused", 0),
+        "unsure": shown.get(UNSURE, 0),
+        "refused": shown.get(REFUSED, 0),
         "positive": manifest.positive,
-        "blast_share": _share(session, case_id, by_reader, manifest, point=point),
+        "blast_share": _share(session, view, by_reader, manifest, point=point),
         "notice": NOTICE,
     }
 
 
-def _counts(session: Session, case_id: int, column: Any) -> dict[str, int]:
-    query = select(column, func.count()).where(Cell.case_id == case_id, Cell.removed.is_(False)).group_by(column)
+def _counts(session: Session, view: View, column: Any) -> dict[str, int]:
+    query = of_case(labelled(select(column, func.count()).select_from(Cell), view), view).group_by(column)
     return {row[0]: row[1] for row in session.execute(query)}
 
 
 def _share(
-    session: Session, case_id: int, by_reader: dict[str, int], manifest: Manifest, *, point: str
+    session: Session, view: View, by_reader: dict[str, int], manifest: Manifest, *, point: str
 ) -> dict[str, Any]:
-    """Return the share over cells that a reader or the model decided; a reader's word stands before the model's."""
+    """Return the share over cells that a reader or the model decided; a reader's word stands before the model's.
+
+    It is not known while images are analysed, while people read blind, or where any share fits what was said.
+    """
     nothing = {"value": None, "low": None, "high": None}
     if not manifest.positive:
         return nothing | {"how": "A model with more than two classes gives no share of blasts."}
+    if waits := _waits(session, view):
+        return nothing | {"how": waits}
     read = sum(count for label, count in by_reader.items() if label in manifest.classes)
     blasts = by_reader.get(manifest.positive, 0)
-    rest = [_model_part(session, *row, point=point) for row in _unread(session, case_id, manifest)]
+    rest = [_model_part(session, *row, point=point) for row in _unread(session, view.case_id, manifest)]
     cells = read + sum(part.cells for part in rest)
     if not cells:
         return nothing | {"how": "No cell has been decided yet."}
@@ -160,7 +174,22 @@ def _share(
     )
     value = float(np.clip(value, 0, 1))
     bounds = {"low": min(bounds["low"], value), "high": max(bounds["high"], value)}
-    return {"value": value, **bounds, "how": _how(read, rest)}
+    how = _how(read, rest)
+    if says_nothing(**bounds):
+        return nothing | {"how": f"Any share from 0 to 100 % fits what was said. {how}"}
+    return {"value": value, **bounds, "how": how}
+
+
+def _waits(session: Session, view: View) -> str:
+    """Say why no share is given yet; empty where one may be."""
+    if view.own:
+        return "The case is being read blind; its share shows when its readers have finished."
+    waiting = (Picture.case_id == view.case_id, Picture.state.in_((QUEUED, RUNNING)))
+    left = session.scalar(select(func.count()).select_from(Picture).where(*waiting)) or 0
+    if not left:
+        return ""
+    all_ = session.scalar(select(func.count()).select_from(Picture).where(Picture.case_id == view.case_id))
+    return f"{left:,} of {all_:,} images are still to be analysed."
 
 
 class _ModelPart:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -42,7 +43,7 @@ from .analysis import (
     store_cells,
 )
 from .audit_log import AuditLog, Who
-from .database import CROP, Database, Picture
+from .database import CROP, Case, Database, Picture
 from .queue import Task
 from .settings import MIB
 from .store import Pictures
@@ -300,7 +301,8 @@ class Worker:
             again = None
             if "taken" in image.facts:
                 again = renew_cells(session, image, cells, predictor=self._predictor, point=self._point)
-                self._log.add(session, Who(), "judged again", kind="image", item=image.id, changed=again["changed"])
+                program = _program(session, image.case_id)
+                self._log.add(session, program, "judged again", kind="image", item=image.id, changed=again["changed"])
             else:
                 store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
             keep_facts(session, task.image_id, found, again=again)
@@ -324,10 +326,16 @@ class Worker:
 
     def _note(self, session: Session, case_id: int, *, cells: int) -> None:
         seal = self._predictor.manifest.seal
-        self._log.add(session, Who(), "analysed", kind="case", item=case_id, cells=cells, bundle=seal)
+        program = _program(session, case_id)
+        self._log.add(session, program, "analysed", kind="case", item=case_id, cells=cells, bundle=seal)
 
     def _tell(self, cells: int) -> None:
         self._counted(cells)
+
+
+def _program(session: Session, case_id: int) -> Who:
+    """Return the program as it works for the laboratory of a case."""
+    return Who(laboratory_id=session.scalar(select(Case.laboratory_id).where(Case.id == case_id)))
 
 
 class _Apart:

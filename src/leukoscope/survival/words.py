@@ -17,6 +17,17 @@ def deadly(event: str) -> bool:
     return event.lower() in {"death", "died", "dead", "death from any cause", "all-cause death"}
 
 
+def still(events: Sequence[str]) -> str:
+    """Say what the people have in common whom a survival curve counts.
+
+    >>> still(["death"]), still(["relapse"]), still(["relapse", "death"])
+    ('alive', 'without relapse', 'free of every event')
+    """
+    if len(events) > 1:
+        return "free of every event"
+    return "alive" if deadly(events[0]) else f"without {events[0]}"
+
+
 def of_hundred(share: float) -> str:
     """Return a share as a whole number of 100; 'fewer than one' and 'more than 99' instead of a false 0 or 100.
 

@@ -5,12 +5,12 @@ from fastapi import APIRouter
 
 def routers() -> list[APIRouter]:
     """Return all routers."""
-    from . import accounts, cases, cells, hospital, images, oidc, room
+    from . import accounts, cases, cells, hospital, images, oidc, readings, room
 
     return [
         accounts.sessions,
         oidc.router,
-        *(each.router for each in (accounts, cases, images, cells, hospital)),
+        *(each.router for each in (accounts, cases, readings, images, cells, hospital)),
         cases.exports,
         room.survival,
         room.router,

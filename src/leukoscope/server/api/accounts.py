@@ -1,6 +1,6 @@
 """Accounts, API tokens and the audit log."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, model_validator
@@ -29,7 +29,7 @@ from ..accounts import (
     tokens_of,
 )
 from ..audit_log import Who
-from ..database import ADMIN, Account, Entry, Identity, Laboratory, Login, Token
+from ..database import ADMIN, BLIND, Account, Case, Entry, Identity, Laboratory, Login, Token
 from ..refusals import LARGEST, Answer, Body, Id, Name, Password, Refusal, Word, again, not_found
 from ..room import Room
 from ..security import COOKIE, Admin, Me, TheRoom, address_of, secure_cookies
@@ -205,21 +205,27 @@ def audit_log(
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Answer:
-    """List what was done in the caller's laboratory, the latest first, and whether the whole log is intact."""
+    """List what was done in the caller's laboratory, the latest first, and whether the whole log is intact.
+
+    Numbers are those of the laboratory, without gaps. What others said in a case that is read blind shows once its
+    readers have finished.
+    """
     with room.database.reading() as session:
         own = Entry.laboratory_id == me.laboratory_id
         total = session.scalar(select(func.count()).select_from(Entry).where(own))
-        rows = session.scalars(select(Entry).where(own).order_by(Entry.number.desc()).offset(offset).limit(limit))
+        rows = session.scalars(select(Entry).where(own).order_by(Entry.line.desc()).offset(offset).limit(limit)).all()
+        blind = select(Case.id).where(Case.laboratory_id == me.laboratory_id, Case.phase.in_(BLIND))
+        cases = set(session.scalars(blind))
         entries = [
             {
-                "number": row.number,
+                "number": row.line,
                 "time": row.time,
                 "account": row.account,
                 "action": row.action,
                 "kind": row.kind,
                 "item": row.item,
-                "detail": row.detail,
                 "hash": row.hash,
+                "detail": _for_eyes_of(me, row, blind=row.detail.get("case") in cases),
             }
             for row in rows
         ]
@@ -229,6 +235,16 @@ def audit_log(
         except DataError as broken:
             intact, problem = False, str(broken)
     return {"total": total, "entries": entries, "intact": intact, "problem": problem}
+
+
+_ANSWERS = ("label", "old", "old_reader")
+
+
+def _for_eyes_of(me: Caller, row: Entry, *, blind: bool) -> dict[str, Any]:
+    """Return the detail of a line, without the answer where its case is read blind and somebody else gave it."""
+    if not blind or row.account == me.name:
+        return row.detail
+    return {name: "hidden" if name in _ANSWERS else value for name, value in row.detail.items()}
 
 
 sessions = APIRouter(prefix="/session", tags=["session"])

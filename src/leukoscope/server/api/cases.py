@@ -8,11 +8,12 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from .. import cases as shown
+from .. import readings
 from ..accounts import Caller
 from ..audit_log import take_turn
-from ..database import OPEN, SIGNED, Case, Cell, Picture, now
+from ..database import OPEN, REVIEWER, SIGNED, Case, Cell, Laboratory, Picture, now
 from ..exports import Exporter
-from ..refusals import LARGEST, Answer, Body, Id, Name, Note, Refusal, Seen, Word
+from ..refusals import LARGEST, Answer, Body, Id, Name, Note, Readers, Refusal, Seen, Settling, Word, not_allowed
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
 from ..summary import blood_of_case, differentials, summary
@@ -26,13 +27,22 @@ class NewCase(Body):
 
     name: Name
     subject: Word = ""
+    readers: Readers | None = None
+    """How many people read it, each blind to the others; left out, like the two below: as the laboratory does."""
+    hide_model: bool | None = None
+    """Whether they read blind to the model too."""
+    settling: Settling | None = None
+    """Who decides where two readers differ: a third reader, or a consensus session."""
 
 
 class CaseChange(Body):
-    """What changes of a case."""
+    """What changes of a case; how it is read is changed by reviewers."""
 
     name: Name | None = None
     subject: Word | None = None
+    readers: Readers | None = None
+    hide_model: bool | None = None
+    settling: Settling | None = None
 
 
 class SignOff(Body):
@@ -60,10 +70,17 @@ def list_cases(
 def make_case(me: Me, room: TheRoom, new: NewCase) -> Answer:
     """Make an empty case."""
     with room.database.writing() as session:
-        made = Case(name=new.name, subject=new.subject, laboratory_id=me.laboratory_id, created_by=me.account_id)
+        usual = session.get_one(Laboratory, me.laboratory_id)
+        how = {
+            name: getattr(usual, name) if getattr(new, name) is None else getattr(new, name)
+            for name in ("readers", "hide_model", "settling")
+        }
+        who_made = {"laboratory_id": me.laboratory_id, "created_by": me.account_id}
+        made = Case(name=new.name, subject=new.subject, **who_made, **how)
         session.add(made)
         session.flush()
-        room.log.add(session, who(me), "made", kind="case", item=made.id)
+        readings.settle_phase(session, made)
+        room.log.add(session, who(me), "made", kind="case", item=made.id, **how)
         return shown.describe_case(session, me, made)
 
 
@@ -78,13 +95,17 @@ def one_case(me: Me, room: TheRoom, response: Response, case_id: Id) -> Answer:
 
 @router.patch("/{case_id}")
 def change_case(me: Me, room: TheRoom, case_id: Id, change: CaseChange) -> Answer:
-    """Change name or subject of an open case."""
+    """Change name or subject of an open case, or how it is read."""
+    how = change.model_dump(include={"readers", "hide_model", "settling"})
+    if any(value is not None for value in how.values()) and not me.may(REVIEWER):
+        raise not_allowed(REVIEWER)
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
         found.name = found.name if change.name is None else change.name
         found.subject = found.subject if change.subject is None else change.subject
         fields = sorted(change.model_dump(exclude_none=True))
-        room.log.add(session, who(me), "changed", kind="case", item=case_id, fields=fields)
+        reading = readings.ask_for(session, found, **how)
+        room.log.add(session, who(me), "changed", kind="case", item=case_id, fields=fields, reading=reading)
         return shown.describe_case(session, me, found)
 
 
@@ -151,11 +172,11 @@ def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
     their red cells and platelets and how they were taken: scale, where it is from, and the stain step.
     """
     with room.database.reading() as session:
-        shown.case_of(session, me, case_id)
+        view = shown.view_of(session, me, case_id)
         manifest, settings = room.predictor.manifest, room.settings
-        told = summary(session, case_id, manifest=manifest, point=settings.point)
+        told = summary(session, view, manifest=manifest, point=settings.point)
         return told | {
-            "differential": differentials(session, case_id, manifest=manifest, settings=settings),
+            "differential": differentials(session, view, manifest=manifest, settings=settings),
             "blood_count": blood_of_case(session, case_id, factor=settings.platelet_factor),
             "fields": shown.fields_of_case(session, case_id),
         }
@@ -169,21 +190,25 @@ def undo(me: Me, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
     """
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
-        last = shown.last_review(session, me, case_id)
+        last = readings.last_review(session, me, found)
         cell = session.get_one(Cell, last.cell_id) if last else None
         if last is None or cell is None:
             found.version -= 1  # nothing changes
             return {"cell": None, "case_etag": shown.etag_of_case(found)}
         if shown.etag_of_cell(cell) not in seen.etags:
             seen.check(shown.etag_of_case(found, before=True), lambda: _undo_now(session, me, found, cell))
-        shown.undo(session, last)
-        room.log.add(session, who(me), "took back", kind="cell", item=cell.id, review=last.id)
-        return {"cell": shown.one_cell(session, cell.id), "case_etag": shown.etag_of_case(found)}
+        readings.undo(session, me, found, last)
+        now_ = shown.one_cell(session, readings.view_of(session, me, found), cell.id)
+        left = now_["review"]["label"] if now_["review"] else ""
+        detail = {"review": last.id, "case": case_id, "old": last.label, "label": left, "round": last.round}
+        room.log.add(session, who(me), "took back", kind="cell", item=cell.id, **detail)
+        return {"cell": now_, "case_etag": shown.etag_of_case(found)}
 
 
 def _undo_now(session: Session, me: Caller, found: Case, cell: Cell) -> dict[str, Any]:
     """Return the case as it is, and the cell whose review would be taken back."""
-    return _case_now(session, me, found) | {"cell": shown.one_cell(session, cell.id)}
+    view = readings.view_of(session, me, found)
+    return _case_now(session, me, found) | {"cell": shown.one_cell(session, view, cell.id)}
 
 
 @router.post("/{case_id}/sign-off")
@@ -193,9 +218,10 @@ def sign_off(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw, said: SignOff 
         found = _seen_case(session, me, case_id, seen)
         if not shown.progress(session, case_id)["finished"]:
             raise Refusal(409, "unfinished", f"Case {case_id} is still being analysed. Wait until that is done.")
+        readings.check_settled(session, found)
         found.state, found.note = SIGNED, said.note if said else ""
         found.signed_by, found.signed = me.account_id, now()
-        counts = shown.cell_counts(session, case_id)
+        counts = shown.cell_counts(session, readings.view_of(session, me, found))
         room.log.add(session, who(me), "signed off", kind="case", item=case_id, counts=counts)
         return shown.describe_case(session, me, found)
 
@@ -220,15 +246,18 @@ _FILES: dict[str, Any] = {
         media: {} for media in ("text/csv", "text/html", "application/pdf", "application/geo+json", "application/zip")
     },
 }
-Kind = Literal["csv", "geojson", "dicom", "html", "pdf", "dataset"]
+Kind = Literal["csv", "answers", "geojson", "dicom", "html", "pdf", "dataset"]
 
 
 @exports.get("/cases/{case_id}/exports/{kind}", response_class=Response, responses={200: _FILES})
 def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
-    """Return a case as table, for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip)."""
+    """Return a case as table, as table of every answer ever given, for QuPath, as DICOM, as report (page or PDF), or as
+    a labelled data set (zip). None while the case is read blind.
+    """
     with room.database.reading() as session:
         case = shown.case_of(session, me, case_id)
-        exporter = Exporter(session, room.pictures, room.sandbox, room.predictor.manifest, room.settings, me)
+        view = readings.view_of(session, me, case)
+        exporter = Exporter(session, room.pictures, room.sandbox, room.predictor.manifest, room.settings, me, view)
         made = exporter.make(case, kind)
     with room.database.writing() as session:
         room.log.add(session, who(me), "exported", kind="case", item=case_id, format=kind)

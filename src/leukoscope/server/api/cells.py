@@ -14,8 +14,10 @@ from ...bundle.manifest import Manifest
 from ...explanation.maps import transparent
 from ...inference.opinion import full_evidence
 from .. import cases as shown
+from .. import readings
+from ..accounts import Caller
 from ..analysis import cell_of_outline, drawn_of, hold_crops, png, store_cells, store_predictions
-from ..database import NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
+from ..database import CONSENSUS, NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
 from ..refusals import (
     LARGEST,
     PICTURE,
@@ -75,11 +77,12 @@ def list_cells(
 ) -> JSONResponse:
     """Return a page of cells and the counts of every kind.
 
-    `filter`: every, unread, unsure, refused, not_a_cell or class:NAME; a reader's word stands before the model's.
+    `filter`: every, unread, unsure, refused, disputed, not_a_cell or class:NAME; a reader's word stands before the
+    model's. Where the case is read blind, the labels are the caller's own; where the model is hidden, its words are.
     """
     with room.database.reading() as session:
-        shown.case_of(session, me, case_id)
-        page = shown.list_cells(session, case_id, wanted=filter, order=order, offset=offset, limit=limit)
+        view = shown.view_of(session, me, case_id)
+        page = shown.list_cells(session, view, wanted=filter, order=order, offset=offset, limit=limit)
     return JSONResponse(page)  # as it is: hundreds of cells need no second look
 
 
@@ -89,7 +92,19 @@ def one_cell(me: Me, room: TheRoom, response: Response, cell_id: Id) -> Answer:
     with room.database.reading() as session:
         found = shown.cell_of(session, me, cell_id)
         response.headers["ETag"] = f'"{shown.etag_of_cell(found)}"'
-        return shown.one_cell(session, cell_id)
+        return shown.one_cell(session, shown.view_of(session, me, found.case_id), cell_id)
+
+
+@router.get("/cells/{cell_id}/answers")
+def answers(me: Me, room: TheRoom, cell_id: Id) -> Answer:
+    """Return every answer that was given of a cell, those taken back or overtaken too: who, when, what was shown.
+
+    While the case is read blind these are the caller's own.
+    """
+    with room.database.reading() as session:
+        found = shown.cell_of(session, me, cell_id)
+        view = shown.view_of(session, me, found.case_id)
+        return {"answers": readings.history(session, view, cell_id=cell_id)}
 
 
 @router.get("/cells/{cell_id}/thumbnail", **PICTURE)
@@ -129,6 +144,8 @@ def heat(me: Me, room: TheRoom, request: Request, cell_id: Id) -> Response:
     """Return what speaks for (orange) and against (blue) the disease, as a transparent PNG over the crop."""
     with room.database.reading() as session:
         cell = shown.cell_of(session, me, cell_id)
+        if not shown.view_of(session, me, cell.case_id).model:
+            raise Refusal(409, "hidden", "What the model sees is hidden until the readers of this case have finished.")
         said, manifest = _said(session, room, cell)
     if said is None or said.evidence is None:
         raise Refusal(404, "no_heat", "There is no heat map: this cell was refused, or the model draws none.")
@@ -148,30 +165,35 @@ def _said(session: Session, room: Room, cell: Cell) -> tuple[Prediction | None, 
 
 @router.post("/cells/{cell_id}/reviews", status_code=201)
 def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview, seen: Saw) -> Answer:
-    """Say what a cell is: a class, a type, not_a_cell or unsure. It stands until somebody says otherwise.
+    """Say what a cell is: a class, a type, not_a_cell or unsure. Every answer is kept.
 
-    It is said of the outline that If-Match names: where another has redrawn the cell meanwhile, it is refused.
+    In a case with one reader it stands until somebody says otherwise; with more, the first answer takes one of the
+    places. It is said of the outline that If-Match names: where another has redrawn the cell meanwhile, it is refused.
     """
     known = (*room.predictor.classes, *labels_of(room.predictor.manifest), NOT_A_CELL, "unsure")
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
         if new.label not in known and new.label not in _classes(session, cell):
             raise bad_request(f"label is one of {', '.join(known)}.", code="unknown_label", known=list(known))
-        said = shown.review(session, me, cell, new.label, note=new.note)
-        room.log.add(session, who(me), "reviewed", kind="cell", item=cell.id, label=new.label, **_place(cell, said))
-        return _now(session, cell)
+        case = session.get_one(Case, cell.case_id)
+        said, before = readings.say(session, me, case, cell, new.label, note=new.note)
+        action = "settled" if said.round == CONSENSUS else "reviewed"
+        detail = before | _place(cell, said)
+        room.log.add(session, who(me), action, kind="cell", item=cell.id, label=new.label, **detail)
+        return _now(session, me, cell)
 
 
-def _place(cell: Cell, said: Review) -> dict[str, int]:
+def _place(cell: Cell, said: Review) -> dict[str, Any]:
     """Return what the log needs to find a review again."""
-    return {"review": said.id, "case": cell.case_id, "image": cell.image_id}
+    return {"review": said.id, "case": cell.case_id, "image": cell.image_id, "round": said.round}
 
 
-def _now(session: Session, cell: Cell) -> Answer:
+def _now(session: Session, me: Caller, cell: Cell) -> Answer:
     """Return a cell after a change, and the state of its case."""
     session.flush()
     owner = session.get_one(Case, cell.case_id)
-    return shown.one_cell(session, cell.id) | {"case_etag": shown.etag_of_case(owner)}
+    view = readings.view_of(session, me, owner)
+    return shown.one_cell(session, view, cell.id) | {"case_etag": shown.etag_of_case(owner)}
 
 
 def _classes(session: Session, cell: Cell) -> tuple[str, ...]:
@@ -188,17 +210,18 @@ def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
         image = shown.image_of(session, me, new.image)
         if image.case_id != case_id:
             raise not_found("image", new.image)
-        shown.check_open(session.get_one(Case, case_id))
+        _check_shapes(session, case_id)
         found = _cut_out(session, room, image, new.outline)
     crop = png(found.crop)
     digest = room.pictures.add(crop)
     with room.database.writing() as session:
         image, _ = shown.lock_image(session, me, new.image)
+        _check_shapes(session, case_id)
         hold_crops(session, room.pictures, [crop])
         drawn = [(drawn_of(found.cell, digest, origin="reader"), found.opinion)]
         cells = store_cells(session, case_id, image.id, drawn, predictor=room.predictor, point=room.settings.point)
         room.log.add(session, who(me), "added", kind="cell", item=cells[0].id, case=case_id)
-        return _now(session, cells[0])
+        return _now(session, me, cells[0])
 
 
 @router.patch("/cells/{cell_id}")
@@ -206,22 +229,25 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> 
     """Draw a cell's outline anew; it is analysed at once, and has to be read again."""
     with room.database.reading() as session:
         cell = shown.cell_of(session, me, cell_id)
-        shown.check_open(session.get_one(Case, cell.case_id))
-        seen.check(shown.etag_of_cell(cell), lambda: {"cell": shown.one_cell(session, cell_id)})
+        _check_shapes(session, cell.case_id)
+        view = shown.view_of(session, me, cell.case_id)
+        seen.check(shown.etag_of_cell(cell), lambda: {"cell": shown.one_cell(session, view, cell_id)})
         found = _cut_out(session, room, session.get_one(Picture, cell.image_id), new.outline, but=cell_id)
     crop = png(found.crop)
     digest = room.pictures.add(crop)
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
+        _check_shapes(session, cell.case_id)
         hold_crops(session, room.pictures, [crop])
         drawn = drawn_of(found.cell, digest)
         cell.digest, cell.box, cell.outline = drawn.digest, drawn.box, drawn.outline
         cell.facts = drawn.facts | {"outlined_by": "reader"}
         cell.version += 1
-        shown.forget(session, cell)
+        taken_back = shown.forget(session, cell)
         store_predictions(session, [(cell, found.opinion)], predictor=room.predictor, point=room.settings.point)
-        room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, version=cell.version)
-        return _now(session, cell)
+        detail = {"version": cell.version, "took_back": taken_back}
+        room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, **detail)
+        return _now(session, me, cell)
 
 
 @router.delete("/cells/{cell_id}")
@@ -229,10 +255,19 @@ def remove_cell(me: Me, room: TheRoom, cell_id: Id, seen: Saw) -> Answer:
     """Take a cell off the case; the caller's undo brings it back, and `etag` is what it goes by until then."""
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
-        said = shown.review(session, me, cell, REMOVED)
-        room.log.add(session, who(me), "removed", kind="cell", item=cell_id, label=REMOVED, **_place(cell, said))
-        now = _now(session, cell)
+        _check_shapes(session, cell.case_id)
+        said, before = readings.say(session, me, session.get_one(Case, cell.case_id), cell, REMOVED)
+        detail = before | _place(cell, said)
+        room.log.add(session, who(me), "removed", kind="cell", item=cell_id, label=REMOVED, **detail)
+        now = _now(session, me, cell)
     return {"removed": cell_id, "etag": now["etag"], "case_etag": now["case_etag"]}
+
+
+def _check_shapes(session: Session, case_id: int) -> None:
+    """Refuse to change the cells of a case that is signed off, or that several people are reading."""
+    case = session.get_one(Case, case_id)
+    shown.check_open(case)
+    readings.check_shapes(session, case)
 
 
 def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[float]], *, but: int = 0) -> "JudgedCell":

@@ -12,6 +12,7 @@ from ..accounts import Caller
 from ..database import Account, Case, HospitalNumbers, Sending
 from ..exports import Exporter
 from ..hospital import ask, files_of, result_of
+from ..readings import view_of_all
 from ..refusals import Answer, Body, Id, Name, not_found, readable
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
@@ -75,7 +76,7 @@ def send_case(me: Reviewer, room: TheRoom, case_id: Id, wanted: ToSend) -> Answe
 
         def make() -> dict[str, bytes]:
             result = result_of(session, found, manifest=manifest, settings=settings)
-            exporter = Exporter(session, room.pictures, room.sandbox, manifest, settings, me)
+            exporter = Exporter(session, room.pictures, room.sandbox, manifest, settings, me, view_of_all(found))
             return files_of(destination.kind, result, lambda: exporter.dicom_files(found))
 
         sending = ask(session, found, destination, data=settings.data, by=me.account_id, make=make)

@@ -17,7 +17,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from .. import cases as shown
-from .. import queue
+from .. import queue, readings
 from ..accounts import Caller
 from ..database import Case, Cell, Picture
 from ..queue import Task
@@ -67,7 +67,7 @@ async def send_images(
             raise bad_request("Nothing was sent. Send files as multipart/form-data.")
         work = partial(_take_in, room, me, case_id, sent, kind=kind, um_per_px=um_per_px, at_once=wait > 0)
         answer, done = await to_thread.run_sync(work, limiter=request.app.state.uploads)
-    return await _waited(room, case_id, answer, seconds=0 if done else wait) if wait else answer
+    return await _waited(room, me, case_id, answer, seconds=0 if done else wait) if wait else answer
 
 
 @asynccontextmanager
@@ -104,7 +104,9 @@ def _options(form: FormData) -> tuple[str, float | None]:
 
 def _check_case(room: Room, me: Caller, case_id: int) -> None:
     with room.database.reading() as session:
-        shown.check_open(shown.case_of(session, me, case_id))
+        case = shown.case_of(session, me, case_id)
+        shown.check_open(case)
+        readings.check_grows(session, case)
 
 
 def _take_in(
@@ -135,7 +137,7 @@ def _take_in(
 def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: str = "") -> list[Task]:
     """Add images to a case and queue them, leased to an owner where one looks at them already."""
     with room.database.writing(bulk=True) as session:
-        shown.lock_case(session, me, case_id)
+        readings.check_grows(session, shown.lock_case(session, me, case_id))
         session.flush()
         more = update(Case).where(Case.id == case_id).values(images_made=Case.images_made + len(stored))
         last = session.scalar(more.returning(Case.images_made)) or 0
@@ -163,18 +165,19 @@ def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: st
     return tasks
 
 
-async def _waited(room: Room, case_id: int, answer: Answer, *, seconds: float) -> Answer:
+async def _waited(room: Room, me: Caller, case_id: int, answer: Answer, *, seconds: float) -> Answer:
     """Return an answer with the cells of its images, when these are analysed or the time is over; holds no thread."""
     ids = [each["id"] for each in answer["accepted"]]
     until = time.monotonic() + seconds
     while await run_in_threadpool(_left, room, ids) and time.monotonic() < until:
         await asyncio.sleep(_LOOK_SECONDS)
-    return answer | await run_in_threadpool(_found, room, case_id, ids)
+    return answer | await run_in_threadpool(_found, room, me, case_id, ids)
 
 
-def _found(room: Room, case_id: int, ids: list[int]) -> Answer:
+def _found(room: Room, me: Caller, case_id: int, ids: list[int]) -> Answer:
     with room.database.reading() as session:
-        cells = [cell for image in ids[:500] for cell in shown.cells_of_image(session, image)]
+        view = shown.view_of(session, me, case_id)
+        cells = [cell for image in ids[:500] for cell in shown.cells_of_image(session, view, image)]
         return {"cells": cells, "progress": shown.progress(session, case_id)}
 
 
@@ -209,7 +212,8 @@ def one_image(me: Me, room: TheRoom, response: Response, image_id: Id) -> Answer
         row = shown.image_of(session, me, image_id)
         owner = session.get_one(Case, row.case_id)
         response.headers["ETag"] = f'"{shown.etag_of_image(row, owner)}"'
-        return _described(row, owner) | {"cells": shown.cells_of_image(session, image_id)}
+        view = readings.view_of(session, me, owner)
+        return _described(row, owner) | {"cells": shown.cells_of_image(session, view, image_id)}
 
 
 def _described(row: Picture, owner: Case) -> dict[str, Any]:
@@ -273,6 +277,7 @@ def delete_image(me: Reviewer, room: TheRoom, image_id: Id, seen: Saw) -> Answer
             shown.etag_of_image(row, owner, before=True),
             lambda: {"image": _described(row, owner) | {"etag": shown.etag_of_image(row, owner, before=True)}},
         )
+        readings.check_shapes(session, owner)
         case_id, digests = row.case_id, {row.digest, row.identity} - {""}
         digests |= set(session.scalars(select(Cell.digest).where(Cell.image_id == image_id)))
         session.execute(delete(Picture).where(Picture.id == image_id))

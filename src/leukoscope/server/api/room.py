@@ -75,6 +75,7 @@ def survival_models(me: Me, room: TheRoom) -> Answer:
 
 def _described_model(name: str, model: Any) -> dict[str, Any]:
     from ...survival.predict import fields_of
+    from ...survival.words import still
 
     horizons = [{"time": time, "words": words} for time, words in model.horizons]
     return {
@@ -82,6 +83,7 @@ def _described_model(name: str, model: Any) -> dict[str, Any]:
         "title": str(model.facts.get("title", name)),
         "unit": model.unit,
         "events": list(model.events),
+        "still": still(model.events),
         "fields": fields_of(model),
         "horizons": horizons,
         "synthetic": bool(model.facts.get("synthetic", False)),

@@ -3,6 +3,7 @@
 import { get, send } from "./api.js";
 import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, enter, leave, note } from "./frame.js";
+import { howOf } from "./readers.js";
 import { when, whole } from "./words.js";
 
 const ROLES = ["reader", "reviewer", "admin"];
@@ -15,7 +16,7 @@ function introduce() {
   find("own-password").hidden = me.password === false;
   if (me.role !== "admin") return;
   find("page-title").textContent = "Accounts";
-  find("people").hidden = find("log").hidden = false;
+  find("people").hidden = find("usual").hidden = find("log").hidden = false;
 }
 
 // --- people -------------------------------------------------------------------------------------------------------
@@ -90,6 +91,26 @@ async function addPerson(event) {
   }
 }
 
+// --- how cases are read ---------------------------------------------------------------------------------------------
+
+async function showUsual() {
+  const usual = await get("/laboratory");
+  const { readers, hide_model: hidden, settling } = find("usual-form").elements;
+  [readers.value, hidden.checked, settling.value] = [String(usual.readers), usual.hide_model, usual.settling];
+}
+
+async function saveUsual(event) {
+  event.preventDefault();
+  try {
+    await send("PATCH", "/laboratory", howOf(event.target));
+    blame(event.target, null);
+    note("Saved, for cases that are made from now on.");
+    await showLog();
+  } catch (error) {
+    blame(event.target, error);
+  }
+}
+
 // --- tokens -------------------------------------------------------------------------------------------------------
 
 async function showTokens() {
@@ -145,7 +166,7 @@ async function changePassword(event) {
 async function showLog({ more = false } = {}) {
   const rows = find("log-rows");
   const { total, entries, intact } = await get(`/audit-log?${new URLSearchParams({ offset: more ? rows.children.length : 0, limit: ENTRIES })}`);
-  const made = entries.map((entry) => element("tr", {}, element("td", { class: "n" }, whole(entry.number)), element("td", { class: "nowrap" }, when(entry.time)), element("td", {}, entry.account ?? ""), element("td", {}, [entry.action, entry.kind, entry.item].filter(Boolean).join(" "))));
+  const made = entries.map((entry) => element("tr", {}, element("td", { class: "n" }, whole(entry.number)), element("td", { class: "nowrap" }, when(entry.time)), element("td", {}, entry.account ?? ""), element("td", {}, whatWords(entry))));
   if (!more) rows.replaceChildren();
   rows.append(...made);
   find("log-more").hidden = rows.children.length >= total;
@@ -153,10 +174,18 @@ async function showLog({ more = false } = {}) {
   find("log-words").className = intact === false ? "caution" : "soft";
 }
 
+/** "reviewed cell 7: normal instead of blast by ada". */
+function whatWords({ action, kind, item, detail }) {
+  const what = [action, kind, item].filter(Boolean).join(" ");
+  if (detail?.label === undefined) return what;
+  const old = detail.old ? ` instead of ${detail.old}${detail.old_reader ? ` by ${detail.old_reader}` : ""}` : "";
+  return `${what}: ${detail.label || "nothing"}${old}`.replaceAll("not_a_cell", "not a cell");
+}
+
 async function refresh() {
   try {
     await showTokens();
-    if (me.role === "admin") await Promise.all([showPeople(), showLog()]);
+    if (me.role === "admin") await Promise.all([showPeople(), showUsual(), showLog()]);
   } catch (error) {
     complain(error);
   }
@@ -165,6 +194,7 @@ async function refresh() {
 introduce();
 find("leave").addEventListener("click", leave);
 find("person-form").addEventListener("submit", addPerson);
+find("usual-form").addEventListener("submit", saveUsual);
 find("token-form").addEventListener("submit", makeToken);
 find("password-form").addEventListener("submit", changePassword);
 find("log-more").addEventListener("click", () => showLog({ more: true }).catch(complain));

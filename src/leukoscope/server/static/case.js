@@ -9,6 +9,7 @@ import { complain, enter, keyIsTaken, note, say, singleKeys } from "./frame.js";
 import { Grid } from "./grid.js";
 import { Hospital } from "./hospital.js";
 import { Reader } from "./reader.js";
+import { Readers } from "./readers.js";
 import { Reviews } from "./reviews.js";
 import { showBloodCount, showDifferential, showFilters, showSummary, showTaken } from "./summary.js";
 import { Magnifier } from "./pictures.js";
@@ -36,11 +37,13 @@ const words = new Vocabulary(await servedModel());
 const list = new CellList(caseId);
 const magnifier = new Magnifier();
 const grid = new Grid(find("grid"), { list, words, magnifier });
-const reviews = new Reviews({ caseId, list, reader: account.name });
+const readers = new Readers({ caseId, account });
+const reviews = new Reviews({ caseId, list, reader: account.name, round: () => readers.round });
 const closing = new Closing({ caseId, words });
 new Hospital({ caseId, closing });
-const frozen = () => closing.signed || closing.item?.may?.review === false;
-const reader = new Reader({ words, magnifier, frozen });
+const frozen = () => closing.signed || closing.item?.may?.review === false || Boolean(readers.shut);
+const mine = ({ answers = [] }) => answers.filter(({ reader, round }) => reader === account.name && round === readers.round).at(-1)?.label;
+const reader = new Reader({ words, magnifier, frozen, mine });
 const field = new Field({ caseId, words, frozen });
 let begun = false; // somebody has chosen or read a cell: from now on nothing moves under their hands
 let watching = false;
@@ -61,6 +64,8 @@ async function servedModel() {
 async function refreshCase() {
   const item = await get(`/cases/${caseId}`);
   closing.show(item);
+  readers.show(item);
+  showWhatIsHidden(item.reading);
   const empty = !item.images;
   if (empty) openAdd(true);
   find("desk").hidden = empty;
@@ -75,15 +80,41 @@ async function refreshNumbers() {
     showDifferential(closing.summary.differential, words);
     showBloodCount(closing.summary.blood_count);
     showTaken(closing.summary.fields);
-    closing.item.cells = closing.summary.cells;
-    closing.show(closing.item);
+    await refreshReaders();
     await list.refreshCounts();
   } catch (error) {
     complain(error);
   }
 }
 
+/** Whoever reads blind to the model gets neither its heat maps nor its order. */
+function showWhatIsHidden({ model_shown: shown }) {
+  find("heat-button").disabled = !shown;
+  for (const option of find("order").options) option.disabled = !shown && option.value !== "number";
+  if (!shown) find("order").value = "number";
+  else if (find("order").value !== list.order) find("order").value = list.order;
+}
+
+/** How the case is read has changed, here or by somebody else: what is shown may be other than before. */
+async function renew() {
+  const phase = readers.reading.phase;
+  const item = await refreshCase();
+  if (item.reading.phase === phase && !item.images) return;
+  await ask(list.filter === "disputed" && !item.reading.unsettled ? { filter: "every" } : {});
+  await refreshNumbers();
+  showChosen();
+}
+
 const refreshNumbersSoon = debounced(() => reviews.waiting || refreshNumbers(), 250);
+
+/** After each answer: who has read how much, and what may be done now. */
+async function refreshReaders() {
+  const item = await get(`/cases/${caseId}`);
+  const changed = item.reading.phase !== readers.reading.phase;
+  closing.show(item);
+  readers.show(item);
+  if (changed) await renew();
+}
 
 function showCounts() {
   if (!list.counts) return;
@@ -135,7 +166,7 @@ function step(by) {
 function label(name) {
   const cell = list.at(grid.chosen);
   if (!cell) return;
-  if (frozen()) return void note("This case is signed off. A reviewer can reopen it.");
+  if (frozen()) return void note(readers.shut || "This case is signed off. A reviewer can reopen it.");
   begun = true;
   reviews.say(cell, name);
   say(`Cell ${cell.number}: ${words.title(name)}.`);
@@ -147,7 +178,7 @@ function agree() {
   const cell = list.at(grid.chosen);
   if (!cell) return;
   if (words.labels.includes(saidOf(cell))) label(saidOf(cell));
-  else say("The model does not decide here. Say what it is with a number key.");
+  else say(cell.decision === "hidden" ? "You read blind to the model. Say what it is with a number key." : "The model does not decide here. Say what it is with a number key.");
 }
 
 /** The cell was changed while somebody looked at it: show it as it is now, with the answer that was not saved. */
@@ -163,6 +194,27 @@ function outdatedReview({ cell, label: name }) {
     keep: () => label(name),
   });
   say(`Cell ${cell.number} was changed meanwhile. ${said} was not saved.`);
+}
+
+/** An answer could not be saved: say which, and why; a case that somebody has deleted takes no more. */
+async function unsaved(error) {
+  const { cell, label: name } = error.unsaved ?? {};
+  if (error.status === 404 && cell) return void (await lost(cell, name));
+  if (cell) error.message = `“${words.title(name)}” for cell ${cell.number} was not saved. ${error.message}`;
+  complain(error);
+  if (error.status === 409) await renew().catch(complain);
+}
+
+async function lost(cell, name) {
+  try {
+    await renew();
+    note(`Cell ${cell.number} is no longer here, so “${words.title(name)}” was not saved.`, { wrong: true });
+  } catch (error) {
+    if (error.status !== 404) return void complain(error);
+    notHere();
+    find("desk").hidden = true;
+    note(`Somebody has deleted this case. “${words.title(name)}” for cell ${cell.number} was not saved; what was said before is kept in the audit log.`, { wrong: true });
+  }
 }
 
 async function undo() {
@@ -362,9 +414,11 @@ function listen() {
   list.addEventListener("changed", ({ detail }) => (detail === grid.chosen && showChosen(), field.replace(list.at(detail)), refreshNumbersSoon()));
   list.addEventListener("failed", ({ detail }) => complain(detail));
   grid.addEventListener("chosen", ({ detail }) => showChosen(detail));
-  reviews.addEventListener("failed", ({ detail }) => complain(detail));
+  reviews.addEventListener("failed", ({ detail }) => unsaved(detail));
   reviews.addEventListener("outdated", ({ detail }) => outdatedReview(detail));
   reviews.addEventListener("settled", refreshNumbersSoon);
+  readers.addEventListener("done", () => renew().catch(complain));
+  readers.addEventListener("differ", () => ask({ filter: "disputed" }));
   reader.addEventListener("agree", agree);
   reader.addEventListener("label", ({ detail }) => label(detail));
   reader.addEventListener("undo", undo);

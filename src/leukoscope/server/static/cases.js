@@ -3,10 +3,12 @@
 import { get, send } from "./api.js";
 import { debounced, element, find } from "./element.js";
 import { blame, complain, enter } from "./frame.js";
+import { howOf } from "./readers.js";
 import { caseName, receive } from "./upload.js";
 import { count, when, whole } from "./words.js";
 
 const PAGE = 50;
+const BLIND = ["reading", "third"];
 const asked = { query: "", state: "", offset: 0 };
 let turn = 0; // an answer to an older question is dropped
 
@@ -57,12 +59,17 @@ function bar(read, cells) {
 
 function reading(item, { read, busy }) {
   if (busy) return `${count(item.cells, "cell")} so far`;
-  return item.cells ? `${whole(read)} of ${count(item.cells, "cell")} read` : "no cells";
+  const by = BLIND.includes(item.phase) ? " by you" : "";
+  return item.cells ? `${whole(read)} of ${count(item.cells, "cell")} read${by}` : "no cells";
 }
 
 function chip(item, { busy }) {
   if (item.state === "signed") return element("span", { class: "chip good" }, "signed off");
   if (busy) return element("span", { class: "chip model" }, "being analysed");
+  if (item.phase === "consensus") return element("span", { class: "chip size" }, "to settle");
+  if (item.phase === "third") return element("span", { class: "chip size" }, "third reader");
+  if (item.phase === "reading" && item.cells && !item.unread) return element("span", { class: "chip" }, "read by you");
+  if (item.phase === "reading") return element("span", { class: "chip" }, item.readers > 1 ? `${item.readers} readers` : "to read");
   if (item.cells && !item.unread) return element("span", { class: "chip size" }, "ready to sign");
   return element("span", { class: "chip" }, item.cells ? "to read" : "empty");
 }
@@ -89,10 +96,19 @@ async function turnTo(path) {
   addEventListener("popstate", () => location.pathname !== path && location.reload());
 }
 
-function openForm(open) {
+async function openForm(open) {
   find("new-form").hidden = !open;
   find("new-case").setAttribute("aria-expanded", String(open));
-  if (open) find("new-form").elements.name.focus();
+  if (!open) return;
+  find("new-form").elements.name.focus();
+  try {
+    const usual = await get("/laboratory");
+    const { readers, hide_model: hidden, settling } = find("new-form").elements;
+    [readers.value, hidden.checked, settling.value] = [String(usual.readers), usual.hide_model, usual.settling];
+    find("new-how").open = usual.readers > 1 || usual.hide_model;
+  } catch (error) {
+    blame(find("new-form"), error);
+  }
 }
 
 function listen() {
@@ -116,7 +132,7 @@ async function make(event) {
   const { name, subject } = event.target.elements;
   try {
     await entered;
-    const made = await send("POST", "/cases", { name: name.value.trim(), subject: subject.value.trim() });
+    const made = await send("POST", "/cases", { name: name.value.trim(), subject: subject.value.trim(), ...howOf(event.target) });
     location.assign(`/cases/${made.id}`);
   } catch (error) {
     blame(event.target, error);

@@ -3,7 +3,7 @@
 import { address, download, get, outdated, send } from "./api.js";
 import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, menu, note } from "./frame.js";
-import { saysNothing, takenWord } from "./summary.js";
+import { isKnown, NOT_KNOWN, takenWord } from "./summary.js";
 import { between, count, percent, titled, when, whole } from "./words.js";
 
 const LISTED = 1000; // images in the list of a case
@@ -11,6 +11,7 @@ const EXPORTS = [
   ["html", "Report (HTML)", "for reading on a screen"],
   ["pdf", "Report (PDF)", "for the file"],
   ["csv", "Table (CSV)", "one row per cell"],
+  ["answers", "All answers (CSV)", "who said what, when, and what they saw"],
   ["geojson", "Outlines (GeoJSON)", "for QuPath"],
   ["dicom", "DICOM", "reports and outlines, zipped"],
   ["dataset", "Labelled cells", "to train or adapt a model"],
@@ -43,12 +44,14 @@ export class Closing extends EventTarget {
     document.title = `${item.name} · leukoscope`;
     find("case-title").textContent = item.name;
     find("case-chips").replaceChildren(...this.chips().map(([style, text]) => element("li", { class: style }, text)));
-    find("sign-button").hidden = this.signed || may.sign === false || !item.cells;
+    const phase = item.reading?.phase ?? "free";
+    find("sign-button").hidden = this.signed || may.sign === false || !item.cells || !["free", "settled"].includes(phase);
     find("reopen-button").hidden = !this.signed || may.reopen === false;
     find("add-button").hidden = this.signed || may.review === false;
     find("rename-button").hidden = this.signed || may.review === false;
     find("delete-button").hidden = may.delete === false;
-    find("export-button").disabled = !item.cells;
+    find("export-button").disabled = !item.cells || Boolean(item.reading?.blind);
+    find("export-button").title = item.reading?.blind ? "When its readers have finished" : "";
   }
 
   chips() {
@@ -92,9 +95,9 @@ export class Closing extends EventTarget {
   showSign() {
     const { cells = 0, read = 0, unsure = 0, refused = 0, blast_share: share } = this.summary ?? {};
     const disease = this.words.positive ? this.words.title(this.words.positive) : "disease";
-    const known = share && share.value !== null && share.value !== undefined && !saysNothing(share);
+    const known = isKnown(share);
     const facts = [
-      [`${titled(disease)} share`, known ? percent(share.value) : "not known", known && share.low !== null ? `95 % interval ${between(share.low, share.high)}` : ""],
+      [`${titled(disease)} share`, known ? percent(share.value) : NOT_KNOWN, known && share.low !== null ? `95 % interval ${between(share.low, share.high)}` : ""],
       ["Read by people", whole(read), `of ${count(cells, "cell")}`],
       ["Unsure", whole(unsure), ""],
       ["Refused", whole(refused), ""],

@@ -110,7 +110,7 @@ export class Grid extends EventTarget {
   }
 
   eye(cell) {
-    const heated = this.heat && !["refused", "not asked"].includes(cell.decision);
+    const heated = this.heat && !["refused", "not asked", "hidden"].includes(cell.decision);
     const image = picture({ src: heated ? crop(cell, this.tile * devicePixelRatio > 200 ? 320 : 160) : thumbnail(cell, this.tile) });
     image.addEventListener("load", () => this.magnifier[heated ? "crop" : "thumbnail"](image, cell), { once: true });
     image.addEventListener("error", () => image.parentElement?.classList.add("lost"), { once: true });
@@ -123,7 +123,7 @@ export class Grid extends EventTarget {
     const mark = cell.review ? icon(this.words.corrects(cell) ? "pen" : "check") : drawn("svg", { class: "icon dot", viewBox: "0 0 24 24", "aria-hidden": "true" }, drawn("circle", { cx: 12, cy: 12, r: 5 }));
     const whole = cell.review || cell.decision === "refused" ? "" : this.chance(cell);
     const chance = this.tile < ROOMY ? whole.split(" ").at(-1) : whole;
-    return element("span", { class: "caption" }, mark, element("b", {}, this.words.title(label)), element("span", {}, chance));
+    return element("span", { class: "caption" }, mark, element("b", {}, differs(cell) ? "in dispute" : this.words.title(label)), element("span", {}, chance));
   }
 
   /** The probability that a caption shows: of the disease where it is in doubt, of the class where it is called. */
@@ -137,8 +137,8 @@ export class Grid extends EventTarget {
 
   described(cell) {
     const model = cell.decision === "refused" ? "refused" : `${this.words.title(saidOf(cell))} ${this.chance(cell)}`;
-    const read = cell.review ? `read as ${this.words.title(cell.review.label)}` : "not yet read";
-    return `Cell ${cell.number}, ${model}, ${read}`;
+    const read = cell.review ? `read as ${this.words.title(cell.review.label)}` : differs(cell) ? "readers differ" : "not yet read";
+    return [`Cell ${cell.number}`, ...(cell.decision === "hidden" ? [] : [model]), read].join(", ");
   }
 
   repaint(place) {
@@ -193,4 +193,6 @@ export class Grid extends EventTarget {
   }
 }
 
+/** Whether readers differ on a cell, and nobody has settled it. */
+const differs = (cell) => cell.disputed && !cell.review;
 const picture = (facts) => element("img", { alt: "", decoding: "async", draggable: "false", ...facts });

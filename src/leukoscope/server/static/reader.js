@@ -2,7 +2,6 @@
 
 import { address, get } from "./api.js";
 import { drawn, element, find, icon } from "./element.js";
-import { labelOf } from "./cells.js";
 import { crop, heat, natural } from "./pictures.js";
 import { percent, saidOf, titled, when } from "./words.js";
 
@@ -11,9 +10,10 @@ const SHAPE = 5 / 2; // its width to its height, as in the style
 const SWIPE = 48; // px
 
 export class Reader extends EventTarget {
-  constructor({ words, magnifier, frozen = () => false }) {
+  /** `mine` tells of a cell what the reader who is signed in has said of it in this round. */
+  constructor({ words, magnifier, frozen = () => false, mine = (cell) => cell.review?.label }) {
     super();
-    Object.assign(this, { words, magnifier, frozen, cell: null, heat: false, fields: new Map() });
+    Object.assign(this, { words, magnifier, frozen, mine, cell: null, heat: false, fields: new Map() });
     this.node = find("reader");
     this.picture = element("img", { alt: "", class: "cell", draggable: "false" });
     this.over = element("img", { alt: "", class: "heat", draggable: "false", hidden: true });
@@ -81,7 +81,7 @@ export class Reader extends EventTarget {
   }
 
   showHeat() {
-    const wanted = this.heat && this.cell && !["refused", "not asked"].includes(this.cell.decision);
+    const wanted = this.heat && this.cell && !["refused", "not asked", "hidden"].includes(this.cell.decision);
     this.over.hidden = !wanted;
     if (this.cell) this.showCell(wanted);
     if (wanted) this.over.src = heat(this.cell);
@@ -103,9 +103,20 @@ export class Reader extends EventTarget {
     find("reader-why").textContent = cell.reason ?? "";
     find("reader-why").hidden = !cell.reason;
     const { review } = cell;
+    this.showAnswers();
     find("reader-review").replaceChildren(...(review ? [icon(words.corrects(cell) ? "pen" : "check"), `${review.reader} says ${words.title(review.label)}, ${when(review.time)}`] : []));
     find("reader-review").hidden = !review;
     find("reader-file").textContent = cell.name ?? "";
+  }
+
+  /** Every reader's last word, side by side, where more than one has said something. */
+  showAnswers() {
+    const { words } = this;
+    const answers = this.cell.answers ?? [];
+    const rounds = { third: ", third reader", consensus: ", consensus" };
+    const one = ({ reader, label, time, note, round }) => element("li", { class: `hue-${words.hue(label)}` }, element("span", { class: "soft" }, `${reader}${rounds[round] ?? ""}`), element("b", {}, words.title(label)), element("span", { class: "soft" }, when(time)), note ? element("q", {}, note) : null);
+    find("reader-answers").replaceChildren(...(answers.length > 1 || (answers.length && !this.cell.review) ? answers.map(one) : []));
+    find("reader-answers").hidden = !find("reader-answers").children.length;
   }
 
   bars() {
@@ -139,7 +150,7 @@ export class Reader extends EventTarget {
     this.agree.hidden = !decided;
     this.prompt.hidden = decided;
     this.agree.querySelector("span").textContent = decided ? `Agree: ${words.title(saidOf(cell))}` : "Agree";
-    for (const button of this.labels) button.setAttribute("aria-pressed", String(Boolean(cell.review) && button.dataset.label === labelOf(cell)));
+    for (const button of this.labels) button.setAttribute("aria-pressed", String(button.dataset.label === this.mine(cell)));
     for (const button of [this.agree, this.undo, ...this.labels]) button.disabled = this.frozen();
   }
 
@@ -179,6 +190,7 @@ export class Reader extends EventTarget {
 }
 
 export function opinion(cell, words) {
+  if (cell.decision === "hidden") return "You read blind to the model";
   if (cell.decision === "not asked") return cell.type === "unsure" ? "The model is unsure of its type" : `The model says ${words.title(cell.type)}`;
   if (cell.decision === "refused") return "The model refuses this picture";
   if (cell.decision === "unsure") return cell.called ? `Unsure, leaning to ${words.title(cell.called)}` : "The model is unsure";

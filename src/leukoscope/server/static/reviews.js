@@ -5,21 +5,24 @@ import { get, outdated, send } from "./api.js";
 const TRIES = 4; // others may read the same case while one takes back
 
 export class Reviews extends EventTarget {
-  constructor({ caseId, list, reader }) {
+  /** `round` tells to which round an answer belongs that is given now. */
+  constructor({ caseId, list, reader, round = () => "reading" }) {
     super();
-    Object.assign(this, { caseId, list, reader, line: Promise.resolve(), waiting: 0 });
+    Object.assign(this, { caseId, list, reader, round, line: Promise.resolve(), waiting: 0 });
   }
 
   say(cell, label) {
-    const before = cell.review ?? null;
-    this.list.replace({ id: cell.id, review: { label, reader: this.reader, time: new Date().toISOString() } });
+    const { review = null, answers = [] } = cell;
+    const said = { label, reader: this.reader, time: new Date().toISOString(), round: this.round(), note: "" };
+    const others = answers.filter((each) => each.reader !== said.reader || each.round !== said.round);
+    this.list.replace({ id: cell.id, review: said, answers: [...others, said] });
     return this.next(async () => {
       try {
         this.list.replace(await send("POST", `/cells/${cell.id}/reviews`, { label }, { seen: cell.etag }));
       } catch (error) {
         if (!outdated(error)) {
-          this.list.replace({ id: cell.id, review: before });
-          throw error;
+          this.list.replace({ id: cell.id, review, answers });
+          throw Object.assign(error, { unsaved: { cell, label } });
         }
         this.list.replace(error.detail.cell);
         this.dispatchEvent(new CustomEvent("outdated", { detail: { cell: error.detail.cell, label } }));

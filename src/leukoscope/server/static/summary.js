@@ -3,14 +3,13 @@
 import { element, find } from "./element.js";
 import { between, count, percent, titled, when, whole } from "./words.js";
 
-const ANY = 0.995; // width of an interval that is printed as 0 to 100 %
-
 export function showSummary(summary, words) {
   const { blast_share: share, cells, read } = summary;
   const disease = words.positive ? words.title(words.positive) : "disease";
   find("share-title").textContent = words.types.length ? `${titled(disease)} share of lymphoid cells` : `${titled(disease)} share`;
-  const known = share && share.value !== null && share.value !== undefined && !saysNothing(share);
-  find("share-value").textContent = known ? percent(share.value) : "–";
+  const known = isKnown(share);
+  find("share-value").textContent = known ? percent(share.value) : NOT_KNOWN;
+  find("share-value").classList.toggle("not-known", !known);
   drawInterval(find("share-bar"), known ? share : null, disease);
   find("share-words").textContent = shareWords(share, { cells, read });
   find("read-bar").max = cells || 1;
@@ -18,13 +17,13 @@ export function showSummary(summary, words) {
   find("read-words").textContent = `${whole(read)} of ${whole(cells)} read`;
 }
 
-/** Whether every share is possible. */
-export const saysNothing = ({ low, high }) => typeof low === "number" && high - low > ANY;
+export const NOT_KNOWN = "not known yet";
+/** Whether the server gives a share: none while images are analysed or people read blind, or where any would fit. */
+export const isKnown = (share) => Boolean(share) && share.value !== null && share.value !== undefined;
 
 function shareWords(share, { cells }) {
   if (!cells) return "No cells yet.";
-  if (!share || share.value === null || share.value === undefined) return share?.how ?? "Not known for these cells.";
-  if (saysNothing(share)) return `Not known: any share from 0 to 100${"\u00a0"}% fits what was said. ${share.how ?? ""}`;
+  if (!isKnown(share)) return share?.how ?? "";
   const range = share.low === null || share.low === undefined ? "" : `95 % interval ${between(share.low, share.high)}. `;
   return `${range}${share.how ?? ""}`;
 }
@@ -111,6 +110,7 @@ export function showFilters(node, { counts, chosen, words, pick }) {
   const names = [
     ["every", "All cells", "every", counts.every],
     ["unread", "Not yet read", "unread", counts.unread],
+    ...(counts.disputed ? [["disputed", "In dispute", "unsure", counts.disputed]] : []),
     ["unsure", "Unsure", "unsure", counts.unsure],
     ...[...words.classes].reverse().map((name) => [`class:${name}`, titled(words.title(name)), words.hue(name), counts.classes?.[name] ?? 0]),
     ...types.map((name) => [`class:${name}`, titled(words.title(name)), words.hue(name), counts.classes[name]]),

@@ -56,7 +56,7 @@ async function ask(event) {
 
 function show(answer) {
   const rows = answer.answers.map((each) =>
-    element("li", {}, element("b", {}, each.survival ? percent(each.survival.value) : "–"), element("div", {}, element("strong", {}, `after ${each.words}`), each.survival && each.survival.low !== null ? scale(each.survival) : null, element("p", {}, each.text))),
+    element("li", {}, element("b", {}, each.survival ? percent(each.survival.value) : "–"), element("div", {}, element("strong", {}, `${chosen().still} after ${each.words}`), each.survival && each.survival.low !== null ? scale(each.survival) : null, element("p", {}, each.text))),
   );
   find("answer-body").replaceChildren(
     element("ul", { class: "horizons" }, ...rows),
@@ -76,13 +76,13 @@ function scale({ value, low, high }) {
   return node;
 }
 
-/** Survival as a step curve in its 95 % band, up to the end of follow-up. */
+/** How many are still alive, or without the event, as a step curve in its 95 % band, up to the end of follow-up. */
 function picture({ curves, unit, last, answers }) {
   const curve = curves.survival;
   const end = last || Math.max(...curve.times);
   const x = (time) => EDGE.left + ((WIDTH - EDGE.left - EDGE.right) * Math.min(time, end)) / end;
   const y = (share) => EDGE.top + (HEIGHT - EDGE.top - EDGE.bottom) * (1 - share);
-  const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "curve", role: "img", "aria-label": `Survival over ${unit}, with its 95 % band` });
+  const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "curve", role: "img", "aria-label": `Patients ${chosen().still}, of 100, over ${unit}, with the 95 % band` });
   svg.append(...grid({ x, y, end, unit }), drawn("path", { class: "band", d: band(curve, x, y, end) }), drawn("path", { class: "line", d: steps(curve.times, curve.value, x, y, end) }));
   for (const { time, survival } of answers) if (survival && time <= end) svg.append(drawn("circle", { cx: x(time), cy: y(survival.value), r: 5 }));
   return svg;
@@ -96,7 +96,7 @@ function grid({ x, y, end, unit }) {
   const step = niceStep(end);
   const times = [];
   for (let time = 0; time <= end * 1.001; time += step) times.push(drawn("text", { x: x(time), y: HEIGHT - EDGE.bottom + 18, "text-anchor": "middle" }, short(time)));
-  return [...shares, ...times, drawn("text", { x: x(0), y: 13 }, "alive, of 100"), drawn("text", { x: x(end), y: HEIGHT - 4, "text-anchor": "end" }, unit)];
+  return [...shares, ...times, drawn("text", { x: x(0), y: 13 }, `${chosen().still}, of 100`), drawn("text", { x: x(end), y: HEIGHT - 4, "text-anchor": "end" }, unit)];
 }
 
 function niceStep(end) {

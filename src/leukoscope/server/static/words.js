@@ -63,6 +63,7 @@ export class Vocabulary {
 
   title(label) {
     if (label === "not_a_cell") return "not a cell";
+    if (label === "hidden") return "not yet read";
     return this.model?.titles?.[label] ?? label;
   }
 
@@ -79,6 +80,7 @@ export class Vocabulary {
   hue(label) {
     if (label === "unsure" || label === "refused") return label;
     if (label === "not_a_cell") return "refused";
+    if (label === "hidden") return "unread";
     if (this.types.includes(label)) return `type-${this.types.indexOf(label) % 9}`;
     if (!this.positive) return `class-${this.classes.indexOf(label) % 6}`;
     return label === this.positive ? "disease" : "other";

@@ -17,12 +17,14 @@ def upgrade() -> None:
         sa.Column("time", sa.Text(), nullable=False),
         sa.Column("account", sa.String(length=200), nullable=False),
         sa.Column("laboratory_id", KEY, nullable=True),
+        sa.Column("line", KEY, nullable=False),
         sa.Column("action", sa.String(length=50), nullable=False),
         sa.Column("kind", sa.String(length=50), nullable=False),
         sa.Column("item", KEY, nullable=True),
         sa.Column("detail", sa.JSON(), nullable=False),
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("number"),
+        sa.UniqueConstraint("laboratory_id", "line"),
     )
     op.create_table(
         "bundles",
@@ -36,6 +38,9 @@ def upgrade() -> None:
         sa.Column("id", KEY, nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("created", sa.Text(), nullable=False),
+        sa.Column("readers", sa.Integer(), nullable=False),
+        sa.Column("hide_model", sa.Boolean(), nullable=False),
+        sa.Column("settling", sa.String(length=20), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
     )
@@ -70,6 +75,10 @@ def upgrade() -> None:
         sa.Column("images_made", sa.Integer(), nullable=False),
         sa.Column("cells_made", sa.Integer(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("readers", sa.Integer(), nullable=False),
+        sa.Column("hide_model", sa.Boolean(), nullable=False),
+        sa.Column("settling", sa.String(length=20), nullable=False),
+        sa.Column("phase", sa.String(length=20), nullable=False),
         sa.ForeignKeyConstraint(
             ["created_by"],
             ["accounts.id"],
@@ -152,6 +161,7 @@ def upgrade() -> None:
         sa.Column("chance", sa.Double(), nullable=True),
         sa.Column("review_id", KEY, nullable=True),
         sa.Column("label", sa.String(length=200), nullable=False),
+        sa.Column("disputed", sa.Boolean(), nullable=False),
         sa.Column("need", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["case_id"], ["cases.id"], ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], ondelete="CASCADE"),
@@ -212,6 +222,8 @@ def upgrade() -> None:
         sa.Column("note", sa.Text(), nullable=False),
         sa.Column("created", sa.Text(), nullable=False),
         sa.Column("undone", sa.Boolean(), nullable=False),
+        sa.Column("round", sa.String(length=20), nullable=False),
+        sa.Column("shown", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(
             ["account_id"],
             ["accounts.id"],
@@ -222,6 +234,20 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_reviews_cell_id"), "reviews", ["cell_id"], unique=False)
     op.create_index("reviews_to_undo", "reviews", ["case_id", "account_id", "id"], unique=False)
+    op.create_table(
+        "readings",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("case_id", KEY, nullable=False),
+        sa.Column("account_id", KEY, nullable=False),
+        sa.Column("round", sa.String(length=20), nullable=False),
+        sa.Column("started", sa.Text(), nullable=False),
+        sa.Column("finished", sa.Text(), nullable=True),
+        sa.Column("released", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"]),
+        sa.ForeignKeyConstraint(["case_id"], ["cases.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("case_id", "account_id"),
+    )
     op.create_table(
         "attempts",
         sa.Column("id", KEY, nullable=False),

@@ -1,0 +1,522 @@
+"""Who reads a case, what each of them sees, and what stands where they differ.
+
+A case asks for one, two or three readers. With one, and the model shown, it is FREE: the last word stands. Else it goes
+
+    READING ─ all have finished ▶ THIRD ─ that one has finished ▶ CONSENSUS ─ nothing left to settle ▶ SETTLED
+
+past the phases for which there is nothing to do. In READING each sees only their own answers; in THIRD a third reader
+reads, as blind, the cells on which two differ. An answer stands once two readers gave it (one, where one was asked
+for), or once a consensus session did. Answers are rows of `reviews`; none is ever written over.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from .accounts import Caller
+from .database import (
+    BLIND,
+    CONSENSUS,
+    FREE,
+    MOST_READERS,
+    READING,
+    REMOVED,
+    REVIEWER,
+    SETTLED,
+    THIRD,
+    Account,
+    Case,
+    Cell,
+    Prediction,
+    Reading,
+    Review,
+    now,
+)
+from .refusals import Refusal, not_allowed
+
+
+@dataclass(frozen=True)
+class View:
+    """What somebody may see of a case now."""
+
+    case_id: int
+    account_id: int
+    round: str
+    """Of whose reviews the labels are, where `own` is set."""
+    own: bool
+    """Whether only their own answers are shown, and nobody else's."""
+    model: bool
+    """Whether they see what the model said."""
+    disputed: bool
+    """Whether they see only the cells on which two readers differ."""
+
+
+def view_of(session: Session, caller: Caller, case: Case) -> View:
+    """Return what a caller may see of a case."""
+    blind = case.phase in BLIND
+    first = case.phase == THIRD and _place_of(session, case.id, caller.account_id, round_=READING) is not None
+    third = case.phase == THIRD and not first
+    round_ = THIRD if third else READING
+    return View(case.id, caller.account_id, round_, blind, not (blind and case.hide_model), third)
+
+
+def view_of_all(case: Case) -> View:
+    """Return what the laboratory itself holds of a case whose readers have finished, as it is handed to others."""
+    check_unblind(case)
+    return View(case.id, 0, READING, own=False, model=True, disputed=False)
+
+
+def round_of(case: Case) -> str:
+    """Return the round to which an answer belongs that is given now."""
+    return {FREE: READING, READING: READING, THIRD: THIRD}.get(case.phase, CONSENSUS)
+
+
+def last_words(*where: Any) -> Select[Any]:
+    """Return the ids of the reviews that nobody took back, the last of each reader, cell and round."""
+    said = (Review.undone.is_(False), Review.label != REMOVED)
+    query = select(func.max(Review.id)).where(*said, *where).correlate(None)
+    return query.group_by(Review.cell_id, Review.account_id, Review.round)
+
+
+def _place_of(session: Session, case_id: int, account_id: int, *, round_: str) -> Reading | None:
+    """Return somebody's place in a round, unless it was released."""
+    mine = (Reading.case_id == case_id, Reading.account_id == account_id, Reading.released.is_(None))
+    return session.scalar(select(Reading).where(*mine, Reading.round == round_))
+
+
+def _places(session: Session, case_id: int, *, round_: str) -> list[tuple[Reading, str]]:
+    """Return the places that are taken in a round, and by whom, in the order in which they were taken."""
+    query = select(Reading, Account.name).join(Account, Account.id == Reading.account_id)
+    query = query.where(Reading.case_id == case_id, Reading.round == round_, Reading.released.is_(None))
+    return [(row[0], row[1]) for row in session.execute(query.order_by(Reading.id))]
+
+
+def take_place(session: Session, caller: Caller, case: Case) -> Reading | None:
+    """Return the caller's place as a reader of a case, taking one where they have none; None in a consensus session.
+
+    Raises:
+        Refusal: every place is taken, the caller has finished or read before (409), or may not settle (403).
+    """
+    mine = session.scalar(select(Reading).where(Reading.case_id == case.id, Reading.account_id == caller.account_id))
+    if case.phase not in (FREE, *BLIND):
+        if (mine is None or mine.released) and not caller.may(REVIEWER):
+            raise not_allowed(REVIEWER)
+        return None
+    round_, held = round_of(case), mine is not None and not mine.released
+    if held and mine is not None and (mine.round != round_ or mine.finished):
+        raise _has_finished(case)
+    if held:
+        return mine
+    taken = _places(session, case.id, round_=round_)
+    most = {READING: case.readers, THIRD: 1}[round_]
+    if case.phase != FREE and len(taken) >= most:
+        names = " and ".join(name for _, name in taken)
+        raise Refusal(409, "no_place", f"Case {case.id} is read by {names}. A reviewer can release a place.")
+    if mine is None:
+        mine = Reading(case_id=case.id, account_id=caller.account_id, round=round_)
+        session.add(mine)
+    mine.round, mine.released, mine.finished = round_, None, None
+    session.flush()
+    return mine
+
+
+def _has_finished(case: Case) -> Refusal:
+    cure = (
+        "A third reader reads the cells on which two differ."
+        if case.phase == THIRD
+        else "You can take that back while others still read."
+    )
+    return Refusal(409, "finished", f"You have finished reading case {case.id}. {cure}")
+
+
+def say(
+    session: Session, caller: Caller, case: Case, cell: Cell, label: str, *, note: str = ""
+) -> tuple[Review, dict[str, Any]]:
+    """Keep an answer; return it, and for the log what it takes the place of: {"old", "old_reader"}, empty for nothing.
+
+    REMOVED takes a cell off the pages until that is undone. Refuses as `take_place` does.
+    """
+    take_place(session, caller, case)
+    view = view_of(session, caller, case)
+    before = _before(session, view, cell)
+    said = Review(
+        cell_id=cell.id,
+        case_id=case.id,
+        account_id=caller.account_id,
+        label=label,
+        note=note,
+        round=round_of(case),
+        shown=_shown(session, view, cell),
+    )
+    session.add(said)
+    session.flush()
+    if label == REMOVED:
+        cell.removed, cell.version = True, cell.version + 1
+    stand(session, case, cell)
+    if not view.own:
+        settle_phase(session, case)
+    return said, before
+
+
+def _before(session: Session, view: View, cell: Cell) -> dict[str, Any]:
+    """Return the answer whose place another one takes: one's own where one reads blind, else the one that stands."""
+    if view.own:
+        mine = last_words(Review.cell_id == cell.id, Review.account_id == view.account_id, Review.round == view.round)
+        query = select(Review.label, Account.name).join(Account).where(Review.id.in_(mine))
+    else:
+        query = select(Review.label, Account.name).join(Account).where(Review.id == cell.review_id)
+    row = session.execute(query).first()
+    return {"old": row.label, "old_reader": row.name} if row else {"old": "", "old_reader": ""}
+
+
+def _shown(session: Session, view: View, cell: Cell) -> dict[str, Any]:
+    """Return what a reader has before them: version of the cell, the model's word, ids of the reviews of others."""
+    shown: dict[str, Any] = {"version": cell.version, "model": None, "reviews": []}
+    if view.model and cell.prediction_id:
+        said = session.get_one(Prediction, cell.prediction_id)
+        shown["model"] = {"prediction": said.id, "decision": said.decision, "type": said.type, "bundle": said.bundle}
+    if not view.own:
+        others = last_words(Review.cell_id == cell.id, Review.account_id != view.account_id)
+        shown["reviews"] = sorted(session.scalars(others))
+    return shown
+
+
+def last_review(session: Session, caller: Caller, case: Case) -> Review | None:
+    """Return what the caller said last in this round of a case and has not taken back."""
+    own = (Review.case_id == case.id, Review.account_id == caller.account_id, Review.undone.is_(False))
+    query = select(Review).where(*own, Review.round == round_of(case))
+    return session.scalar(query.order_by(Review.id.desc()).limit(1))
+
+
+def undo(session: Session, caller: Caller, case: Case, last: Review) -> Cell:
+    """Take a review back; return its cell. Refuses as `take_place` does: who has finished takes back nothing."""
+    take_place(session, caller, case)
+    last.undone = True
+    session.flush()
+    cell = session.get_one(Cell, last.cell_id)
+    if last.label == REMOVED:
+        cell.removed, cell.version = False, cell.version + 1
+    stand(session, case, cell)
+    if case.phase not in BLIND:
+        settle_phase(session, case)
+    return cell
+
+
+# --- what stands ---------------------------------------------------------------------------------------------------
+
+
+def stand(session: Session, case: Case, cell: Cell) -> None:
+    """Let the answer that counts stand for a cell; none while its readers are blind to each other."""
+    if case.phase == FREE:
+        left = (Review.cell_id == cell.id, Review.undone.is_(False), Review.label != REMOVED)
+        last = session.scalar(select(Review).where(*left).order_by(Review.id.desc()).limit(1))
+        _set(cell, last)
+    elif case.phase not in BLIND:
+        _set(cell, _agreed(_counting(session, case, cell.id).get(cell.id, []), case))
+    session.flush()
+
+
+def _set(cell: Cell, review: Review | None) -> None:
+    cell.label, cell.review_id = (review.label, review.id) if review else ("", None)
+
+
+def _counting(session: Session, case: Case, cell_id: int | None = None) -> dict[int, list[Review]]:
+    """Return the answers that count, by cell: of readers who have finished, and of consensus sessions."""
+    where = [Review.case_id == case.id] + ([Review.cell_id == cell_id] if cell_id else [])
+    place = (Reading.case_id == Review.case_id, Reading.account_id == Review.account_id, Reading.round == Review.round)
+    finished = select(Reading.id).where(*place, Reading.released.is_(None), Reading.finished.is_not(None)).exists()
+    counts = finished | (Review.round == CONSENSUS)
+    query = select(Review).where(Review.id.in_(last_words(*where)), counts).order_by(Review.id)
+    found: dict[int, list[Review]] = defaultdict(list)
+    for review in session.scalars(query):
+        found[review.cell_id].append(review)
+    return found
+
+
+def _agreed(answers: Iterable[Review], case: Case) -> Review | None:
+    """Return the answer that stands among those of one cell: of the last consensus, else the one that enough gave."""
+    answers = list(answers)
+    consensus = [each for each in answers if each.round == CONSENSUS]
+    if consensus:
+        return consensus[-1]
+    given = Counter(each.label for each in answers)
+    enough = min(case.readers, 2)
+    return next((each for each in answers if given[each.label] >= enough), None)
+
+
+def settle_phase(session: Session, case: Case) -> None:
+    """Bring the phase of a case, and what stands for its cells, up to date with who has finished."""
+    before = case.phase
+    case.phase = _phase(session, case)
+    if case.phase != before:
+        _stand_all(session, case)  # which tells where they differ
+        case.phase = _phase(session, case)
+    session.flush()
+
+
+def _phase(session: Session, case: Case) -> str:
+    if case.readers == 1 and not case.hide_model:
+        return FREE
+    places = _places(session, case.id, round_=READING)
+    if len(places) < case.readers or not all(reading.finished for reading, _ in places):
+        return READING
+    if not unsettled(session, case.id):
+        return SETTLED
+    third = _places(session, case.id, round_=THIRD)
+    if case.settling == THIRD and case.readers == 2 and not any(reading.finished for reading, _ in third):
+        return THIRD
+    return CONSENSUS
+
+
+def unsettled(session: Session, case_id: int) -> int:
+    """Return on how many cells of a case the readers differ, with nothing settled yet."""
+    open_ = (Cell.case_id == case_id, Cell.removed.is_(False), Cell.disputed, Cell.label == "")
+    return session.scalar(select(func.count()).select_from(Cell).where(*open_)) or 0
+
+
+def _stand_all(session: Session, case: Case) -> None:
+    """Let what counts stand for every cell of a case, and note where the readers differ."""
+    session.flush()
+    if case.phase == FREE:
+        for cell in session.scalars(select(Cell).where(Cell.case_id == case.id)):
+            cell.disputed = False
+            stand(session, case, cell)
+        return
+    answers = {} if case.phase == READING else _counting(session, case)
+    for cell in session.scalars(select(Cell).where(Cell.case_id == case.id)):
+        given = answers.get(cell.id, [])
+        first = [each.label for each in given if each.round == READING]
+        cell.disputed = bool(first) and (len(first) < case.readers or len(set(first)) > 1)
+        _set(cell, _agreed(given, case))
+    session.flush()
+
+
+# --- finishing, releasing, asking for readers ------------------------------------------------------------------------
+
+
+def finish(session: Session, caller: Caller, case: Case) -> None:
+    """Note that the caller has read what they wanted to read; when all have, the answers are opened.
+
+    Raises:
+        Refusal: the caller reads nothing here (409).
+    """
+    place = _own_place(session, caller, case)
+    if place.finished is None:
+        place.finished = now()
+        session.flush()
+        settle_phase(session, case)
+
+
+def go_on(session: Session, caller: Caller, case: Case) -> None:
+    """Take the caller's finish back; refused once the answers are open (409)."""
+    place = _own_place(session, caller, case)
+    place.finished = None
+    session.flush()
+
+
+def _own_place(session: Session, caller: Caller, case: Case) -> Reading:
+    if case.phase not in BLIND:
+        text = (
+            f"Case {case.id} has one reader, who need not finish: sign it off."
+            if case.phase == FREE
+            else f"Every reader of case {case.id} has finished, and the answers are open."
+        )
+        raise Refusal(409, "not_blind", text)
+    place = _place_of(session, case.id, caller.account_id, round_=round_of(case))
+    if place is None:
+        raise Refusal(409, "no_reader", f"You do not read case {case.id}. Say what a cell is, to take a place.")
+    return place
+
+
+def release(session: Session, case: Case, account_id: int) -> str:
+    """Give a reader's place back, so that somebody else can take it; their answers are kept and no longer count.
+
+    Returns:
+        The reader's name.
+
+    Raises:
+        Refusal: they have none, or the answers are open already (409).
+    """
+    places = _places(session, case.id, round_=round_of(case)) if case.phase in BLIND else []
+    found = next(((reading, name) for reading, name in places if reading.account_id == account_id), None)
+    if found is None:
+        raise Refusal(409, "no_reader", f"This account holds no place at case {case.id} that could be released.")
+    found[0].released = now()
+    session.flush()
+    return found[1]
+
+
+def ask_for(
+    session: Session, case: Case, *, readers: int | None, hide_model: bool | None, settling: str | None
+) -> dict[str, Any]:
+    """Change how a case is to be read; return what has changed, for the log.
+
+    Raises:
+        Refusal: more people read it than would be asked for, or their answers are open already (409).
+    """
+    wanted = {"readers": readers, "hide_model": hide_model, "settling": settling}
+    changes = {name: value for name, value in wanted.items() if value not in (None, getattr(case, name))}
+    blinding = {"readers", "hide_model"} & changes.keys()
+    if blinding and case.phase not in (FREE, READING):
+        raise Refusal(409, "finished", f"The readers of case {case.id} have finished; how they read it cannot change.")
+    if readers is not None and "readers" in changes:
+        _check_fewer(session, case, readers)
+    told = {name: {"old": getattr(case, name), "new": value} for name, value in changes.items()}
+    for name, value in changes.items():
+        setattr(case, name, value)
+    session.flush()
+    if changes:
+        settle_phase(session, case)
+    return told
+
+
+def _check_fewer(session: Session, case: Case, readers: int) -> None:
+    people = [name for _, name in _places(session, case.id, round_=READING)]
+    if len(people) > readers:
+        names = " and ".join(people)
+        raise Refusal(
+            409,
+            "too_many_readers",
+            f"Case {case.id} is read by {names}; that is more than {readers}. "
+            "Release a place first, or ask for more readers.",
+        )
+
+
+def check_shapes(session: Session, case: Case) -> None:
+    """Refuse to add, redraw or remove cells and images of a case whose readers must all read the same (409)."""
+    if case.phase == FREE:
+        return
+    if session.scalar(select(Review.id).where(Review.case_id == case.id).limit(1)) is not None:
+        text = (
+            f"Case {case.id} is read by several people, who must all read the same cells, and reading has begun. "
+            'Say "not a cell" where there is none.'
+        )
+        raise Refusal(409, "being_read", text)
+
+
+def check_grows(session: Session, case: Case) -> None:
+    """Refuse images for a case that somebody has finished reading (409)."""
+    done = (Reading.case_id == case.id, Reading.finished.is_not(None), Reading.released.is_(None))
+    if case.phase != FREE and session.scalar(select(Reading.id).where(*done).limit(1)) is not None:
+        text = f"Somebody has finished reading case {case.id}, so nothing can be added. Make another case for the rest."
+        raise Refusal(409, "finished", text)
+
+
+def check_unblind(case: Case) -> None:
+    """Refuse to hand out answers while readers are blind to each other (409)."""
+    if case.phase in BLIND:
+        text = f"Case {case.id} is being read blind. Its answers are open when its readers have finished."
+        raise Refusal(409, "blind", text)
+
+
+def check_settled(session: Session, case: Case) -> None:
+    """Refuse to sign off a case whose readers have not finished, or differ (409)."""
+    check_unblind(case)
+    if case.phase == CONSENSUS:
+        left = unsettled(session, case.id)
+        cells = "1 cell" if left == 1 else f"{left:,} cells"
+        raise Refusal(409, "unsettled", f"The readers differ on {cells} of case {case.id}. Settle them first.")
+
+
+# --- as the API shows it ---------------------------------------------------------------------------------------------
+
+
+def describe(session: Session, caller: Caller, case: Case) -> dict[str, Any]:
+    """Return how a case is read: what was asked for, by whom it is read, how far they are, what the caller may do."""
+    read = _numbers_read(session, case.id)
+    query = select(Reading, Account.name, Account.active).join(Account, Account.id == Reading.account_id)
+    rows = session.execute(query.where(Reading.case_id == case.id).order_by(Reading.id)).all()
+    people = [
+        {
+            "account": row[0].account_id,
+            "reader": row[1],
+            "active": row[2],
+            "round": row[0].round,
+            "read": read.get((row[0].account_id, row[0].round), 0),
+            "started": row[0].started,
+            "finished": row[0].finished,
+            "released": row[0].released,
+        }
+        for row in rows
+    ]
+    view = view_of(session, caller, case)
+    return {
+        "readers": case.readers,
+        "hide_model": case.hide_model,
+        "settling": case.settling,
+        "phase": case.phase,
+        "blind": view.own,
+        "model_shown": view.model,
+        "people": people,
+        "unsettled": unsettled(session, case.id),
+        "mine": next((each for each in people if each["account"] == caller.account_id), None),
+        "free": _free(case, people),
+        "most": MOST_READERS,
+    }
+
+
+def _free(case: Case, people: Sequence[dict[str, Any]]) -> int:
+    """Return how many places nobody has taken."""
+    round_ = round_of(case)
+    taken = len([each for each in people if each["round"] == round_ and not each["released"]])
+    most = {READING: case.readers, THIRD: 1}.get(case.phase, 0)
+    return max(0, most - taken)
+
+
+def _numbers_read(session: Session, case_id: int) -> dict[tuple[int, str], int]:
+    """Return how many cells each account has read, by account and round."""
+    words = last_words(Review.case_id == case_id)
+    query = select(Review.account_id, Review.round, func.count()).join(Cell, Cell.id == Review.cell_id)
+    query = query.where(Review.id.in_(words), Cell.removed.is_(False)).group_by(Review.account_id, Review.round)
+    return {(row[0], row[1]): row[2] for row in session.execute(query)}
+
+
+def own_numbers(session: Session, caller: Caller, ids: Sequence[int]) -> dict[int, int]:
+    """Return how many cells of cases the caller has read."""
+    words = last_words(Review.case_id.in_(ids), Review.account_id == caller.account_id)
+    query = select(Review.case_id, func.count(func.distinct(Review.cell_id))).join(Cell, Cell.id == Review.cell_id)
+    query = query.where(Review.id.in_(words), Cell.removed.is_(False)).group_by(Review.case_id)
+    return {row[0]: row[1] for row in session.execute(query)}
+
+
+def answers_of(session: Session, view: View, cells: Sequence[int] | None = None) -> dict[int, list[dict[str, Any]]]:
+    """Return the last words on some cells of a case, or on all, by cell and in the order in which they were said.
+
+    One's own where one reads blind.
+    """
+    where = [Review.case_id == view.case_id] + ([] if cells is None else [Review.cell_id.in_(cells)])
+    if view.own:
+        where += [Review.account_id == view.account_id, Review.round == view.round]
+    query = select(Review, Account.name).join(Account).where(Review.id.in_(last_words(*where))).order_by(Review.id)
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for review, name in session.execute(query):
+        found[review.cell_id].append(
+            {"reader": name, "label": review.label, "time": review.created, "note": review.note, "round": review.round}
+        )
+    return found
+
+
+def history(session: Session, view: View, *, cell_id: int | None = None) -> list[dict[str, Any]]:
+    """Return every answer that was ever given, of one cell or of the whole case, with what was shown to its reader."""
+    where = [Review.case_id == view.case_id] + ([Review.cell_id == cell_id] if cell_id else [])
+    if view.own:
+        where.append(Review.account_id == view.account_id)
+    query = select(Review, Account.name, Cell.number).join(Account).join(Cell, Cell.id == Review.cell_id)
+    return [
+        {
+            "review": review.id,
+            "cell": number,
+            "reader": name,
+            "label": review.label,
+            "note": review.note,
+            "time": review.created,
+            "round": review.round,
+            "undone": review.undone,
+            "shown": review.shown,
+        }
+        for review, name, number in session.execute(query.where(*where).order_by(Review.id))
+    ]
