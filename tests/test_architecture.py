@@ -22,8 +22,8 @@ LAYERS = [
     {"training", "fields", "survival", "interop"},
     {"inference"},
     {"report"},
-    {"pipeline", "exporting", "server"},
-    {"adaptation", "studies"},
+    {"pipeline", "exporting", "adaptation", "server"},
+    {"studies"},
     {"api"},
     {"cli"},
 ]

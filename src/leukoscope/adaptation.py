@@ -106,16 +106,24 @@ def adapt(bundle: Bundle, cells: Sequence[Cell], *, seed: int = 0) -> tuple[Adap
     Raises:
         DataError: there are too few cells of a class, or cells of classes that the bundle does not know.
     """
-    members = heads_of(bundle)
     seen = look(bundle, cells)
+    heads, unseen = fit_heads(heads_of(bundle), seen, seed=seed)
+    return Adapted(heads, unseen, _compare(bundle, seen, unseen, seed=seed)), seen
+
+
+def fit_heads(members: Sequence[Head], seen: Reviewed, *, seed: int) -> tuple[tuple[Head, ...], Floats]:
+    """Return new heads, and calibrated probabilities (cells, classes) of each cell by heads that had not seen it.
+
+    Raises:
+        DataError: one subject has nearly all cells of a class.
+    """
     unseen = np.zeros_like(seen.old)
     for train, test in _folds(seen, seed=seed):
         fitted = [_fit(seen, member, number, train, seed=seed) for number, member in enumerate(members)]
         said = [head.probabilities(seen.embeddings[number][test]) for number, head in enumerate(fitted)]
         unseen[test] = np.mean(said, axis=0)
     everything = np.ones(len(seen.labels), dtype=bool)
-    heads = tuple(_fit(seen, member, number, everything, seed=seed) for number, member in enumerate(members))
-    return Adapted(heads, unseen, _compare(bundle, seen, unseen, seed=seed)), seen
+    return tuple(_fit(seen, member, number, everything, seed=seed) for number, member in enumerate(members)), unseen
 
 
 def heads_of(bundle: Bundle) -> tuple[Head, ...]:
@@ -163,7 +171,7 @@ def look(bundle: Bundle, cells: Sequence[Cell]) -> Reviewed:
     if refused:
         _check_counts(labels, classes)
     subjects = tuple(cell.subject for cell in labelled)
-    groups, by_subject = _groups(subjects, labels)
+    groups, by_subject = held_out_by(subjects, labels)
     embeddings = tuple(np.stack([each[0][number] for each in found]) for number in range(len(heads)))
     said = [head.probabilities(seen) for head, seen in zip(heads, embeddings, strict=True)]
     old = np.mean(said, axis=0)
@@ -197,7 +205,7 @@ def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed) -> Bun
             "made": made(seed=adapted.result["seed"]),
             "before": old.training,
         },
-        "conformal": _conformal(adapted, seen, old),
+        "conformal": rule_of(adapted.unseen, seen, alpha=float(old.conformal["alpha"])) if old.conformal else {},
         "quality": _wider(old.quality, seen),
         "files": {},
         "seal": "",
@@ -227,7 +235,7 @@ def _check_counts(labels: Ints, classes: Sequence[str]) -> None:
         )
 
 
-def _groups(subjects: Sequence[str], labels: Ints) -> tuple[Ints, bool]:
+def held_out_by(subjects: Sequence[str], labels: Ints) -> tuple[Ints, bool]:
     """Return what is held out together: subjects, or single cells where a class has too few of them."""
     names, codes = np.unique(np.array(subjects), return_inverse=True)
     fewest = min(len(set(codes[labels == label].tolist())) for label in np.unique(labels))
@@ -389,15 +397,15 @@ def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> dict[str, Any]
     }
 
 
-def _conformal(adapted: Adapted, seen: Reviewed, old: Manifest) -> dict[str, Any]:
-    """Return when the new bundle is unsure; a promise for new subjects needs enough of them."""
-    if not old.conformal:
-        return {}
-    alpha = float(old.conformal["alpha"])
+def rule_of(unseen: Floats, seen: Reviewed, *, alpha: float) -> dict[str, Any]:
+    """Return when new heads are unsure, from what they said of cells they had not seen, (cells, classes).
+
+    A promise for new subjects needs enough of them; with fewer it is one for new cells of these subjects.
+    """
     per_class = [len(set(np.array(seen.names)[seen.labels == label])) for label in np.unique(seen.labels)]
     enough = seen.by_subject and min(per_class) >= 1 / alpha - 1
     groups = seen.groups if enough else np.arange(len(seen.labels))
-    return fit_conformal(adapted.unseen, seen.labels, groups, alpha=alpha, unit="subject" if enough else "cell")
+    return fit_conformal(unseen, seen.labels, groups, alpha=alpha, unit="subject" if enough else "cell")
 
 
 def _wider(limits: dict[str, Any], seen: Reviewed) -> dict[str, Any]:

@@ -91,14 +91,14 @@ def explain(
 ) -> "Explanation":
     """Return where in one cell, cut out on black, the answer comes from.
 
-    method: by default cam, or occlusion where the network's map has too few places to say where.
+    method: by default cam, or occlusion where the network's map does not say where.
     target: the class that is explained; by default the most probable one. check: measure deletion and insertion too.
     seed: of the random sets of lime.
 
     Raises:
         ImageError: the image cannot be read, or holds no cell.
         UnknownNameError: the model has no such class, or there is no such method.
-        UsageError: cam is asked for, and the network's map has too few places.
+        UsageError: cam is asked for, and the network's map does not say where.
     """
     from .images.read import read_image
     from .inference.explaining import Explainer

@@ -71,6 +71,12 @@ class Model(Settings):
     gain: float = Field(1.0, gt=0, le=10)
     """Factor of brightness before a timm backbone's own standardisation, inside the network. Cells cut out on black
     are dark: those of C-NMC fill the lower half of the scale, so 2 brings them to the contrast of photographs."""
+    pool: Literal["last", "stages"] = "last"
+    """What a timm backbone's network pools: its last feature map, or those of all stages side by side, which keep fine
+    grain, colour and size beside form. For EfficientNets and MobileNets, best with train.mode = "probe"."""
+    looks: Literal["crop", "crop-and-cell"] = "crop"
+    """crop-and-cell: the network looks twice, at the crop as it is and at the cell enlarged until it fills the crop in
+    proportion to its area, so that size is seen and what is not size too (pool = stages)."""
     views: Literal["one", "flips", "turns"] = "one"
     """How often the trained network looks at a cell: once, in its 4 mirrorings, or in these and their quarter turns
     (8), averaged. The run's figures and its bundle use the same."""
@@ -153,6 +159,11 @@ class Train(Settings):
     better choice where the rate falls to zero and the validation subjects are few."""
     patience: int = Field(0, ge=0)
     """Stop after this many epochs without a better validation loss; 0 never stops early."""
+    head: Literal["logistic", "discriminant"] = "logistic"
+    """Of mode probe. logistic: a logistic regression whose penalty is chosen on validation subjects. discriminant: a
+    linear discriminant of the means of the classes, every subject counting alike, by how cells of one subject vary."""
+    shrinkage: float = Field(0.1, gt=0, le=1)
+    """Of the discriminant: how far variances and covariances of the standardised features are drawn to 1 and 0."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     devices: int = Field(1, ge=1)
     accelerator: str = "auto"

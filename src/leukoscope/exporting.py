@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .bundle.manifest import CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
+from .bundle.manifest import ALL_FOLDS, CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
 from .config import OPERATING_POINTS, Experiment
 from .data.audit import read_traits
 from .data.index import picture_kind
@@ -57,7 +57,10 @@ def export_run(
     name: str = "",
     say: Say = print,
 ) -> Bundle:
-    """Write a bundle of the folds of an evaluated run (default: all of them, averaged).
+    """Write a bundle of the folds of an evaluated run (default: all of them).
+
+    Networks are averaged after calibration. The folds of a run of mode probe share their backbone, so the mean of their
+    heads makes one network of them.
 
     store: how large weights are kept. weights: put weights.safetensors into the bundle as well.
     name: what the bundle is called; empty: by its network and run folder.
@@ -69,7 +72,7 @@ def export_run(
         DataError: the run is not evaluated, or its files do not fit each other.
         UsageError: the run has no such fold, or `folder` exists already.
     """
-    from .training.checkpoint import export_fold  # PyTorch: imported when everything else is known to fit
+    from .training.checkpoint import export_folds  # PyTorch: imported when everything else is known to fit
 
     started = time.perf_counter()
     experiment = Experiment.read(run / "config.toml")
@@ -82,23 +85,24 @@ def export_run(
         raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")
     members: list[Member] = []
     files: dict[str, bytes] = {}
-    for fold in chosen:
-        say(f"export    fold {fold}")
-        metadata = {CLASSES_KEY: "\n".join(evidence.predictions.classes), "leukoscope.fold": str(fold)}
-        exported = export_fold(run, fold=fold, metadata=metadata, store=store)
-        place = f"member-{len(members)}/" if len(chosen) > 1 else ""
+    together = [chosen] if experiment.train.mode == "probe" else [[fold] for fold in chosen]
+    for own in together:
+        say(f"export    fold {', '.join(map(str, own))}")
+        metadata = {CLASSES_KEY: "\n".join(evidence.predictions.classes), "leukoscope.fold": " ".join(map(str, own))}
+        exported = export_folds(run, folds=own, metadata=metadata, store=store)
+        place = f"member-{len(members)}/" if len(together) > 1 else ""
         member = Member(
             graph=f"{place}model.onnx",
             weights=f"{place}weights.safetensors" if weights else "",
             network=experiment.model.name,
             prepare=experiment.prepare,
-            fold=fold,
-            temperature=evidence.calibrations[fold].temperature,
+            fold=own[0] if len(own) == 1 else ALL_FOLDS,
+            temperature=float(np.mean([evidence.calibrations[fold].temperature for fold in own])),
         )
         members.append(member)
         files |= {member.graph: exported.onnx} | ({member.weights: exported.safetensors} if weights else {})
     metrics["other_tests"] = [_other_test(other) for other in also]
-    manifest = _manifest(run, experiment, evidence, metrics, members)
+    manifest = _manifest(run, experiment, evidence, metrics, members, folds=chosen)
     manifest = manifest.model_copy(update={"name": name or manifest.name})
     bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
     bundle = learn_rejection(bundle, run, evidence, alpha=alpha, say=say)
@@ -175,10 +179,13 @@ def _stain(evidence: Evidence) -> dict[str, Any]:
 
 
 def _embedded(bundle: Bundle, run: Path, evidence: Evidence) -> tuple[Any, Any]:
-    """Return embeddings and subject groups of the cells that the first member has not learned from."""
+    """Return embeddings and subject groups of the cells that the backbone of the first member has not learned from."""
     fold = bundle.manifest.members[0].fold
-    sets = evidence.plan.sets(evidence.cells, fold=fold)
-    rows = [row for row, part in enumerate(sets) if part in ("validation", "test")]
+    if fold == ALL_FOLDS:  # its backbone has seen none of them
+        rows = [row for row, cell in enumerate(evidence.cells) if cell.label]
+    else:
+        sets = evidence.plan.sets(evidence.cells, fold=fold)
+        rows = [row for row, part in enumerate(sets) if part in ("validation", "test")]
     predictor, crops = Predictor(bundle), open_pack(run / "pack")
     batches = [rows[start : start + 8] for start in range(0, len(rows), 8)]
     found = in_parallel(lambda batch: predictor.embeddings_of_crops(np.asarray(crops[batch])), batches)
@@ -215,10 +222,16 @@ def _choose(evidence: Evidence, folds: Sequence[int]) -> list[int]:
 
 
 def _manifest(
-    run: Path, experiment: Experiment, evidence: Evidence, metrics: dict[str, Any], members: list[Member]
+    run: Path,
+    experiment: Experiment,
+    evidence: Evidence,
+    metrics: dict[str, Any],
+    members: list[Member],
+    *,
+    folds: Sequence[int],
 ) -> Manifest:
     predictions, plan = evidence.predictions, evidence.plan
-    thresholds = operating_points(evidence, [member.fold for member in members])
+    thresholds = operating_points(evidence, folds)
     sources = sorted({cell.source for cell in evidence.cells})
     kept = ("verdict", "data", "split", "per_class", "subject_weighted", "intervals", "notes", "other_tests")
     return Manifest(
@@ -227,6 +240,7 @@ def _manifest(
         positive=predictions.classes[1] if predictions.binary else "",
         members=tuple(members),
         views=experiment.model.views,
+        activation_map=experiment.model.pool == "last",
         pictures=picture_kind(evidence.cells),
         operating_points=thresholds,
         subjects=subject_figures(evidence, thresholds),

@@ -23,7 +23,7 @@ def test_explain_decides_as_predict_does(point: str, cells: Path, lenient: Bundl
     assert [row["decision"] for row in rows] == [row["decision"] for row in predicted]
     for row, cell in zip(rows, predicted, strict=True):
         assert row["probability"] == pytest.approx(cell["probabilities"][row["class"]], abs=1e-5)
-        assert f"{cell['path']}  {cell['decision']}  cam map of {row['class']}" in explained.stdout
+        assert f"{cell['path']}  {cell['decision']}  {row['method']} map of {row['class']}" in explained.stdout
 
 
 def test_a_refused_picture_is_said_to_be_refused_wherever_it_stands(

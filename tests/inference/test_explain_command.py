@@ -11,11 +11,13 @@ from leukoscope.bundle.manifest import Bundle, open_bundle
 from leukoscope.cli import leukoscope
 from leukoscope.data.synthetic import draw_cells
 from leukoscope.errors import UnknownNameError, UsageError
-from leukoscope.explanation.maps import enlarge
+from leukoscope.explanation.maps import enlarge, occlude
 from leukoscope.files import read_json
 from leukoscope.images.crop import cell_mask
 from leukoscope.inference.explaining import Explainer
+from leukoscope.inference.opinion import full_evidence
 from leukoscope.inference.predictor import Predictor
+from tests.inference.conftest import changed
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +42,29 @@ def test_a_map_of_too_few_places_is_not_offered(single: Bundle, files: list[Path
         Explainer(Predictor(single), method="cam").explain(np.asarray(Image.open(files[0])))
 
 
-def test_a_map_of_enough_places_is_the_default(files: list[Path]) -> None:
-    shipped, image = Predictor(open_bundle()), np.asarray(Image.open(files[0]))
+def test_a_map_of_enough_places_is_the_default(files: list[Path], tmp_path: Path) -> None:
+    bundle = changed(open_bundle(), tmp_path / "maps", activation_map=True)
+    shipped, image = Predictor(bundle), np.asarray(Image.open(files[0]))
     found, outputs = Explainer(shipped).explain(image), shipped.outputs([image])
     row = shipped.classes.index(found.target)
     assert (found.method, found.probability) == ("cam", pytest.approx(outputs.probabilities[0, row], abs=1e-6))
     np.testing.assert_array_equal(found.heat, enlarge(outputs.maps[0, row], size=len(found.crop)))
     assert found.checks["cell_share"] == pytest.approx(cell_mask(found.crop).mean(), abs=1e-4)
+    assert f"inside {found.checks['inside']:.2f} (the cell takes {found.checks['cell_share']:.2f})" in found.said()
+
+
+def test_of_a_map_that_says_nothing_occlusion_is_drawn(files: list[Path], tmp_path: Path) -> None:
+    image = np.asarray(Image.open(files[0]))
+    with pytest.raises(UsageError, match=r"cancel.*occlusion"):
+        Explainer(Predictor(open_bundle()), method="cam").explain(image)
+    bundle = changed(open_bundle(), tmp_path / "open", quality={}, out_of_distribution={}, types={})
+    (plain,), (drawn,) = (Predictor(bundle, maps=maps).predict([image]) for maps in (False, True))
+    assert plain.map is None
+    assert plain.probabilities == drawn.probabilities
+    heat = occlude(lambda crops: Predictor(bundle).outputs_of_crops(crops).probabilities, drawn.crop, target=1, tiles=3)
+    places = heat.reshape(8, 16, 8, 16).mean(axis=(1, 3)) / 0.5
+    np.testing.assert_allclose(drawn.map[1] / full_evidence(bundle.manifest), places, atol=1e-4)
+    assert not drawn.map[1][~cell_mask(drawn.crop).reshape(8, 16, 8, 16).any(axis=(1, 3))].any()
 
 
 def test_pictures_numbers_and_a_page_are_written(single: Bundle, files: list[Path], tmp_path: Path) -> None:
@@ -56,8 +74,8 @@ def test_pictures_numbers_and_a_page_are_written(single: Bundle, files: list[Pat
     assert ended.exit_code == 0, ended.output
     rows = read_json(out / "explanations.json")
     assert [row["path"] for row in rows] == [str(path) for path in files]
-    assert {"class", "probability", "method", "inside", "cell_share", "deletion", "insertion"} <= rows[0].keys()
-    assert f"(the cell takes {rows[0]['cell_share']:.2f})" in ended.output
+    assert {"class", "probability", "method", "deletion", "insertion"} <= rows[0].keys()
+    assert "inside" not in rows[0], "occlusion covers nothing but the cell"
     assert Image.open(out / rows[0]["picture"]).size == (512, 256)
     text = page.read_text()
     assert text.count("<figure>") == 2

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,10 +17,10 @@ from leukoscope.data.cells import read_cells
 from leukoscope.data.pack import open_pack
 from leukoscope.files import read_csv, read_json, sha256_of
 from leukoscope.models.catalogue import build_network
-from leukoscope.training.checkpoint import load_checkpoint
+from leukoscope.training.checkpoint import export_folds, load_checkpoint, read_network
 from leukoscope.training.loop import train
 from leukoscope.training.prepared import read_prepared
-from leukoscope.training.probe import embed_in_onnx
+from leukoscope.training.probe import discriminant, embed_in_onnx
 
 MakeRun = Callable[..., Path]
 KFOLD = {"scheme": "kfold", "folds": 2, "validation": 0.3}
@@ -84,3 +86,63 @@ def test_onnx_runtime_gives_the_features_of_the_network(name: str) -> None:
     with torch.no_grad():
         features = network.embedding(torch.from_numpy(crops)).numpy()
     np.testing.assert_allclose(embed_in_onnx(network, size=32)(crops), features, rtol=1e-4, atol=1e-5)
+
+
+def test_the_discriminant_is_scikit_learns_where_each_class_is_one_subject() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 300)
+    spread = rng.normal(0, 1, (6, 6))
+    features = (rng.normal(0, 1, (600, 6)) @ spread + labels[:, None] * rng.normal(0, 1, 6)).astype(np.float32)
+    weight, bias = discriminant(features, labels, labels, shrinkage=0.2)
+    scaled = StandardScaler().fit_transform(features.astype(np.float64))
+    # scikit-learn shrinks to the mean variance instead of one: bring that to one first
+    factor = np.sqrt(np.mean([np.cov(scaled[labels == each].T, bias=True).trace() / 6 for each in (0, 1)]))
+    peer = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2 / (0.2 + 0.8 * factor**2))
+    said = peer.fit(scaled, labels).decision_function(scaled)
+    mine = (features @ weight.T + bias)[:, 0]
+    assert np.corrcoef(mine, said)[0, 1] > 1 - 1e-9
+    assert (mine > 0).tolist() == (said > 0).tolist()
+
+
+def test_in_the_discriminant_subjects_count_alike() -> None:
+    """Cells that are photographed a hundred times more often change nothing but the weight of few cells."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(8), 50)
+    labels = (groups >= 4).astype(int)
+    features = (rng.normal(0, 1, (400, 3)) + rng.normal(0, 1, (8, 3))[groups] + labels[:, None]).astype(np.float32)
+    again = np.concatenate([np.arange(400), np.tile(np.flatnonzero(groups == 0), 20)])
+    middle = features.mean(axis=0), features.std(axis=0)  # that the scale of features follows the cells is not asked
+    scaled = (features - middle[0]) / middle[1]
+    one, _ = discriminant(scaled, labels, groups, shrinkage=1e-6)
+    other, _ = discriminant(scaled[again], labels[again], groups[again], shrinkage=1e-6)
+    cosine = (one @ other.T) / np.linalg.norm(one) / np.linalg.norm(other)
+    assert cosine > 0.9999
+
+
+def test_a_run_with_a_discriminant_gives_what_its_head_says(make_run: MakeRun) -> None:
+    run = make_run(split=KFOLD, train__mode="probe", train__head="discriminant", subjects=18)
+    train(run)
+    facts = read_json(run / "fold-0" / "checkpoints" / "best.json")
+    assert facts["strength"] == 0.1
+    network = read_network(run, fold=0)
+    with torch.no_grad():
+        chances = torch.softmax(network(torch.from_numpy(np.array(open_pack(run / "pack")))), dim=1).numpy()
+    prepared = read_prepared(run)
+    place = {cell.path: number for number, cell in enumerate(prepared.cells)}
+    rows = [row for row in read_csv(run / "predictions.csv") if row["fold"] == "0"]
+    for row in rows:
+        mine = [float(row[f"prob_{name}"]) for name in prepared.plan.classes]
+        np.testing.assert_allclose(mine, chances[place[(run / row["path"]).resolve()]], atol=1e-4)
+
+
+def test_the_folds_are_exported_as_one_network_with_the_mean_of_their_heads(make_run: MakeRun) -> None:
+    run = make_run(split=KFOLD, train__mode="probe", train__head="discriminant", subjects=18)
+    train(run)
+    exported = export_folds(run, folds=[0, 1], metadata={})
+    networks = [read_network(run, fold=fold) for fold in (0, 1)]
+    crops = np.array(open_pack(run / "pack"))[:8]
+    with torch.no_grad():
+        logits = [each(torch.from_numpy(crops))[:, 1] for each in networks]
+    session = onnxruntime.InferenceSession(exported.onnx, providers=["CPUExecutionProvider"])
+    chances = session.run(["probabilities"], {"crops": crops})[0][:, 1]
+    np.testing.assert_allclose(chances, torch.sigmoid(sum(logits) / 2).numpy(), atol=1e-4)

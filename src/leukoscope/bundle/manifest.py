@@ -102,10 +102,14 @@ class _Figure(_Entry):
     high: float | None
 
 
-class _Metrics(_Entry):
+class _Weighted(_Entry):
+    estimators: dict[str, dict[str, _Figure]] = {}
+
+
+class _Metrics(_Weighted):
+    subject_weighted: _Weighted | None = None
     verdict: _Verdict | None = None
     data: _Data = _Data()
-    estimators: dict[str, dict[str, _Figure]] = {}
 
 
 class _Credit(_Entry):
@@ -137,6 +141,7 @@ UNSURE, REFUSED = "unsure", "refused"  # decisions that are not classes
 NOT_ASKED = "not asked"
 """Decision on a cell of a type to which the classes do not apply, such as a neutrophil."""
 FORMAT = 2
+ALL_FOLDS = -1
 MANIFEST, CARD = "bundle.json", "card.md"
 DEFAULT = "default"  # the name of the bundle that is shipped, in every command
 SHIPPED = Path(__file__).parent.parent / "bundles" / "default"
@@ -155,7 +160,8 @@ class Member(Settings):
     """Name of the network, as `leukoscope models list` shows it."""
     prepare: Prepare
     fold: int = 0
-    """Fold whose validation and test subjects this member has not learned from."""
+    """Fold whose validation and test subjects this member has not learned from; ALL_FOLDS where its head is the mean of
+    the heads of all folds on one frozen backbone."""
     temperature: float = Field(1.0, gt=0)
     """What its logits are divided by."""
 
@@ -185,6 +191,9 @@ class Manifest(Settings):
     """Operating point -> smallest probability of the disease that is called disease; empty: the likeliest class."""
     views: Literal["one", "flips", "turns"] = "one"
     """Test-time augmentation: the crop alone, its 4 mirrorings, or these and their quarter turns (8)."""
+    activation_map: bool = True
+    """Whether the networks' class-activation maps say where in a cell the answer comes from. Those of a head on all
+    stages do not: effects of single places cancel. Occlusion is drawn in their place."""
     subjects: tuple[SubjectFigures, ...] = ()
     metrics: dict[str, Any] = Field(default_factory=dict)
     """From metrics.json of the run: verdict, data, split, figures with intervals, worst subjects."""

@@ -26,7 +26,7 @@ _LONGEST = 40  # letters of a file's name that the name of its picture repeats
 @click.option(
     "--method",
     type=click.Choice(["cam", "occlusion", "lime"]),
-    help="[default: cam; occlusion where the network's map has fewer than 4x4 places]",
+    help="[default: cam; occlusion where the network's map does not say where]",
 )
 @click.option("--class", "target", default="", metavar="NAME", help="Explain this class. [default: the likeliest]")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and JSON.")
@@ -39,7 +39,7 @@ def explain(
 ) -> None:
     """Draw over every cell in IMAGES what speaks for a class (orange) and against it (blue).
 
-    cam is the network's own map: exact and instant, where it has 4x4 places or more. occlusion covers one square after
+    cam is the network's own map: exact and instant, for models whose map says where. occlusion covers one square after
     the other, lime hides patches; both only ask the model and take seconds per cell. A heat map shows what moved the
     model, not what is ill. "inside" is the share of the heat on the cell, beside the share of the picture that the cell
     takes: if the two are alike, the map says nothing about where. Each map is shown beside the decision of leukoscope

@@ -552,7 +552,7 @@ def predict(images: tuple[str, ...], model: str | None, output: str | None, **op
         return
     request = Request(**_places(Path(output) if output else None, options.pop("formats")), **options)
     request = replace(request, quiet=_printed_into(request, images))
-    predictor = load(model)
+    predictor = load(model, maps=request.html is not None)
     found = gather(map(Path, images), suffixes=SUFFIXES, dicom=True, classes=predictor.manifest.classes)
     for line in found.empty:
         complain(line)

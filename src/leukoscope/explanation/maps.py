@@ -25,6 +25,10 @@ BATCH = 64
 _SMALLEST = 1e-6  # probabilities nearer to 0 or 1 are float32 rounding
 FOR, AGAINST = (230, 120, 0), (0, 114, 178)  # orange and blue of Okabe and Ito 2008
 _STRONGEST = 0.7  # opacity of the strongest heat: the cell must stay visible under it
+OCCLUDED_PLACES = 8
+"""Places along a side of a map by occlusion that goes with an opinion."""
+FULL_LOG_ODDS = 0.5
+"""Change of the log-odds by what is hidden that is drawn as strong as tanh(1): see to_rgba."""
 LEAST_PLACES = 4
 """Places along a side of a network's map below which it is not drawn: a cell fills most of such a place, so the map
 would be an even wash, and occlusion says more."""
@@ -171,7 +175,7 @@ _TILES = 8  # squares along a side of the crop, which overlap by half
 def occlude(predict: Predict, crop: RGB, *, target: int, tiles: int = _TILES) -> Heat:
     """Return the drop in log-odds of `target` per covered square, averaged over the squares that cover a pixel.
 
-    Squares that hold nothing of the cell change nothing and are not asked for.
+    Only the cell is covered: outside of it the heat is nought, and squares that hold nothing of it are not asked for.
     """
     squares = [square for square in _squares(len(crop), tiles=tiles) if crop[square].any()]
     size = len(crop)
@@ -182,7 +186,7 @@ def occlude(predict: Predict, crop: RGB, *, target: int, tiles: int = _TILES) ->
     drops = whole - log_odds(predict, without(crop, parts), target=target) if squares else np.zeros(0)
     covered = parts.sum(axis=0)
     summed = np.tensordot(drops, parts, axes=1) if squares else np.zeros((size, size))
-    return np.asarray(summed / np.maximum(covered, 1), dtype=np.float32)
+    return np.asarray(summed / np.maximum(covered, 1) * cell_mask(crop), dtype=np.float32)
 
 
 def _squares(size: int, *, tiles: int) -> list[tuple[slice, slice]]:

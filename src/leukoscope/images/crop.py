@@ -17,7 +17,8 @@ from ..errors import ImageError
 from .read import RGB
 
 # JPEG copies of black are not quite black; of a C-NMC cell less than 2 % of the pixels, all at its edge, are as dark.
-_BLACK = 24
+BLACK = 24
+"""Grey level above which a pixel in any channel is part of a cell that was cut out on black."""
 _FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out
 
 
@@ -27,7 +28,7 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
     Raises:
         ImageError: the image is all black, so there is no cell to see.
     """
-    if image.max() <= _BLACK:
+    if image.max() <= BLACK:
         raise ImageError("is all black: there is no cell to see. Remove it or replace it.")
     left, top, side = _square(image, prepare)
     if (left, top) == (0, 0) and image.shape[:2] == (side, side) == (prepare.size, prepare.size):
@@ -48,14 +49,14 @@ def cut_square(image: RGB, left: int, top: int, side: int, *, size: int) -> RGB:
 def is_cut_out(image: RGB) -> bool:
     """Return whether a picture shows something cut out on black: most of its outermost pixels are black."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    return float((border.max(axis=1) > _BLACK).mean()) <= _FRAMED
+    return float((border.max(axis=1) > BLACK).mean()) <= _FRAMED
 
 
 def cell_mask(image: RGB) -> NDArray[np.bool_]:
     """Return where the cell is, (height, width): all that is not black background."""
     # Channel by channel: numpy's own maximum along an axis of three takes thirty times as long.
     brightest = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
-    return np.asarray(brightest > _BLACK)
+    return np.asarray(brightest > BLACK)
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import UnknownNameError, UsageError
 from ..explanation.checks import deletion, insertion, inside_share
-from ..explanation.maps import LEAST_PLACES, Crops, Heat, enlarge, lime, magnified, occlude, overlay
+from ..explanation.maps import FULL_LOG_ODDS, LEAST_PLACES, Crops, Heat, enlarge, lime, magnified, occlude, overlay
 from ..images.crop import cell_mask, prepare_crop
 from ..images.read import RGB
 from .ensemble import Floats, Outputs
@@ -15,8 +15,6 @@ from .opinion import full_evidence
 from .predictor import Predictor
 
 METHODS = ("cam", "occlusion", "lime")
-FULL_LOG_ODDS = 0.5
-"""Change of the log-odds by what is hidden that is drawn as strong as tanh(1): see explanation.maps.to_rgba."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class Explanation:
     full: float
     """Heat that is drawn as strong as tanh(1): see explanation.maps.to_rgba."""
     checks: dict[str, float]
-    """`inside`, the share of heat on the cell, and `cell_share`, the share of the picture that the cell takes, which
-    even heat would have on it; areas under the deletion and insertion curves where they were asked for."""
+    """Of cam, `inside`, the share of heat on the cell, and `cell_share`, the share of the picture that the cell takes,
+    which even heat would have on it; areas under the deletion and insertion curves where they were asked for."""
 
     def row(self) -> dict[str, Any]:
         """Return it as plain numbers."""
@@ -51,16 +49,17 @@ class Explanation:
 
     def said(self) -> list[str]:
         """Return the checks in words, such as 'inside 0.81 (the cell takes 0.55)'."""
-        beside = {"inside": f" (the cell takes {self.checks['cell_share']:.2f})"}
-        numbers = {name: value for name, value in self.checks.items() if name != "cell_share"}
-        return [f"{name} {value:.2f}{beside.get(name, '')}" for name, value in numbers.items()]
+        said = {name: f"{name} {value:.2f}" for name, value in self.checks.items() if name != "cell_share"}
+        if "inside" in said:
+            said["inside"] += f" (the cell takes {self.checks['cell_share']:.2f})"
+        return list(said.values())
 
 
 class Explainer:
     """A predictor and one method of explaining it.
 
     cam: the network's own map, exact and free; occlusion: cover squares; lime: hide patches, fit a plain model.
-    Without a method: cam, or occlusion where the network's map has too few places to say where.
+    Without a method: cam, or occlusion where the network's map does not say where.
     """
 
     def __init__(self, predictor: Predictor, *, method: str = "", seed: int = 0, curves: bool = False) -> None:
@@ -89,7 +88,7 @@ class Explainer:
 
         Raises:
             UnknownNameError: the model has no such class.
-            UsageError: the method is cam, and the network's map has too few places.
+            UsageError: the method is cam, and the network's map does not say where.
             ImageError: the image holds no cell.
         """
         classes = self._predictor.classes
@@ -102,18 +101,18 @@ class Explainer:
         heat = self._heat(method, crop, outputs.maps[0, index], index)
         full = full_evidence(self._predictor.manifest) if method == "cam" else FULL_LOG_ODDS
         chance = float(outputs.probabilities[0, index])
-        return Explanation(crop, heat, classes[index], chance, method, full, self._check(crop, heat, index))
+        checks = self._looked_at(crop, heat) if method == "cam" else {}  # the others hide nothing but the cell
+        return Explanation(crop, heat, classes[index], chance, method, full, checks | self._followed(crop, heat, index))
 
     def _chosen(self, outputs: Outputs) -> str:
-        places = min(outputs.maps.shape[2:])
-        if places >= LEAST_PLACES:
-            return self._method or "cam"
-        if self._method == "cam":
-            raise UsageError(
-                f"The map of this network has {places}x{places} places, too few to say where in the cell its answer "
-                "comes from. Use occlusion (--method occlusion)."
-            )
-        return self._method or "occlusion"
+        places, why = min(outputs.maps.shape[2:]), ""
+        if places < LEAST_PLACES:
+            why = f"The map of this network has {places}x{places} places, too few to say where in the cell"
+        elif not self._predictor.manifest.activation_map:
+            why = "In the map of this network effects of single places cancel, so it does not say where in the cell"
+        if why and self._method == "cam":
+            raise UsageError(f"{why} its answer comes from. Use occlusion (--method occlusion).")
+        return self._method or ("occlusion" if why else "cam")
 
     def _heat(self, method: str, crop: RGB, evidence: Heat, index: int) -> Heat:
         if method == "occlusion":
@@ -122,10 +121,10 @@ class Explainer:
             return lime(self.predict, crop, target=index, rng=np.random.default_rng(self._seed))
         return enlarge(evidence, size=len(crop))
 
-    def _check(self, crop: RGB, heat: Heat, index: int) -> dict[str, float]:
+    def _looked_at(self, crop: RGB, heat: Heat) -> dict[str, float]:
         inside, share = inside_share(heat, crop), float(cell_mask(crop).mean())
-        checks = {} if np.isnan(inside) else {"inside": round(inside, 4), "cell_share": round(share, 4)}
-        if self._curves:
-            for curve in (deletion, insertion):
-                checks[curve.__name__] = round(curve(self.predict, crop, heat, target=index).area, 4)
-        return checks
+        return {} if np.isnan(inside) else {"inside": round(inside, 4), "cell_share": round(share, 4)}
+
+    def _followed(self, crop: RGB, heat: Heat, index: int) -> dict[str, float]:
+        curves = (deletion, insertion) if self._curves else ()
+        return {curve.__name__: round(curve(self.predict, crop, heat, target=index).area, 4) for curve in curves}

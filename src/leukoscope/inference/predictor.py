@@ -18,7 +18,7 @@ from ..images.read import MIN_SIDE, RGB, Picture, picture_of, read_picture
 from ..progress import in_parallel
 from .cell_types import CellTyper, TypeOpinion
 from .ensemble import Crops, Ensemble, Floats, Outputs
-from .opinion import Opinion
+from .opinion import Opinion, full_evidence
 from .opinions import Opinions
 from .rejection import Rejection
 from .trial import try_bundle
@@ -32,6 +32,7 @@ K = TypeVar("K")
 Image: TypeAlias = os.PathLike[str] | str | RGB | PIL.Image.Image
 """An image file, an image as uint8 (height, width, 3), or one of Pillow's in mode RGB."""
 
+_MAP_TILES = 3  # squares along a side, which overlap by half: 25 in all
 _PASS = "Pass the path of an image file, an array uint8 (height, width, 3), or a PIL image"
 
 
@@ -42,8 +43,11 @@ class Predictor:
     answered. One thread per core reads, prepares and predicts.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, maps: bool = False) -> None:
         """Load the networks of a bundle.
+
+        maps: give every opinion a map for pages that draw it, also where the bundle's own does not say where: then by
+        occlusion, for which the networks are asked some twenty times a cell more.
 
         Raises:
             BundleError: a network cannot be loaded, or does not fit bundle.json.
@@ -56,6 +60,7 @@ class Predictor:
         self.types = self.typer.types if self.typer else ()
         self._ensemble = Ensemble(bundle)
         self._rejection = Rejection(bundle)
+        self._occluding = maps and len(self._ensemble.preparations) == 1
 
     def predict(
         self,
@@ -204,9 +209,22 @@ class Predictor:
             unsure,
             probabilities=dict(zip(self.classes, probabilities.tolist(), strict=True)),
             called=self.classes[called],
-            map=outputs.maps[0],
+            map=outputs.maps[0] if self.manifest.activation_map else self._occluded(crops[0]),
             embedding=outputs.embedding[0],
         )
+
+    def _occluded(self, crop: RGB) -> NDArray[np.float32] | None:
+        """Return what occlusion says about each class of two (2, places, places), on the scale of a network's map."""
+        if not self._occluding or len(self.classes) != 2:
+            return None
+        from ..explanation.maps import FULL_LOG_ODDS, OCCLUDED_PLACES, occlude
+
+        heat = occlude(lambda crops: self.outputs_of_crops(crops).probabilities, crop, target=1, tiles=_MAP_TILES)
+        side = len(crop) // OCCLUDED_PLACES
+        whole = heat[: side * OCCLUDED_PLACES, : side * OCCLUDED_PLACES]
+        plane = whole.reshape(OCCLUDED_PLACES, side, OCCLUDED_PLACES, side).mean(axis=(1, 3))
+        plane *= full_evidence(self.manifest) / FULL_LOG_ODDS
+        return np.stack([-plane, plane])
 
     def _call(self, probabilities: Floats, point: str) -> int:
         if self.manifest.operating_points:
@@ -214,10 +232,11 @@ class Predictor:
         return int(probabilities.argmax())
 
 
-def load(path: Path | str | None = None) -> Predictor:
+def load(path: Path | str | None = None, *, maps: bool = False) -> Predictor:
     """Return a predictor for a bundle; without a path, for the one that is shipped with leukoscope.
 
     path: a folder, 'default' for the shipped bundle, or 'hf://owner/name' (optionally '@revision') in a model hub.
+    maps: see Predictor.
 
     Raises:
         BundleError: the bundle is missing, incomplete, changed, made by a newer version, or needs memory or time
@@ -226,7 +245,7 @@ def load(path: Path | str | None = None) -> Predictor:
     """
     bundle = open_bundle(path)
     try_bundle(bundle)
-    return Predictor(bundle)
+    return Predictor(bundle, maps=maps)
 
 
 def _several(images: Any) -> Iterable[Image]:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ..config import Model
 from ..errors import BundleError, UnknownNameError, UsageError
-from .network import Network
+from .network import RGB, Network
 from .seed_cnn import seed_cnn, seed_cnn_deep
+from .stages import Stages
 
 Weights = dict[str, Tensor]
 _PICKLED = (".pth", ".pt", ".bin")
@@ -157,6 +158,10 @@ def timm_network(settings: Model, *, classes: int, size: int) -> Network:
     channels = _keep_what_is_used(body, size=size // settings.reduce)
     if weights not in ("", "hub"):
         load_backbone(body, weights, name=name)
+    if settings.pool == "stages":
+        return _of_stages(body, settings, classes=classes, size=size, mean=mean, std=std)
+    if settings.looks != "crop":
+        raise UsageError("model.looks = 'crop-and-cell' needs model.pool = 'stages'. Set that too.")
     network = Network(
         PlaneOf(body),
         channels=channels,
@@ -168,6 +173,18 @@ def timm_network(settings: Model, *, classes: int, size: int) -> Network:
     )
     if weights:  # a random head would push about, in its first steps, features that are good already
         nn.init.zeros_(network.head.weight)
+    return network
+
+
+def _of_stages(body: nn.Module, settings: Model, *, classes: int, size: int, mean: RGB, std: RGB) -> Network:
+    """Return a network of all stages of a backbone, see models.stages; its head begins at nought."""
+    black, step = -torch.tensor(mean) / torch.tensor(std), 1 / (255 * torch.tensor(std))
+    twice = settings.looks == "crop-and-cell"
+    stages = Stages(body, reduce=settings.reduce, twice=twice, black=black, step=step)
+    with torch.no_grad():
+        channels = stages.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    network = Network(stages, channels=channels, classes=classes, dropout=settings.dropout, mean=mean, std=std)
+    nn.init.zeros_(network.head.weight)
     return network
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import ALL_FOLDS, Manifest
 from ..evaluation.intervals import Design, Statistics, jackknife
 from ..evaluation.metrics import Floats, divide
 from ..evaluation.verdict import span
@@ -53,13 +53,28 @@ def _answers(manifest: Manifest) -> list[str]:
         "## What it answers",
         "",
         f"- Classes: {', '.join(manifest.classes)}{disease}",
-        f"- Network: {' and '.join(networks)}" + (f", {count} of them averaged after calibration" if count > 1 else ""),
+        f"- Network: {' and '.join(networks)}{_of_what(manifest)}"
+        + (f", {count} of them averaged after calibration" if count > 1 else ""),
         f"- Image: {_prepare(member.prepare.model_dump())}",
         f"- Test-time augmentation: {_VIEWS[manifest.views]}",
         f"- Refuses images unlike its own: {'yes' if manifest.out_of_distribution else 'no detector in this bundle'}",
         f"- Says unsure: {'yes, by conformal prediction' if manifest.conformal else 'no such rule in this bundle'}",
         "",
     ]
+
+
+def _of_what(manifest: Manifest) -> str:
+    """Return what a network pools and looks at, where that is not the usual."""
+    settings = manifest.training.get("settings", {})
+    model, train = settings.get("model", {}), settings.get("train", {})
+    words = ""
+    if train.get("mode") == "probe":
+        words += ", as it was loaded, with a linear head"
+    if model.get("pool") == "stages":
+        words += " on the means of all its stages"
+    if model.get("looks") == "crop-and-cell":
+        words += ", of the crop as it is and of the cell enlarged until it fills the crop"
+    return words
 
 
 def _prepare(prepare: dict[str, Any]) -> str:
@@ -241,9 +256,11 @@ def _limits(manifest: Manifest) -> list[str]:
         "- It knows single, segmented cells of the kind named above. With cells of another laboratory, camera or stain "
         "its figures do not hold: published models fall to an AUROC of .55 to .75 there.",
     ]
-    if len(manifest.members) > 1 and "adapted_from" not in manifest.training:  # new heads are measured together
+    several = len(manifest.members) > 1 or manifest.members[0].fold == ALL_FOLDS
+    if several and "adapted_from" not in manifest.training:  # new heads are measured together
+        what = "single networks" if len(manifest.members) > 1 else "heads of single folds"
         lines.append(
-            "- The figures are those of the single networks on subjects they had not seen; their average cannot be "
+            f"- The figures are those of the {what} on subjects they had not seen; their average cannot be "
             "tested on the same subjects, since each of these is known to some of them."
         )
     return [*lines, *(f"- {note}" for note in manifest.metrics.get("notes", [])), ""]

@@ -386,8 +386,8 @@ figure { margin: 0; min-width: 0 } img { width: 48%; background: #000 } figcapti
 </style></head><body>
 <h1>What moved the model</h1>
 <p>{% for words in methods %}{{ words }}. {% endfor %}<b class="for">Orange</b> speaks for the class whose map it is, <b class="against">blue</b>
-against it; a colour is as strong in every picture, page and in the reading room for the same evidence. <i>Inside</i> is the share of the heat
-on the cell: where it is no more than the share of the picture that the cell takes, the map says nothing about where. A heat map shows what moved the model, not what is ill.
+against it; a colour is as strong in every picture, page and in the reading room for the same evidence. {% if inside %}<i>Inside</i> is the share of the heat
+on the cell: where it is no more than the share of the picture that the cell takes, the map says nothing about where. {% endif %}A heat map shows what moved the model, not what is ill.
 {% if refused %}The model gives no answer for what it refuses ({{ refused }} of {{ cells | length }} here): such a map explains none.
 {% endif %}For research; not a diagnosis.</p>
 <main>{% for cell in cells %}
@@ -428,9 +428,9 @@ def render(cells: Sequence[Shown]) -> str:
         for cell in cells
     ]
     refused = sum(cell.decision == REFUSED for cell in cells)
-    methods = dict.fromkeys(_WORDS[cell.found.method] for cell in cells if cell.found)
+    methods = dict.fromkeys(cell.found.method for cell in cells if cell.found)
     page = environment.from_string(_PAGE)
-    return page.render(cells=rows, refused=refused, methods=list(methods))
+    return page.render(cells=rows, refused=refused, methods=[_WORDS[name] for name in methods], inside="cam" in methods)
 
 
 def _map(found: Explanation) -> dict[str, Any]:

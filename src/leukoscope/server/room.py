@@ -100,7 +100,7 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         DatabaseError: the database cannot be used.
         UsageError: it would be open to others, but nobody has an account.
     """
-    predictor = load(settings.model)
+    predictor = load(settings.model, maps=True)
     if settings.trust:
         check_signature(predictor.bundle, settings.trust)
     check_keys(settings.keys, predictor.manifest)

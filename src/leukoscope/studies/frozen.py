@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -77,13 +78,13 @@ def with_weights(name: str, *, offline: bool = False) -> tuple[Model, str]:
     return Model(name=name), "random"
 
 
-def backbone(bench: Bench, name: str, *, size: int, gain: float = 1.0, reduce: int = 1) -> Backbone:
+def backbone(bench: Bench, name: str, *, size: int, **settings: Any) -> Backbone:
     """Return a frozen network for crops of `size` px; its ONNX file is made once and kept.
 
-    gain, reduce: as in config.Model.
+    settings: others of config.Model, such as gain, reduce, pool, looks.
     """
     plain, weights = with_weights(name, offline=bench.given.offline)
-    model = plain.model_copy(update={"gain": gain, "reduce": reduce})
+    model = plain.model_copy(update=settings)
     draft = Backbone(model, size, weights, b"")
     path = bench.work / "networks" / f"{draft.key}.onnx"
     if not path.exists():

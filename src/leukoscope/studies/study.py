@@ -513,6 +513,7 @@ _MODULES = {
     "learning-curve": "learning_curve",
     "leak": "leak",
     "generalisation": "generalisation",
+    "adaptation": "adaptation_curve",
     "transfer": "transfer",
     "shortcuts": "shortcuts",
     "stain": "stain",

@@ -138,14 +138,20 @@ class Exported:
     safetensors: bytes
 
 
-def export_fold(run: Path, *, fold: int, metadata: Mapping[str, str], store: Store = "single") -> Exported:
+def export_folds(run: Path, *, folds: Sequence[int], metadata: Mapping[str, str], store: Store = "single") -> Exported:
     """Return the best epoch of a fold of a trained run; `metadata` is written into both files.
 
+    Several folds, which must share their backbone, give one network whose head is the mean of theirs.
+
     Raises:
-        DataError: the fold has not been trained.
+        DataError: a fold has not been trained.
         TrainingError: its checkpoint is damaged.
     """
-    network = read_network(run, fold=fold)
+    networks = [read_network(run, fold=fold) for fold in folds]
+    network = networks[0]
+    with torch.no_grad():
+        network.head.weight.copy_(torch.stack([each.head.weight for each in networks]).mean(dim=0))
+        network.head.bias.copy_(torch.stack([each.head.bias for each in networks]).mean(dim=0))
     size = Experiment.read(run / "config.toml").prepare.size
     safetensors = to_safetensors(network, metadata=metadata, store=store)
     return Exported(to_onnx(network, size=size, metadata=metadata, store=store), safetensors)

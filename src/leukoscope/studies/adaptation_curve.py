@@ -1,0 +1,265 @@
+"""adaptation: what a laboratory gains from cells that its own people have read, on other subjects than these."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..adaptation import Head, Reviewed, fit_heads, held_out_by, rule_of
+from ..errors import DataError
+from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
+from ..evaluation.metrics import Floats, Ints, auroc
+from ..evaluation.predictions import fit_temperature, temper
+from ..inference.rejection import UNSURE, decide, fit_conformal
+from ..training.probe import discriminant
+from .frozen import INTERVAL, folds_by
+from .generalisation import ALPHA, RECIPES, Stages, in_thirds
+from .material import Material, load, sample
+from .study import Bench, Cell, Figure, Line, Number, Page, Scale, Section, Study, lines, shown
+
+Table = NDArray[np.float32]
+COUNTS = (0, 20, 50, 200, 500)
+"""Reviewed cells, half of them of each class."""
+FEWEST = 4
+"""Subject groups of each class that a part must have to be a laboratory: two to be read, two to be judged."""
+_SHIPPED = "two looks"  # the recipe of the shipped model
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a head says to the cells of one part, by seed."""
+
+    chances: list[Floats]
+    """(cells, 2) each."""
+    decided: list[Ints]
+    """(cells,) each: the class, or UNSURE."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A head, and when it is unsure."""
+
+    head: Head
+    rule: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """A part that the model has not seen."""
+
+    material: Material
+    table: Table
+    """(all cells, channels): what the network sees of each."""
+    part: str
+    rows: Ints
+    """Its cells in material and table."""
+    base: Judge
+    """What it starts from."""
+
+
+def run(bench: Bench) -> Page:
+    """Take each large part for a laboratory that the model has not seen, and adapt to more and more of its cells."""
+    material = sample(load(bench), bench.scale.images, rng=np.random.default_rng(0))
+    material = in_thirds(material) if material.synthetic else material
+    recipe = next(each for each in RECIPES if each.name == _SHIPPED)
+    assert isinstance(recipe, Stages)
+    table = recipe.features(bench, material).astype(np.float32)
+    numbers: dict[str, Any] = {"alpha": ALPHA, "parts": {}}
+    for part in laboratories(material):
+        numbers["parts"][part] = _of_part(bench, material, table, part)
+    if not numbers["parts"]:
+        raise DataError(
+            f"No part of these cells has {FEWEST} subject groups of each class. Give cells of several parts."
+        )
+    ran_on = {
+        "Images": material.words(),
+        "Model": "the recipe of the shipped model, learnt from all other parts",
+        "Interval": INTERVAL,
+    }
+    return Page(_answer(numbers), ran_on, [_section(part, each) for part, each in numbers["parts"].items()], numbers)
+
+
+def laboratories(material: Material) -> list[str]:
+    """Return the parts that have subjects enough of both classes, and that leave some of both to learn from."""
+
+    def enough(rows: Ints, fewest: int) -> bool:
+        own = [material.groups[rows][material.labels[rows] == label] for label in (0, 1)]
+        return all(len(set(each.tolist())) >= fewest for each in own)
+
+    parts = np.unique(material.parts).tolist()
+    large = [part for part in parts if enough(np.flatnonzero(material.parts == part), FEWEST)]
+    return [part for part in large if enough(_others(material, part), 2)]
+
+
+def _others(material: Material, part: str) -> Ints:
+    """Return the rows of all other parts, without the subject groups of this one."""
+    here = material.parts == part
+    return np.flatnonzero(~here & ~np.isin(material.group_names, material.group_names[here]))
+
+
+def _of_part(bench: Bench, material: Material, table: Table, part: str) -> dict[str, Any]:
+    rows, others = np.flatnonzero(material.parts == part), _others(material, part)
+    laboratory = Laboratory(material, table, part, rows, _base(material, table, others))
+    said: dict[int, Said] = {}
+    for count in COUNTS:
+        if count and min(np.bincount(material.labels[rows])) < count:
+            continue  # half of the subjects must have half of these cells of each class
+        each = [_asked(bench, laboratory, count=count, seed=seed) for seed in bench.seeds]
+        said[count] = Said([np.array(one["chances"]) for one in each], [np.array(one["decided"]) for one in each])
+    found = _measured(material, rows, said)
+    names = ("auroc", *(f"{what}.{label}" for what in ("called_other", "decided") for label in material.classes))
+    return {
+        "cells": len(rows),
+        "subjects": len(set(material.groups[rows].tolist())),
+        "learnt_from": len(others),
+        "counts": {str(count): {name: found.interval(f"{count}.{name}") for name in names} for count in said},
+        "gains": {str(count): found.difference(f"{count}.auroc", "0.auroc") for count in said if count},
+    }
+
+
+def _base(material: Material, table: Table, rows: Ints) -> Judge:
+    """Return what a laboratory starts from, learnt from other parts alone."""
+    features, labels, groups = table[rows], material.labels[rows], material.groups[rows]
+    unseen = np.zeros((len(rows), 2))
+    for train, test in folds_by(groups, labels, seed=0):
+        part = Head(*discriminant(features[train], labels[train], groups[train], shrinkage=0.1))
+        unseen[test] = part.raw(features[test][:, None])
+    temperature = float(fit_temperature(labels, unseen))
+    head = Head(*discriminant(features, labels, groups, shrinkage=0.1), temperature=temperature)
+    return Judge(head, fit_conformal(temper(unseen, temperature), labels, groups, alpha=ALPHA))
+
+
+def _asked(bench: Bench, laboratory: Laboratory, *, count: int, seed: int) -> dict[str, Any]:
+    """Return what is said to the cells of a part after `count` of it were read, of other subjects than each."""
+    material, table, rows = laboratory.material, laboratory.table, laboratory.rows
+
+    def work() -> dict[str, Any]:
+        chances, decided = np.zeros((len(rows), 2)), np.zeros(len(rows), np.int64)
+        for read, judged in _halves(material, rows, seed=seed):
+            judge = laboratory.base
+            if count:
+                drawn = _drawn(material, rows, read, count, np.random.default_rng([seed, count]))
+                judge = _adapted(material, table, rows[drawn], judge.head, seed=seed)
+            chances[judged] = judge.head.probabilities(table[rows[judged]][:, None])
+            decided[judged] = decide(chances[judged], judge.rule)
+        return {"chances": chances.round(6).tolist(), "decided": decided.tolist()}
+
+    settings = {"cells": material.key, "alpha": ALPHA, "recipe": _SHIPPED}
+    found: dict[str, Any] = bench.kept(f"{laboratory.part}, {count} cells, seed {seed}", settings, work)
+    return found
+
+
+def _halves(material: Material, rows: Ints, *, seed: int) -> list[tuple[Ints, Ints]]:
+    """Return (places to read, places to judge) twice: half of the subject groups of each class, then the other half."""
+    rng, side = np.random.default_rng(seed), np.zeros(len(rows), bool)
+    for label in (0, 1):
+        groups = rng.permutation(np.unique(material.groups[rows][material.labels[rows] == label]))
+        side |= np.isin(material.groups[rows], groups[: len(groups) // 2])
+    return [(np.flatnonzero(side), np.flatnonzero(~side)), (np.flatnonzero(~side), np.flatnonzero(side))]
+
+
+def _drawn(material: Material, rows: Ints, places: Ints, count: int, rng: np.random.Generator) -> Ints:
+    """Return `count` of these places, half of each class, from as many subjects as there are."""
+    chosen: list[int] = []
+    for label in (0, 1):
+        own = rng.permutation(places[material.labels[rows[places]] == label])
+        groups = material.groups[rows[own]]
+        turn = np.array([int((groups[:place] == group).sum()) for place, group in enumerate(groups)])
+        chosen += own[np.argsort(turn, kind="stable")][: count // 2].tolist()  # one of each subject in turn
+    return np.sort(np.array(chosen))
+
+
+def _adapted(material: Material, table: Table, rows: Ints, head: Head, *, seed: int) -> Judge:
+    """Return the head that `leukoscope adapt` fits to these cells, and when it is unsure."""
+    labels, names = material.labels[rows], tuple(material.group_names[rows].tolist())
+    groups, by_subject = held_out_by(names, labels)
+    embeddings = table[rows][:, None].astype(np.float32)
+    seen = Reviewed(labels, groups, by_subject, names, (embeddings,), head.probabilities(embeddings), ())
+    heads, unseen = fit_heads([head], seen, seed=seed)
+    return Judge(heads[0], rule_of(unseen, seen, alpha=ALPHA))
+
+
+def _measured(material: Material, rows: Ints, said: dict[int, Said]) -> Jackknife:
+    """Measure each number of reviewed cells on all cells of a part, and with each subject left out."""
+    labels = material.labels[rows]
+    units = np.unique(material.groups[rows], return_inverse=True)[1].astype(np.int64)
+    size, class_of = np.bincount(units), np.zeros(units.max() + 1, int)
+    class_of[units] = labels
+
+    def statistic(weights: Floats) -> Statistics:
+        values: Statistics = {}
+        for count, each in said.items():
+            areas = [auroc(labels, chances, weights=weights / size, groups=units) for chances in each.chances]
+            values[f"{count}.auroc"] = np.mean(areas, axis=0)
+            sure = np.mean([one != UNSURE for one in each.decided], axis=0)
+            wrong = np.mean([(one != UNSURE) & (one != labels) for one in each.decided], axis=0)
+            for what, cells in (("called_other", wrong), ("decided", sure)):
+                share = np.bincount(units, cells) / size
+                for label, name in enumerate(material.classes):
+                    own = weights * (class_of == label)
+                    values[f"{count}.{what}.{name}"] = own @ share / own.sum(axis=1)
+        return values
+
+    return jackknife(statistic, design_of(labels, units).alike(), cells=len(rows))
+
+
+def _section(part: str, found: dict[str, Any]) -> Section:
+    counts = found["counts"]
+    names = [name for name in next(iter(counts.values())) if name != "auroc"]
+    words = {"called_other": "called the other class", "decided": "decided"}
+    columns = [
+        "reviewed cells",
+        "AUROC, subjects equal",
+        "against none",
+        *(f"{name.partition('.')[2]}: {words[name.partition('.')[0]]}" for name in names),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            count,
+            each["auroc"],
+            shown(found["gains"][count], signed=True) if count in found["gains"] else "",
+            *(each[name] for name in names),
+        ]
+        for count, each in counts.items()
+    ]
+    x = [int(count) for count in counts]
+    drawn = {"AUROC": Line(x, [each["auroc"] for each in counts.values()])} | {
+        f"{name.partition('.')[2]} {words[name.partition('.')[0]]}": Line(x, _bandless(counts, name)) for name in names
+    }
+    svg = lines(f"adaptation-{part}", drawn, x="reviewed cells of the part", y="AUROC; share of cells")
+    figure = Figure(part.replace("_", "-"), svg, f"AUROC and decisions on {part} by number of reviewed cells.")
+    text = (
+        f"The model has learnt from {found['learnt_from']:,} cells of other parts. Of {part} ({found['cells']:,} cells "
+        f"of {found['subjects']} subject groups) half of the subjects give the reviewed cells, the other half is "
+        "judged, and the other way round. Shares are of all cells of a class, subjects equal; at most "
+        f"{ALPHA:.0%} are to be called the other class."
+    )
+    return Section(f"{part} as a laboratory", text, columns, rows, [figure])
+
+
+def _bandless(counts: dict[str, Any], name: str) -> list[Number]:
+    return [{"value": each[name]["value"], "low": None, "high": None} for each in counts.values()]
+
+
+def _answer(numbers: dict[str, Any]) -> str:
+    told = []
+    for part, found in numbers["parts"].items():
+        counts, gains = found["counts"], found["gains"]
+        proven = [count for count, gain in gains.items() if gain["low"] is not None and gain["low"] > 0]
+        most = list(counts)[-1]
+        gain = f"{proven[0]} reviewed cells are shown to help" if proven else "no number of them is shown to help"
+        told.append(
+            f"On {part}, AUROC is {shown(counts['0']['auroc'])} with none of its cells reviewed and "
+            f"{shown(counts[most]['auroc'])} with {most}; {gain}."
+        )
+    return " ".join(told)
+
+
+STUDY = Study(
+    "adaptation",
+    "What do a laboratory's own cells bring?",
+    "Some dozens of reviewed cells adapt a model to another laboratory.",
+    Scale(seeds=5, size=128),
+    run,
+)
