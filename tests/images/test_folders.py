@@ -1,7 +1,9 @@
 """Nothing in a folder is passed over in silence."""
 
 import io
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from leukoscope.images.folders import list_folder, passed_over
+from leukoscope.inference.sources import gather
 
 
 @pytest.fixture
@@ -72,3 +75,20 @@ def test_a_picture_of_every_format_without_a_suffix_is_found(tmp_path: Path) -> 
         Image.new("RGB", (32, 32)).save(content, kind)
         (tmp_path / f"file-{kind}").write_bytes(content.getvalue())
     assert len(list_folder(tmp_path).files) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="Windows keeps rights otherwise")
+def test_a_folder_that_may_not_be_read_is_named_and_the_others_are_read() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root, me = Path(name), os.geteuid()
+        root.chmod(0o755)
+        (root / "secret").mkdir(mode=0)
+        (root / "a.png").write_bytes(b"x")
+        try:
+            if me == 0:
+                os.seteuid(65_534)  # root reads everything
+            found = gather([root])
+        finally:
+            os.seteuid(me)
+    assert [source.path.name for source in found.sources] == ["a.png"]
+    assert found.empty == [f"{root / 'secret'} cannot be read (Permission denied). Change its rights."]

@@ -57,3 +57,14 @@ def test_a_pipe_in_a_folder_or_a_table_never_keeps_the_others_waiting(tmp_path: 
     assert [kind_of(source.path) for source in listed.sources] == ["crop", "crop"]  # and refused by name when read
     with pytest.raises(ImageError, match="is a pipe"):
         read_image(listed.sources[1].path)
+
+
+def test_a_row_without_a_path_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "t.csv").write_text("path,subject\na.png,1\n,2\n")
+    found = gather([tmp_path / "t.csv"])
+    assert [source.subject for source in found.sources] == ["1"]
+    assert found.empty == [f"{tmp_path / 't.csv'}, row 3: no path. Name the image file."]
+    (tmp_path / "t.csv").write_text("path,subject\n,2\n")
+    with pytest.raises(DataError, match="row 2: no path"):
+        gather([tmp_path / "t.csv"])

@@ -235,6 +235,8 @@ def index_release(labels: Path | None = None) -> Indexed:
 def _index_folder(root: Path, layout: Layout, labels: Path | None) -> Indexed:
     root = root.resolve()
     listing = list_folder(root)
+    if listing.unread:  # whose patients would be missing
+        raise listing.unread[0]
     ignored = Counter(one.path.suffix or one.path.name for one in listing.passed)
     found = [PurePosixPath(path.relative_to(root)) for path in listing.files]
     images = [inside for inside in found if str(inside).isprintable()]  # no line breaks, nor bytes that are no text

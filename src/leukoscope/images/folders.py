@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from .read import FORMATS, format_of
 
@@ -64,6 +63,8 @@ class Listing:
     passed: list[Passed] = field(default_factory=list)
     hidden: int = 0
     """Hidden files and those that systems leave behind (._*, .DS_Store, Thumbs.db)."""
+    unread: list[OSError] = field(default_factory=list)
+    """Why folders inside could not be read."""
 
     def counts(self) -> Counter[str]:
         """Return how many files were passed over for each reason."""
@@ -82,7 +83,7 @@ def list_folder(folder: Path, *, suffixes: Collection[str] = FORMATS, dicom: boo
         dicom: whether DICOM is taken, whatever its name.
 
     Raises:
-        OSError: a folder may not be read.
+        OSError: the folder itself may not be read.
     """
     found = Listing()
     for path in sorted(_walk(folder, found)):
@@ -141,7 +142,13 @@ def _walk(root: Path, found: Listing) -> Iterator[Path]:
 def _walk_real(root: Path, seen: set[tuple[int, int]], links: list[Path], found: Listing) -> Iterator[Path]:
     if not _first_time(root, seen):
         return
-    for where, folders, files in os.walk(root, onerror=_raise):
+
+    def unread(error: OSError) -> None:
+        if Path(error.filename) == root:
+            raise error
+        found.unread.append(error)
+
+    for where, folders, files in os.walk(root, onerror=unread):
         found.hidden += sum(is_hidden(name) for name in (*folders, *files))
         visible = [name for name in folders if not is_hidden(name)]
         links += [Path(where, name) for name in visible if Path(where, name).is_symlink()]
@@ -158,10 +165,6 @@ def _first_time(folder: Path, seen: set[tuple[int, int]]) -> bool:
         return False
     seen.add(key)
     return True
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
 
 
 def _reason(path: Path, suffixes: Collection[str], *, dicom: bool) -> str | None:

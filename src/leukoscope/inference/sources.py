@@ -108,7 +108,7 @@ class Gathered:
 
     sources: list[Source] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
-    """One sentence for each folder or table without images."""
+    """One sentence for each folder or table without images, each folder that may not be read, each row without path."""
     passed: list[Passed] = field(default_factory=list)
     """Files in folders that are not read, each with its reason."""
     hidden: int = 0
@@ -210,7 +210,8 @@ def _in_folder(
         insides.setdefault(path, own / path.relative_to(folder).as_posix())
     pictures = [one.path.name for one in found.passed if one.picture]
     cure = f"Save {pictures[0]} and others as PNG or TIFF." if pictures else "Check the path."
-    empty = [] if found.files else [f"{folder} holds no image ({', '.join(suffixes)}). {cure}"]
+    empty = [f"{one.filename} cannot be read ({one.strerror}). Change its rights." for one in found.unread]
+    empty += [] if found.files else [f"{folder} holds no image ({', '.join(suffixes)}). {cure}"]
     return Gathered([Source(path) for path in found.files], empty, found.passed, found.hidden)
 
 
@@ -221,14 +222,15 @@ def _in_table(table: Path) -> Gathered:
     found = Gathered(notes=[*read.notes, *read.note_on_subjects()])
     for number, row in zip(read.lines, read.columns(("path",), ("subject",)), strict=True):
         if not row["path"]:
-            raise DataError(f"{table}, row {number}: no path. Name the image file.")
+            found.empty.append(f"{table}, row {number}: no path. Name the image file.")
+            continue
         try:
             path = file_of(row["path"], table)
         except DataError as elsewhere:
             found.notes.append(str(elsewhere))
             path = table.parent / row["path"]  # which does not exist, and is refused by name
         found.sources.append(Source(path, row.get("subject", "")))
-    found.empty = [] if found.sources else [f"{table} lists no images."]
+    found.empty += [] if found.sources else [f"{table} lists no images."]
     return found
 
 
