@@ -252,3 +252,13 @@ def test_lab_of_pillow_is_read(eight: np.ndarray) -> None:
     )
     image.save(content, "TIFF")
     assert np.abs(read_picture(content.getvalue()).pixels.astype(int) - pale).max() <= 3
+
+
+def test_lab_that_no_light_has_is_brought_to_the_edge_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    content = io.BytesIO()
+    values = np.zeros((32, 32, 3), np.uint8)
+    values[..., 0], values[..., 2] = 20, 127
+    tifffile.imwrite(content, values, photometric="cielab")
+    pixels = read_picture(content.getvalue()).pixels
+    assert pixels[..., 2].max() == 0
+    assert not recwarn.list
