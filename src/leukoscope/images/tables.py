@@ -14,7 +14,7 @@ from ..errors import DataError
 _WORKBOOKS = {b"PK\x03\x04": "a workbook (Excel, OpenDocument)", b"\xd0\xcf\x11\xe0": "a workbook (old Excel)"}
 _SEPARATORS = ",;\t|"
 _UNSEEN = "\ufeff\u200b\u200c\u200d\u2060"  # blanks of no width, which str.strip leaves
-_SUBJECTS = re.compile(r"subject|patient|donor|proband|person|case|pid", re.IGNORECASE)
+_SUBJECTS = re.compile(r"subject|patient|donor|proband|(?<![a-z])(?:person|case|pid)(?![a-z])", re.IGNORECASE)
 Row = dict[str, str]
 
 
