@@ -367,6 +367,8 @@ def test_seven_bits_are_brought_to_eight(pixels, tmp_path):
         ({"PhotometricInterpretation": "ARGB"}, "kind that is not read .ARGB"),
         ({"PhotometricInterpretation": "YBR_PARTIAL_422"}, "kind that is not read"),
         ({"PixelRepresentation": 1}, "with a sign"),
+        ({"BitsStored": 9}, "states 9 of 8 bits"),
+        ({"HighBit": 99}, "up to bit 99, which cannot be"),
         ({"ColorSpace": "ROMMRGB"}, "names colours .ROMMRGB. and lacks their profile"),
     ],
 )
@@ -408,3 +410,10 @@ def test_big_endian_of_sixteen_bits_is_its_twin(pixels, tmp_path):
     assert is_dicom(tmp_path / "b")
     read = DicomImage(tmp_path / "b")
     assert np.array_equal(read.read(0, 0, *read.size), pixels)
+
+
+def test_an_unknown_way_of_coding_is_refused(pixels, tmp_path):
+    path = write_field(tmp_path / "a.dcm", pixels)
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.77", 1))
+    with pytest.raises(ImageError, match="coded in a way that is not known"):
+        DicomImage(path)

@@ -113,7 +113,7 @@ class DicomImage:
 
     def _meant(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the bits that hold the picture; above and below them uncompressed pixels may hold anything."""
-        stored, high = int(self._header.BitsStored), int(self._header.get("HighBit", self._header.BitsStored - 1))
+        stored, high = int(self._header.BitsStored), _high_bit(self._header)
         packed = self._header.file_meta.TransferSyntaxUID.is_encapsulated
         if packed or (stored == 8 * values.itemsize and high == stored - 1):
             return values
@@ -246,6 +246,19 @@ def _check_values(head: Any, path: Path) -> None:
         raise ImageError("has values with a sign, which colours have not. Export it again.", path=path)
     if bits not in (8, 16):
         raise ImageError(f"has {bits} bits for each value, which is not read. Export it with 8 or 16.", path=path)
+    stored, high = _decoded(lambda: (int(head.BitsStored), _high_bit(head)), f"{path} is damaged")
+    if not 1 <= stored <= bits or not stored - 1 <= high < bits:
+        raise ImageError(
+            f"states {stored} of {bits} bits, up to bit {high}, which cannot be. Export it again.", path=path
+        )
+    syntax = head.file_meta.TransferSyntaxUID
+    if attempt(lambda: bool(syntax.is_transfer_syntax)) is not True:
+        raise ImageError(f"is coded in a way that is not known ({str(syntax)[:64]!r}). Export it again.", path=path)
+
+
+def _high_bit(head: Any) -> int:
+    high = head.get("HighBit")
+    return int(head.BitsStored) - 1 if high is None else int(high)
 
 
 def _size(head: Any, path: Path, *, whole_slide: bool) -> tuple[int, int]:
