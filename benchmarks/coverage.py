@@ -22,15 +22,14 @@ from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
 from leukoscope.evaluation.intervals import Jackknife, bootstrap, design_of, jackknife, spread
-from leukoscope.evaluation.metrics import CALIBRATION, METRICS, Floats, Ints, auroc, calibration_figures, ece
+from leukoscope.evaluation.metrics import CALIBRATION, METRICS, UNOFFERED, Floats, Ints, auroc, calibration_figures
 from leukoscope.evaluation.outcomes import SUBJECT_METRICS, Outcome, measure, measure_subjects
 from leukoscope.files import read_json, write_json, write_text
 from leukoscope.report.style import GOOD, MODEL, MUTED, SIZE, canvas, drawing, for_file
 
 KEPT = Path("build/coverage")
-REPLICATES = 200
 PAIRED = ("auroc", "balanced_accuracy", "brier")
-NAMES = (*METRICS, *CALIBRATION)
+NAMES = tuple(name for name in (*METRICS, *CALIBRATION) if name not in UNOFFERED)
 
 
 @dataclass(frozen=True)
@@ -190,16 +189,8 @@ def _one(
     design = design_of(first.labels, first.groups)
     sizes = design.share if alike else np.ones(len(design.share))
     design = design.alike() if alike else design
-    groups, cells = len(sizes), len(first.labels)
     seed = int(rng.integers(1 << 31))
-    drawn = bootstrap(
-        lambda w: {"a.ece": ece(first.labels, first.probabilities, weights=w / sizes, groups=first.groups)},
-        groups=groups,
-        cells=cells,
-        replicates=REPLICATES,
-        seed=seed,
-    )
-    found = jackknife(statistic(models, sizes), design, cells=cells, drawn=drawn)
+    found = jackknife(statistic(models, sizes), design, cells=len(first.labels))
     word = "alike" if alike else "cells"
     for name in NAMES if alike else (*NAMES, *SUBJECT_METRICS):
         number = found.interval(f"a.{name}")
@@ -255,7 +246,7 @@ def delong(labels: Ints, scores: Floats) -> float:
 
 
 ABOUT = """
-Simulated test sets, {sets} a setting, so that a share of .95 is known to about .01. A subject has one class, a shift of
+Simulated test sets, {sets} a setting, so that a share of .95 is known to ±{known}. A subject has one class, a shift of
 its score (standard deviation .8 where that of its cells is 1) and 20 to 100 cells. The method was chosen on the
 settings of the first table, and then measured on others.
 """
@@ -265,15 +256,17 @@ Brier score, calibration in the large, observed over expected) are covered more 
 also hold for other numbers of subjects of each class. With classes by chance, as when subjects are taken as they
 come, AUPRC is covered at {auprc}, calibration in the large at {large}, and observed over expected at {ratio}.
 Figures of whole subjects are shares of few and hold more often than promised; so do differences between models with
-three to six subjects a class. The interval of the calibration error does not keep its promise, since chance alone
-raises the figure: it is a hint. With fewer than three subjects in a class that matters no interval is offered. Ten
-subjects with cells of both classes each have their AUROC covered at {mixed}. AUPRC, IPA and the calibration slope
-were given their scale and centre after a first look at the other settings, so that for them both columns are of
-choosing.
+three to six subjects a class. Of the calibration error (ECE) no interval is offered: chance alone raises that figure,
+and bootstrap intervals less their bias held .77 to 1.00 on these settings. With fewer than three subjects in a class
+that matters no interval is offered either. Where nearly all pairs are ranked rightly (AUROC .95) that of the AUROC
+holds {high}, and with ten subjects who have cells of both classes {mixed}: there it is somewhat too sure, mostly by
+lying too high. AUPRC, IPA and the calibration slope were given their scale and centre after a first look at the other
+settings, so that for them both columns are of choosing.
 """
 ERRORS = """
 How often a model without information (AUROC .5) is said to do better than guessing, nominally 2.5 % at most; and how
-often two models of the same AUROC are said to differ, nominally 5 %.
+often two models of the same AUROC are said to differ, nominally 5 %. In {sets} sets a rate of .05 shows as {low} to
+{high} by chance alone.
 """
 Found = list[tuple[Setting, dict[str, Any]]]
 METHODS = {
@@ -295,7 +288,6 @@ TITLES = {
     "auprc": "AUPRC",
     "brier": "Brier score",
     "ipa": "IPA",
-    "ece": "calibration error",
     "calibration_slope": "calibration slope",
     "calibration_intercept": "calibration in the large",
     "observed_expected": "observed over expected",
@@ -317,7 +309,9 @@ def page(found: Found) -> str:
     sets = sorted({each["sets"] for _, each in found})
     parts = [
         "# How often 95 % intervals hold the true value",
-        ABOUT.format(sets=" or ".join(f"{count:,}" for count in sets)).strip(),
+        ABOUT.format(
+            sets=" or ".join(f"{count:,}" for count in sets), known=_shown(1.96 * float(np.sqrt(0.95 * 0.05 / sets[0])))
+        ).strip(),
         "## AUROC by method, subjects of each class",
         _table(
             ["method", "weight", *(f"{each.ill}" for each, _ in chosen)],
@@ -341,7 +335,7 @@ def page(found: Found) -> str:
         ),
         _remarks(others),
         "## Does the verdict keep its error rate?",
-        ERRORS.strip(),
+        _error_words(min(each["sets"] for _, each in guess)),
         _table(
             ["setting", "beats guessing", "by AUROC alone", "A and B differ in AUROC", "in balanced accuracy"],
             [[_named(each), *(_shown(value) for value in _errors(result))] for each, result in guess],
@@ -356,7 +350,19 @@ def _remarks(others: Found) -> str:
     names = {"auprc": "auprc", "large": "calibration_intercept", "ratio": "observed_expected"}
     mixed = [each for each in others if each[0].classes == "mixed"]
     ranges = {key: _range(drawn, f"alike {name}") for key, name in names.items()}
-    return REMARKS.format(**ranges, mixed=_share(mixed[0][1], "alike auroc")).strip()
+    high = _range([each for each in others if each[0].auroc == 0.95], "alike auroc")
+    return REMARKS.format(**ranges, mixed=_share(mixed[0][1], "alike auroc"), high=high).strip()
+
+
+def _error_words(sets: int) -> str:
+    chance = 1.96 * float(np.sqrt(0.05 * 0.95 / sets))
+    return ERRORS.format(sets=sets, low=_shown(0.05 - chance), high=_shown(0.05 + chance)).strip()
+
+
+def kept() -> Found:
+    """Return the settings that docs/benchmarks/coverage.json holds, in the order of the page."""
+    rows = read_json(DOCS / "coverage.json")["settings"]
+    return [(Setting(**row["setting"] | {"cells": tuple(row["setting"]["cells"])}), row) for row in rows]
 
 
 def _errors(result: dict[str, Any]) -> list[float]:

@@ -6,7 +6,10 @@ A number stands between two comments, which no reader of the page sees:
 
 First the file, from the root of the repository; then the keys down to a number, or to its value, low and high; last how
 it is written: `.2` (.89, two digits), `span .2` (.89 (.86 to .92)), `percent 1` (63.6 %), `count` (4,133), `text`.
-A page that is itself written by a program (docs/evidence, docs/benchmarks) needs none.
+A share that another source gave, or a run that is not kept as JSON, stands between <!--from SOURCE--> and <!--/from-->,
+so that nobody takes it for one of these: the source is a command, a publication, a rule. On the pages that people write
+a share that stands in neither is an error (`unsourced`). Pages that a program writes (docs/evidence, docs/benchmarks)
+need no marks; the test compares their figures with the JSON beside them.
 
 Usage: python docs/site/page_numbers.py [--check]
 """
@@ -24,6 +27,11 @@ MARKED = re.compile(
     r"<!--number (?P<file>[^:>]+): (?P<keys>[^|>]+?) \| (?P<form>[^>]+?) -->(?P<now>.*?)<!--/number-->", re.S
 )
 OPENED = "<!--number"
+_FROM = re.compile(r"<!--from (?P<source>[^>]+?)-->.*?<!--/from-->", re.S)
+_CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.S | re.M)
+# .89, 0.893, 63.6 %; not the level of an interval, a length, a version or a DOI
+_SHARE = re.compile(r"(?<![\w./])(?:[01]?\.\d\d+|(?!95 %|100 %)\d+(?:\.\d+)? %)(?![\w/.]*\w)(?! (?:µm|s\b|p\b))")
+_PEOPLES = ("README.md", "docs/*.md", "docs/explanation/*.md", "docs/how-to/*.md")
 
 
 def pages(root: Path = ROOT) -> list[Path]:
@@ -42,6 +50,27 @@ def written(text: str, *, root: Path = ROOT) -> str:
     return MARKED.sub(
         lambda mark: mark[0][: mark.start("now") - mark.start()] + _said(mark, root) + "<!--/number-->", text
     )
+
+
+def unsourced(text: str) -> list[str]:
+    """Return the shares of a page that stand neither in a mark of a file nor in one that names a source, with lines.
+
+    Raises:
+        ValueError: a mark of a source is not closed.
+
+    >>> unsourced("It reaches .89 (95 %); <!--from a run-->.93<!--/from--> before, `0.5` in code.")
+    ['line 1: .89']
+    """
+    if text.count("<!--from ") != len(_FROM.findall(text)) or text.count("<!--/from-->") != text.count("<!--from "):
+        raise ValueError("a <!--from …--> is not written as <!--from SOURCE-->TEXT<!--/from-->")
+    for known in (_CODE, MARKED, _FROM):
+        text = known.sub(lambda found: "\n" * found[0].count("\n"), text)
+    return [f"line {text.count(chr(10), 0, share.start()) + 1}: {share[0]}" for share in _SHARE.finditer(text)]
+
+
+def peoples(root: Path = ROOT) -> list[Path]:
+    """Return the pages on which every share needs a source."""
+    return sorted(page for pattern in _PEOPLES for page in root.glob(pattern))
 
 
 def _said(mark: re.Match[str], root: Path) -> str:

@@ -19,7 +19,7 @@ from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write
 from .config import OPERATING_POINTS
 from .data.cells import Cell
 from .errors import DataError, ImageError, UsageError
-from .evaluation.intervals import Jackknife, Statistics, bootstrap, design_of, jackknife
+from .evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
 from .evaluation.predictions import fit_temperature, fit_thresholds, log_loss, temper
 from .images.crop import VIEWS, prepare_crop, turn
@@ -39,7 +39,6 @@ FEWEST = 10  # cells of each class
 _FOLDS = 5
 _STRENGTHS = (0.0003, 0.003, 0.03, 0.3)  # how far the head may leave the old one: scikit-learn's C
 _TRUST = 30.0  # how much cheaper it is to scale the old answer than to lean on a channel
-_REPLICATES = 2000
 METRICS = ("auroc", "auprc", "balanced_accuracy", "sensitivity", "specificity", "brier", "ece")
 
 
@@ -304,7 +303,7 @@ def _solve(embeddings: NDArray[Any], labels: Ints, old: Head, strength: float) -
 
 def _compare(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> dict[str, Any]:
     """Return old, new and difference of every figure with intervals, and a verdict in words."""
-    sampled = _sampled(bundle, seen, unseen, seed=seed)
+    sampled = _sampled(bundle, seen, unseen)
     difference = {name: sampled.difference(f"new.{name}", f"old.{name}") for name in METRICS}
     error = difference["brier"]
     better = error["high"] is not None and error["high"] < 0
@@ -330,7 +329,7 @@ _ONE_SUBJECT = (
 )
 
 
-def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> Jackknife:
+def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats) -> Jackknife:
     codes = np.unique(seen.groups, return_inverse=True)[1].astype(np.int64)
     edges = {"old": bundle.manifest.operating_points.get("balanced"), "new": None}
     edges["new"] = None if edges["old"] is None else 0.5  # fixed beforehand, not chosen on these cells
@@ -355,14 +354,7 @@ def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> Ja
             "ece": ece(seen.labels, chances, **given),
         }
 
-    def errors(weights: Floats) -> Statistics:
-        return {
-            f"{name}.ece": ece(seen.labels, chances, weights=weights, groups=codes) for name, chances in said.items()
-        }
-
-    cells = len(codes)
-    drawn = bootstrap(errors, groups=int(codes.max()) + 1, cells=cells, replicates=_REPLICATES, seed=seed)
-    return jackknife(statistic, design_of(seen.labels, codes), cells=cells, drawn=drawn)
+    return jackknife(statistic, design_of(seen.labels, codes), cells=len(codes))
 
 
 def _figures(adapted: Adapted, seen: Reviewed, old: Manifest, points: dict[str, float]) -> tuple[SubjectFigures, ...]:

@@ -174,7 +174,7 @@ class Evaluate(Settings):
     """How sure a number is."""
 
     replicates: int = Field(2000, ge=100)
-    """Bootstrap replicates over subject groups, for the calibration error; other intervals need none."""
+    """Bootstrap replicates over subject groups, for the bands of curves; intervals of numbers need none."""
     subgroups: tuple[str, ...] = ("part",)
     """Columns of cells.csv whose values are shown as subgroups, such as part, laboratory, stain, sex, age."""
     positive: str = ""

@@ -285,27 +285,8 @@ def test_the_same_seed_gives_the_same_replicates() -> None:
     assert np.array_equal(first.replicates["ece"], second.replicates["ece"])
 
 
-@given(
-    value=st.floats(0, 1),
-    replicates=arrays(float, 60, elements=st.floats(0, 1) | st.just(np.nan)),
-    other=st.floats(0, 1),
-    others=arrays(float, 60, elements=st.floats(0, 1)),
-)
-def test_the_calibration_error_always_lies_in_its_own_interval(
-    value: float, replicates: np.ndarray, other: float, others: np.ndarray
-) -> None:
-    point = {"a.ece": np.float64(value), "b.ece": np.float64(other)}
-    sampled = Bootstrap(point, {"a.ece": replicates, "b.ece": others})
-    for found, least in (
-        (sampled.interval("a.ece", one_class(9)), 0),
-        (sampled.difference("a.ece", "b.ece", one_class(9)), -1),
-    ):
-        if found["low"] is not None:
-            assert least <= found["low"] <= found["value"] + 1e-6
-            assert found["value"] - 1e-6 <= found["high"] <= 1
-
-
-def test_what_chance_adds_to_the_calibration_error_is_taken_from_its_interval() -> None:
+def test_no_interval_of_the_calibration_error_is_offered_nor_of_its_difference() -> None:
+    """Chance alone raises it, more on fewer subjects: it lies above its true value in nearly every replicate."""
     rng = np.random.default_rng(8)
     chance = rng.uniform(size=2000)
     labels, group = (rng.uniform(size=2000) < chance).astype(np.int64), rng.integers(40, size=2000)
@@ -313,10 +294,9 @@ def test_what_chance_adds_to_the_calibration_error_is_taken_from_its_interval() 
     outcome = Outcome(labels, probabilities, (chance > 0.5).astype(np.int64), np.abs(chance - 0.5), {}, group)
     sampled = bootstrap(lambda weights: measure(outcome, weights), groups=40, cells=2000, replicates=500)
     assert np.mean(sampled.replicates["ece"] > sampled.point["ece"]) > 0.75  # without a bias it were half
-    found = sampled.interval("ece", one_class(40))
-    assert 0 <= found["low"] < found["value"] / 2
-    assert found["value"] <= found["high"]
-    assert sampled.interval("ece", one_class(2)) == {"value": found["value"], "low": None, "high": None}
+    found = jackknife(lambda weights: {"a.ece": measure(outcome, weights)["ece"]}, one_class(40), cells=2000)
+    assert found.interval("a.ece") == {"value": round(float(sampled.point["ece"]), 6), "low": None, "high": None}
+    assert found.difference("a.ece", "a.ece") == {"value": 0.0, "low": None, "high": None}
 
 
 def test_a_band_is_wider_than_its_percentiles_by_student_s_t_and_the_number_of_groups() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def _fit(folder: Path, columns: Columns, *more: str, covariates: str = "age") ->
     return CliRunner().invoke(leukoscope, ["survival", "fit", str(folder / "c.csv"), *words, *quick, *more])
 
 
-_HALF = np.arange(N) < N // 2
+_HALF, _TENS = np.arange(N) < N // 2, np.arange(N) % 10
 _RNG = np.random.default_rng(1)
 _THREE = ("--events", "0=alive,1=relapse,2=death", "--competing", "death")
 READABLE = {
@@ -57,13 +58,28 @@ READABLE = {
         (*_THREE, "--entry", "start"),
     ),
     "times near nothing": (_table(months=_RNG.exponential(1e-300, N)), ()),
+    "nobody is followed beside anybody else": (
+        _table(months=np.arange(1, N + 1), start=np.arange(1, N + 1) - 0.05),
+        ("--entry", "start"),
+    ),
+    "one vast value of a covariate": (_table(age=np.where(np.arange(N) == 3, 1e11, 50 + np.arange(N) % 20)), ()),
+    "a stage in which everybody dies early": (
+        _table(
+            stage=np.where(_HALF, "I", "III"),
+            months=np.where(_HALF, 30 + _TENS, _TENS + 1),
+            died=np.where(_HALF, _TENS > 4, 1),
+        ),
+        (),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", READABLE)
 def test_a_table_at_its_limits_still_gives_a_page(name: str, tmp_path: Path) -> None:
     columns, more = READABLE[name]
-    result = _fit(tmp_path, columns, *more)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = _fit(tmp_path, columns, *more)
     assert result.exit_code == 0, result.output
     text = (tmp_path / "out" / "survival.html").read_text()
     assert not re.search(r"\b(nan|inf)\b", text, re.IGNORECASE)
@@ -106,8 +122,30 @@ def test_a_covariate_that_separates_is_named(tmp_path: Path) -> None:
     assert "'early' separates patients with the event from those without" in result.output
 
 
+def test_a_category_that_separates_is_named_with_its_patients(tmp_path: Path) -> None:
+    columns = _table()
+    marker = np.where((columns["died"] == 1) | (np.arange(N) < 5), "yes", "no")
+    result = _fit(tmp_path, {**columns, "marker": marker}, covariates="age,marker")
+    assert result.exit_code == 0, result.output
+    patients = int((marker == "no").sum())
+    named = f"'marker' = no: none of {patients} patients had the event there, so its effect has no limit"
+    assert named in result.output
+
+
+def test_a_number_that_separates_is_named(tmp_path: Path) -> None:
+    """Whoever dies next has the highest value of all at risk, as where a column follows from the time itself."""
+    columns = _table()
+    result = _fit(tmp_path, {**columns, "marker": 100 - columns["months"]}, covariates="age,marker")
+    assert result.exit_code == 0, result.output
+    assert "'marker' separates patients with the event from those without" in result.output
+
+
 def test_what_incomplete_cases_cost_is_said_column_by_column(tmp_path: Path) -> None:
     columns = _table(age=np.where(_HALF, "", np.arange(N).astype(str)))
     result = _fit(tmp_path, columns)
     assert "The model uses 60 of 120 patients (50 % are lost; age unknown: 60)" in result.output
-    assert "nothing was imputed" in (tmp_path / "out" / "survival.html").read_text()
+    page = (tmp_path / "out" / "survival.html").read_text()
+    assert "nothing was imputed" in page
+    assert "A Cox model: 60 patients of 120 (complete cases; 60 are left out, see the limits)" in page
+    assert "60 patients of 120 (those with every value known) in c.csv" in page
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["facts"]["patients"] == 60

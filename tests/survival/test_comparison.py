@@ -9,6 +9,7 @@ from leukoscope.survival.cox import late_gray
 from leukoscope.survival.curves import (
     RiskTable,
     gray,
+    holm,
     logrank,
     logrank_trend,
     pairwise,
@@ -16,6 +17,7 @@ from leukoscope.survival.curves import (
     risk_table,
 )
 from leukoscope.survival.fitting import curves_of
+from leukoscope.survival.words import upper_limit
 
 
 def _table(cohort: Cohort) -> RiskTable:
@@ -54,6 +56,11 @@ def test_pairs_equal_r_and_holm_never_makes_p_smaller(larynx: Cohort) -> None:
     r = [0.02833265036, 3.063510923, 23.40045458, 1.468343242, 11.54620871, 5.197386362]
     assert [test.statistic for test, _ in pairs.values()] == pytest.approx(r, abs=1e-7)
     assert all(corrected >= test.p for test, corrected in pairs.values())
+
+
+def test_holms_correction_and_the_limit_of_no_event_are_those_of_r() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.2])  # p.adjust(p, "holm")
+    assert upper_limit(14) == pytest.approx(0.1926362, abs=1e-7)  # binom.test(0, 14, alternative = "less")$conf.int
 
 
 def test_logrank_with_late_entry_equals_lifelines_of_the_counts(ebmt: Cohort) -> None:

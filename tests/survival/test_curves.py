@@ -10,6 +10,7 @@ from leukoscope.survival.curves import (
     kaplan_meier,
     median,
     median_follow_up,
+    read_at,
     restricted_mean,
     risk_table,
     thinned,
@@ -118,3 +119,20 @@ def test_thinning_keeps_the_values_at_the_times_it_keeps(ebmt: Cohort) -> None:
     thin = thinned(whole, most=50)
     assert len(thin.times) <= 50
     assert [whole.at(when)[0] for when in thin.times] == thin.value.tolist()
+
+
+def test_a_curve_that_comes_to_zero_at_its_end_is_known_past_it() -> None:
+    """As summary(survfit(...), times = 24, extend = TRUE) of R, which gives 0 where all have died and not else."""
+    time, dead = np.array([2.0, 3.0, 5.0, 5.0]), np.array([1, 1, 1, 1])
+    ended = {"survival": kaplan_meier(risk_table(time, dead), last=5.0)}
+    assert read_at(ended, 24.0)["survival"].value == 0
+    open_end = {"survival": kaplan_meier(risk_table(time, np.array([1, 1, 1, 0])), last=5.0)}
+    assert read_at(open_end, 24.0) == {}
+    assert read_at(open_end, 5.0)["survival"].value == pytest.approx(0.25)
+
+
+def test_a_curve_that_late_entry_empties_early_is_not_known_past_its_end() -> None:
+    time, start = np.array([1.0, 4.0, 5.0, 6.0]), np.array([0.0, 2.0, 2.0, 3.0])
+    emptied = {"survival": kaplan_meier(risk_table(time, np.array([1, 1, 1, 0]), start=start), last=6.0)}
+    assert emptied["survival"].value[0] == 0
+    assert read_at(emptied, 24.0) == {}

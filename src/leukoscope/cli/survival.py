@@ -171,8 +171,8 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
     for note in [*(f"{counted(len(d.lines), 'row')} left out: {d.reason}." for d in cohort.dropped), *cohort.notes]:
         click.echo(f"Note: {note}", err=True)
     study = run_study(cohort, settings, title=title)
-    write_study(output, study)
     write_page(output, study.result, source=source, links=links)
+    write_study(output, study)
     record_stage(output, "survival", started=started, seed=settings.seed)
     _say(study.result)
     click.echo(f"Wrote {output / 'survival.html'}")

@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 
 from ..errors import DataError
 from .evaluate import Evidence, experiment_of, gather
-from .intervals import LEAST, METHOD, Design, Statistics, bootstrap, design_of, jackknife
-from .metrics import LOWER_IS_BETTER, METRICS, Floats, Ints, ece
+from .intervals import LEAST, METHOD, Design, Statistics, design_of, jackknife
+from .metrics import LOWER_IS_BETTER, METRICS, Floats, Ints
 from .outcomes import SUBJECT_METRICS, Outcome, label_statistics, measure, measure_subjects, outcome_of
 from .predictions import Predictions
 
@@ -34,10 +34,9 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
     groups = joined_groups(tests[0].group[rows[0]], tests[1].group[rows[1]])
     outcomes = {name: _shared(each, picked, groups) for name, each, picked in zip("ab", (a, b), rows, strict=True)}
     design = design_of(outcomes["a"].labels, groups)
-    replicates, seed = settings.evaluate.replicates, settings.seed
     weighted = {
-        "subject_weighted": _weighted(outcomes, design.alike(), design.share, replicates=replicates, seed=seed),
-        "per_cell": _weighted(outcomes, design, np.ones(len(design.share)), replicates=replicates, seed=seed),
+        "subject_weighted": _weighted(outcomes, design.alike(), design.share),
+        "per_cell": _weighted(outcomes, design, np.ones(len(design.share))),
     }
     return {
         "format": 1,
@@ -51,19 +50,11 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
         "subject_weighted": weighted["subject_weighted"],
         **weighted["per_cell"],
         "lower_is_better": sorted(LOWER_IS_BETTER),
-        "intervals": {
-            "method": METHOD,
-            "unit": "subject group",
-            "least_per_class": LEAST,
-            "replicates": replicates,
-            "seed": seed,
-        },
+        "intervals": {"method": METHOD, "unit": "subject group", "least_per_class": LEAST},
     }
 
 
-def _weighted(
-    outcomes: dict[str, Outcome], design: Design, sizes: Floats, *, replicates: int, seed: int
-) -> dict[str, dict[str, Any]]:
+def _weighted(outcomes: dict[str, Outcome], design: Design, sizes: Floats) -> dict[str, dict[str, Any]]:
     """Return the figures of A, of B and B minus A; sizes: what the weight of a group is divided by."""
 
     def statistic(weights: Floats) -> Statistics:
@@ -73,15 +64,7 @@ def _weighted(
             values |= label_statistics(each, name)
         return values
 
-    def errors(weights: Floats) -> Statistics:
-        return {
-            f"{name}.ece": ece(each.labels, each.probabilities, weights=weights / sizes, groups=each.groups)
-            for name, each in outcomes.items()
-        }
-
-    cells = len(outcomes["a"].labels)
-    drawn = bootstrap(errors, groups=len(sizes), cells=cells, replicates=replicates, seed=seed)
-    found, names = jackknife(statistic, design, cells=cells, drawn=drawn), (*METRICS, *SUBJECT_METRICS)
+    found, names = jackknife(statistic, design, cells=len(outcomes["a"].labels)), (*METRICS, *SUBJECT_METRICS)
     return {
         "a": {name: found.interval(f"a.{name}") for name in names},
         "b": {name: found.interval(f"b.{name}") for name in names},

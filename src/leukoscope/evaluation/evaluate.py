@@ -1,7 +1,7 @@
 """One run, evaluated: predictions.csv becomes calibration.json and metrics.json."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from ..files import read_csv, record_stage, write_json
 from .intervals import (
     LEAST,
     METHOD,
-    Bootstrap,
     Design,
     Jackknife,
     Statistics,
@@ -28,7 +27,7 @@ from .intervals import (
     number,
     plain,
 )
-from .metrics import BENEFIT_GRID, BINS, CALIBRATION, METRICS, Floats, Ints, confusion, ece, reliability, smooth_grid
+from .metrics import BENEFIT_GRID, BINS, CALIBRATION, METRICS, Floats, Ints, confusion, reliability, smooth_grid
 from .outcomes import (
     COLUMNS,
     COVERAGE_GRID,
@@ -118,17 +117,18 @@ class Measured:
 
     def __init__(self, estimators: dict[str, Outcome], classes: tuple[str, ...], *, settings: Experiment) -> None:
         self.estimators, self.classes, self.model = estimators, classes, estimators["model"]
-        self._settings = settings
         design = design_of(self.model.labels, self.model.groups)
         self.grid = smooth_grid(self.model.probabilities[:, 1]) if len(classes) == 2 else None
         self.per_cell = self._weighted(design, np.ones(len(design.share)))
         self.alike = self._weighted(design.alike(), design.share)
-        self.curves = self._drawn(lambda weights: self._curves(weights / design.share))
+        self.curves = bootstrap(
+            lambda weights: measure_curves(self.model, weights / design.share, classes),
+            groups=len(design.share), cells=len(self.model.labels),
+            replicates=settings.evaluate.replicates, seed=settings.seed,
+        )  # fmt: skip
 
     def _weighted(self, design: Design, sizes: Floats) -> Jackknife:
         """sizes: what the weight of each group is divided by, so that its cells share it."""
-        cells = len(self.model.labels)
-        drawn = self._drawn(lambda weights: self._calibration_errors(weights / sizes))
 
         def statistic(weights: Floats) -> Statistics:
             values = self._statistic(weights / sizes)
@@ -136,18 +136,7 @@ class Measured:
                 values |= label_statistics(measure_subjects(outcome, weights), name)
             return values
 
-        return jackknife(statistic, design, cells=cells, constants=_CONSTANTS, drawn=drawn)
-
-    def _drawn(self, statistic: Callable[[Floats], Statistics]) -> Bootstrap:
-        groups, settings = int(self.model.groups.max()) + 1, self._settings
-        cells, replicates = len(self.model.labels), settings.evaluate.replicates
-        return bootstrap(statistic, groups=groups, cells=cells, replicates=replicates, seed=settings.seed)
-
-    def _calibration_errors(self, weights: Floats) -> Statistics:
-        return {
-            f"{name}.ece": ece(each.labels, each.probabilities, weights=weights, groups=each.groups)
-            for name, each in self.estimators.items()
-        }
+        return jackknife(statistic, design, cells=len(self.model.labels), constants=_CONSTANTS)
 
     def _statistic(self, weights: Floats) -> Statistics:
         values = measure_classes(self.model, weights, self.classes) | measure_points(self.model, weights)
@@ -155,9 +144,6 @@ class Measured:
         for name, outcome in self.estimators.items():
             values |= label_statistics(measure(outcome, weights), name)
         return values
-
-    def _curves(self, weights: Floats) -> Statistics:
-        return measure_curves(self.model, weights, self.classes)
 
     def band(self, name: str) -> dict[str, list[float | None]]:
         """Return a curve with its band, subject groups alike."""

@@ -13,8 +13,7 @@ others. With fewer than `LEAST` groups in a class that matters for the number no
 
 AUPRC and the calibration slope are too high with few subjects: their intervals lie around the value less the
 jackknife's estimate of this bias. The expected calibration error is a sum of distances, which chance alone raises, on
-fewer subjects more. Its interval is centred on the value less the bias that the bootstrap finds (Efron and Tibshirani
-1993, chapter 10), and reaches at least to the value itself; it is a hint, and holds less often than promised. Bands of
+fewer subjects more: no interval that was tried holds its true value as often as promised, so none is offered. Bands of
 ROC and similar curves, which jump from cell to cell, are bootstrap percentiles, made wider by as much as t is wider
 than the normal.
 """
@@ -29,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri, stdtrit
 
-from .metrics import BIASED, Floats, Ints, scale_of
+from .metrics import BIASED, UNOFFERED, Floats, Ints, scale_of
 
 Statistics = dict[str, Floats]  # name -> (replicates, …)
 LEVEL = 0.95
@@ -101,15 +100,6 @@ class Bootstrap:
     point: Statistics  # name -> (…)
     replicates: Statistics  # name -> (replicates, …)
 
-    def interval(self, name: str, design: Design) -> dict[str, Any]:
-        """Return value, low and high of a number that chance raises (see the module)."""
-        return _corrected(self.point[name], self.replicates[name], design, least=0.0)
-
-    def difference(self, name: str, other: str, design: Design) -> dict[str, Any]:
-        """Return value, low and high of name minus other, over the same replicates."""
-        value, replicates = (each[name] - each[other] for each in (self.point, self.replicates))
-        return _corrected(value, replicates, design, least=-1.0)
-
     def band(self, name: str, design: Design) -> dict[str, list[float | None]]:
         """Return value, low and high of every point of a curve that lies between 0 and 1.
 
@@ -139,20 +129,19 @@ class Jackknife:
     left_out: Statistics  # name -> (groups, …)
     design: Design
     constants: frozenset[str] = frozenset()  # estimators that always say the same: known, not estimated
-    drawn: Bootstrap | None = None  # of the numbers that chance raises
 
     def interval(self, name: str) -> dict[str, Any]:
         """Return value, low and high of a number, None where undefined or where no interval is offered."""
-        if self.drawn and name in self.drawn.point:
-            return self.drawn.interval(name, self.design)
-        known, biased = name.partition(".")[0] in self.constants, name.rpartition(".")[2] in BIASED
+        if _bare(name) in UNOFFERED:
+            return {"value": number(self.point[name]), "low": None, "high": None}
+        known, biased = name.partition(".")[0] in self.constants, _bare(name) in BIASED
         scale = scale_of(name)
         return limits(self.point[name], self.left_out[name], self.design, scale=scale, known=known, biased=biased)
 
     def difference(self, name: str, other: str) -> dict[str, Any]:
         """Return value, low and high of name minus other; shifted from `name` where `other` is a constant."""
-        if self.drawn and name in self.drawn.point:
-            return self.drawn.difference(name, other, self.design)
+        if _bare(name) in UNOFFERED:
+            return {"value": number(self.point[name] - self.point[other]), "low": None, "high": None}
         fixed = self.point[other]
         if np.isfinite(fixed) and np.all(np.abs(self.left_out[other] - fixed) < _NOTHING):
             shifted = {key: None if each is None else each - fixed for key, each in self.interval(name).items()}
@@ -172,7 +161,6 @@ def jackknife(
     *,
     cells: int,
     constants: frozenset[str] = frozenset(),
-    drawn: Bootstrap | None = None,
 ) -> Jackknife:
     """Measure `statistic` on all groups, and with each of them left out.
 
@@ -191,7 +179,12 @@ def jackknife(
     at_once = max(1, _WEIGHTS_AT_ONCE // max(1, cells, groups))
     kept = ((block != np.arange(start, min(start + at_once, rows))[:, None]) for start in range(0, rows, at_once))
     point, left_out = _measured(statistic, groups, (each.astype(float) for each in kept))
-    return Jackknife(point, left_out, design, constants, drawn)
+    return Jackknife(point, left_out, design, constants)
+
+
+def _bare(name: str) -> str:
+    """Return the metric of 'estimator.metric'."""
+    return name.rpartition(".")[2]
 
 
 def _measured(
@@ -285,18 +278,6 @@ def spread(value: Floats, left_out: Floats, design: Design) -> tuple[Floats, Flo
         fewest = np.where(matters, np.minimum(fewest, count), fewest)
     with np.errstate(all="ignore"):
         return variance, variance**2 / below, np.where(np.isinf(fewest), counts.min(), fewest)
-
-
-def _corrected(value: Floats, replicates: Floats, design: Design, *, least: float) -> dict[str, Any]:
-    """Return the value with limits around it less its bias, reaching at least to the value itself."""
-    defined = replicates[np.isfinite(replicates)]
-    counts = np.unique(design.strata, return_counts=True)[1]
-    if counts.min() < LEAST or 2 * len(defined) < len(replicates) or not np.isfinite(value):
-        return {"value": number(value), "low": None, "high": None}
-    middle = 2 * value - defined.mean()
-    half = stdtrit(counts.sum() - len(counts), (1 + LEVEL) / 2) * defined.std(ddof=1)
-    low, high = np.clip([min(value, middle - half), max(value, middle + half)], least, 1.0)
-    return {"value": number(value), "low": number(low), "high": number(high)}
 
 
 def bootstrap(

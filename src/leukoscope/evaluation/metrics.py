@@ -382,7 +382,6 @@ LOWER_IS_BETTER = frozenset(CHANCES)
 _SCALES = {
     "mcc": "fisher",
     "brier": "log",
-    "ece": "log",
     "observed_expected": "log",
     "calibration_slope": "plain",
     "calibration_intercept": "plain",
@@ -394,6 +393,7 @@ _SCALES = {
 
 
 BIASED = frozenset({"auprc", "calibration_slope"})  # too high with few subjects: the interval is centred without this
+UNOFFERED = frozenset({"ece"})  # no interval that was tried keeps its promise
 
 
 def scale_of(name: str) -> str:

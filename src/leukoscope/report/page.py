@@ -52,7 +52,7 @@ CALIBRATION = {
     "observed_expected": ("Observed over expected", "Cells with disease, over those that the probabilities add up to."),
     "brier": ("Brier score", "Mean squared error of the probabilities; 0 is best."),
     "ipa": ("IPA (scaled Brier)", "1 is best; 0 is no better than knowing how common each class is here."),
-    "ece": ("Calibration error", "Mean distance of probability and frequency; chance alone raises it. A hint."),
+    "ece": ("Calibration error", "Mean distance of probability and frequency; chance raises it: no interval is given."),
 }
 SUBGROUP = {"auroc": "AUROC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
 SUBGROUP_OF_MANY = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy"}
@@ -222,9 +222,10 @@ def write_report(run: Path) -> Path:
     if evidence.plan.hash != metrics["split"]["hash"]:
         raise DataError(f"{run / 'metrics.json'} belongs to another split. Run leukoscope evaluate {run} again.")
     drawn = _draw(metrics, histories(run)) | _draw_values(run, evidence)
+    page = render(run, metrics, evidence, drawn)  # first, so that a fault leaves no half of it behind
     for name, (svg, _, _) in drawn.items():
         write_text(run / "figures" / f"{name}.svg", for_file(svg))
-    write_text(run / "report.html", render(run, metrics, evidence, drawn))
+    write_text(run / "report.html", page)
     record_stage(run, "report", started=started)
     return run / "report.html"
 

@@ -97,7 +97,7 @@ def said(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "tests": _tests_words(result["comparison"]["tests"], cohort),
         "until": in_words(result["comparison"]["restricted_mean"]["until"], cohort["unit"]),
-        "model": _model_words(model) if model.get("causes") else "",
+        "model": _model_words(model, cohort["patients"]) if model.get("causes") else "",
         "ratios": [_ratio_words(cause, model["references"]) for cause in model.get("causes", ())],
         "scores": _score_words(judged),
         "calibration": [_calibration_words(entry) for entry in (judged or {}).get("calibration", ())],
@@ -177,13 +177,17 @@ def _chi(test: Mapping[str, Any]) -> str:
 
 def _equals(p: float) -> str:
     shown = p_value(p)
-    return shown if shown.startswith("below") else f"= {shown}"
+    return shown if shown.startswith(("below", "above")) else f"= {shown}"
 
 
-def _model_words(model: Mapping[str, Any]) -> str:
+def _model_words(model: Mapping[str, Any], patients: int) -> str:
+    """Say what was fitted to whom; `patients` are in the curves, and a model of complete cases may lose some."""
     kind = "A Cox model" if len(model["causes"]) == 1 else "A Cox model of each event (cause-specific hazards)"
+    lost = patients - model["patients"]
+    who = counted(model["patients"], "patient")
+    who += f" of {patients:,} (complete cases; {lost:,} are left out, see the limits)" if lost else ""
     return (
-        f"{kind}: {counted(model['patients'], 'patient')}, {counted(model['events'], 'event')}, "
+        f"{kind}: {who}, {counted(model['events'], 'event')}, "
         f"{counted(model['coefficients'], 'coefficient')}. A hazard ratio of 2 means that at any time "
         "twice as many of those still free of the event have it."
     )
@@ -372,9 +376,10 @@ def write_page(
 ) -> Path:
     """Write survival.html and figures/*.svg from the content of survival.json; return the page's path."""
     drawn = _draw(result)
+    page = render(result, drawn, source=source, links=links)  # first, so that a fault leaves no half of it behind
     for name, (svg, _) in drawn.items():
         write_text(folder / "figures" / f"{name}.svg", figures.for_file(svg))
-    write_text(folder / "survival.html", render(result, drawn, source=source, links=links))
+    write_text(folder / "survival.html", page)
     return folder / "survival.html"
 
 

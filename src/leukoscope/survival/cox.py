@@ -18,7 +18,7 @@ from .cohort import Cohort, bare_name
 from .curves import Z95, Array, Test, chi_squared, holm, kaplan_meier, risk_table
 from .model import Baseline, CauseModel, Term, knots_of, spline_basis, stratum_names, term_matrix
 from .partial_likelihood import Rows, ScoreTest, baseline, likelihood, maximise, residuals, score_test, strata_of
-from .words import happened, listing
+from .words import counted, happened, listing
 
 PROPORTIONAL_P = 0.05  # below it, after Holm's correction over the columns, hazards count as not proportional
 FEWEST_EVENTS = 10  # with fewer events of a cause its hazard is estimated without covariates
@@ -77,7 +77,8 @@ def _known(values: Array) -> Array:
 def _lost(cohort: Cohort, chosen: Cohort, staged: Array, known: Mapping[str, Array]) -> str:
     """Say how many patients the model cannot use, and for want of what."""
     gone = len(cohort) - len(chosen)
-    why = [f"{name} unknown: {count}" for name, there in known.items() if (count := int((staged & ~there).sum()))]
+    unknown = {bare_name(name): int((staged & ~there).sum()) for name, there in known.items()}
+    why = [f"{name} unknown: {count:,}" for name, count in unknown.items() if count]
     if other := int((~staged).sum()):
         why.append(f"a stage that cannot be modelled: {other}")
     return (
@@ -99,9 +100,18 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
     eventful = [level for level in levels if (cohort.state[values == level] == 1).any()]
     silent = [level for level in levels if level not in eventful]
     if silent:
-        rest = eventful[0] if eventful else "the rest"
-        notes.append(f"'{name}' = {listing(silent)}: nobody had the event there, so the model counts it with {rest}.")
+        notes.append(_silent(name, values, silent, eventful[0] if eventful else "the rest"))
     return [Term(f"{name} = {level}", name, level=level) for level in eventful[1:]]
+
+
+def _silent(name: str, values: Array, levels: Sequence[str], rest: str) -> str:
+    """Say which levels of a category nobody with the event had: their hazard ratio would be nought, without a limit."""
+    patients = int(np.isin(values, levels).sum())
+    return (
+        f"'{name}' = {listing(levels)}: none of {counted(patients, 'patient')} had the event there, so its effect has "
+        f"no limit and cannot be estimated. The model counts these patients with {rest}; read off the curves or a "
+        "table how they differ."
+    )
 
 
 def _bends(name: str, values: Array, notes: list[str]) -> list[Term]:
@@ -309,8 +319,8 @@ def _fit(sample: _Sample, *, penalty: float) -> tuple[Array, Array]:
         raise NoFitError("Nobody had the event, so the coefficients are not determined by these data.")
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a runaway coefficient is told from the result
         found = maximise(rows, penalty=penalty)
-    if found.runaway is not None or not np.isfinite(found.covariance).all():
-        name = sample.terms[found.runaway or 0].name
+    if found.runaway is not None:
+        name = sample.terms[found.runaway].name
         raise NoFitError(
             f"'{name}' separates patients with the event from those without, so its effect has no limit. Leave it out, "
             "or join its rare values."

@@ -9,7 +9,7 @@ For a functional sum of phi(u) dF(u) of a cumulative incidence F (Aalen–Johans
 there, phi = (until - u) gives the mean time lost to the event. Equal to the infinitesimal jackknife of R's survival.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -89,6 +89,24 @@ class Curve:
         if place < 0:
             return self.start, self.start, self.start
         return float(self.value[place]), float(self.low[place]), float(self.high[place])
+
+
+def known_until_the_end(survival: Curve) -> bool:
+    """Tell whether all who were under observation at the end had an event then: nothing can happen any more.
+
+    Such a curve stays where it is past its last follow-up, as in summary(extend = TRUE) of R's survfit.
+    """
+    gone = survival.times[survival.value <= 0]
+    return bool(len(gone) and gone[0] >= survival.last)
+
+
+def read_at(curves: Mapping[str, Curve], when: float) -> dict[str, "Interval"]:
+    """Return every curve of some patients ('survival' and each event) at a time; nothing past what is known of them."""
+    last = curves["survival"].last
+    if when > last and not known_until_the_end(curves["survival"]):
+        return {}
+    read = {name: curve.at(min(when, last)) for name, curve in curves.items()}
+    return {name: Interval(*values) for name, values in read.items() if values is not None}
 
 
 def thinned(curve: Curve, *, most: int = 2000) -> Curve:

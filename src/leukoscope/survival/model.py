@@ -50,6 +50,7 @@ def _bend(values: Array, knots: Sequence[float], place: int) -> Array:
 
 FORMAT = 1
 _MOST_STEPS = 20_000
+_LARGEST = 300.0  # logarithm of a hazard ratio; a single vast covariate gets there, and its chance is 0 or 1
 _ROWS_AT_ONCE = 1000  # keeps (rows, times) arrays at a few megabytes
 
 
@@ -216,8 +217,13 @@ def _single(cause: CauseModel, stratum: str, columns: Mapping[str, Array], *, pa
     for active in np.unique(holds, axis=0):
         here = (holds == active).all(axis=1)
         summed = np.concatenate([[0.0], np.cumsum(np.where(here, baseline.hazard, 0.0))])
-        hazard += np.exp(matrix @ (cause.coefficients * active))[:, None] * summed[places]
+        hazard += _relative(matrix @ (cause.coefficients * active))[:, None] * summed[places]
     return np.asarray(np.where(times > baseline.last, np.nan, -np.expm1(-hazard)))
+
+
+def _relative(eta: Array) -> Array:
+    """Return the hazard ratio to the mean patient; one beyond all numbers is held where its square is still finite."""
+    return np.asarray(np.exp(np.clip(eta, -_LARGEST, _LARGEST)))
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,7 @@ def _paths(
         places = np.searchsorted(times, baseline.times)
         matrix = term_matrix(cause.terms, columns, patients=patients)
         holds = np.column_stack([term.active(times) for term in cause.terms] or [np.zeros((len(times), 0))])
-        relative = np.exp(matrix @ (cause.coefficients[:, None] * holds.T))
+        relative = _relative(matrix @ (cause.coefficients[:, None] * holds.T))
         hazard.append(relative * _spread(baseline.hazard, places, len(times)))
         variance.append(relative**2 * _spread(baseline.variance, places, len(times)))
         means.append(_spread(baseline.means, places, len(times)))

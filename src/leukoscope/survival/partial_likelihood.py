@@ -177,14 +177,26 @@ def maximise(rows: Rows, *, penalty: float = 0.0) -> Maximum:
             if found[0] - 0.5 * ridge @ trial**2 >= worth - 1e-9 * abs(worth):
                 break
             step = step / 2
+        if not np.isfinite(found[0]):  # so far out that nobody but the dying counts; the last finite place tells who
+            break
         coefficients, (value, score, information) = trial, found
         if np.abs(step * spread).max(initial=0) < _SMALL:
             covariance = _solve(information + np.diag(ridge), np.eye(terms))
             left = (np.diag(information) + ridge) / np.maximum(np.diag(null[2]) + ridge, 1e-300)
-            runaway = int(np.argmin(left)) if left.min(initial=1) < _VANISHED else None
+            lost = left.min(initial=1) < _VANISHED or not np.isfinite(covariance).all()
+            runaway = _farthest(coefficients * spread) if lost else None
             return Maximum(coefficients, covariance, value, null[0], runaway)
     covariance = np.full((terms, terms), np.nan)
-    return Maximum(coefficients, covariance, value, null[0], int(np.argmax(np.abs(step * spread))))
+    return Maximum(coefficients, covariance, value, null[0], _farthest(coefficients * spread))
+
+
+def _farthest(effects: Array) -> int:
+    """Return the term whose coefficient, per standard deviation, went farthest.
+
+    Not the one with the least information left: where a term parts the dying from all others at risk, nothing is left
+    of any term's.
+    """
+    return int(np.argmax(np.abs(effects)))
 
 
 def _solve(matrix: Array, right: Array) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import DataError, UnknownNameError, UsageError
 from ..files import write_csv
 from .aft import survival_at
-from .curves import Array, Curve, Interval, median
+from .curves import Array, Curve, Interval, median, read_at
 from .model import ColumnFacts, SurvivalModel, patient_curves
 from .table import Table, as_number, cut_stages, is_missing, tidy
 from .words import (
@@ -308,11 +308,10 @@ def _number(name: str, text: str) -> float:
 def _answer(
     model: SurvivalModel, stage: str, curves: Mapping[str, Curve], horizon: Horizon, *, extrapolate: Any
 ) -> Answer:
-    found = curves["survival"].at(horizon.time)
-    if found is None:
+    incidence = read_at(curves, horizon.time)
+    if not incidence:
         return _past(model, curves["survival"].last, horizon, extrapolate)
-    survival = Interval(*found)
-    incidence = {event: Interval(*read) for event in model.events if (read := curves[event].at(horizon.time))}
+    survival = incidence.pop("survival")
     if incidence[model.events[0]].value == 0:
         return _none_seen(model, stage, {"survival": survival, **incidence}, horizon)
     count = count_sentence(horizon.words, events=model.events, survival=survival, incidence=incidence[model.events[0]])

@@ -583,7 +583,10 @@ def _decision(cohort: Cohort, held: Held, horizon: Horizon) -> dict[str, Any]:
 def optimism(
     cohort: Cohort, *, horizons: tuple[Horizon, ...], samples: int, rng: np.random.Generator
 ) -> dict[str, Any] | None:
-    """Return apparent figures, how much they flatter, and what is left: bootstrap after Harrell et al. (1996)."""
+    """Return apparent figures, how much they flatter, and what is left: bootstrap after Harrell et al. (1996).
+
+    A sample in which nobody can be compared says nothing and is left out; None where none is left.
+    """
     horizon, grid = horizons[len(horizons) // 2], _grid(cohort)
     pairs = concordance_pairs(cohort)
     apparent = _apparent(cox(cohort), cohort, horizon, pairs, grid)
@@ -593,16 +596,17 @@ def optimism(
         if (sample.state == 1).sum() and horizon.time <= sample.time.max():
             predictor = cox(sample)
             flattered = _apparent(predictor, sample, horizon, concordance_pairs(sample), grid)
-            gaps.append(flattered - _apparent(predictor, cohort, horizon, pairs, grid))
+            gap = flattered - _apparent(predictor, cohort, horizon, pairs, grid)
+            gaps += [gap] if np.isfinite(gap).all() else []
     if not gaps:
         return None
-    gap = np.mean(gaps, axis=0)
+    mean = np.mean(gaps, axis=0)
     names = ("c_index", f"brier at {horizon.words}")
     return {
         "samples": len(gaps),
         **{
             name: {"apparent": a, "optimism": g, "corrected": a - g}
-            for name, a, g in zip(names, apparent, gap, strict=True)
+            for name, a, g in zip(names, apparent, mean, strict=True)
         },
     }
 
@@ -613,4 +617,4 @@ def _apparent(predictor: Predictor, cohort: Cohort, horizon: Horizon, pairs: Pai
     wins, total = concordance(pairs, ranks, weights=np.ones((len(cohort), 1)))
     when = np.array([horizon.time])
     brier = brier_parts(cohort, risk[:, -1:], times=when, censoring=censoring_curve(cohort)).mean()
-    return np.array([float(wins[0] / total[0]), float(brier)])
+    return np.array([float(wins[0] / total[0]) if total[0] > 0 else np.nan, float(brier)])

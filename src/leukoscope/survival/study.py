@@ -31,11 +31,13 @@ from .curves import (
     Test,
     gray,
     holm,
+    known_until_the_end,
     logrank,
     logrank_trend,
     median,
     median_follow_up,
     pairwise,
+    read_at,
     restricted_mean,
     restricted_mean_difference,
     risk_table,
@@ -96,8 +98,12 @@ def _ticks(last: float, *, unit: str) -> Array:
 
 
 def _restriction(curves: Mapping[str, Mapping[str, Curve]], horizons: Sequence[Horizon]) -> float:
-    """Return the latest horizon that every stage was followed to, or else the shortest of the follow-ups."""
-    shortest = min(stage["survival"].last for stage in curves.values())
+    """Return the latest horizon that every stage was followed to, or else the shortest of the follow-ups.
+
+    A stage in which everybody had an event hides nothing, however early that was.
+    """
+    hiding = [stage["survival"].last for stage in curves.values() if not known_until_the_end(stage["survival"])]
+    shortest = min(hiding, default=max(stage["survival"].last for stage in curves.values()))
     return max((horizon.time for horizon in horizons if horizon.time <= shortest), default=shortest)
 
 
@@ -170,9 +176,8 @@ def _at(cohort: Cohort, curves: Mapping[str, Curve], horizon: Horizon, who: str)
     """Return what is known at one horizon: numbers, `text` (a sentence) and `count` (its end, for a list)."""
     at_risk = int(((cohort.time >= horizon.time) & (cohort.start <= horizon.time)).sum())
     facts = {"words": horizon.words, "time": horizon.time, "at_risk": at_risk}
-    read = {key: curve.at(horizon.time) for key, curve in curves.items()}
-    known = {key: Interval(*values) for key, values in read.items() if values is not None}
-    if len(known) < len(curves):
+    known = read_at(curves, horizon.time)
+    if not known:
         last = f"{short(curves['survival'].last)} {cohort.unit}"
         none = f"no number after {horizon.words}: nobody was followed past {last}."
         return facts | {"text": f"For {who}, {none}", "count": none}
@@ -373,11 +378,12 @@ def _finished(
     fitted: Fitted, cohort: Cohort, *, horizons: Sequence[Horizon], judgement: dict[str, Any] | None
 ) -> SurvivalModel:
     """Add what a model carries for its user: horizons, a curve to extrapolate with, where it comes from."""
+    learned = fitted.design.cohort if fitted.design is not None and fitted.causes else cohort
     single = not cohort.competing and fitted.design is not None and bool(fitted.causes)
     facts = {
         "cohort": cohort.where,
-        "patients": len(cohort),
-        "events": int((cohort.state == 1).sum()),
+        "patients": len(learned),
+        "events": int((learned.state == 1).sum()),
         "c_index": judgement["estimators"]["model"]["c_index"] if judgement else None,
         "use": NOTICE,
         "landmark": cohort.landmark,
@@ -470,13 +476,19 @@ def _results(result: Mapping[str, Any]) -> dict[str, str]:
         answers["12f"] = "Not applicable: no model was updated."
     if result["judgement"]:
         chosen = result["judgement"]["estimators"]["model"]["c_index"]
-        answers["23a"] = (
-            f"Cross-validated C-index {chosen['value']:.3f} ({chosen['low']:.3f} to {chosen['high']:.3f}); "
-            "all figures on this page."
-        )
+        answers["23a"] = f"Cross-validated C-index {_with_limits(chosen)}; all figures on this page."
     if result["limits"]:
         answers["26"] = " ".join(result["limits"]) + " Further limits are for the authors."
     return answers
+
+
+def _with_limits(found: Mapping[str, float | None]) -> str:
+    """Return a figure with its limits, or that it is not known: two patients must be comparable at all."""
+    if found["value"] is None:
+        return "not known"
+    if found["low"] is None or found["high"] is None:
+        return f"{found['value']:.3f} (no limits)"
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def _left_out(cohort: Mapping[str, Any]) -> str:
