@@ -123,9 +123,11 @@ class Measured:
         self.alike = self._weighted(design.alike(), design.share)
         self.curves = bootstrap(
             lambda weights: measure_curves(self.model, weights / design.share, classes),
-            groups=len(design.share), cells=len(self.model.labels),
-            replicates=settings.evaluate.replicates, seed=settings.seed,
-        )  # fmt: skip
+            groups=len(design.share),
+            cells=len(self.model.labels),
+            replicates=settings.evaluate.replicates,
+            seed=settings.seed,
+        )
 
     def _weighted(self, design: Design, sizes: Floats) -> Jackknife:
         """sizes: what the weight of each group is divided by, so that its cells share it."""

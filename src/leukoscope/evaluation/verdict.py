@@ -1,5 +1,6 @@
 """The first line of every report: what the numbers mean, in plain words, before any of them is seen."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from .intervals import LEAST
@@ -162,6 +163,22 @@ def range_per_hundred(number: dict[str, Any], *, turned: bool = False) -> str:
         return "no interval"
     low, high = round(100 * number["low"]), round(100 * number["high"])
     return f"between {100 - high} and {100 - low}" if turned else f"between {low} and {high}"
+
+
+def stretches(grid: Sequence[float], chosen: Sequence[float]) -> str:
+    """Name the thresholds that were chosen of a grid, as counts out of 100 without the gaps between them.
+
+    >>> stretches([0.1, 0.2, 0.3, 0.4, 0.5], [0.1, 0.2, 0.3, 0.5])
+    '10 to 30 and 50'
+    """
+    runs: list[list[float]] = []
+    for at, before in zip(grid, [None, *grid], strict=False):
+        if at in chosen and before in chosen and runs:
+            runs[-1].append(at)
+        elif at in chosen:
+            runs.append([at])
+    words = [f"{100 * run[0]:.0f} to {100 * run[-1]:.0f}" if len(run) > 1 else f"{100 * run[0]:.0f}" for run in runs]
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def span(number: dict[str, Any]) -> str:

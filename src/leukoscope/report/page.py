@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ..errors import DataError
 from ..evaluation.evaluate import Evidence, experiment_of, gather
 from ..evaluation.outcomes import Outcome, outcome_of
-from ..evaluation.verdict import cells_called, per_hundred, range_per_hundred, span
+from ..evaluation.verdict import cells_called, per_hundred, range_per_hundred, span, stretches
 from ..files import read_csv, read_json, record_stage, write_text
 from . import figures
 from .figures import flow
@@ -143,12 +143,11 @@ def reliability_words(metrics: dict[str, Any]) -> str:
 
 def decision_words(metrics: dict[str, Any]) -> str:
     """Say where acting on the model is worth more than acting on all cells or on none."""
-    gain = metrics["curves"]["decision"]["gain"]
-    sure = [at for at, low in zip(metrics["curves"]["decision"]["grid"], gain["low"], strict=True) if low and low > 0]
+    gain, grid = metrics["curves"]["decision"]["gain"], metrics["curves"]["decision"]["grid"]
+    sure = [at for at, low in zip(grid, gain["low"], strict=True) if low and low > 0]
     ill = cells_called(metrics["positive"])
     worth = (
-        f"Its interval lies above both at {len(sure)} of {len(gain['low'])} thresholds, from {100 * min(sure):.0f} to "
-        f"{100 * max(sure):.0f} %."
+        f"Its interval lies above both at {len(sure)} of {len(grid)} thresholds: {stretches(grid, sure)} %."
         if sure
         else "At no threshold its interval lies above both."
     )

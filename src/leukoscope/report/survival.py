@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..evaluation.verdict import stretches
 from ..files import write_text
 from ..survival.study import checklist
 from ..survival.words import counted, deadly, in_stage, in_words, listing, short, still
@@ -289,9 +290,9 @@ def _decision_words(entry: Mapping[str, Any], event: str) -> str:
         found = "At no threshold is the model better than stage alone, all and none beyond its 95 % interval."
     else:
         found = (
-            f"At {len(better)} of {looked} thresholds, between {100 * min(better):.0f} and {100 * max(better):.0f} "
-            "of 100, the model is better than stage alone, all and none beyond its 95 % interval, which does not "
-            "allow for how many were looked at."
+            f"At {len(better)} of {looked} thresholds, {stretches(entry['thresholds'], better)} of 100, the model is "
+            "better than stage alone, all and none beyond its 95 % interval, which does not allow for how many were "
+            "looked at."
         )
     return (
         f"What it would be worth to act on every patient whose chance of {event} by {entry['words']} is above a "
