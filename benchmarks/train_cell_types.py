@@ -577,6 +577,8 @@ def learn_appearance(data: Path, bundle: Path) -> None:
     quality = {**opened.manifest.quality, "side": learned["side"]}
     quality["appearance"] = fit_appearance([each.appearance for each in (*traits, *smears)])
     quality["grain"] = learned["grain"]
+    # Fields of most cameras are noisier than the release, which was taken with twice as many pixels as its optics show.
+    quality["detail"] = [*learned["detail"][:2], fit_quality([*traits, *smears])["detail"][2]]
     amend_bundle(opened, quality=quality)
     from leukoscope.inference.quality import judge
 

@@ -153,6 +153,7 @@ class Found:
     outline: Outline
     nucleus_share: float  # of the cell's area
     touching: bool  # another white cell begins where this one ends
+    nucleus_round: float = 1.0  # share of the nucleus that the largest circle inside it takes; lobes make it small
 
 
 class Detector(Protocol):
@@ -220,8 +221,15 @@ def _describe(labels: Labels, label: int, where: tuple[slice, slice], *, nuclei:
     contour = max(contours, key=len)[:-1, ::-1]
     # One pixel of padding, then from the middle of a pixel to its corner.
     outline = (contour + np.array([left - 0.5, top - 0.5])) * factor
-    share = float((mask & nuclei[where]).sum() / mask.sum())
-    return Found(outline, share, _touches(labels, label, where))
+    nucleus = mask & nuclei[where]
+    share = float(nucleus.sum() / mask.sum())
+    return Found(outline, share, _touches(labels, label, where), _roundness(nucleus))
+
+
+def _roundness(nucleus: Mask) -> float:
+    """Return the share of a nucleus that the largest circle inside it takes: of three lobes at most a third."""
+    radius = float(depth_of(np.pad(nucleus, 1)).max())  # holes stay: a ring is no round nucleus
+    return min(1.0, float(np.pi * radius**2 / max(nucleus.sum(), 1)))
 
 
 def _touches(labels: Labels, label: int, where: tuple[slice, slice]) -> bool:
@@ -263,6 +271,8 @@ class FieldCell:
     nucleus_um2: float
     sharpness: float  # steepest tenth of the edges per µm, as a share of the cell's contrast
     flags: tuple[str, ...]  # among FLAGS
+    nucleus_round: float = 1.0
+    """Share of the nucleus that the largest circle inside it takes; 1 where that was not measured."""
 
 
 FLAGS = ("cut off", "touching", "out of focus", "ragged", "too large")
@@ -335,7 +345,9 @@ def describe(found: Found, field: Field) -> FieldCell:
     area, centre = _area_and_centre(outline)
     box = (max(0, int(left)), max(0, int(top)), min(width, int(right)), min(height, int(bottom)))
     sharpness = _sharpness(field, box=box, outline=outline)
-    cell = FieldCell(0, box, centre, outline, area * um**2, found.nucleus_share * area * um**2, sharpness, ())
+    cell = FieldCell(
+        0, box, centre, outline, area * um**2, found.nucleus_share * area * um**2, sharpness, (), found.nucleus_round
+    )
     return replace(cell, flags=_flags(cell, field, touching=found.touching))
 
 

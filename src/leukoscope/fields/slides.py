@@ -458,6 +458,7 @@ def _write_crops(slide: Slide, work: Work, cells: list[FieldCell]) -> None:
 
 def _to_json(cell: FieldCell) -> dict[str, Any]:
     numbers = {"area_um2": cell.area_um2, "nucleus_um2": cell.nucleus_um2, "sharpness": cell.sharpness}
+    numbers["nucleus_round"] = cell.nucleus_round
     return {
         "box": list(cell.box),
         "centre": [round(value, 3) for value in cell.centre],
@@ -472,5 +473,5 @@ def _from_json(value: dict[str, Any]) -> FieldCell:
     thin = outline[np.linspace(0, len(outline), min(64, len(outline)), endpoint=False).astype(int)]
     left, top, right, bottom = value["box"]
     cell = FieldCell(0, (left, top, right, bottom), (value["centre"][0], value["centre"][1]), thin, 0, 0, 0, ())
-    numbers = {name: value[name] for name in ("area_um2", "nucleus_um2", "sharpness")}
+    numbers = {name: value[name] for name in ("area_um2", "nucleus_um2", "sharpness", "nucleus_round")}
     return replace(cell, flags=tuple(value["flags"]), **numbers)

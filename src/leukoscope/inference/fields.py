@@ -29,7 +29,7 @@ from ..images.crop import Table
 from ..images.read import read_image
 from ..interop.dicom_images import DicomImage, is_dicom
 from ..progress import in_parallel
-from .cell_types import TypeOpinion, require_large_nucleus
+from .cell_types import TypeOpinion, require_round_nucleus
 from .opinion import Opinion
 from .predictor import Predictor
 
@@ -136,7 +136,7 @@ def judge_crop(
     seen = for_type() if predictor.typer else crop
     typed: TypeOpinion | None = predictor.typer.classify([seen])[0] if predictor.typer else None
     if typed is not None:
-        typed = require_large_nucleus(typed, nucleus=cell.nucleus_um2 / cell.area_um2)
+        typed = require_round_nucleus(typed, share=cell.nucleus_um2 / cell.area_um2, roundness=cell.nucleus_round)
     opinion = predictor.opinion(crop, name=name, point=point, with_crop=with_crop, typed=typed)
     return replace(opinion, crop=seen) if with_crop and opinion.decision == NOT_ASKED else opinion
 
