@@ -14,13 +14,15 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from oidc_provider_mock import User, run_server_in_thread
 from sqlalchemy import insert, select
 
 from leukoscope.server.app import create_app
 from leukoscope.server.database import Cell
 from leukoscope.server.room import Room, open_room
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import Destination, Serving, SingleSignOn
 from tests.server.conftest import PASSWORD, Place, cell_picture, png
+from tests.server.test_hospital import FhirServer
 from tests.server.test_reading import smear
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra test)")
@@ -81,14 +83,14 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(settings: Serving, browser: Any, *, people: dict[str, str] | None = None) -> Iterator[House]:
-    """Serve a room on a free port of loopback."""
+def opened(settings: Serving, browser: Any, *, people: dict[str, str] | None = None, port: int = 0) -> Iterator[House]:
+    """Serve a room on a port of loopback, by default a free one."""
     room = open_room(settings)
     app = create_app(settings, room=room)
     for name, role in (people or {}).items():
         Place(room, app).account(name, role=role)
         room.token = None
-    place = socket.create_server(("127.0.0.1", 0))
+    place = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
     thread.start()
@@ -397,6 +399,65 @@ def test_a_sign_off_that_another_overtakes_shows_the_new_figures_and_keeps_the_n
     assert ada.client.get(f"/cases/{case}").json()["signed"]["note"] == "all seen"
 
 
+def test_people_sign_in_through_the_hospital_and_send_what_they_signed(
+    tmp_path: Path, bundle: Path, browser: Any
+) -> None:
+    """There and back with a provider that runs; a result on its way to a system that is away, then there."""
+    (tmp_path / "secret").write_text("s3cret")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    grace = User(sub="1", claims={"preferred_username": "grace", "groups": ["seniors"]})
+    records = FhirServer()
+    records.refuses = True
+    with run_server_in_thread(user_claims=[grace]) as server:
+        oidc = SingleSignOn(
+            issuer=f"http://localhost:{server.server_port}",
+            client_id="room",
+            client_secret_file=tmp_path / "secret",
+            address=f"http://127.0.0.1:{port}",
+            title="Example Hospital",
+            roles={"reviewer": ("seniors",)},
+            laboratory="north",
+        )
+        to = Destination(name="records", kind="fhir", address=records.address)
+        settings = Serving(data=tmp_path / "room", model=bundle, oidc=oidc, hospital=(to,))
+        with opened(settings, browser, people={"ada": "admin"}, port=port) as house:
+            page = house.visitor(viewport=DESK)
+            page.goto("/login?problem=no_role")
+            playwright.expect(page.locator("#door-problem")).to_contain_text("Example Hospital knows you")
+            assert not faults_of(page, lambda: page.goto("/login"))
+            page.set_viewport_size(DESK)
+            page.get_by_role("link", name="Sign in with Example Hospital").click()
+            page.locator("input[name=sub]").fill("1")
+            page.locator("input[name=sub]").press("Enter")
+            page.wait_for_url(house.address + "/")
+            drop(page, {"cell.png": cell_picture(1)})
+            page.wait_for_url("**/cases/*")
+            wait_for_cells(page, 1)
+            page.locator("#more-button").click()
+            page.locator("#hospital-button").click()
+            playwright.expect(page.get_by_role("button", name="Send to records")).to_be_disabled()
+            page.get_by_label("Patient id").fill("PID-4711")
+            page.locator("#hospital-form button.main").click()
+            playwright.expect(page.locator("#hospital-hint")).to_contain_text("no log")
+            page.locator("#hospital-form [data-close]").last.click()
+            page.locator("#sign-button").click()
+            page.locator("#sign button.main").click()
+            playwright.expect(page.locator("#case-chips")).to_contain_text("Signed off by grace")
+            page.locator("#more-button").click()
+            page.locator("#hospital-button").click()
+            playwright.expect(page.get_by_label("Patient id")).to_have_value("PID-4711")
+            page.get_by_role("button", name="Send to records").click()
+            playwright.expect(page.locator("#sending-list")).to_contain_text("Patient PID-4711 is merged.")
+            records.refuses = False
+            page.get_by_role("button", name="Send to records").click()
+            playwright.expect(page.locator("#sending-list")).to_contain_text("sent")
+            assert page.faults == []
+    records.server.shutdown()
+    records.server.server_close()
+
+
 def _field(page: Any, case: str) -> None:
     page.goto(case)
     page.locator("#tile-0").click()
@@ -444,6 +505,12 @@ def _new(page: Any, case: str) -> None:
     page.locator("#new-case").click()
 
 
+def _hospital(page: Any, case: str) -> None:
+    _field(page, case)
+    page.locator("#more-button").click()
+    page.locator("#hospital-button").click()
+
+
 VIEWS: dict[str, Callable[[Any, str], None]] = {
     "list": _list,
     "new case": _new,
@@ -452,6 +519,7 @@ VIEWS: dict[str, Callable[[Any, str], None]] = {
     "adding": _add,
     "exports": _more,
     "sign-off": _sign,
+    "hospital": _hospital,
     "help": _help,
     "survival": lambda page, case: page.goto("/survival"),
     "accounts": lambda page, case: page.goto("/accounts"),
