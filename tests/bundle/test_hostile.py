@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -309,6 +310,20 @@ def test_only_trusted_keys_are_taken(tmp_path: Path) -> None:
         check_signature(bundle, (tmp_path / "ours",))
     with pytest.raises(UsageError, match="exists already"):
         make_key(tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "a/../../outside", "/etc/hostname", "..\\outside", "C:/outside", "C:outside", "a\0b", "."]
+)
+def test_names_that_lead_out_of_the_bundle_are_refused(tmp_path: Path, name: str) -> None:
+    folder = small_bundle(tmp_path / "small")
+    (tmp_path / "outside").write_text("x")
+    table = read_json(folder / MANIFEST)
+    table["files"][name] = sha256(b"x").hexdigest()
+    table["seal"] = fingerprint({entry: each for entry, each in table.items() if entry != "seal"})
+    write_json(folder / MANIFEST, table)
+    with pytest.raises(BundleError, match="which is not part of the bundle"):
+        open_bundle(folder)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" * 500 + "]" * 500, '{"a":' * 3000 + "1" + "}" * 3000])

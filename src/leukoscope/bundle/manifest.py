@@ -396,7 +396,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     if len({*classes, "", UNSURE, REFUSED, NOT_ASKED}) < len(classes) + 4 or manifest.positive != disease:
         yield f"has no usable class list: classes {', '.join(classes)}, positive '{manifest.positive}'"
     named = {member.graph for member in manifest.members} | {each.weights for each in manifest.members if each.weights}
-    strays = [name for name in manifest.files if PurePosixPath(name).is_absolute() or ".." in Path(name).parts]
+    strays = [name for name in manifest.files if _leads_elsewhere(name)]
     for wrong in strays:
         yield f"names in files '{wrong}', which is not part of the bundle"
     for wrong in sorted(named - manifest.files.keys()):
@@ -413,6 +413,12 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"has in subjects.{number}.label '{each.label}', which is none of the classes {', '.join(classes)}"
         if set(each.called) != set(manifest.operating_points) or not _within(each.called.values(), each.cells):
             yield f"has in subjects.{number}.called not one count of 0 to {each.cells} cells per operating point"
+
+
+def _leads_elsewhere(name: str) -> bool:
+    """Tell whether a name may lead out of the bundle, also where backslashes and drives do."""
+    steps = PurePosixPath(name).parts
+    return not steps or PurePosixPath(name).is_absolute() or ".." in steps or any(sign in name for sign in "\\:\0")
 
 
 def _within(counts: Iterable[int], cells: int) -> bool:
