@@ -27,7 +27,8 @@ MARKED = re.compile(
     r"<!--number (?P<file>[^:>]+): (?P<keys>[^|>]+?) \| (?P<form>[^>]+?) -->(?P<now>.*?)<!--/number-->", re.S
 )
 OPENED = "<!--number"
-_FROM = re.compile(r"<!--from (?P<source>[^>]+?)-->.*?<!--/from-->", re.S)
+# No "--" in a source: some readers of Markdown then take it for text.
+_FROM = re.compile(r"<!--from (?:(?!--)[^>])+-->.*?<!--/from-->", re.S)
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.S | re.M)
 # .89, 0.893, 63.6 %; not the level of an interval, a length, a version or a DOI
 _SHARE = re.compile(r"(?<![\w./])(?:[01]?\.\d\d+|(?!95 %|100 %)\d+(?:\.\d+)? %)(?![\w/.]*\w)(?! (?:µm|s\b|p\b))")
@@ -62,7 +63,7 @@ def unsourced(text: str) -> list[str]:
     ['line 1: .89']
     """
     if text.count("<!--from ") != len(_FROM.findall(text)) or text.count("<!--/from-->") != text.count("<!--from "):
-        raise ValueError("a <!--from …--> is not written as <!--from SOURCE-->TEXT<!--/from-->")
+        raise ValueError("a <!--from …--> is not written as <!--from SOURCE-->TEXT<!--/from--> (no -- in the source)")
     for known in (_CODE, MARKED, _FROM):
         text = known.sub(lambda found: "\n" * found[0].count("\n"), text)
     return [f"line {text.count(chr(10), 0, share.start()) + 1}: {share[0]}" for share in _SHARE.finditer(text)]
