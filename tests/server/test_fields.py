@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from leukoscope.bundle.manifest import open_bundle
 from leukoscope.cli import leukoscope as program
@@ -175,7 +176,39 @@ def test_a_cell_of_a_field_is_shown_in_its_field_at_one_scale(place: Place) -> N
             shown = np.asarray(picture)
         assert shown[..., 1].mean() > 100, "the glass of the field around it, not black"
         um_per_px = me.get(f"/images/{cell['image']}").json()["um_per_px"]
-        assert max(shown.shape) <= round(20 / um_per_px) + 1
+        side = round(max(20 / um_per_px, *(1.05 * each for each in cell["box"][2:])))
+        assert shown.shape[:2] == (side, side), "also at the border of the field, where a part of it is grey"
+
+
+def test_a_heat_map_lies_over_the_cell_and_nothing_else_at_the_scale_of_its_picture(place: Place) -> None:
+    me = place.local()
+    case = sent_fields(me, {"a.png": field_png(1)})
+    asked = [cell for cell in me.cells(case) if cell["decision"] not in ("refused", "not asked")]
+    cell = me.get(f"/cells/{asked[0]['id']}").json()
+    um_per_px = me.get(f"/images/{cell['image']}").json()["um_per_px"]
+    answer = me.get(f"/cells/{cell['id']}/heat?over=thumbnail").content
+    over = np.asarray(Image.open(io.BytesIO(answer)))
+    there = over[..., 3] > 0
+    assert over.shape[0] == over.shape[1]
+    across = np.flatnonzero(there.any(axis=0))
+    um_of_map = 20 * (across[-1] + 1 - across[0]) / over.shape[1]
+    assert abs(um_of_map - cell["box"][2] * um_per_px) < 0.08 * um_of_map, "as wide as the cell is in the field"
+    left, top, width, height = cell["box"]
+    middle = np.array([left + width / 2, top + height / 2])
+    points = (np.array(cell["outline"]) - middle) * um_per_px * over.shape[1] / 20 + over.shape[1] / 2
+    grown = Image.new("L", over.shape[1::-1])
+    ImageDraw.Draw(grown).polygon([tuple(each) for each in points], fill=255, outline=255, width=9)
+    assert not (there & (np.asarray(grown) == 0)).any(), "nothing beside the cell is coloured"
+
+
+def test_outlines_are_called_after_the_field_that_they_are_of(place: Place) -> None:
+    me = place.local()
+    case = sent_fields(me, {"ward 3/smear a.png": field_png(1)})
+    named = me.get(f"/cases/{case}/exports/geojson").headers["content-disposition"]
+    assert named == "attachment; filename*=UTF-8''smear%20a.geojson"
+    me.send(case, field_png(2), names=("other/smear a.tif.png",))
+    files = zipfile.ZipFile(io.BytesIO(me.get(f"/cases/{case}/exports/geojson").content)).namelist()
+    assert files == ["smear a.geojson", "smear a.tif.geojson"]
 
 
 def test_every_export_carries_the_types(place: Place) -> None:

@@ -147,7 +147,16 @@ def _keys(given: tuple[str, ...]) -> dict[str, str]:
     return keys
 
 
-_TAKEN = {"0": "unsure", "x": "not a cell", "z": "undo", "h": "heat maps", "f": "the field", "a": "add", "r": "redraw"}
+_TAKEN = {
+    "0": "unsure",
+    "x": "not a cell",
+    "z": "undo",
+    "h": "heat maps",
+    "v": "as the model sees it",
+    "f": "the field",
+    "a": "add",
+    "r": "redraw",
+}
 
 
 def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:

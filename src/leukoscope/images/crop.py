@@ -30,7 +30,7 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
     """
     if image.max() <= BLACK:
         raise ImageError("is all black: there is no cell to see. Remove it or replace it.")
-    left, top, side = _square(image, prepare)
+    left, top, side = source_square(image, prepare)
     if (left, top) == (0, 0) and image.shape[:2] == (side, side) == (prepare.size, prepare.size):
         return image  # it is its own crop already, as the release's images are at 450 px
     return cut_square(image, left, top, side, size=prepare.size)
@@ -73,8 +73,8 @@ def square_around(box: tuple[int, int, int, int], *, margin: float) -> tuple[int
     return (left + right - side) // 2, (top + bottom - side) // 2, side
 
 
-def _square(image: RGB, prepare: Prepare) -> tuple[int, int, int]:
-    """Return (left, top, side) of the source square that becomes the crop."""
+def source_square(image: RGB, prepare: Prepare) -> tuple[int, int, int]:
+    """Return (left, top, side) of the square of the source, in its pixels, that becomes the crop."""
     height, width = image.shape[:2]
     if prepare.view == "cell":
         return square_around(bounding_box(cell_mask(image)), margin=prepare.margin)

@@ -92,6 +92,22 @@ class Tiff:
         return [level.size for level in self._levels]
 
     @property
+    def level_pages(self) -> list[Any]:
+        """The page of each level as tifffile has it, the largest first; the first of three where colours are apart."""
+        return [level.page for level in self._levels]
+
+    @property
+    def single_pages(self) -> bool:
+        """Whether each level is one page, and not one for each colour."""
+        return all(len(level.pages) == 1 for level in self._levels)
+
+    def compressed(self, level: int) -> Iterator[bytes]:
+        """Yield the tiles of a level as they are stored, row by row; nothing for one that was left out on purpose."""
+        first = self._levels[level]
+        for index in range(len(first.page.dataoffsets)):
+            yield first.stored(first.page, index) or b""
+
+    @property
     def tiled(self) -> bool:
         """Whether rectangles can be read without reading whole rows."""
         return bool(self.page.is_tiled)
@@ -216,7 +232,7 @@ class _Level:
         height, width = result.shape[:2]
         planes = int(page.samplesperpixel) if page.planarconfig == 2 and page.samplesperpixel > 1 else 1
         for index, plane in _segments(page, left, top, width, height, planes=planes):
-            data = self._bytes(page, index)
+            data = self.stored(page, index)
             more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if self._tables else {}
             with muted() if int(page.compression) in _LOUD else contextlib.nullcontext():
                 part, at, shape = decode(data, index, **more)
@@ -225,7 +241,7 @@ class _Level:
             else:
                 _place(result, part, at, left=left, top=top, plane=plane if planes > 1 else None)
 
-    def _bytes(self, page: Any, index: int) -> bytes | None:
+    def stored(self, page: Any, index: int) -> bytes | None:
         """Return a compressed strip or tile; None for a tile of a slide that was left empty on purpose."""
         try:
             offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])

@@ -322,6 +322,8 @@ def keep_facts(session: Session, image_id: int, found: Found, *, again: dict[str
     """Note how a field was taken, so that a cell added later is cut out like these, and whether it was judged again."""
     notes = session.get_one(Picture, image_id).facts.get("notes")  # of its reader, when it was sent
     facts = found.facts | ({"again": again} if again else {}) | ({"notes": notes} if notes else {})
+    if part_of := session.get_one(Picture, image_id).facts.get("part_of"):  # an area of a slide stays one
+        facts["part_of"] = part_of
     values = {"um_per_px": found.um_per_px, "facts": facts, "kind": FIELD}
     session.execute(update(Picture).where(Picture.id == image_id).values(**values))
 
@@ -390,10 +392,22 @@ def _renewed(session: Session, cell: Cell, drawn: Drawn, opinion: Opinion, *, pr
 
 
 def _like(session: Session, image: Picture) -> list[Picture]:
-    """Return the fields of a case that have the size of this one, and pictures that may prove to be such."""
+    """Return the fields of a case that have the size of this one, and pictures that may prove to be such.
+
+    Of a slide they are its areas, whatever their size.
+    """
+    if part_of := image.facts.get("part_of"):
+        fields = select(Picture).where(Picture.case_id == image.case_id, Picture.kind == FIELD)
+        return [each for each in session.scalars(fields) if _slide_of(each) == part_of["image"]]
     alike = (Picture.case_id == image.case_id, Picture.width == image.width, Picture.height == image.height)
     query = select(Picture).where(*alike, Picture.kind.in_((FIELD, "auto")), Picture.identity == "")
-    return list(session.scalars(query))
+    return [each for each in session.scalars(query) if _slide_of(each) is None]
+
+
+def _slide_of(image: Picture) -> int | None:
+    """Return the slide that an image is an area of."""
+    number: int | None = image.facts.get("part_of", {}).get("image")
+    return number
 
 
 def _taken(scale: Any, source: Any) -> str:
@@ -407,7 +421,7 @@ def _paired(old: Sequence[Any], new: Sequence[Any]) -> Iterable[tuple[int, int]]
         (share, place, number)
         for place, one in enumerate(old)
         for number, other in enumerate(new)
-        if one and other and (share := _overlap(one, other)) > _SAME
+        if one and other and (share := overlap(one, other)) > _SAME
     ]
     taken: set[tuple[str, int]] = set()
     for _, place, number in sorted(overlaps, reverse=True):
@@ -416,7 +430,7 @@ def _paired(old: Sequence[Any], new: Sequence[Any]) -> Iterable[tuple[int, int]]
             yield place, number
 
 
-def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
     """Return the intersection over the union of two boxes."""
     wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
     high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])

@@ -1,7 +1,7 @@
 """Cases and their cells: as the API shows them to one caller, and as they change."""
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, Select, SQLColumnExpression, case, func, literal, select, update
 from sqlalchemy.orm import Session
@@ -23,6 +23,7 @@ from .database import (
     REVIEWER,
     RUNNING,
     SIGNED,
+    SLIDE,
     Account,
     Case,
     Cell,
@@ -145,12 +146,23 @@ def cell_of(session: Session, caller: Caller, cell_id: int) -> Cell:
     return _item_of(session, caller, Cell, cell_id, called="cell")
 
 
-_AROUND_UM = 20.0  # side of the square of a field that shows one cell: the same for all, so that sizes compare
-_LARGEST = 20_000_000  # pixels of a field out of which cells are shown; of a larger one their crops are
+AROUND_UM = 20.0  # side of the square of a field that shows one cell: the same for all, so that sizes compare
+SMALL = 4_000_000
+"""Pixels of a picture that is read as a whole for each part of it; a larger one is read by tiles."""
 
 
-def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> tuple[str, tuple[int, int, int, int] | None]:
-    """Return where a cell's picture lies, and which box (left, top, width, height) of it shows the cell; None: all.
+class Shown(NamedTuple):
+    """Where a cell is to be seen."""
+
+    digest: str
+    box: tuple[int, int, int, int] | None = None
+    """left, top, width, height of what is shown of the picture; None: all of it."""
+    tiled: bool = False
+    """Whether the picture is so large that it is drawn from its pyramid."""
+
+
+def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> Shown:
+    """Return where a cell's picture lies, and what of it shows the cell.
 
     A cell of a field is shown in its field, in the colours in which people know it; a model may see others. In one
     statement: a wall of cells asks for hundreds. Refuses as `cell_of`.
@@ -161,11 +173,12 @@ def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> tuple[str
     row = session.execute(query.where(*mine)).one_or_none()
     if row is None:
         raise not_found("cell", cell_id)
-    if row.box is None or not row.um_per_px or row.width * row.height > _LARGEST:
-        return row.digest, None
+    if row.box is None or not row.um_per_px:
+        return Shown(row.digest)
     left, top, width, height = row.box
-    side = round(max(_AROUND_UM / row.um_per_px, 1.05 * width, 1.05 * height))
-    return row.field, (round(left + (width - side) / 2), round(top + (height - side) / 2), side, side)
+    side = round(max(AROUND_UM / row.um_per_px, 1.05 * width, 1.05 * height))
+    box = (round(left + (width - side) / 2), round(top + (height - side) / 2), side, side)
+    return Shown(row.field, box, tiled=row.width * row.height > SMALL)
 
 
 def _item_of(session: Session, caller: Caller, table: type[Item], item_id: int, *, called: str) -> Item:
@@ -351,6 +364,30 @@ def cells_of_image(session: Session, view: View, image_id: int) -> list[dict[str
     rows = session.execute(query.order_by(Cell.number)).all()
     cells = _described(session, view, rows)
     return [cell | {"outline": row.outline, "facts": row.facts} for cell, row in zip(cells, rows, strict=True)]
+
+
+def areas_of(session: Session, slide: Picture) -> list[Picture]:
+    """Return the areas of a slide that were drawn to be analysed, in their order."""
+    if slide.kind != SLIDE:
+        return []
+    query = select(Picture).where(Picture.case_id == slide.case_id, Picture.kind == FIELD).order_by(Picture.number)
+    return [each for each in session.scalars(query) if each.facts.get("part_of", {}).get("image") == slide.id]
+
+
+def cells_of_areas(session: Session, view: View, areas: Iterable[Picture]) -> list[dict[str, Any]]:
+    """Return the cells of areas, in pixels of their slide."""
+    found = []
+    for area in areas:
+        left, top = area.facts["part_of"]["left"], area.facts["part_of"]["top"]
+        cells = cells_of_image(session, view, area.id)
+        found += [cell | moved(cell["box"], cell["outline"], left=left, top=top) for cell in cells]
+    return found
+
+
+def moved(box: Any, outline: Any, *, left: int, top: int) -> dict[str, Any]:
+    """Return box and outline of a cell of an area in pixels of its slide."""
+    points = [[round(x + left, 1), round(y + top, 1)] for x, y in outline] if outline else outline
+    return {"box": [box[0] + left, box[1] + top, *box[2:]] if box else box, "outline": points}
 
 
 def _columns(view: View, *more: Any) -> Select[Any]:

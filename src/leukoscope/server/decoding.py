@@ -114,8 +114,8 @@ def _whole(image: Any, *, most_pixels: int) -> RGB:
     width, height = image.size
     if width * height > most_pixels:
         raise ImageError(
-            f"has {width:,}x{height:,} pixels, more than the {most_pixels / 1e6:.0f} million that the room takes. "
-            "Predict a whole slide on the command line (leukoscope predict SLIDE), or send fields of it."
+            f"has {width:,}x{height:,} pixels, more than the {most_pixels / 1e6:.0f} million allowed for one picture. "
+            "Send a slide as a tiled pyramid in TIFF or SVS, by itself and not in a zip; or send fields of it."
         )
     pixels: RGB = image.read(0, 0, width, height)
     return pixels

@@ -1,18 +1,20 @@
 """A case for other programs: table, QuPath, DICOM, report as page or PDF, and a labelled data set to train on.
 
-File names hold numbers only; what a case and a patient are called stands inside.
+What belongs to one image is called after its source, so that one knows on which smear to drop it. The names of all
+else hold numbers only; what a case and a patient are called stands inside.
 """
 
 import csv
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -128,12 +130,11 @@ class Exporter:
 
     def _geojson(self, case: Case) -> Export:
         """Return one GeoJSON for a case with one field, else a zip of one for each."""
+        fields = [(image, rows) for image, rows in self._by_source(case) if any(row.outline for row in rows)]
+        names = source_names([image.name for image, _ in fields])
         files = {
-            f"case-{case.id}-image-{image.number:03d}.geojson": json.dumps(
-                geojson(self._shapes(rows)), indent=1
-            ).encode()
-            for image, rows in self._by_image(case)
-            if any(row.outline for row in rows)
+            f"{name}.geojson": json.dumps(geojson(self._shapes(rows)), indent=1).encode()
+            for name, (_, rows) in zip(names, fields, strict=True)
         }
         if not files:
             raise Refusal(409, "no_fields", "GeoJSON is for cells in fields; this case holds single cells only.")
@@ -146,7 +147,7 @@ class Exporter:
         positive = self.manifest.positive
         return [
             Shape(
-                np.array(row.outline, float),
+                np.array(row.outline, float) + _corner(row),
                 f"Cell {row.number}",
                 title_of(row.shown),
                 _measurements(row, positive),
@@ -166,9 +167,9 @@ class Exporter:
             Refusal: the case holds no DICOM image.
         """
         files: dict[str, bytes] = {}
-        for image, rows in self._by_image(case):
-            if image.identity:
-                files |= self._dicom_files(f"case-{case.id}-image-{image.number:03d}", image, rows)
+        images = [(image, rows) for image, rows in self._by_image(case) if image.identity]
+        for name, (image, rows) in zip(source_names([image.name for image, _ in images]), images, strict=True):
+            files |= self._dicom_files(name, image, rows)
         if not files:
             text = "DICOM results carry the identity of a DICOM source; this case holds no DICOM image."
             raise Refusal(409, "no_dicom", text)
@@ -263,6 +264,15 @@ class Exporter:
             f"case-{case.id}-dataset.zip", "application/zip", zipped(_dataset_files(self.pictures, case, rows))
         )
 
+    def _by_source(self, case: Case) -> Iterator[tuple[Picture, list[Any]]]:
+        """Yield each image that was sent with its cells: a slide with those of all its areas."""
+        found = {image.id: (image, rows) for image, rows in self._by_image(case)}
+        for image, rows in list(found.values()):
+            if part_of := image.facts.get("part_of"):
+                del found[image.id]
+                found[part_of["image"]][1].extend(rows)
+        yield from found.values()
+
     def _by_image(self, case: Case) -> Iterator[tuple[Picture, list[Any]]]:
         rows: dict[int, list[Any]] = {}
         for row in _rows(self.session, case.id):
@@ -298,8 +308,15 @@ _CSV = (
 )
 
 
+def _corner(row: Any) -> tuple[int, int]:
+    """Return where the image of a cell begins in the file that was sent: an area of a slide, in pixels of the slide."""
+    at = row.facts_of_image.get("part_of")
+    return (at["left"], at["top"]) if at else (0, 0)
+
+
 def _csv_row(case: Case, row: Any, said: str) -> list[Any]:
-    box = row.box or ["", "", "", ""]
+    left, top = _corner(row)
+    box = [row.box[0] + left, row.box[1] + top, *row.box[2:]] if row.box else ["", "", "", ""]
     reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or "", said]
     return [
         case.id,
@@ -341,6 +358,7 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
             SAID.label("said"),
             SHOWN.label("shown"),
             Picture.name.label("image"),
+            Picture.facts.label("facts_of_image"),
             Prediction.probabilities,
             Prediction.called,
             Prediction.reason,
@@ -448,6 +466,19 @@ def _as_png(content: bytes) -> bytes:
         return content
     with Image.open(io.BytesIO(content)) as image:
         return png_of(np.asarray(image.convert("RGB")))
+
+
+def source_names(names: Sequence[str]) -> list[str]:
+    """Return what the results of images are called: their own names without folder and suffix, each one once.
+
+    >>> source_names(["ward 3/smear.tif", "other/smear.png", "..", "a:b.svs"])
+    ['smear', 'smear-2', 'image', 'a-b']
+    """
+    from ..fields.extraction import names_of
+
+    stems = [PurePosixPath(name.replace("\\", "/")).stem for name in names]
+    plain = [re.sub(r'[<>:"|?*%;\\/]+', "-", stem).strip(" .-") or "image" for stem in stems]
+    return names_of([Path(f"{each}.x") for each in plain])
 
 
 def safe(name: str) -> str:

@@ -3,6 +3,8 @@
 A picture is tried in a small process first. One that needs more than `light_bytes` gets a second try in the one large
 process, so whatever is sent at once, all decoding together takes `light * light_bytes + heavy_bytes` at most.
 
+Slides have processes of their own: one that takes them in, and some that draw tiles and keep what they draw from open.
+
 A request is a line of JSON and so many bytes behind it, on standard input; so is its answer, on standard output.
 """
 
@@ -13,7 +15,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,14 +26,16 @@ from PIL import Image
 from ..config import Prepare
 from ..errors import ImageError, LeukoscopeError, MissingExtraError, attempt
 from ..inference.trial import bound_memory
-from . import store
-from .decoding import Taken, is_small, take
+from . import slides, store
+from .decoding import Taken, is_small, png_of, take
 from .refusals import Refusal
+from .slides import SlideFacts
 
 MIB = 1 << 20
 _PIPE = subprocess.PIPE
 _NICE = 5  # people who read go first
 _SMALL_PIXELS = 4_000_000  # of a stored picture that may be drawn where the request is answered
+_BOUNDED = ("slide_tile", "cut")  # what reads a few tiles whatever the size of the picture
 _MEMORY, _UNUSABLE, _REFUSED = "memory", "unusable", "refused"
 
 
@@ -53,9 +57,13 @@ class Sandbox:
     """How long a picture waits for its turn before it is refused."""
     _light: "_Pool" = field(init=False)
     _heavy: "_Pool" = field(init=False)
+    _tiles: "_Pool" = field(init=False)
+    _slides: "_Pool" = field(init=False)
 
     def __post_init__(self) -> None:
         self._light = _Pool(self.light, self.light_bytes)
+        self._tiles = _Pool(self.light, self.light_bytes)
+        self._slides = _Pool(1, self.light_bytes)
         self._heavy = _Pool(1, self.heavy_bytes)
 
     def take(self, read: Callable[[], bytes], **how: Any) -> Taken:
@@ -83,6 +91,46 @@ class Sandbox:
         except ImageError as unusable:
             raise Refusal(422, "damaged", f"This picture cannot be drawn: it {unusable}") from None
 
+    def slide(self, source: Path, target: Path, *, most_pixels: int, seconds: float) -> SlideFacts | None:
+        """Take a slide in; None for what is no slide. Others wait meanwhile, tiles are drawn all the same.
+
+        Raises:
+            ImageError: it cannot be looked at piece by piece, or is damaged.
+        """
+        how = {"source": str(source), "target": str(target), "most_pixels": most_pixels}
+        try:
+            with self._slides.turn(seconds) as process:
+                facts, _ = process.ask({"task": "slide", "how": how, "last": True}, b"", seconds=seconds)
+        except TooHeavyError:
+            raise ImageError(f"needs more than {seconds:.0f} seconds or {self.light_bytes // MIB} MiB.") from None
+        return SlideFacts(**facts) if facts else None
+
+    def tile(self, path: Path, *, level: int, column: int, row: int) -> bytes:
+        """Return a tile of a pyramid as JPEG.
+
+        Raises:
+            Refusal: there is no such tile, it is damaged, or too much is being drawn just now.
+        """
+        return self._of_slide("slide_tile", path, level=level, column=column, row=row)
+
+    def cut(self, path: Path, *, box: Sequence[int], side: int) -> bytes:
+        """Return a box (left, top, width, height) of a pyramid as JPEG of at most `side` pixels."""
+        return self._of_slide("cut", path, box=list(box), side=side)
+
+    def area(self, path: Path, box: Sequence[int]) -> bytes:
+        """Return a box (left, top, width, height) of a slide in full resolution, as PNG."""
+        return self._of_slide("area", path, box=list(box))
+
+    def _of_slide(self, task: str, path: Path, **how: Any) -> bytes:
+        request = {"task": task, "path": str(path), "how": how}
+        try:
+            with contextlib.suppress(TooHeavyError), self._tiles.turn(self.wait_seconds) as process:
+                return process.ask(request | {"last": False}, b"", seconds=self.seconds)[1][0]
+            with self._heavy.turn(self.wait_seconds) as process:
+                return process.ask(request | {"last": True}, b"", seconds=self.seconds)[1][0]
+        except (ImageError, TooHeavyError) as unusable:
+            raise Refusal(422, "damaged", f"This place of the slide cannot be drawn: {unusable}") from None
+
     def _ask(self, request: dict[str, Any], read: Callable[[], bytes]) -> tuple[dict[str, Any], list[bytes]]:
         with contextlib.suppress(TooHeavyError), self._light.turn(self.wait_seconds) as process:
             return process.ask(request | {"last": False}, read(), seconds=self.seconds)
@@ -96,6 +144,8 @@ class Sandbox:
     def close(self) -> None:
         """End all processes."""
         self._light.close()
+        self._tiles.close()
+        self._slides.close()
         self._heavy.close()
 
 
@@ -217,9 +267,13 @@ def _pixels(path: Path) -> int:
 
 
 def _draw(what: str, path: Path, how: dict[str, Any], prepare: Prepare | None) -> bytes:
-    if what == "crop_seen":
+    if what in ("crop_seen", "heat_in_place"):
         assert prepare is not None
-        return store.crop_seen(path, prepare, **how)
+        return (store.crop_seen if what == "crop_seen" else store.heat_in_place)(path, prepare, **how)
+    if what == "tile":
+        return slides.tile_of_picture(path, **how)
+    if what == "pyramid":
+        return slides.pyramid(path)
     return store.thumbnail(path, **how) if what == "thumbnail" else store.region(path, **how)
 
 
@@ -255,7 +309,8 @@ def _answered(request: dict[str, Any], parts: list[bytes], memory: int) -> Answe
     if isinstance(answer, Refusal):
         return {"error": _REFUSED, "status": answer.status, "code": answer.code, "message": str(answer)}, []
     # Where it is not known to be small it may have been the memory; not every reader says so.
-    if isinstance(answer, MemoryError) or not (request["last"] or is_small(parts[0])):
+    known_small = request["task"] in _BOUNDED or is_small(parts[0])
+    if isinstance(answer, MemoryError) or not (request["last"] or known_small):
         return {"error": _MEMORY}, []
     known = isinstance(answer, ImageError | MissingExtraError)
     text = str(answer) if known else f"cannot be read ({type(answer).__name__}). Save it anew as PNG."
@@ -267,6 +322,18 @@ def _done(request: dict[str, Any], parts: list[bytes], memory: int) -> Answer:
     if request["task"] == "take":
         facts = asdict(take(parts[0], **request["how"]))
         return {"facts": facts}, [facts.pop("picture"), facts.pop("identity")]
+    if request["task"] == "slide":
+        how = request["how"]
+        found = slides.take_slide(Path(how["source"]), Path(how["target"]), most_pixels=how["most_pixels"])
+        return {"facts": asdict(found) if found else {}}, []
+    if request["task"] == "slide_tile":
+        return {"facts": {}}, [slides.tile(Path(request["path"]), **request["how"])]
+    if request["task"] == "cut":
+        return {"facts": {}}, [slides.cut(Path(request["path"]), **request["how"])]
+    if request["task"] == "area":
+        left, top, width, height = request["how"]["box"]
+        pixels = slides.part(Path(request["path"]), left=left, top=top, width=width, height=height)
+        return {"facts": {}}, [png_of(pixels)]
     prepare = Prepare.model_validate(request["prepare"]) if request["prepare"] else None
     return {"facts": {}}, [_draw(request["task"], Path(request["path"]), request["how"], prepare)]
 

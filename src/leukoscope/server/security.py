@@ -147,7 +147,7 @@ def scope_of(method: str, path: str) -> str:
     kind, *rest = path.removeprefix("/api/v1/").rstrip("/").split("/")
     if method in _SAFE or kind == "survival":  # which only answers
         return READ
-    if kind == "cases" and (rest[1:] == ["images"] or (method in ("POST", "PATCH") and len(rest) < 2)):
+    if kind == "cases" and (rest[1:] in (["images"], ["slides"]) or (method in ("POST", "PATCH") and len(rest) < 2)):
         return UPLOAD
     return REVIEW if kind in ("cases", "cells", "images") else ""
 
@@ -232,8 +232,9 @@ class Guard:
         await self._app(scope, _limited(receive, most=most), send)
 
     def _most_bytes(self, scope: Scope) -> int:
-        upload = scope["method"] == "POST" and scope["path"].endswith("/images")
-        return self._settings.limits.upload_bytes if upload else self._settings.limits.json_bytes
+        limits = self._settings.limits
+        sent = scope["path"].rpartition("/")[2] if scope["method"] == "POST" else ""
+        return {"images": limits.upload_bytes, "slides": limits.slide_bytes}.get(sent, limits.json_bytes)
 
     def _refusal(self, headers: Headers, *, method: str, most: int) -> Refusal | None:
         host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")

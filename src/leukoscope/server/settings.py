@@ -29,6 +29,10 @@ class Limits(Settings):
     """In one request, those inside zips counted one by one."""
     pixels: int = Field(100_000_000, ge=1)
     """Of one picture that is not a slide."""
+    slide_bytes: int = Field(16384 * MIB, ge=1)
+    """Of one slide that is sent by itself."""
+    area_pixels: int = Field(50_000_000, ge=1)
+    """Of an area of a slide that is analysed at a time."""
     seconds: float = Field(900, gt=0)
     """Of one request, from the first file to the last."""
     json_bytes: int = Field(MIB, ge=1)

@@ -6,21 +6,26 @@ import os
 import secrets
 import stat
 import warnings
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageChops
 
 from ..config import Prepare
 from ..errors import DataError, ImageError, UsageError
-from ..files import write_whole
-from ..images.crop import prepare_crop
+from ..explanation.maps import enlarge, to_rgba
+from ..files import sha256_of, write_whole
+from ..images.crop import cell_mask, prepare_crop, source_square
 from ..images.read import read_image
 from .refusals import Refusal
 
 _SYNCS = 16
+Box = tuple[int, int, int, int]
 
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
@@ -54,6 +59,7 @@ class Pictures:
 
     def __init__(self, data: Path) -> None:
         self._store, self._drawn = data / "pictures", data / "drawn"
+        self._making = Lock()
         for folder in (self._store, self._drawn):
             folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
 
@@ -85,6 +91,21 @@ class Pictures:
                 written.unlink(missing_ok=True)
         return digests
 
+    def beside(self) -> Path:
+        """Return a path in the store under which a file may be written, to be taken in by `adopt`, or removed."""
+        return self._store / f".{secrets.token_hex(8)}"
+
+    def adopt(self, written: Path) -> str:
+        """Take a file that was written to `beside` into the store, however large it is, and return its digest."""
+        written.chmod(FILE_MODE)
+        digest = sha256_of(written)
+        path = self.path(digest)
+        path.parent.mkdir(exist_ok=True, mode=FOLDER_MODE)
+        _sync(written)
+        written.replace(path)
+        _sync(path.parent)
+        return digest
+
     def path(self, digest: str) -> Path:
         """Return where a picture lies."""
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
@@ -108,6 +129,19 @@ class Pictures:
         for drawn in self._drawn.glob(f"{digest[:2]}/{digest}-*"):
             drawn.unlink(missing_ok=True)
 
+    def made(self, digest: str, what: str, make: Callable[[], bytes]) -> Path:
+        """Return where something lies that is made of a picture once, such as its 'pyramid'; nobody makes it twice."""
+        path = self._drawn / digest[:2] / f"{digest}-{what}"
+        if not path.exists():
+            with self._making:
+                if not path.exists():
+                    _keep(path, make())
+        return path
+
+    def has_drawn(self, digest: str, what: str) -> bool:
+        """Return whether something was drawn from a picture already."""
+        return (self._drawn / digest[:2] / f"{digest}-{what}").exists()
+
     def drawn(self, digest: str, what: str, draw: Callable[[], bytes]) -> bytes:
         """Return what is drawn from a picture, such as 'thumbnail-96', drawing it the first time."""
         path = self._drawn / digest[:2] / f"{digest}-{what}"
@@ -116,11 +150,15 @@ class Pictures:
         except FileNotFoundError:
             content = draw()
         with contextlib.suppress(OSError):  # a full disk must not hide the picture
-            path.parent.mkdir(exist_ok=True, mode=FOLDER_MODE)
-            with write_whole(path) as beside:
-                beside.chmod(FILE_MODE)
-                beside.write_bytes(content)
+            _keep(path, content)
         return content
+
+
+def _keep(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True, mode=FOLDER_MODE)
+    with write_whole(path) as beside:
+        beside.chmod(FILE_MODE)
+        beside.write_bytes(content)
 
 
 def _write_beside(path: Path, content: bytes) -> Path:
@@ -143,6 +181,9 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+_HEAT_PLACED = 480  # pixels of a heat map that lies over a whole picture
+_SMOOTH = Image.Resampling.BICUBIC
+_OUTSIDE = (226, 226, 228)  # what lies beyond the border of a field
 _QUALITY = 88
 
 
@@ -154,16 +195,39 @@ def thumbnail(path: Path, *, side: int) -> bytes:
 
 
 def region(path: Path, *, side: int, box: tuple[int, int, int, int] | None) -> bytes:
-    """Return a picture, or what lies in it of a box (left, top, width, height), as JPEG of at most `side` pixels."""
+    """Return a picture, or a box (left, top, width, height) of it, as JPEG of at most `side` pixels.
+
+    What of the box lies outside the picture is grey, so that a cell at the border is as large as all others.
+    """
     image = open_stored(path)
-    if box:
-        left, top, width, height = box
-        part = (max(0, left), max(0, top), min(image.width, left + width), min(image.height, top + height))
-        if part[0] >= part[2] or part[1] >= part[3]:
-            raise Refusal(422, "outside", f"box lies outside the image of {image.width}x{image.height} pixels.")
-        image = image.crop(part)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return jpeg(image)
+    if not box:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return jpeg(image)
+
+    def inside(part: Box, size: tuple[int, int]) -> Image.Image:
+        return image.crop(part).resize(size, Image.Resampling.LANCZOS)
+
+    return framed(box, image.size, side=side, inside=inside)
+
+
+def framed(
+    box: Box, size: tuple[int, int], *, side: int, inside: Callable[[Box, tuple[int, int]], Image.Image]
+) -> bytes:
+    """Return a box (left, top, width, height) of a picture as JPEG of at most `side` pixels.
+
+    inside: gives a part (left, top, right, bottom) of the picture at a size; what lies beyond the picture is grey.
+    """
+    left, top, width, height = box
+    part = (max(0, left), max(0, top), min(size[0], left + width), min(size[1], top + height))
+    if part[0] >= part[2] or part[1] >= part[3]:
+        raise Refusal(422, "outside", f"box lies outside the image of {size[0]}x{size[1]} pixels.")
+    zoom = min(1.0, side / max(width, height))
+    x, y, right, bottom = (
+        round(zoom * (edge - start)) for edge, start in zip(part, (left, top, left, top), strict=True)
+    )
+    whole = Image.new("RGB", (max(1, round(zoom * width)), max(1, round(zoom * height))), _OUTSIDE)
+    whole.paste(inside(part, (max(1, right - x), max(1, bottom - y))), (x, y))
+    return jpeg(whole)
 
 
 def crop_seen(path: Path, prepare: Prepare, *, side: int) -> bytes:
@@ -172,6 +236,35 @@ def crop_seen(path: Path, prepare: Prepare, *, side: int) -> bytes:
         return jpeg(Image.fromarray(prepare_crop(read_image(path), prepare.model_copy(update={"size": side}))))
     except ImageError:
         return thumbnail(path, side=side)  # nothing was seen of it; it is shown as it is
+
+
+def heat_in_place(
+    path: Path, prepare: Prepare, *, evidence: str, height: int, full: float, signed: bool, part: float | None
+) -> bytes:
+    """Return a heat map as a transparent PNG that lies over the picture of the cell, and on nothing but the cell.
+
+    evidence: half-precision numbers in base64, `height` rows of them. part: side of the middle square of the crop that
+    the picture shows, in pixels of the crop, which may be larger than it; None: the picture is the crop.
+    """
+    crop = read_image(path)
+    values = np.frombuffer(b64decode(evidence), np.float16).reshape(height, -1).astype(np.float32)
+    left, top, side = source_square(crop, prepare)
+    high, wide = crop.shape[:2]
+    over = Image.new("RGBA", (wide, high))
+    over.paste(Image.fromarray(to_rgba(enlarge(values, size=side), full=full, signed=signed)), (left, top))
+    cell = Image.fromarray(255 * cell_mask(crop).astype(np.uint8))
+    over.putalpha(ImageChops.multiply(over.getchannel("A"), cell))
+    if part is not None:
+        x, y = round((wide - part) / 2), round((high - part) / 2)
+        over = over.crop((x, y, x + round(part), y + round(part)))
+    over.thumbnail((_HEAT_PLACED, _HEAT_PLACED), _SMOOTH)
+    return _png(over)
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=3)
+    return stream.getvalue()
 
 
 def open_stored(path: Path) -> Image.Image:

@@ -3,6 +3,7 @@
 No name that a user gives becomes a path, and nothing is unpacked onto the disk.
 """
 
+import shutil
 import struct
 import time
 import zipfile
@@ -10,10 +11,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import ImageError
-from .decoding import Taken, suffix_of
+from .database import SLIDE
+from .decoding import SUFFIXES, Taken, suffix_of
 from .refusals import too_large
 from .sandbox import Sandbox
 from .settings import Limits
@@ -25,7 +28,7 @@ _RATIO = 200  # times that a part of a zip may unpack; above it is a bomb. Black
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may ask for gigabytes before it gives a byte
 _MEMBER_BYTES = 1 << 20  # below this the ratio means nothing
 _NOT_PICTURES = (".csv", ".txt", ".json", ".ds_store", ".xml", ".db", ".ini")
-_IN_PARTS = "Send it in parts, or predict a whole slide on the command line (leukoscope predict SLIDE)."
+_IN_PARTS = "Send it in parts."
 _NAME = 300  # characters of a name that are kept
 _GROUP_BYTES = 64 << 20  # of pictures stored together
 _LISTING_BYTES = 4 << 20  # of a zip's list of its files: thousands of long names
@@ -39,6 +42,8 @@ class Sent:
     name: str
     file: BinaryIO
     size: int
+    path: Path | None = None
+    """Where it lies, if it has a place of its own on the disk of the store."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,21 @@ def take_in(
         Refusal: there are too many files.
         OSError: the disk is full.
     """
-    group: list[_Ready | Unusable] = []
+    group: list[_Ready | Stored | Unusable] = []
     until = time.monotonic() + limits.seconds
     for number, (name, read) in enumerate(_files(sent, limits), start=1):
         if number > limits.files:
             raise too_large(f"There are more than the {limits.files:,} files allowed at a time. Send fewer.")
         wanted = read if time.monotonic() < until else _TOO_LATE
-        group.append(_ready(name, wanted, sandbox, kind=kind, um_per_px=um_per_px, limits=limits))
-        if len(group) == _AT_ONCE or sum(each.bytes for each in group) > _GROUP_BYTES:
+        taken: Stored | Unusable | _Ready | Read | str
+        if isinstance(wanted, Sent):
+            taken = _slide(name, wanted, pictures, sandbox, um_per_px=um_per_px, limits=limits)
+        else:
+            taken = wanted
+        if not isinstance(taken, Stored | Unusable):
+            taken = _ready(name, taken, sandbox, kind=kind, um_per_px=um_per_px, limits=limits)
+        group.append(taken)
+        if len(group) == _AT_ONCE or sum(each.bytes for each in group if isinstance(each, _Ready)) > _GROUP_BYTES:
             yield _stored(group, pictures)
             group = []
     if group:
@@ -104,7 +116,33 @@ class _Ready:
         return len(self.taken.picture)
 
 
-def _stored(group: "list[_Ready | Unusable]", pictures: Pictures) -> list[Stored | Unusable]:
+def _slide(
+    name: str, sent: Sent, pictures: Pictures, sandbox: Sandbox, *, um_per_px: float | None, limits: Limits
+) -> Stored | Unusable | Read | str:
+    """Take a slide into the store; what is small enough to be one picture is given back as such."""
+    source, target = sent.path or pictures.beside(), pictures.beside()
+    try:
+        if sent.path is None:
+            with source.open("xb") as copy:
+                sent.file.seek(0)
+                shutil.copyfileobj(sent.file, copy, 1 << 20)
+        facts = sandbox.slide(source, target, most_pixels=limits.pixels, seconds=limits.seconds)
+        if facts is not None:
+            scale = um_per_px or facts.um_per_px
+            size = facts.width, facts.height
+            return Stored(name, pictures.adopt(target), SLIDE, *size, scale, notes=tuple(facts.notes))
+    except ImageError as unusable:
+        return Unusable(name, _sentence(str(unusable)))
+    finally:
+        target.unlink(missing_ok=True)
+        if sent.path is None:
+            source.unlink(missing_ok=True)
+    if sent.size > limits.file_bytes:
+        return f"is larger than the {limits.file_bytes:,} bytes allowed for one picture. Send it in parts."
+    return partial(_whole, sent.file)
+
+
+def _stored(group: "list[_Ready | Stored | Unusable]", pictures: Pictures) -> list[Stored | Unusable]:
     ready = [each for each in group if isinstance(each, _Ready)]
     digests = iter(pictures.add_all([each.taken.picture for each in ready]))
     return [_store(each, next(digests), pictures) if isinstance(each, _Ready) else each for each in group]
@@ -117,14 +155,20 @@ def _store(ready: _Ready, digest: str, pictures: Pictures) -> Stored:
     return Stored(ready.name, digest, taken.kind, *size, taken.um_per_px, identity, tuple(taken.notes))
 
 
-def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, Read | str]]:
-    """Yield every file, those inside zips too: its name, and how to read it or why it is not taken."""
+def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, Read | Sent | str]]:
+    """Yield every file, those inside zips too: its name, and how to read it or why it is not taken.
+
+    What may be a slide is given as it was sent.
+    """
     for each in sent:
         name = shown(each.name)
-        if each.size > limits.file_bytes:
+        slide = suffix_of(name) in SUFFIXES
+        if each.size > (limits.slide_bytes if slide else limits.file_bytes):
             yield name, f"is larger than the {limits.file_bytes:,} bytes allowed for one file. {_IN_PARTS}"
         elif each.size == 0:
             yield name, "is empty (0 bytes). Copy it again."
+        elif slide:
+            yield name, each
         elif zipfile.is_zipfile(each.file):
             yield from _unzipped(name, each.file, limits)
         else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
 from sqlalchemy import delete, select
@@ -261,5 +262,5 @@ def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
         made = exporter.make(case, kind)
     with room.database.writing() as session:
         room.log.add(session, who(me), "exported", kind="case", item=case_id, format=kind)
-    headers = {"Content-Disposition": f'attachment; filename="{made.name}"'}
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(made.name)}"}
     return Response(made.content, media_type=made.media, headers=headers)

@@ -1,5 +1,7 @@
 """Cells: pages of them, pictures, heat maps, reviews; and cells that a reader adds, draws anew or takes away."""
 
+from base64 import b64encode
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,11 +14,12 @@ from sqlalchemy.orm import Session
 
 from ...bundle.manifest import Manifest
 from ...explanation.maps import transparent
+from ...images.crop import RELEASE_UM_PER_PX
 from ...inference.opinion import full_evidence
 from .. import cases as shown
 from .. import readings
 from ..accounts import Caller
-from ..analysis import cell_of_outline, drawn_of, hold_crops, png, store_cells, store_predictions
+from ..analysis import cell_of_outline, drawn_of, hold_crops, overlap, png, store_cells, store_predictions
 from ..database import CONSENSUS, NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
 from ..refusals import (
     LARGEST,
@@ -36,11 +39,13 @@ from ..room import Room
 from ..security import Me, Saw, TheRoom
 from ..summary import labels_of
 from .accounts import who
+from .images import pyramid_of
 
 if TYPE_CHECKING:
     from ...inference.fields import JudgedCell
 
 router = APIRouter(tags=["cells"])
+_SAME = 0.5  # intersection over union of the boxes of two cells above which they are one
 _HEAT_SIDE = 240  # pixels of a heat map
 
 
@@ -109,18 +114,32 @@ def answers(me: Me, room: TheRoom, cell_id: Id) -> Answer:
 
 @router.get("/cells/{cell_id}/thumbnail", **PICTURE)
 def thumbnail(
-    me: Me, room: TheRoom, request: Request, cell_id: Id, side: Literal["96", "160", "320", "640"] = "96"
+    *,
+    me: Me,
+    room: TheRoom,
+    request: Request,
+    cell_id: Id,
+    side: Literal["96", "160", "320", "640"] = "96",
+    wide: bool = False,
 ) -> Response:
-    """Return a cell as a small JPEG: one of a field in its field, 20 µm across, one that came cut out as it came."""
+    """Return a cell as a small JPEG: one of a field in its field, 20 µm across, one that came cut out as it came.
+
+    `wide` shows twice the width of the field, at the same magnification.
+    """
     with room.database.reading() as session:
-        digest, box = shown.picture_of_cell(session, me, cell_id)
+        digest, box, tiled = shown.picture_of_cell(session, me, cell_id)
+    if box and wide:
+        box, side = (box[0] - box[2] // 2, box[1], 2 * box[2], box[3]), str(2 * int(side))  # type: ignore[assignment]
     what = f"thumbnail-{side}" + (f"-{'-'.join(map(str, box))}" if box else "")
     path = room.pictures.path(digest)
-    draw = (
-        partial(room.sandbox.draw, "region", path, side=int(side), box=box)
-        if box
-        else partial(room.sandbox.draw, "thumbnail", path, side=int(side))
-    )
+
+    def draw() -> bytes:
+        if box is None:
+            return room.sandbox.draw("thumbnail", path, side=int(side))
+        if tiled:
+            return room.sandbox.cut(pyramid_of(room, digest), box=box, side=int(side))
+        return room.sandbox.draw("region", path, side=int(side), box=box)
+
     return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
 
 
@@ -140,19 +159,31 @@ def crop(
 
 
 @router.get("/cells/{cell_id}/heat", **PICTURE)
-def heat(me: Me, room: TheRoom, request: Request, cell_id: Id) -> Response:
-    """Return what speaks for (orange) and against (blue) the disease, as a transparent PNG over the crop."""
+def heat(me: Me, room: TheRoom, request: Request, cell_id: Id, over: Literal["crop", "thumbnail"] = "crop") -> Response:
+    """Return what speaks for (orange) and against (blue) the disease, as a transparent PNG.
+
+    It lies over the crop that the model saw, or over the cell in its thumbnail and nothing else of that.
+    """
     with room.database.reading() as session:
         cell = shown.cell_of(session, me, cell_id)
         if not shown.view_of(session, me, cell.case_id).model:
             raise Refusal(409, "hidden", "What the model sees is hidden until the readers of this case have finished.")
         said, manifest = _said(session, room, cell)
+        box = shown.picture_of_cell(session, me, cell_id).box
+        um_per_px = session.get_one(Picture, cell.image_id).um_per_px
     if said is None or said.evidence is None:
         raise Refusal(404, "no_heat", "There is no heat map: this cell was refused, or the model draws none.")
-    evidence = np.frombuffer(said.evidence, np.float16).reshape(said.evidence_height, -1)
     full, signed = full_evidence(manifest), bool(manifest.positive)
-    draw = partial(transparent, evidence.astype(np.float32), full=full, signed=signed, side=_HEAT_SIDE)
-    return picture_answer(request, cell.digest, f"heat-{said.id}", draw, media="image/png")
+    if over == "crop":
+        evidence = np.frombuffer(said.evidence, np.float16).reshape(said.evidence_height, -1).astype(np.float32)
+        draw = partial(transparent, evidence, full=full, signed=signed, side=_HEAT_SIDE)
+    else:
+        part = box[2] * um_per_px / RELEASE_UM_PER_PX if box and um_per_px else None
+        given = {"evidence": b64encode(said.evidence).decode(), "height": said.evidence_height, "part": part}
+        prepare, path = manifest.members[0].prepare, room.pictures.path(cell.digest)
+        draw = partial(room.sandbox.draw, "heat_in_place", path, prepare=prepare, full=full, signed=signed, **given)
+    what = f"heat-{said.id}-{over}-{'' if box is None else '-'.join(map(str, box))}"
+    return picture_answer(request, cell.digest, what, draw, media="image/png")
 
 
 def _said(session: Session, room: Room, cell: Cell) -> tuple[Prediction | None, Manifest]:
@@ -275,12 +306,27 @@ def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[fl
     if image.kind not in ("field", "dicom"):
         raise Refusal(409, "no_field", "Cells can be drawn in fields only; this image is one cell.")
     _check_outline(outline, image)
-    query = select(Cell.outline).where(Cell.image_id == image.id, Cell.removed.is_(False), Cell.id != but)
-    others = [each for each in session.scalars(query) if each]
+    query = select(Cell.number, Cell.box, Cell.outline).where(
+        Cell.image_id == image.id, Cell.removed.is_(False), Cell.id != but
+    )
+    rows = session.execute(query).all()
+    _check_place(outline, rows)
+    others = [each.outline for each in rows if each.outline]
     path, scale, stain = room.pictures.path(image.digest), image.um_per_px, image.facts.get("stain_of_fields")
     return cell_of_outline(
         path, outline, others, room.predictor, um_per_px=scale, point=room.settings.point, stain=stain
     )
+
+
+def _check_place(outline: list[list[float]], others: Sequence[Any]) -> None:
+    """Refuse what would make two cells of one."""
+    points = np.array(outline)
+    low, high = points.min(axis=0), points.max(axis=0)
+    drawn = [*low, *(high - low)]
+    for each in others:
+        if each.box and overlap(drawn, each.box) > _SAME:
+            text = f"Cell {each.number} is there already. Redraw that one, or draw another."
+            raise Refusal(409, "there_already", text, cell=each.number)
 
 
 def _check_outline(outline: list[list[float]], image: Picture) -> None:

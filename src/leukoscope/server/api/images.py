@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as Path_
+from pydantic import Field
 from sqlalchemy import delete, func, select, update
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
@@ -19,9 +22,9 @@ from starlette.requests import ClientDisconnect
 from .. import cases as shown
 from .. import queue, readings
 from ..accounts import Caller
-from ..database import Case, Cell, Picture
+from ..database import DONE, FAILED, FIELD, QUEUED, SLIDE, Case, Cell, Picture
 from ..queue import Task
-from ..refusals import LARGEST, PICTURE, Answer, Id, Refusal, bad_request, picture_answer, too_large
+from ..refusals import LARGEST, PICTURE, Answer, Body, Id, Refusal, bad_request, picture_answer, too_large
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
 from ..uploads import Sent, Stored, Unusable, take_in
@@ -30,6 +33,7 @@ from .cases import sweep
 
 router = APIRouter(tags=["images"])
 _KINDS = {"auto": "auto", "crops": "crop", "fields": "field"}
+_SMALLEST_AREA = 64  # pixels of a side
 _LOOK_SECONDS = 0.15  # between two looks whether an analysis is done
 _UPLOAD: dict[str, Any] = {
     "requestBody": {
@@ -51,6 +55,15 @@ _UPLOAD: dict[str, Any] = {
 }
 
 
+_SLIDE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_PIECE = 4 << 20  # bytes of a slide that are written at a time
+
+
 @router.post("/cases/{case_id}/images", status_code=202, openapi_extra=_UPLOAD)
 async def send_images(
     me: Me, room: TheRoom, request: Request, case_id: Id, wait: Annotated[float, Query(ge=0, le=30)] = 0
@@ -68,6 +81,52 @@ async def send_images(
         work = partial(_take_in, room, me, case_id, sent, kind=kind, um_per_px=um_per_px, at_once=wait > 0)
         answer, done = await to_thread.run_sync(work, limiter=request.app.state.uploads)
     return await _waited(room, me, case_id, answer, seconds=0 if done else wait) if wait else answer
+
+
+@router.post("/cases/{case_id}/slides", status_code=202, openapi_extra=_SLIDE)
+async def send_slide(
+    *,
+    me: Me,
+    room: TheRoom,
+    request: Request,
+    case_id: Id,
+    name: Annotated[str, Query(min_length=1, max_length=500)],
+    um_per_px: Annotated[float | None, Query(ge=0.005, le=5)] = None,
+) -> Answer:
+    """Send one slide as the body of the request: TIFF, SVS, NDPI, SCN or BIF, a tiled pyramid of any size.
+
+    It is taken in without its metadata, label and overview. Nothing of it is analysed until an area is drawn.
+    """
+    await run_in_threadpool(_check_case, room, me, case_id)
+    path = room.pictures.beside()
+    try:
+        size = await _received(request, path)
+        if not size:
+            raise bad_request("Nothing was sent. Send the slide as the body of the request.")
+        with path.open("rb") as file:
+            sent = [Sent(name, file, size, path)]
+            work = partial(_take_in, room, me, case_id, sent, kind="auto", um_per_px=um_per_px, at_once=False)
+            answer, _ = await to_thread.run_sync(work, limiter=request.app.state.uploads)
+            return answer
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def _received(request: Request, path: Path) -> int:
+    """Write the body of a request to a file, some megabytes at a time, and return its size."""
+    size, waiting = 0, bytearray()
+    with path.open("xb") as file:
+        try:
+            async for chunk in request.stream():
+                waiting += chunk
+                size += len(chunk)
+                if len(waiting) >= _PIECE:
+                    await run_in_threadpool(file.write, bytes(waiting))
+                    waiting.clear()
+        except ClientDisconnect:
+            raise bad_request("The upload broke off; nothing of it was kept. Send it again.") from None
+        await run_in_threadpool(file.write, bytes(waiting))
+    return size
 
 
 @asynccontextmanager
@@ -124,7 +183,7 @@ def _take_in(
     ):
         refused += [{"name": each.name, "error": each.error} for each in group if isinstance(each, Unusable)]
         stored = [each for each in group if isinstance(each, Stored)]
-        if at_once and len(sent) == len(stored) == 1 and room.settings.work:
+        if at_once and len(sent) == len(stored) == 1 and room.settings.work and stored[0].kind != SLIDE:
             more, done = room.worker.at_once(stored[0], partial(_queue, room, me, case_id, stored))
             tasks += more
         elif stored:
@@ -153,12 +212,20 @@ def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: st
                 height=each.height,
                 um_per_px=each.um_per_px,
                 facts={"notes": list(each.notes)} if each.notes else {},
+                state=DONE if each.kind == SLIDE else QUEUED,
             )
             for number, each in enumerate(stored, start=last - len(stored) + 1)
         ]
         session.add_all(rows)
         session.flush()
-        tasks = queue.enqueue(session, rows, owner=owner, seconds=room.settings.lease_seconds)
+        tasks = queue.enqueue(
+            session, [each for each in rows if each.kind != SLIDE], owner=owner, seconds=room.settings.lease_seconds
+        )
+        tasks += [  # done already: nothing of a slide is analysed until somebody draws where
+            Task(0, each.id, case_id, SLIDE, each.digest, each.name, each.um_per_px, 0)
+            for each in rows
+            if each.kind == SLIDE
+        ]
         room.log.add(session, who(me), "sent", kind="case", item=case_id, images=len(rows))
         if not all(room.pictures.path(each.digest).exists() for each in stored):
             raise Refusal(409, "again", "The same picture was being deleted just now. Send it again.")
@@ -213,7 +280,18 @@ def one_image(me: Me, room: TheRoom, response: Response, image_id: Id) -> Answer
         owner = session.get_one(Case, row.case_id)
         response.headers["ETag"] = f'"{shown.etag_of_image(row, owner)}"'
         view = readings.view_of(session, me, owner)
-        return _described(row, owner) | {"cells": shown.cells_of_image(session, view, image_id)}
+        told = _described(row, owner) | {"most_area": room.settings.limits.area_pixels}
+        if row.kind != SLIDE:
+            return told | {"cells": shown.cells_of_image(session, view, image_id)}
+        areas = shown.areas_of(session, row)
+        return told | {"areas": [_area(each) for each in areas], "cells": shown.cells_of_areas(session, view, areas)}
+
+
+def _area(row: Picture) -> dict[str, Any]:
+    """Return an area of a slide: its box there, and how far it is analysed."""
+    at = row.facts["part_of"]
+    box = [at["left"], at["top"], row.width, row.height]
+    return {"id": row.id, "name": row.name, "box": box, "state": row.state, "error": row.error}
 
 
 def _described(row: Picture, owner: Case) -> dict[str, Any]:
@@ -232,6 +310,7 @@ def _described(row: Picture, owner: Case) -> dict[str, Any]:
         "stain": row.facts.get("stain"),
         "again": row.facts.get("again"),
         "notes": row.facts.get("notes", []),
+        "part_of": row.facts.get("part_of"),
         "created": row.created,
         "etag": shown.etag_of_image(row, owner),
     }
@@ -250,10 +329,116 @@ def image_picture(
     """Return an image, or the region box=left,top,width,height of it, as JPEG of at most `side` pixels a side."""
     region = _box(box)
     with room.database.reading() as session:
-        digest = shown.image_of(session, me, image_id).digest
+        image = shown.image_of(session, me, image_id)
+        if image.kind == SLIDE:
+            raise Refusal(409, "slide", "A slide is looked at by its tiles: /images/ID/tiles/LEVEL/COLUMN/ROW.")
+        digest = image.digest
     draw = partial(room.sandbox.draw, "region", room.pictures.path(digest), side=side, box=region)
     what = f"picture-{side}" + (f"-{'-'.join(map(str, region))}" if region else "")
     return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
+
+
+@router.get("/images/{image_id}/tiles/{level}/{column}/{row}", **PICTURE)
+def image_tile(
+    *,
+    me: Me,
+    room: TheRoom,
+    request: Request,
+    image_id: Id,
+    level: Annotated[int, Path_(ge=0, le=40)],
+    column: Annotated[int, Path_(ge=0, le=10**6)],
+    row: Annotated[int, Path_(ge=0, le=10**6)],
+) -> Response:
+    """Return a tile of an image as JPEG of at most 512 pixels a side.
+
+    Levels, columns and rows are those of Deep Zoom: at level ceil(log2(longer side)) a pixel of a tile is one of the
+    image, each level below has half as many.
+    """
+    with room.database.reading() as session:
+        image = shown.image_of(session, me, image_id)
+        digest, is_slide = image.digest, image.kind == SLIDE
+        small = image.width * image.height <= shown.SMALL
+    place = {"level": level, "column": column, "row": row}
+
+    def draw() -> bytes:
+        path = room.pictures.path(digest)
+        if small and not is_slide:
+            return room.sandbox.draw("tile", path, **place)
+        return room.sandbox.tile(path if is_slide else pyramid_of(room, digest), **place)
+
+    return picture_answer(request, digest, f"tile-{level}-{column}-{row}", draw)
+
+
+def pyramid_of(room: Room, digest: str) -> Path:
+    """Return the pyramid of a picture that is no slide, made the first time that it is looked at."""
+    make = partial(room.sandbox.draw, "pyramid", room.pictures.path(digest))
+    return room.pictures.made(digest, "pyramid", make)
+
+
+class NewArea(Body):
+    """An area of a slide to analyse: left, top, width and height in pixels of the slide."""
+
+    box: Annotated[list[Annotated[int, Field(ge=0, le=10**7)]], Field(min_length=4, max_length=4)]
+
+
+@router.post("/images/{image_id}/areas", status_code=201)
+def add_area(me: Me, room: TheRoom, image_id: Id, new: NewArea) -> Answer:
+    """Analyse an area of a slide: it becomes a field of the case, in which cells are sought."""
+    with room.database.reading() as session:
+        slide = shown.image_of(session, me, image_id)
+        shown.check_open(session.get_one(Case, slide.case_id))
+        _check_area(room, slide, shown.areas_of(session, slide), new.box)
+        path = room.pictures.path(slide.digest)
+    digest = room.pictures.add(room.sandbox.area(path, new.box))
+    left, top, width, height = new.box
+    with room.database.writing() as session:
+        slide, owner = shown.lock_image(session, me, image_id)
+        areas = shown.areas_of(session, slide)
+        _check_area(room, slide, areas, new.box)  # somebody may have drawn meanwhile
+        owner.images_made += 1
+        number = 1 + max((each.facts["part_of"]["area"] for each in areas), default=0)
+        facts = {"part_of": {"image": image_id, "left": left, "top": top, "area": number}}
+        row = Picture(
+            case_id=owner.id,
+            number=owner.images_made,
+            name=f"{slide.name}, area {number}"[-300:],
+            kind=FIELD,
+            digest=digest,
+            width=width,
+            height=height,
+            um_per_px=slide.um_per_px,
+            facts=facts,
+        )
+        session.add(row)
+        session.flush()
+        queue.enqueue(session, [row])
+        room.log.add(session, who(me), "drew an area", kind="image", item=image_id, case=owner.id, area=row.id)
+        told = _area(row)
+    room.worker.wake()
+    return told
+
+
+def _check_area(room: Room, slide: Picture, areas: Sequence[Picture], box: list[int]) -> None:
+    """Refuse what is no area of a slide, is too large or too small, or is analysed already in part."""
+    if slide.kind != SLIDE:
+        raise Refusal(409, "no_slide", "Areas are drawn on slides; all of this image is analysed anyway.")
+    left, top, width, height = box
+    if left + width > slide.width or top + height > slide.height:
+        raise bad_request(f"The area leaves the slide of {slide.width:,}x{slide.height:,} pixels.", code="outside")
+    if min(width, height) < _SMALLEST_AREA:
+        raise bad_request(f"The area is smaller than {_SMALLEST_AREA} pixels. Draw a larger one.", code="too_small")
+    most = room.settings.limits.area_pixels
+    if width * height > most:
+        text = (
+            f"The area has {width * height / 1e6:.0f} million pixels; at most {most / 1e6:.0f} at a time. Draw several."
+        )
+        raise bad_request(text, code="too_large")
+    for other in areas:
+        at = other.facts["part_of"]
+        beside = left >= at["left"] + other.width or at["left"] >= left + width
+        if other.state != FAILED and not (beside or top >= at["top"] + other.height or at["top"] >= top + height):
+            text = f"It overlaps area {at['area']}, whose cells would be counted twice. Draw beside it, or delete that."
+            raise Refusal(409, "overlaps", text)
 
 
 def _box(text: str) -> tuple[int, int, int, int] | None:
@@ -270,7 +455,7 @@ def _box(text: str) -> tuple[int, int, int, int] | None:
 
 @router.delete("/images/{image_id}")
 def delete_image(me: Reviewer, room: TheRoom, image_id: Id, seen: Saw) -> Answer:
-    """Delete an image with its cells, what the model said and what readers said of them."""
+    """Delete an image with its cells, what the model said and what readers said of them; a slide with its areas."""
     with room.database.writing() as session:
         row, owner = shown.lock_image(session, me, image_id)
         seen.check(
@@ -279,8 +464,10 @@ def delete_image(me: Reviewer, room: TheRoom, image_id: Id, seen: Saw) -> Answer
         )
         readings.check_shapes(session, owner)
         case_id, digests = row.case_id, {row.digest, row.identity} - {""}
-        digests |= set(session.scalars(select(Cell.digest).where(Cell.image_id == image_id)))
-        session.execute(delete(Picture).where(Picture.id == image_id))
+        gone = [image_id, *(each.id for each in shown.areas_of(session, row))]
+        digests |= set(session.scalars(select(Cell.digest).where(Cell.image_id.in_(gone))))
+        digests |= set(session.scalars(select(Picture.digest).where(Picture.id.in_(gone))))
+        session.execute(delete(Picture).where(Picture.id.in_(gone)))
         room.log.add(session, who(me), "deleted", kind="image", item=image_id, case=case_id)
     sweep(room, digests)
     return {"deleted": image_id}

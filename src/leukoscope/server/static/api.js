@@ -1,6 +1,7 @@
 // The only way to the server: every answer is JSON, every error says in plain words what to do.
 
 const ROOT = "/api/v1";
+const AWAY = "The server does not answer. See that leukoscope serve still runs, then try again. What was saved stays saved.";
 let csrf = "";
 
 export class ApiError extends Error {
@@ -21,6 +22,21 @@ export async function send(method, path, body, { seen = "" } = {}) {
   const json = body !== undefined && !(body instanceof FormData);
   const headers = { "X-CSRF-Token": csrf, ...(json ? { "Content-Type": "application/json" } : {}), ...(seen ? { "If-Match": `"${seen}"` } : {}) };
   return answer(await reach(path, { method, headers, body: json ? JSON.stringify(body) : body }));
+}
+
+/** Send a large file as the body of a request; `told` hears which part of it is on its way. */
+export function sendLarge(path, file, told) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch does not say how far it is
+    request.open("POST", address(path));
+    request.responseType = "text";
+    request.setRequestHeader("X-CSRF-Token", csrf);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.upload.addEventListener("progress", ({ loaded, total }) => told(loaded / total));
+    request.addEventListener("load", () => answer(new Response(request.responseText, { status: request.status })).then(resolve, reject));
+    request.addEventListener("error", () => reject(new ApiError(AWAY, { code: "unreachable" })));
+    request.send(file);
+  });
 }
 
 /** Fetch a file and hand it to the browser's downloads, under the name that the server gives it. */
@@ -55,7 +71,7 @@ async function reach(path, options) {
   try {
     return await fetch(address(path), { credentials: "same-origin", ...options });
   } catch {
-    throw new ApiError("The server does not answer. See that leukoscope serve still runs, then try again. What was saved stays saved.", { code: "unreachable" });
+    throw new ApiError(AWAY, { code: "unreachable" });
   }
 }
 

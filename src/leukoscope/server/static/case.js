@@ -13,6 +13,7 @@ import { Readers } from "./readers.js";
 import { Reviews } from "./reviews.js";
 import { showBloodCount, showDifferential, showFilters, showSummary, showTaken } from "./summary.js";
 import { Magnifier } from "./pictures.js";
+import { Slides } from "./slides.js";
 import { receive, upload } from "./upload.js";
 import { count, saidOf, Vocabulary, whole } from "./words.js";
 
@@ -45,6 +46,7 @@ const frozen = () => closing.signed || closing.item?.may?.review === false || Bo
 const mine = ({ answers = [] }) => answers.filter(({ reader, round }) => reader === account.name && round === readers.round).at(-1)?.label;
 const reader = new Reader({ words, magnifier, frozen, mine });
 const field = new Field({ caseId, words, frozen });
+const slides = new Slides({ caseId, open: (id) => field.open(id) });
 let begun = false; // somebody has chosen or read a cell: from now on nothing moves under their hands
 let watching = false;
 let looked = 0;
@@ -68,6 +70,7 @@ async function refreshCase() {
   showWhatIsHidden(item.reading);
   const empty = !item.images;
   if (empty) openAdd(true);
+  slides.refresh();
   find("desk").hidden = empty;
   document.body.classList.toggle("empty-case", empty);
   return item;
@@ -136,6 +139,7 @@ function shownWords() {
 }
 
 function nothingWords() {
+  if (!list.counts?.every && slides.some) return "Open the slide and draw the area in which cells are to be found.";
   const none = { every: "No cells were found in these images.", unread: "Every cell has been read. Sign the case off when you are content.", unsure: "Nothing is unsure.", refused: "Nothing was refused." };
   return none[list.filter] ?? "No cell is called this.";
 }
@@ -163,19 +167,23 @@ function step(by) {
   grid.choose((grid.chosen < 0 ? 0 : grid.chosen) + by);
 }
 
+/** The cell that is read: in an open field the one that is chosen there, which a filter may hide from the wall. */
+const cellRead = () => (field.dialog.open ? field.cellNow() : list.at(grid.chosen));
+
 function label(name) {
-  const cell = list.at(grid.chosen);
+  const cell = cellRead();
   if (!cell) return;
   if (frozen()) return void note(readers.shut || "This case is signed off. A reviewer can reopen it.");
   begun = true;
   reviews.say(cell, name);
   say(`Cell ${cell.number}: ${words.title(name)}.`);
-  if (grid.chosen + 1 < list.total) step(1);
+  if (field.dialog.open) field.afterReading(cell.id);
+  else if (grid.chosen + 1 < list.total) step(1);
   else showChosen();
 }
 
 function agree() {
-  const cell = list.at(grid.chosen);
+  const cell = cellRead();
   if (!cell) return;
   if (words.labels.includes(saidOf(cell))) label(saidOf(cell));
   else say(cell.decision === "hidden" ? "You read blind to the model. Say what it is with a number key." : "The model does not decide here. Say what it is with a number key.");
@@ -221,6 +229,7 @@ async function undo() {
   if (frozen()) return;
   const cell = await reviews.undo();
   if (!cell) return void say("There is nothing to undo.");
+  if (field.dialog.open) field.refresh();
   const place = list.placeOf(cell.id);
   if (place >= 0) grid.choose(place);
   else await changed("is back", cell);
@@ -245,9 +254,15 @@ function toggleHeat() {
   const on = !grid.heat;
   find("heat-button").setAttribute("aria-pressed", String(on));
   grid.setHeat(on);
-  reader.setHeat(on);
+  reader.stage.setHeat(on);
   find("heat-key").hidden = !on;
   say(`Heat maps ${on ? "on" : "off"}`);
+}
+
+function toggleSeen() {
+  const on = !reader.stage.seen;
+  reader.stage.setSeen(on);
+  say(on ? "The cell as the model sees it" : "The cell as it lies in the smear");
 }
 
 function openField() {
@@ -258,7 +273,7 @@ function openField() {
 
 function readingKey(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const acts = { " ": agree, 0: () => label("unsure"), x: () => label("not_a_cell"), z: undo, h: toggleHeat, f: openField };
+  const acts = { " ": agree, 0: () => label("unsure"), x: () => label("not_a_cell"), z: undo, h: toggleHeat, v: toggleSeen, f: openField };
   const act = words.keys.has(key) ? () => label(words.keys.get(key)) : acts[key];
   if (!act || (key === " " && event.target.closest("button, a, summary"))) return false;
   event.preventDefault();
@@ -317,10 +332,11 @@ export async function take(files) {
   find("work").dataset.sending = "";
 }
 
-function showSending({ sent, total }) {
+function showSending({ sent, total, part = 0, name = "" }) {
   find("work").hidden = false;
   find("work").dataset.sending = sent < total ? "yes" : "";
-  if (sent < total) showWork({ part: sent / total, text: `Sending ${whole(sent)} of ${count(total, "file")}` });
+  const text = name ? `Sending ${name}: ${part < 1 ? `${Math.round(100 * part)} %` : "taking it in"}` : `Sending ${whole(sent)} of ${count(total, "file")}`;
+  if (sent < total) showWork({ part: name ? part : sent / total, text });
   if (sent) watch();
 }
 
@@ -402,6 +418,7 @@ async function finish() {
   await refreshNumbers();
   if (begun) offerFresh((list.counts?.every ?? 0) - shown);
   describeWall();
+  field.refresh();
   if (list.counts) say(`The analysis has finished: ${count(list.counts.every, "cell")}.`);
 }
 
@@ -412,6 +429,7 @@ function listen() {
   list.addEventListener("grown", describeWall);
   list.addEventListener("counted", showCounts);
   list.addEventListener("changed", ({ detail }) => (detail === grid.chosen && showChosen(), field.replace(list.at(detail)), refreshNumbersSoon()));
+  list.addEventListener("elsewhere", ({ detail }) => (field.replace(detail), refreshNumbersSoon()));
   list.addEventListener("failed", ({ detail }) => complain(detail));
   grid.addEventListener("chosen", ({ detail }) => showChosen(detail));
   reviews.addEventListener("failed", ({ detail }) => unsaved(detail));
@@ -423,6 +441,7 @@ function listen() {
   reader.addEventListener("label", ({ detail }) => label(detail));
   reader.addEventListener("undo", undo);
   reader.addEventListener("field", openField);
+  reader.addEventListener("seen", toggleSeen);
   reader.addEventListener("step", ({ detail }) => step(detail));
   closing.addEventListener("done", async () => (await refreshCase(), await ask({}), refreshNumbers(), showChosen()));
   closing.addEventListener("field", ({ detail }) => field.open(detail));
@@ -430,7 +449,8 @@ function listen() {
   field.addEventListener("key", ({ detail }) => singleKeys() && detail.key !== "f" && readingKey(detail));
   for (const change of ["added", "redrawn", "removed"]) field.addEventListener(change, ({ detail }) => changed(change, detail));
   field.addEventListener("outdated", ({ detail }) => (reader.forget(detail.image), list.replace(detail)));
-  field.addEventListener("closed", () => grid.node.focus({ preventScroll: true }));
+  field.addEventListener("area", () => watch());
+  field.addEventListener("closed", () => (grid.node.focus({ preventScroll: true }), grid.chosen >= 0 && grid.reveal(grid.chosen)));
   listenToControls();
   document.addEventListener("keydown", onKey);
 }
@@ -450,7 +470,15 @@ async function changed(what, cell) {
   await refreshNumbers();
 }
 
+/** After a press with the mouse, keys go to the cells again: Space must not press the same button once more. */
+function keysToCells(event) {
+  const button = event.target.closest("#desk button, #desk a, #desk select");
+  const pressed = event.detail > 0 && button && !document.querySelector("dialog[open]");
+  if (pressed && !document.body.classList.contains("sheet-open") && !find("grid").hidden) grid.node.focus({ preventScroll: true });
+}
+
 function listenToControls() {
+  find("desk").addEventListener("click", keysToCells);
   find("add-button").addEventListener("click", () => openAdd(find("add").hidden));
   find("heat-button").addEventListener("click", toggleHeat);
   find("order").addEventListener("change", () => ask({ order: find("order").value }));

@@ -40,7 +40,7 @@ export class CellList extends EventTarget {
   /** Put in a cell's newer state; it keeps its place until the list is asked for anew. */
   replace(cell) {
     const place = this.placeOf(cell.id);
-    if (place < 0) return;
+    if (place < 0) return void this.dispatchEvent(new CustomEvent("elsewhere", { detail: cell }));
     this.cells[place] = { ...this.cells[place], ...cell };
     this.dispatchEvent(new CustomEvent("changed", { detail: place }));
   }

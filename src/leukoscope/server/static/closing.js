@@ -3,6 +3,7 @@
 import { address, download, get, outdated, send } from "./api.js";
 import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, menu, note } from "./frame.js";
+import { overview } from "./slides.js";
 import { isKnown, NOT_KNOWN, takenWord } from "./summary.js";
 import { between, count, percent, titled, when, whole } from "./words.js";
 
@@ -186,7 +187,7 @@ export class Closing extends EventTarget {
   imageRow(image) {
     const open = element("button", { type: "button", class: "link", onclick: () => (find("images").close(), this.dispatchEvent(new CustomEvent("field", { detail: image.id }))) }, image.name);
     const drop = element("button", { type: "button", class: "quiet icon-only", "aria-label": `Delete ${image.name}`, onclick: () => this.removeImage(image) }, icon("bin"));
-    const picture = element("img", { alt: "", loading: "lazy", src: address(`/images/${image.id}/picture?side=96`) });
+    const picture = element("img", { alt: "", loading: "lazy", src: image.kind === "slide" ? overview(image) : address(`/images/${image.id}/picture?side=96`) });
     const again = image.again ? `judged again, ${count(image.again.changed, "cell")} changed` : "";
     const words = [image.kind, image.scale ? takenWord(image) : "", ...image.notes, again, image.error].filter(Boolean).join(", ");
     const free = !this.signed && this.item.may?.delete !== false;

@@ -2,7 +2,7 @@
 
 import { labelOf } from "./cells.js";
 import { drawn, element, icon } from "./element.js";
-import { crop, heat, thumbnail } from "./pictures.js";
+import { hasHeat, heat, thumbnail } from "./pictures.js";
 import { percent, saidOf } from "./words.js";
 
 const WIDTHS = [4.6, 6.3, 8.2, 11, 15]; // rem, smallest to largest
@@ -29,6 +29,7 @@ export class Grid extends EventTarget {
   setStep(step) {
     this.step = Math.max(1, Math.min(WIDTHS.length, step));
     this.measure({ anew: true });
+    if (this.chosen >= 0 && this.rowHeight) this.reveal(this.chosen); // what is looked at stays in sight
   }
 
   setHeat(on) {
@@ -110,13 +111,12 @@ export class Grid extends EventTarget {
   }
 
   eye(cell) {
-    const heated = this.heat && !["refused", "not asked", "hidden"].includes(cell.decision);
-    const image = picture({ src: heated ? crop(cell, this.tile * devicePixelRatio > 200 ? 320 : 160) : thumbnail(cell, this.tile) });
-    image.addEventListener("load", () => this.magnifier[heated ? "crop" : "thumbnail"](image, cell), { once: true });
+    const image = picture({ src: thumbnail(cell, this.tile) });
+    image.addEventListener("load", () => this.magnifier.learn(image, cell), { once: true });
     image.addEventListener("error", () => image.parentElement?.classList.add("lost"), { once: true });
-    const over = heated ? picture({ class: "heat", src: heat(cell) }) : null;
+    const over = this.heat && hasHeat(cell) ? picture({ class: "heat", src: heat(cell) }) : null;
     over?.addEventListener("error", () => over.remove(), { once: true });
-    return element("span", { class: heated ? "eye seen" : "eye" }, image, over);
+    return element("span", { class: "eye" }, image, over);
   }
 
   caption(cell, label) {

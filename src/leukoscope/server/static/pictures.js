@@ -10,44 +10,32 @@ export function thumbnail(cell, width) {
   return versioned(`/cells/${cell.id}/thumbnail?side=${side}`, cell);
 }
 
-/** A cell large, in the colours in which people know it. */
-export const natural = (cell) => versioned(`/cells/${cell.id}/thumbnail?side=640`, cell);
+/** A cell large, in the colours in which people know it, with what lies left and right of it in its field. */
+export const natural = (cell) => versioned(`/cells/${cell.id}/thumbnail?side=640&wide=${Boolean(cell.box)}`, cell);
 
 /** What the model saw; the heat map lies over it. */
 export const crop = (cell, side = 448) => versioned(`/cells/${cell.id}/crop?side=${side}`, cell);
-export const heat = (cell) => versioned(`/cells/${cell.id}/heat`, cell);
+/** The heat map over the model's crop, or over the cell in its natural picture. */
+export const heat = (cell, over = "thumbnail") => versioned(`/cells/${cell.id}/heat?over=${over}`, cell);
+export const hasHeat = ({ decision }) => !["refused", "not asked", "hidden"].includes(decision);
 
 const SIDE = 48;
 const BLACK = 24;
 const MOST = 2.2;
 const MEASURED = 24; // pictures looked at before the magnification stands
-const ALIKE = 0.08; // of the frame, by which two pictures of a cell may differ and still have one scale
 
-/** Learns from the first pictures how far all can be magnified alike: thumbnails, and crops as the model saw them. */
+/** Learns from the first pictures how far all can be magnified alike. */
 export class Magnifier {
   constructor() {
-    Object.assign(this, { thumbnails: new Map(), crops: new Map() });
+    this.extents = new Map();
   }
 
-  thumbnail(image, cell) {
-    this.learn(this.thumbnails, image, cell, "--magnify");
-  }
-
-  /** A model may have seen each cell at a size of its own; then crops have their own magnification. */
-  crop(image, cell) {
-    const known = this.thumbnails.get(cell.id);
-    if (known !== undefined && Math.abs(known - extent(image)) < ALIKE) return set("--magnify-crop", "var(--magnify)");
-    return this.learn(this.crops, image, cell, "--magnify-crop");
-  }
-
-  learn(extents, image, cell, name) {
-    if (extents.size >= MEASURED) return;
-    extents.set(cell.id, extent(image));
-    set(name, magnification([...extents.values()]).toFixed(2));
+  learn(image, cell) {
+    if (this.extents.size >= MEASURED) return;
+    this.extents.set(cell.id, extent(image));
+    document.documentElement.style.setProperty("--magnify", magnification([...this.extents.values()]).toFixed(2));
   }
 }
-
-const set = (name, value) => document.documentElement.style.setProperty(name, value);
 
 /** How much of its frame a cell on black takes, from 0 to 1; 1 where nothing is black. */
 function extent(image) {

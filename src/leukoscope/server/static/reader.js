@@ -2,27 +2,25 @@
 
 import { address, get } from "./api.js";
 import { drawn, element, find, icon } from "./element.js";
-import { crop, heat, natural } from "./pictures.js";
+import { References } from "./references.js";
+import { Stage } from "./stage.js";
 import { percent, saidOf, titled, when } from "./words.js";
 
 const AROUND = 2.4; // height of the field shown around a cell, in sizes of the cell
 const SHAPE = 5 / 2; // its width to its height, as in the style
-const SWIPE = 48; // px
 
 export class Reader extends EventTarget {
   /** `mine` tells of a cell what the reader who is signed in has said of it in this round. */
   constructor({ words, magnifier, frozen = () => false, mine = (cell) => cell.review?.label }) {
     super();
-    Object.assign(this, { words, magnifier, frozen, mine, cell: null, heat: false, fields: new Map() });
+    Object.assign(this, { words, frozen, mine, cell: null, fields: new Map() });
     this.node = find("reader");
-    this.picture = element("img", { alt: "", class: "cell", draggable: "false" });
-    this.over = element("img", { alt: "", class: "heat", draggable: "false", hidden: true });
-    this.over.addEventListener("error", () => (this.over.hidden = true));
-    this.picture.addEventListener("load", () => this.cell && !this.picture.classList.contains("natural") && this.magnifier.crop(this.picture, this.cell));
-    find("stage").append(this.picture, this.over);
+    this.stage = new Stage({ magnifier });
+    this.stage.addEventListener("step", ({ detail }) => this.tell("step", detail));
+    this.stage.addEventListener("seen", () => this.tell("seen"));
+    this.references = new References({ words });
     this.makeButtons();
     find("around").addEventListener("click", () => this.tell("field"));
-    this.listenToSwipes();
   }
 
   makeButtons() {
@@ -46,11 +44,6 @@ export class Reader extends EventTarget {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 
-  setHeat(on) {
-    this.heat = on;
-    this.showHeat();
-  }
-
   show(cell) {
     const fresh = cell?.id !== this.cell?.id || cell?.etag !== this.cell?.etag;
     if (cell?.id !== this.cell?.id) find("reader-changed").hidden = true;
@@ -60,6 +53,7 @@ export class Reader extends EventTarget {
     if (!cell) return;
     find("reader-title").textContent = `Cell ${cell.number}`;
     if (fresh) this.showPictures();
+    this.references.show(cell);
     this.showFacts();
     this.showButtons();
   }
@@ -74,25 +68,8 @@ export class Reader extends EventTarget {
   }
 
   showPictures() {
-    const { cell } = this;
-    this.picture.alt = `Cell ${cell.number}, large`;
-    this.showHeat();
+    this.stage.show(this.cell);
     this.showAround();
-  }
-
-  showHeat() {
-    const wanted = this.heat && this.cell && !["refused", "not asked", "hidden"].includes(this.cell.decision);
-    this.over.hidden = !wanted;
-    if (this.cell) this.showCell(wanted);
-    if (wanted) this.over.src = heat(this.cell);
-  }
-
-  /** The cell as it lies in its field; as the model saw it under a heat map, and where it came cut out. */
-  showCell(heated) {
-    const whole = Boolean(this.cell.box) && !heated;
-    this.picture.classList.toggle("natural", whole);
-    const src = whole ? natural(this.cell) : crop(this.cell);
-    if (this.picture.getAttribute("src") !== src) this.picture.src = src;
   }
 
   showFacts() {
@@ -175,17 +152,6 @@ export class Reader extends EventTarget {
 
   forget(image) {
     this.fields.delete(image);
-  }
-
-  listenToSwipes() {
-    let start = null;
-    const stage = find("stage");
-    stage.addEventListener("pointerdown", (event) => (start = event.pointerType === "mouse" ? null : event));
-    stage.addEventListener("pointerup", (event) => {
-      const across = start ? event.clientX - start.clientX : 0;
-      if (Math.abs(across) > SWIPE && Math.abs(across) > 2 * Math.abs(event.clientY - start.clientY)) this.tell("step", across < 0 ? 1 : -1);
-      start = null;
-    });
   }
 }
 

@@ -1,11 +1,13 @@
 // From a drop or a choice of files to the server: folders are walked, files go in small batches, two at a time.
 
-import { send } from "./api.js";
+import { send, sendLarge } from "./api.js";
 
 const FIRST = 4; // files of the first batch: the first cells are to be seen at once
 const FILES = 24;
 const BYTES = 32 * 2 ** 20;
 const AT_ONCE = 2;
+const SLIDE = /\.(svs|ndpi|scn|bif|tiff?)$/i;
+const SLIDE_BYTES = 24 * 2 ** 20; // a TIFF above this is sent by itself; whether it is a slide the server says
 const HIDDEN = /(^|\/)(\.|__MACOSX|Thumbs\.db|desktop\.ini)/i;
 
 /** Accept drops on `zone` and choices of two inputs; `take` gets [{file, name}]. */
@@ -25,7 +27,8 @@ export function receive({ zone, buttons, inputs, take, over = () => {} }) {
 /** Send files to a case. Calls `told({sent, total, accepted, refused})` after each batch; returns the last of it. */
 export async function upload(caseId, files, { kind = "auto", scale = "", told = () => {} } = {}) {
   const state = { sent: 0, total: files.length, accepted: 0, refused: [] };
-  const batches = batched(files);
+  const slides = files.filter(isSlide);
+  const batches = batched(files.filter((each) => !isSlide(each)));
   const work = async () => {
     for (let batch = batches.shift(); batch; batch = batches.shift()) {
       await sendBatch(caseId, batch, { kind, scale, state });
@@ -34,7 +37,25 @@ export async function upload(caseId, files, { kind = "auto", scale = "", told = 
   };
   told(state);
   await Promise.all(Array.from({ length: AT_ONCE }, work));
+  for (const slide of slides) await sendSlide(caseId, slide, { scale, state, told });
   return state;
+}
+
+const isSlide = ({ file, name }) => SLIDE.test(name) && file.size > SLIDE_BYTES;
+
+/** Send one slide by itself: it may have many gigabytes. */
+async function sendSlide(caseId, { file, name }, { scale, state, told }) {
+  const query = new URLSearchParams({ name, ...(scale ? { um_per_px: scale } : {}) });
+  try {
+    const answer = await sendLarge(`/cases/${caseId}/slides?${query}`, file, (part) => told({ ...state, part, name }));
+    state.accepted += answer.accepted.length;
+    state.refused.push(...answer.refused);
+  } catch (error) {
+    if (error.status === 401 || error.status === 403 || error.status === 409) throw error;
+    state.refused.push({ name, error: error.message });
+  }
+  state.sent += 1;
+  told(state);
 }
 
 async function sendBatch(caseId, batch, { kind, scale, state }) {

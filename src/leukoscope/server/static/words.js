@@ -33,7 +33,7 @@ export function when(text, now = new Date()) {
   return DAY.format(time);
 }
 
-const TAKEN = "xzhfar"; // keys that mean something else
+const TAKEN = "xzhfarv"; // keys that mean something else
 
 /** What the model said of a cell: its decision, or its type where that was not asked for. */
 export const saidOf = ({ decision, type }) => (decision === "not asked" ? type : decision);
