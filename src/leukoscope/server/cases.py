@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Integer, Select, SQLColumnExpression, case, func, literal, select, update
+from sqlalchemy import ColumnElement, Integer, SQLColumnExpression, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from ..bundle.manifest import NOT_ASKED
@@ -390,7 +390,7 @@ def moved(box: Any, outline: Any, *, left: int, top: int) -> dict[str, Any]:
     return {"box": [box[0] + left, box[1] + top, *box[2:]] if box else box, "outline": points}
 
 
-def _columns(view: View, *more: Any) -> Select[Any]:
+def _columns(view: View, *more: Any) -> Any:
     query = select(
         Cell.id,
         Cell.number,
