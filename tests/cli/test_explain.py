@@ -77,5 +77,6 @@ def test_pictures_are_written_though_nothing_can_be_printed(cells: Path, lenient
         ended = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
-    assert len(read_json(tmp_path / "why" / "explanations.json")) == 4
+    rows = read_json(tmp_path / "why" / "explanations.json")
+    assert [row["notes"] for row in rows] == [[], [], [], ["turned upright (orientation 3)"]]
     assert "(turned upright (orientation 3))" in run(*words[:1], tmp_path / "turned.png", *words[3:]).stdout

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.errors import DataError
-from leukoscope.images import tables
 from leukoscope.images.tables import file_of, one_spelling, read_table
 
 ROWS = [("cells/a.bmp", "all", "Müller"), ("cells/b.bmp", "hem", "H2")]
@@ -144,7 +143,6 @@ def test_a_name_in_other_capitals_is_found_where_it_is_the_only_one(tmp_path: Pa
     (tmp_path / "Cells" / "Prüfung.BMP").touch()
     assert file_of("CELLS\\PRÜFUNG.bmp", tmp_path / "t.csv") == tmp_path / "Cells" / "Prüfung.BMP"
     (tmp_path / "Cells" / "prüfung.bmp").touch()
-    tables._names_by_case.cache_clear()
     assert not file_of("cells/PRÜFUNG.bmp", tmp_path / "t.csv").exists()
 
 
@@ -154,3 +152,10 @@ def test_a_table_whose_patients_have_another_name_says_so(tmp_path: Path) -> Non
         notes = read_table(tmp_path / "t.csv").note_on_subjects()
         assert bool(notes) == bool(said)
         assert all(said in note for note in notes)
+
+
+@pytest.mark.parametrize("text", ["x" * 300 + "/a.png", "a" * 5000, "a\0/b.png"])
+def test_a_path_that_no_disk_takes_is_a_file_that_is_not_there(tmp_path: Path, text: str) -> None:
+    assert file_of(text, tmp_path / "t.csv") == tmp_path / text
+    with pytest.raises(DataError, match="another computer"):
+        file_of("C:\\" + "y" * 400 + "\\a.png", tmp_path / "t.csv")

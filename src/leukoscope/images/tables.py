@@ -151,7 +151,7 @@ def _from_windows(text: str, folder: Path, table: Path) -> Path:
 def _spelled(path: Path) -> Path | None:
     """Return the file whose name is the same in another form of Unicode; None where there is none."""
     folder: Path | None = path.parent
-    if not path.parent.is_dir():
+    if not _is_folder(path.parent):
         folder = _spelled(path.parent) if path.parent != path.parent.parent else None
     if folder is None:
         return None
@@ -161,16 +161,24 @@ def _spelled(path: Path) -> Path | None:
 
 def _in_other_case(folder: Path, name: str) -> Path | None:
     """Return the one file whose name differs in upper and lower case alone, as Windows takes them for the same."""
-    found = _names_by_case(folder).get(unicodedata.normalize("NFC", name).casefold(), [])
+    if not _is_folder(folder):
+        return None
+    names = _names_by_case(folder, folder.stat().st_mtime_ns)
+    found = names.get(unicodedata.normalize("NFC", name).casefold(), [])
     return folder / found[0] if len(found) == 1 else None
 
 
 @lru_cache(maxsize=16)
-def _names_by_case(folder: Path) -> dict[str, list[str]]:
+def _names_by_case(folder: Path, changed: int) -> dict[str, list[str]]:
+    """Return the names in a folder by their form without case; `changed` is when that was, in nanoseconds."""
     names: dict[str, list[str]] = {}
-    for found in folder.iterdir() if folder.is_dir() else ():
+    for found in folder.iterdir():
         names.setdefault(unicodedata.normalize("NFC", found.name).casefold(), []).append(found.name)
     return names
+
+
+def _is_folder(path: Path) -> bool:
+    return _exists(path) and path.is_dir()
 
 
 def _exists(path: Path) -> bool:

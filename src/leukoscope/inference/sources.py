@@ -39,7 +39,7 @@ _LARGEST_CROP = 2_000_000  # pixels; the release's crops have 0.2 million
 
 def kind_of(path: Path, *, look: Look = "auto") -> Kind:
     """Return what a file shows, by its content; one that cannot be read is a crop, and refused as such by name."""
-    if look == "crops" or not path.exists():
+    if look == "crops" or attempt(path.exists) is not True:  # a name too long raises
         return "crop"
     if look == "fields":
         return _as_field(path)
