@@ -70,11 +70,9 @@ def differential_of_image(
 
 def blood_of_case(session: Session, case_id: int, *, factor: float | None) -> dict[str, Any] | None:
     """Return red cells and platelets of a case's fields (inference.blood_count); None where none were counted."""
-    white = (Cell.case_id == case_id, Cell.removed.is_(False), Cell.type.in_(_WHITE))
-    told = session.execute(select(Cell.image_id, func.count()).where(*white).group_by(Cell.image_id))
-    white_of: dict[int, int] = dict(told.tuples().all())
-    large = select(Cell.image_id, func.count()).where(*white[:2], Cell.type == "platelet").group_by(Cell.image_id)
-    large_of: dict[int, int] = dict(session.execute(large).tuples().all())
+    there = (Cell.case_id == case_id, Cell.removed.is_(False))
+    white_of = _by_image(session, *there, Cell.type.in_(_WHITE))
+    large_of = _by_image(session, *there, Cell.type == "platelet")
     images = select(Picture.id, Picture.facts).where(Picture.case_id == case_id).order_by(Picture.number)
     fields = [
         with_cells(FieldCount(**facts["blood"]), white=white_of.get(image, 0), large=large_of.get(image, 0))
@@ -83,6 +81,12 @@ def blood_of_case(session: Session, case_id: int, *, factor: float | None) -> di
     ]
     found = summary_of(fields, factor=factor)
     return found.as_json() if found else None
+
+
+def _by_image(session: Session, *where: ColumnElement[bool]) -> dict[int, int]:
+    """Return the number of cells of each image."""
+    query = select(Cell.image_id, func.count()).where(*where).group_by(Cell.image_id)
+    return {row[0]: row[1] for row in session.execute(query)}
 
 
 _WHITE = ("neutrophil", "eosinophil", "basophil", "monocyte", LYMPHOID, IMMATURE)
