@@ -418,8 +418,7 @@ def _columns(view: View, *more: Any) -> Any:
         *more,
     )
     query = query.join(Picture, Picture.id == Cell.image_id).outerjoin(Prediction, Prediction.id == Cell.prediction_id)
-    found: Select[Any] = labelled(query, view).outerjoin(Account, Account.id == Review.account_id)
-    return found
+    return labelled(query, view).outerjoin(Account, Account.id == Review.account_id)
 
 
 def _described(session: Session, view: View, rows: Any) -> list[dict[str, Any]]:
