@@ -120,7 +120,7 @@ def test_a_share_that_may_be_anything_is_not_known() -> None:
         for number, called in enumerate((1, 39, 20))
     )
     html = page_of(OPINIONS[:2], BINARY.model_copy(update={"subjects": unlike}), subject="P1")
-    assert '<td class="n">not known</td>' in html
+    assert '<td class="n">not known yet</td>' in html
     assert "any share from 0 to 100 % fits" in html
     assert "any share from 0 to 100 % fits" not in page_of(OPINIONS[:2] * 20, subject="P1")
 
