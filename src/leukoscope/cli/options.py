@@ -70,7 +70,7 @@ def note(text: str, *, err: bool = False) -> None:
 def experiment_options(command: Command) -> Command:
     """Add --config and --set."""
     change = "Change one setting, such as train.epochs=5. Repeatable."
-    settings = "TOML file with settings, or the name of a shipped one: demo, ellassir-2022, fine-tune."
+    settings = "TOML file with settings, or the name of a shipped one: demo, ellassir-2022, frozen, fine-tune."
     command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=change)(command)
     return click.option("--config", metavar="FILE|NAME", help=settings)(command)
 
