@@ -82,7 +82,7 @@ model: $(INSTALLED)
 	rm -rf src/leukoscope/bundles/default
 	$(BIN)/leukoscope export $(MODEL_RUNS)-kfold --also $(MODEL_RUNS)-from-0 --also $(MODEL_RUNS)-from-01 \
 		--also $(MODEL_RUNS)-to-0 --name "C-NMC 2019, EfficientNet-Lite0" \
-		--store int8 --no-weights --alpha 0.15 -o src/leukoscope/bundles/default
+		--store half --no-weights --alpha 0.15 -o src/leukoscope/bundles/default
 
 # The network that tells types of cells; put into the shipped model, which make model makes without it.
 TYPES_DATA ?= ../shared/data

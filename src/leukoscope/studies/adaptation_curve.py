@@ -16,7 +16,7 @@ from ..training.probe import discriminant
 from .frozen import INTERVAL, folds_by
 from .generalisation import ALPHA, RECIPES, Stages, in_thirds
 from .material import Material, load, sample
-from .study import Bench, Cell, Figure, Line, Number, Page, Scale, Section, Study, lines, shown
+from .study import Bench, Cell, Figure, Line, Number, Page, Scale, Section, Study, beyond_chance, lines, shown
 
 Table = NDArray[np.float32]
 COUNTS = (0, 20, 50, 200, 500)
@@ -115,6 +115,13 @@ def _of_part(bench: Bench, material: Material, table: Table, part: str) -> dict[
         "learnt_from": len(others),
         "counts": {str(count): {name: found.interval(f"{count}.{name}") for name in names} for count in said},
         "gains": {str(count): found.difference(f"{count}.auroc", "0.auroc") for count in said if count},
+        "more_decided": {
+            str(count): {
+                label: found.difference(f"{count}.decided.{label}", f"0.decided.{label}") for label in material.classes
+            }
+            for count in said
+            if count
+        },
     }
 
 
@@ -245,13 +252,19 @@ def _bandless(counts: dict[str, Any], name: str) -> list[Number]:
 def _answer(numbers: dict[str, Any]) -> str:
     told = []
     for part, found in numbers["parts"].items():
-        counts, gains = found["counts"], found["gains"]
-        proven = [count for count, gain in gains.items() if gain["low"] is not None and gain["low"] > 0]
-        most = list(counts)[-1]
-        gain = f"{proven[0]} reviewed cells are shown to help" if proven else "no number of them is shown to help"
+        counts, most = found["counts"], list(found["counts"])[-1]
+        words = f"On {part}, AUROC is {shown(counts['0']['auroc'])} with none of its cells reviewed"
+        if most == "0":
+            told.append(f"{words}; it has too few cells to adapt to.")
+            continue
+        proven = [count for count, gain in found["gains"].items() if beyond_chance(gain) > 0]
+        helped = f"from {proven[0]} on that is more than chance" if proven else "no number of them is shown to raise it"
+        decided = " and ".join(
+            f"{shown(gain, signed=True)} of {label}" for label, gain in found["more_decided"][most].items()
+        )
         told.append(
-            f"On {part}, AUROC is {shown(counts['0']['auroc'])} with none of its cells reviewed and "
-            f"{shown(counts[most]['auroc'])} with {most}; {gain}."
+            f"{words} and {shown(counts[most]['auroc'])} with {most}; {helped}. What changes is how many cells are "
+            f"decided under the same promise: {decided}."
         )
     return " ".join(told)
 
@@ -260,6 +273,6 @@ STUDY = Study(
     "adaptation",
     "What do a laboratory's own cells bring?",
     "Some dozens of reviewed cells adapt a model to another laboratory.",
-    Scale(seeds=5, size=128),
+    Scale(seeds=3, size=128),
     run,
 )
