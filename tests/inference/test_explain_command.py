@@ -61,7 +61,13 @@ def test_of_a_map_that_says_nothing_occlusion_is_drawn(files: list[Path], tmp_pa
     (plain,), (drawn,) = (Predictor(bundle, maps=maps).predict([image]) for maps in (False, True))
     assert plain.map is None
     assert plain.probabilities == drawn.probabilities
-    heat = occlude(lambda crops: Predictor(bundle).outputs_of_crops(crops).probabilities, drawn.crop, target=1, tiles=3)
+    heat = occlude(
+        lambda crops: Predictor(bundle).outputs_of_crops(crops).probabilities,
+        drawn.crop,
+        target=1,
+        tiles=4,
+        overlap=False,
+    )
     places = heat.reshape(8, 16, 8, 16).mean(axis=(1, 3)) / 0.5
     np.testing.assert_allclose(drawn.map[1] / full_evidence(bundle.manifest), places, atol=1e-4)
     assert not drawn.map[1][~cell_mask(drawn.crop).reshape(8, 16, 8, 16).any(axis=(1, 3))].any()

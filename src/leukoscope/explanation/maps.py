@@ -172,12 +172,12 @@ def lime(
 _TILES = 8  # squares along a side of the crop, which overlap by half
 
 
-def occlude(predict: Predict, crop: RGB, *, target: int, tiles: int = _TILES) -> Heat:
+def occlude(predict: Predict, crop: RGB, *, target: int, tiles: int = _TILES, overlap: bool = True) -> Heat:
     """Return the drop in log-odds of `target` per covered square, averaged over the squares that cover a pixel.
 
     Only the cell is covered: outside of it the heat is nought, and squares that hold nothing of it are not asked for.
     """
-    squares = [square for square in _squares(len(crop), tiles=tiles) if crop[square].any()]
+    squares = [square for square in _squares(len(crop), tiles=tiles, overlap=overlap) if crop[square].any()]
     size = len(crop)
     parts: Mask = np.zeros((len(squares), size, size), dtype=bool)
     for part, square in zip(parts, squares, strict=True):
@@ -189,8 +189,8 @@ def occlude(predict: Predict, crop: RGB, *, target: int, tiles: int = _TILES) ->
     return np.asarray(summed / np.maximum(covered, 1) * cell_mask(crop), dtype=np.float32)
 
 
-def _squares(size: int, *, tiles: int) -> list[tuple[slice, slice]]:
-    """Return overlapping squares that cover the crop."""
+def _squares(size: int, *, tiles: int, overlap: bool) -> list[tuple[slice, slice]]:
+    """Return squares that cover the crop, each half over the next one where they overlap."""
     side = max(2, round(size / tiles))
-    starts = np.unique(np.linspace(0, size - side, 2 * tiles - 1).round().astype(int))
+    starts = np.unique(np.linspace(0, size - side, 2 * tiles - 1 if overlap else tiles).round().astype(int))
     return [(slice(top, top + side), slice(left, left + side)) for top in starts for left in starts]

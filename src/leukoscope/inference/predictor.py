@@ -32,7 +32,7 @@ K = TypeVar("K")
 Image: TypeAlias = os.PathLike[str] | str | RGB | PIL.Image.Image
 """An image file, an image as uint8 (height, width, 3), or one of Pillow's in mode RGB."""
 
-_MAP_TILES = 3  # squares along a side, which overlap by half: 25 in all
+_MAP_TILES = 4  # squares along a side: twice as coarse as `explain`, and a tenth of its price
 _PASS = "Pass the path of an image file, an array uint8 (height, width, 3), or a PIL image"
 
 
@@ -47,7 +47,7 @@ class Predictor:
         """Load the networks of a bundle.
 
         maps: give every opinion a map for pages that draw it, also where the bundle's own does not say where: then by
-        occlusion, for which the networks are asked some twenty times a cell more.
+        occlusion, for which the networks are asked up to sixteen times a cell more.
 
         Raises:
             BundleError: a network cannot be loaded, or does not fit bundle.json.
@@ -219,7 +219,9 @@ class Predictor:
             return None
         from ..explanation.maps import FULL_LOG_ODDS, OCCLUDED_PLACES, occlude
 
-        heat = occlude(lambda crops: self.outputs_of_crops(crops).probabilities, crop, target=1, tiles=_MAP_TILES)
+        heat = occlude(
+            lambda crops: self.outputs_of_crops(crops).probabilities, crop, target=1, tiles=_MAP_TILES, overlap=False
+        )
         side = len(crop) // OCCLUDED_PLACES
         whole = heat[: side * OCCLUDED_PLACES, : side * OCCLUDED_PLACES]
         plane = whole.reshape(OCCLUDED_PLACES, side, OCCLUDED_PLACES, side).mean(axis=(1, 3))
