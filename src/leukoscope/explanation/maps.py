@@ -10,7 +10,6 @@ from collections.abc import Callable
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
 
 from ..images.crop import cell_mask
 from ..images.read import RGB
@@ -153,6 +152,8 @@ def lime(
 
     samples: how many sets of patches are hidden; count: how many patches.
     """
+    from sklearn.linear_model import Ridge  # a first answer should not wait for scikit-learn
+
     patches = superpixels(crop, count=count)
     number = int(patches.max()) + 1
     if not number:
