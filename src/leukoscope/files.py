@@ -34,6 +34,8 @@ _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _ERRORS = "backslashreplace"
 _FORMULA = re.compile(r"[' ]*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet would run, also with ' before it
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_LONGEST_NAME = 120  # bytes of a name for results; most disks take 255 with all that is added
+_LONGEST_LETTERS = 100  # likewise, of a name made from any text
 _DEEPEST = 60  # levels of JSON; what is written here has fewer than ten
 
 
@@ -287,6 +289,24 @@ def _check_header(path: Path, found: Sequence[str], required: Sequence[str]) -> 
     twice = sorted({name for name in found if list(found).count(name) > 1})
     if twice:
         raise DataError(f"{path} has two columns called {', '.join(twice)}. Rename or delete one.")
+
+
+def short_name(name: str) -> str:
+    """Return a name of at most 120 bytes; a longer one is cut, and a digest keeps apart what would become the same."""
+    whole = name.encode("utf-8", "surrogateescape")
+    if len(whole) <= _LONGEST_NAME:
+        return name
+    return f"{whole[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
+
+
+def file_name(text: str) -> str:
+    """Return any text as a name that every file system takes; a digest keeps apart what would become the same.
+
+    >>> file_name("P-7"), file_name("ward 3/P 7")
+    ('P-7', 'ward_3_P_7-456ec202')
+    """
+    plain = re.sub(r"[^\w.-]+", "_", text)[:_LONGEST_LETTERS].strip(".") or "_"
+    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def sha256_of(path: Path) -> str:

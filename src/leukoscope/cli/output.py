@@ -2,11 +2,9 @@
 
 import json
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -22,7 +20,6 @@ from ..inference.differential import Differential, limits_of, rounded
 from ..inference.opinion import Opinion, Tally, review_priority, title_of, worded
 from .options import many, printable
 
-_LONGEST_NAME = 100  # letters, so that a suffix still fits
 Output = tuple[str, Path | None]  # the option as the user knows it, and the file it writes
 
 
@@ -52,16 +49,6 @@ def prints_into(path: Path | None) -> bool:
         return path is not None and os.path.samestat(os.fstat(1), path.stat())
     except OSError:
         return False
-
-
-def file_name(name: str) -> str:
-    """Return a name as one that every file system takes; a digest keeps apart what would become the same.
-
-    >>> file_name("P-7"), file_name("ward 3/P 7")
-    ('P-7', 'ward_3_P_7-456ec202')
-    """
-    plain = re.sub(r"[^\w.-]+", "_", name)[:_LONGEST_NAME].strip(".") or "_"
-    return plain if plain == name else f"{plain}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _in_the_way(path: Path, place: Path) -> bool:

@@ -349,9 +349,9 @@ class PredictionRun:
         """Write what goes to a hospital's systems: one file for each subject and format."""
         from datetime import UTC, datetime
 
+        from ..files import file_name
         from ..inference.opinions import case_result
         from ..interop import fhir, hl7
-        from .output import file_name
 
         when = datetime.now(UTC).replace(microsecond=0)
         for summary in summaries or [{"subject": ""} | asdict(self.tally.all)]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ImageError, attempt
-from ..files import provenance, sha256_of, write_csv, write_json
+from ..files import provenance, sha256_of, short_name, write_csv, write_json
 from ..images.guard import usable
 from ..images.read import read_size
 from ..progress import in_parallel, track
@@ -152,7 +151,6 @@ _STAINED = 12  # fields whose cells are pooled for the stain: they have to be fo
 _CELLS = 20  # of each of them, so that no crowded field decides
 _FEWEST = 3
 _FAR = 2.5  # times that a stated scale may differ from the one that the cells show
-_LONGEST = 120  # bytes of a name for results; most disks take 255 with all that is added
 
 Likeness = tuple[Path | None, int, int]  # folder, or None where all lie together; width, height
 
@@ -497,7 +495,7 @@ def names_of(files: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     names = []
     for file in files:
-        stem = _short(file.stem)
+        stem = short_name(file.stem)
         name, number = stem, 1
         while name.casefold() in taken:
             number += 1
@@ -505,11 +503,3 @@ def names_of(files: Sequence[Path]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def _short(stem: str) -> str:
-    """Return a stem of at most _LONGEST bytes."""
-    whole = stem.encode("utf-8", "surrogateescape")
-    if len(whole) <= _LONGEST:
-        return stem
-    return f"{whole[: _LONGEST - 9].decode('utf-8', 'ignore')}-{sha256(whole).hexdigest()[:8]}"

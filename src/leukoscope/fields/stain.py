@@ -6,7 +6,7 @@ red-cell colour and its own nucleus colour, as Ruifrok & Johnston (Anal Quant Cy
 with fixed colours: in the nuclear part red cells vanish and pale cytoplasm stays.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +168,7 @@ class StainStatistics:
         return {name: getattr(self, name) for name in ("lab_mean", "lab_spread", "colours", "amounts", "pixels")}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "StainStatistics":
+    def from_json(cls, value: Mapping[str, Any]) -> "StainStatistics":
         """Read back what to_json gave."""
         first, second = (_three(colour) for colour in value["colours"])
         low, high = (float(amount) for amount in value["amounts"])

@@ -9,7 +9,7 @@ Everything is measured on the source image, before it is shrunk to a crop. What 
 training cells (`fit_quality`); what has nothing to do with them is stated as a constant beside its meaning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def _correlations(places: ArrayLike) -> Floats:
     return np.asarray(centred.T @ centred / np.maximum(np.outer(lengths, lengths), 1e-12))
 
 
-Limits = dict[str, Any]
+Limits = Mapping[str, Any]
 """What `fit_quality` learned: trait -> [lowest, middle, highest]; plain numbers for bundle.json."""
 
 _BLACK = 24  # as in data.prepare: JPEG copies of black are not quite black
@@ -253,7 +253,7 @@ def fit_quality(traits: Sequence[Traits]) -> Limits:
     """
     if len(traits) < _FEWEST:
         raise DataError(f"The limits of quality need {_FEWEST} training cells or more; there are {len(traits)}.")
-    limits: Limits = {"cells": len(traits)}
+    limits: dict[str, Any] = {"cells": len(traits)}
     for name, wider in _WIDER.items():
         low, middle, high = np.percentile([getattr(each, name) for each in traits], _PERCENTILES[name])
         limits[name] = [round(float(value), 4) for value in (low / wider, middle, high * _HIGHER.get(name, wider))]

@@ -28,7 +28,7 @@ the fit (another hospital, stain or microscope). Fitted on out-of-fold probabili
 the networks of all folds together, it is the cross-conformal method: close to the same, but without its guarantee.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,7 +105,7 @@ class Detector:
         return bytes(save({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}))
 
 
-def read_detector(table: dict[str, Any], content: bytes) -> Detector:
+def read_detector(table: Mapping[str, Any], content: bytes) -> Detector:
     """Return the out-of-distribution detector of a bundle from its entry in bundle.json and the bytes of FILE.
 
     Raises:
@@ -282,7 +282,7 @@ def _guarantee(alpha: float, unit: str, plausible: list[float | None]) -> str:
     return said
 
 
-def plausible_classes(probabilities: ArrayLike, fitted: Fitted) -> NDArray[np.bool_]:
+def plausible_classes(probabilities: ArrayLike, fitted: Mapping[str, Any]) -> NDArray[np.bool_]:
     """Return which classes are plausible for calibrated probabilities (cells, classes), in the same shape."""
     smallest = np.array([0.0 if value is None else value for value in fitted["smallest_plausible"]])
     return np.asarray(np.asarray(probabilities, dtype=float) >= smallest)

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class CaseReport:
     signed: dict[str, Any] | None
     """by, time, note; None while the case is open."""
     cells: Sequence[CaseCell] = field(default_factory=list)
-    credits: Sequence[dict[str, str]] = ()
+    credits: Sequence[Mapping[str, Any]] = ()
     differential: dict[str, Any] | None = None
     """What model and readers counted, as inference.differential gives it: {"model", "readers"}; None without types."""
     limits: Sequence[str] = ()

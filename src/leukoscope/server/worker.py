@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -224,7 +223,7 @@ class Worker:
         try:
             return Seen(task, self._cell_of(task.digest, task.kind))
         except ImageError as unusable:
-            return Seen(task, error=said(unusable, self._pictures.path(task.digest)))
+            return Seen(task, error=unusable.sentence)
         except MemoryError:
             return Seen(task, error=self._too_heavy(task))
 
@@ -279,11 +278,10 @@ class Worker:
 
     def _analyse_field(self, seen: Seen) -> None:
         task = seen.task
-        path = self._pictures.path(task.digest)
         try:
             found = self._fields.judge(task.image_id)
         except LeukoscopeError as unusable:
-            self._fail(task, said(unusable, path))
+            self._fail(task, sentence_of(unusable))
             return
         except Exception as failed:
             if not out_of_memory(failed):
@@ -395,10 +393,9 @@ def out_of_memory(failed: Exception) -> bool:
     return isinstance(failed, MemoryError) or any(words in text for words in ("insufficient memory", "bad_alloc"))
 
 
-def said(unusable: LeukoscopeError, path: Path) -> str:
+def sentence_of(error: LeukoscopeError) -> str:
     """Return an error's sentence without the path in the store, which means nothing to a reader."""
-    text = str(unusable).replace(str(path), "").replace(path.name, "").strip(" :")
-    return text[:1].upper() + text[1:]
+    return error.sentence if isinstance(error, ImageError) else str(error)
 
 
 _NICE = 5  # people who read go first
