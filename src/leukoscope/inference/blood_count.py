@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
 if TYPE_CHECKING:
     from ..fields.blood_count import BloodCount
@@ -131,6 +130,8 @@ def ratio(above: Sequence[float] | Any, below: Sequence[float] | Any) -> Estimat
     >>> ratio([2, 4, 3], [1, 1, 1])
     Estimate(value=3.0, low=0.516, high=5.484)
     """
+    from scipy import stats  # a first answer should not wait for SciPy
+
     above, below = np.asarray(above, float), np.asarray(below, float)
     value, count = float(above.sum() / below.sum()), len(above)
     if count < 2:

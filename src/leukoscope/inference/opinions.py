@@ -18,7 +18,6 @@ import PIL.ImageFont
 from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest
 from ..errors import require
 from ..explanation.maps import enlarge, overlay
-from ..fields.extraction import outline_text
 from ..files import write_csv
 from ..images.read import RGB
 from .differential import GOAL, ORDER, REFUSED_ROW, Counting, Differential
@@ -294,6 +293,8 @@ FIELD_COLUMNS = (
 
 def cell_values(judged: JudgedCell) -> dict[str, Any]:
     """Return the columns CELL_COLUMNS of one judged cell, in pixels of its field unless the name says otherwise."""
+    from ..fields.extraction import outline_text  # OpenCV: for cells of fields alone
+
     cell = judged.cell
     left, top, right, bottom = cell.box
     return {
