@@ -17,7 +17,7 @@ FROM_0 = $(PARTS) --set 'split.train_parts=["fold_0"]' --set 'split.test_parts=[
 TO_0 = $(PARTS) --set 'split.train_parts=["fold_1", "fold_2", "prelim_test"]' --set 'split.test_parts=["fold_0"]'
 FROM_01 = $(PARTS) --set 'split.train_parts=["fold_0", "fold_1"]' --set 'split.test_parts=["fold_2", "prelim_test"]'
 
-.PHONY: help demo test mutants lint format formats fuzz bench docs numbers sbom model cell-types clean audit chaos
+.PHONY: help demo test mutants lint format formats fuzz bench docs numbers sbom model cell-types reference-cells clean audit chaos
 
 help:
 	@echo "make demo              from nothing to a report, on synthetic cells"
@@ -95,6 +95,13 @@ cell-types: $(INSTALLED)
 	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --begin without-bccd --steps 2050
 	$(BIN)/python benchmarks/train_cell_types.py bundle $(TYPES_RUN) src/leukoscope/bundles/default
 	$(BIN)/python benchmarks/train_cell_types.py appearance $(TYPES_DATA) src/leukoscope/bundles/default
+
+# Training cells that the reading room shows beside a cell; they fit one bundle, so they are packed anew for each.
+REFERENCE_RUN ?= runs/reference
+
+reference-cells: $(INSTALLED)
+	$(BIN)/python benchmarks/reference_cells.py cut $(TYPES_DATA) $(REFERENCE_RUN)
+	$(BIN)/python benchmarks/reference_cells.py pack $(REFERENCE_RUN)
 
 KERAS ?= .venv-keras
 

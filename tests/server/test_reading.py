@@ -206,7 +206,10 @@ def test_a_field_gives_cells_with_outlines_that_a_reader_can_mend(place: Place) 
         f"/cells/{cells[0]['id']}", json={"outline": square}, headers=me.seen(f"/cells/{cells[0]['id']}")
     ).json()
     assert better["etag"] != cells[0]["etag"], "a browser fetches its picture again"
-    added = me.post(f"/cases/{case}/cells", json={"image": image, "outline": square})
+    twice = me.post(f"/cases/{case}/cells", json={"image": image, "outline": square})
+    assert (twice.status_code, twice.json()["error"]["code"]) == (409, "there_already"), "one cell is not made two"
+    free = [[400, 340], [470, 340], [470, 410], [400, 410]]
+    added = me.post(f"/cases/{case}/cells", json={"image": image, "outline": free})
     assert (added.status_code, added.json()["origin"]) == (201, "reader")
     me.remove(f"/cells/{added.json()['id']}")
     assert me.get(f"/cases/{case}/cells").json()["total"] == len(cells)

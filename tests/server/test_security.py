@@ -36,6 +36,7 @@ OF_ALL = {
     ("POST", "/survival/models/{name}/predict"),
     ("GET", "/models"),
     ("GET", "/metrics"),
+    ("GET", "/references/{place}/picture"),
 }
 NOT_FOR_READERS = {
     ("GET", "/accounts"),
@@ -50,6 +51,8 @@ NOT_FOR_READERS = {
 }
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/cases/{case_id}/images"): {"files": [("files", ("a.png", b"x"))]},
+    ("POST", "/cases/{case_id}/slides"): {"params": {"name": "a.tif"}, "content": b"II*\0"},
+    ("POST", "/images/{image_id}/areas"): {"json": {"box": [0, 0, 99, 99]}},
     ("PATCH", "/cases/{case_id}"): {"json": {"name": "stolen"}},
     ("POST", "/cells/{cell_id}/reviews"): {"json": {"label": "blast"}},
     ("POST", "/cases/{case_id}/cells"): {"json": {"image": 1, "outline": [[1, 1], [9, 1], [9, 9]]}},
@@ -86,7 +89,8 @@ def ids(laboratory: Place) -> dict[str, int]:
     cell = ada.cells(case)[0]
     token = ada.post("/tokens", json={"name": "script"}).json()["id"]
     account = ada.get("/accounts").json()["accounts"][0]["id"]
-    return {"case_id": case, "image_id": cell["image"], "cell_id": cell["id"], "token_id": token, "account_id": account}
+    of_it = {"image_id": cell["image"], "cell_id": cell["id"], "token_id": token, "account_id": account}
+    return {"case_id": case, "level": 0, "column": 0, "row": 0, "place": 1} | of_it
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://testserver.evil.example", "null", "file://"])

@@ -1,7 +1,7 @@
 """A case for other programs: table, QuPath, DICOM, report as page or PDF, and a labelled data set to train on.
 
-What belongs to one image is called after its source, so that one knows on which smear to drop it. The names of all
-else hold numbers only; what a case and a patient are called stands inside.
+Outlines are called after their source, so that one knows on which smear to drop them. The names of all else hold
+numbers only; what a case and a patient are called stands inside.
 """
 
 import csv
@@ -167,9 +167,9 @@ class Exporter:
             Refusal: the case holds no DICOM image.
         """
         files: dict[str, bytes] = {}
-        images = [(image, rows) for image, rows in self._by_image(case) if image.identity]
-        for name, (image, rows) in zip(source_names([image.name for image, _ in images]), images, strict=True):
-            files |= self._dicom_files(name, image, rows)
+        for image, rows in self._by_image(case):
+            if image.identity:
+                files |= self._dicom_files(f"case-{case.id}-image-{image.number:03d}", image, rows)
         if not files:
             text = "DICOM results carry the identity of a DICOM source; this case holds no DICOM image."
             raise Refusal(409, "no_dicom", text)

@@ -54,7 +54,12 @@ def references(me: Me, room: TheRoom, cell_id: Id) -> Answer:
     }
 
 
-@router.get("/references/{place}/picture", **PICTURE)
+_WEBP: dict[str, Any] = PICTURE | {
+    "responses": PICTURE["responses"] | {200: {"content": {"image/webp": {}}, "description": "The picture"}}
+}
+
+
+@router.get("/references/{place}/picture", **_WEBP)
 def reference_picture(me: Me, room: TheRoom, request: Request, place: Id) -> Response:
     """Return a training cell as WebP; places count from 1."""
     seal = room.predictor.manifest.seal
