@@ -37,6 +37,7 @@ OF_ALL = {
     ("GET", "/models"),
     ("GET", "/metrics"),
     ("GET", "/references/{place}/picture"),
+    ("GET", "/agreement"),
 }
 NOT_FOR_READERS = {
     ("GET", "/accounts"),
