@@ -38,6 +38,7 @@ OF_ALL = {
     ("GET", "/metrics"),
     ("GET", "/references/{place}/picture"),
     ("GET", "/agreement"),
+    ("GET", "/laboratory"),
 }
 NOT_FOR_READERS = {
     ("GET", "/accounts"),
