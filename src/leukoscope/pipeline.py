@@ -146,7 +146,7 @@ def stage_split(cells: Sequence[Cell], run: Path, experiment: Experiment, *, say
     if path.exists():
         return read_split(path, cells)
     started = time.perf_counter()
-    linked = [tuple(pair) for pair in read_json(run / "audit.json")["twins"]]
+    linked = [tuple(pair) for pair in read_json(run / "audit.json")["linked_subjects"]]
     plan = make_split(
         cells, experiment.split, seed=experiment.seed, positive=experiment.evaluate.positive, linked=linked
     )
@@ -195,7 +195,7 @@ def shortcuts(cells: Sequence[Cell], traits: Traits, found: dict[str, Any]) -> d
     classes = classes_of([cells[row] for row in usable])
     if len(classes) < 2:
         return {"not_measured": "there is one class or none"}
-    of_subject = group_of_subject(subject_groups(cells, linked=[tuple(pair) for pair in found["twins"]]))
+    of_subject = group_of_subject(subject_groups(cells, linked=[tuple(pair) for pair in found["linked_subjects"]]))
     labels = np.array([classes.index(cells[row].label) for row in usable])
     groups = np.unique([of_subject[cells[row].subject] for row in usable], return_inverse=True)[1]
     features = {"size": np.log(traits.area_px[usable, None]), "colour": traits.colour[usable]}

@@ -198,7 +198,7 @@ def split_command(
     }
     settings = Experiment.of({"split": {name: value for name, value in given.items() if value}}).split
     cells = read_cells(table)
-    linked = [tuple(pair) for pair in read_json(audited).get("twins", [])] if audited else []
+    linked = [tuple(pair) for pair in read_json(audited).get("linked_subjects", [])] if audited else []
     plan = make_split(cells, settings, seed=seed, linked=linked)
     write_split(output, plan)
     click.echo(describe_split(plan, cells))

@@ -81,7 +81,7 @@ def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
         "exact_duplicates": _exact_duplicates(cells) | {"joins": _several(joined(subjects, sharing_bytes(cells)))},
         "label_conflicts": [[a.name, b.name] for a, b in _identical_pairs(cells) if a.label and b.label != a.label],
         "near_duplicates": _near_summary(near),
-        "twins": [list(pair) for pair in linked],
+        "linked_subjects": [list(pair) for pair in linked],
         "joined_subjects": _several(groups),
         "subjects_of_two_classes": _of_two_classes(cells),
         "warnings": note_of_kind(cells) if traits else [],

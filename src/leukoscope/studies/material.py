@@ -106,7 +106,7 @@ def load(bench: Bench, *, data: Path | None = None, layout: Layout | None = None
     folder.mkdir(parents=True, exist_ok=True)
     cells = stage_cells(given, folder, Experiment(), say=lambda stage, _: bench.say(f"{stage} of the images"))
     traits = read_traits(folder / "traits.csv", cells)
-    linked = [(first, second) for first, second in read_json(folder / "audit.json")["twins"]]
+    linked = [(first, second) for first, second in read_json(folder / "audit.json")["linked_subjects"]]
     group = group_of_subject(subject_groups(cells, linked=linked))
     material = Material(cells, traits, np.array([group[cell.subject] for cell in cells]), folder)
     return material.rows(np.array([bool(cell.label) for cell in cells]))
