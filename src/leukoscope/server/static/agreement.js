@@ -27,4 +27,6 @@ function row(name, { cases, subjects, cells, percent: agreed, kappa, statistic, 
   return element("tr", {}, element("th", { scope: "row" }, name), ...numbers.map((text) => element("td", { class: "n" }, text)), element("td", { class: "soft" }, `${statistic}, over ${unit}`));
 }
 
-const limits = ({ low, high }, words) => (low === null || high === null ? "–" : `${words(low)} to ${words(high)}`);
+function limits({ low, high }, words) {
+  return low === null || high === null ? "–" : `${words(low)} to ${words(high)}`;
+}
