@@ -39,12 +39,14 @@ OF_ALL = {
     ("GET", "/references/{place}/picture"),
     ("GET", "/agreement"),
     ("GET", "/laboratory"),
+    ("PATCH", "/laboratory"),
 }
 NOT_FOR_READERS = {
     ("GET", "/accounts"),
     ("POST", "/accounts"),
     ("PATCH", "/accounts/{account_id}"),
     ("GET", "/audit-log"),
+    ("PATCH", "/laboratory"),
     ("DELETE", "/cases/{case_id}"),
     ("POST", "/cases/{case_id}/sign-off"),
     ("DELETE", "/cases/{case_id}/sign-off"),
@@ -61,6 +63,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/cells/{cell_id}"): {"json": {"outline": [[1, 1], [9, 1], [9, 9]]}},
     ("PATCH", "/accounts/{account_id}"): {"json": {"active": False}},
     ("POST", "/accounts"): {"json": {"name": "new", "password": PASSWORD}},
+    ("PATCH", "/laboratory"): {"json": {"readers": 1}},
     ("POST", "/tokens"): {"json": {"name": "new"}},
     ("PUT", "/session/password"): {"json": {"password": "wrong", "new": "eleven green umbrellas"}},
     ("POST", "/cases"): {"json": {"name": "new"}},
