@@ -1,7 +1,7 @@
 """A finished run becomes a bundle: networks, calibration, figures and card in one folder that needs no PyTorch."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ def learn_rejection(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: flo
 
     A rule for which the run has too few cells or subjects is left out, said aloud, and noted in the card.
     """
-    rules: dict[str, Callable[[], dict[str, Any]]] = {
+    rules: dict[str, Callable[[], Mapping[str, Any]]] = {
         "conformal": lambda: fit_conformal(*_scored(evidence), alpha=alpha),
         "quality": lambda: fit_quality(_traits(evidence)),
         "out_of_distribution": lambda: _detector(bundle, run, evidence, files),

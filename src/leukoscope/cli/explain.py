@@ -115,8 +115,12 @@ class _Case:
 
     def row(self) -> dict[str, Any]:
         opinion = self.opinion
-        facts = {"decision": opinion.decision, "reason": opinion.reason, "quality": opinion.quality}
-        facts["notes"] = list(self.notes)
+        facts = {
+            "decision": opinion.decision,
+            "reason": opinion.reason,
+            "quality": opinion.quality,
+            "notes": list(self.notes),
+        }
         explained = self.found.row() if self.found else {"class": None}
         return facts | explained | {"probability": self.probability}
 

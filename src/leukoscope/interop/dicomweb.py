@@ -113,7 +113,7 @@ def _session() -> Any:
     """Return a session that waits for no answer without end, and carries nothing to where a redirect leads."""
     requests = require("requests", feature="DICOMweb", extra="hospital")
 
-    class Bounded(requests.adapters.HTTPAdapter):  # type: ignore[misc]
+    class Bounded(requests.adapters.HTTPAdapter):  # type: ignore[misc, name-defined]
         def send(self, request: Any, **more: Any) -> Any:
             return super().send(request, **(more | {"timeout": more.get("timeout") or _TIMEOUT_S}))
 
