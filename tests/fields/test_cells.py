@@ -6,7 +6,7 @@ import pytest
 from skimage import data, measure
 
 from leukoscope.errors import ImageError
-from leukoscope.fields.cells import FLAGS, Field, field_of, find_cells, smooth
+from leukoscope.fields.cells import FLAGS, Field, drawn_cell, field_of, find_cells, smooth
 from leukoscope.fields.scale import Scale
 
 from .conftest import RED, Painting
@@ -93,6 +93,18 @@ def test_area_of_an_outline_is_that_of_scikit_image(synthetic):
     for cell in find_cells(field):
         mask = measure.grid_points_in_poly(field.pixels.shape[:2], cell.outline[:, ::-1] - 0.5)
         assert cell.area_um2 == pytest.approx(mask.sum() * 0.01, rel=0.01)
+
+
+def test_a_cell_outlined_by_a_person_is_measured_like_one_that_is_found(synthetic):
+    field = field_of(synthetic[1], name="synthetic", scale=Scale.exact(0.1, source="user"))
+    for cell in find_cells(field):
+        drawn = drawn_cell(cell.outline, field)
+        assert drawn.area_um2 == pytest.approx(cell.area_um2, rel=0.05)
+        assert drawn.nucleus_um2 == pytest.approx(cell.nucleus_um2, rel=0.08)
+        assert drawn.nucleus_round == pytest.approx(cell.nucleus_round, abs=0.08)
+    height, width = field.pixels.shape[:2]
+    beyond = np.array([[width - 9.0, height - 9], [width + 9, height - 9], [width + 9, height + 9]])
+    assert drawn_cell(beyond, field).nucleus_um2 >= 0, "an outline may reach over the border"
 
 
 def test_smoothing_keeps_the_size_of_a_circle():

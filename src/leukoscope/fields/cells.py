@@ -182,7 +182,7 @@ class ClassicalDetector:
 
     def __call__(self, pixels: Pixels, stain: Stain, *, um_per_px: float) -> list[Found]:
         """Return the white cells in an image."""
-        working, factor = self._working(pixels, um_per_px)
+        working, factor = self.at_working_scale(pixels, um_per_px)
         um = um_per_px * factor
         found = masks(working, stain, um=um)
         labels = white_cells(found, um=um)
@@ -192,7 +192,7 @@ class ClassicalDetector:
             if where is not None and _is_cell(labels[where] == label, nuclei=found.nuclei[where], um=um)
         ]
 
-    def _working(self, pixels: Pixels, um_per_px: float) -> tuple[Pixels, float]:
+    def at_working_scale(self, pixels: Pixels, um_per_px: float) -> tuple[Pixels, float]:
         """Return the pixels at working scale and how many source pixels one of them is.
 
         Whole factors only: then the working pixels of a tile are those of the slide.
@@ -349,6 +349,23 @@ def describe(found: Found, field: Field) -> FieldCell:
         0, box, centre, outline, area * um**2, found.nucleus_share * area * um**2, sharpness, (), found.nucleus_round
     )
     return replace(cell, flags=_flags(cell, field, touching=found.touching))
+
+
+def drawn_cell(outline: Outline, field: Field) -> FieldCell:
+    """Measure a cell that a person has outlined as those that are found: its nucleus by the same planes.
+
+    outline: (points, 2), x and y in pixels of the field.
+    """
+    um, margin = field.scale.um_per_px, 2.0 / field.scale.um_per_px
+    height, width = field.pixels.shape[:2]
+    left, top = np.clip(np.floor(outline.min(axis=0) - margin), 0, (width - 1, height - 1)).astype(int)
+    right, bottom = np.clip(np.ceil(outline.max(axis=0) + margin), (left + 1, top + 1), (width, height)).astype(int)
+    working, factor = ClassicalDetector().at_working_scale(field.pixels[top:bottom, left:right], um)
+    mask = np.zeros(working.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [np.rint((outline - (left, top)) / factor - 0.5).astype(np.int32)], (1,))
+    nucleus = masks(working, field.stain, um=um * factor).nuclei & mask.astype(bool)
+    share = float(nucleus.sum() / max(mask.sum(), 1))
+    return describe(Found(outline, share, False, _roundness(nucleus)), field)
 
 
 def smooth(outline: Outline, *, reach: float) -> Outline:

@@ -184,12 +184,12 @@ def cell_of_outline(
     stain: that which the fields of the case share; without it, that of all the field's cells.
     """
     field = _open(path, um_per_px=um_per_px)
-    from ..fields.cells import Found, describe
+    from ..fields.cells import drawn_cell
     from ..fields.extraction import field_normaliser
     from ..fields.stain import StainStatistics
     from ..inference.fields import judge_cell, stain_of
 
-    drawn, *rest = (describe(Found(np.array(each, float), 0.5, False), field) for each in (outline, *others))
+    drawn, *rest = (drawn_cell(np.array(each, float), field) for each in (outline, *others))
     source = StainStatistics.from_json(stain) if stain else None
     normalised = field_normaliser(field, [drawn, *rest], source=source, target=stain_of(predictor.manifest))
     return judge_cell(field, drawn, predictor, stain=normalised, point=point)
