@@ -194,10 +194,10 @@ def thumbnail(path: Path, *, side: int) -> bytes:
     return jpeg(image)
 
 
-def region(path: Path, *, side: int, box: tuple[int, int, int, int] | None) -> bytes:
-    """Return a picture, or a box (left, top, width, height) of it, as JPEG of at most `side` pixels.
+def region(path: Path, *, side: int, box: tuple[int, int, int, int] | None, beyond: bool = False) -> bytes:
+    """Return a picture, or what lies in it of a box (left, top, width, height), as JPEG of at most `side` pixels.
 
-    What of the box lies outside the picture is grey, so that a cell at the border is as large as all others.
+    beyond: show all of the box, grey where it leaves the picture, so that a cell at the border is as large as others.
     """
     image = open_stored(path)
     if not box:
@@ -207,6 +207,9 @@ def region(path: Path, *, side: int, box: tuple[int, int, int, int] | None) -> b
     def inside(part: Box, size: tuple[int, int]) -> Image.Image:
         return image.crop(part).resize(size, Image.Resampling.LANCZOS)
 
+    if not beyond:
+        left, top = max(0, box[0]), max(0, box[1])
+        box = (left, top, min(image.width, box[0] + box[2]) - left, min(image.height, box[1] + box[3]) - top)
     return framed(box, image.size, side=side, inside=inside)
 
 

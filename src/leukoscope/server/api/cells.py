@@ -138,7 +138,7 @@ def thumbnail(
             return room.sandbox.draw("thumbnail", path, side=int(side))
         if tiled:
             return room.sandbox.cut(pyramid_of(room, digest), box=box, side=int(side))
-        return room.sandbox.draw("region", path, side=int(side), box=box)
+        return room.sandbox.draw("region", path, side=int(side), box=box, beyond=True)
 
     return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
 
