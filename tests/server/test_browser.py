@@ -620,6 +620,7 @@ def read_by_keys(page: Any, keys: str) -> None:
         page.keyboard.press(key)
         expect_label(page, place, f"read as {'blast' if key == '2' else 'normal'}")
     playwright.expect(page.locator("#readers-list")).to_contain_text(f"{len(keys)} read")
+    page.locator("#finish-button").wait_for()
     page.locator("#finish-button").focus()
     page.keyboard.press("Enter")
     page.locator("#ask[open]").wait_for()

@@ -6,6 +6,8 @@ the stain. Around the cell stands glass, so that a crop never tells where it is 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -146,7 +148,7 @@ RELEASE_UM_PER_PX = 0.06  # of C-NMC 2019, as in fields.scale
 
 Mask = NDArray[np.bool_]  # (height, width)
 Table = NDArray[np.float32]  # (256, 3): grey level of the picture -> grey level of the crop, for each channel
-Weights = NDArray[np.float32]  # (new side, old side): how much of each old pixel is in a new one
+Weights = NDArray[np.float32]
 
 _NUCLEUS = 2.1  # length of the optical density of the darkest twentieth of a cell
 _NUCLEUS_GAIN = (0.6, 1.8)
@@ -156,15 +158,12 @@ _DARKEST_GLASS = (118, 75, 115)  # grey levels: C-NMC 2019 hides its glass, and 
 def crop_on_black(image: RGB) -> RGB:
     """Return the crop of a cell that was cut out on black at the scale of the release, uint8 RGB (SIDE, SIDE, 3)."""
     pixels, mask = frame_on_black(image)
-    zoom = FRAME_UM_PER_PX / UM_PER_PX
-    smooth = _gaussian(FRAME_SIDE, 0.405 / zoom, reach=2)
-    shrink = _bilinear(SIDE, FRAME_SIDE, zoom=zoom, shift=(SIDE / 2 - 0.5) - zoom * (FRAME_SIDE / 2 - 0.5))
+    soften, shrink, blur, edge = _resamplings()
     levels = np.rint(np.clip(table_on_black(pixels, mask), 0, 255))
-    softened = np.rint(_both_ways(smooth, pixels)).astype(np.uint8)
+    softened = np.rint(_both_ways(soften, pixels)).astype(np.uint8)
     recoloured = np.stack([levels[softened[..., channel], channel] for channel in range(3)], axis=-1)
     crop = np.rint(_both_ways(shrink, recoloured, fill=GLASS))
-    cover = _both_ways(shrink @ _gaussian(FRAME_SIDE, 2.0, reach=8), mask[..., None])
-    inside = _both_ways(_gaussian(SIDE, 0.7, reach=3), cover > 0.5)
+    inside = _both_ways(edge, (blur @ mask.astype(np.float32) @ blur.T > 0.5)[..., None])
     return np.asarray(np.clip(crop * inside + GLASS * (1 - inside) + 0.5, 0, 255), np.uint8)
 
 
@@ -179,10 +178,11 @@ def frame_on_black(image: RGB, *, um_per_px: float = RELEASE_UM_PER_PX) -> tuple
     left, top, right, bottom = bounding_box(solid)
     zoom = um_per_px / FRAME_UM_PER_PX
     down, across = (
-        _placed(side, zoom=zoom, middle=middle)
-        for side, middle in zip(image.shape[:2], ((top + bottom) / 2, (left + right) / 2), strict=True)
+        _placed(side, start, end, zoom=zoom, middle=(start + end) / 2)
+        for side, start, end in zip(image.shape[:2], (top, left), (bottom, right), strict=True)
     )
-    cut, cover = _both_ways(down, image, across), 255 * _both_ways(down, solid[..., None], across)
+    cell, whole = image[top:bottom, left:right], solid[top:bottom, left:right, None]
+    cut, cover = _both_ways(down, cell, across), 255 * _both_ways(down, whole, across)
     lit = np.clip(cut * 255 / np.maximum(cover, 64), 0, 255)
     return lit.astype(np.uint8), np.asarray(cover[..., 0] > 127)
 
@@ -205,29 +205,75 @@ def colour_table(glass: Sequence[float] | NDArray[np.float64], gain: NDArray[np.
     return np.clip((GLASS + OFFSET) * np.exp(-density) - OFFSET, 0, 255).astype(np.float32)
 
 
-def _both_ways(down: Weights, plane: NDArray[np.generic], across: Weights | None = None, *, fill: float = 0) -> Weights:
+@dataclass(frozen=True)
+class _Taps:
+    """A resampling along one axis: each new pixel is a weighted sum of few old ones, which lie side by side."""
+
+    at: NDArray[np.intp]  # (new side, taps): old pixels
+    weight: Weights  # (new side, taps)
+
+    def __call__(self, plane: NDArray[np.generic], axis: int) -> Weights:
+        """Return a plane, (height, width, channels), resampled along an axis."""
+        plane = np.ascontiguousarray(plane, np.float32)
+        weights = self.weight.T[:, :, None, None] if axis == 0 else self.weight.T[:, None, :, None]
+        total = np.take(plane, self.at[:, 0], axis) * weights[0]
+        for at, weight in zip(self.at.T[1:], weights[1:], strict=True):
+            part = np.take(plane, at, axis)
+            part *= weight
+            total += part
+        return np.asarray(total)
+
+    @property
+    def sums(self) -> Weights:
+        return np.asarray(self.weight.sum(1), np.float32)
+
+
+def _taps(dense: NDArray[np.floating[Any]]) -> _Taps:
+    """Return the weights of a matrix (new side, old side) that are not 0."""
+    present = dense != 0
+    taps = max(1, int((dense.shape[1] - present[:, ::-1].argmax(1) - present.argmax(1))[present.any(1)].max(initial=1)))
+    first = np.minimum(present.argmax(1), dense.shape[1] - min(taps, dense.shape[1]))
+    at = first[:, None] + np.arange(min(taps, dense.shape[1]))
+    return _Taps(at, np.take_along_axis(dense, at, 1).astype(np.float32))
+
+
+def _both_ways(down: _Taps, plane: NDArray[np.generic], across: _Taps | None = None, *, fill: float = 0) -> Weights:
     """Return a plane (height, width, channels) resampled in both directions; `fill` is what lies outside of it."""
     across = down if across is None else across
-    inner = np.tensordot(np.tensordot(down, plane.astype(np.float32), 1), across, axes=([1], [1])).transpose(0, 2, 1)
-    return np.asarray(inner + fill * (1 - np.outer(down.sum(1), across.sum(1)))[..., None], np.float32)
+    inner = across(down(plane, 0), 1)
+    return inner + np.float32(fill) * (1 - np.outer(down.sums, across.sums))[..., None] if fill else inner
 
 
-def _placed(side: int, *, zoom: float, middle: float) -> Weights:
-    """Return what shrinks `side` pixels by areas and puts `middle` into the middle of a frame."""
+def _placed(side: int, start: int, end: int, *, zoom: float, middle: float) -> _Taps:
+    """Return what shrinks pixels `start` to `end` of `side` by areas and puts `middle` into the middle of a frame."""
+    areas = _areas(side, zoom)
+    place = np.arange(FRAME_SIDE) - (FRAME_SIDE / 2 - middle * zoom)
+    before = np.floor(place).astype(int)
+    share = (place - before)[:, None]
+    padded = np.pad(areas[:, start:end], ((1, 1), (0, 0)))  # a row of zeros stands for all that lies outside
+    low, high = (padded[np.clip(at + 1, 0, len(areas) + 1)] for at in (before, before + 1))
+    return _taps((1 - share) * low + share * high)
+
+
+@cache
+def _areas(side: int, zoom: float) -> NDArray[np.float64]:
+    """Return the weights by which `side` pixels are shrunk by areas, (new side, side)."""
     small = max(1, round(side * zoom))
     edges = np.minimum(np.arange(small)[:, None] / zoom + (0, 1 / zoom), side)  # (small, 2), in old pixels
     pixels = np.arange(side)
     inside = np.clip(np.minimum(edges[:, 1:], pixels + 1) - np.maximum(edges[:, :1], pixels), 0, None)
-    areas = inside / np.maximum(inside.sum(1, keepdims=True), 1e-9)
-    return np.asarray(_bilinear(FRAME_SIDE, small, zoom=1, shift=FRAME_SIDE / 2 - middle * zoom) @ areas, np.float32)
+    return np.asarray(inside / np.maximum(inside.sum(1, keepdims=True), 1e-9))
 
 
-def _bilinear(new: int, old: int, *, zoom: float, shift: float) -> Weights:
-    """Return the weights by which new pixel i takes the value at (i - shift) / zoom."""
-    place = (np.arange(new)[:, None] - shift) / zoom
-    return np.asarray(np.clip(1 - np.abs(place - np.arange(old)), 0, None), np.float32)
+@cache
+def _shrink() -> Weights:
+    """Return the weights from a frame to a crop, (SIDE, FRAME_SIDE): pixel i takes the value at (i - shift) / zoom."""
+    zoom = FRAME_UM_PER_PX / UM_PER_PX
+    place = (np.arange(SIDE)[:, None] - ((SIDE / 2 - 0.5) - zoom * (FRAME_SIDE / 2 - 0.5))) / zoom
+    return np.asarray(np.clip(1 - np.abs(place - np.arange(FRAME_SIDE)), 0, None), np.float32)
 
 
+@cache
 def _gaussian(side: int, spread: float, *, reach: int) -> Weights:
     """Return the weights of a Gaussian of standard deviation `spread` pixels; the border is mirrored."""
     step = np.arange(-reach, reach + 1)
@@ -237,3 +283,11 @@ def _gaussian(side: int, spread: float, *, reach: int) -> Weights:
     weights = np.zeros((side, side), np.float32)
     np.add.at(weights, (np.broadcast_to(np.arange(side)[:, None], place.shape), mirrored), kernel / kernel.sum())
     return weights
+
+
+@cache
+def _resamplings() -> tuple[_Taps, _Taps, Weights, _Taps]:
+    """Return what softens a frame, what makes a crop of it, what blurs its mask, and what softens that of the crop."""
+    zoom, shrink = FRAME_UM_PER_PX / UM_PER_PX, _shrink()
+    soften, blur = _gaussian(FRAME_SIDE, 0.405 / zoom, reach=2), _gaussian(FRAME_SIDE, 2.0, reach=8)
+    return _taps(soften), _taps(shrink), shrink @ blur, _taps(_gaussian(SIDE, 0.7, reach=3))
