@@ -538,7 +538,7 @@ def test_every_view_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_
 def faults_of(page: Any, show: Callable[[], Any]) -> list[str]:
     """Return what is wrong with a view: by axe-core in light, its contrast in dark, its width on a phone."""
     page.set_viewport_size(DESK)
-    page.emulate_media(color_scheme="light")
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")  # no colour is half way when it is measured
     show()
     page.wait_for_load_state("networkidle")
     found = violations(page, {"resultTypes": ["violations"]})

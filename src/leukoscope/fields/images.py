@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError
+from ..images.crop import BLACK, shows_view
 from ..images.read import read_picture
 from ..images.scale import stated_scale
 
@@ -140,28 +141,14 @@ def scale_in_file(path: Path) -> float | None:
         raise ImageError("does not exist. Check the path.", path=path) from None
 
 
-_BLACK = 24  # grey levels; JPEG copies of black are not quite black
-_GLASS, _PALE = 150, 40  # grey levels: of glass's darkest channel at least, between its channels at most
-_LEAST_VIEW, _LEAST_GLASS = 0.4, 0.25  # share of the picture that is not black, share of that which is glass
 _FULL = 0.97  # share of the picture above which nothing lies outside
 _RIM = 0.006  # of the longer side: width of the rim where light fades
-
-
-def shows_view(pixels: NDArray[np.uint8]) -> bool:
-    """Return whether a picture that is partly black shows a field of view, and not a cell cut out on black.
-
-    Glass tells them apart: bright, hardly coloured, and much of it. No cell shows any.
-    """
-    every = pixels[::2, ::2].reshape(-1, 3)
-    seen = every[every.max(axis=1) > _BLACK]
-    glass = (seen.min(axis=1) > _GLASS) & (np.ptp(seen, axis=1) < _PALE)
-    return bool(len(seen) > _LEAST_VIEW * len(every) and glass.mean() > _LEAST_GLASS)
 
 
 def field_of_view(pixels: "Pixels") -> "Mask | None":
     """Return which pixels lie inside a round field of view; None where it fills the picture."""
 
-    black = brightest(pixels) <= _BLACK
+    black = brightest(pixels) <= BLACK
     if black.mean() < 1 - _FULL or not shows_view(pixels):
         return None
     labels, _, _ = parts(black)

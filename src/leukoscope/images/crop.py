@@ -21,6 +21,8 @@ from .read import RGB
 # JPEG copies of black are not quite black; of a C-NMC cell less than 2 % of the pixels, all at its edge, are as dark.
 BLACK = 24
 """Grey level above which a pixel in any channel is part of a cell that was cut out on black."""
+_VIEW_GLASS, _PALE = 150, 40  # grey levels: of glass's darkest channel at least, between its channels at most
+_LEAST_VIEW, _LEAST_GLASS = 0.4, 0.25  # share of the picture that is not black, share of that which is glass
 _FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out
 
 
@@ -52,6 +54,17 @@ def is_cut_out(image: RGB) -> bool:
     """Return whether a picture shows something cut out on black: most of its outermost pixels are black."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     return float((border.max(axis=1) > BLACK).mean()) <= _FRAMED
+
+
+def shows_view(pixels: RGB) -> bool:
+    """Return whether a picture that is partly black shows a field of view, and not a cell cut out on black.
+
+    Glass tells them apart: bright, hardly coloured, and much of it. No cell shows any.
+    """
+    every = pixels[::2, ::2].reshape(-1, 3)
+    seen = every[every.max(axis=1) > BLACK]
+    glass = (seen.min(axis=1) > _VIEW_GLASS) & (np.ptp(seen, axis=1) < _PALE)
+    return bool(len(seen) > _LEAST_VIEW * len(every) and glass.mean() > _LEAST_GLASS)
 
 
 def cell_mask(image: RGB) -> NDArray[np.bool_]:

@@ -14,8 +14,7 @@ from ..bundle.manifest import REFUSED, Manifest
 from ..data.cells import natural
 from ..data.index import Place, places_of
 from ..errors import DataError, ImageError, UsageError, attempt, installed, require
-from ..fields.images import shows_view
-from ..images.crop import is_cut_out
+from ..images.crop import is_cut_out, shows_view
 from ..images.folders import Passed, list_folder
 from ..images.read import FORMATS, RGB, file_format, read_image, read_size, tiff_readable
 from ..images.tables import file_of, is_table, read_table
