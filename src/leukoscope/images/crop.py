@@ -7,7 +7,7 @@ the stain. Around the cell stands glass, so that a crop never tells where it is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -268,7 +268,7 @@ def _placed(side: int, start: int, end: int, *, zoom: float, middle: float) -> _
     return _taps((1 - share) * low + share * high)
 
 
-@cache
+@lru_cache(maxsize=16)  # pictures of one source have few sizes; those of many must not pile up
 def _areas(side: int, zoom: float) -> NDArray[np.float64]:
     """Return the weights by which `side` pixels are shrunk by areas, (new side, side)."""
     small = max(1, round(side * zoom))
@@ -278,7 +278,6 @@ def _areas(side: int, zoom: float) -> NDArray[np.float64]:
     return np.asarray(inside / np.maximum(inside.sum(1, keepdims=True), 1e-9))
 
 
-@cache
 def _shrink() -> Weights:
     """Return the weights from a frame to a crop, (SIDE, FRAME_SIDE): pixel i takes the value at (i - shift) / zoom."""
     zoom = FRAME_UM_PER_PX / UM_PER_PX
@@ -286,7 +285,6 @@ def _shrink() -> Weights:
     return np.asarray(np.clip(1 - np.abs(place - np.arange(FRAME_SIDE)), 0, None), np.float32)
 
 
-@cache
 def _gaussian(side: int, spread: float, *, reach: int) -> Weights:
     """Return the weights of a Gaussian of standard deviation `spread` pixels; the border is mirrored."""
     step = np.arange(-reach, reach + 1)

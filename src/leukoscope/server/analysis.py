@@ -189,9 +189,11 @@ def cell_of_outline(
     from ..fields.stain import StainStatistics
     from ..inference.fields import judge_cell, stain_of
 
-    drawn, *rest = (drawn_cell(np.array(each, float), field) for each in (outline, *others))
     source = StainStatistics.from_json(stain) if stain else None
-    normalised = field_normaliser(field, [drawn, *rest], source=source, target=stain_of(predictor.manifest))
+    measured = [outline] if source else [outline, *others]  # the others only say what the stain of the field is
+    cells = [drawn_cell(np.array(each, float), field) for each in measured]
+    drawn = cells[0]
+    normalised = field_normaliser(field, cells, source=source, target=stain_of(predictor.manifest))
     return judge_cell(field, drawn, predictor, stain=normalised, point=point)
 
 

@@ -1,4 +1,4 @@
-"""The same cells explained by several models, side by side in one drawing."""
+"""transfer: pretrained networks against the paper's, and the same cells explained by several of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
