@@ -238,9 +238,7 @@ class Courier:
     def _tidy(self) -> None:
         """Take over what dead processes of this machine had under way; drop files of sendings that are gone."""
         with contextlib.suppress(SQLAlchemyError, OSError), self._database.writing(bulk=True) as session:
-            busy = session.scalars(select(Sending.owner).where(Sending.state == RUNNING).distinct()).all()
-            here = self._owner.partition("/")[0] + "/"
-            dead = [owner for owner in busy if owner.startswith(here) and not queue.lives(owner)]
+            dead = queue.dead_among(session.scalars(select(Sending.owner).where(Sending.state == RUNNING).distinct()))
             freed = update(Sending).where(Sending.state == RUNNING, Sending.owner.in_(dead))
             session.execute(freed.values(state=QUEUED, owner="", due=0.0))
             left = {str(number) for number in session.scalars(select(Sending.id).where(Sending.state != DONE))}

@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,9 +134,7 @@ def hand_back(session: Session, owner: str, *, counts: bool) -> None:
 
 def free_the_dead(session: Session) -> int:
     """Queue again what processes of this machine held that are no longer there; return how many jobs."""
-    here = f"{socket.gethostname()}/"
-    owners = session.scalars(select(Job.owner).where(Job.state == RUNNING).distinct()).all()
-    dead = [owner for owner in owners if owner.startswith(here) and not lives(owner)]
+    dead = dead_among(session.scalars(select(Job.owner).where(Job.state == RUNNING).distinct()))
     if not dead:
         return 0
     held = (Job.state == RUNNING, Job.owner.in_(dead))
@@ -159,6 +157,12 @@ def depth(session: Session) -> dict[str, int]:
     """Return the number of jobs in each state."""
     rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
     return dict.fromkeys((QUEUED, RUNNING, DONE, FAILED), 0) | dict(rows.all())
+
+
+def dead_among(owners: Iterable[str]) -> list[str]:
+    """Return the owners that were processes of this machine and are no longer there."""
+    here = f"{socket.gethostname()}/"
+    return [owner for owner in owners if owner.startswith(here) and not lives(owner)]
 
 
 def lives(owner: str) -> bool:
