@@ -69,19 +69,23 @@ class Memory:
 
 
 def _resident() -> int:
-    """Return what this process and its children hold, in bytes."""
-    pages = 0
+    """Return what this process and its children hold, in bytes.
+
+    A child that has not started its program yet shares the memory of this process, which is counted once.
+    """
+    own = Path("/proc/self/cmdline").read_bytes()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
     for task in Path("/proc/self/task").iterdir():
         try:
             children = (task / "children").read_text().split()
         except OSError:
             continue
-        for process in children:
+        for child in (Path("/proc") / process for process in children):
             try:
-                pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
+                if child.joinpath("cmdline").read_bytes() != own:
+                    pages += int(child.joinpath("statm").read_text().split()[1])
             except OSError:
                 continue
-    pages += int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
