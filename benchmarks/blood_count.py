@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from leukoscope.fields import blood_count
 from leukoscope.fields.blood_count import Candidates, candidates
-from leukoscope.fields.cells import find_cells, open_field
+from leukoscope.fields.cells import find_cells
 from leukoscope.fields.extraction import SharedScales
 from leukoscope.inference.differential import wilson
 
@@ -50,8 +49,7 @@ def main() -> None:
     paths = sorted((asked.data / "bccd/JPEGImages").glob("*.jpg"))
     scales, found = SharedScales(paths), []
     for path in paths:
-        field = open_field(path)
-        field = replace(field, scale=scales.of(path, field))
+        field = scales.open(path)
         found.append(candidates(field, find_cells(field)))
     fields = {kind: [each[at] for each in found] for at, kind in enumerate(KINDS)}
     truth = {kind: [boxes_of(path, name) for path in paths] for kind, name in KINDS.items()}
@@ -186,8 +184,7 @@ def platelets_of_pbc(folder: Path) -> list[str]:
         paths = [folder / row["file"] for row in csv.DictReader(file) if row["class"] == "platelet"]
     scales, hits, total = SharedScales(paths), 0, 0
     for path in paths:
-        field = open_field(path)
-        field = replace(field, scale=scales.of(path, field))
+        field = scales.open(path)
         cells = find_cells(field)
         counted = blood_count.count_blood(field, cells)
         boxes = [cell.box for cell in cells] + [each.box for each in counted.platelets] if counted else []

@@ -10,14 +10,13 @@ Intervals are Wilson's, at 95 %.
 
 import argparse
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from leukoscope.bundle.manifest import open_bundle
 from leukoscope.errors import ImageError
-from leukoscope.fields.cells import find_cells, open_field
+from leukoscope.fields.cells import find_cells
 from leukoscope.fields.extraction import SharedScales
 from leukoscope.inference.cell_types import TYPES
 
@@ -69,10 +68,9 @@ def found(data: Path, *, every: int) -> None:
         scales, hits, total = SharedScales(paths), 0, 0
         for path in paths:
             try:
-                field = open_field(path)
+                field = scales.open(path)
             except ImageError:
                 continue
-            field = replace(field, scale=scales.of(path, field))
             height, width = field.pixels.shape[:2]
             boxes = [cell.box for cell in find_cells(field)]
             inside = [a - 4 <= width / 2 <= c + 4 and b - 4 <= height / 2 <= d + 4 for a, b, c, d in boxes]

@@ -17,7 +17,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leukoscope.errors import ImageError
-from leukoscope.fields.cells import Field, FieldCell, find_cells, open_field
+from leukoscope.fields.cells import Field, FieldCell, find_cells
 from leukoscope.fields.extraction import SharedScales
 from leukoscope.fields.images import blur, grown, parts
 from leukoscope.fields.stain import optical_density, purple
@@ -164,11 +164,11 @@ def fields_of(paths: list[Path]) -> Iterator[tuple[Path, Field]]:
     scales = SharedScales(paths)
     for path in paths:
         try:
-            field = open_field(path)
+            field = scales.open(path)
         except ImageError as refusal:
             print(refusal)
             continue
-        yield path, replace(field, scale=scales.of(path, field))
+        yield path, field
 
 
 def of_field(laboratory: str, kind: str, field: Field, cell: FieldCell) -> Labelled:

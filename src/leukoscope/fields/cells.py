@@ -4,7 +4,7 @@ Everything here looks only a few cell diameters around, so that a slide cut into
 the uncut slide. Lengths are in micrometres; `um` is the working scale, micrometres per pixel of the planes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -284,8 +284,12 @@ _CREST = 0.3  # of the steepest fall across an outline, which may be that of the
 _RAGGED = 0.86  # area over area of the convex hull; smudged cells and clumps of stain fall below
 
 
-def open_field(path: Path, *, um_per_px: float | None = None) -> Field:
+def open_field(
+    path: Path, *, um_per_px: float | None = None, shared: Callable[[tuple[int, int]], Scale | None] | None = None
+) -> Field:
     """Read a field, learn its stain and settle its scale: from the user, else the file, else the red cells.
+
+    shared: gives for width and height the scale of fields like this one, or None; its own is then not measured.
 
     Raises:
         ImageError: the file cannot be read, or is no stained smear; the words say which.
@@ -294,6 +298,9 @@ def open_field(path: Path, *, um_per_px: float | None = None) -> Field:
     known = Scale.exact(um_per_px, source="user") if um_per_px else None
     if known is None and image.um_per_px is not None:
         known = Scale.exact(image.um_per_px, source="file")
+    if known is None and shared is not None:
+        height, width = image.pixels.shape[:2]
+        known = shared((width, height))
     return replace(field_of(image.pixels, name=path.name, scale=known), notes=image.notes)
 
 

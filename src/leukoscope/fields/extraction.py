@@ -163,15 +163,17 @@ class SharedScales:
         self._files, self._together = list(files), together
         self._known: dict[Likeness, Scale | None] = {}
 
-    def of(self, path: Path, field: Field) -> Scale:
-        """Return the scale of a field: its own where it is known, else the one shared by three or more like it."""
-        if field.scale.source in ("user", "file"):
-            return field.scale
-        return self.shared(path, field) or field.scale
+    def open(self, path: Path, *, um_per_px: float | None = None) -> Field:
+        """Open a field; its scale is stated by user or file, else shared by three or more like it, else its own.
 
-    def shared(self, path: Path, field: Field) -> Scale | None:
-        """Return the scale that fields like this one share; None where there are fewer than three."""
-        key = _likeness(path, field, together=self._together)
+        Raises:
+            ImageError: the file cannot be read, or is no stained smear.
+        """
+        return open_field(path, um_per_px=um_per_px, shared=partial(self.shared, path))
+
+    def shared(self, path: Path, size: tuple[int, int]) -> Scale | None:
+        """Return the scale that fields of this width and height share; None where there are fewer than three."""
+        key = _likeness(path, size, together=self._together)
         if key not in self._known:
             self._known[key] = self._pooled(key)
         return self._known[key]
@@ -185,16 +187,26 @@ class SharedScales:
 class SharedStains:
     """The stains of a set of fields, each group measured on cells of some of its fields when its first one comes."""
 
-    def __init__(self, files: Sequence[Path], *, um_per_px: float | None = None, together: bool = False) -> None:
-        """Group the files as SharedScales does."""
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        um_per_px: float | None = None,
+        together: bool = False,
+        scales: SharedScales | None = None,
+    ) -> None:
+        """Group the files as SharedScales does; `scales` of the same files are measured once where they are given."""
         self._files, self._um_per_px, self._together = list(files), um_per_px, together
-        self._scales = SharedScales(files, together=together)
+        self._scales = scales or SharedScales(files, together=together)
         self._known: dict[Likeness, StainStatistics | None] = {}
 
     def of(self, path: Path, field: Field) -> StainStatistics | None:
         """Return the stain shared by three or more fields like this one, or None where there are fewer with cells."""
-        key = _likeness(path, field, together=self._together)
+        height, width = field.pixels.shape[:2]
+        key = _likeness(path, (width, height), together=self._together)
         if key not in self._known:
+            if self._um_per_px is None:
+                self._scales.shared(path, (width, height))  # measured once, before the threads ask for it
             self._known[key] = self._pooled(key)
         return self._known[key]
 
@@ -205,8 +217,7 @@ class SharedStains:
 
     def _sampled(self, path: Path) -> Samples:
         def sample() -> Samples:
-            field = open_field(path, um_per_px=self._um_per_px)
-            field = replace(field, scale=self._scales.of(path, field))
+            field = self._scales.open(path, um_per_px=self._um_per_px)
             whole = [cell for cell in find_cells(field) if "cut off" not in cell.flags]
             return sample_crops(cut_crop(field, cell) for cell in whole[:_CELLS])
 
@@ -214,9 +225,8 @@ class SharedStains:
         return sample_crops([]) if isinstance(found, Exception) else found
 
 
-def _likeness(path: Path, field: Field, *, together: bool) -> Likeness:
-    height, width = field.pixels.shape[:2]
-    return None if together else path.parent, width, height
+def _likeness(path: Path, size: tuple[int, int], *, together: bool) -> Likeness:
+    return None if together else path.parent, *size
 
 
 def _some(files: Sequence[Path], likeness: Likeness, *, most: int) -> list[Path]:
@@ -307,8 +317,7 @@ def extract(
     def extracted(path: Path, name: str) -> Extracted:
         if path in openers:
             return _slide(openers[path], path, name=name, output=output, options=options)
-        field = open_field(path, um_per_px=options.um_per_px)
-        field = replace(field, name=name, scale=scales.of(path, field))
+        field = replace(scales.open(path, um_per_px=options.um_per_px), name=name)
         source = stains.of(path, field) if options.method != "none" else None
         return _field(field, path, output, options=options, source=source)
 

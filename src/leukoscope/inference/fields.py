@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, Manifest
 from ..fields.blood_count import BloodCount, count_blood
-from ..fields.cells import Field, FieldCell, cut_crop, draw_marks, draw_outlines, find_cells, open_field
+from ..fields.cells import Field, FieldCell, cut_crop, draw_marks, draw_outlines, find_cells
 from ..fields.extraction import (
     FieldOptions,
     SharedScales,
@@ -197,7 +197,7 @@ class Reader:
         self._options = options or FieldOptions()
         alike = () if self._options.each_scale else files
         self._scales = SharedScales(alike)
-        self._stains = SharedStains(alike, um_per_px=self._options.um_per_px)
+        self._stains = SharedStains(alike, um_per_px=self._options.um_per_px, scales=self._scales)
 
     def open(self, path: Path, *, name: str = "") -> Smear:
         """Open a field, a slide or a DICOM image.
@@ -208,8 +208,7 @@ class Reader:
         name = name or path.stem
         opener = opener_of(path, {path: DicomImage} if is_dicom(path) else {})
         if opener is None:
-            field = open_field(path, um_per_px=self._options.um_per_px)
-            field = replace(field, scale=self._scales.of(path, field))
+            field = self._scales.open(path, um_per_px=self._options.um_per_px)
             source = self._stains.of(path, field) if self._options.method != "none" else None
             return self._field(field, path, name=name, source=source)
         small = small_field(opener(), um_per_px=self._options.um_per_px)

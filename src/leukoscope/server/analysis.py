@@ -268,16 +268,15 @@ class FieldsOfCases:
         for module in ("cv2", "skimage"):
             require(module, feature="Finding cells in fields", extra="fields")
         from ..fields.blood_count import count_blood
-        from ..fields.cells import open_field
         from ..fields.stain import DEFAULT_METHOD
         from ..inference.fields import judge_cells
 
         alike, path, name = self._alike(image_id)
-        field = replace(open_field(path, um_per_px=alike.um_per_px), name=name)
         scales, stains = self._sharing(alike)
-        pooled = None if alike.um_per_px else scales.shared(path, field)
+        field = replace(scales.open(path, um_per_px=alike.um_per_px), name=name)
+        height, width = field.pixels.shape[:2]
+        pooled = None if alike.um_per_px else scales.shared(path, (width, height))
         source = stains.of(path, field)
-        field = replace(field, scale=pooled or field.scale)
         cells = list(judge_cells(field, self._predictor, point=self._point, source=source))
         counted = count_blood(field, [judged.cell for judged in cells])
         shared = len(alike.images) if source else 1
@@ -308,7 +307,8 @@ class FieldsOfCases:
         key = (alike.paths, alike.um_per_px)
         if key not in self._shared:
             scales = SharedScales(alike.paths, together=True)
-            self._shared[key] = scales, SharedStains(alike.paths, um_per_px=alike.um_per_px, together=True)
+            stains = SharedStains(alike.paths, um_per_px=alike.um_per_px, together=True, scales=scales)
+            self._shared[key] = scales, stains
             while len(self._shared) > _KEPT:
                 self._shared.popitem(last=False)
         return self._shared[key]
