@@ -167,6 +167,7 @@ def refused() -> str:
     turned = [Image.fromarray(eight[::-1])]
     made = {
         "TIFF of five pages": tiff(np.stack([eight] * 5), photometric="rgb"),
+        "TIFF of three grey pages": tiff(np.moveaxis(eight, -1, 0).copy(), photometric="minisblack", metadata=None),
         "PNG, GIF or WebP animation": pillow("WEBP", save_all=True, append_images=turned),
         "grey TIFF, mask, heat map": tiff(eight[..., 0], photometric="minisblack"),
         "four channels": tiff(np.stack([eight[..., 0]] * 4), photometric="minisblack", metadata=None),

@@ -117,5 +117,9 @@ def write(path: Path, eight: NDArray[np.uint8], way: Way) -> Path:
     elif way.planes == "ImageJ":
         tifffile.imwrite(path, apart, imagej=True, metadata={"axes": "CYX", "mode": "composite"})
     else:
-        tifffile.imwrite(path, apart, photometric="minisblack", metadata=None, **options)
+        bigtiff, order = options.pop("bigtiff"), options.pop("byteorder")
+        with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=order) as writer:
+            for plane, name in zip(apart, ("Red", "Green", "Blue"), strict=True):
+                tags = [(285, "s", 0, name, True)]  # PageName
+                writer.write(plane, photometric="minisblack", metadata=None, extratags=tags, **options)
     return path

@@ -278,6 +278,89 @@ def test_planes_of_named_colours_are_put_in_order(eight: np.ndarray, tmp_path: P
         read_image(path)
 
 
+def pages(path: Path, planes: np.ndarray, *, names: list[str] | None = None, photometric: str = "minisblack") -> Path:
+    """Write one page for each plane; `names` become PageName."""
+    with tifffile.TiffWriter(path) as writer:
+        for number, plane in enumerate(planes):
+            tags = [(285, "s", 0, names[number], True)] if names else []
+            writer.write(plane, photometric=photometric, metadata=None, extratags=tags)
+    return path
+
+
+def test_three_pages_are_colours_where_the_file_says_so(eight: np.ndarray, tmp_path: Path) -> None:
+    apart = np.ascontiguousarray(np.moveaxis(eight, -1, 0))
+    labels = {"axes": "ZYX", "Labels": ["Blue", "Green", "Red"]}  # ImageJ's RGB Stack names its slices so
+    tifffile.imwrite(tmp_path / "labels.tif", apart[::-1], imagej=True, metadata=labels)
+    tifffile.imwrite(tmp_path / "composite.tif", apart, imagej=True, metadata={"axes": "CYX", "mode": "composite"})
+    tifffile.imwrite(tmp_path / "axes.tif", apart, photometric="minisblack", metadata={"axes": "CYX"})
+    pages(tmp_path / "names.tif", apart[::-1], names=["scan_blue", "scan_green", "scan_red"])
+    for name in ("labels", "composite", "axes", "names"):
+        picture = read_picture(tmp_path / f"{name}.tif")
+        assert np.array_equal(picture.pixels, eight), name
+        guessed = name in ("composite", "axes")  # channels, but in an order that is not told
+        assert ("three channels without names" in " ".join(picture.notes)) == guessed, name
+
+
+def unnamed(kind: str, eight: np.ndarray, path: Path) -> Path:
+    """Write three grey pages of which nothing says that they are red, green and blue."""
+    apart = np.ascontiguousarray(np.moveaxis(eight, -1, 0))
+    if kind == "bare pages":
+        return pages(path, apart)
+    if kind == "pages of other names":
+        return pages(path, apart, names=["focus 1", "focus 2", "focus 3"])
+    if kind == "tifffile without axes":
+        tifffile.imwrite(path, apart, photometric="minisblack")
+    elif kind == "ImageJ in grey":
+        tifffile.imwrite(path, apart, imagej=True, metadata={"axes": "CYX"})
+    elif kind == "ImageJ in depth":
+        tifffile.imwrite(path, apart, imagej=True, metadata={"axes": "ZYX"})
+    else:
+        planes = [Image.fromarray(plane) for plane in apart]
+        planes[0].save(path, save_all=True, append_images=planes[1:])
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "bare pages",
+        "pages of other names",
+        "tifffile without axes",
+        "ImageJ in grey",
+        "ImageJ in depth",
+        "Pillow",
+    ],
+)
+def test_three_grey_pages_that_nothing_calls_colours_are_refused(eight: np.ndarray, kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"several pictures \(3 pages\)\. Save it as RGB, or one picture per file\."):
+        read_image(unnamed(kind, eight, tmp_path / "pages.tif"))
+
+
+def test_channels_that_glow_are_no_stain_whatever_their_colours(eight: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "glow.ome.tif"
+    apart = np.ascontiguousarray(np.moveaxis(eight, -1, 0))
+    colours = [-16776961, 16711935, 65535]  # red, green and blue with alpha, as signed numbers of 32 bits
+    tifffile.imwrite(path, apart, photometric="minisblack", metadata={"axes": "CYX", "Channel": {"Color": colours}})
+    assert np.array_equal(read_image(path), eight)
+    for more in (
+        {"Fluor": ["a", "b", "c"]},
+        {"EmissionWavelength": [460.0, 520.0, 670.0]},
+        {"Name": ["DAPI", "a", "b"]},
+    ):
+        channel = {"Color": colours, **more}
+        tifffile.imwrite(path, apart, photometric="minisblack", metadata={"axes": "CYX", "Channel": channel})
+        with pytest.raises(ImageError, match="fluorescence"):
+            read_image(path)
+
+
+def test_three_samples_that_the_file_calls_grey_are_read_and_that_is_said(eight: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "grey.tif"
+    tifffile.imwrite(path, eight, photometric="minisblack", planarconfig="contig", metadata=None)
+    picture = read_picture(path)
+    assert np.array_equal(picture.pixels, eight)
+    assert "calls grey" in picture.notes[0]
+
+
 @pytest.mark.parametrize("cut", [0.2, 0.6, 0.95, 0.999])
 @pytest.mark.parametrize("codec", [None, "lzw", "zlib", "jpeg", "zstd"])
 def test_a_tiff_that_ends_early_is_never_read_in_part(eight: np.ndarray, codec: str | None, cut: float) -> None:

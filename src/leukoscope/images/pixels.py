@@ -165,7 +165,8 @@ def lab_to_srgb(values: NDArray[Any], *, signed: bool) -> NDArray[np.uint8]:
         ab = rows[..., 1:]
         centred = ab.view(np.int16 if wide else np.int8) if signed else ab - 128.0 * step
         lab[..., 1:] = np.asarray(centred, np.float64) / step
-        lab[..., 2] = np.minimum(lab[..., 2], 200 * (lab[..., 0] + 16) / 116)  # bluer than light itself: Z below zero
+        # Bluer than light itself is Z below zero; with room for rounding, since skimage warns of the smallest.
+        lab[..., 2] = np.minimum(lab[..., 2], 200 * (lab[..., 0] + 16) / 116 - 1e-9)
         xyz = colour.lab2xyz(lab, illuminant="D50") @ _D50_TO_D65.T
         result[top : top + _LAB_ROWS] = np.floor(np.clip(colour.xyz2rgb(xyz), 0, 1) * 255 + 0.5)
     return result

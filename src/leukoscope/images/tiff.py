@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -24,7 +25,7 @@ from .stated_colour import profile_of_tags
 
 Places = tuple[slice, slice]
 
-_PALETTE, _MASK, _CMYK, _YCBCR, _CIELAB, _ICCLAB = 3, 4, 5, 6, 8, 9
+_GREY, _RGB, _PALETTE, _MASK, _CMYK, _YCBCR, _CIELAB, _ICCLAB = 1, 2, 3, 4, 5, 6, 8, 9
 _NAMES = {
     0: "a grey (black and white) image",
     1: "a grey (black and white) image",
@@ -45,6 +46,8 @@ _SAVE = "Save it as 8- or 16-bit RGB."
 _DYES = re.compile(
     r"dapi|hoechst|fitc|tritc|\bcy ?[2357]|gfp|rfp|yfp|cfp|mcherry|tomato|texas|alexa|\baf ?\d{3}|rhodamine|draq"
 )
+_GLOWS = re.compile(r'\b(?:Fluor|EmissionWavelength|ExcitationWavelength)="|="(?:Fluorescence|Epifluorescence)"')
+_COLOUR_NAMES = re.compile(r"(?:^|[\W_])(red|green|blue|[rgb])$")
 
 
 class Tiff:
@@ -74,7 +77,7 @@ class Tiff:
         self._range: Range | None = None
 
     def _opened(self) -> "list[_Level]":
-        return [_Level(pages, axis, self.name, self._lock) for pages, axis in _levels(self.file, self.name)]
+        return [_Level(stored, self.name, self._lock) for stored in _levels(self.file, self.name)]
 
     def __enter__(self) -> "Tiff":
         return self
@@ -114,8 +117,8 @@ class Tiff:
 
     @property
     def said(self) -> str:
-        """What was done to the depth, in words; known when something was read."""
-        return self._range.said if self._range else ""
+        """How planes were taken for colours and what was done to the depth, in words; known when something was read."""
+        return "; ".join(filter(None, (self._levels[0].said, self._range.said if self._range else "")))
 
     def read(self, left: int, top: int, width: int, height: int, *, level: int = 0) -> tuple[NDArray[np.uint8], str]:
         """Return a rectangle of a level as stored (not turned): uint8 sRGB, (height, width, 3), and what was done."""
@@ -177,11 +180,11 @@ class Tiff:
 class _Level:
     """A picture in one page, or in one page for each colour."""
 
-    def __init__(self, pages: Sequence[Any], axis: str, name: str, lock: Any) -> None:
-        self.pages, self.axis, self.name, self._lock = pages, axis, name, lock
-        self.page = page = pages[0]
+    def __init__(self, stored: "_Stored", name: str, lock: Any) -> None:
+        self.pages, self.said, self.name, self._lock = stored.pages, stored.said, name, lock
+        self.page = page = stored.pages[0]
         self.size = (int(page.imagewidth), int(page.imagelength))
-        self.channels = len(pages) * int(page.samplesperpixel)
+        self.channels = len(stored.pages) * int(page.samplesperpixel)
         self.dtype = np.dtype(page.dtype) if page.dtype is not None else np.dtype(np.uint8)
         self._check()
         self._tables = int(page.compression) in (6, 7, 34892, 33007)
@@ -344,8 +347,16 @@ def _tags_per_page(stream: BinaryIO) -> Iterator[int | None]:
         page = number(page + counted + tags * tag, wide)
 
 
-def _levels(file: Any, name: str) -> list[tuple[list[Any], str]]:
-    """Return the pages of each level of the one picture, the largest first, and the axis that the pages are.
+@dataclass(frozen=True)
+class _Stored:
+    """Where the colours of one level lie: in one page, or in one page each, in the order red, green, blue."""
+
+    pages: Sequence[Any]
+    said: str = ""
+
+
+def _levels(file: Any, name: str) -> list[_Stored]:
+    """Return each level of the one picture, the largest first.
 
     Raises:
         ImageError: there is none, or more than one.
@@ -365,24 +376,26 @@ def _levels(file: Any, name: str) -> list[tuple[list[Any], str]]:
     return [_pages_of(level, file, name) for level in levels]
 
 
-def _pages_of(series: Any, file: Any, name: str) -> tuple[list[Any], str]:
+def _pages_of(series: Any, file: Any, name: str) -> "_Stored":
     """Return the page of a series, or its three pages that are one colour each."""
     axes = "".join(axis for axis, length in zip(series.axes, series.shape, strict=True) if length > 1 or axis in "YX")
     length = dict(zip(series.axes, series.shape, strict=True))
     rest = [axis for axis in axes if axis not in "YXS"]
     pages = [page for page in series.pages if page is not None]
     if len(pages) == 1 and len(series.pages) == 1 and not _hidden(series, pages[0]):
-        return [_library_call(pages[0].aspage, name)], ""
-    colours = len(rest) == 1 and rest[0] in "CQI" and length[rest[0]] in (3, 4) and "S" not in axes
-    if not colours:
+        page = _library_call(pages[0].aspage, name)
+        grey = int(page.photometric) == _GREY and page.samplesperpixel >= 3
+        return _Stored([page], "samples that the file calls grey, read as red, green and blue" if grey else "")
+    colours = len(rest) == 1 and length[rest[0]] in (3, 4) and "S" not in axes
+    if not colours or (length[rest[0]] == 4 and rest[0] not in "CQI"):
         raise ImageError(_several(_pictures(series)), path=name)
     if length[rest[0]] == 4:
         raise ImageError(f"has 4 channels, not red, green and blue. {_SAVE}", path=name)
     whole = [_library_call(page.aspage, name) for page in pages]
+    order, said = _order_of_colours(file, whole, rest[0], name)
     if len(whole) != length[rest[0]]:
         raise ImageError(f"keeps its {length[rest[0]]} channels in a way that cannot be read. {_SAVE}", path=name)
-    order = _order_of_colours(file, name)
-    return [whole[number] for number in order], rest[0]
+    return _Stored([whole[number] for number in order], said)
 
 
 def _hidden(series: Any, page: Any) -> bool:
@@ -390,18 +403,29 @@ def _hidden(series: Any, page: Any) -> bool:
     return bool(math.prod(series.shape) > math.prod(page.shape))
 
 
-def _order_of_colours(file: Any, name: str) -> tuple[int, int, int]:
-    """Return which plane is red, green and blue; in this order where the file does not say.
+def _order_of_colours(file: Any, pages: Sequence[Any], axis: str, name: str) -> tuple[tuple[int, ...], str]:
+    """Return which of three planes is red, green and blue, and what to say about it.
+
+    Colours and names that the file gives decide. Without them, planes that it calls channels are red, green and blue
+    in this order, and that is said; pages of which it says nothing could be anything.
 
     Raises:
-        ImageError: the channels have other colours, as in fluorescence.
+        ImageError: the channels have other colours, as in fluorescence, or nothing says that the pages are colours.
     """
-    found = _ome_colours(file) or _imagej_colours(file)
-    if found is None:
-        return 0, 1, 2
-    if sorted(found) != ["b", "g", "r"]:
+    found = _ome_colours(file) or _imagej_colours(file) or _colours_named(_page_names(file, pages))
+    if found is not None and sorted(found) != ["b", "g", "r"]:
         raise ImageError("has channels that are not red, green and blue (fluorescence). Save it as RGB.", path=name)
-    return found.index("r"), found.index("g"), found.index("b")
+    if found is not None:
+        return tuple(found.index(colour) for colour in "rgb"), ""
+    if all(int(page.photometric) == _RGB for page in pages):
+        return (0, 1, 2), ""
+    if axis != "C" or (file.is_imagej and (file.imagej_metadata or {}).get("mode") == "grayscale"):
+        raise ImageError(
+            f"holds {len(pages)} grey pages and does not say whether they are the red, green and blue of one picture "
+            f"or several pictures ({len(pages)} pages). Save it as RGB, or one picture per file.",
+            path=name,
+        )
+    return (0, 1, 2), "three channels without names or colours, read as red, green and blue in this order"
 
 
 def _ome_colours(file: Any) -> str | None:
@@ -410,17 +434,35 @@ def _ome_colours(file: Any) -> str | None:
     text = file.ome_metadata or ""
     pixels = text[text.find("<Pixels") : text.find("</Pixels>")]
     channels = re.findall(r"<(?:\w+:)?Channel\b[^>]*>", pixels)
+    names = [match.group(1) for one in channels if (match := re.search(r'\bName="([^"]*)"', one))]
     colours = [match.group(1) for one in channels if (match := re.search(r'\bColor="(-?\d+)"', one))]
-    if len(colours) != 3:
-        names = [match.group(1).lower() for one in channels if (match := re.search(r'\bName="([^"]*)"', one))]
-        if any(_DYES.search(name) for name in names):
-            return "???"
-        words = [match.group(1) for name in names if (match := re.search(r"(?:^|[\W_])(red|green|blue|[rgb])$", name))]
-        return "".join(word[0] for word in words) if len({word[0] for word in words}) == len(names) == 3 else None
-    if len(set(colours)) == 1:
-        return None  # all white: nobody chose them
+    if any(_GLOWS.search(one) for one in channels) or any(_DYES.search(one.lower()) for one in names):
+        return "???"
+    if len(colours) != 3 or len(set(colours)) == 1:  # all white: nobody chose them
+        return _colours_named(names)
     known = {0xFF0000: "r", 0x00FF00: "g", 0x0000FF: "b"}
     return "".join(known.get((int(value) & 0xFFFFFFFF) >> 8, "?") for value in colours)
+
+
+def _colours_named(names: Sequence[str]) -> str | None:
+    """Return the colours of three planes by their names; question marks for dyes, None where they say nothing.
+
+    >>> _colours_named(["Camera blue", "Camera green", "Camera red"])
+    'bgr'
+    """
+    if any(_DYES.search(name.lower()) for name in names):
+        return "???"
+    words = [match.group(1) for name in names if (match := _COLOUR_NAMES.search(name.strip().lower()))]
+    return "".join(word[0] for word in words) if len({word[0] for word in words}) == len(names) == 3 else None
+
+
+def _page_names(file: Any, pages: Sequence[Any]) -> list[str]:
+    """Return what ImageJ's labels, or the names or descriptions of pages, call them; nothing where one has none."""
+    labels = (file.imagej_metadata or {}).get("Labels") if file.is_imagej else None
+    for names in (labels, *([page.tags.valueof(code) for page in pages] for code in (285, 270))):
+        if names and all(isinstance(name, str) for name in names):
+            return list(names)
+    return []
 
 
 def _imagej_colours(file: Any) -> str | None:
