@@ -57,6 +57,53 @@ def test_every_spelling_of_one_table_is_read_the_same(tmp_path: Path, name: str)
     assert bool(table.notes) == (name == "windows-1252")
 
 
+NAMES = {
+    "gbk": ("GBK", ["张伟", "王芳"]),
+    "gb18030": ("GBK", ["刘洋", "李娜"]),
+    "cp932": ("Shift-JIS", ["山田太郎", "佐藤"]),
+    "cp1251": ("Windows-1251", ["Иванов", "Петрова"]),
+    "big5": ("Big5", ["陳怡君", "林志豪"]),
+    "euc_jp": ("EUC-JP", ["山田太郎", "佐藤"]),
+    "cp949": ("Korean", ["김민수", "박지훈"]),
+    "cp1253": ("Windows-1253", ["Παπαδόπουλος"]),
+    "cp1250": ("Windows-1250", ["Łukasz Żak", "Grażyna"]),
+    "mac_roman": ("Mac Roman", ["Jürgen Groß", "François"]),
+}
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_a_table_in_another_encoding_is_refused_with_the_encoding_and_the_words(tmp_path: Path, codec: str) -> None:
+    called, names = NAMES[codec]
+    rows = [f"cells/{number}.bmp;all;{name}\n" for number, name in enumerate(names)]
+    (tmp_path / "t.csv").write_bytes(("path;label;subject\n" + "".join(rows)).encode(codec))
+    with pytest.raises(DataError, match=r"Save it as 'CSV UTF-8'\.$") as refused:
+        read_table(tmp_path / "t.csv")
+    assert str(tmp_path / "t.csv") in str(refused.value)
+    assert called in str(refused.value)
+    assert names[0].split()[0] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Größe (µm)",
+        "José «Pepe» Núñez – €5",
+        "åäö",
+        "FRANÇOIS L’Hôpital",
+        "“Šimon Žižek”",
+        "mean±SD",
+        "Gal·la Mª José, 2ª",
+        "cm³ 50 %–60 %",
+        "Œuvre …",
+    ],
+)
+def test_western_words_in_windows_1252_are_read_and_shown(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_bytes(f"path;label\n{text};1\n".encode("cp1252"))
+    table = read_table(tmp_path / "t.csv")
+    assert table.rows == ((text, "1"),)
+    assert next(word for word in text.split() if not word.isascii()) in table.notes[0]
+
+
 @pytest.mark.parametrize("kind", ["xlsx", "xls", "ods"])
 def test_a_workbook_is_refused_by_name_with_the_cure(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"cells.{kind}"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.stats import binomtest
 
+from leukoscope.cli import leukoscope
 from leukoscope.errors import DataError, UnknownNameError, UsageError
 from leukoscope.survival.aft import fit_aft
 from leukoscope.survival.cohort import Cohort
@@ -205,6 +207,16 @@ def test_a_table_may_write_its_columns_and_decimals_its_own_way(model: SurvivalM
     assert found[0].answers == ask(model, {"stage": "III", "age": "60.5"}).answers
     with pytest.raises(DataError, match="could all be 'age'"):
         ask_table(model, table("stage,Age,AGE\nI,50,51\n"))
+
+
+def test_a_table_that_is_not_utf_8_is_said_where_it_is_answered(model: SurvivalModel, tmp_path: Path) -> None:
+    write_model(tmp_path / "model.json", model)
+    (tmp_path / "t.csv").write_bytes("name;stage;age\nMüller;III;60,5\n".encode("cp1252"))
+    words = ["survival", "predict", str(tmp_path), str(tmp_path / "t.csv"), "-o", str(tmp_path / "p.csv")]
+    said = CliRunner().invoke(leukoscope, words)
+    assert said.exit_code == 0, said.output
+    assert "read as Windows-1252: Müller" in said.stderr
+    assert next(csv.DictReader((tmp_path / "p.csv").open(encoding="utf-8")))["name"] == "Müller"
 
 
 def test_the_table_of_answers_has_incidences_warnings_and_the_notice(tmp_path: Path) -> None:

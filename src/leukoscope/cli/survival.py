@@ -243,6 +243,8 @@ def predict_command(
     table = None if table and str(table).startswith("-") else table
     _check_call(words, table, output=output, as_json_text=as_json_text, picture=picture)
     patients, predictions = _predictions(model, words, table, {"horizons": asked, "extrapolate": extrapolate})
+    for line in patients.notes:
+        click.echo(f"Note: {line}", err=True)
     if picture:
         _draw(predictions[0], picture)
     if output:

@@ -73,7 +73,7 @@ def read_table(path: Path) -> Table:
     A first line `sep=;` is obeyed, blanks around cells and empty rows are dropped.
 
     Raises:
-        DataError: it is missing, a workbook, not text, or a row has too many or too few cells.
+        DataError: it is missing, a workbook, not text or in another encoding, or a row has too many or too few cells.
     """
     text, notes = _text(path)
     text, separator = _separator(text)
@@ -210,8 +210,74 @@ def _text(path: Path) -> tuple[str, list[str]]:
     try:
         return raw.decode("utf-8-sig"), []
     except UnicodeDecodeError:
-        text = _decoded(raw, "cp1252", path)
-        return text, [f"{path.name} is not UTF-8; it was read as Windows-1252. Check names with accents."]
+        return _as_windows_1252(raw, path)
+
+
+_RUN = re.compile(r"[^\x00-\x7f]{4}")  # no word of western Europe has four letters with accents side by side
+# Signs that stand in no name, or not within or before one, and capitals within one.
+_FOREIGN = re.compile(
+    r"[ƒˆ†‡˜‚]|[¡-©«-´¶-¹»-¿]{2}|[^\W\d_][¡-©«-°²-´¶¸¹»-¿×÷][^\W\d_]|[£¥¯¹¼¾³§][^\W\d_]|[^\W\d_][ŠŽŸ][a-z]|[a-z][ŠŽŸ]"
+)
+_WORD = re.compile(r"[^\s,;|\t\"]*[^\x00-\x7f][^\s,;|\t\"]*")
+# Codec -> what people call it, and the first bytes of its commonest letters.
+_OTHERS: dict[str, tuple[str, tuple[range, ...]]] = {
+    "gbk": ("GBK", (range(0xB0, 0xD8),)),
+    "cp932": ("Shift-JIS", (range(0x82, 0x84), range(0x88, 0x98))),
+    "big5": ("Big5", (range(0xA4, 0xC7),)),
+    "cp949": ("Korean (CP949)", (range(0xB0, 0xC9),)),
+    "euc_jp": ("EUC-JP", (range(0xA4, 0xA6), range(0xB0, 0xD0))),
+    "cp1251": ("Windows-1251", (range(0xC0, 0x100), range(0xA8, 0xA9), range(0xB2, 0xB4), range(0xB8, 0xB9))),
+    "cp1253": ("Windows-1253", (range(0xC1, 0xFF), range(0xB8, 0xBB))),
+    "cp1250": ("Windows-1250", (range(0x8A, 0x90), range(0x9A, 0xA0), range(0xA3, 0xA6), range(0xB3, 0x100))),
+    "mac_roman": ("Mac Roman", (range(0x80, 0xA0), range(0xA7, 0xA8))),
+}
+_LATIN = ("cp1250", "mac_roman")
+
+
+def _as_windows_1252(raw: bytes, path: Path) -> tuple[str, list[str]]:
+    """Return the text of a table that is not UTF-8, and a note with its first words that are not ASCII.
+
+    Raises:
+        DataError: those words cannot be names of western Europe, so that another encoding would be read as nonsense.
+    """
+    try:
+        text = raw.decode("cp1252")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or _RUN.search(text) or _FOREIGN.search(text):
+        others = _likeliest_encodings(raw)
+        guess = f" It looks like {' or '.join(others)}." if others else ""
+        raise DataError(
+            f"{path} is not UTF-8, nor Windows-1252.{guess} It was not read, so that no name is garbled. "
+            "Save it as 'CSV UTF-8'."
+        )
+    return text, [
+        f"{path.name} is not UTF-8; it was read as Windows-1252: {_first_words(text)}. If that is not how it should "
+        "read, save it as 'CSV UTF-8'."
+    ]
+
+
+def _likeliest_encodings(raw: bytes) -> list[str]:
+    """Name the encodings in which most letters are common ones, each with how the first words would read."""
+    shares: dict[str, float] = {}
+    texts: dict[str, str] = {}
+    for codec, (name, common) in _OTHERS.items():
+        try:
+            text = raw.decode(codec)
+        except UnicodeDecodeError:
+            continue
+        if codec in _LATIN and _RUN.search(text):
+            continue
+        firsts = [letter.encode(codec)[0] for letter in text if letter > "\x7f"]
+        shares[name] = sum(any(first in places for places in common) for first in firsts) / len(firsts)
+        texts[name] = f"{name} ({_first_words(text)})"
+    best = max(shares.values(), default=0.0)
+    return [texts[name] for name, share in shares.items() if share == best > 0.5]
+
+
+def _first_words(text: str) -> str:
+    """Return up to three words that are not ASCII."""
+    return ", ".join(list(dict.fromkeys(_WORD.findall(text)))[:3])
 
 
 def _decoded(raw: bytes, encoding: str, path: Path) -> str:
