@@ -19,6 +19,7 @@ from .errors import DataError, UsageError, require
 from .evaluation.outcomes import shortcut_probe
 from .files import alone_in, read_json, record_stage, write_json
 from .images.folders import passed_over
+from .images.read import changes_in_words
 
 Say = Callable[[str, Any], None]
 """Takes the name of a finished stage and what came of it: see run_experiment."""
@@ -186,7 +187,8 @@ def refuse_conflicts(found: dict[str, Any]) -> None:
 
 def notes_of(found: Indexed) -> list[str]:
     """Return what a person should know about how a folder was read, one sentence each."""
-    return [*found.notes, *passed_over(found.passed, hidden=found.hidden)]
+    passed = passed_over(found.passed, hidden=found.hidden)
+    return [*found.notes, *changes_in_words(found.changes), *passed]
 
 
 def shortcuts(cells: Sequence[Cell], traits: Traits, found: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +248,7 @@ def _find_cells(given: Input, run: Path, experiment: Experiment) -> tuple[list[C
         return cells, ["These cells are drawn from a seed: they show that the program works, nothing about blood."]
     if given.data is None:
         raise UsageError("Give a folder of images, or --synthetic 600 for synthetic cells; with --resume as at first.")
-    found = index(given.data, layout=given.layout, labels=given.labels)
+    found = index(given.data, layout=given.layout, labels=given.labels, open_pictures=False)  # the audit opens them
     if found.refused and not given.skip_unusable:
         first = found.refused[0][1]
         cure = "To leave such files out and go on, repeat the command with --skip-unusable."

@@ -20,7 +20,7 @@ from leukoscope.bundle.manifest import Bundle
 from leukoscope.data.index import index, picture_kind
 from leukoscope.fields.slides import TiffSlide
 from leukoscope.files import read_csv
-from leukoscope.images.read import read_image
+from leukoscope.images.read import read_image, read_picture
 from leukoscope.images.scale import stated_scale
 from leukoscope.inference.quality import fit_quality, measure
 from tests.cli.conftest import run
@@ -359,3 +359,47 @@ def test_a_wrong_scale_is_not_called_a_blur(field: NDArray[np.uint8], lenient: B
     assert "out of focus" not in result.output
     assert "the file states 1 µm per pixel, but the red cells show about 0.0" in " ".join(result.output.split())
     assert result.exit_code == 1
+
+
+def test_what_was_done_to_pictures_is_counted_where_they_are_indexed_and_trained_on(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number in range(12):
+        cell = cell_on_black(number)
+        path = tmp_path / "cells" / ("all" if number % 2 else "hem") / f"P{number}_1"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number < 3:
+            Image.fromarray(cell).save(path.with_suffix(".png"), icc_profile=P3)
+        elif number < 5:
+            Image.fromarray(cell).save(path.with_suffix(".jpg"), exif=exif, quality=95)
+        elif number == 5:
+            tifffile.imwrite(path.with_suffix(".tif"), deep(cell, 12), photometric="rgb")
+        else:
+            Image.fromarray(cell).save(path.with_suffix(".png"))
+    profile = "".join(read_picture(tmp_path / "cells" / "hem" / "P0_1.png").notes)
+    want = {
+        profile: 3,
+        "turned upright (orientation 6)": 2,
+        "12 bits per channel, told by the brightest pixel": 1,
+    }
+    lines = [f"{number} file{'s' * (number > 1)}: {note}" for note, number in want.items()]
+    table = tmp_path / "table" / "cells.csv"
+    table.parent.mkdir()
+    indexed = run("data", "index", tmp_path / "cells", "-o", table)
+    audited = run("data", "audit", table, "-o", tmp_path / "table" / "audit.json")
+    ran = run("run", tmp_path / "cells", "-o", tmp_path / "run", "--until", "audit")
+    for result in (indexed, audited, ran):
+        assert result.exit_code == 0, result.output
+        told = [line for line in result.output.splitlines() if " file" in line]
+        assert [line[-len(want) :] for line, want in zip(told, lines, strict=True)] == lines
+    for path in (tmp_path / "table" / "audit.json", tmp_path / "run" / "audit.json"):
+        assert json.loads(path.read_text())["changes"] == want
+
+
+def cell_on_black(seed: int) -> NDArray[np.uint8]:
+    """Return a blurred cell on black, uint8 RGB (90, 70, 3)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:90, :70]
+    inside = np.hypot((x - 35) / (20 + seed), (y - 45) / 30) < 1
+    grain = np.kron(rng.integers(60, 250, (9, 7, 3)), np.ones((10, 10, 1)))
+    return np.asarray(grain * inside[..., None], np.uint8)

@@ -216,3 +216,11 @@ def test_the_command_says_where_the_page_is(run: Path) -> None:
     result = CliRunner().invoke(command, [str(run)])
     assert result.exit_code == 0
     assert str(run / "report.html") in result.output
+
+
+def test_what_the_reader_did_to_the_pictures_stands_on_the_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path, **SMALL)
+    evaluate(run)
+    write_json(run / "audit.json", {"changes": {"colours brought from Display P3 to sRGB": 12}})
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert "12 files: colours brought from Display P3 to sRGB" in page.text

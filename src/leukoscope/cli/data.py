@@ -82,7 +82,7 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
     from ..errors import DataError
     from ..files import write_json
     from ..pipeline import describe_unusable, refuse_conflicts, shortcuts
-    from .run import describe_audit, describe_parts, describe_shortcuts
+    from .run import describe_audit, describe_changes, describe_parts, describe_shortcuts
 
     cells = read_cells(table)
     traits = None if names_only else measure_traits(cells)
@@ -92,6 +92,8 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
         write_traits(output.with_name("traits.csv"), cells, traits)
     write_json(output, found)
     click.echo(describe_parts(found))
+    for line in describe_changes(found):
+        click.echo(printable(line))
     click.echo(describe_audit(found))
     for warning in found["warnings"]:
         click.echo(warning)

@@ -12,7 +12,7 @@ import click
 
 from ..errors import attempt
 from ..files import json_text
-from .options import complain, echo_json, field_options, many, model_option, note, point_option
+from .options import complain, echo_json, field_options, model_option, note, point_option
 from .output import Problems, Spool
 
 if TYPE_CHECKING:
@@ -137,12 +137,12 @@ class PredictionRun:
     def _told(self) -> list[str]:
         """Return the same in words, what was done to most files first."""
         from ..images.folders import passed_over
+        from ..images.read import changes_in_words
 
-        done = [f"{many(number, 'file')}: {note}" for note, number in self._notes.most_common(_NOTES)]
-        more = [f"and {many(len(self._notes) - _NOTES, 'more note')}: see --json"] if len(self._notes) > _NOTES else []
+        done = changes_in_words(self._notes, most=_NOTES)
         whole = self._predictor.manifest.pictures == "fields" and self._request.kind == "auto"
         asked = ["This bundle learned from whole pictures, and is asked about whole pictures."] if whole else []
-        return [*self._found.notes, *asked, *done, *more, *passed_over(self._found.passed, hidden=self._found.hidden)]
+        return [*self._found.notes, *asked, *done, *passed_over(self._found.passed, hidden=self._found.hidden)]
 
     def _subjects(self) -> list[dict[str, Any]]:
         """Return the summary of each subject, with its differential where the bundle tells types."""

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,13 @@ def describe_cells(cells: Sequence[Cell]) -> str:
     return f"{len(cells):,} images of {subjects} subjects: {per_class}" + f", {unlabelled} unlabelled" * bool(
         unlabelled
     )
+
+
+def describe_changes(found: dict[str, Any]) -> list[str]:
+    """Say what the reader did to the values of how many files."""
+    from ..images.read import changes_in_words
+
+    return changes_in_words(Counter(found["changes"]))
 
 
 def describe_audit(found: dict[str, Any]) -> str:
@@ -80,7 +88,7 @@ def describe_split(plan: SplitPlan, cells: Sequence[Cell]) -> str:
 
 _TEXTS: dict[str, Callable[[Any], list[str]]] = {
     "index": lambda result: [describe_cells(result[0]), *result[1]],
-    "audit": lambda found: [describe_audit(found), describe_shortcuts(found["shortcuts"])],
+    "audit": lambda found: [*describe_changes(found), describe_audit(found), describe_shortcuts(found["shortcuts"])],
     "split": lambda result: [describe_split(*result)],
     "pack": lambda result: [f"{result[0]:,} crops of {result[1].size} px ({result[1].view} view)"],
     "train": lambda settings: [f"{settings.model.name}, {settings.train.epochs} epochs, mode {settings.train.mode}"],

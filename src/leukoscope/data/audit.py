@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..errors import DataError, ImageError
 from ..files import read_csv, write_csv
 from ..images.crop import bounding_box, cell_mask, cut_square, square_around
 from ..images.guard import usable
-from ..images.read import RGB, read_image
+from ..images.read import RGB, read_picture
 from ..progress import in_parallel, track
 from .cells import Cell, natural, relative
 from .index import note_of_kind
@@ -47,15 +47,19 @@ class Traits:
     """Grey 16x16 views of the cell, (cells, 256)."""
     problems: dict[int, str]
     """Row -> why its image cannot be used."""
+    changes: dict[str, int] = field(default_factory=dict)
+    """What the reader did to the values of files, such as to bring them to sRGB -> to how many."""
 
 
 def measure_traits(cells: Sequence[Cell]) -> Traits:
     """Decode every image once and measure the cell in it; what cannot be used is named in `problems`."""
-    rows = list(track(in_parallel(_measured, cells), "Auditing", total=len(cells)))
+    measured = list(track(in_parallel(_measured, cells), "Auditing", total=len(cells)))
+    rows = [row for row, _ in measured]
+    changes = Counter(note for _, notes in measured for note in notes)
     problems = {number: row for number, row in enumerate(rows) if isinstance(row, str)}
     blank = np.full(6 + _SIDE**2, np.nan, dtype=np.float64)
     table = np.array([blank if isinstance(row, str) else row for row in rows]).reshape(len(cells), -1)
-    return Traits(table[:, 0], table[:, 1:4], table[:, 4:6], table[:, 6:].astype(np.float32), problems)
+    return Traits(table[:, 0], table[:, 1:4], table[:, 4:6], table[:, 6:].astype(np.float32), problems, changes)
 
 
 def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
         "subjects": len({cell.subject for cell in cells if cell.subject}),
         "parts": _per_part(cells),
         "sizes": {f"{width}x{height}": n for (width, height), n in Counter((c.width, c.height) for c in cells).items()},
+        "changes": dict(Counter(traits.changes).most_common()) if traits else {},
         "unusable": [{"name": cells[row].name, "problem": text} for row, text in problems.items()],
         "exact_duplicates": _exact_duplicates(cells) | {"joins": _several(joined(subjects, sharing_bytes(cells)))},
         "label_conflicts": [[a.name, b.name] for a, b in _identical_pairs(cells) if a.label and b.label != a.label],
@@ -169,16 +174,16 @@ def read_traits(path: Path, cells: Sequence[Cell]) -> NDArray[np.float64]:
     return np.array([[float(row[name] or "nan") for name in TRAITS[1:]] for row in rows])
 
 
-def _measured(cell: Cell) -> NDArray[np.float64] | str:
-    """Return the numbers of a cell, or why its image cannot be used, whatever is wrong with it."""
+def _measured(cell: Cell) -> tuple[NDArray[np.float64] | str, tuple[str, ...]]:
+    """Return the numbers of a cell, or why its image cannot be used, and what the reader did to its values."""
     try:
-        return usable(lambda: _measure(cell), name=str(cell.path))
+        picture = usable(lambda: read_picture(cell.path), name=str(cell.path))
+        return usable(lambda: _measure(cell, picture.pixels), name=str(cell.path)), picture.notes
     except ImageError as unusable:
-        return str(unusable)
+        return str(unusable), ()
 
 
-def _measure(cell: Cell) -> NDArray[np.float64] | str:
-    image = read_image(cell.path)
+def _measure(cell: Cell, image: RGB) -> NDArray[np.float64] | str:
     height, width = image.shape[:2]
     if cell.source == SOURCE and (width not in SIDES or width != height):
         return f"{cell.path} has {width}x{height} pixels; images of the release have 450x450 or 600x600. Replace it."

@@ -13,7 +13,7 @@ from ..files import sha256_of
 from ..images.crop import is_cut_out
 from ..images.folders import Passed, list_folder
 from ..images.guard import usable
-from ..images.read import FORMATS, read_image, read_size
+from ..images.read import FORMATS, Picture, read_image, read_picture, read_size
 from ..images.tables import Table, file_of, one_spelling, read_table
 from ..progress import in_parallel, track
 from . import release as cnmc
@@ -151,9 +151,13 @@ class Indexed:
     """Files of a folder that are no images, each with its reason."""
     hidden: int = 0
     """Hidden files, and those that systems leave behind."""
+    changes: Counter[str] = field(default_factory=Counter)
+    """What the reader did to the values of files, such as to bring them to sRGB -> to how many."""
 
 
-def index(where: Path, *, layout: Layout | None = None, labels: Path | None = None) -> Indexed:
+def index(
+    where: Path, *, layout: Layout | None = None, labels: Path | None = None, open_pictures: bool = True
+) -> Indexed:
     """List the images of a folder or a table with label, subject, part, digest and size.
 
     Known layouts: the C-NMC release as TCIA and as Kaggle serve it; FOLDER/<class>/<subject>_*.png;
@@ -163,6 +167,7 @@ def index(where: Path, *, layout: Layout | None = None, labels: Path | None = No
         where: the folder or the CSV.
         layout: how to read subjects from names, or columns from a table.
         labels: labels CSV of the C-NMC preliminary test, if it does not lie under the folder.
+        open_pictures: read every pixel, to tell `changes`; not needed where an audit follows.
 
     Raises:
         DataError: nothing is there, or a label is missing or stands twice.
@@ -177,11 +182,12 @@ def index(where: Path, *, layout: Layout | None = None, labels: Path | None = No
         raise DataError(f"{where} does not exist. Give a folder of images or a CSV that lists them.")
     found = sorted(indexed.cells, key=lambda cell: natural(cell.name))
     indexed.cells = []
-    for cell, measured in zip(found, _measured(found), strict=True):
-        if isinstance(measured, Cell):
-            indexed.cells.append(measured)
-        else:
+    for cell, measured in zip(found, _measured(found, open_pictures=open_pictures), strict=True):
+        if isinstance(measured, ImageError):
             indexed.refused.append((cell.name, str(measured)))
+        else:
+            indexed.cells.append(measured[0])
+            indexed.changes.update(measured[1])
     if not indexed.cells:
         raise DataError(" ".join(reason for _, reason in indexed.refused[:3]))
     refuse_double_names(indexed.cells, where=where)
@@ -415,13 +421,14 @@ def _refuse_strange_text(table: Path, number: int, texts: list[str]) -> None:
         )
 
 
-def _measured(cells: list[Cell]) -> Iterator[Cell | ImageError]:
-    """Yield the cells with digest and size; a file that is no image keeps size 0 and is named by the audit.
+def _measured(cells: list[Cell], *, open_pictures: bool) -> Iterator[tuple[Cell, tuple[str, ...]] | ImageError]:
+    """Yield the cells with digest and size, and what the reader did to their values.
 
-    A file that is not there, or may not be read, is an error in place of its cell.
+    A file that is no image keeps size 0 and is named by the audit. One that is not there, or may not be read, is an
+    error in place of its cell.
     """
 
-    def measure(cell: Cell) -> Cell:
+    def measure(cell: Cell) -> tuple[Cell, tuple[str, ...]]:
         if cell.path.exists() and not (cell.path.is_file() or cell.path.is_dir()):
             raise ImageError("is a pipe or a device, not a file. Save its image in a file.", path=cell.path)
         try:
@@ -430,13 +437,17 @@ def _measured(cells: list[Cell]) -> Iterator[Cell | ImageError]:
             raise ImageError("does not exist, although it is listed. Correct the path.", path=cell.path) from None
         except IsADirectoryError:
             raise ImageError("is a folder; images must be listed. Correct the path.", path=cell.path) from None
+        picture = attempt(lambda: read_picture(cell.path)) if open_pictures else None
+        if isinstance(picture, Picture):
+            height, width = picture.pixels.shape[:2]
+            return replace(cell, sha256=digest, width=width, height=height), picture.notes
         try:
             width, height = read_size(cell.path)
         except ImageError:
             width = height = 0
-        return replace(cell, sha256=digest, width=width, height=height)
+        return replace(cell, sha256=digest, width=width, height=height), ()
 
-    def measured(cell: Cell) -> Cell | ImageError:
+    def measured(cell: Cell) -> tuple[Cell, tuple[str, ...]] | ImageError:
         try:
             return usable(lambda: measure(cell), name=str(cell.path))
         except ImageError as unusable:

@@ -6,6 +6,7 @@ Crops, fields, slides, uploads and thumbnails all go through it, so that they ca
 import io
 import struct
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,17 @@ def read_picture(
             values, orientation, notes = _by_pillow(stream, kind, limits)
     notes = [*notes, turned_upright(orientation)]
     return Picture(upright(values, orientation), tuple(note for note in notes if note))
+
+
+def changes_in_words(changes: Counter[str], *, most: int = 8) -> list[str]:
+    """Say what was done to the values of how many files, the commonest first.
+
+    >>> changes_in_words(Counter({"turned upright (orientation 6)": 2, "colours brought from P3 to sRGB": 1}), most=1)
+    ['2 files: turned upright (orientation 6)', 'and 1 more kind of change']
+    """
+    told = [f"{number:,} file{'s' * (number != 1)}: {note}" for note, number in changes.most_common(most)]
+    more = len(changes) - most
+    return [*told, *([f"and {more:,} more kind{'s' * (more > 1)} of change"] if more > 0 else [])]
 
 
 def read_size(source: Path | bytes, *, name: str = "") -> tuple[int, int]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..data.split import SETS, group_of_subject
 from ..evaluation.evaluate import Evidence
 from ..files import read_json
+from ..images.read import changes_in_words
 from .style import BAD, GOOD, HEIGHT, INK, MODEL, MUTED, PAPER, SIZE, canvas, drawing
 
 _PERCENT = [0, 0.25, 0.5, 0.75, 1]
@@ -212,6 +213,7 @@ def flow(run: Path, evidence: Evidence) -> dict[str, Any]:
     found = {"images": len(cells), "subjects": len({cell.subject for cell in cells}), "groups": len(plan.groups)}
     return {
         "found": found,
+        "changes": changes_in_words(Counter(_audited(run).get("changes", {}))),
         "joined": sorted(
             (list(subjects) for subjects in plan.groups.values() if len(subjects) > 1), key=len, reverse=True
         ),
@@ -264,10 +266,13 @@ def _unused(evidence: Evidence) -> int:
 
 def _unusable(run: Path, evidence: Evidence) -> list[dict[str, Any]]:
     """Name images that the audit found unusable and that are no longer among the cells."""
-    path = run / "audit.json"
-    if not path.exists():
-        return []
-    rows: Iterable[dict[str, Any]] = read_json(path).get("unusable", [])
+    rows: Iterable[dict[str, Any]] = _audited(run).get("unusable", [])
     names = {cell.name for cell in evidence.cells}
     gone = [row for row in rows if row.get("name") not in names]
     return [{"reason": "unusable as an image, named in audit.json", "cells": len(gone)}] if gone else []
+
+
+def _audited(run: Path) -> dict[str, Any]:
+    """Return the audit; nothing where it was taken away."""
+    path = run / "audit.json"
+    return dict(read_json(path)) if path.exists() else {}
