@@ -17,8 +17,18 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from leukoscope.explanation.checks import check, deletion, insertion, random_heat, rank_correlation
-from leukoscope.explanation.maps import Crops, Predict, enlarge, lime, occlude
+from leukoscope.explanation import (
+    Crops,
+    Predict,
+    check,
+    deletion,
+    enlarge,
+    insertion,
+    lime,
+    occlude,
+    random_heat,
+    rank_correlation,
+)
 from leukoscope.files import write_json
 from leukoscope.images.crop import prepare_crop
 from leukoscope.images.read import read_image

@@ -9,7 +9,6 @@ PACKAGES = (
     "bundle",
     "data",
     "evaluation",
-    "explanation",
     "fields",
     "images",
     "inference",
@@ -19,7 +18,7 @@ PACKAGES = (
     "survival",
     "training",
 )
-GROUND = ("config", "errors", "files", "progress", "pipeline", "exporting", "adaptation")
+GROUND = ("config", "errors", "files", "progress", "explanation", "pipeline", "exporting", "adaptation")
 _INDEX = f"""# Python
 
 The command line is a thin skin over these. What most programs need is one call:

@@ -18,12 +18,11 @@ from .bundle.graph import read_head, with_head
 from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write_bundle
 from .config import OPERATING_POINTS
 from .data.cells import Cell
-from .errors import DataError, ImageError, UsageError
+from .errors import DataError, ImageError, UsageError, usable
 from .evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
 from .evaluation.predictions import fit_temperature, fit_thresholds, log_loss, temper
 from .images.crop import VIEWS, prepare_crop, turn
-from .images.guard import usable
 from .images.read import RGB, read_image
 from .inference.ensemble import Ensemble
 from .inference.quality import fit_quality

@@ -18,7 +18,7 @@ from .data.synthetic import draw_cells
 from .errors import DataError, UsageError, require
 from .evaluation.outcomes import shortcut_probe
 from .files import alone_in, read_json, record_stage, write_json
-from .images.folders import passed_over
+from .images.listing import passed_over
 from .images.read import changes_in_words
 
 Say = Callable[[str, Any], None]

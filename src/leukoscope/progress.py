@@ -1,7 +1,9 @@
-"""Work on many items: a progress bar on a terminal, silence in a pipe, and threads that keep the order."""
+"""Work on many items: a progress bar on a terminal, quiet elsewhere, and threads that keep the order of the items."""
 
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -11,8 +13,8 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-
 _shown = True
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def show_bars(shown: bool) -> None:
@@ -30,6 +32,25 @@ def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterat
     from rich.progress import track as rich_track
 
     yield from rich_track(items, description=label, total=total, console=Console(stderr=True), transient=True)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Send what is written to standard error to nowhere while the block runs; one block at a time."""
+    with _ONE_AT_A_TIME:
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 _CGROUP = Path("/sys/fs/cgroup")

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from leukoscope.explanation.checks import check, deletion, insertion, inside_share, random_heat, rank_correlation
-from leukoscope.explanation.maps import occlude
+from leukoscope.explanation import check, deletion, insertion, inside_share, occlude, random_heat, rank_correlation
 from tests.explanation.known import PLACE, SIZE, cell, predict
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leukoscope.explanation.maps import enlarge, lime, magnified, occlude, overlay, superpixels, to_rgba, transparent
+from leukoscope.explanation import enlarge, lime, magnified, occlude, overlay, superpixels, to_rgba, transparent
 from leukoscope.models.network import Network, WithMap
 from tests.explanation.known import EXPECTED, PLACE, SIZE, cell, middle, predict
 

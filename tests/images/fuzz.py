@@ -24,9 +24,9 @@ import tifffile
 from PIL import Image
 
 from leukoscope.errors import LeukoscopeError
+from leukoscope.images.listing import read_table
 from leukoscope.images.read import read_picture, read_size
 from leukoscope.images.scale import stated_scale
-from leukoscope.images.tables import read_table
 from leukoscope.images.tiff import Tiff
 
 from .grid import ways, write

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukoscope.images.folders import list_folder, passed_over
+from leukoscope.images.listing import list_folder, passed_over
 from leukoscope.inference.sources import gather
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.errors import DataError
-from leukoscope.images.tables import file_of, one_spelling, read_table
+from leukoscope.images.listing import file_of, one_spelling, read_table
 
 ROWS = [("cells/a.bmp", "all", "Müller"), ("cells/b.bmp", "hem", "H2")]
 WANT = [dict(zip(("path", "label", "subject"), row, strict=True)) for row in ROWS]

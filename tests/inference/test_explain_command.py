@@ -11,7 +11,7 @@ from leukoscope.bundle.manifest import Bundle, open_bundle
 from leukoscope.cli import leukoscope
 from leukoscope.data.synthetic import draw_cells
 from leukoscope.errors import UnknownNameError, UsageError
-from leukoscope.explanation.maps import enlarge, occlude
+from leukoscope.explanation import enlarge, occlude
 from leukoscope.files import read_json
 from leukoscope.images.crop import cell_mask
 from leukoscope.inference.explaining import Explainer

@@ -111,7 +111,7 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     for module in ("cv2", "skimage"):
         require(module, feature="Finding cells in fields", extra="fields")
     from ..fields.extraction import FieldOptions, extract
-    from ..images.folders import passed_over
+    from ..images.listing import passed_over
     from ..interop.dicom_images import DicomImage, is_dicom
 
     found = _gathered(fields)

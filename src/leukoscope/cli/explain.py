@@ -52,7 +52,7 @@ def explain(
       leukoscope explain cells/ --method lime --check -o explained/
     """
     from ..errors import ImageError, UsageError, attempt
-    from ..images.folders import passed_over
+    from ..images.listing import passed_over
     from ..inference.explaining import Explainer
     from ..inference.predictor import load
     from ..inference.sources import gather
@@ -129,8 +129,7 @@ def _looked_at(
     sources: "Iterable[Source]", predictor: "Predictor", *, explainer: "Explainer", target: str, point: str
 ) -> "Iterator[_Case | ImageError]":
     """Yield each picture that could be read, or why it could not."""
-    from ..errors import ImageError
-    from ..images.guard import usable
+    from ..errors import ImageError, usable
     from ..images.read import read_picture
     from ..progress import track
 

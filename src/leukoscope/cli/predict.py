@@ -136,7 +136,7 @@ class PredictionRun:
 
     def _told(self) -> list[str]:
         """Return the same in words, what was done to most files first."""
-        from ..images.folders import passed_over
+        from ..images.listing import passed_over
         from ..images.read import changes_in_words
 
         done = changes_in_words(self._notes, most=_NOTES)
@@ -190,8 +190,7 @@ class PredictionRun:
             self._take_file(opinion, source)
 
     def _answer_smear(self, source: "Source", kind: "Kind") -> None:
-        from ..errors import ImageError
-        from ..images.guard import usable
+        from ..errors import ImageError, usable
         from ..inference.sources import ready_for
 
         ready_for(kind)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, usable
 from ..files import read_csv, write_csv
 from ..images.crop import bounding_box, cell_mask, cut_square, square_around
-from ..images.guard import usable
 from ..images.read import RGB, read_picture
 from ..progress import in_parallel, track
 from .cells import Cell, natural, relative

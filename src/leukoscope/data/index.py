@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ..errors import ConfigError, DataError, ImageError, UnknownNameError, attempt
+from ..errors import ConfigError, DataError, ImageError, UnknownNameError, attempt, usable
 from ..files import sha256_of
 from ..images.crop import is_cut_out
-from ..images.folders import Passed, list_folder
-from ..images.guard import usable
+from ..images.listing import Passed, Table, file_of, list_folder, one_spelling, read_table
 from ..images.read import FORMATS, Picture, read_image, read_picture, read_size
-from ..images.tables import Table, file_of, one_spelling, read_table
 from ..progress import in_parallel, track
 from . import release as cnmc
 from .cells import COLUMNS, Cell, natural, refuse_double_names

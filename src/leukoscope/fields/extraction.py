@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ImageError, attempt
+from ..errors import ImageError, attempt, usable
 from ..files import provenance, sha256_of, short_name, write_csv, write_json
-from ..images.guard import usable
 from ..images.read import read_size
 from ..progress import in_parallel, track
 from .cells import (

@@ -17,9 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError, MissingExtraError, attempt, installed, require
-from .guard import muted
-from .pixels import EIGHT, Profile, Range, eight_bits, range_of, to_srgb
-from .stated_colour import HEADER, SYCC, colours_of_jp2, profile_of, profile_of_boxes
+from ..progress import muted
+from .colour import (
+    EIGHT,
+    HEADER,
+    SYCC,
+    Profile,
+    Range,
+    colours_of_jp2,
+    eight_bits,
+    profile_of,
+    profile_of_boxes,
+    range_of,
+    to_srgb,
+)
 
 T = TypeVar("T")
 RGB = NDArray[np.uint8]  # (height, width, 3)

@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, LeukoscopeError, attempt, require
-from .guard import muted
-from .pixels import Profile, Range, eight_bits, lab_to_srgb, range_of, to_srgb
-from .stated_colour import profile_of_tags
+from ..progress import muted
+from .colour import Profile, Range, eight_bits, lab_to_srgb, profile_of_tags, range_of, to_srgb
 
 Places = tuple[slice, slice]
 

@@ -6,8 +6,20 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnknownNameError, UsageError
-from ..explanation.checks import deletion, insertion, inside_share
-from ..explanation.maps import FULL_LOG_ODDS, LEAST_PLACES, Crops, Heat, enlarge, lime, magnified, occlude, overlay
+from ..explanation import (
+    FULL_LOG_ODDS,
+    LEAST_PLACES,
+    Crops,
+    Heat,
+    deletion,
+    enlarge,
+    insertion,
+    inside_share,
+    lime,
+    magnified,
+    occlude,
+    overlay,
+)
 from ..images.crop import cell_mask, prepare_crop
 from ..images.read import RGB
 from .ensemble import Floats, Outputs
@@ -30,7 +42,7 @@ class Explanation:
     method: str
     """cam, occlusion or lime."""
     full: float
-    """Heat that is drawn as strong as tanh(1): see explanation.maps.to_rgba."""
+    """Heat that is drawn as strong as tanh(1): see explanation.to_rgba."""
     checks: dict[str, float]
     """Of cam, `inside`, the share of heat on the cell, and `cell_share`, the share of the picture that the cell takes,
     which even heat would have on it; areas under the deletion and insertion curves where they were asked for."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
-from ..explanation.maps import LEAST_PLACES, Heat
+from ..explanation import LEAST_PLACES, Heat
 from ..images.read import RGB
 from .prevalence import accuracy_of
 
@@ -109,7 +109,7 @@ def evidence_of(opinion: Opinion, manifest: Manifest) -> Heat | None:
 
 
 def full_evidence(manifest: Manifest) -> float:
-    """Return the evidence of a map that is drawn as strong as tanh(1): see explanation.maps.to_rgba."""
+    """Return the evidence of a map that is drawn as strong as tanh(1): see explanation.to_rgba."""
     return float(np.mean([member.temperature for member in manifest.members]))
 
 

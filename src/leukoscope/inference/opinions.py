@@ -17,7 +17,7 @@ import PIL.ImageFont
 
 from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest
 from ..errors import require
-from ..explanation.maps import enlarge, overlay
+from ..explanation import enlarge, overlay
 from ..files import write_csv
 from ..images.read import RGB
 from .differential import GOAL, ORDER, REFUSED_ROW, Counting, Differential

@@ -11,9 +11,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Bundle, open_bundle, operating_point
-from ..errors import ImageError, UsageError
+from ..errors import ImageError, UsageError, usable
 from ..images.crop import crop_on_black, prepare_crop
-from ..images.guard import usable
 from ..images.read import MIN_SIDE, RGB, Picture, picture_of, read_picture
 from ..progress import in_parallel
 from .cell_types import CellTyper, TypeOpinion
@@ -217,7 +216,7 @@ class Predictor:
         """Return what occlusion says about each class of two (2, places, places), on the scale of a network's map."""
         if not self._occluding or len(self.classes) != 2:
             return None
-        from ..explanation.maps import FULL_LOG_ODDS, OCCLUDED_PLACES, occlude
+        from ..explanation import FULL_LOG_ODDS, OCCLUDED_PLACES, occlude
 
         heat = occlude(
             lambda crops: self.outputs_of_crops(crops).probabilities, crop, target=1, tiles=_MAP_TILES, overlap=False

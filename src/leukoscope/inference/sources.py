@@ -15,9 +15,8 @@ from ..data.cells import natural
 from ..data.index import Place, places_of
 from ..errors import DataError, ImageError, UsageError, attempt, installed, require
 from ..images.crop import is_cut_out, shows_view
-from ..images.folders import Passed, list_folder
+from ..images.listing import Passed, file_of, is_table, list_folder, read_table
 from ..images.read import FORMATS, RGB, file_format, read_image, read_size, tiff_readable
-from ..images.tables import file_of, is_table, read_table
 from ..interop.dicom_images import is_dicom
 from ..progress import in_parallel
 from .opinion import Opinion

@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, LeukoscopeError, attempt, require
-from ..images.pixels import Profile, Range, eight_bits, range_of, to_srgb
+from ..images.colour import Profile, Range, eight_bits, profile_of_label, range_of, to_srgb
 from ..images.read import RGB, file_format
 from ..images.scale import MM_UM, Claim, Stated, believed, number_of
-from ..images.stated_colour import profile_of_label
 
 MICROSCOPE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.2": "VL Microscopic Image",

@@ -12,7 +12,7 @@ import jinja2
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
 from ..evaluation.verdict import span
-from ..explanation.maps import AGAINST, FOR, SIDE, Heat, magnified, transparent
+from ..explanation import AGAINST, FOR, SIDE, Heat, magnified, transparent
 from ..files import write_text
 from ..inference.cell_types import TYPES
 from ..inference.differential import Counting, Differential, limits_of, rounded

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from ..data.cells import natural
 from ..errors import require
-from ..explanation.maps import Heat
+from ..explanation import Heat
 from ..files import fingerprint
 from ..images.crop import cell_mask
 from ..images.read import RGB

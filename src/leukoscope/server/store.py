@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 
 from ..config import Prepare
 from ..errors import DataError, ImageError, UsageError
-from ..explanation.maps import enlarge, to_rgba
+from ..explanation import enlarge, to_rgba
 from ..files import sha256_of, write_whole
 from ..images.crop import cell_mask, prepare_crop, source_square
 from ..images.read import read_image

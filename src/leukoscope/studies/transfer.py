@@ -11,7 +11,7 @@ from ..bundle.graph import with_head
 from ..config import Experiment, Prepare, shipped
 from ..errors import DataError
 from ..evaluation.metrics import Floats
-from ..explanation.maps import Heat, enlarge, lime, overlay
+from ..explanation import Heat, enlarge, lime, overlay
 from ..images.read import RGB
 from ..report.style import canvas, drawing
 from .ellassir_2022 import METRICS, judged

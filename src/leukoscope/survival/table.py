@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ..config import Settings
 from ..errors import DataError, UnknownNameError, UsageError
-from ..images import tables
+from ..images import listing
 from .words import LONGEST, Unit, counted
 
 
@@ -271,12 +271,12 @@ def one_spelling(cells: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def read_table(path: Path) -> Table:
-    """Read a table as spreadsheets write them (`images.tables`); numbers have commas where commas do not separate.
+    """Read a table as spreadsheets write them (`images.listing`); numbers have commas where commas do not separate.
 
     Raises:
         DataError: the file is missing, empty, not text, ragged, or names a column twice.
     """
-    read = tables.read_table(path)
+    read = listing.read_table(path)
     twice = sorted({name for name in read.header if read.header.count(name) > 1})
     if twice:
         raise DataError(f"{path} has the column {', '.join(twice)} more than once. Rename or remove one of them.")

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...bundle.manifest import Manifest
-from ...explanation.maps import transparent
+from ...explanation import transparent
 from ...images.crop import RELEASE_UM_PER_PX
 from ...inference.opinion import full_evidence
 from .. import cases as shown

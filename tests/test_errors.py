@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.errors import BundleError, DataError, ImageError, MissingExtraError
-from leukoscope.images.guard import usable
+from leukoscope.errors import BundleError, DataError, ImageError, MissingExtraError, usable
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 
 def test_one_function_alone_catches_every_exception() -> None:
