@@ -24,7 +24,7 @@ import numpy as np
 from board import SIDE, Chart, Spent, median, publish, ratio, spent, write_files
 from numpy.typing import NDArray
 
-from leukoscope.data.audit import Traits, measure_traits, near_duplicates
+from leukoscope.data.audit import CellTraits, measure_traits, near_duplicates
 from leukoscope.data.cells import Cell
 from leukoscope.data.synthetic import SOURCE, draw_cells
 
@@ -75,7 +75,7 @@ def search(thumbnails: NDArray[np.float32], sides: NDArray[np.float64], *, least
     count = len(sides)
     cells = [Cell(Path(f"{n}.bmp"), "", f"S{n % 100}", "", SOURCE, f"{n}", f"{n}", SIDE, SIDE) for n in range(count)]
     used = time.process_time()
-    found = near_duplicates(cells, Traits(np.ones(count), np.ones((count, 3)), sides, thumbnails, {}))
+    found = near_duplicates(cells, CellTraits(np.ones(count), np.ones((count, 3)), sides, thumbnails, {}))
     used = time.process_time() - used
     if len(found) < least:
         raise SystemExit(f"{len(found)} pairs found among {count} cells, of which {least} are copies.")

@@ -217,7 +217,7 @@ Explain = Callable[[RGB, int], Heat]
 
 
 @dataclass(frozen=True)
-class Curve:
+class MaskingCurve:
     """Probability of the class as a growing share of the cell is taken away, or given back."""
 
     shares: list[float]
@@ -236,12 +236,12 @@ def inside_share(heat: Heat, crop: RGB) -> float:
     return float(strength[cell_mask(crop)].sum() / strength.sum()) if strength.any() else float("nan")
 
 
-def deletion(predict: Predict, crop: RGB, heat: Heat, *, target: int) -> Curve:
+def deletion(predict: Predict, crop: RGB, heat: Heat, *, target: int) -> MaskingCurve:
     """Take the cell's pixels away from the hottest down."""
     return _curve(predict, crop, _removed_first(heat, crop), target=target)
 
 
-def insertion(predict: Predict, crop: RGB, heat: Heat, *, target: int) -> Curve:
+def insertion(predict: Predict, crop: RGB, heat: Heat, *, target: int) -> MaskingCurve:
     """Begin with all of the cell's texture taken away, and give it back from the hottest pixels down."""
     gone = _removed_first(heat, crop)
     return _curve(predict, crop, gone[-1] & ~gone, target=target)
@@ -310,14 +310,14 @@ def _removed_first(heat: Heat, crop: RGB) -> NDArray[np.bool_]:
     return np.asarray(place < ends[:, None, None])
 
 
-def _curve(predict: Predict, crop: RGB, gone: NDArray[np.bool_], *, target: int) -> Curve:
+def _curve(predict: Predict, crop: RGB, gone: NDArray[np.bool_], *, target: int) -> MaskingCurve:
     values = np.asarray(predict(without(crop, gone)))[:, target]
-    return Curve(np.linspace(0, 1, STEPS + 1).round(4).tolist(), values.round(6).tolist())
+    return MaskingCurve(np.linspace(0, 1, STEPS + 1).round(4).tolist(), values.round(6).tolist())
 
 
-def _mean_curve(curves: Sequence[Curve]) -> Curve:
+def _mean_curve(curves: Sequence[MaskingCurve]) -> MaskingCurve:
     values = np.mean([curve.values for curve in curves], axis=0)
-    return Curve(curves[0].shares, values.round(6).tolist())
+    return MaskingCurve(curves[0].shares, values.round(6).tolist())
 
 
 def _mean(values: ArrayLike) -> float | None:

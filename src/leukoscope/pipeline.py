@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .config import Experiment, Model
-from .data.audit import Traits, audit, measure_traits, write_traits
+from .data.audit import CellTraits, audit, measure_traits, write_traits
 from .data.cells import Cell, classes_of, read_cells, write_cells
 from .data.index import Indexed, Layout, index
 from .data.pack import pack
@@ -191,7 +191,7 @@ def notes_of(found: Indexed) -> list[str]:
     return [*found.notes, *changes_in_words(found.changes), *passed]
 
 
-def shortcuts(cells: Sequence[Cell], traits: Traits, found: dict[str, Any]) -> dict[str, Any]:
+def shortcuts(cells: Sequence[Cell], traits: CellTraits, found: dict[str, Any]) -> dict[str, Any]:
     """Measure how far size alone and mean colour alone tell the classes, with the audit's subjects kept together."""
     usable = [row for row, cell in enumerate(cells) if cell.label and row not in traits.problems]
     classes = classes_of([cells[row] for row in usable])
@@ -256,5 +256,5 @@ def _find_cells(given: Input, run: Path, experiment: Experiment) -> tuple[list[C
     return found.cells, notes_of(found)
 
 
-def _rows_of(traits: Traits, rows: list[int]) -> Traits:
-    return Traits(traits.area_px[rows], traits.colour[rows], traits.sides[rows], traits.thumbnails[rows], {})
+def _rows_of(traits: CellTraits, rows: list[int]) -> CellTraits:
+    return CellTraits(traits.area_px[rows], traits.colour[rows], traits.sides[rows], traits.thumbnails[rows], {})

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from leukoscope.data import release as cnmc
-from leukoscope.data.audit import Traits, audit, measure_traits, near_duplicates, read_traits, write_traits
+from leukoscope.data.audit import CellTraits, audit, measure_traits, near_duplicates, read_traits, write_traits
 from leukoscope.data.cells import Cell, classes_of, natural, read_cells, write_cells
 from leukoscope.data.index import Indexed, Layout, index, index_release
 from leukoscope.data.split import joined, sharing_bytes
@@ -229,7 +229,7 @@ def test_no_pair_of_like_cells_is_missed(monkeypatch: pytest.MonkeyPatch, synthe
     thumbnails = (kinds + rng.normal(0, 5, (count, 256))).astype(np.float32)
     sides = np.exp(rng.normal(-1, 0.15, (count, 2)))
     cells = [replace(synthetic[0], path=Path(f"{n}.bmp"), sha256=f"{n}") for n in range(count)]
-    found = near_duplicates(cells, Traits(np.ones(count), np.ones((count, 3)), sides, thumbnails, {}))
+    found = near_duplicates(cells, CellTraits(np.ones(count), np.ones((count, 3)), sides, thumbnails, {}))
     correlation, apart = np.corrcoef(thumbnails), abs(np.log(sides[:, None] / sides)).max(axis=2)
     wanted = np.argwhere(np.triu((correlation >= 0.985) & (apart < 0.05), k=1))
     assert len(wanted) > 50

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from leukoscope.survival.cohort import DEMOS, Cohort, cohort_of, read_cohort, write_table
-from leukoscope.survival.table import StudySettings, Table
+from leukoscope.survival.table import PatientTable, StudySettings
 
 BMT = StudySettings(
     time="ftime",
@@ -81,11 +81,11 @@ def drawn(patients: int, *, seed: int = 0, competing: bool = False) -> Cohort:
     )
 
 
-def table(text: str) -> Table:
+def table(text: str) -> PatientTable:
     """Make a table of the lines of a CSV."""
     header, *rows = [line.split(",") for line in text.strip().split("\n")]
     columns = {name.strip(): [row[place].strip() for row in rows] for place, name in enumerate(header)}
-    return Table(columns, list(range(2, len(rows) + 2)), "cohort.csv")
+    return PatientTable(columns, list(range(2, len(rows) + 2)), "cohort.csv")
 
 
 def cohort_from(text: str, **settings: object) -> Cohort:

@@ -92,7 +92,7 @@ class _Verdict(_Entry):
     text: str
 
 
-class _Data(_Entry):
+class _DataFacts(_Entry):
     synthetic: bool = False
 
 
@@ -109,7 +109,7 @@ class _Weighted(_Entry):
 class _Metrics(_Weighted):
     subject_weighted: _Weighted | None = None
     verdict: _Verdict | None = None
-    data: _Data = _Data()
+    data: _DataFacts = _DataFacts()
 
 
 class _Credit(_Entry):

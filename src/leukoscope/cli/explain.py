@@ -194,11 +194,11 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
 
 def _write_page(path: Path, done: list[_Case]) -> None:
     from ..files import write_text
-    from ..report.opinion import Shown, render
+    from ..report.opinion import ShownCell, render
     from .options import printable
 
     cells = [
-        Shown(
+        ShownCell(
             printable(case.source.path.name), case.opinion.decision, case.opinion.reason, case.probability, case.found
         )
         for case in done

@@ -120,7 +120,7 @@ class Problems:
         return [*lines, *([f"and {many(self._more, 'more file')} for other reasons"] if self._more else [])]
 
 
-class Shown:
+class ShownOpinions:
     """The few opinions that the terminal will show, kept while all of them stream by."""
 
     def __init__(self, manifest: Manifest, *, point: str) -> None:

@@ -65,14 +65,14 @@ class PredictionRun:
     def __init__(self, predictor: "Predictor", found: "Gathered", request: Request) -> None:
         from ..inference.differential import Counting
         from ..inference.opinion import Tally
-        from .output import Shown
+        from .output import ShownOpinions
 
         self._predictor, self._found, self._request = predictor, found, request
         self._sources = found.sources
         self._point = request.point.replace("-", "_")
         self.tally = Tally(predictor.manifest, point=self._point)
         self.counting = Counting(predictor.manifest, point=self._point, order=request.order, goal=request.goal)
-        self.shown = Shown(predictor.manifest, point=self._point)
+        self.shown = ShownOpinions(predictor.manifest, point=self._point)
         self._per_field = Tally(predictor.manifest, point=self._point)
         self._smears: list[tuple[Smear, str]] = []
         self._blood: dict[str, FieldCount] = {}

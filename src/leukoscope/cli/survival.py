@@ -273,13 +273,15 @@ def _check_call(
 def _predictions(model: Any, words: list[str], table: Path | None, how: dict[str, Any]) -> tuple[Any, Any]:
     """Return the patients as a table, that of one row for the patient of the call, and a prediction for each."""
     from ..survival.predict import ask, ask_table
-    from ..survival.table import Table, read_table
+    from ..survival.table import PatientTable, read_table
 
     if table:
         patients = read_table(table)
         return patients, ask_table(model, patients, **how)
     patient = _patient(words)
-    return Table({name: [value] for name, value in patient.items()}, [1], "the call"), [ask(model, patient, **how)]
+    return PatientTable({name: [value] for name, value in patient.items()}, [1], "the call"), [
+        ask(model, patient, **how)
+    ]
 
 
 def _draw(prediction: Any, picture: Path) -> None:

@@ -33,7 +33,7 @@ _AT_ONCE = 2**21  # pairs compared at once: 8 MiB, of which a cache holds much
 
 
 @dataclass(frozen=True)
-class Traits:
+class CellTraits:
     """What can be said of each cell without a model; row i belongs to row i of the table."""
 
     area_px: NDArray[np.float64]
@@ -50,7 +50,7 @@ class Traits:
     """What the reader did to the values of files, such as to bring them to sRGB -> to how many."""
 
 
-def measure_traits(cells: Sequence[Cell]) -> Traits:
+def measure_traits(cells: Sequence[Cell]) -> CellTraits:
     """Decode every image once and measure the cell in it; what cannot be used is named in `problems`."""
     measured = list(track(in_parallel(_measured, cells), "Auditing", total=len(cells)))
     rows = [row for row, _ in measured]
@@ -58,10 +58,10 @@ def measure_traits(cells: Sequence[Cell]) -> Traits:
     problems = {number: row for number, row in enumerate(rows) if isinstance(row, str)}
     blank = np.full(6 + _SIDE**2, np.nan, dtype=np.float64)
     table = np.array([blank if isinstance(row, str) else row for row in rows]).reshape(len(cells), -1)
-    return Traits(table[:, 0], table[:, 1:4], table[:, 4:6], table[:, 6:].astype(np.float32), problems, changes)
+    return CellTraits(table[:, 0], table[:, 1:4], table[:, 4:6], table[:, 6:].astype(np.float32), problems, changes)
 
 
-def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
+def audit(cells: Sequence[Cell], traits: CellTraits | None) -> dict[str, Any]:
     """Return the content of audit.json: counts, unusable images, doubles, and the subjects that must stay together.
 
     Without traits no image was opened: then only what names and digests tell is in it.
@@ -92,7 +92,7 @@ def audit(cells: Sequence[Cell], traits: Traits | None) -> dict[str, Any]:
     }
 
 
-def near_duplicates(cells: Sequence[Cell], traits: Traits) -> list[tuple[Cell, Cell, float]]:
+def near_duplicates(cells: Sequence[Cell], traits: CellTraits) -> list[tuple[Cell, Cell, float]]:
     """Find images that show the same cell though their bytes differ; return pairs with their correlation.
 
     None is missed. What keeps it fast: only cells of nearly one size are compared, and by 32 numbers each before the
@@ -148,7 +148,7 @@ def _slices(start: int, end: int, *, step: int) -> Iterator[slice]:
     return (slice(first, min(first + step, end)) for first in range(start, end, step))
 
 
-def write_traits(path: Path, cells: Sequence[Cell], traits: Traits) -> None:
+def write_traits(path: Path, cells: Sequence[Cell], traits: CellTraits) -> None:
     """Write traits.csv: one row per cell in the order of the table; empty values where the image cannot be used."""
     folder = path.parent.resolve()
     values = np.column_stack([traits.area_px, traits.colour])

@@ -42,7 +42,7 @@ _NOTHING = 1e-12  # a change that is rounding
 
 
 @dataclass(frozen=True)
-class Scale:
+class IntervalScale:
     """Where a number is closer to normal: there, back, and the derivative of there."""
 
     there: Callable[[Floats], Floats]
@@ -51,11 +51,11 @@ class Scale:
 
 
 SCALES = {
-    "logit": Scale(logit, expit, lambda value: 1 / (value * (1 - value))),
-    "fisher": Scale(np.arctanh, np.tanh, lambda value: 1 / (1 - value**2)),
-    "log": Scale(np.log, np.exp, lambda value: 1 / value),
-    "skill": Scale(lambda value: -np.log(1 - value), lambda y: 1 - np.exp(-y), lambda value: 1 / (1 - value)),
-    "plain": Scale(lambda value: value, lambda value: value, np.ones_like),
+    "logit": IntervalScale(logit, expit, lambda value: 1 / (value * (1 - value))),
+    "fisher": IntervalScale(np.arctanh, np.tanh, lambda value: 1 / (1 - value**2)),
+    "log": IntervalScale(np.log, np.exp, lambda value: 1 / value),
+    "skill": IntervalScale(lambda value: -np.log(1 - value), lambda y: 1 - np.exp(-y), lambda value: 1 / (1 - value)),
+    "plain": IntervalScale(lambda value: value, lambda value: value, np.ones_like),
 }
 
 

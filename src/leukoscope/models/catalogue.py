@@ -458,7 +458,7 @@ _OWN = {"seed-cnn": seed_cnn, "seed-cnn-deep": seed_cnn_deep}
 
 
 @dataclass(frozen=True)
-class Entry:
+class NetworkEntry:
     """A network that can be asked for."""
 
     name: str
@@ -467,14 +467,16 @@ class Entry:
 
 # Shown first; any other timm backbone works the same way.
 KNOWN = (
-    Entry("seed-cnn", "The paper's four-layer network: 44,529 parameters, made for 450 px."),
-    Entry("seed-cnn-deep", "The same with a second convolution in each block: 132,769 parameters."),
-    Entry("timm:tf_efficientnet_lite0", "3.4 million parameters; good on small computers, the one to fine-tune first."),
-    Entry("timm:resnet18", "11 million parameters; the plain baseline."),
-    Entry("timm:inception_v3", "22 million parameters; compared by Abir et al. Needs 75 px or more."),
-    Entry("timm:resnetv2_101", "43 million parameters; compared by Abir et al."),
-    Entry("timm:vgg19", "20 million parameters without its classifier; compared by Abir et al."),
-    Entry("timm:inception_resnet_v2", "54 million parameters; compared by Abir et al. Needs 75 px or more."),
+    NetworkEntry("seed-cnn", "The paper's four-layer network: 44,529 parameters, made for 450 px."),
+    NetworkEntry("seed-cnn-deep", "The same with a second convolution in each block: 132,769 parameters."),
+    NetworkEntry(
+        "timm:tf_efficientnet_lite0", "3.4 million parameters; good on small computers, the one to fine-tune first."
+    ),
+    NetworkEntry("timm:resnet18", "11 million parameters; the plain baseline."),
+    NetworkEntry("timm:inception_v3", "22 million parameters; compared by Abir et al. Needs 75 px or more."),
+    NetworkEntry("timm:resnetv2_101", "43 million parameters; compared by Abir et al."),
+    NetworkEntry("timm:vgg19", "20 million parameters without its classifier; compared by Abir et al."),
+    NetworkEntry("timm:inception_resnet_v2", "54 million parameters; compared by Abir et al. Needs 75 px or more."),
 )
 
 
@@ -511,7 +513,7 @@ def check(settings: Model) -> None:
         raise UsageError(f"{settings.name} has no pretrained weights; leave model.weights empty.")
 
 
-def find(pattern: str = "") -> list[Entry]:
+def find(pattern: str = "") -> list[NetworkEntry]:
     """Return the networks whose names match a pattern such as 'timm:resnet*' or hold a text such as 'lite'.
 
     Without a pattern, the recommended ones.
@@ -521,4 +523,4 @@ def find(pattern: str = "") -> list[Entry]:
     about = {entry.name: entry.about for entry in KNOWN}
     own = [name for name in _OWN if pattern in name]
     names = own + [PREFIX + name for name in matching(pattern.removeprefix(PREFIX))]
-    return [Entry(name, about.get(name, "")) for name in names]
+    return [NetworkEntry(name, about.get(name, "")) for name in names]

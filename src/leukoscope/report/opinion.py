@@ -401,7 +401,7 @@ on the cell: where it is no more than the share of the picture that the cell tak
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownCell:
     """One picture on the page."""
 
     name: str
@@ -413,7 +413,7 @@ class Shown:
     """None for a picture without a cell."""
 
 
-def render(cells: Sequence[Shown]) -> str:
+def render(cells: Sequence[ShownCell]) -> str:
     """Return the page as HTML."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     rows = [

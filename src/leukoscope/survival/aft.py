@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, log_expit, log_ndtr, ndtr
 
-from .cox import Design
+from .cox import CoxDesign
 from .curves import Z95, Array, Interval
 from .model import term_matrix, term_of
 
@@ -17,7 +17,7 @@ _FAMILIES = {"Weibull": 1, "log-normal": -1, "log-logistic": 1}
 _STEPS = 100
 
 
-def fit_aft(design: Design) -> dict[str, Any] | None:
+def fit_aft(design: CoxDesign) -> dict[str, Any] | None:
     """Fit three families and return the one with the lowest AIC as plain numbers; None if none fits.
 
     With z = (log t - location) e^(power x shape), survival is exp(-e^z), 1/(1 + e^z) or the normal tail of z.
@@ -30,7 +30,7 @@ def fit_aft(design: Design) -> dict[str, Any] | None:
     return {**fits[best], "aic_of": {name: fit["aic"] for name, fit in fits.items()}}
 
 
-def fit_family(design: Design, family: str) -> dict[str, Any] | None:
+def fit_family(design: CoxDesign, family: str) -> dict[str, Any] | None:
     """Fit one family, 'Weibull', 'log-normal' or 'log-logistic'; None where the likelihood has no maximum."""
     cohort, power = design.cohort, _FAMILIES[family]
     # a time of zero has no logarithm; half the smallest time stands for "before the first look"

@@ -12,8 +12,8 @@ import numpy as np
 from ..errors import DataError, UsageError, require
 from ..files import write_csv
 from .table import (
+    PatientTable,
     StudySettings,
-    Table,
     cut_names,
     cut_stages,
     each,
@@ -102,7 +102,7 @@ def read_cohort(path: Path, settings: StudySettings) -> Cohort:
     return cohort_of(read_table(path), settings)
 
 
-def cohort_of(table: Table, settings: StudySettings) -> Cohort:
+def cohort_of(table: PatientTable, settings: StudySettings) -> Cohort:
     """Make a cohort of a table: parse, leave out what cannot be used and count it, order the stages."""
     _check_roles(settings)
     unit = settings.unit or unit_in(settings.time)
@@ -195,7 +195,7 @@ def _check_roles(settings: StudySettings) -> None:
             )
 
 
-def _entries(table: Table, settings: StudySettings) -> np.ndarray | None:
+def _entries(table: PatientTable, settings: StudySettings) -> np.ndarray | None:
     if not settings.entry:
         return None
     entry = np.array(table.numbers(settings.entry))
@@ -208,7 +208,7 @@ def _entries(table: Table, settings: StudySettings) -> np.ndarray | None:
     return entry
 
 
-def _stage_names(table: Table, settings: StudySettings) -> tuple[np.ndarray, list[str]]:
+def _stage_names(table: PatientTable, settings: StudySettings) -> tuple[np.ndarray, list[str]]:
     """Return the stage of each row as text, '' where it is missing, and notes on spellings."""
     if settings.stage_cuts:
         values = np.array(table.numbers(settings.stage))
@@ -240,7 +240,7 @@ def _places(names: np.ndarray, stages: tuple[str, ...]) -> np.ndarray:
 
 
 def _unusable(
-    table: Table,
+    table: PatientTable,
     settings: StudySettings,
     *,
     time: np.ndarray,
@@ -268,7 +268,7 @@ def _unusable(
     return dropped
 
 
-def _repeats(table: Table, settings: StudySettings) -> np.ndarray:
+def _repeats(table: PatientTable, settings: StudySettings) -> np.ndarray:
     """Mark rows that repeat an earlier row of the same patient.
 
     Raises:
@@ -292,21 +292,21 @@ def _repeats(table: Table, settings: StudySettings) -> np.ndarray:
     return repeats
 
 
-def _refuse_two_stories(table: Table, name: str, rows: Sequence[int]) -> None:
+def _refuse_two_stories(table: PatientTable, name: str, rows: Sequence[int]) -> None:
     raise DataError(
         f"{table.where}: one patient stands in rows that differ: column '{name}', "
         f"{table.show(rows, table.column(name))}. Keep one row per patient, or say with --id which column names them."
     )
 
 
-def _id_column(table: Table, settings: StudySettings) -> str:
+def _id_column(table: PatientTable, settings: StudySettings) -> str:
     if settings.id:
         table.column(settings.id)
         return settings.id
     return next((name for name in table.columns if name.lower() in _ID_NAMES), "")
 
 
-def _covariate(table: Table, name: str, notes: list[str]) -> Column:
+def _covariate(table: PatientTable, name: str, notes: list[str]) -> Column:
     """Return a covariate as numbers with NaN, or as text with ''; 'log(wbc)' gives the logarithm of wbc.
 
     Adds notes on spellings.
@@ -341,7 +341,7 @@ def _covariate(table: Table, name: str, notes: list[str]) -> Column:
     return np.array(cells)
 
 
-def _logarithm(table: Table, name: str) -> Column:
+def _logarithm(table: PatientTable, name: str) -> Column:
     values = np.array(table.numbers(name))
     bad = np.flatnonzero(values <= 0)
     if len(bad):
@@ -352,7 +352,7 @@ def _logarithm(table: Table, name: str) -> Column:
     return np.array([math.log(value) if value == value else math.nan for value in values])  # noqa: PLR0124  NaN
 
 
-def _missing(table: Table, settings: StudySettings) -> dict[str, int]:
+def _missing(table: PatientTable, settings: StudySettings) -> dict[str, int]:
     """Count the missing values of every column that the study uses."""
     used = [settings.time, settings.event, settings.stage, settings.entry, *map(bare_name, settings.covariates)]
     return {name: sum(each(table.column(name), is_missing)) for name in dict.fromkeys(used) if name}
@@ -370,7 +370,7 @@ def bare_name(covariate: str) -> str:
     return covariate
 
 
-def _notes(table: Table, settings: StudySettings, *, ordered: bool, stages: tuple[str, ...]) -> list[str]:
+def _notes(table: PatientTable, settings: StudySettings, *, ordered: bool, stages: tuple[str, ...]) -> list[str]:
     notes = []
     if settings.landmark:
         notes.append(
@@ -393,7 +393,7 @@ def _notes(table: Table, settings: StudySettings, *, ordered: bool, stages: tupl
     return notes
 
 
-def _copies(table: Table) -> int:
+def _copies(table: PatientTable) -> int:
     counts = Counter(zip(*table.columns.values(), strict=True))
     return sum(count - 1 for count in counts.values())
 

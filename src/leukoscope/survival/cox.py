@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from ..errors import LeukoscopeError
 from .cohort import Cohort, bare_name
-from .curves import Z95, Array, Test, chi_squared, holm, kaplan_meier, risk_table
+from .curves import Z95, Array, ChiSquared, chi_squared, holm, kaplan_meier, risk_table
 from .model import Baseline, CauseModel, Term, knots_of, spline_basis, stratum_names, term_matrix
 from .partial_likelihood import Rows, ScoreTest, baseline, likelihood, maximise, residuals, score_test, strata_of
 from .words import counted, happened, listing
@@ -32,7 +32,7 @@ class NoFitError(LeukoscopeError):
 
 
 @dataclass(frozen=True)
-class Design:
+class CoxDesign:
     """Patients with every covariate known, and the terms that can be told apart; `notes` say what was left out."""
 
     cohort: Cohort
@@ -50,7 +50,7 @@ def columns_of(cohort: Cohort) -> dict[str, Array]:
     return {**cohort.covariates, cohort.stage_column: np.array(cohort.stages)[cohort.stage]}
 
 
-def make_design(cohort: Cohort, *, stages: Sequence[str]) -> Design:
+def make_design(cohort: Cohort, *, stages: Sequence[str]) -> CoxDesign:
     """Choose patients of the given stages with all covariates known, then terms that vary and are not collinear.
 
     A column that is known of nobody is left out. Cases are complete: nothing is imputed, and the notes say how many
@@ -67,7 +67,7 @@ def make_design(cohort: Cohort, *, stages: Sequence[str]) -> Design:
     if len(chosen) < len(cohort):
         notes.append(_lost(cohort, chosen, staged, known))
     terms = [term for name in (cohort.stage_column, *cohort.covariates) for term in _terms(chosen, name, stages, notes)]
-    return Design(chosen, tuple(_independent(terms, chosen, notes)), tuple(notes))
+    return CoxDesign(chosen, tuple(_independent(terms, chosen, notes)), tuple(notes))
 
 
 def _known(values: Array) -> Array:
@@ -160,7 +160,7 @@ class Proportionality:
     """The test of proportional hazards for one column, and what was done about it."""
 
     column: str
-    test: Test
+    test: ChiSquared
     p_holm: float
     action: str
 
@@ -173,11 +173,11 @@ class CauseFit:
     simple: CauseModel
     checks: tuple[Proportionality, ...]
     notes: tuple[str, ...] = ()
-    whole: Test | None = None  # of all columns together
+    whole: ChiSquared | None = None  # of all columns together
     checked: CauseModel | None = None  # `simple` without a penalty, which would blunt the check
 
 
-def fit_cause(design: Design, *, cause: int, penalty: float = 0.0) -> CauseFit:
+def fit_cause(design: CoxDesign, *, cause: int, penalty: float = 0.0) -> CauseFit:
     """Fit one cause (counted from 0; other causes count as censored), check proportional hazards, repair, refit.
 
     A category that fails gets a baseline hazard of its own (strata); a number gets one coefficient before and one
@@ -208,7 +208,7 @@ def fit_cause(design: Design, *, cause: int, penalty: float = 0.0) -> CauseFit:
     return CauseFit(mended, simple, checks, whole=whole, checked=checked)
 
 
-def _without_penalty(design: Design, model: CauseModel, *, cause: int) -> CauseModel:
+def _without_penalty(design: CoxDesign, model: CauseModel, *, cause: int) -> CauseModel:
     """Return the same model without its penalty, or as it is where a coefficient would then have no limit."""
     try:
         return fit_terms(design, model.terms, cause=cause) if model.penalty else model
@@ -221,7 +221,7 @@ def split_time(cohort: Cohort, *, cause: int) -> float:
     return float(np.median(cohort.time[cohort.state == cause + 1]))
 
 
-def _repaired(design: Design, *, strata: Sequence[str], split: Sequence[str], when: float) -> tuple[Term, ...]:
+def _repaired(design: CoxDesign, *, strata: Sequence[str], split: Sequence[str], when: float) -> tuple[Term, ...]:
     terms: list[Term] = []
     for term in design.terms:
         if term.column in split:
@@ -250,7 +250,7 @@ class _Sample:
 
 
 def fit_terms(
-    design: Design, terms: Sequence[Term], *, cause: int, strata: Sequence[str] = (), penalty: float = 0.0
+    design: CoxDesign, terms: Sequence[Term], *, cause: int, strata: Sequence[str] = (), penalty: float = 0.0
 ) -> CauseModel:
     """Fit given terms and strata (Efron's ties, ridge penalty) and add Efron's baseline hazard.
 
@@ -264,7 +264,7 @@ def fit_terms(
     return CauseModel(event, tuple(terms), coefficients, covariance, baselines, tuple(strata), penalty)
 
 
-def choose_penalty(design: Design, *, cause: int, folds: int = 5) -> float:
+def choose_penalty(design: CoxDesign, *, cause: int, folds: int = 5) -> float:
     """Return the ridge penalty with the highest cross-validated partial likelihood among PENALTIES; 0 is one of them.
 
     Folds hold events and censored patients evenly over time, so the choice needs no chance. A penalty may stand in
@@ -280,7 +280,7 @@ def choose_penalty(design: Design, *, cause: int, folds: int = 5) -> float:
     return PENALTIES[int(np.argmax(worth))]
 
 
-def likelihood_ratio(design: Design, *, cause: int) -> float | None:
+def likelihood_ratio(design: CoxDesign, *, cause: int) -> float | None:
     """Return twice what all terms add to the log partial likelihood, no penalty; None where a term has no limit."""
     if not design.terms:
         return 0.0
@@ -306,7 +306,7 @@ def _held_out(rows: Rows, kept: Array, *, penalty: float) -> float:
     return whole - mine
 
 
-def _sample(design: Design, terms: Sequence[Term], *, cause: int, strata: Sequence[str] = ()) -> _Sample:
+def _sample(design: CoxDesign, terms: Sequence[Term], *, cause: int, strata: Sequence[str] = ()) -> _Sample:
     cohort, columns = design.cohort, design.columns
     names = stratum_names(strata, columns, patients=len(cohort))
     matrix = term_matrix(terms, columns, patients=len(cohort))
@@ -376,7 +376,7 @@ def _baseline(sample: _Sample, coefficients: Array) -> Baseline:
     return Baseline(times, hazard, variance, means, last)
 
 
-def schoenfeld(design: Design, model: CauseModel, *, cause: int) -> tuple[Array, Array]:
+def schoenfeld(design: CoxDesign, model: CauseModel, *, cause: int) -> tuple[Array, Array]:
     """Return the times of the events of a cause and their Schoenfeld residuals, (events,) and (events, terms)."""
     sample = _sample(design, model.terms, cause=cause, strata=model.strata)
     who, rest = residuals(_rows(sample), model.coefficients)
@@ -398,8 +398,8 @@ def transformed(time: Array, event: Array, *, how: str = "km", start: Array | No
 
 
 def proportionality(
-    design: Design, model: CauseModel, *, cause: int, columns: Sequence[str] = (), how: str = "km"
-) -> Test:
+    design: CoxDesign, model: CauseModel, *, cause: int, columns: Sequence[str] = (), how: str = "km"
+) -> ChiSquared:
     """Test proportional hazards of some columns (none named: of all together): the score test of cox.zph.
 
     `how` time is transformed: 'km' (R's default), 'rank' or 'identity'.
@@ -407,21 +407,23 @@ def proportionality(
     return _growth(_score_test(design, model, cause=cause, how=how), model, columns=columns)
 
 
-def _score_test(design: Design, model: CauseModel, *, cause: int, how: str = "km") -> ScoreTest:
+def _score_test(design: CoxDesign, model: CauseModel, *, cause: int, how: str = "km") -> ScoreTest:
     sample = _sample(design, model.terms, cause=cause, strata=model.strata)
     g = transformed(sample.time, sample.event, how=how, start=sample.start)
     rows = Rows(sample.x, sample.time, sample.start, sample.event, sample.strata)
     return score_test(rows, model.coefficients, g=g, penalty=model.penalty)
 
 
-def _growth(test: ScoreTest, model: CauseModel, *, columns: Sequence[str]) -> Test:
+def _growth(test: ScoreTest, model: CauseModel, *, columns: Sequence[str]) -> ChiSquared:
     chosen = [place for place, term in enumerate(model.terms) if not columns or term.column in columns]
     if not np.diag(test.over)[chosen].max() > 0:  # all events at one time: nothing can change
-        return Test(0.0, len(chosen), 1.0)
+        return ChiSquared(0.0, len(chosen), 1.0)
     return chi_squared(test.statistic(chosen), len(chosen))
 
 
-def _check(design: Design, model: CauseModel, *, cause: int) -> tuple[tuple[Proportionality, ...], Test | None]:
+def _check(
+    design: CoxDesign, model: CauseModel, *, cause: int
+) -> tuple[tuple[Proportionality, ...], ChiSquared | None]:
     """Test every column, and all together."""
     columns = list(dict.fromkeys(term.column for term in model.terms))
     if not columns:
@@ -436,7 +438,7 @@ def _check(design: Design, model: CauseModel, *, cause: int) -> tuple[tuple[Prop
     return checks, _growth(found, model, columns=())
 
 
-def _action(design: Design, column: str, *, cause: int) -> str:
+def _action(design: CoxDesign, column: str, *, cause: int) -> str:
     values = design.columns[column]
     if values.dtype.kind != "U":
         return "one effect before and one after the median time of the events"
@@ -463,7 +465,7 @@ class EffectInTime:
     high: Array
 
 
-def effects_in_time(design: Design, model: CauseModel, *, cause: int, points: int = 40) -> list[EffectInTime]:
+def effects_in_time(design: CoxDesign, model: CauseModel, *, cause: int, points: int = 40) -> list[EffectInTime]:
     """Smooth the scaled Schoenfeld residuals of every term over time, as plot of R's cox.zph does.
 
     A natural spline of the transformed time 'km' with 4 degrees of freedom. Source: Grambsch and Therneau (1994).
@@ -532,7 +534,7 @@ class _Data:
     chance_then: Array  # just before `times`
 
 
-def fit_fine_gray(design: Design, terms: Sequence[Term]) -> FineGray:
+def fit_fine_gray(design: CoxDesign, terms: Sequence[Term]) -> FineGray:
     """Fit the incidence of the first event.
 
     Raises:
@@ -553,7 +555,7 @@ def fit_fine_gray(design: Design, terms: Sequence[Term]) -> FineGray:
     raise NoFitError("The Fine–Gray model found no solution.")
 
 
-def late_gray(time: Array, state: Array, group: Array, *, groups: int, start: Array) -> Test:
+def late_gray(time: Array, state: Array, group: Array, *, groups: int, start: Array) -> ChiSquared:
     """Test whether the cumulative incidence of the first event is the same in all groups when patients enter late.
 
     The score test of the groups in the Fine–Gray model with the weights of Geskus (2011), which without late entry and

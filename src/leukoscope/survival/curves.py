@@ -299,7 +299,7 @@ def _between(times: Array, steps: Array, *, time: Array, start: Array | None) ->
 
 
 @dataclass(frozen=True)
-class Test:
+class ChiSquared:
     """A chi-squared statistic, its degrees of freedom and p."""
 
     statistic: float
@@ -307,9 +307,9 @@ class Test:
     p: float
 
 
-def chi_squared(statistic: float, df: int) -> Test:
+def chi_squared(statistic: float, df: int) -> ChiSquared:
     """Return a chi-squared test with its p value; with nothing to compare (no degree of freedom) p is 1."""
-    return Test(float(statistic), df, float(chi2.sf(statistic, df)) if df else 1.0)
+    return ChiSquared(float(statistic), df, float(chi2.sf(statistic, df)) if df else 1.0)
 
 
 def _scores(table: RiskTable, *, rho: float) -> tuple[Array, Array]:
@@ -329,7 +329,7 @@ def _scores(table: RiskTable, *, rho: float) -> tuple[Array, Array]:
     return counts @ (deaths - dead[:, None] * share), covariance
 
 
-def logrank(table: RiskTable, *, rho: float = 0.0) -> Test:
+def logrank(table: RiskTable, *, rho: float = 0.0) -> ChiSquared:
     """Test whether survival is the same in all groups of a table; every cause counts as the event.
 
     `rho` 0 is the log-rank test (Mantel 1966), 1 Peto and Peto's, which counts early events more.
@@ -337,21 +337,21 @@ def logrank(table: RiskTable, *, rho: float = 0.0) -> Test:
     return quadratic(*_scores(table, rho=rho))
 
 
-def quadratic(score: Array, covariance: Array) -> Test:
+def quadratic(score: Array, covariance: Array) -> ChiSquared:
     """Return the test of scores that add to zero, (groups,): one group is left out and the rest are solved for.
 
     A pseudo-inverse would have to guess which eigenvalue is the zero one. Groups whose score cannot vary are left out.
     """
     told = np.flatnonzero(np.diag(covariance) > 1e-12 * max(float(np.diag(covariance).max(initial=0)), 1e-300))[1:]
     if not len(told):
-        return Test(0.0, 0, 1.0)
+        return ChiSquared(0.0, 0, 1.0)
     scale = 1 / np.sqrt(np.diag(covariance)[told])
     scaled = covariance[np.ix_(told, told)] * scale[:, None] * scale
     solved, _, rank, _ = np.linalg.lstsq(scaled, score[told] * scale, rcond=1e-10)
     return chi_squared(max(float((score[told] * scale) @ solved), 0.0), int(rank))
 
 
-def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None, rho: float = 0.0) -> Test:
+def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None, rho: float = 0.0) -> ChiSquared:
     """Test whether survival moves one way over ordered groups, scored 1, 2, 3 … unless `places` are given.
 
     Source: Klein and Moeschberger (2003), section 7.4.
@@ -364,8 +364,8 @@ def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None, rh
 
 
 def pairwise(
-    table: RiskTable, *, test: Callable[[RiskTable], Test] = logrank
-) -> dict[tuple[int, int], tuple[Test, float]]:
+    table: RiskTable, *, test: Callable[[RiskTable], ChiSquared] = logrank
+) -> dict[tuple[int, int], tuple[ChiSquared, float]]:
     """Return a test of every pair of groups and its p after Holm's correction (Holm 1979)."""
     pairs = list(combinations(range(table.at_risk.shape[1]), 2))
     tests = [test(RiskTable(table.times, table.at_risk[:, p], table.events[:, :, p])) for p in map(list, pairs)]
@@ -414,11 +414,11 @@ class _Groups:
         return np.where(self.at_risk > 0, self.at_risk / np.where(self.at_risk > 0, self.survival_before, 1), 0.0)
 
 
-def gray(table: RiskTable, *, cause: int) -> Test:
+def gray(table: RiskTable, *, cause: int) -> ChiSquared:
     """Test equality of the cumulative incidence of a cause (counted from 0) over all groups of the table."""
     groups = _groups(table, cause=cause)
     if not len(groups.cause):  # nothing happened to anybody
-        return Test(0.0, 0, 1.0)
+        return ChiSquared(0.0, 0, 1.0)
     weight, dead = groups.weight, groups.cause.sum(axis=1)
     total = weight.sum(axis=1)
     exposed = weight * (1 - groups.incidence_before)

@@ -19,7 +19,7 @@ from .cox import (
     FEWEST_EVENTS,
     SHRINK_BELOW,
     CauseFit,
-    Design,
+    CoxDesign,
     EffectInTime,
     NoFitError,
     choose_penalty,
@@ -30,7 +30,7 @@ from .cox import (
     likelihood_ratio,
     make_design,
 )
-from .curves import Z95, Array, Curve, Test, aalen_johansen, chi_squared, kaplan_meier, risk_table
+from .curves import Z95, Array, ChiSquared, Curve, aalen_johansen, chi_squared, kaplan_meier, risk_table
 from .model import CauseModel, ColumnFacts, SurvivalModel, Term
 from .words import Horizon, counted, happened, in_stage
 
@@ -115,7 +115,7 @@ _TICKS = 6
 
 
 @dataclass(frozen=True)
-class Scale:
+class NomogramLine:
     """One line of the sheet: labels and where they stand, in points."""
 
     name: str
@@ -127,12 +127,12 @@ class Scale:
 class Nomogram:
     """One scale of points per column (the widest has 100), and for each horizon the chance by the total of points."""
 
-    columns: tuple[Scale, ...]
-    chances: tuple[Scale, ...]
+    columns: tuple[NomogramLine, ...]
+    chances: tuple[NomogramLine, ...]
     total: float
 
 
-def nomogram(design: Design, model: CauseModel, *, horizons: Sequence[Horizon]) -> Nomogram | None:
+def nomogram(design: CoxDesign, model: CauseModel, *, horizons: Sequence[Horizon]) -> Nomogram | None:
     """Return the sheet of a model of one event; None where no single sheet can say it.
 
     That is so with a baseline per stratum, an effect that changes in time, or no effect at all.
@@ -146,7 +146,7 @@ def nomogram(design: Design, model: CauseModel, *, horizons: Sequence[Horizon]) 
         return None
     unit = 100 / widest
     columns = tuple(
-        Scale(name, labels, tuple(((effects - effects.min()) * unit).tolist()))
+        NomogramLine(name, labels, tuple(((effects - effects.min()) * unit).tolist()))
         for name, (labels, effects) in drawn.items()
     )
     least = sum(float(effects.min()) for _, effects in drawn.values())
@@ -155,7 +155,7 @@ def nomogram(design: Design, model: CauseModel, *, horizons: Sequence[Horizon]) 
     return Nomogram(columns, tuple(scale for scale in found if scale.labels), total)
 
 
-def _effects(design: Design, model: CauseModel, name: str) -> tuple[tuple[str, ...], Array]:
+def _effects(design: CoxDesign, model: CauseModel, name: str) -> tuple[tuple[str, ...], Array]:
     """Return labelled values of a column and what each adds to the logarithm of the hazard, (values,)."""
     chosen = [(term, b) for term, b in zip(model.terms, model.coefficients, strict=True) if term.column == name]
     values = design.columns[name]
@@ -188,16 +188,18 @@ def _round_values(values: Array, *, logarithm: bool) -> Array:
     return np.asarray(ticks if len(ticks) > 1 else np.array([low, high]))
 
 
-def _chances(model: CauseModel, horizon: Horizon, *, least: float, unit: float, total: float) -> Scale:
+def _chances(model: CauseModel, horizon: Horizon, *, least: float, unit: float, total: float) -> NomogramLine:
     """Return at which total of points the chance of the event by a horizon is a round one."""
     baseline = model.baselines["all"]
     name = f"{model.event} by {horizon.words}, %"
     summed = float(baseline.hazard[baseline.times <= horizon.time].sum())
     if not summed > 0 or horizon.time > baseline.last:
-        return Scale(name, (), ())
+        return NomogramLine(name, (), ())
     at = [(np.log(-np.log1p(-chance) / summed) - least) * unit for chance in _CHANCES]
     kept = [(chance, points) for chance, points in zip(_CHANCES, at, strict=True) if 0 <= points <= total]
-    return Scale(name, tuple(f"{100 * chance:g}" for chance, _ in kept), tuple(float(points) for _, points in kept))
+    return NomogramLine(
+        name, tuple(f"{100 * chance:g}" for chance, _ in kept), tuple(float(points) for _, points in kept)
+    )
 
 
 _MOST = 700.0  # logarithm of the largest ratio that a number holds
@@ -210,7 +212,7 @@ class Fitted:
     """A model with how it came about: the design, one fit per cause, and what a reader must be told."""
 
     model: SurvivalModel
-    design: Design | None = None
+    design: CoxDesign | None = None
     causes: tuple[CauseFit, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -272,7 +274,7 @@ def _unmodelled(cohort: Cohort) -> dict[str, str]:
     }
 
 
-def _causes(cohort: Cohort, stages: Sequence[str]) -> tuple[Design, tuple[CauseFit, ...], list[str]]:
+def _causes(cohort: Cohort, stages: Sequence[str]) -> tuple[CoxDesign, tuple[CauseFit, ...], list[str]]:
     design = make_design(cohort, stages=stages)
     events = int((design.cohort.state == 1).sum())
     notes = list(design.notes)
@@ -298,7 +300,7 @@ def _causes(cohort: Cohort, stages: Sequence[str]) -> tuple[Design, tuple[CauseF
     return design, fits, notes + [note for fit in fits for note in fit.notes]
 
 
-def _separated(design: Design) -> list[str]:
+def _separated(design: CoxDesign) -> list[str]:
     """Name a covariate that only the penalty keeps within bounds."""
     try:
         fit_terms(design, design.terms, cause=0)
@@ -372,7 +374,7 @@ def _sheet(fitted: Fitted, horizons: Sequence[Horizon]) -> dict[str, Any] | None
     return scales | {"total": found.total}
 
 
-def _size(design: Design, *, horizon: float) -> dict[str, Any] | None:
+def _size(design: CoxDesign, *, horizon: float) -> dict[str, Any] | None:
     """Return how many patients the coefficients would need by Riley's criteria; None where the model explains nothing.
 
     Cox and Snell's R² to expect is the one found, shrunk by van Houwelingen's factor as a first look always flatters.
@@ -390,7 +392,7 @@ def _size(design: Design, *, horizon: float) -> dict[str, Any] | None:
     return vars(size) | {"r2": float(r2), "coefficients": terms, "wanted": SHRINKAGE}
 
 
-def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
+def _cause(design: CoxDesign, fit: CauseFit, number: int) -> dict[str, Any]:
     model, simple = fit.model, fit.simple
     return {
         "event": model.event,
@@ -413,7 +415,7 @@ def _cause(design: Design, fit: CauseFit, number: int) -> dict[str, Any]:
     }
 
 
-def _unpenalised(design: Design, model: CauseModel, number: int) -> list[dict[str, Any]] | None:
+def _unpenalised(design: CoxDesign, model: CauseModel, number: int) -> list[dict[str, Any]] | None:
     """Return the same model's ratios without the penalty, which have intervals and p; None where they have no limit."""
     try:
         plain = fit_terms(design, model.terms, cause=number, strata=model.strata)
@@ -426,7 +428,7 @@ def _bent(model: CauseModel) -> list[str]:
     return list(dict.fromkeys(term.column for term in model.terms if term.knots))
 
 
-def explain_spline(design: Design, model: CauseModel, column: str) -> dict[str, Any]:
+def explain_spline(design: CoxDesign, model: CauseModel, column: str) -> dict[str, Any]:
     """Return how the hazard moves with a number: ratios to its median with a 95 % band, and Wald tests.
 
     `nonlinear` tests the bends, `all` the whole effect; equal to anova of R's rms. `contrast` is the ratio between
@@ -464,7 +466,7 @@ def _contrast(model: CauseModel, column: str, grid: Array, middle: float) -> dic
     return {"ratio": np.exp(value), "low": np.exp(value - width), "high": np.exp(value + width)}
 
 
-def _wald(coefficients: Array, covariance: Array) -> Test:
+def _wald(coefficients: Array, covariance: Array) -> ChiSquared:
     return chi_squared(float(coefficients @ np.linalg.solve(covariance, coefficients)), len(coefficients))
 
 
@@ -501,7 +503,7 @@ def hazard_ratios(
     ]
 
 
-def _fine_gray(design: Design) -> dict[str, Any] | None:
+def _fine_gray(design: CoxDesign) -> dict[str, Any] | None:
     if not design.terms:
         return None
     try:
@@ -511,7 +513,7 @@ def _fine_gray(design: Design) -> dict[str, Any] | None:
     return {"event": design.cohort.events[0], "ratios": hazard_ratios(fit.terms, fit.coefficients, fit.covariance)}
 
 
-def _references(design: Design) -> dict[str, str]:
+def _references(design: CoxDesign) -> dict[str, str]:
     """Name what each category is compared with."""
     references = {}
     for name in dict.fromkeys(term.column for term in design.terms if term.level):

@@ -16,7 +16,7 @@ from ..files import write_csv
 from .aft import survival_at
 from .curves import Array, Curve, Interval, median, read_at
 from .model import ColumnFacts, SurvivalModel, patient_curves
-from .table import Table, as_number, cut_stages, is_missing, tidy
+from .table import PatientTable, as_number, cut_stages, is_missing, tidy
 from .words import (
     NOTICE,
     Horizon,
@@ -49,7 +49,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PatientPrediction:
     """Everything about one patient. `curves` are named as in SurvivalModel.stage_curves; times in `unit`."""
 
     patient: dict[str, str]
@@ -117,7 +117,7 @@ def _field(facts: ColumnFacts) -> dict[str, Any]:
 
 def ask(
     model: SurvivalModel, patient: Mapping[str, str], *, horizons: Sequence[Horizon] = (), extrapolate: bool = False
-) -> Prediction:
+) -> PatientPrediction:
     """Predict for one patient, given as text by column name; the horizons of the model unless others are asked.
 
     Raises:
@@ -146,7 +146,9 @@ def ask(
     last = curves["survival"].last
     middle = median(curves["survival"])
     text = _median_text(middle, model, last=last)
-    return Prediction(stated, model.unit, model.events, answers, middle, text, curves, tuple(notes), method, last)
+    return PatientPrediction(
+        stated, model.unit, model.events, answers, middle, text, curves, tuple(notes), method, last
+    )
 
 
 def _covers(model: SurvivalModel, stage: str) -> bool:
@@ -155,14 +157,14 @@ def _covers(model: SurvivalModel, stage: str) -> bool:
 
 def _no_answer(
     model: SurvivalModel, stated: dict[str, str], asked: Sequence[Horizon], why: Sequence[str]
-) -> Prediction:
+) -> PatientPrediction:
     """Give no number for a patient unlike any that the model saw."""
     answers = tuple(
         Answer(h.time, h.words, None, {}, f"After {h.words}: no number, since {' and '.join(why)}.") for h in asked
     )
     note = f"No number is given: {' and '.join(why)}. Check the value and its unit."
     text = f"{_median_of(model)}: no number."
-    return Prediction(stated, model.unit, model.events, answers, _UNKNOWN, text, {}, (note,), "No answer")
+    return PatientPrediction(stated, model.unit, model.events, answers, _UNKNOWN, text, {}, (note,), "No answer")
 
 
 def _why_observed(model: SurvivalModel, stage: str, *, extrapolate: bool) -> list[str]:
@@ -365,7 +367,7 @@ def _median_text(middle: Interval, model: SurvivalModel, *, last: float) -> str:
     return f"{what}: {short(middle.value)} {model.unit} (between {short(middle.low)} and {high})."
 
 
-def as_json(prediction: Prediction) -> dict[str, Any]:
+def as_json(prediction: PatientPrediction) -> dict[str, Any]:
     """Return a prediction for JSON (curves left out); an endless time or an unknown number is null."""
     return {
         "notice": NOTICE,
@@ -400,8 +402,8 @@ def _plain_interval(interval: Interval | None) -> dict[str, float | None] | None
 
 
 def ask_table(
-    model: SurvivalModel, table: Table, *, horizons: Sequence[Horizon] = (), extrapolate: bool = False
-) -> list[Prediction]:
+    model: SurvivalModel, table: PatientTable, *, horizons: Sequence[Horizon] = (), extrapolate: bool = False
+) -> list[PatientPrediction]:
     """Predict for every row of a table; columns that the model does not know are passed over.
 
     Names of columns may differ in case and dashes; decimal commas are read where the table has them.
@@ -420,7 +422,7 @@ def ask_table(
     return predictions
 
 
-def _cells(model: SurvivalModel, table: Table, name: str) -> list[str]:
+def _cells(model: SurvivalModel, table: PatientTable, name: str) -> list[str]:
     """Return the cells of the column that the model calls `name`, numbers with decimal points.
 
     Raises:
@@ -440,7 +442,7 @@ def _cells(model: SurvivalModel, table: Table, name: str) -> list[str]:
     return cells
 
 
-def write_predictions(path: Path, predictions: Sequence[Prediction], table: Table) -> None:
+def write_predictions(path: Path, predictions: Sequence[PatientPrediction], table: PatientTable) -> None:
     """Write one row per patient and horizon: the columns of the table, then the answer; empty where none is known.
 
     A column of the table that bears the name of one of ours keeps it; ours then begins with 'predicted '.
@@ -456,7 +458,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction], table: Tabl
     write_csv(path, rows, columns=[*table.columns, *added.values()])
 
 
-def _flat(prediction: Prediction, found: Answer) -> dict[str, object]:
+def _flat(prediction: PatientPrediction, found: Answer) -> dict[str, object]:
     """Return one answer as cells: survival, or with competing events 'event-free' and each event's incidence."""
     competing = len(prediction.events) > 1
     cells: dict[str, object] = {"horizon": found.words, "time": float(f"{found.time:.6g}")}

@@ -32,7 +32,7 @@ _STEPS = 100
 
 
 @dataclass(frozen=True)
-class Calibration:
+class RiskCalibration:
     """At one horizon: `ratio` observed over expected (1 is perfect), `intercept` (0), `slope` (1) and the curve.
 
     risk, smooth, low, high: (points,) the predicted risk, the smoothed observed one and its pointwise 95 % band.
@@ -47,14 +47,14 @@ class Calibration:
     high: Array
 
 
-def calibrate(seen: Functional, risk: Array, *, points: int = 60) -> Calibration:
+def calibrate(seen: Functional, risk: Array, *, points: int = 60) -> RiskCalibration:
     """Compare predicted risks, (patients,), with what was `seen`: the incidence of the same patients at the horizon."""
     link = _link(risk)
     offset_only = _regress(np.ones((len(risk), 1)), seen.pseudo, offset=link)
     both = _regress(np.column_stack([np.ones(len(risk)), link]), seen.pseudo)
     first, last = np.quantile(risk, [0.01, 0.99])
     grid = np.linspace(first, last, points)
-    return Calibration(
+    return RiskCalibration(
         observed_over_expected(seen, risk),
         _limits(*offset_only, place=0),
         _limits(*both, place=1),

@@ -24,11 +24,11 @@ from .cox import late_gray
 from .curves import (
     Z95,
     Array,
+    ChiSquared,
     Curve,
     Functional,
     Interval,
     RiskTable,
-    Test,
     gray,
     holm,
     known_until_the_end,
@@ -220,7 +220,7 @@ def _incidence_test(cohort: Cohort) -> str:
     return "Gray" if cohort.entry is None else "Fine–Gray score"
 
 
-def _gray(cohort: Cohort, table: RiskTable, *, cause: int) -> Test:
+def _gray(cohort: Cohort, table: RiskTable, *, cause: int) -> ChiSquared:
     """Compare the incidences of one event; with late entry by the score test of the Fine–Gray model."""
     if cohort.entry is None:
         return gray(table, cause=cause)
@@ -228,7 +228,7 @@ def _gray(cohort: Cohort, table: RiskTable, *, cause: int) -> Test:
     return late_gray(cohort.time, own, cohort.stage, groups=len(cohort.stages), start=cohort.entry)
 
 
-def _pairs(cohort: Cohort, table: RiskTable) -> dict[tuple[int, int], tuple[Test, float]]:
+def _pairs(cohort: Cohort, table: RiskTable) -> dict[tuple[int, int], tuple[ChiSquared, float]]:
     if not cohort.competing:
         return pairwise(table)
     if cohort.entry is None:
@@ -280,14 +280,14 @@ FEWEST_SAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Study:
+class SurvivalStudy:
     """`result` is what survival.json holds; `model` is what model.json holds."""
 
     result: dict[str, Any]
     model: SurvivalModel
 
 
-def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival by stage") -> Study:
+def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival by stage") -> SurvivalStudy:
     """Compare the stages, fit a model, judge it."""
     started = time.perf_counter()
     rng = np.random.default_rng(settings.seed)
@@ -308,7 +308,7 @@ def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival
         "limits": _limits(cohort, fitted) + limits,
         "provenance": _provenance(settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
     }
-    return Study(result, model)
+    return SurvivalStudy(result, model)
 
 
 def _provenance(seed: int) -> dict[str, Any]:
@@ -317,7 +317,7 @@ def _provenance(seed: int) -> dict[str, Any]:
     return facts
 
 
-def write_study(folder: Path, study: Study) -> None:
+def write_study(folder: Path, study: SurvivalStudy) -> None:
     """Write survival.json and model.json into a folder."""
     write_json(folder / "survival.json", study.result)
     write_model(folder / "model.json", study.model)

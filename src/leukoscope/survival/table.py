@@ -142,7 +142,7 @@ MISSING = {"", "na", "n/a", "nan", "null", "none", ".", "?", "-", "missing", "un
 
 
 @dataclass(frozen=True)
-class Table:
+class PatientTable:
     """Columns of text, the line of the file each row came from, and where it came from."""
 
     columns: dict[str, list[str]]
@@ -270,7 +270,7 @@ def one_spelling(cells: Sequence[str]) -> tuple[list[str], list[str]]:
     return [chosen.get(cell, "") for cell in cells], [f"{listed(names)} as {names[0]}" for names in joined]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> PatientTable:
     """Read a table as spreadsheets write them (`images.listing`); numbers have commas where commas do not separate.
 
     Raises:
@@ -283,7 +283,7 @@ def read_table(path: Path) -> Table:
     if not read.rows:
         raise DataError(f"{path} has a header but no patients. Check that it was exported whole.")
     columns = {name: list(cells) for name, cells in zip(read.header, zip(*read.rows, strict=True), strict=True)}
-    return Table(columns, list(read.lines), path.name, decimal_comma=read.separator != ",", notes=read.notes)
+    return PatientTable(columns, list(read.lines), path.name, decimal_comma=read.separator != ",", notes=read.notes)
 
 
 def as_number(cell: str, *, decimal_comma: bool) -> float | None:
@@ -307,7 +307,7 @@ _DEATH = {"d", "srvstat", "status_death"} | _YES - {"1", "true", "yes", "event"}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TimeToEvent:
     """`time` (rows,) with NaN where missing; `state` (rows,): -1 missing, 0 censored, 1 the event, 2… competing."""
 
     time: np.ndarray
@@ -316,7 +316,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def read_outcome(table: Table, settings: StudySettings) -> Outcome:
+def read_outcome(table: PatientTable, settings: StudySettings) -> TimeToEvent:
     """Read times and states.
 
     Raises:
@@ -333,7 +333,7 @@ def read_outcome(table: Table, settings: StudySettings) -> Outcome:
         raise UsageError(
             "--competing-time needs --competing with the 0/1 column of that event; the events of --events share --time."
         )
-    outcome = Outcome(time, state, events)
+    outcome = TimeToEvent(time, state, events)
     for name in columns:
         outcome = _add_competing(outcome, table, name, settings.competing_time)
     if not (outcome.state > 0).any():
@@ -357,7 +357,7 @@ def _check_competing(settings: StudySettings) -> None:
         raise UsageError(f"'{settings.event}' is the event that is studied; it cannot compete with itself.")
 
 
-def _times(table: Table, name: str) -> np.ndarray:
+def _times(table: PatientTable, name: str) -> np.ndarray:
     times = np.array(table.numbers(name))
     endless = np.flatnonzero(times > LONGEST)
     if len(endless):
@@ -381,7 +381,7 @@ def _code(cell: str) -> str:
     return _whole(" ".join(cell.lower().split()))
 
 
-def _binary(table: Table, name: str) -> np.ndarray:
+def _binary(table: PatientTable, name: str) -> np.ndarray:
     """Read a column of 0/1, true/false or plain words for alive and dead."""
     codes = each(table.column(name), _code)
     strange = Counter(code for code in codes if code and code not in _NO | _YES)
@@ -395,7 +395,7 @@ def _binary(table: Table, name: str) -> np.ndarray:
     return np.array([-1 if not code else int(code in _YES) for code in codes])
 
 
-def _mapped(table: Table, settings: StudySettings) -> tuple[np.ndarray, tuple[str, ...]]:
+def _mapped(table: PatientTable, settings: StudySettings) -> tuple[np.ndarray, tuple[str, ...]]:
     """Read a column through the mapping that was given; the event that does not compete comes first."""
     meaning = _meanings(settings.events)
     codes = each(table.column(settings.event), _code)
@@ -450,7 +450,7 @@ def _which_event(names: Sequence[str], *, main: Sequence[str]) -> str:
     )
 
 
-def _add_competing(outcome: Outcome, table: Table, name: str, time_column: str) -> Outcome:
+def _add_competing(outcome: TimeToEvent, table: PatientTable, name: str, time_column: str) -> TimeToEvent:
     """Add a 0/1 column of a competing event; what came first counts."""
     happened = _binary(table, name) == 1
     when = _times(table, time_column) if time_column else outcome.time
@@ -470,7 +470,7 @@ def _add_competing(outcome: Outcome, table: Table, name: str, time_column: str) 
     first = happened & (when <= outcome.time)
     tied = counted(int(both.sum()), "row")
     notes = (f"In {tied} '{name}' has the same time as '{outcome.events[0]}' and counts as the first.",)
-    return Outcome(
+    return TimeToEvent(
         time=np.where(first, when, outcome.time),
         state=np.where(first, len(outcome.events) + 1, outcome.state),
         events=(*outcome.events, name),
