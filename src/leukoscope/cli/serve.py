@@ -156,6 +156,7 @@ _TAKEN = {
     "f": "the field",
     "a": "add",
     "r": "redraw",
+    "l": "likeness",
 }
 
 

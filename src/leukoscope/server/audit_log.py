@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from ..errors import DataError
 from ..files import read_json, write_whole
-from .database import Account, Cell, Entry, Review, now
+from .database import DRAWN, Account, Cell, Entry, Review, now
 
 _FIRST = "0" * 64
 _LOCK = 7_301_645  # PostgreSQL: an advisory lock's number
@@ -162,14 +162,14 @@ class _Told:
     def hear(self, entry: Entry) -> None:
         """Take in the next line."""
         number = entry.detail.get("review")
-        if entry.action in ("reviewed", "removed", "settled") and number is not None:
+        if entry.action in ("reviewed", "removed", "settled", "added") and number is not None:
             self.reviews[number] = (entry.account, entry.detail["label"], entry.item)
             self._where[number] = (entry.detail["case"], entry.detail["image"])
             self._of_cell.setdefault(entry.item, []).append(number)
         elif entry.action == "took back" and number is not None:
             self.undone.add(number)
         elif entry.action == "redrew":
-            self.undone.update(self._of_cell.get(entry.item, ()))
+            self.undone.update(each for each in self._of_cell.get(entry.item, ()) if self.reviews[each][1] != DRAWN)
         elif entry.action == "deleted":
             self._deleted.add((entry.kind, entry.item))
 

@@ -1,6 +1,6 @@
 """Cases and their cells: as the API shows them to one caller, and as they change."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, SQLColumnExpression, case, func, literal, select, update
@@ -15,6 +15,7 @@ from .database import (
     BLIND,
     DICOM,
     DONE,
+    DRAWN,
     FAILED,
     FIELD,
     OPEN,
@@ -32,7 +33,7 @@ from .database import (
     Review,
 )
 from .readings import View
-from .refusals import Seen, bad_request, not_found, signed_off
+from .refusals import Seen, bad_request, changed_meanwhile, not_found, signed_off
 
 Item = TypeVar("Item", Picture, Cell)
 
@@ -97,6 +98,24 @@ def lock_cell(session: Session, caller: Caller, cell_id: int, seen: Seen) -> Cel
     if found.removed:
         raise not_found("cell", cell_id)
     return found
+
+
+def lock_cells(session: Session, caller: Caller, case_id: int, etags: Iterable[str]) -> tuple[Case, list[Cell]]:
+    """Return a case, locked, and those of its cells that were seen as they are now, each by its etag.
+
+    Refuses like `lock_case`, and when one of the cells is not there (404) or not as it was seen (412): then all of
+    those are told as they are now.
+    """
+    owner = lock_case(session, caller, case_id)
+    seen = {int(etag.partition("-")[0]): etag for etag in etags}
+    there = select(Cell).where(Cell.case_id == case_id, Cell.id.in_(seen)).order_by(Cell.number)
+    found = list(session.scalars(there.execution_options(populate_existing=True)))
+    if missing := sorted(seen.keys() - {cell.id for cell in found}):
+        raise not_found("cell", missing[0])
+    changed = [cell.id for cell in found if cell.removed or etag_of_cell(cell) != seen[cell.id]]
+    if changed:
+        raise changed_meanwhile({"cells": some_cells(session, readings.view_of(session, caller, owner), changed)})
+    return owner, found
 
 
 def lock_image(session: Session, caller: Caller, image_id: int) -> tuple[Picture, Case]:
@@ -294,15 +313,46 @@ def _states(session: Session, ids: list[int]) -> dict[int, dict[str, int]]:
     return found
 
 
-def list_cells(session: Session, view: View, *, wanted: str, order: str, offset: int, limit: int) -> dict[str, Any]:
+def list_cells(
+    session: Session,
+    view: View,
+    *,
+    wanted: str,
+    order: str,
+    offset: int,
+    limit: int,
+    ranked: Sequence[int] | None = None,
+) -> dict[str, Any]:
     """Return {"total", "counts", "cells"}: a page of a case's cells, and how many there are of each kind.
 
     Whoever reads blind to the model gets them by their numbers: any other order would tell what it said.
+
+    ranked: ids of all wanted cells in an order that the database does not know, instead of `order`.
     """
     counts = cell_counts(session, view)
-    query = of_case(_columns(view), view).where(*_filter(view, wanted))
-    rows = session.execute(query.order_by(*_order(view, order)).offset(offset).limit(limit)).all()
+    if ranked is None:
+        query = of_case(_columns(view), view).where(*_filter(view, wanted))
+        rows = session.execute(query.order_by(*_order(view, order)).offset(offset).limit(limit)).all()
+    else:
+        page = {cell: place for place, cell in enumerate(ranked[offset : offset + limit])}
+        found = session.execute(_columns(view).where(Cell.id.in_(page))).all()
+        rows = sorted(found, key=lambda row: page[row.id])
     return {"total": _total(counts, wanted), "counts": counts, "cells": _described(session, view, rows)}
+
+
+class Kind(NamedTuple):
+    """What a cell counts as, and its crop in the store."""
+
+    id: int
+    shown: str
+    digest: str
+
+
+def kinds_of_cells(session: Session, view: View, wanted: str) -> list[Kind]:
+    """Return what each of the wanted cells of a case counts as, in the order of their numbers."""
+    query = labelled(select(Cell.id, shown_to(view), Cell.digest).select_from(Cell), view)
+    rows = session.execute(of_case(query, view).where(*_filter(view, wanted)).order_by(Cell.number))
+    return [Kind(*row) for row in rows]
 
 
 def cell_counts(session: Session, view: View) -> dict[str, Any]:
@@ -356,6 +406,12 @@ def one_cell(session: Session, view: View, cell_id: int) -> dict[str, Any]:
     """Return a cell with its outline."""
     rows = session.execute(_columns(view, Cell.outline, Cell.facts).where(Cell.id == cell_id)).all()
     return _described(session, view, rows)[0] | {"outline": rows[0].outline, "facts": rows[0].facts}
+
+
+def some_cells(session: Session, view: View, ids: Collection[int]) -> list[dict[str, Any]]:
+    """Return cells without their outlines, in the order of their numbers."""
+    query = _columns(view).where(Cell.id.in_(ids)).order_by(Cell.number)
+    return _described(session, view, session.execute(query).all())
 
 
 def cells_of_image(session: Session, view: View, image_id: int) -> list[dict[str, Any]]:
@@ -504,12 +560,12 @@ def _order(view: View, order: str) -> list[Any]:
         "type": [shown_to(view), Cell.need, Cell.number],
         "probability": [Cell.chance.is_(None), Cell.chance.desc(), Cell.number],
     }
-    return orders[order if view.model else "number"]
+    return orders[order if view.model and order in orders else "number"]
 
 
 def forget(session: Session, cell: Cell) -> list[int]:
     """Take back all reviews of a cell that is drawn anew, which were of another picture; return which stood."""
     stood = sorted(session.scalars(readings.last_words(Review.cell_id == cell.id)))
-    session.execute(update(Review).where(Review.cell_id == cell.id).values(undone=True))
+    session.execute(update(Review).where(Review.cell_id == cell.id, Review.label != DRAWN).values(undone=True))
     cell.label, cell.review_id = "", None
     return stood

@@ -43,7 +43,9 @@ from ..errors import LeukoscopeError, UsageError, require
 
 Key = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up only columns that are INTEGER
 
-NOT_A_CELL, REMOVED = "not_a_cell", "removed"
+NOT_A_CELL, REMOVED, DRAWN = "not_a_cell", "removed", "drawn"
+SHAPES = (REMOVED, DRAWN)
+"""Labels of reviews that say nothing of what a cell is: it was taken away, or drawn in the place of others."""
 READER, REVIEWER, ADMIN = "reader", "reviewer", "admin"
 ROLES = (READER, REVIEWER, ADMIN)
 """Each may do what those before it may."""
@@ -87,6 +89,8 @@ class Laboratory(Table):
     """What a new case asks for, like the two below."""
     hide_model: Mapped[bool] = mapped_column(default=False)
     settling: Mapped[str] = mapped_column(String(20), default=CONSENSUS)
+    counting: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What it set in the browser in the place of `serve --order`, `--goal` and `--key`: {"order", "goal", "keys"}."""
 
 
 class Account(Table):
@@ -318,6 +322,8 @@ class Review(Table):
     round: Mapped[str] = mapped_column(String(20), default=READING)
     shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """What its reader had before them: version of the cell, what the model said of it, reviews of others."""
+    batch: Mapped[int | None] = mapped_column(Key)
+    """The first review of those that one request gave: they are taken back together. None for one alone."""
     __table_args__ = (Index("reviews_to_undo", "case_id", "account_id", "id"),)
 
 

@@ -21,12 +21,14 @@ from .accounts import Caller
 from .database import (
     BLIND,
     CONSENSUS,
+    DRAWN,
     FREE,
     MOST_READERS,
     READING,
     REMOVED,
     REVIEWER,
     SETTLED,
+    SHAPES,
     THIRD,
     Account,
     Case,
@@ -77,7 +79,7 @@ def round_of(case: Case) -> str:
 
 def last_words(*where: Any) -> Select[Any]:
     """Return the ids of the reviews that nobody took back, the last of each reader, cell and round."""
-    said = (Review.undone.is_(False), Review.label != REMOVED)
+    said = (Review.undone.is_(False), Review.label.not_in(SHAPES))
     query = select(func.max(Review.id)).where(*said, *where).correlate(None)
     return query.group_by(Review.cell_id, Review.account_id, Review.round)
 
@@ -134,11 +136,12 @@ def _has_finished(case: Case) -> Refusal:
 
 
 def say(
-    session: Session, caller: Caller, case: Case, cell: Cell, label: str, *, note: str = ""
+    session: Session, caller: Caller, case: Case, cell: Cell, label: str, *, note: str = "", batch: int | None = None
 ) -> tuple[Review, dict[str, Any]]:
     """Keep an answer; return it, and for the log what it takes the place of: {"old", "old_reader"}, empty for nothing.
 
-    REMOVED takes a cell off the pages until that is undone. Refuses as `take_place` does.
+    REMOVED takes a cell off the pages until that is undone; DRAWN, of a new cell, puts it there until that is undone.
+    Refuses as `take_place` does.
     """
     take_place(session, caller, case)
     view = view_of(session, caller, case)
@@ -151,6 +154,7 @@ def say(
         note=note,
         round=round_of(case),
         shown=_shown(session, view, cell),
+        batch=batch,
     )
     session.add(said)
     session.flush()
@@ -160,6 +164,19 @@ def say(
     if not view.own:
         settle_phase(session, case)
     return said, before
+
+
+def say_all(
+    session: Session, caller: Caller, case: Case, labels: Sequence[tuple[Cell, str]], *, note: str = ""
+) -> list[tuple[Review, dict[str, Any]]]:
+    """Keep the answers to several cells, which are taken back together; return each as `say` does."""
+    said: list[tuple[Review, dict[str, Any]]] = []
+    for cell, label in labels:
+        said.append(say(session, caller, case, cell, label, note=note, batch=said[0][0].id if said else None))
+    first = said[0][0]
+    first.batch = first.id
+    session.flush()
+    return said
 
 
 def _before(session: Session, view: View, cell: Cell) -> dict[str, Any]:
@@ -185,25 +202,37 @@ def _shown(session: Session, view: View, cell: Cell) -> dict[str, Any]:
     return shown
 
 
-def last_review(session: Session, caller: Caller, case: Case) -> Review | None:
-    """Return what the caller said last in this round of a case and has not taken back."""
+def last_reviews(session: Session, caller: Caller, case: Case) -> list[Review]:
+    """Return what the caller said last in this round of a case and has not taken back: one review, or a batch."""
     own = (Review.case_id == case.id, Review.account_id == caller.account_id, Review.undone.is_(False))
-    query = select(Review).where(*own, Review.round == round_of(case))
-    return session.scalar(query.order_by(Review.id.desc()).limit(1))
+    query = select(Review).where(*own, Review.round == round_of(case)).order_by(Review.id.desc())
+    last = session.scalar(query.limit(1))
+    if last is None or last.batch is None:
+        return [last] if last else []
+    return list(session.scalars(query.where(Review.batch == last.batch)))
 
 
-def undo(session: Session, caller: Caller, case: Case, last: Review) -> Cell:
-    """Take a review back; return its cell. Refuses as `take_place` does: who has finished takes back nothing."""
+def undo(session: Session, caller: Caller, case: Case, last: Sequence[Review]) -> list[Cell]:
+    """Take reviews back; return their cells. Refuses as `take_place` does: who has finished takes back nothing."""
     take_place(session, caller, case)
-    last.undone = True
+    for review in last:
+        review.undone = True
     session.flush()
-    cell = session.get_one(Cell, last.cell_id)
-    if last.label == REMOVED:
-        cell.removed, cell.version = False, cell.version + 1
-    stand(session, case, cell)
+    cells = [session.get_one(Cell, review.cell_id) for review in last]
+    for cell, review in zip(cells, last, strict=True):
+        if review.label in SHAPES:
+            cell.removed, cell.version = _is_gone(session, cell), cell.version + 1
+        stand(session, case, cell)
     if case.phase not in BLIND:
         settle_phase(session, case)
-    return cell
+    return cells
+
+
+def _is_gone(session: Session, cell: Cell) -> bool:
+    """Return whether somebody has taken a cell away, or has taken back that it was drawn in the place of others."""
+    taken = (Review.label == REMOVED) & Review.undone.is_(False)
+    never = (Review.label == DRAWN) & Review.undone
+    return session.scalar(select(Review.id).where(Review.cell_id == cell.id, taken | never).limit(1)) is not None
 
 
 # --- what stands ---------------------------------------------------------------------------------------------------
@@ -212,7 +241,7 @@ def undo(session: Session, caller: Caller, case: Case, last: Review) -> Cell:
 def stand(session: Session, case: Case, cell: Cell) -> None:
     """Let the answer that counts stand for a cell; none while its readers are blind to each other."""
     if case.phase == FREE:
-        left = (Review.cell_id == cell.id, Review.undone.is_(False), Review.label != REMOVED)
+        left = (Review.cell_id == cell.id, Review.undone.is_(False), Review.label.not_in(SHAPES))
         last = session.scalar(select(Review).where(*left).order_by(Review.id.desc()).limit(1))
         _set(cell, last)
     elif case.phase not in BLIND:
@@ -390,7 +419,8 @@ def check_shapes(session: Session, case: Case) -> None:
     """Refuse to add, redraw or remove cells and images of a case whose readers must all read the same (409)."""
     if case.phase == FREE:
         return
-    if session.scalar(select(Review.id).where(Review.case_id == case.id).limit(1)) is not None:
+    begun = (Review.case_id == case.id, Review.label.not_in(SHAPES))
+    if session.scalar(select(Review.id).where(*begun).limit(1)) is not None:
         text = (
             f"Case {case.id} is read by several people, who must all read the same cells, and reading has begun. "
             'Say "not a cell" where there is none.'

@@ -185,31 +185,41 @@ def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 @router.post("/{case_id}/undo")
 def undo(me: Me, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
-    """Take back the caller's last review in this case; `cell` is null when there is none.
+    """Take back the caller's last review in this case, or all that one request said last; null and none where none is.
 
-    If-Match names the case, or the cell whose review is to be taken back: what others read meanwhile is then no matter.
+    If-Match names the case, or each cell whose review is to be taken back: what others read meanwhile is then no
+    matter. `cells` are those cells as they are now, `cell` the last of them.
     """
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
-        last = readings.last_review(session, me, found)
-        cell = session.get_one(Cell, last.cell_id) if last else None
-        if last is None or cell is None:
+        last = readings.last_reviews(session, me, found)
+        cells = [session.get_one(Cell, each.cell_id) for each in last]
+        if not last:
             found.version -= 1  # nothing changes
-            return {"cell": None, "case_etag": shown.etag_of_case(found)}
-        if shown.etag_of_cell(cell) not in seen.etags:
-            seen.check(shown.etag_of_case(found, before=True), lambda: _undo_now(session, me, found, cell))
+            return {"cell": None, "cells": [], "case_etag": shown.etag_of_case(found)}
+        if not {shown.etag_of_cell(cell) for cell in cells} <= seen.etags:
+            seen.check(shown.etag_of_case(found, before=True), lambda: _undo_now(session, me, found, cells))
         readings.undo(session, me, found, last)
-        now_ = shown.one_cell(session, readings.view_of(session, me, found), cell.id)
-        left = now_["review"]["label"] if now_["review"] else ""
-        detail = {"review": last.id, "case": case_id, "old": last.label, "label": left, "round": last.round}
-        room.log.add(session, who(me), "took back", kind="cell", item=cell.id, **detail)
-        return {"cell": now_, "case_etag": shown.etag_of_case(found)}
+        now_ = _cells_now(session, me, found, cells)
+        left = {cell["id"]: cell["review"]["label"] if cell["review"] else "" for cell in now_}
+        for each in last:
+            detail = {"review": each.id, "case": case_id, "old": each.label, "label": left[each.cell_id]}
+            detail |= {"round": each.round} | ({"batch": each.batch} if each.batch else {})
+            room.log.add(session, who(me), "took back", kind="cell", item=each.cell_id, **detail)
+        view = readings.view_of(session, me, found)
+        cell = shown.one_cell(session, view, cells[0].id)
+        return {"cell": cell, "cells": now_, "case_etag": shown.etag_of_case(found)}
 
 
-def _undo_now(session: Session, me: Caller, found: Case, cell: Cell) -> dict[str, Any]:
-    """Return the case as it is, and the cell whose review would be taken back."""
-    view = readings.view_of(session, me, found)
-    return _case_now(session, me, found) | {"cell": shown.one_cell(session, view, cell.id)}
+def _cells_now(session: Session, me: Caller, found: Case, cells: list[Cell]) -> list[Answer]:
+    session.flush()
+    return shown.some_cells(session, readings.view_of(session, me, found), [cell.id for cell in cells])
+
+
+def _undo_now(session: Session, me: Caller, found: Case, cells: list[Cell]) -> dict[str, Any]:
+    """Return the case as it is, and the cells whose reviews would be taken back."""
+    cell = shown.one_cell(session, readings.view_of(session, me, found), cells[0].id)
+    return _case_now(session, me, found) | {"cell": cell, "cells": _cells_now(session, me, found, cells)}
 
 
 @router.post("/{case_id}/sign-off")

@@ -3,12 +3,15 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pydantic import Field, StringConstraints
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -20,7 +23,7 @@ from .. import cases as shown
 from .. import readings
 from ..accounts import Caller
 from ..analysis import cell_of_outline, drawn_of, hold_crops, overlap, png, store_cells, store_predictions
-from ..database import CONSENSUS, NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
+from ..database import CONSENSUS, DRAWN, NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
 from ..refusals import (
     LARGEST,
     PICTURE,
@@ -31,6 +34,7 @@ from ..refusals import (
     Note,
     Outline,
     Refusal,
+    Seen,
     bad_request,
     not_found,
     picture_answer,
@@ -40,12 +44,14 @@ from ..security import Me, Saw, TheRoom
 from ..summary import labels_of
 from .accounts import who
 from .images import pyramid_of
+from .references import by_likeness
 
 if TYPE_CHECKING:
     from ...inference.fields import JudgedCell
 
 router = APIRouter(tags=["cells"])
-_SAME = 0.5  # intersection over union of the boxes of two cells above which they are one
+_SAME = 0.5  # intersection over union of two outlines above which they are one cell
+_DRAWN = 256  # pixels of the side on which two outlines are compared
 _HEAT_SIDE = 240  # pixels of a heat map
 
 
@@ -54,6 +60,17 @@ class NewReview(Body):
 
     label: Name
     note: Note = ""
+
+
+Etag = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,15}-[0-9]{1,9}$")]
+_MOST_AT_ONCE = 1000
+
+
+class ManyReviews(NewReview):
+    """What a reader says of several cells at once."""
+
+    cells: Annotated[list[Etag], Field(min_length=1, max_length=_MOST_AT_ONCE)]
+    """The etag of each cell as it was seen; too many for the header If-Match."""
 
 
 class NewCell(Body):
@@ -69,6 +86,13 @@ class Redrawn(Body):
     outline: Outline
 
 
+class Replacement(Body):
+    """Outlines that take the place of those of other cells: one of two that are one cell, two of one that is two."""
+
+    cells: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST)]], Field(min_length=1, max_length=16)]
+    outlines: Annotated[list[Outline], Field(min_length=1, max_length=16)]
+
+
 @router.get("/cases/{case_id}/cells")
 def list_cells(
     *,
@@ -76,7 +100,8 @@ def list_cells(
     room: TheRoom,
     case_id: Id,
     filter: Annotated[Name, Query()] = "every",
-    order: Literal["need", "number", "probability", "type"] = "need",
+    order: Literal["need", "number", "probability", "type", "likeness"] = "need",
+    like: Annotated[int | None, Query(ge=1, le=LARGEST)] = None,
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 200,
 ) -> JSONResponse:
@@ -84,10 +109,15 @@ def list_cells(
 
     `filter`: every, unread, unsure, refused, disputed, not_a_cell or class:NAME; a reader's word stands before the
     model's. Where the case is read blind, the labels are the caller's own; where the model is hidden, its words are.
+    `order=likeness` sorts the cells of each class by their distance in the embedding: from the cell `like`, whose class
+    comes first, else from the middle of their class. Cells that /cases/ID/likeness has not compared yet come last.
     """
     with room.database.reading() as session:
         view = shown.view_of(session, me, case_id)
-        page = shown.list_cells(session, view, wanted=filter, order=order, offset=offset, limit=limit)
+        ranked = None
+        if order == "likeness" and view.model:
+            ranked = by_likeness(room, shown.kinds_of_cells(session, view, filter), like=like)
+        page = shown.list_cells(session, view, wanted=filter, order=order, offset=offset, limit=limit, ranked=ranked)
     return JSONResponse(page)  # as it is: hundreds of cells need no second look
 
 
@@ -201,22 +231,49 @@ def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview, seen: Saw) -> Ans
     In a case with one reader it stands until somebody says otherwise; with more, the first answer takes one of the
     places. It is said of the outline that If-Match names: where another has redrawn the cell meanwhile, it is refused.
     """
-    known = (*room.predictor.classes, *labels_of(room.predictor.manifest), NOT_A_CELL, "unsure")
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
-        if new.label not in known and new.label not in _classes(session, cell):
-            raise bad_request(f"label is one of {', '.join(known)}.", code="unknown_label", known=list(known))
+        _check_label(session, room, new.label, [cell])
         case = session.get_one(Case, cell.case_id)
-        said, before = readings.say(session, me, case, cell, new.label, note=new.note)
-        action = "settled" if said.round == CONSENSUS else "reviewed"
-        detail = before | _place(cell, said)
-        room.log.add(session, who(me), action, kind="cell", item=cell.id, label=new.label, **detail)
+        _log_review(session, room, me, readings.say(session, me, case, cell, new.label, note=new.note))
         return _now(session, me, cell)
 
 
-def _place(cell: Cell, said: Review) -> dict[str, Any]:
-    """Return what the log needs to find a review again."""
-    return {"review": said.id, "case": cell.case_id, "image": cell.image_id, "round": said.round}
+@router.post("/cases/{case_id}/reviews", status_code=201)
+def review_many(me: Me, room: TheRoom, case_id: Id, new: ManyReviews) -> Answer:
+    """Say what several cells of a case are, all or none of them; one undo takes all of it back.
+
+    `cells` holds their etags: where another has redrawn or removed one meanwhile nothing is saved (412), and the answer
+    holds those cells as they are now.
+    """
+    with room.database.writing() as session:
+        case, cells = shown.lock_cells(session, me, case_id, new.cells)
+        _check_label(session, room, new.label, cells)
+        for said in readings.say_all(session, me, case, [(cell, new.label) for cell in cells], note=new.note):
+            _log_review(session, room, me, said)
+        session.flush()
+        now = shown.some_cells(session, readings.view_of(session, me, case), [cell.id for cell in cells])
+        return {"cells": now, "case_etag": shown.etag_of_case(case)}
+
+
+def _check_label(session: Session, room: Room, label: str, cells: Sequence[Cell]) -> None:
+    """Refuse a label that is none of the bundle that serves, nor a class of the one that looked at a cell."""
+    known = (*room.predictor.classes, *labels_of(room.predictor.manifest), NOT_A_CELL, "unsure")
+    if label not in known and not all(label in _classes(session, cell) for cell in cells):
+        raise bad_request(f"label is one of {', '.join(known)}.", code="unknown_label", known=list(known))
+
+
+def _log_review(session: Session, room: Room, me: Caller, answer: tuple[Review, dict[str, Any]], **more: Any) -> None:
+    """Write an answer, as `readings.say` returns it, into the log, with what is needed to find it again."""
+    said, before = answer
+    action = _ACTIONS.get(said.label, "settled" if said.round == CONSENSUS else "reviewed")
+    image = session.get_one(Cell, said.cell_id).image_id
+    place = {"review": said.id, "case": said.case_id, "image": image, "round": said.round}
+    detail = before | place | ({"batch": said.batch} if said.batch else {}) | more
+    room.log.add(session, who(me), action, kind="cell", item=said.cell_id, label=said.label, **detail)
+
+
+_ACTIONS = {REMOVED: "removed", DRAWN: "added"}
 
 
 def _now(session: Session, me: Caller, cell: Cell) -> Answer:
@@ -263,7 +320,7 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> 
         _check_shapes(session, cell.case_id)
         view = shown.view_of(session, me, cell.case_id)
         seen.check(shown.etag_of_cell(cell), lambda: {"cell": shown.one_cell(session, view, cell_id)})
-        found = _cut_out(session, room, session.get_one(Picture, cell.image_id), new.outline, but=cell_id)
+        found = _cut_out(session, room, session.get_one(Picture, cell.image_id), new.outline, but=[cell_id])
     crop = png(found.crop)
     digest = room.pictures.add(crop)
     with room.database.writing() as session:
@@ -287,11 +344,57 @@ def remove_cell(me: Me, room: TheRoom, cell_id: Id, seen: Saw) -> Answer:
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
         _check_shapes(session, cell.case_id)
-        said, before = readings.say(session, me, session.get_one(Case, cell.case_id), cell, REMOVED)
-        detail = before | _place(cell, said)
-        room.log.add(session, who(me), "removed", kind="cell", item=cell_id, label=REMOVED, **detail)
+        case = session.get_one(Case, cell.case_id)
+        _log_review(session, room, me, readings.say(session, me, case, cell, REMOVED))
         now = _now(session, me, cell)
     return {"removed": cell_id, "etag": now["etag"], "case_etag": now["case_etag"]}
+
+
+@router.post("/images/{image_id}/replacements", status_code=201)
+def replace_cells(me: Me, room: TheRoom, image_id: Id, new: Replacement, seen: Saw) -> Answer:
+    """Put new outlines in the place of cells of a field: merge two that are one, split one that is two.
+
+    All of it happens or nothing; the new cells are analysed at once and have to be read, and one undo brings the old
+    ones back with what was said of them. If-Match names each cell that is replaced.
+    """
+    with room.database.reading() as session:
+        image = shown.image_of(session, me, image_id)
+        _check_shapes(session, image.case_id)
+        etags = [_seen_cell(session, me, cell_id, image_id, seen) for cell_id in new.cells]
+        _check_apart(new.outlines)
+        found = [_cut_out(session, room, image, outline, but=new.cells) for outline in new.outlines]
+    crops = [png(each.crop) for each in found]
+    digests = room.pictures.add_all(crops)
+    with room.database.writing() as session:
+        case, old = shown.lock_cells(session, me, image.case_id, etags)
+        _check_shapes(session, case.id)
+        hold_crops(session, room.pictures, crops)
+        drawn = [
+            (drawn_of(each.cell, digest, origin="reader"), each.opinion)
+            for each, digest in zip(found, digests, strict=True)
+        ]
+        made = store_cells(session, case.id, image_id, drawn, predictor=room.predictor, point=room.settings.point)
+        labels = [(cell, REMOVED) for cell in old] + [(cell, DRAWN) for cell in made]
+        others = {REMOVED: {"replaced_by": [cell.id for cell in made]}, DRAWN: {"replaces": [cell.id for cell in old]}}
+        for said in readings.say_all(session, me, case, labels):
+            _log_review(session, room, me, said, **others[said[0].label])
+        session.flush()
+        view = readings.view_of(session, me, case)
+        return {
+            "cells": [shown.one_cell(session, view, cell.id) for cell in made],
+            "removed": [{"id": cell.id, "etag": shown.etag_of_cell(cell)} for cell in old],
+            "case_etag": shown.etag_of_case(case),
+        }
+
+
+def _seen_cell(session: Session, me: Caller, cell_id: int, image_id: int, seen: Seen) -> str:
+    """Return the etag of a cell of an image, which the caller has seen as it is."""
+    cell = shown.cell_of(session, me, cell_id)
+    if cell.image_id != image_id:
+        raise not_found("cell", cell_id)
+    view, etag = shown.view_of(session, me, cell.case_id), shown.etag_of_cell(cell)
+    seen.check(etag, lambda: {"cell": shown.one_cell(session, view, cell_id)})
+    return etag
 
 
 def _check_shapes(session: Session, case_id: int) -> None:
@@ -301,13 +404,15 @@ def _check_shapes(session: Session, case_id: int) -> None:
     readings.check_shapes(session, case)
 
 
-def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[float]], *, but: int = 0) -> "JudgedCell":
+def _cut_out(
+    session: Session, room: Room, image: Picture, outline: list[list[float]], *, but: Sequence[int] = ()
+) -> "JudgedCell":
     """Cut out what a reader has drawn in a field."""
     if image.kind not in ("field", "dicom"):
         raise Refusal(409, "no_field", "Cells can be drawn in fields only; this image is one cell.")
     _check_outline(outline, image)
     query = select(Cell.number, Cell.box, Cell.outline).where(
-        Cell.image_id == image.id, Cell.removed.is_(False), Cell.id != but
+        Cell.image_id == image.id, Cell.removed.is_(False), Cell.id.not_in(but)
     )
     rows = session.execute(query).all()
     _check_place(outline, rows)
@@ -320,13 +425,46 @@ def _cut_out(session: Session, room: Room, image: Picture, outline: list[list[fl
 
 def _check_place(outline: list[list[float]], others: Sequence[Any]) -> None:
     """Refuse what would make two cells of one."""
-    points = np.array(outline)
-    low, high = points.min(axis=0), points.max(axis=0)
-    drawn = [*low, *(high - low)]
     for each in others:
-        if each.box and overlap(drawn, each.box) > _SAME:
+        if each.box and _share(outline, each.outline or _corners(each.box)) > _SAME:
             text = f"Cell {each.number} is there already. Redraw that one, or draw another."
             raise Refusal(409, "there_already", text, cell=each.number)
+
+
+def _check_apart(outlines: list[list[list[float]]]) -> None:
+    """Refuse outlines that are to be several cells and are one."""
+    for one, other in combinations(outlines, 2):
+        if _share(one, other) > _SAME:
+            raise bad_request("Two of these outlines show the same cell. Draw each cell once.", code="twice")
+
+
+def _share(one: list[list[float]], other: list[list[float]]) -> float:
+    """Return the intersection over the union of two outlines; of their boxes where these already tell them apart."""
+    boxes = [_box_of(each) for each in (one, other)]
+    share = overlap(*boxes)
+    if share <= _SAME:
+        return share
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    zoom = _DRAWN / max(max(box[0] + box[2] - left, box[1] + box[3] - top) for box in boxes)
+    first, second = (_filled([(zoom * (x - left), zoom * (y - top)) for x, y in each]) for each in (one, other))
+    return float((first & second).sum() / max(1, (first | second).sum()))
+
+
+def _filled(points: list[tuple[float, float]]) -> NDArray[np.bool_]:
+    image = Image.new("1", (_DRAWN + 1, _DRAWN + 1))
+    ImageDraw.Draw(image).polygon(points, fill=1)
+    return np.asarray(image)
+
+
+def _box_of(outline: list[list[float]]) -> list[float]:
+    points = np.array(outline)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
+
+
+def _corners(box: Sequence[float]) -> list[list[float]]:
+    left, top, width, height = box
+    return [[left, top], [left + width, top], [left + width, top + height], [left, top + height]]
 
 
 def _check_outline(outline: list[list[float]], image: Picture) -> None:

@@ -1,5 +1,7 @@
 """Cells to compare one with: the nearest training cells, and the nearest that this laboratory has signed off."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -35,7 +37,7 @@ def references(me: Me, room: TheRoom, cell_id: Id) -> Answer:
     with room.database.reading() as session:
         cell = shown.cell_of(session, me, cell_id)
         if not shown.view_of(session, me, cell.case_id).model:
-            raise Refusal(409, "hidden", "What the model finds alike is hidden until the readers have finished.")
+            raise _hidden()
         image = session.get_one(Picture, cell.image_id)
         seen = shown.picture_of_cell(session, me, cell_id)
         signed = _signed(session, me, cell.case_id)
@@ -52,6 +54,50 @@ def references(me: Me, room: TheRoom, cell_id: Id) -> Answer:
         "training": [_training(known, place, seal) for place, _ in near] if known else [],
         "signed_off": [] if point is None else _nearest_signed(room, point, signed),
     }
+
+
+@router.get("/cases/{case_id}/likeness")
+def likeness(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Compare some more cells of a case, for the list in the order of likeness; `known` of `cells` are compared then.
+
+    Ask again until both are the same.
+    """
+    with room.database.reading() as session:
+        view = shown.view_of(session, me, case_id)
+        if not view.model:
+            raise _hidden()
+        digests = [each.digest for each in shown.kinds_of_cells(session, view, "every")]
+    left = [digest for digest in digests if not room.pictures.has_drawn(digest, _what(room))]
+    for digest in left[:_AT_ONCE]:
+        _embedding(room, digest)
+    return {"known": len(digests) - len(left[_AT_ONCE:]), "cells": len(digests)}
+
+
+def by_likeness(room: Room, cells: Sequence[shown.Kind], *, like: int | None) -> list[int]:
+    """Return the ids of cells, class after class, those of a class by their distance in the embedding.
+
+    From the cell `like`, whose class comes first; without it from the middle of the class, the odd ones last.
+    """
+    groups: dict[str, list[shown.Kind]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.shown].append(cell)
+    points = {cell.id: _known_embedding(room, cell.digest) for cell in cells}
+    first = next((cell.shown for cell in cells if cell.id == like), None)
+    ranked: list[int] = []
+    for name in sorted(groups, key=lambda name: (name != first, name)):
+        known = [each.id for each in groups[name] if points[each.id] is not None]
+        other = [each.id for each in groups[name] if points[each.id] is None]
+        if known:
+            there = np.stack([points[each] for each in known])  # type: ignore[misc]
+            middle = points.get(like or 0)
+            far = np.linalg.norm(there - (there.mean(axis=0) if middle is None else middle), axis=1)
+            known = [known[place] for place in np.argsort(far, kind="stable")]
+        ranked += known + other
+    return ranked
+
+
+def _hidden() -> Refusal:
+    return Refusal(409, "hidden", "What the model finds alike is hidden until the readers have finished.")
 
 
 _WEBP: dict[str, Any] = PICTURE | {
@@ -141,5 +187,15 @@ def _embedding(room: Room, digest: str) -> NDArray[np.float32] | None:
         except ImageError:
             return b""
 
-    content = room.pictures.drawn(digest, _what(room), compute)
+    return _point(room.pictures.drawn(digest, _what(room), compute))
+
+
+def _known_embedding(room: Room, digest: str) -> NDArray[np.float32] | None:
+    """Return the embedding of a cell if it was computed before."""
+    if not room.pictures.has_drawn(digest, _what(room)):
+        return None
+    return _point(room.pictures.drawn(digest, _what(room), bytes))
+
+
+def _point(content: bytes) -> NDArray[np.float32] | None:
     return np.frombuffer(content, np.float32) if content else None

@@ -13,6 +13,7 @@ import { Readers } from "./readers.js";
 import { Reviews } from "./reviews.js";
 import { showBloodCount, showDifferential, showFilters, showSummary, showTaken } from "./summary.js";
 import { Magnifier } from "./pictures.js";
+import { Selection } from "./selection.js";
 import { Slides } from "./slides.js";
 import { receive, upload } from "./upload.js";
 import { count, saidOf, Vocabulary, whole } from "./words.js";
@@ -20,6 +21,7 @@ import { count, saidOf, Vocabulary, whole } from "./words.js";
 const caseId = location.pathname.split("/")[2];
 const NARROW = matchMedia("(max-width: 47.99rem)");
 const POLL = 700; // ms
+const MOST_AT_ONCE = 1000; // cells of which one request may say something
 const FRESH = 1500; // ms between two looks at new cells while the analysis runs
 
 // Listens before it knows who is here: a file that is dropped early must not be lost, or opened by the browser.
@@ -45,6 +47,8 @@ new Hospital({ caseId, closing });
 const frozen = () => closing.signed || closing.item?.may?.review === false || Boolean(readers.shut);
 const mine = ({ answers = [] }) => answers.filter(({ reader, round }) => reader === account.name && round === readers.round).at(-1)?.label;
 const reader = new Reader({ words, magnifier, frozen, mine });
+const shut = () => (frozen() ? readers.shut || "This case is signed off. A reviewer can reopen it." : "");
+const selection = new Selection({ grid, list, words, shut });
 const field = new Field({ caseId, words, frozen });
 const slides = new Slides({ caseId, open: (id) => field.open(id) });
 let begun = false; // somebody has chosen or read a cell: from now on nothing moves under their hands
@@ -134,7 +138,7 @@ function describeWall() {
 }
 
 function shownWords() {
-  const order = { need: "neediest first", probability: "surest first", number: "as they came", type: "by what they are" }[list.order];
+  const order = { need: "neediest first", probability: "surest first", number: "as they came", type: "by what they are", likeness: list.like ? "alike to one of them first, class by class" : "alike together, class by class" }[list.order];
   return `${count(list.total, "cell")}, ${order}`;
 }
 
@@ -164,6 +168,7 @@ function showChosen({ open = false } = {}) {
 
 function step(by) {
   begun = true;
+  selection.clear();
   grid.choose((grid.chosen < 0 ? 0 : grid.chosen) + by);
 }
 
@@ -171,9 +176,10 @@ function step(by) {
 const cellRead = () => (field.dialog.open ? field.cellNow() : list.at(grid.chosen));
 
 function label(name) {
+  if (selection.size && !field.dialog.open) return void labelAll(name);
   const cell = cellRead();
   if (!cell) return;
-  if (frozen()) return void note(readers.shut || "This case is signed off. A reviewer can reopen it.");
+  if (frozen()) return void note(shut());
   begun = true;
   reviews.say(cell, name);
   say(`Cell ${cell.number}: ${words.title(name)}.`);
@@ -182,15 +188,30 @@ function label(name) {
   else showChosen();
 }
 
+/** Say the same of all selected cells, in one request that one undo takes back. */
+function labelAll(name) {
+  const { cells } = selection;
+  if (frozen()) return void note(shut());
+  if (cells.length > MOST_AT_ONCE) return void note(`At most ${whole(MOST_AT_ONCE)} cells can be said of at once. Select fewer.`, { wrong: true });
+  const last = list.placeOf(cells.at(-1).id);
+  selection.clear();
+  if (cells.length === 1) reviews.say(cells[0], name);
+  else reviews.sayAll(cells, name);
+  say(`${count(cells.length, "cell")}: ${words.title(name)}.`);
+  grid.choose(Math.min(list.total - 1, last + 1));
+}
+
 function agree() {
   const cell = cellRead();
   if (!cell) return;
+  if (selection.size && !field.dialog.open) return void say(`Say with the key of a class what the ${count(selection.size, "selected cell is", "selected cells are")}.`);
   if (words.labels.includes(saidOf(cell))) label(saidOf(cell));
   else say(cell.decision === "hidden" ? "You read blind to the model. Say what it is with a number key." : "The model does not decide here. Say what it is with a number key.");
 }
 
 /** The cell was changed while somebody looked at it: show it as it is now, with the answer that was not saved. */
-function outdatedReview({ cell, label: name }) {
+function outdatedReview({ cell, label: name, cells = [], all = [] }) {
+  if (cells.length) return void note(`Somebody has changed ${cells.length === 1 ? `cell ${cells[0].number}` : count(cells.length, "cell")} meanwhile, so “${words.title(name)}” was saved for none of the ${whole(all.length)} cells. Look again, then select them again.`, { wrong: true });
   const said = words.title(name);
   reader.forget(cell.image);
   if (cell.removed) return void note(`Cell ${cell.number} was removed meanwhile, so “${said}” was not saved.`, { wrong: true });
@@ -206,7 +227,8 @@ function outdatedReview({ cell, label: name }) {
 
 /** An answer could not be saved: say which, and why; a case that somebody has deleted takes no more. */
 async function unsaved(error) {
-  const { cell, label: name } = error.unsaved ?? {};
+  const { cell, cells, label: name } = error.unsaved ?? {};
+  if (cells) error.message = `“${words.title(name)}” was not saved for ${count(cells.length, "cell")}. ${error.message}`;
   if (error.status === 404 && cell) return void (await lost(cell, name));
   if (cell) error.message = `“${words.title(name)}” for cell ${cell.number} was not saved. ${error.message}`;
   complain(error);
@@ -227,13 +249,15 @@ async function lost(cell, name) {
 
 async function undo() {
   if (frozen()) return;
-  const cell = await reviews.undo();
-  if (!cell) return void say("There is nothing to undo.");
+  const cells = await reviews.undo();
+  if (!cells?.length) return void say("There is nothing to undo.");
   if (field.dialog.open) field.refresh();
-  const place = list.placeOf(cell.id);
-  if (place >= 0) grid.choose(place);
+  const back = cells.filter(({ removed }) => !removed);
+  const cell = back[0] ?? cells[0];
+  const there = back.length === cells.length && back.every(({ id }) => list.placeOf(id) >= 0);
+  if (there) grid.choose(list.placeOf(cell.id));
   else await changed("is back", cell);
-  say(`Cell ${cell.number}: your last reading is taken back.`);
+  say(cells.length > 1 ? `${count(cells.length, "cell")}: what you did last is taken back.` : `Cell ${cell.number}: your last reading is taken back.`);
 }
 
 /** On a phone the chosen cell covers the page; Back closes it. */
@@ -265,6 +289,42 @@ function toggleSeen() {
   say(on ? "The cell as the model sees it" : "The cell as it lies in the smear");
 }
 
+/** Cells of each class by their likeness, to the chosen cell or to the middle of the class. */
+async function sortBy(order, like = null) {
+  if (order === "likeness" && !(await compared())) return void (find("order").value = list.order);
+  find("order").value = order;
+  await ask({ order, like });
+}
+
+function sortByLikeness() {
+  const cell = list.at(grid.chosen);
+  if (!cell) return;
+  if (find("likeness").disabled) return void note("You read blind to the model, which says what is alike.");
+  begun = true;
+  sortBy("likeness", cell.id);
+}
+
+/** Let the server compare all cells, some at a time; tells whether it could. */
+async function compared() {
+  try {
+    for (let before = -1; ; ) {
+      const { known, cells } = await get(`/cases/${caseId}/likeness`);
+      if (known >= cells || known === before) return true;
+      before = known;
+      find("wall-words").textContent = `Comparing cells: ${whole(known)} of ${whole(cells)}`;
+    }
+  } catch (error) {
+    complain(error);
+    return false;
+  }
+}
+
+/** Outlines that were selected on the wall, shown in their field, to be made one cell. */
+function merge() {
+  const { cells } = selection;
+  field.open(cells[0].image, cells[0].id, { merge: cells.map(({ id }) => id) });
+}
+
 function openField() {
   const cell = list.at(grid.chosen);
   if (cell?.box) field.open(cell.image, cell.id);
@@ -273,7 +333,7 @@ function openField() {
 
 function readingKey(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const acts = { " ": agree, 0: () => label("unsure"), x: () => label("not_a_cell"), z: undo, h: toggleHeat, v: toggleSeen, f: openField };
+  const acts = { " ": agree, 0: () => label("unsure"), x: () => label("not_a_cell"), z: undo, h: toggleHeat, v: toggleSeen, f: openField, l: sortByLikeness };
   const act = words.keys.has(key) ? () => label(words.keys.get(key)) : acts[key];
   if (!act || (key === " " && event.target.closest("button, a, summary"))) return false;
   event.preventDefault();
@@ -281,8 +341,29 @@ function readingKey(event) {
   return true;
 }
 
+const movesNow = () => ({ ArrowLeft: -1, ArrowRight: 1, ArrowUp: -grid.columns, ArrowDown: grid.columns, PageUp: -grid.screenful, PageDown: grid.screenful, Home: -list.total, End: list.total });
+
+/** Shift with a move selects all on the way, Ctrl with a move keeps what is selected; Ctrl with A, Space or Enter. */
+function selectingKey(event) {
+  const held = event.ctrlKey || event.metaKey;
+  if (find("desk").hidden || event.altKey || event.target.closest("input, select, textarea, dialog, [role=toolbar], .menu") || document.querySelector("dialog[open]")) return false;
+  const by = movesNow()[event.key];
+  const target = Math.max(0, Math.min(list.total - 1, Math.max(0, grid.chosen) + (by ?? 0)));
+  if (by !== undefined && event.shiftKey) {
+    selection.extend(target, { beside: held });
+    grid.choose(target);
+  } else if (by !== undefined && event.ctrlKey) grid.choose(target);
+  else if (held && event.key.toLowerCase() === "a") selection.all();
+  else if (held && (event.key === " " || event.key === "Enter")) selection.toggle(grid.chosen);
+  else if (event.key === "Escape" && (selection.size || selection.several)) selection.setSeveral(false);
+  else return false;
+  begun = true;
+  event.preventDefault();
+  return true;
+}
+
 function movingKey(event) {
-  const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -grid.columns, ArrowDown: grid.columns, PageUp: -grid.screenful, PageDown: grid.screenful, Home: -list.total, End: list.total };
+  const moves = movesNow();
   if (!(event.key in moves) || event.target.closest("[role=toolbar], .menu, progress")) return false;
   event.preventDefault();
   step(document.body.classList.contains("sheet-open") ? Math.sign(moves[event.key]) : moves[event.key]);
@@ -292,6 +373,7 @@ function movingKey(event) {
 function onKey(event) {
   const undoing = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
   if (undoing && !event.target.closest("input, textarea")) return void (event.preventDefault(), undo());
+  if (selectingKey(event)) return;
   if (keyIsTaken(event) || find("desk").hidden || movingKey(event)) return;
   if (event.key === "Escape" && document.body.classList.contains("sheet-open")) return void history.back();
   if (event.key === "Enter" && event.target === grid.node) return void (NARROW.matches ? showChosen({ open: true }) : openField());
@@ -447,7 +529,10 @@ function listen() {
   closing.addEventListener("field", ({ detail }) => field.open(detail));
   field.addEventListener("chosen", ({ detail }) => list.placeOf(detail) >= 0 && grid.choose(list.placeOf(detail)));
   field.addEventListener("key", ({ detail }) => singleKeys() && detail.key !== "f" && readingKey(detail));
-  for (const change of ["added", "redrawn", "removed"]) field.addEventListener(change, ({ detail }) => changed(change, detail));
+  selection.addEventListener("said", ({ detail }) => label(detail));
+  selection.addEventListener("merge", merge);
+  selection.addEventListener("changed", () => ((begun ||= selection.size > 0), reader.showMany(selection.size)));
+  for (const change of ["added", "redrawn", "removed", "merged", "split"]) field.addEventListener(change, ({ detail }) => changed(change, detail));
   field.addEventListener("outdated", ({ detail }) => (reader.forget(detail.image), list.replace(detail)));
   field.addEventListener("area", () => watch());
   field.addEventListener("closed", () => (grid.node.focus({ preventScroll: true }), grid.chosen >= 0 && grid.reveal(grid.chosen)));
@@ -481,7 +566,8 @@ function listenToControls() {
   find("desk").addEventListener("click", keysToCells);
   find("add-button").addEventListener("click", () => openAdd(find("add").hidden));
   find("heat-button").addEventListener("click", toggleHeat);
-  find("order").addEventListener("change", () => ask({ order: find("order").value }));
+  find("order").addEventListener("change", () => sortBy(find("order").value));
+  find("alike-button").addEventListener("click", sortByLikeness);
   find("zoom").addEventListener("input", () => zoom(Number(find("zoom").value)));
   find("fresh").addEventListener("click", () => ask({}));
   find("reader-close").addEventListener("click", () => history.back());

@@ -12,13 +12,13 @@ export const labelOf = (cell) => cell.review?.label ?? saidOf(cell);
 export class CellList extends EventTarget {
   constructor(caseId) {
     super();
-    Object.assign(this, { caseId, filter: "every", order: "need", total: 0, cells: [], counts: null, turn: 0 });
+    Object.assign(this, { caseId, filter: "every", order: "need", like: null, total: 0, cells: [], counts: null, turn: 0 });
     this.places = new Map();
   }
 
   /** Ask anew. Resolves when the first cells are there; the rest comes behind, with a "grown" event for each page. */
-  async load({ filter = this.filter, order = this.order } = {}) {
-    Object.assign(this, { filter, order });
+  async load({ filter = this.filter, order = this.order, like = order === this.order ? this.like : null } = {}) {
+    Object.assign(this, { filter, order, like });
     const mine = ++this.turn;
     const page = await this.page({ offset: 0, limit: FIRST });
     if (mine !== this.turn) return;
@@ -65,8 +65,8 @@ export class CellList extends EventTarget {
   }
 
   page({ offset, limit }) {
-    const { filter, order } = this;
-    return get(`/cases/${this.caseId}/cells?${new URLSearchParams({ filter, order, offset, limit })}`);
+    const { filter, order, like } = this;
+    return get(`/cases/${this.caseId}/cells?${new URLSearchParams({ filter, order, ...(like ? { like } : {}), offset, limit })}`);
   }
 
   /** Take a page; returns how many of its cells were new. */

@@ -5,6 +5,7 @@ import { labelOf } from "./cells.js";
 import { drawn, element, find } from "./element.js";
 import { complain, note, say } from "./frame.js";
 import { outlined } from "./reader.js";
+import { gapOf, halvesOf, hullOf, longAxis } from "./outlines.js";
 import { Viewer } from "./viewer.js";
 import { percent, saidOf, titled, whole } from "./words.js";
 
@@ -13,18 +14,22 @@ const STEP = 0.06; // of the sight, for one press of an arrow
 const CORNERS = 28; // of the circle that keys move
 const SAME = 0.3; // intersection over union of two boxes above which they are one cell
 const MANY = 300; // cells above which only those in sight are drawn
+const BESIDE = 0.35; // gap between two cells, in sizes of the smaller, up to which they are offered as one
+const TURN = Math.PI / 18; // of the line that splits, for one press of a key
 const DOT = 7; // px on the screen below which a cell is drawn as a dot
 const HINTS = {
   look: "Click a cell to choose it. Drag to move, wheel or pinch to come nearer. F goes back to the cells.",
   add: "Draw around the cell with mouse or finger. With keys: arrows move the circle, [ and ] change its size, Enter keeps it.",
   redraw: "Draw the outline of this cell anew. With keys: arrows move the circle, [ and ] change its size, Enter keeps it.",
+  merge: "Choose the outlines that show this cell too; Enter makes one cell of them. With keys: comma and full stop go from cell to cell, Space takes one in or out.",
+  split: "Draw a line where the two cells meet. With keys: arrows move the line, [ and ] turn it, Enter splits the cell.",
   area: "Draw the area in which cells are to be found. With keys: arrows move it, [ and ] change its size, Enter keeps it.",
 };
 
 export class Field extends EventTarget {
   constructor({ caseId, words, frozen = () => false }) {
     super();
-    Object.assign(this, { caseId, words, frozen, tool: "look", image: null, chosen: null, draft: null, fields: [] });
+    Object.assign(this, { caseId, words, frozen, tool: "look", image: null, chosen: null, draft: null, halves: null, parts: new Set(), fields: [] });
     this.dialog = find("field");
     this.stage = find("field-stage");
     this.viewer = new Viewer(this.stage);
@@ -43,8 +48,8 @@ export class Field extends EventTarget {
     return this.image?.kind === "slide";
   }
 
-  /** Open a field, or the slide that it is an area of, with one of its cells chosen and in the middle. */
-  async open(imageId, cellId = null) {
+  /** Open a field, or the slide that it is an area of, with one of its cells chosen and in the middle; `merge`: ids. */
+  async open(imageId, cellId = null, { merge = null } = {}) {
     let area = null;
     try {
       this.image = await get(`/images/${imageId}`);
@@ -63,6 +68,7 @@ export class Field extends EventTarget {
     this.viewer.fit();
     if (this.cellNow()) this.viewer.centreOn(this.cellNow().box);
     else if (area) this.viewer.centreOn([area.part_of.left, area.part_of.top, area.width, area.height]);
+    if (merge) this.take("merge", merge);
     await this.showPlace();
   }
 
@@ -190,26 +196,46 @@ export class Field extends EventTarget {
     const scale = this.sight?.scale ?? 1;
     const small = Math.max(width, height) * scale < DOT;
     const line = small ? drawn("circle", { cx: x + width / 2, cy: y + height / 2, r: DOT / 2 / scale, "vector-effect": "non-scaling-stroke" }) : outlined(cell);
-    line.setAttribute("class", `outline hue-${this.words.hue(labelOf(cell))}${cell.id === this.chosen ? " chosen" : ""}${cell.review ? " read" : ""}${small ? " dot" : ""}`);
+    line.setAttribute("class", `outline hue-${this.words.hue(labelOf(cell))}${cell.id === this.chosen ? " chosen" : ""}${this.parts.has(cell.id) ? " part" : ""}${cell.review ? " read" : ""}${small ? " dot" : ""}`);
     line.dataset.cell = cell.id;
     return line;
   }
 
-  take(tool) {
-    if ((tool === "redraw" && !this.cellNow()) || (tool === "area" && !this.slide)) tool = "look";
+  take(tool, parts = null) {
+    if ((OF_A_CELL.includes(tool) && !this.cellNow()) || (tool === "area" && !this.slide)) tool = "look";
     this.tool = tool;
+    this.halves = null;
+    this.parts = new Set(tool === "merge" ? (parts ?? this.proposedParts()) : []);
     for (const button of this.dialog.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
-    this.stage.classList.toggle("drawing", tool !== "look");
-    this.viewer.hold(tool !== "look");
+    const draws = !["look", "merge"].includes(tool);
+    this.stage.classList.toggle("drawing", draws);
+    this.viewer.hold(draws);
     find("field-hint").textContent = this.slide && tool === "look" && !this.image.areas.length ? "Nothing of this slide has been analysed yet. Draw the area to analyse." : HINTS[tool];
     this.setDraft(tool === "look" || !this.sight ? null : this.shape());
+    if (this.image) this.paintCells();
     this.allow();
+  }
+
+  /** The chosen cell and the nearest one, where that lies close by. */
+  proposedParts() {
+    const cell = this.cellNow();
+    const others = this.image.cells.filter(({ id, box, image }) => box && id !== cell.id && image === cell.image);
+    const far = (other) => gapOf(cell.box, other.box) / Math.min(...[cell, other].map(({ box }) => Math.max(box[2], box[3])));
+    const near = others.map((other) => [far(other), other.id]).sort(([one], [other]) => one - other)[0];
+    return near && near[0] <= BESIDE ? [cell.id, near[1]] : [cell.id];
+  }
+
+  togglePart(id) {
+    if (!this.parts.delete(id)) this.parts.add(id);
+    this.setDraft(this.shape());
+    this.paintCells();
+    say(`${whole(this.parts.size)} outlines for one cell`);
   }
 
   allow() {
     const frozen = this.frozen();
     for (const button of this.dialog.querySelectorAll("[data-tool]")) {
-      const needsCell = button.dataset.tool === "redraw" && !this.cellNow();
+      const needsCell = OF_A_CELL.includes(button.dataset.tool) && !this.cellNow();
       button.disabled = button.dataset.tool !== "look" && (frozen || needsCell);
     }
     find("field-remove").disabled = frozen || !this.cellNow();
@@ -219,7 +245,7 @@ export class Field extends EventTarget {
     this.draft = points;
     this.pencil.setAttribute("points", (points ?? []).map((point) => point.map((number) => number.toFixed(1)).join(",")).join(" "));
     find("field-confirm").hidden = !points;
-    find("field-keep").textContent = this.tool === "area" ? "Analyse this area" : "Keep this outline";
+    find("field-keep").textContent = { area: "Analyse this area", merge: `Make one cell of ${whole(this.parts.size)}`, split: "Split the cell here" }[this.tool] ?? "Keep this outline";
     if (points && this.tool === "area") find("field-hint").textContent = `${this.areaWords(boxOf(points))} ${HINTS.area}`;
   }
 
@@ -229,8 +255,10 @@ export class Field extends EventTarget {
     return width * height > most ? `${size} Too large: at most ${whole(Math.round(most / 1e6))} million pixels at a time.` : size;
   }
 
-  /** What keys move: a circle, or a rectangle for an area. */
+  /** What keys move: a circle, a rectangle for an area, one half of a cell for the line that splits it. */
   shape(ring = this.round()) {
+    if (this.tool === "merge") return this.parts.size > 1 ? hullOf(this.partCells().flatMap(outlineOf)) : null;
+    if (this.tool === "split") return this.cutBy(ring);
     this.ring = ring;
     const { x, y, radius } = ring;
     if (this.tool === "area") return rectangle([x - radius, y - 0.75 * radius], [x + radius, y + 0.75 * radius]).map((point) => this.within(point));
@@ -240,9 +268,21 @@ export class Field extends EventTarget {
     });
   }
 
+  partCells() {
+    return this.image.cells.filter(({ id }) => this.parts.has(id));
+  }
+
+  /** Half of the chosen cell on one side of a line through x and y; the last one where the line misses the cell. */
+  cutBy(line) {
+    const halves = halvesOf(outlineOf(this.cellNow()), line);
+    if (halves) [this.ring, this.halves] = [line, halves];
+    return this.halves?.[0] ?? null;
+  }
+
   /** Where a shape begins: on the chosen cell when that is redrawn, else where no cell is, near the middle of the sight. */
   round() {
     const { x, y, width, height } = this.sight;
+    if (this.tool === "split") return longAxis(outlineOf(this.cellNow()));
     const cell = this.tool === "redraw" ? this.cellNow() : null;
     if (cell) return { x: cell.box[0] + cell.box[2] / 2, y: cell.box[1] + cell.box[3] / 2, radius: Math.max(cell.box[2], cell.box[3]) / 2 };
     const middle = this.within([x + width / 2, y + height / 2]);
@@ -271,6 +311,7 @@ export class Field extends EventTarget {
   async keep() {
     if (!this.draft || this.frozen()) return;
     if (this.tool === "area") return void (await this.analyse());
+    if (this.tool === "merge" || this.tool === "split") return void (await this.replaceCells());
     const redrawn = this.tool === "redraw" ? this.cellNow() : null;
     const there = this.image.cells.find((cell) => cell.box && cell.id !== redrawn?.id && overlap(cell.box, boxOf(this.draft)) > SAME);
     if (there) return void this.refuse(`Cell ${there.number} is there already. Move the outline, or choose that cell and redraw it (R).`);
@@ -283,14 +324,43 @@ export class Field extends EventTarget {
         ? await send("PATCH", `/cells/${redrawn.id}`, { outline }, { seen: redrawn.etag })
         : await send("POST", `/cases/${this.caseId}/cells`, { image, outline });
       const others = this.image.cells.filter(({ id }) => id !== cell.id && id !== redrawn?.id);
-      const [x, y, width, height] = cell.box;
-      this.image.cells = [...others, { ...cell, outline: this.draft, box: [x + left, y + top, width, height] }];
+      this.image.cells = [...others, { ...this.placed(cell), outline: this.draft }];
       this.take("look");
       this.choose(cell.id);
       this.dispatchEvent(new CustomEvent(redrawn ? "redrawn" : "added", { detail: cell }));
     } catch (error) {
       this.refused(error, "Your outline is still there: keep it, or discard it.");
     }
+  }
+
+  /** Put one outline in the place of several, or two in the place of one; both are analysed and read anew. */
+  async replaceCells() {
+    const how = this.tool === "merge" ? "merged" : "split";
+    const old = how === "merged" ? this.partCells() : [this.cellNow()];
+    const { image } = old[0];
+    if (old.some((cell) => cell.image !== image)) return void this.refuse("These cells belong to two areas of the slide, so they stay two cells.");
+    const [left, top] = this.corner(image);
+    const outlines = (how === "merged" ? [this.draft] : this.halves).map((points) => points.map(([x, y]) => [Math.round(10 * (x - left)) / 10, Math.round(10 * (y - top)) / 10]));
+    try {
+      const seen = old.map(({ etag }) => etag).join('", "');
+      const { cells } = await send("POST", `/images/${image}/replacements`, { cells: old.map(({ id }) => id), outlines }, { seen });
+      const gone = new Set(old.map(({ id }) => id));
+      this.image.cells = [...this.image.cells.filter(({ id }) => !gone.has(id)), ...cells.map((cell) => this.placed(cell))];
+      this.take("look");
+      this.choose(cells[0].id);
+      const numbers = (some) => some.map(({ number }) => number).join(" and ");
+      note(how === "merged" ? `Cells ${numbers(old)} are one cell now, number ${cells[0].number}. Undo (Z) parts them again.` : `Cell ${old[0].number} is two cells now, numbers ${numbers(cells)}. Undo (Z) joins them again.`);
+      this.dispatchEvent(new CustomEvent(how, { detail: cells[0] }));
+    } catch (error) {
+      this.refused(error, "Look at it again, then decide.");
+    }
+  }
+
+  /** A cell as the server gives it, in pixels of its own image, placed in the picture that is shown. */
+  placed(cell) {
+    const [left, top] = this.corner(cell.image);
+    const [x, y, width, height] = cell.box;
+    return { ...cell, box: [x + left, y + top, width, height], outline: cell.outline?.map(([across, down]) => [across + left, down + top]) };
   }
 
   refuse(text) {
@@ -342,7 +412,7 @@ export class Field extends EventTarget {
   /** Say why a change was not saved; a cell that somebody has changed meanwhile is shown as it is now. */
   refused(error, next) {
     if (!outdated(error)) return void complain(error);
-    const { cell } = error.detail;
+    const cell = error.detail.cell ?? error.detail.cells[0];
     if (cell.removed) this.image.cells = this.image.cells.filter(({ id }) => id !== cell.id);
     else this.moved(cell);
     this.dispatchEvent(new CustomEvent("outdated", { detail: cell }));
@@ -351,12 +421,10 @@ export class Field extends EventTarget {
     else this.paint();
   }
 
-  /** Take a cell as it is now, its outline too; the server gives it in pixels of its own image. */
+  /** Take a cell as it is now, its outline too where that is told. */
   moved(cell) {
-    const [left, top] = this.corner(cell.image);
-    const [x, y, width, height] = cell.box;
-    const outline = cell.outline?.map(([across, down]) => [across + left, down + top]);
-    this.image.cells = this.image.cells.map((each) => (each.id === cell.id ? { ...each, ...cell, box: [x + left, y + top, width, height], outline: outline ?? each.outline } : each));
+    const now = this.placed(cell);
+    this.image.cells = this.image.cells.map((each) => (each.id === cell.id ? { ...each, ...now, outline: now.outline ?? each.outline } : each));
   }
 
   // --- hands ------------------------------------------------------------------------------------------------------
@@ -389,14 +457,19 @@ export class Field extends EventTarget {
   }
 
   on_press({ place }) {
-    this.trace = this.tool === "look" ? null : [this.within(place)];
+    this.trace = ["look", "merge"].includes(this.tool) ? null : [this.within(place)];
   }
 
   on_drag({ place }) {
     if (!this.trace) return;
-    if (this.tool === "area") this.trace = [this.trace[0], this.within(place)];
+    if (["area", "split"].includes(this.tool)) this.trace = [this.trace[0], this.within(place)];
     else this.trace.push(this.within(place));
-    this.setDraft(this.tool === "area" ? rectangle(...this.trace) : this.trace);
+    this.setDraft(this.traced());
+  }
+
+  traced() {
+    if (this.tool === "area") return rectangle(...this.trace);
+    return this.tool === "split" ? this.shape(lineThrough(...this.trace)) : this.trace;
   }
 
   on_drop() {
@@ -406,38 +479,40 @@ export class Field extends EventTarget {
 
   on_click({ place, quick }) {
     if (!quick) return;
-    if (this.tool === "look") this.pick(place);
+    if (this.tool === "look") this.choose(this.cellAt(place)?.id ?? null);
+    else if (this.tool === "merge") this.cellAt(place) && this.togglePart(this.cellAt(place).id);
     else if (this.trace?.length === 1) this.setDraft(this.shape({ ...this.round(), x: this.trace[0][0], y: this.trace[0][1] }));
     this.trace = null;
   }
 
   finish() {
     const [x, y, width, height] = boxOf(this.trace);
+    if (this.tool === "split") return this.setDraft(Math.max(width, height) * this.sight.scale < 6 ? this.shape({ ...this.ring, x, y }) : this.traced());
     const tiny = Math.min(width, height) * this.sight.scale < 6 || (this.tool !== "area" && this.trace.length < 6);
     if (tiny) return this.setDraft(this.shape({ ...this.round(), x, y }));
     return this.setDraft(this.tool === "area" ? rectangle(...this.trace) : this.trace);
   }
 
-  /** Choose the smallest cell whose box holds the place that was pressed; a dot counts as large as it is drawn. */
-  pick([x, y]) {
+  /** The smallest cell whose box holds the place that was pressed; a dot counts as large as it is drawn. */
+  cellAt([x, y]) {
     const slack = DOT / this.sight.scale;
     const reach = ({ box }) => Math.max(0, slack - Math.max(box[2], box[3])) / 2;
     const holds = (cell) => cell.box && x >= cell.box[0] - reach(cell) && x <= cell.box[0] + cell.box[2] + reach(cell) && y >= cell.box[1] - reach(cell) && y <= cell.box[1] + cell.box[3] + reach(cell);
-    const found = this.image.cells.filter(holds).sort((a, b) => a.box[2] * a.box[3] - b.box[2] * b.box[3])[0];
-    this.choose(found?.id ?? null);
+    return this.image.cells.filter(holds).sort((a, b) => a.box[2] * a.box[3] - b.box[2] * b.box[3])[0];
   }
 
   key(event) {
     if (event.ctrlKey || event.altKey || event.metaKey || !this.sight) return;
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const acts = {
-      A: () => this.take("area"), a: () => this.take("add"), r: () => this.take("redraw"), Delete: () => this.remove(), f: () => this.dialog.close(),
+      A: () => this.take("area"), M: () => this.take("merge"), S: () => this.take("split"), a: () => this.take("add"), r: () => this.take("redraw"), Delete: () => this.remove(), f: () => this.dialog.close(),
       "+": () => this.viewer.zoom(NEARER), "=": () => this.viewer.zoom(NEARER), "-": () => this.viewer.zoom(1 / NEARER),
       "[": () => this.resize(1 / 1.1), "]": () => this.resize(1.1), Home: () => this.viewer.fit(),
       ",": () => this.step(-1), ".": () => this.step(1), PageUp: () => this.goTo(-1), PageDown: () => this.goTo(1),
     };
     const act = acts[event.key] ?? acts[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (event.key === "Enter" && event.target === this.stage) this.keep();
+    else if (event.key === " " && this.tool === "merge" && event.target === this.stage) this.cellNow() && this.togglePart(this.chosen);
     else if (arrows[event.key] && event.target === this.stage) this.arrow(arrows[event.key]);
     else if (act) act();
     else return void this.dispatchEvent(new CustomEvent("key", { detail: event }));
@@ -445,15 +520,24 @@ export class Field extends EventTarget {
   }
 
   arrow([across, down]) {
-    if (!this.draft) return this.viewer.pan(across * STEP, down * STEP);
+    if (!this.draft || this.tool === "merge") return this.viewer.pan(across * STEP, down * STEP);
     const step = Math.min(this.sight.width, this.sight.height) * (STEP / 4);
     return this.setDraft(this.shape({ ...this.ring, x: this.ring.x + across * step, y: this.ring.y + down * step }));
   }
 
   resize(factor) {
-    if (this.draft) this.setDraft(this.shape({ ...this.ring, radius: this.ring.radius * factor }));
+    if (this.draft && this.tool === "split") this.setDraft(this.shape({ ...this.ring, turn: this.ring.turn + (factor > 1 ? TURN : -TURN) }));
+    else if (this.draft && this.tool !== "merge") this.setDraft(this.shape({ ...this.ring, radius: this.ring.radius * factor }));
   }
 }
+
+const OF_A_CELL = ["redraw", "merge", "split"]; // tools that need a chosen cell
+
+function outlineOf({ outline, box: [x, y, width, height] }) {
+  return outline?.length ? outline : rectangle([x, y], [x + width, y + height]);
+}
+
+const lineThrough = ([x, y], [right, bottom]) => ({ x: (x + right) / 2, y: (y + bottom) / 2, turn: Math.atan2(bottom - y, right - x) });
 
 /** [left, top, width, height] around points. */
 function boxOf(points) {

@@ -9,12 +9,13 @@ const WIDTHS = [4.6, 6.3, 8.2, 11, 15]; // rem, smallest to largest
 const GAP = 0.5; // rem
 const CAPTION = 1.75; // rem
 const ROOMY = 165; // px of a tile that has room for the class in doubt beside its probability
+const MOUSE = matchMedia("(pointer: fine)"); // a finger that stays on a cell selects it, and drags nothing
 const BEYOND = 2; // rows kept above and below the sight
 
 export class Grid extends EventTarget {
   constructor(node, { list, words, magnifier }) {
     super();
-    Object.assign(this, { node, list, words, magnifier, chosen: -1, step: 3, heat: false, rows: new Map(), columns: 1 });
+    Object.assign(this, { node, list, words, magnifier, chosen: -1, picked: new Set(), step: 3, heat: false, rows: new Map(), columns: 1 });
     this.below = element("div", { class: "grid-rows", role: "presentation" });
     node.append(this.below);
     list.addEventListener("renewed", () => this.renew());
@@ -105,9 +106,17 @@ export class Grid extends EventTarget {
     const facts = { role: "gridcell", "data-place": place, "aria-colindex": (place % this.columns) + 1, id: `tile-${place}` };
     if (!cell) return element("div", { ...facts, class: "tile waiting", "aria-label": "loading" });
     const label = labelOf(cell);
-    const chosen = place === this.chosen;
-    const style = `tile hue-${this.words.hue(label)}${cell.review ? " read" : ""}${chosen ? " chosen" : ""}`;
-    return element("div", { ...facts, class: style, "aria-selected": String(chosen), "aria-label": this.described(cell) }, this.eye(cell), this.caption(cell, label));
+    const style = `tile hue-${this.words.hue(label)}${cell.review ? " read" : ""}${place === this.chosen ? " chosen" : ""}${this.picked.has(cell.id) ? " picked" : ""}`;
+    return element("div", { ...facts, class: style, draggable: String(MOUSE.matches), "aria-selected": String(this.isSelected(place)), "aria-label": this.described(cell) }, this.eye(cell), this.caption(cell, label));
+  }
+
+  /** Whether a cell is selected: one of several, or, where none are, the chosen one. */
+  isSelected(place) {
+    return this.picked.size ? this.picked.has(this.list.at(place)?.id) : place === this.chosen;
+  }
+
+  showPicked() {
+    for (const tile of this.node.querySelectorAll(".tile[data-place]")) this.mark(Number(tile.dataset.place));
   }
 
   eye(cell) {
@@ -164,7 +173,8 @@ export class Grid extends EventTarget {
   mark(place) {
     const tile = this.node.querySelector(`#tile-${place}`);
     tile?.classList.toggle("chosen", place === this.chosen);
-    tile?.setAttribute("aria-selected", String(place === this.chosen));
+    tile?.classList.toggle("picked", this.picked.has(this.list.at(place)?.id));
+    tile?.setAttribute("aria-selected", String(this.isSelected(place)));
   }
 
   point() {
@@ -184,7 +194,10 @@ export class Grid extends EventTarget {
 
   pressed(event) {
     const tile = event.target.closest("[data-place]");
-    if (tile) this.choose(Number(tile.dataset.place), { scroll: false, open: true });
+    if (!tile) return;
+    const place = Number(tile.dataset.place);
+    const told = new CustomEvent("pressed", { detail: { place, press: event }, cancelable: true });
+    if (this.dispatchEvent(told)) this.choose(place, { scroll: false, open: true });
   }
 
   /** Rows that one screen holds, for Page Up and Page Down. */

@@ -4,7 +4,7 @@ import { address, get } from "./api.js";
 import { drawn, element, find, icon } from "./element.js";
 import { References } from "./references.js";
 import { Stage } from "./stage.js";
-import { percent, saidOf, titled, when } from "./words.js";
+import { count, percent, saidOf, titled, when } from "./words.js";
 
 const AROUND = 2.4; // height of the field shown around a cell, in sizes of the cell
 const SHAPE = 5 / 2; // its width to its height, as in the style
@@ -123,12 +123,19 @@ export class Reader extends EventTarget {
 
   showButtons() {
     const { cell, words } = this;
-    const decided = words.labels.includes(saidOf(cell));
+    const decided = words.labels.includes(saidOf(cell)) && !this.many;
+    this.prompt.textContent = this.many ? `What are the ${count(this.many, "selected cell", "selected cells")}?` : "What is it?";
     this.agree.hidden = !decided;
     this.prompt.hidden = decided;
     this.agree.querySelector("span").textContent = decided ? `Agree: ${words.title(saidOf(cell))}` : "Agree";
-    for (const button of this.labels) button.setAttribute("aria-pressed", String(button.dataset.label === this.mine(cell)));
+    for (const button of this.labels) button.setAttribute("aria-pressed", String(!this.many && button.dataset.label === this.mine(cell)));
     for (const button of [this.agree, this.undo, ...this.labels]) button.disabled = this.frozen();
+  }
+
+  /** While several cells are selected, the buttons speak of all of them. */
+  showMany(number) {
+    this.many = number;
+    if (this.cell) this.showButtons();
   }
 
   /** The field around a cell that was found in one. */

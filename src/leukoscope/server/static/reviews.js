@@ -13,9 +13,7 @@ export class Reviews extends EventTarget {
 
   say(cell, label) {
     const { review = null, answers = [] } = cell;
-    const said = { label, reader: this.reader, time: new Date().toISOString(), round: this.round(), note: "" };
-    const others = answers.filter((each) => each.reader !== said.reader || each.round !== said.round);
-    this.list.replace({ id: cell.id, review: said, answers: [...others, said] });
+    this.showSaid(cell, label);
     return this.next(async () => {
       try {
         this.list.replace(await send("POST", `/cells/${cell.id}/reviews`, { label }, { seen: cell.etag }));
@@ -30,12 +28,34 @@ export class Reviews extends EventTarget {
     });
   }
 
-  /** Take back this reader's last word; resolves to the cell, or null where there is none. */
+  /** Say the same of several cells: all of it is saved, or nothing. */
+  sayAll(cells, label) {
+    for (const cell of cells) this.showSaid(cell, label);
+    return this.next(async () => {
+      try {
+        const saved = await send("POST", `/cases/${this.caseId}/reviews`, { label, cells: cells.map(({ etag }) => etag) });
+        for (const cell of saved.cells) this.list.replace(cell);
+      } catch (error) {
+        for (const { id, review = null, answers = [] } of cells) this.list.replace({ id, review, answers });
+        if (!outdated(error)) throw Object.assign(error, { unsaved: { cells, label } });
+        for (const cell of error.detail.cells) this.list.replace(cell);
+        this.dispatchEvent(new CustomEvent("outdated", { detail: { cells: error.detail.cells, all: cells, label } }));
+      }
+    });
+  }
+
+  showSaid({ id, answers = [] }, label) {
+    const said = { label, reader: this.reader, time: new Date().toISOString(), round: this.round(), note: "" };
+    const others = answers.filter((each) => each.reader !== said.reader || each.round !== said.round);
+    this.list.replace({ id, review: said, answers: [...others, said] });
+  }
+
+  /** Take back this reader's last word, or the last that was said of several cells; resolves to these cells. */
   undo() {
     return this.next(async () => {
-      const cell = await this.takeBack();
-      if (cell) this.list.replace(cell);
-      return cell;
+      const cells = await this.takeBack();
+      for (const cell of cells) this.list.replace(cell);
+      return cells;
     });
   }
 
@@ -44,7 +64,7 @@ export class Reviews extends EventTarget {
     let { etag: seen } = await get(`/cases/${this.caseId}`);
     for (let tries = TRIES; ; tries--) {
       try {
-        return (await send("POST", `/cases/${this.caseId}/undo`, undefined, { seen })).cell;
+        return (await send("POST", `/cases/${this.caseId}/undo`, undefined, { seen })).cells;
       } catch (error) {
         if (!outdated(error) || !tries) throw error;
         seen = error.detail.case.etag;

@@ -33,7 +33,7 @@ export function when(text, now = new Date()) {
   return DAY.format(time);
 }
 
-const TAKEN = "xzhfarv"; // keys that mean something else
+const TAKEN = "xzhfarvl"; // keys that mean something else
 
 /** What the model said of a cell: its decision, or its type where that was not asked for. */
 export const saidOf = ({ decision, type }) => (decision === "not asked" ? type : decision);
@@ -55,7 +55,7 @@ export class Vocabulary {
     const left = this.labels.filter((label) => ![...keys.values()].includes(label));
     for (const label of left) {
       const number = String(this.labels.indexOf(label) + 1);
-      const letters = [...this.title(label), ..."bcdegijklmnopqstuvwy"].filter((letter) => /[a-z]/.test(letter) && !TAKEN.includes(letter));
+      const letters = [...this.title(label), ..."bcdegijkmnopqstuvwy"].filter((letter) => /[a-z]/.test(letter) && !TAKEN.includes(letter));
       keys.set([number, ...letters].find((key) => key.length === 1 && !keys.has(key)), label);
     }
     return keys;

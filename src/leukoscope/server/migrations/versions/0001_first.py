@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("readers", sa.Integer(), nullable=False),
         sa.Column("hide_model", sa.Boolean(), nullable=False),
         sa.Column("settling", sa.String(length=20), nullable=False),
+        sa.Column("counting", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
     )
@@ -224,6 +225,7 @@ def upgrade() -> None:
         sa.Column("undone", sa.Boolean(), nullable=False),
         sa.Column("round", sa.String(length=20), nullable=False),
         sa.Column("shown", sa.JSON(), nullable=False),
+        sa.Column("batch", KEY, nullable=True),
         sa.ForeignKeyConstraint(
             ["account_id"],
             ["accounts.id"],
