@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 from PIL import Image
 from scipy.stats import beta
 
@@ -171,6 +172,29 @@ def test_no_name_becomes_a_formula(laboratory: Place, tmp_path: Path) -> None:
     row = read_csv(tmp_path / "table.csv")[0]
     found = (row["reader"], row["image"], row["subject"], row["note"])
     assert found == ("=HYPERLINK(1)", "=cmd()/-x.png", "@sum", " =note")
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t=", " =", "＝"])
+def test_no_export_of_cells_holds_a_formula(laboratory: Place, tmp_path: Path, sign: str) -> None:
+    """Data set, cells and answers, whatever accounts, cases, subjects and folders are called."""
+    who = f"{sign.strip()}cmd()"
+    laboratory.account(who, role="reader")
+    me = laboratory.visitor(who)
+    case = me.post("/cases", json={"name": f"{sign}case", "subject": f"{sign}A1"}).json()["id"]
+    me.send(case, cell_picture(1), names=(f"{sign}folder/{sign}x.png",))
+    cell = me.cells(case)[0]
+    me.review(cell["id"], "blast", note=f"{sign}note")
+    content = me.get(f"/cases/{case}/exports/dataset").content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(tmp_path / "set")
+    tables = [(tmp_path / "set" / "cells.csv").read_text(encoding="utf-8")]
+    tables += [me.get(f"/cases/{case}/exports/{kind}").content.decode() for kind in ("csv", "answers")]
+    for text in tables:
+        every = [value for row in csv.reader(io.StringIO(text)) for value in row]
+        assert any("A1" in value for value in every) or text is tables[2]
+        assert [value for value in every if re.match(r"[\s]*[=+\-@＝]", value)] == []
+    cells = index(tmp_path / "set" / "cells.csv").cells
+    assert {one.subject for one in cells} == {f"{sign}A1".strip()}
 
 
 def test_a_deleted_case_takes_its_pictures_along_but_not_those_of_others(place: Place) -> None:

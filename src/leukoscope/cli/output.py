@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -299,5 +300,11 @@ def _end_of(path: str, *, room: int = 30) -> str:
 
     >>> _end_of("a/" * 40 + "cell.png", room=12)
     '…/a/cell.png'
+    >>> _end_of("涂片" * 40 + ".jpg", room=12)
+    '…片涂片.jpg'
     """
-    return path if len(path) <= room else f"…{path[1 - room :]}"
+    if cell_len(path) <= room:  # Chinese and Japanese letters are two columns wide
+        return path
+    while cell_len(path) > room - 1:
+        path = path[1:]
+    return f"…{path}"

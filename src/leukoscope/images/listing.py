@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
 from ..errors import DataError
+from ..files import as_meant
 from .read import FORMATS, format_of
 
 _RESOURCES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
@@ -284,7 +285,7 @@ def read_table(path: Path) -> Table:
     separator = separator or _likeliest(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows, lines = [], []
-    bare = _cell if '="' in text or any(sign in text for sign in _UNSEEN) else str.strip
+    bare = _cell if any(sign in text for sign in ('="', "'", *_UNSEEN)) else str.strip
     start = 1
     try:
         for row in reader:
@@ -305,14 +306,14 @@ def read_table(path: Path) -> Table:
 
 
 def _cell(text: str) -> str:
-    """Return a cell without blanks around it, also those that are not seen, and without the sign of a text (="007").
+    """Return a cell without blanks around it, also those that are not seen, and without the sign of a text.
 
-    >>> _cell("\\u00a0subject\\u200b"), _cell('="007"')
-    ('subject', '007')
+    >>> _cell("\\u00a0subject\\u200b"), _cell('="007"'), _cell("'=A1")
+    ('subject', '007', '=A1')
     """
     while text and (text[0] in _UNSEEN or text[-1] in _UNSEEN or text != text.strip()):
         text = text.strip().strip(_UNSEEN)
-    return text[2:-1] if len(text) > 2 and text.startswith('="') and text.endswith('"') else text
+    return text[2:-1] if len(text) > 2 and text.startswith('="') and text.endswith('"') else as_meant(text)
 
 
 def file_of(text: str, table: Path) -> Path:
