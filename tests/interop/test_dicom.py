@@ -17,9 +17,14 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
     VLMicroscopicImageStorage,
     VLWholeSlideMicroscopyImageStorage,
     generate_uid,
@@ -312,6 +317,65 @@ def test_depth_of_dicom_is_the_same_as_with_eight_bits(pixels, tmp_path, stored)
     image.PixelData = (pixels.astype(np.uint32) * (2**stored - 1) // 255).astype("<u2").tobytes()
     image.save_as(tmp_path / "deep.dcm")
     assert np.array_equal(DicomImage(tmp_path / "deep.dcm").read(0, 0, 640, 480), pixels)
+
+
+def recoded(pixels, name):
+    """Return a field stored in one of the ways that scanners and archives use."""
+    image = _common(VLMicroscopicImageStorage, syntax=SYNTAXES.get(name, ExplicitVRLittleEndian))
+    image.ImageType, image.PatientOrientation = ["ORIGINAL", "PRIMARY"], ["", ""]
+    image.Rows, image.Columns = pixels.shape[:2]
+    image.PixelData = pixels.tobytes()
+    ycc = np.clip(pixels @ TO_YCC.T + (0, 128, 128), 0, 255).round().astype(np.uint8)
+    if name in ("rle", "JPEG-LS"):
+        image.compress(RLELossless if name == "rle" else JPEGLSLossless)
+    elif name == "planes":
+        image.PlanarConfiguration, image.PixelData = 1, np.moveaxis(pixels, -1, 0).tobytes()
+    elif name == "YBR_FULL":
+        image.PhotometricInterpretation, image.PixelData = name, ycc.tobytes()
+    elif name == "YBR_FULL_422":
+        pairs = ycc.reshape(len(ycc), -1, 2, 3)
+        shared = pairs[..., 1:].mean(2).round().astype(np.uint8)
+        image.PhotometricInterpretation = name
+        image.PixelData = np.concatenate([pairs[..., 0], shared], axis=2).tobytes()
+    elif name != "deflated":
+        content, how = io.BytesIO(), CODINGS[name]
+        Image.fromarray(pixels).save(content, how["kind"], **how["options"])
+        image.PhotometricInterpretation = how["stated"]
+        image.PixelData = encapsulate([content.getvalue()])
+        image["PixelData"].VR = "OB"
+    return image
+
+
+TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])  # DICOM PS3.3 C.7.6.3
+SYNTAXES = {
+    "deflated": DeflatedExplicitVRLittleEndian,
+    "JPEG": JPEGBaseline8Bit,
+    "JPEG of RGB": JPEGBaseline8Bit,
+    "JPEG that says RGB": JPEGBaseline8Bit,
+    "JPEG 2000": JPEG2000Lossless,
+    "JPEG 2000, lossy": JPEG2000,
+}
+_LOSSY = {"quality": 98, "subsampling": 0}
+CODINGS = {
+    "JPEG": {"kind": "JPEG", "stated": "YBR_FULL_422", "options": _LOSSY},
+    "JPEG of RGB": {"kind": "JPEG", "stated": "RGB", "options": {**_LOSSY, "keep_rgb": True}},
+    "JPEG that says RGB": {"kind": "JPEG", "stated": "RGB", "options": _LOSSY},  # and holds YCbCr, as some scanners do
+    "JPEG 2000": {"kind": "JPEG2000", "stated": "YBR_RCT", "options": {"no_jp2": True, "mct": 1}},
+    "JPEG 2000, lossy": {
+        "kind": "JPEG2000",
+        "stated": "YBR_ICT",
+        "options": {"irreversible": True, "no_jp2": True, "mct": 1, "quality_layers": [3]},
+    },
+}
+FURTHEST = {"YBR_FULL": 3, "YBR_FULL_422": 60, "JPEG": 20, "JPEG of RGB": 20, "JPEG that says RGB": 20}
+
+
+@pytest.mark.parametrize("name", ["rle", "JPEG-LS", "planes", "YBR_FULL", "YBR_FULL_422", *SYNTAXES])
+def test_every_coding_of_one_field_is_that_field(pixels, tmp_path, name):
+    recoded(pixels, name).save_as(tmp_path / "field.dcm", enforce_file_format=True)
+    read = DicomImage(tmp_path / "field.dcm").read(0, 0, 640, 480).astype(int)
+    assert abs(read - pixels).max() <= FURTHEST.get(name, 8 if "lossy" in name else 0)
+    assert abs(read.mean((0, 1)) - pixels.mean((0, 1))).max() < 0.5  # no channel is another, or a shade darker
 
 
 def test_a_colour_profile_of_dicom_is_applied(pixels, tmp_path):
