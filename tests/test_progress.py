@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
-from leukoscope.progress import processors
+from leukoscope.progress import blas_threads, processors
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +66,46 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(asked: dic
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | asked
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert run.stdout == f"False {policy}\n"
+
+
+def of_blas() -> set[int]:
+    """Return how many threads compute a product of matrices, by library."""
+    return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+
+needs_blas = pytest.mark.skipif(not of_blas(), reason="NumPy brings a BLAS that cannot be asked")
+
+
+@needs_blas
+@pytest.mark.parametrize(("asked", "threads"), [({}, {1}), ({"OPENBLAS_NUM_THREADS": "2"}, {min(2, given())})])
+def test_commands_compute_products_on_one_thread_unless_the_user_says_otherwise(
+    asked: dict[str, str], threads: set[int]
+) -> None:
+    """With OMP_NUM_THREADS, too, which says how many cells are looked at at once."""
+    code = (
+        "import sys; from leukoscope.cli import main; sys.argv = ['leukoscope', 'settings', 'train.epochs']\n"
+        "try: main()\n"
+        "except SystemExit: import numpy, scipy.linalg; from threadpoolctl import threadpool_info\n"
+        "print({each['num_threads'] for each in threadpool_info() if each['user_api'] == 'blas'})"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | {"OMP_NUM_THREADS": "2"} | asked,
+    )
+    assert run.stdout.splitlines()[-1] == str(threads)
+
+
+@needs_blas
+def test_large_products_get_threads_for_a_while_and_say_the_same() -> None:
+    before, numbers = of_blas(), np.random.default_rng(0).normal(size=(300, 300))
+    with blas_threads(2):
+        assert of_blas() == {2}
+        two = numbers @ numbers
+    with blas_threads(1):
+        assert of_blas() == {1}
+        np.testing.assert_allclose(numbers @ numbers, two, rtol=1e-10, atol=1e-10)
+    assert of_blas() == before

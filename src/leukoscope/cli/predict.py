@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..inference.differential import Differential
     from ..inference.fields import JudgedCell, Reader, Smear
     from ..inference.opinion import Opinion
-    from ..inference.predictor import Predictor
+    from ..inference.predictor import Predictor, ReadFile
     from ..inference.sources import Gathered, Kind, Look, Source
     from ..interop.case_result import Specimen
     from ..report.opinion import OpinionPage
@@ -163,30 +163,29 @@ class PredictionRun:
     def _answer_all(self) -> None:
         from ..progress import track
 
-        told = track(zip(self._sources, self._kinds(), strict=True), "Looking at cells", total=len(self._sources))
-        for kind, group in groupby(told, key=lambda pair: pair[1]):
-            sources = (source for source, _ in group)
+        told = track(zip(self._sources, self._looks(), strict=True), "Looking at cells", total=len(self._sources))
+        for kind, group in groupby(told, key=lambda pair: pair[1][0]):
             if kind == "crop":
-                self._answer_crops(sources)
+                self._answer_crops((source, file) for source, (_, file) in group)
             else:
-                for source in sources:
+                for source, _ in group:
                     self._answer_smear(source, kind)
 
-    def _kinds(self) -> "Iterator[Kind]":
-        from ..inference.sources import kind_of, look_for
+    def _looks(self) -> "Iterator[tuple[Kind, Path | ReadFile]]":
+        """Yield what each file shows, and the file, read already where it is a crop."""
+        from ..inference.sources import look_at, look_for
         from ..progress import in_parallel
 
         look = look_for(self._predictor.manifest, self._request.kind)
 
-        def kind(source: "Source") -> "Kind":
-            found = attempt(lambda: kind_of(source.path, look=look))
-            return "crop" if isinstance(found, Exception) else found  # what goes wrong is reported where it is read
+        def looked(source: "Source") -> "tuple[Kind, Path | ReadFile]":
+            found = attempt(lambda: look_at(source.path, look=look))
+            return ("crop", source.path) if isinstance(found, Exception) else found  # reported where it is read
 
-        return in_parallel(kind, self._sources)
+        return in_parallel(looked, self._sources)
 
-    def _answer_crops(self, sources: "Iterator[Source]") -> None:
-        pairs = ((source, source.path) for source in sources)
-        for source, opinion in self._predictor.stream(pairs, point=self._point, with_crops=self._page is not None):
+    def _answer_crops(self, files: "Iterator[tuple[Source, Path | ReadFile]]") -> None:
+        for source, opinion in self._predictor.stream(files, point=self._point, with_crops=self._page is not None):
             self._take_file(opinion, source)
 
     def _answer_smear(self, source: "Source", kind: "Kind") -> None:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri, stdtrit
 
+from ..progress import blas_threads
 from .metrics import BIASED, UNOFFERED, Floats, Ints, scale_of
 
 Statistics = dict[str, Floats]  # name -> (replicates, …)
@@ -192,7 +193,7 @@ def _measured(
 ) -> tuple[Statistics, Statistics]:
     point = {name: value[0] for name, value in statistic(np.ones((1, groups))).items()}
     parts: list[Statistics] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with blas_threads(1), ThreadPoolExecutor(_THREADS) as pool:
         while chunk := list(islice(weights, 2 * _THREADS)):
             parts += pool.map(statistic, chunk) if len(chunk) > 1 else map(statistic, chunk)
     return point, {name: np.concatenate([part[name] for part in parts]) for name in point}

@@ -53,7 +53,7 @@ def cut_square(image: RGB, left: int, top: int, side: int, *, size: int) -> RGB:
 def is_cut_out(image: RGB) -> bool:
     """Return whether a picture shows something cut out on black: most of its outermost pixels are black."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-    return float((border.max(axis=1) > BLACK).mean()) <= _FRAMED
+    return float(cell_mask(border).mean()) <= _FRAMED
 
 
 def shows_view(pixels: RGB) -> bool:
@@ -61,17 +61,24 @@ def shows_view(pixels: RGB) -> bool:
 
     Glass tells them apart: bright, hardly coloured, and much of it. No cell shows any.
     """
-    every = pixels[::2, ::2].reshape(-1, 3)
-    seen = every[every.max(axis=1) > BLACK]
-    glass = (seen.min(axis=1) > _VIEW_GLASS) & (np.ptp(seen, axis=1) < _PALE)
-    return bool(len(seen) > _LEAST_VIEW * len(every) and glass.mean() > _LEAST_GLASS)
+    every = pixels[::2, ::2]
+    brightest = _brightest(every)
+    seen = brightest > BLACK
+    if seen.mean() <= _LEAST_VIEW:
+        return False
+    darkest = np.minimum(np.minimum(every[..., 0], every[..., 1]), every[..., 2])
+    glass = (darkest > _VIEW_GLASS) & (brightest - darkest < _PALE)
+    return bool(glass[seen].mean() > _LEAST_GLASS)
 
 
 def cell_mask(image: RGB) -> NDArray[np.bool_]:
     """Return where the cell is, (height, width): all that is not black background."""
-    # Channel by channel: numpy's own maximum along an axis of three takes thirty times as long.
-    brightest = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
-    return np.asarray(brightest > BLACK)
+    return np.asarray(_brightest(image) > BLACK)
+
+
+def _brightest(image: RGB) -> NDArray[np.uint8]:
+    """Return the maximum of the channels; numpy's own along an axis of three takes thirty times as long."""
+    return np.asarray(np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]))
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
@@ -169,15 +176,30 @@ _DARKEST_GLASS = (118, 75, 115)  # grey levels: C-NMC 2019 hides its glass, and 
 
 
 def crop_on_black(image: RGB) -> RGB:
-    """Return the crop of a cell that was cut out on black at the scale of the release, uint8 RGB (SIDE, SIDE, 3)."""
-    pixels, mask = frame_on_black(image)
+    """Return the crop of a cell that was cut out on black at the scale of the release, uint8 RGB (SIDE, SIDE, 3).
+
+    Everything is computed where the cell is: elsewhere the crop is glass.
+    """
+    crop = np.full((SIDE, SIDE, 3), GLASS, np.uint8)
+    cut = _cut(image, RELEASE_UM_PER_PX)
+    if cut is None:
+        return crop
     soften, shrink, blur, edge = _resamplings()
-    levels = np.rint(np.clip(table_on_black(pixels, mask), 0, 255))
-    softened = np.rint(_both_ways(soften, pixels)).astype(np.uint8)
+    windows = [_Windows.around(start, length) for start, length in zip(cut.corner, cut.mask.shape, strict=True)]
+    levels = np.rint(np.clip(table_on_black(cut.pixels, cut.mask), 0, 255))
+    pixels, mask = (cut.within([each.frame for each in windows], plane) for plane in (cut.pixels, cut.mask[..., None]))
+    softened = np.rint(_both_ways([soften.part(each.soft, each.frame) for each in windows], pixels)).astype(np.uint8)
     recoloured = np.stack([levels[softened[..., channel], channel] for channel in range(3)], axis=-1)
-    crop = np.rint(_both_ways(shrink, recoloured, fill=GLASS))
-    inside = _both_ways(edge, (blur @ mask.astype(np.float32) @ blur.T > 0.5)[..., None])
-    return np.asarray(np.clip(crop * inside + GLASS * (1 - inside) + 0.5, 0, 255), np.uint8)
+    shown = np.rint(_both_ways([shrink.part(each.shown, each.soft) for each in windows], recoloured, fill=GLASS))
+    cover = _both_ways([blur.part(each.covered, each.frame) for each in windows], mask)
+    solid = np.zeros((*(len(each.rim) for each in windows), 1), np.float32)
+    solid[tuple(_slice(each.covered, each.rim) for each in windows)] = cover > 0.5
+    inside = _both_ways([edge.part(each.shown, each.rim) for each in windows], solid)
+    down, across = (each.shown for each in windows)
+    crop[down.start : down.stop, across.start : across.stop] = np.clip(
+        shown * inside + GLASS * (1 - inside) + 0.5, 0, 255
+    )
+    return crop
 
 
 def frame_on_black(image: RGB, *, um_per_px: float = RELEASE_UM_PER_PX) -> tuple[RGB, Mask]:
@@ -185,19 +207,81 @@ def frame_on_black(image: RGB, *, um_per_px: float = RELEASE_UM_PER_PX) -> tuple
 
     The rim, blurred with black as it is shrunk, gets back the colour that black took from it.
     """
+    cut = _cut(image, um_per_px)
+    if cut is None:
+        return np.zeros((FRAME_SIDE, FRAME_SIDE, 3), np.uint8), np.zeros((FRAME_SIDE, FRAME_SIDE), bool)
+    whole = [range(FRAME_SIDE)] * 2
+    return cut.within(whole, cut.pixels), cut.within(whole, cut.mask)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A cell at the scale of a frame, and where in the frame it lies."""
+
+    pixels: RGB  # (height, width, 3)
+    mask: Mask  # (height, width)
+    corner: tuple[int, int]  # row and column of the frame
+
+    def within(self, window: Sequence[range], plane: NDArray[Any]) -> NDArray[Any]:
+        """Return a plane of the cell (height, width, ...) in a window of the frame; around it is black."""
+        whole = np.zeros((*(len(each) for each in window), *plane.shape[2:]), plane.dtype)
+        top, left = (at - each.start for at, each in zip(self.corner, window, strict=True))
+        whole[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
+        return whole
+
+
+def _cut(image: RGB, um_per_px: float) -> _Cut | None:
+    """Return the cell of an image at the scale of a frame; None where there is none."""
     solid = cell_mask(image)
     if not solid.any():
-        return np.zeros((FRAME_SIDE, FRAME_SIDE, 3), np.uint8), np.zeros((FRAME_SIDE, FRAME_SIDE), bool)
+        return None
     left, top, right, bottom = bounding_box(solid)
     zoom = um_per_px / FRAME_UM_PER_PX
-    down, across = (
+    (down, row), (across, column) = (
         _placed(side, start, end, zoom=zoom, middle=(start + end) / 2)
         for side, start, end in zip(image.shape[:2], (top, left), (bottom, right), strict=True)
     )
-    cell, whole = image[top:bottom, left:right], solid[top:bottom, left:right, None]
-    cut, cover = _both_ways(down, cell, across), 255 * _both_ways(down, whole, across)
-    lit = np.clip(cut * 255 / np.maximum(cover, 64), 0, 255)
-    return lit.astype(np.uint8), np.asarray(cover[..., 0] > 127)
+    source = np.empty((bottom - top, right - left, 4), np.float32)
+    source[..., :3], source[..., 3] = image[top:bottom, left:right], solid[top:bottom, left:right]
+    found = _both_ways([down, across], source)
+    cover = 255 * found[..., 3:]
+    lit = np.clip(found[..., :3] * 255 / np.maximum(cover, 64), 0, 255)
+    return _Cut(lit.astype(np.uint8), np.asarray(cover[..., 0] > 127), (row, column))
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Along one axis, the places of the frame and of the crop that a cell has a part in."""
+
+    frame: range  # of the frame: what is softened
+    soft: range  # of the frame: what the crop is made of
+    covered: range  # of the crop: where the cell may be
+    shown: range  # of the crop: where its softened outline reaches
+    rim: range  # of the crop: what softens that outline
+
+    @classmethod
+    def around(cls, start: int, length: int) -> "_Windows":
+        """Return the windows of a cell that takes `length` places of the frame from `start` on."""
+        end = start + length
+        zoom = FRAME_UM_PER_PX / UM_PER_PX
+        # Beyond the mask a blurred one is below one half: there is no cell more than a place outside of it.
+        low, high = (SIDE / 2 - 0.5 + zoom * (at - (FRAME_SIDE / 2 - 0.5)) for at in (start - 1, end))
+        covered = _clipped(int(np.floor(low)), int(np.ceil(high)) + 1, SIDE)
+        shown, rim = (_clipped(covered.start - by, covered.stop + by, SIDE) for by in (_REACH, 2 * _REACH))
+        soft, frame = (_clipped(start - by, end + by, FRAME_SIDE) for by in (_AROUND, _AROUND + _BLURRED))
+        return cls(frame, soft, covered, shown, rim)
+
+
+_REACH = 3  # places of the crop by which its outline is softened
+_AROUND, _BLURRED = 9, 8  # places of the frame that the softened outline reaches at most; by which the mask is blurred
+
+
+def _clipped(start: int, stop: int, side: int) -> range:
+    return range(max(0, start), min(side, stop))
+
+
+def _slice(part: range, whole: range) -> slice:
+    return slice(part.start - whole.start, part.stop - whole.start)
 
 
 def table_on_black(pixels: RGB, mask: Mask) -> Table:
@@ -205,10 +289,20 @@ def table_on_black(pixels: RGB, mask: Mask) -> Table:
     inside = pixels[mask]
     if len(inside) < 50:
         return colour_table((255.0, 255.0, 255.0), np.ones(3))
-    dark, bright = np.percentile(inside, (5, 99), axis=0)
+    dark, bright = np.stack([_percentiles(channel, np.array([0.05, 0.99])) for channel in inside.T], axis=1)
     glass = np.clip(np.maximum(bright * 1.2 + 4, _DARKEST_GLASS), 1, 255)
     strength = float(np.linalg.norm(np.log((glass + OFFSET) / (dark + OFFSET))))
     return colour_table(glass, np.full(3, np.clip(_NUCLEUS / max(strength, 0.2), *_NUCLEUS_GAIN)))
+
+
+def _percentiles(levels: NDArray[np.uint8], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return np.quantile(levels, shares) by counting grey levels, without sorting."""
+    upto = np.bincount(levels, minlength=256).cumsum()
+    place = (len(levels) - 1) * shares
+    before = np.floor(place)
+    low, high = (np.searchsorted(upto, np.minimum(at, len(levels) - 1), side="right") for at in (before, before + 1))
+    share = place - before
+    return np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
 
 
 def colour_table(glass: Sequence[float] | NDArray[np.float64], gain: NDArray[np.float64]) -> Table:
@@ -220,21 +314,32 @@ def colour_table(glass: Sequence[float] | NDArray[np.float64], gain: NDArray[np.
 
 @dataclass(frozen=True)
 class _Taps:
-    """A resampling along one axis: each new pixel is a weighted sum of few old ones, which lie side by side."""
+    """A resampling along one axis: each new place is a weighted sum of few old ones, which lie side by side."""
 
-    at: NDArray[np.intp]  # (new side, taps): old pixels
+    at: NDArray[np.intp]  # (new side, taps): old places
     weight: Weights  # (new side, taps)
 
-    def __call__(self, plane: NDArray[np.generic], axis: int) -> Weights:
-        """Return a plane, (height, width, channels), resampled along an axis."""
-        plane = np.ascontiguousarray(plane, np.float32)
-        weights = self.weight.T[:, :, None, None] if axis == 0 else self.weight.T[:, None, :, None]
-        total = np.take(plane, self.at[:, 0], axis) * weights[0]
-        for at, weight in zip(self.at.T[1:], weights[1:], strict=True):
-            part = np.take(plane, at, axis)
-            part *= weight
-            total += part
-        return np.asarray(total)
+    def __call__(self, plane: Weights) -> Weights:
+        """Return a plane (old side, ...) resampled along its first axis."""
+        total = self._weighed(plane, 0)
+        for tap in range(1, self.at.shape[1]):
+            total += self._weighed(plane, tap)
+        return total
+
+    def _weighed(self, plane: Weights, tap: int) -> Weights:
+        at, weight = self.at[:, tap], self.weight[:, tap, None, None]
+        if at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
+            return np.asarray(plane[at[0] : at[0] + len(at)] * weight)  # without a copy
+        part = plane[at]
+        part *= weight
+        return part
+
+    def part(self, new: range, old: range) -> "_Taps":
+        """Return what gives some of the new places from some of the old ones; no weighed one is left out."""
+        at = self.at[new.start : new.stop] - old.start
+        weight = self.weight[new.start : new.stop]
+        outside = (at < 0) | (at >= len(old))
+        return _Taps(np.clip(at, 0, len(old) - 1), np.where(outside, 0, weight)) if outside.any() else _Taps(at, weight)
 
     @property
     def sums(self) -> Weights:
@@ -250,32 +355,50 @@ def _taps(dense: NDArray[np.floating[Any]]) -> _Taps:
     return _Taps(at, np.take_along_axis(dense, at, 1).astype(np.float32))
 
 
-def _both_ways(down: _Taps, plane: NDArray[np.generic], across: _Taps | None = None, *, fill: float = 0) -> Weights:
-    """Return a plane (height, width, channels) resampled in both directions; `fill` is what lies outside of it."""
-    across = down if across is None else across
-    inner = across(down(plane, 0), 1)
+def _both_ways(taps: Sequence[_Taps], plane: NDArray[np.generic], *, fill: float = 0) -> Weights:
+    """Return a plane (height, width, channels) resampled down and across; `fill` is what lies outside of it."""
+    down, across = taps
+    halfway = down(np.ascontiguousarray(plane, np.float32))
+    inner = across(np.ascontiguousarray(halfway.swapaxes(0, 1))).swapaxes(0, 1)
     return inner + np.float32(fill) * (1 - np.outer(down.sums, across.sums))[..., None] if fill else inner
 
 
-def _placed(side: int, start: int, end: int, *, zoom: float, middle: float) -> _Taps:
-    """Return what shrinks pixels `start` to `end` of `side` by areas and puts `middle` into the middle of a frame."""
-    areas = _areas(side, zoom)
+def _placed(side: int, start: int, end: int, *, zoom: float, middle: float) -> tuple[_Taps, int]:
+    """Return what shrinks places `start` to `end` of `side` by areas and puts `middle` into the middle of a frame.
+
+    The second value is the first place of the frame that it reaches.
+    """
+    first, areas = _areas(side, zoom)
     place = np.arange(FRAME_SIDE) - (FRAME_SIDE / 2 - middle * zoom)
     before = np.floor(place).astype(int)
     share = (place - before)[:, None]
-    padded = np.pad(areas[:, start:end], ((1, 1), (0, 0)))  # a row of zeros stands for all that lies outside
-    low, high = (padded[np.clip(at + 1, 0, len(areas) + 1)] for at in (before, before + 1))
-    return _taps((1 - share) * low + share * high)
+    rows = [np.clip(at + 1, 0, len(areas) - 1) for at in (before, before + 1)]  # the first and last lie outside
+    at = np.minimum(*(first[each] for each in rows))[:, None] + np.arange(areas.shape[1] + int(np.diff(first).max()))
+    low, high = (_in_columns(areas[each], at - first[each][:, None]) for each in rows)
+    weight = np.where((at >= start) & (at < end), (1 - share) * low + share * high, 0).astype(np.float32)
+    reached = np.flatnonzero(weight.any(1))
+    used = slice(reached[0], reached[-1] + 1)
+    return _Taps(np.clip(at[used] - start, 0, end - start - 1), weight[used]), int(reached[0])
+
+
+def _in_columns(weights: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the values (rows, columns) of each row; 0 for columns that it has not."""
+    found = np.take_along_axis(weights, np.clip(columns, 0, weights.shape[1] - 1), 1)
+    return np.where((columns >= 0) & (columns < weights.shape[1]), found, 0)
 
 
 @lru_cache(maxsize=16)  # pictures of one source have few sizes; those of many must not pile up
-def _areas(side: int, zoom: float) -> NDArray[np.float64]:
-    """Return the weights by which `side` pixels are shrunk by areas, (new side, side)."""
+def _areas(side: int, zoom: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return for each new place, and one beyond either end, the first of `side` pixels and the weights from it on."""
     small = max(1, round(side * zoom))
     edges = np.minimum(np.arange(small)[:, None] / zoom + (0, 1 / zoom), side)  # (small, 2), in old pixels
     pixels = np.arange(side)
     inside = np.clip(np.minimum(edges[:, 1:], pixels + 1) - np.maximum(edges[:, :1], pixels), 0, None)
-    return np.asarray(inside / np.maximum(inside.sum(1, keepdims=True), 1e-9))
+    dense = inside / np.maximum(inside.sum(1, keepdims=True), 1e-9)
+    taps = int((dense != 0).sum(1).max())
+    first = np.minimum((dense != 0).argmax(1), side - taps)
+    weights = np.take_along_axis(dense, first[:, None] + np.arange(taps), 1)
+    return np.pad(first, 1, mode="edge"), np.pad(weights, ((1, 1), (0, 0)))
 
 
 def _shrink() -> Weights:
@@ -297,8 +420,8 @@ def _gaussian(side: int, spread: float, *, reach: int) -> Weights:
 
 
 @cache
-def _resamplings() -> tuple[_Taps, _Taps, Weights, _Taps]:
+def _resamplings() -> tuple[_Taps, _Taps, _Taps, _Taps]:
     """Return what softens a frame, what makes a crop of it, what blurs its mask, and what softens that of the crop."""
     zoom, shrink = FRAME_UM_PER_PX / UM_PER_PX, _shrink()
-    soften, blur = _gaussian(FRAME_SIDE, 0.405 / zoom, reach=2), _gaussian(FRAME_SIDE, 2.0, reach=8)
-    return _taps(soften), _taps(shrink), shrink @ blur, _taps(_gaussian(SIDE, 0.7, reach=3))
+    soften, blur = _gaussian(FRAME_SIDE, 0.405 / zoom, reach=2), _gaussian(FRAME_SIDE, 2.0, reach=_BLURRED)
+    return _taps(soften), _taps(shrink), _taps(shrink @ blur), _taps(_gaussian(SIDE, 0.7, reach=_REACH))

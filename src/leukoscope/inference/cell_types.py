@@ -35,7 +35,6 @@ UNSURE_TYPE = "unsure"
 """In place of a type where the network cannot decide between some."""
 GRAPH = "types/model.onnx"
 FORMAT = 1
-_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,7 @@ class CellTyper:
 
     def probabilities(self, crops: Sequence[RGB]) -> NDArray[np.float64]:
         """Return calibrated probabilities (crops, types)."""
-        said = [
-            self._session.run(["probabilities"], {"crops": np.stack(crops[start : start + _AT_ONCE])})[0]
-            for start in range(0, len(crops), _AT_ONCE)
-        ]
+        said = [self._session.run(["probabilities"], {"crops": crop[None]})[0] for crop in crops]
         if not said:
             return np.zeros((0, len(TYPES)))
         chances = np.concatenate(said)
@@ -151,12 +147,12 @@ def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: An
 
 
 def _open(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
-    session = open_graph(bundle, name)
+    session = open_graph(bundle, name, batch=1)
     inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
     outputs = {each.name: each.shape for each in session.get_outputs()}
     if inputs != [("crops", "tensor(uint8)", [SIDE, SIDE, 3])]:
         raise BundleError(f"{bundle.path / name} takes something other than crops of {SIDE} pixels. {_AGAIN}")
     if outputs.get("probabilities", [None])[-1] != len(TYPES):
         raise BundleError(f"{bundle.path / name} does not give one probability for each cell type. {_AGAIN}")
-    try_out(session, bundle.path / name, size=SIDE, outputs=["probabilities"])
+    try_out(session, bundle.path / name, size=SIDE, outputs=["probabilities"], batch=1)
     return session

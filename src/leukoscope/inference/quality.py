@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import find_objects, label
 
 from ..errors import DataError
+from ..images.crop import BLACK, bounding_box, cell_mask
 from ..images.read import RGB
 
 Floats = NDArray[np.float64]
@@ -39,13 +40,13 @@ def appearance(box: RGB, inside: Mask) -> Appearance:
     rows, columns = (side // step for side in inside.shape)
     if min(rows, columns) < 2 * _EDGE:
         return ()
-    cut = (slice(rows * step), slice(columns * step))
-    means = box[cut].reshape(rows, step, columns, step, 3).mean(axis=(1, 3), dtype=np.float64)
-    whole = np.asarray(inside[cut].reshape(rows, step, columns, step).all(axis=(1, 3)))
+    whole = np.logical_and.reduce(_tiled(inside, rows, columns, step=step))
     if whole.sum() < _FEWEST_PLACES:
         return ()
-    density = -np.log((means + _OFFSET) / _FULL)
-    places = density[whole]
+    sums = np.zeros((rows, columns, 3), np.uint32)
+    for part in _tiled(box, rows, columns, step=step):
+        sums += part
+    places = -np.log((sums[whole] / step**2 + _OFFSET) / _FULL)  # (places, 3): optical density
     ordered = places[np.argsort(places.sum(axis=1))]
     fifth = len(ordered) // 5
     fifths = (ordered[:fifth], ordered[2 * fifth : 3 * fifth], ordered[-fifth:])
@@ -55,12 +56,18 @@ def appearance(box: RGB, inside: Mask) -> Appearance:
         float(value)
         for value in (
             *np.concatenate([part.mean(axis=0) for part in fifths]),
-            *_rim(density, whole)[1:],
+            *_rim(places, whole)[1:],
             *linked,
             places[:, 1].std(),
             np.log(max(inside.shape)),
         )
     )
+
+
+def _tiled(plane: NDArray[Any], rows: int, columns: int, *, step: int) -> list[NDArray[Any]]:
+    """Return what lies at each place of a tile of `step` pixels: arrays (rows, columns, ...)."""
+    cut = plane[: rows * step, : columns * step]
+    return [cut[down::step, across::step] for down in range(step) for across in range(step)]
 
 
 def fit_appearance(known: Sequence[Appearance], *, margin: float = MARGIN) -> dict[str, Any]:
@@ -81,33 +88,39 @@ def distance(seen: Appearance, learned: dict[str, Any]) -> float:
     return float(np.sqrt(max(0.0, offset @ np.asarray(learned["inverse"]) @ offset)))
 
 
-def _rim(density: Floats, whole: Mask) -> Floats:
-    """Return how much denser the outer rim is than the cell, in each channel."""
-    padded = np.pad(whole, _EDGE)
-    height, width = whole.shape
-    core = np.ones_like(whole)
-    for down in range(2 * _EDGE + 1):
-        for across in range(2 * _EDGE + 1):
-            if abs(down - _EDGE) + abs(across - _EDGE) <= _EDGE:
-                core &= padded[down : down + height, across : across + width]
-    rim = whole & ~core
-    if not rim.any() or not core.any():
+def _rim(places: Floats, whole: Mask) -> Floats:
+    """Return how much denser the outer rim of a cell is than the cell, in each channel.
+
+    places: density of the true places of `whole`, (places, 3).
+    """
+    core = whole
+    for _ in range(_EDGE):
+        core = _without_border(core)
+    inner = core[whole]
+    if inner.all() or not inner.any():
         return np.zeros(3)
-    return np.asarray(density[rim].mean(axis=0) - density[whole].mean(axis=0))
+    return np.asarray(places[~inner].mean(axis=0) - places.mean(axis=0))
+
+
+def _without_border(mask: Mask) -> Mask:
+    """Return a mask without the places that have a false neighbour, or none, above, below, left or right."""
+    padded = np.pad(mask, 1)
+    return np.asarray(mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
 
 def _correlations(places: ArrayLike) -> Floats:
     """Return the correlations of the channels; 0 where one of them does not vary."""
-    table = np.asarray(places, float)
-    centred = table - table.mean(axis=0)
-    lengths = np.linalg.norm(centred, axis=0)
-    return np.asarray(centred.T @ centred / np.maximum(np.outer(lengths, lengths), 1e-12))
+    channels = np.ascontiguousarray(np.asarray(places, float).T)
+    channels -= channels.mean(axis=1, keepdims=True)
+    # Not by `@`: BLAS would take threads for it, which wait for each other longer than this takes.
+    products = np.einsum("ip,jp->ij", channels, channels)
+    lengths = np.sqrt(np.diag(products))
+    return np.asarray(products / np.maximum(np.outer(lengths, lengths), 1e-12))
 
 
 Limits = Mapping[str, Any]
 """What `fit_quality` learned: trait -> [lowest, middle, highest]; plain numbers for bundle.json."""
 
-_BLACK = 24  # as in data.prepare: JPEG copies of black are not quite black
 _STEP = 2  # components are counted on every second pixel, four times as fast
 _SATURATED = 250  # of 255, in any channel
 _SPECK = 0.1  # a component smaller than this share of the largest is dirt, not a second cell
@@ -169,15 +182,18 @@ class Quality:
 
 def measure(image: RGB) -> Traits:
     """Measure a source image, uint8 (height, width, 3)."""
-    mask = _not_black(image)
+    mask = cell_mask(image)
     edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
     framed = float(np.concatenate(edges).mean())
     plain = framed > _FRAMED and on_plain_ground(image)
-    pieces, count = label(mask[::_STEP, ::_STEP])
-    if not count:
+    half = mask[::_STEP, ::_STEP]
+    if not half.any():
         return Traits(framed, plain, cut=0, cells=0, side=0, detail=0, contrast=0, saturated=0)
+    left, top, right, bottom = bounding_box(half)
+    pieces, _ = label(half[top:bottom, left:right])
     sizes = np.bincount(pieces.ravel())[1:]
-    rows, columns = (_widened(each) for each in find_objects(pieces)[int(sizes.argmax())])
+    found = find_objects(pieces)[int(sizes.argmax())]
+    rows, columns = (_widened(each, after=start) for each, start in zip(found, (top, left), strict=True))
     inside = mask[rows, columns]
     detail, contrast = _texture(image[rows, columns, 1], inside)
     return Traits(
@@ -197,7 +213,7 @@ def on_plain_ground(image: RGB) -> bool:
     """Return whether a picture shows something cut out on one colour other than black, such as white."""
     frame = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     ground = np.median(frame, axis=0)
-    if ground.max() <= _BLACK or not _alike(frame, ground) > _ALL_AROUND:
+    if ground.max() <= BLACK or not _alike(frame, ground) > _ALL_AROUND:
         return False
     return bool(_alike(image[::_STEP, ::_STEP].reshape(-1, 3), ground) < 1 - _SOMETHING)
 
@@ -206,13 +222,8 @@ def _alike(pixels: RGB, ground: NDArray[np.float64]) -> float:
     return float((np.abs(pixels - ground).max(axis=1) <= _PLAIN).mean())
 
 
-def _not_black(image: RGB) -> Mask:
-    """Return data.prepare.cell_mask(image), thirty times as fast: numpy is slow along an axis of three."""
-    return np.asarray(np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]) > _BLACK)
-
-
-def _widened(part: slice) -> slice:
-    return slice(part.start * _STEP, part.stop * _STEP)
+def _widened(part: slice, *, after: int) -> slice:
+    return slice((after + part.start) * _STEP, (after + part.stop) * _STEP)
 
 
 def _texture(green: NDArray[np.uint8], inside: Mask) -> tuple[float, float]:
@@ -220,8 +231,10 @@ def _texture(green: NDArray[np.uint8], inside: Mask) -> tuple[float, float]:
     height, width = (side // 2 for side in green.shape)
     if min(height, width) < _SMALLEST:
         return 0.0, 0.0
-    blocks = green[: 2 * height, : 2 * width].reshape(height, 2, width, 2)
-    half = blocks.mean(axis=(1, 3), dtype=np.float32)
+    half = np.zeros((height, width), np.float32)
+    for part in _tiled(green, height, width, step=2):
+        half += part
+    half /= 4
     core = _eroded(inside[: 2 * height : 2, : 2 * width : 2], by=max(2, max(height, width) // _RIM))
     if core.sum() < _SMALLEST:
         return 0.0, 0.0

@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..bundle.manifest import Bundle
 from ..errors import BundleError, ConfigError, DataError
 from ..images.read import RGB
+from ..progress import blas_threads, processors
 
 if TYPE_CHECKING:
     from .quality import Quality
@@ -70,7 +71,10 @@ class Space:
     def distances(self, embeddings: ArrayLike) -> Floats:
         """Return the Mahalanobis distance of each embedding (cells, channels): (cells,)."""
         offset = np.asarray(embeddings, dtype=np.float64) - self.mean
-        along = offset @ self.axes.T.astype(np.float64)
+        if len(offset) == 1:  # not by `@`: BLAS would take threads for it, which wait longer than this takes
+            along = np.einsum("pc,kc->pk", offset, self.axes, dtype=np.float64)
+        else:
+            along = offset @ self.axes.T.astype(np.float64)
         beside = np.maximum((offset**2).sum(1) - (along**2).sum(1), 0)
         return np.asarray(np.sqrt((along**2 / self.spread[:-1]).sum(1) + beside / self.spread[-1]))
 
@@ -156,8 +160,9 @@ def fit_detector(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE
             f"there are {len(names)}."
         )
     unseen = np.empty(len(points))
-    for held_out in _folds(subject, seed=seed):
-        unseen[held_out] = fit_space(points[~held_out]).distances(points[held_out])
+    with blas_threads(processors()):
+        for held_out in _folds(subject, seed=seed):
+            unseen[held_out] = fit_space(points[~held_out]).distances(points[held_out])
     threshold = _threshold(unseen, subject, rate=rate)
     facts = {
         "rate": rate,

@@ -16,14 +16,14 @@ from ..data.index import Place, places_of
 from ..errors import DataError, ImageError, UsageError, attempt, installed, require
 from ..images.crop import is_cut_out, shows_view
 from ..images.listing import Passed, file_of, is_table, list_folder, read_table
-from ..images.read import FORMATS, RGB, file_format, read_image, read_size, tiff_readable
+from ..images.read import FORMATS, RGB, file_format, read_picture, read_size, tiff_readable
 from ..interop.dicom_images import is_dicom
 from ..progress import in_parallel
 from .opinion import Opinion
 
 if TYPE_CHECKING:
     from .fields import JudgedCell, Reader
-    from .predictor import Image, Predictor
+    from .predictor import Image, Predictor, ReadFile
 
 
 Kind = Literal["crop", "field", "slide", "dicom"]
@@ -37,6 +37,20 @@ _LARGEST_CROP = 2_000_000  # pixels; the release's crops have 0.2 million
 
 def kind_of(path: Path, *, look: Look = "auto") -> Kind:
     """Return what a file shows, by its content; one that cannot be read is a crop, and refused as such by name."""
+    return look_at(path, look=look)[0]
+
+
+def look_at(path: Path, *, look: Look = "auto") -> "tuple[Kind, Path | ReadFile]":
+    """Return what a file shows, and the file, with its pixels where a crop had to be read to see that it is one."""
+    kind = _kind_unread(path, look=look)
+    if kind:
+        return kind, path
+    looked = attempt(lambda: _as_crop(path))  # what goes wrong is reported when the image is read
+    return ("crop", path) if isinstance(looked, Exception) else ("crop", looked) if looked else ("field", path)
+
+
+def _kind_unread(path: Path, *, look: Look) -> Kind | None:
+    """Return what a file shows where that is known before its pixels are read."""
     if look == "crops" or attempt(path.exists) is not True:  # a name too long raises
         return "crop"
     if look == "fields":
@@ -47,8 +61,7 @@ def kind_of(path: Path, *, look: Look = "auto") -> Kind:
         return "slide"
     if not installed("cv2"):  # the small install judges crops, and says of a field that it is none
         return "crop"
-    looked = attempt(lambda: _is_field(path))  # what goes wrong is reported when the image is read
-    return "field" if looked is True else "crop"
+    return None
 
 
 def look_for(manifest: Manifest, look: Look) -> Look:
@@ -82,9 +95,15 @@ def _is_slide(path: Path) -> bool:
     return is_slide(path)
 
 
-def _is_field(path: Path) -> bool:
+def _as_crop(path: Path) -> "ReadFile | None":
+    """Return a file that shows a cell cut out on black; None where it shows a field."""
+    from .predictor import ReadFile
+
     width, height = read_size(path)
-    return width * height > _LARGEST_CROP or shows_a_field(read_image(path))
+    if width * height > _LARGEST_CROP:
+        return None
+    picture = read_picture(path)
+    return None if shows_a_field(picture.pixels) else ReadFile(path, picture)
 
 
 def shows_a_field(pixels: RGB) -> bool:

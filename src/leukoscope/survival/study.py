@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import norm
 
 from ..files import provenance, write_json
+from ..progress import blas_threads
 from .aft import fit_aft
 from .cohort import Cohort, describe
 from .cox import late_gray
@@ -287,6 +288,7 @@ class SurvivalStudy:
     model: SurvivalModel
 
 
+@blas_threads(1)  # of many small products
 def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival by stage") -> SurvivalStudy:
     """Compare the stages, fit a model, judge it."""
     started = time.perf_counter()

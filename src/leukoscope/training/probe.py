@@ -19,7 +19,7 @@ from ..files import fingerprint, write_whole
 from ..models.catalogue import build_network
 from ..models.export import to_onnx
 from ..models.network import Network
-from ..progress import track
+from ..progress import blas_threads, processors, track
 from .checkpoint import Epoch, measures, save_checkpoint, write_history
 from .prepared import FoldSets, Prepared, Rows, cut, fold_sets, read_ahead, seed_of, write_fold
 
@@ -38,15 +38,8 @@ def probe_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
     network = frozen_network(prepared)
     features = embeddings(fabric, prepared, network)
     sets = fold_sets(prepared, fold=fold)
-    if prepared.experiment.train.head == "discriminant":
-        strength = prepared.experiment.train.shrinkage
-        groups = groups_of(prepared)
-        set_head(
-            network,
-            *discriminant(features[sets.train], prepared.labels[sets.train], groups[sets.train], shrinkage=strength),
-        )
-    else:
-        strength = choose_head(network, features, prepared.labels, sets=sets)
+    with blas_threads(processors()):
+        strength = _fit_head(prepared, network, features, sets=sets)
     row = {"epoch": 1, "learning_rate": 0.0} | _row(network, features, prepared.labels, sets=sets)
     facts = {
         "identity": prepared.identity(),
@@ -59,6 +52,16 @@ def probe_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
     rows_of = {"validation": sets.validation, "test": sets.test}
     predicted = {name: (rows, _chances(network, features[rows])) for name, rows in rows_of.items()}
     write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
+
+
+def _fit_head(prepared: Prepared, network: Network, features: Features, *, sets: FoldSets) -> float:
+    """Give the network the head that the settings ask for; return its shrinkage or strength."""
+    settings, learnt = prepared.experiment.train, sets.train
+    if settings.head != "discriminant":
+        return choose_head(network, features, prepared.labels, sets=sets)
+    given = (features[learnt], prepared.labels[learnt], groups_of(prepared)[learnt])
+    set_head(network, *discriminant(*given, shrinkage=settings.shrinkage))
+    return settings.shrinkage
 
 
 def frozen_network(prepared: Prepared) -> Network:
