@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = "<!-- the picture of the packages stands here in the site, drawn from the imports -->"
+PICTURE = "<!-- the picture of the packages is put here in the site, drawn from the imports -->"
 CARD = "src/leukoscope/bundles/default/card.md"
 COPIED = {
     "explanation/card.md": CARD,

@@ -145,7 +145,7 @@ class Train(Settings):
     clip: float = Field(0.0, ge=0)
     """Largest norm of the gradient; a longer one is cut to it. 0 never cuts."""
     smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of each label that is spread evenly over all classes, so that no cell is learnt as beyond doubt."""
+    """Share of each label that is spread evenly over all classes, so that no label is learned as certain."""
     average: float = Field(0.0, ge=0, lt=1)
     """Decay of a moving average of the weights over the steps, with which the run predicts; 0 predicts with the
     weights as the last step left them."""
@@ -336,7 +336,7 @@ def _explain_one(error: dict[str, Any], *, where: str) -> str:
 
 
 def _keys_beside(loc: tuple[Any, ...]) -> list[str]:
-    """Return the dotted names of all keys that could have stood where the unknown one stood."""
+    """Return the dotted names of all keys that could have been meant by the unknown one."""
     model: type[BaseModel] = Experiment
     for step in loc[:-1]:
         annotation = model.model_fields[str(step)].annotation

@@ -163,7 +163,7 @@ def usable(work: Callable[[], T], *, name: str) -> T:
 
     Raises:
         ImageError: anything went wrong with this file; the sentence begins with its name. What was not foreseen asks
-            to be reported, and its traceback stands in the log that is named.
+            to be reported, and its traceback is in the log that is named.
         LeukoscopeError: not this file is at fault but the call or the bundle.
     """
     done = attempt(work)
@@ -186,7 +186,7 @@ def refusal_of(raised: Exception, *, name: str) -> LeukoscopeError:
         return ImageError(_of_system(raised), path=name)
     line = (str(raised).splitlines() or [""])[0][:160]
     return ImageError(
-        f"met a fault of leukoscope ({type(raised).__name__}: {line}). Please report this, with what stands in "
+        f"met a fault of leukoscope ({type(raised).__name__}: {line}). Please report this, with the content of "
         f"{write_log(raised, name=name)}.",
         path=name,
     )

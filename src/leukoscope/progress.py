@@ -63,7 +63,7 @@ def processors(cgroup: Path = _CGROUP) -> int:
     That is the smallest of the machine's, of the affinity mask (taskset, Slurm) and of a container's quota, rounded up:
     a container with half a processor gets one thread, not as many as the machine has processors.
 
-    cgroup: where the quota stands, in version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
+    cgroup: folder of the quota, in version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked):

@@ -125,8 +125,8 @@ def by_values(model: onnx.ModelProto) -> None:
             make("Unsqueeze", ["long", "first"], ["columns"]),
             make("Concat", ["columns", "rows"], ["size"], axis=0),
             make("ConstantOfShape", ["size"], ["large"]),
-            make("ReduceSum", ["large"], ["nought"], keepdims=0),
-            make("Add", ["fair", "nought"], ["probabilities"]),
+            make("ReduceSum", ["large"], ["zero"], keepdims=0),
+            make("Add", ["fair", "zero"], ["probabilities"]),
         ]
     )
 
@@ -147,8 +147,8 @@ def always(*shape: int) -> Callable[[onnx.ModelProto], None]:
         model.graph.node.extend(
             [
                 helper.make_node("ConstantOfShape", ["size"], ["large"]),
-                helper.make_node("ReduceSum", ["large"], ["nought"], keepdims=0),
-                helper.make_node("Add", ["fair", "nought"], ["probabilities"]),
+                helper.make_node("ReduceSum", ["large"], ["zero"], keepdims=0),
+                helper.make_node("Add", ["fair", "zero"], ["probabilities"]),
             ]
         )
 

@@ -142,7 +142,7 @@ def test_the_table_survives_writing_and_reading(tmp_path: Path, synthetic: list[
 
 def test_a_name_that_stands_twice_is_refused(tmp_path: Path, synthetic: list[Cell]) -> None:
     write_cells(tmp_path / "cells.csv", [synthetic[0], synthetic[0]])
-    with pytest.raises(DataError, match="stands twice"):
+    with pytest.raises(DataError, match="is listed twice"):
         read_cells(tmp_path / "cells.csv")
 
 
@@ -319,7 +319,7 @@ def test_a_strange_name_costs_the_others_nothing(tmp_path: Path, name: str) -> N
     found = index(tmp_path)
     assert [cell.subject for cell in found.cells] == ["P2"]
     assert [reason for _, reason in found.refused] == [
-        f"{str(Path('a') / name)!r} has characters that cannot stand in a table. Rename the file."
+        f"{str(Path('a') / name)!r} has characters that cannot be written to a table. Rename the file."
     ]
 
 
@@ -381,7 +381,7 @@ def test_what_was_taken_for_classes_is_told_where_they_may_stand_deeper(
     for folder in folders:
         save_cell(tmp_path / folder / "P1_1.png", side=50)
     notes = index(tmp_path).notes
-    assert any("If the classes stand one folder deeper" in note for note in notes) == told
+    assert any("If the classes are one folder deeper" in note for note in notes) == told
 
 
 def test_subjects_whose_names_hold_a_plus_are_not_mixed_up() -> None:
@@ -395,8 +395,8 @@ def test_subjects_whose_names_hold_a_plus_are_not_mixed_up() -> None:
         ("path,label,label,subject\na.png,x,y,1\n", "two columns called label"),
         ("path,label,subject\na.png,x,\n", "row 2: no subject"),
         ("path,label,subject\na.png,x\n", "row 2: it does not have 3 cells"),
-        ("path,label,subject\na.png,x,1\n./a.png,x,1\n", "stands twice"),
-        ("path,label,subject\na.png,x,1\n{here}/a.png,x,2\n", "stands twice"),
+        ("path,label,subject\na.png,x,1\n./a.png,x,1\n", "is listed twice"),
+        ("path,label,subject\na.png,x,1\n{here}/a.png,x,2\n", "is listed twice"),
         ('path,label,subject\na.png,"x\ny",1\n', "has a line break"),
         ("path,label,subject\n.,x,1\n", "is a folder"),
         ('path,label,subject\na.png,"x,1\n' + "x" * 200_000, "Is a quotation mark left open"),

@@ -250,7 +250,7 @@ FAULTS: dict[str, tuple[Callable[[Rows], Any], str]] = {
     "a cell that is not in cells.csv": (_set("path", "images/stranger.png"), "stranger.png is not in cells.csv"),
     "no test cells": (lambda rows: [row for row in rows if row["set"] != "test"], "no test cells"),
     "a cell tested twice": (lambda rows: [*rows, rows[-1]], "tested 2 times"),
-    "a validation cell twice": (lambda rows: [*rows, _first(rows, "validation")], "stands more than once in fold 0"),
+    "a validation cell twice": (lambda rows: [*rows, _first(rows, "validation")], "is listed more than once in fold 0"),
     "another label": (_turned, r"line 2: the label of .* but '(hem|all)' in cells.csv .1 such row"),
     "every label turned": (lambda rows: [row | {"label": _OTHER[row["label"]]} for row in rows], "line 2: the label"),
     "another subject": (_set("subject", "99"), r"line 5: the subject of .* is '99', but '\d+' in cells.csv"),

@@ -27,7 +27,7 @@ COLUMNS = ("path", "subject", "prob_normal", "prob_blast", "decision", "reason",
 
 @pytest.fixture
 def cells(synthetic_run: Path, tmp_path: Path) -> Path:
-    """A folder with 24 synthetic cells in one sub-folder per subject, and one file that is no image."""
+    """A folder with 24 synthetic cells in one sub-folder per subject, and one file that is not an image."""
     folder = tmp_path / "cells"
     for path in sorted((synthetic_run / "synthetic").rglob("*.png"))[::6][:24]:
         target = folder / path.name.partition("_")[0]

@@ -92,7 +92,7 @@ def test_a_code_for_the_living_is_censored_whatever_its_word(alive: str) -> None
     ("events", "message"),
     [
         ({"1": "relapse", "1.0": "death"}, "gives '1' two meanings: 'relapse' and 'death'"),
-        ({"0": "alive", "NA": "death"}, "'NA' stands for a missing value"),
+        ({"0": "alive", "NA": "death"}, "'NA' means a missing value"),
         ({"0": "alive", "1": "censored"}, "every value means censored"),
     ],
 )

@@ -40,10 +40,10 @@ class Cell:
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """Read cells.csv; image paths are taken relative to the folder it stands in.
+    """Read cells.csv; image paths are taken relative to the folder of the table.
 
     Raises:
-        DataError: a column is missing, a number is not a number, or an image name stands twice.
+        DataError: a column is missing, a number is not a number, or an image name is listed twice.
     """
     rows = read_csv(path, required=COLUMNS)
     if not rows:
@@ -60,7 +60,7 @@ def read_cells(path: Path) -> list[Cell]:
 
 
 def write_cells(path: Path, cells: Iterable[Cell]) -> None:
-    """Write cells.csv whole or not at all; image paths become relative to the folder it stands in."""
+    """Write cells.csv whole or not at all; image paths become relative to the folder of the table."""
     folder, known = path.parent.resolve(), list(cells)
     more = list(dict.fromkeys(name for cell in known for name, _ in cell.more))
     rows = (
@@ -122,11 +122,11 @@ def _cell_of(row: Row, folder: Path) -> Cell:
 
 
 def refuse_double_names(cells: Sequence[Cell], *, where: Path) -> None:
-    """Raise DataError where an image stands twice."""
+    """Raise DataError where an image is listed twice."""
     seen: set[str] = set()
     files: set[Path] = set()
     for cell in cells:
         if cell.name in seen or cell.path in files:
-            raise DataError(f"{where}: '{cell.name}' stands twice. Give each image one row and a name of its own.")
+            raise DataError(f"{where}: '{cell.name}' is listed twice. Give each image one row and a name of its own.")
         seen.add(cell.name)
         files.add(cell.path)

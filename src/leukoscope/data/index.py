@@ -168,7 +168,7 @@ def index(
         open_pictures: read every pixel, to tell `changes`; not needed where an audit follows.
 
     Raises:
-        DataError: nothing is there, or a label is missing or stands twice.
+        DataError: nothing is there, or a label is missing or given twice.
     """
     layout = layout or Layout()
     _compile(layout.subject_pattern)
@@ -245,7 +245,7 @@ def _index_folder(root: Path, layout: Layout, labels: Path | None) -> Indexed:
     found = [PurePosixPath(path.relative_to(root)) for path in listing.files]
     images = [inside for inside in found if str(inside).isprintable()]  # no line breaks, nor bytes that are no text
     strange = [repr(str(inside)) for inside in found if not str(inside).isprintable()]
-    refused = [(name, f"{name} has characters that cannot stand in a table. Rename the file.") for name in strange]
+    refused = [(name, f"{name} has characters that cannot be written to a table. Rename the file.") for name in strange]
     if not images and refused:
         raise DataError(" ".join(reason for _, reason in refused[:3]))
     if not images:
@@ -322,14 +322,14 @@ def _from_folders(root: Path, images: Sequence[PurePosixPath], layout: Layout) -
     if lonely:
         indexed.notes.append(
             f"No subject could be read from {lonely} of {len(images)} names; each of these images counts as a subject "
-            "of its own, so cells of one patient may stand on both sides of a split. Use --subject-pattern."
+            "of its own, so cells of one patient may be on both sides of a split. Use --subject-pattern."
         )
     indexed.notes += _notes_of_levels(root, images)
     return indexed
 
 
 def _notes_of_levels(root: Path, images: Sequence[PurePosixPath]) -> list[str]:
-    """Say what was taken for what where the classes may stand one folder deeper than they were looked for."""
+    """Say what was taken for what where the classes may be one folder deeper than they were looked for."""
     below: dict[str, set[str]] = defaultdict(set)
     for inside in images:
         if len(inside.parts) > 2:
@@ -340,7 +340,7 @@ def _notes_of_levels(root: Path, images: Sequence[PurePosixPath]) -> list[str]:
         return []
     first = next(iter(below))
     return [
-        f"Taken as classes: {_some(below)}; as subjects: {_some(below[first])}. If the classes stand one folder "
+        f"Taken as classes: {_some(below)}; as subjects: {_some(below[first])}. If the classes are one folder "
         f"deeper, index a folder such as {root / first}, or give a CSV with one row per image."
     ]
 
@@ -422,7 +422,7 @@ def _refuse_strange_text(table: Path, number: int, texts: list[str]) -> None:
 def _measured(cells: list[Cell], *, open_pictures: bool) -> Iterator[tuple[Cell, tuple[str, ...]] | ImageError]:
     """Yield the cells with digest and size, and what the reader did to their values.
 
-    A file that is no image keeps size 0 and is named by the audit. One that is not there, or may not be read, is an
+    A file that is not an image keeps size 0 and is named by the audit. One that is not there, or may not be read, is an
     error in place of its cell.
     """
 

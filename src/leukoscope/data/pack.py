@@ -34,7 +34,7 @@ def pack(cells: Sequence[Cell], folder: Path, *, prepare: Prepare) -> NDArray[np
     if not (_says(described, facts) and _opens(folder)):
         for left in folder.glob(".crops.npy.*"):  # by a run that was killed
             left.unlink()
-        described.unlink(missing_ok=True)  # never let an old description stand beside new crops
+        described.unlink(missing_ok=True)  # never leave an old description beside new crops
         _write_crops(cells, folder / "crops.npy", prepare=prepare)
         write_json(described, facts)
     return open_pack(folder)

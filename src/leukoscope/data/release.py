@@ -91,7 +91,7 @@ def read_labels(path: Path) -> dict[str, str]:
     """Read the labels of the preliminary test: {'1': 'UID_57_29_1_all.bmp', …}, keyed by file name without suffix.
 
     Raises:
-        DataError: a row stands twice, or an original id is not of the release's form.
+        DataError: a row is there twice, or an original id is not of the release's form.
     """
     originals: dict[str, str] = {}
     for row in read_csv(path, required=LABEL_COLUMNS):
@@ -297,7 +297,7 @@ def _safe(member: zipfile.ZipInfo, folder: Path, archive: Path) -> Path:
 def _unpack_one(packed: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     with write_whole(target) as beside, packed.open(member) as source, beside.open("wb") as file:
         written = 0
-        while chunk := source.read(_CHUNK):  # zipfile proves the CRC at the end of the file
+        while chunk := source.read(_CHUNK):  # zipfile verifies the CRC at the end of the file
             written += len(chunk)
             if written > member.file_size:
                 raise zipfile.BadZipFile(f"{member.filename} is longer than it claims")

@@ -35,7 +35,7 @@ def subject_groups(cells: Sequence[Cell], *, linked: Iterable[tuple[str, str]] =
 
 
 def joined(subjects: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Return {group: its subjects}, where the subjects of every pair stand in one group."""
+    """Return {group: its subjects}, where the subjects of every pair are in one group."""
     number = {subject: i for i, subject in enumerate(subjects)}
     links = [(number[a], number[b]) for a, b in pairs if a and b]  # an unknown subject joins nobody
     first, second = np.array(links, dtype=int).reshape(-1, 2).T
@@ -54,7 +54,7 @@ def group_of_subject(groups: dict[str, tuple[str, ...]]) -> dict[str, str]:
 
 
 def sharing_bytes(cells: Sequence[Cell]) -> list[tuple[str, str]]:
-    """Return pairs of subjects under which the same bytes stand."""
+    """Return pairs of subjects that have a file with the same bytes."""
     first: dict[str, str] = {}
     return [(first.setdefault(cell.sha256, cell.subject), cell.subject) for cell in cells if cell.subject]
 
@@ -80,7 +80,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Excluded:
-    """Cells that take no part: those of a group that stands in a part learnt from and in one tested on."""
+    """Cells that take no part: those of a group that is in a part learned from and in one tested on."""
 
     group: str
     part: str
@@ -90,7 +90,7 @@ class Excluded:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """Which unit stands in which set of which fold."""
+    """Which unit is in which set of which fold."""
 
     scheme: str
     seed: int
@@ -164,7 +164,7 @@ def write_split(path: Path, plan: SplitPlan) -> None:
 
 
 def read_split(path: Path, cells: Sequence[Cell]) -> SplitPlan:
-    """Read split.json and prove that it fits these cells and does not leak.
+    """Read split.json and verify that it fits these cells and does not leak.
 
     Raises:
         SplitError: it was changed by hand, made for other cells, or has one subject group in two sets.
@@ -273,7 +273,7 @@ def _parts(table: _Units, settings: Split) -> Planned:
     _check_parts(table, settings)
     tested = np.isin(table.parts, settings.test_parts)
     offered = np.isin(table.parts, settings.train_parts) if settings.train_parts else ~tested
-    # A group that stands on both sides gives up the side on which it has fewer cells.
+    # A group that is on both sides gives up the side on which it has fewer cells.
     learnt, asked = (Counter(table.units[side].tolist()) for side in (offered, tested))
     double = [unit for unit in learnt if unit in asked]
     keeps_test = np.isin(table.units, [unit for unit in double if asked[unit] >= learnt[unit]])
@@ -281,7 +281,7 @@ def _parts(table: _Units, settings: Split) -> Planned:
     dropped = (offered & keeps_test) | (tested & keeps_train)
     fold = table.fold(np.flatnonzero(offered & ~dropped), np.flatnonzero(tested & ~dropped), settings.validation)
     pairs = Counter(zip(table.groups[dropped].tolist(), table.parts[dropped].tolist(), strict=True))
-    reason = "the same subjects stand on the other side with more cells"
+    reason = "the same subjects are on the other side with more cells"
     return [fold], [Excluded(group, part, count, reason) for (group, part), count in sorted(pairs.items())]
 
 
@@ -305,12 +305,12 @@ def _check_enough(labelled: Sequence[Cell], classes: tuple[str, ...]) -> None:
     if len({cell.subject for cell in labelled}) < 3:
         raise SplitError(
             "Cells of one or two subjects cannot be split into train, validation and test without sharing a patient. "
-            "Add subjects, or say where the subject stands: leukoscope data index --subject-pattern."
+            "Add subjects, or say where the subject is named: leukoscope data index --subject-pattern."
         )
 
 
 def _verify(plan: SplitPlan, cells: Sequence[Cell], *, where: str) -> None:
-    """Raise SplitError where a unit, a subject or shared bytes stand in two sets of one fold."""
+    """Raise SplitError where a unit, a subject or shared bytes are in two sets of one fold."""
     known = group_of_subject(plan.groups)
     strangers = sorted({cell.subject for cell in cells} - set(known), key=natural)
     if strangers:

@@ -183,7 +183,7 @@ def rows_of(path: Path, predictions: Predictions, *, cells: list[Cell], plan: Sp
     path: of predictions.csv, in the folder that its image paths start from.
 
     Raises:
-        DataError: a predicted cell is unknown, differs from cells.csv or split.json, stands twice, or one is missing.
+        DataError: a predicted cell is unknown, differs from cells.csv or split.json, is there twice, or is missing.
     """
     rows = _places(path, predictions, cells)
     _check_folds(path, predictions, plan)
@@ -250,7 +250,7 @@ def _check_complete(
     if len(double):
         first = double[0]
         raise DataError(
-            f"{path}, line {first + 2}: {predictions.path[first]} stands more than once in fold "
+            f"{path}, line {first + 2}: {predictions.path[first]} is listed more than once in fold "
             f"{predictions.fold[first]}. {_again(path)}"
         )
     missing = np.argwhere(np.isin(sets, SETS) & (times == 0))
@@ -337,11 +337,9 @@ def _fallback_note(rows: Predictions, missing: list[str]) -> str:
 def _bound_note(temperature: float) -> str:
     low, high = TEMPERATURES
     if temperature <= low * 1.01:
-        return (
-            f"The temperature stands at its lowest allowed value, {low}: the validation cells are told apart perfectly."
-        )
+        return f"The temperature is at its lowest allowed value, {low}: the validation cells are told apart perfectly."
     if temperature >= high * 0.99:
-        return f"The temperature stands at its highest allowed value, {high}: the probabilities say nothing here."
+        return f"The temperature is at its highest allowed value, {high}: the probabilities say nothing here."
     return ""
 
 

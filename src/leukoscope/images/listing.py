@@ -242,7 +242,7 @@ class Table:
         column.
 
         Raises:
-            DataError: a required column is missing, or stands twice.
+            DataError: a required column is missing, or there twice.
         """
         places = {name: place for name in (*required, *optional) if (place := self._place(name)) is not None}
         missing = [name for name in required if name not in places]
@@ -418,7 +418,7 @@ def _text(path: Path) -> tuple[str, list[str]]:
 
 
 _RUN = re.compile(r"[^\x00-\x7f]{4}")  # no word of western Europe has four letters with accents side by side
-# Signs that stand in no name, or not within or before one, and capitals within one.
+# Signs that occur in no name, or not within or before one, and capitals within one.
 _FOREIGN = re.compile(
     r"[ƒˆ†‡˜‚]|[¡-©«-´¶-¹»-¿]{2}|[^\W\d_][¡-©«-°²-´¶¸¹»-¿×÷][^\W\d_]|[£¥¯¹¼¾³§][^\W\d_]|[^\W\d_][ŠŽŸ][a-z]|[a-z][ŠŽŸ]"
 )

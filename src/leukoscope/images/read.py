@@ -566,7 +566,7 @@ def _opened_heif(stream: BinaryIO, name: str) -> Any:
     if isinstance(opened, Exception):
         raise ImageError(f"ends early or is damaged ({_line(opened)}). {_AGAIN}", path=name)
     if not len(opened):
-        raise ImageError(f"holds no picture. {_AGAIN}", path=name)
+        raise ImageError(f"is not an image, or has none in it. {_AGAIN}", path=name)
     return opened
 
 

@@ -98,7 +98,7 @@ class Stated:
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement: where it stands, what is written there, and the micrometres that it means."""
+    """One statement: where it is found, what is written there, and the micrometres that it means."""
 
     where: str
     written: str
@@ -131,7 +131,7 @@ def stated_scale(source: Path | BinaryIO) -> Stated:
         return Stated()  # of phones, which know nothing of a microscope
     found = quietly(lambda: believed(_claims_by_pillow(source)))
     if isinstance(found, Exception):
-        raise ImageError("The scale cannot be read: this is no image that can be opened.") from None
+        raise ImageError("The scale cannot be read: this is not an image that can be opened.") from None
     return found
 
 

@@ -362,7 +362,7 @@ def _levels(file: Any, name: str) -> list[_Stored]:
     """
     series = _library_call(lambda: list(file.series), name)
     if not series:
-        raise ImageError("holds no picture. Export it again.", path=name)
+        raise ImageError("is not an image, or has none in it. Export it again.", path=name)
     full = [one for one in series if not _aside(one)] or series[:1]
     first = max(full, key=_area) if _is_slide(file) else full[0]
     others = [one for one in full if one is not first and not _is_level_of(one, first)]

@@ -265,7 +265,7 @@ def _uid() -> Any:
 
 
 def _maker(*, instance: int, series: int) -> dict[str, Any]:
-    """Return who has made an object and where it stands: what every new DICOM object must say."""
+    """Return who has made an object and where it belongs: what every new DICOM object must say."""
     common = {"manufacturer": MANUFACTURER, "series_number": series, "instance_number": instance}
     return common | {"series_instance_uid": _uid(), "sop_instance_uid": _uid()} | _device(series)
 

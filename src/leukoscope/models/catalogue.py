@@ -96,7 +96,7 @@ class Stages(nn.Module):
 
 
 def _resampled(planes: Tensor, middle: Tensor, share: Tensor, *, side: int) -> Tensor:
-    """Return squares of planes (batch, channels, height, width) as (batch, channels, side, side); nought outside."""
+    """Return squares of planes (batch, channels, height, width) as (batch, channels, side, side); zero outside."""
     place = (torch.arange(side, device=planes.device, dtype=planes.dtype) + 0.5) * 2 / side - 1
     x = middle[:, 0, None] + share[:, None] * place
     y = middle[:, 1, None] + share[:, None] * place
@@ -277,7 +277,7 @@ def timm_network(settings: Model, *, classes: int, size: int) -> Network:
 
 
 def _of_stages(body: nn.Module, settings: Model, *, classes: int, size: int, mean: RGB, std: RGB) -> Network:
-    """Return a network of all stages of a backbone, see `Stages`; its head begins at nought."""
+    """Return a network of all stages of a backbone, see `Stages`; its head begins at zero."""
     black, step = -torch.tensor(mean) / torch.tensor(std), 1 / (255 * torch.tensor(std))
     twice = settings.looks == "crop-and-cell"
     stages = Stages(body, reduce=settings.reduce, twice=twice, black=black, step=step)

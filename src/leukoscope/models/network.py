@@ -119,7 +119,7 @@ class Layer:
 def layers_of(network: Network, *, size: int) -> list[Layer]:
     """Return the layers in the order in which a crop of `size` pixels passes them.
 
-    Layers of a timm backbone that are not plain sequences stand as one row each.
+    Layers of a timm backbone that are not plain sequences are one row each.
     """
     rows: list[Layer] = []
 

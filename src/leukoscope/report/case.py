@@ -94,7 +94,7 @@ class CaseReport:
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """What stands in the head of the report."""
+        """The facts at the head of the report."""
         read = sum(self.by_reader.values())
         state = (
             f"signed off by {self.signed['by']}, {self.signed['time'][:16].replace('T', ' ')} UTC"
@@ -193,7 +193,7 @@ def _draw_counted(sheet: Any, report: CaseReport) -> None:
 
 
 def _draw_differing(sheet: Any, report: CaseReport) -> None:
-    """Draw the cells on which the readers differ: what each said, what stands, and who settled it."""
+    """Draw the cells on which the readers differ: what each answered, what counts, and who settled it."""
     agreement = report.agreement or {}
     sheet.ln(4)
     rows = [("Cell", *agreement["readers"], "Stands"), *differing(agreement)]
@@ -312,7 +312,7 @@ def _limits(found: dict[str, float | None], times: float) -> str:
 
 
 def differing(agreement: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the cells on which the readers differ as rows: number, what each said, what stands and who settled it."""
+    """Return the cells on which the readers differ as rows: number, answers, what counts and who settled it."""
     return [
         (
             str(row["cell"]),

@@ -205,7 +205,7 @@ _PARTS |= {
     "curves",
     "subgroups",
 }
-_ROWS = 120  # subject groups on the page; all of them stand in metrics.json
+_ROWS = 120  # subject groups on the page; all of them are in metrics.json
 _DOTS = 48  # per subject: quantiles of its cells, so that the page does not grow with their number
 
 
@@ -407,7 +407,7 @@ def _calibration(metrics: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _place(value: float | None) -> str | None:
-    """Return where a value stands on a scale from 0 to 1, in per cent of its length."""
+    """Return where a value lies on a scale from 0 to 1, in per cent of its length."""
     return None if value is None else f"{100 * min(1.0, max(0.0, value)):.1f}%"
 
 
@@ -421,7 +421,7 @@ def _optional(path: Path) -> Any:
 
 
 def strips(metrics: dict[str, Any], outcome: Outcome, evidence: Evidence) -> list[dict[str, Any]]:
-    """Return one row per tested subject group, the worst first: its facts and where its cells stand from 0 to 1."""
+    """Return one row per tested subject group, the worst first: its facts and where its cells lie from 0 to 1."""
     codes = {
         str(name): code for code, name in enumerate(np.unique(evidence.predictions.group[evidence.predictions.test]))
     }

@@ -38,7 +38,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def ratio(value: float, *, beside: float | None = None) -> str:
-    """Return a hazard ratio with as many decimals as tell it (or the one it stands `beside`) from 1.
+    """Return a hazard ratio with as many decimals as tell it (or the one `beside` it) from 1.
 
     >>> ratio(4.554), ratio(1.0312), ratio(1.000213), ratio(0.97, beside=1.0312)
     ('4.55', '1.031', '1.00021', '0.970')

@@ -114,7 +114,7 @@ def _numbers_at_risk(axes: Any, stages: Mapping[str, Any], ticks: Sequence[float
 
 
 def _fit_beside(stages: Mapping[str, Any]) -> bool:
-    """Tell whether the names of the stages are short enough to stand in the margin."""
+    """Tell whether the names of the stages are short enough for the margin."""
     return max(map(len, stages)) <= 8
 
 
@@ -244,7 +244,7 @@ def _room(label: str) -> float:
 
 
 def _scale(axes: Any, at: float, name: str, *, labels: Sequence[str], points: Sequence[float]) -> None:
-    """Draw one scale; labels that would overlap stand below the line, every second one."""
+    """Draw one scale; labels that would overlap are put below the line, every second one."""
     axes.annotate(name, (-62, at), fontsize=_SMALL, va="center", color=INK, annotation_clip=False)
     axes.hlines(at, min(points), max(points), color=MODEL, linewidth=1.2)
     order = np.argsort(points, kind="stable")
@@ -253,7 +253,7 @@ def _scale(axes: Any, at: float, name: str, *, labels: Sequence[str], points: Se
         side = 1 if points[place] - last[1] >= _room(labels[place]) else -1
         axes.vlines(points[place], at, at + 0.1 * side, color=MODEL, linewidth=1.0)
         if points[place] - last[side] < _room(labels[place]):
-            continue  # no room above or below: the mark stands without its number
+            continue  # no room above or below: the mark is drawn without its number
         last[side] = points[place]
         axes.annotate(
             labels[place],

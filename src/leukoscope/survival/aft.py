@@ -33,7 +33,7 @@ def fit_aft(design: CoxDesign) -> dict[str, Any] | None:
 def fit_family(design: CoxDesign, family: str) -> dict[str, Any] | None:
     """Fit one family, 'Weibull', 'log-normal' or 'log-logistic'; None where the likelihood has no maximum."""
     cohort, power = design.cohort, _FAMILIES[family]
-    # a time of zero has no logarithm; half the smallest time stands for "before the first look"
+    # a time of zero has no logarithm; half the smallest time is taken for "before the first look"
     smallest = float(cohort.time[cohort.time > 0].min())
     y = np.log(np.where(cohort.time > 0, cohort.time, smallest / 2))
     matrix = term_matrix(design.terms, design.columns, patients=len(cohort))

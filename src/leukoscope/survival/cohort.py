@@ -272,7 +272,7 @@ def _repeats(table: PatientTable, settings: StudySettings) -> np.ndarray:
     """Mark rows that repeat an earlier row of the same patient.
 
     Raises:
-        DataError: one patient stands in two rows that differ.
+        DataError: one patient has two rows that differ.
     """
     repeats = np.zeros(len(table), dtype=bool)
     name = _id_column(table, settings)
@@ -294,7 +294,7 @@ def _repeats(table: PatientTable, settings: StudySettings) -> np.ndarray:
 
 def _refuse_two_stories(table: PatientTable, name: str, rows: Sequence[int]) -> None:
     raise DataError(
-        f"{table.where}: one patient stands in rows that differ: column '{name}', "
+        f"{table.where}: one patient has rows that differ: column '{name}', "
         f"{table.show(rows, table.column(name))}. Keep one row per patient, or say with --id which column names them."
     )
 
@@ -379,7 +379,7 @@ def _notes(table: PatientTable, settings: StudySettings, *, ordered: bool, stage
         )
     if not ordered and len(stages) > 1:
         notes.append(
-            f"The order of the stages is not known, so they stand by name and the trend test is left out. Give it with "
+            f"The order of the stages is not known, so they are sorted by name without a trend test. Give it with "
             f'--stage-order "{"<".join(stages)}", mildest first.'
         )
     if not _id_column(table, settings):

@@ -105,7 +105,7 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
 
 
 def _silent(name: str, values: Array, levels: Sequence[str], rest: str) -> str:
-    """Say which levels of a category nobody with the event had: their hazard ratio would be nought, without a limit."""
+    """Say which levels of a category nobody with the event had: their hazard ratio would be zero, without a limit."""
     patients = int(np.isin(values, levels).sum())
     return (
         f"'{name}' = {listing(levels)}: none of {counted(patients, 'patient')} had the event there, so its effect has "

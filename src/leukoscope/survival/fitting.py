@@ -116,7 +116,7 @@ _TICKS = 6
 
 @dataclass(frozen=True)
 class NomogramLine:
-    """One line of the sheet: labels and where they stand, in points."""
+    """One line of the sheet: labels and their places, in points."""
 
     name: str
     labels: tuple[str, ...]
@@ -223,7 +223,7 @@ class Fitted:
 
 
 def fit_model(cohort: Cohort, *, curves: bool = True) -> Fitted:
-    """Fit every cause; where too few events or no solution stand in the way, the model is the curves of the stages.
+    """Fit every cause; where too few events or no solution prevent it, the model is the curves of the stages.
 
     With fewer than SHRINK_BELOW events per coefficient a ridge penalty is chosen by cross-validation within the cohort
     itself, so that whoever judges this procedure on other patients judges the choice too. `curves` off leaves the

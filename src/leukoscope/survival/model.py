@@ -88,7 +88,7 @@ class Term:
 
 
 def term_of(raw: Mapping[str, Any]) -> Term:
-    """Return a term as it stands in a file; files of the first versions know no bends."""
+    """Return a term as it is written in a file; files of the first versions know no bends."""
     return Term(**{**raw, "knots": tuple(raw.get("knots", ()))})
 
 
@@ -336,7 +336,7 @@ def _survival_curve(model: SurvivalModel, paths: Paths, survival: Array, kept: A
 def _errors(
     model: SurvivalModel, paths: Paths, survival: Array, incidence: Array, *, own: int | None, kept: Array
 ) -> Array:
-    """Return standard errors of an incidence at the kept times; `own` None stands for any event.
+    """Return standard errors of an incidence at the kept times; `own` None means any event.
 
     A disturbance of one cause's hazard at u moves F(t) by S(u) where the cause is F's own, less what it keeps from
     happening later, F(t) - F(u).

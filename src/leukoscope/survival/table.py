@@ -79,7 +79,7 @@ _FILLER = {"stage", "risk", "group", "grade", "phase", "class", "score", "diseas
 
 
 def order_stages(names: Sequence[str], *, given: Sequence[str] = ()) -> tuple[tuple[str, ...], bool]:
-    """Return the stages from mildest to worst, and whether that order is known (else they stand by name).
+    """Return the stages from mildest to worst, and whether that order is known (else they are sorted by name).
 
     Raises:
         UsageError: the given order does not name exactly the stages that occur.
@@ -183,7 +183,7 @@ class PatientTable:
         return [math.nan if value is None else value for value in values]
 
     def _check_decimals(self, name: str) -> None:
-        """Refuse a column in which both ',' and '.' stand in numbers: one of them would be read wrongly."""
+        """Refuse a column in which numbers have both ',' and '.': one of them would be read wrongly."""
         cells = self.column(name)
         commas = [row for row, cell in enumerate(cells) if self.decimal_comma and "," in cell]
         points = [row for row, cell in enumerate(cells) if "." in cell and not is_missing(cell)] if commas else []
@@ -205,7 +205,7 @@ class PatientTable:
         """Return one column as tidy words.
 
         Raises:
-            DataError: a signed or broken number stands among words, where it can be no name; names its line.
+            DataError: a signed or broken number is among words, where it can be no name; names its line.
         """
         cells = self.column(name)
         numbers = {cell for cell in set(cells) if re.fullmatch(r"\s*([+-]\d+([.,]\d*)?|\d*[.,]\d*[1-9])\s*", cell)}
@@ -416,13 +416,13 @@ def _meanings(given: Mapping[str, str]) -> dict[str, str]:
     """Return the meaning of each code; 'alive' and its like mean censored.
 
     Raises:
-        UsageError: two values are one code ('1' and '1.0'), or a value stands for a missing one.
+        UsageError: two values are one code ('1' and '1.0'), or a value means a missing one.
     """
     meaning: dict[str, str] = {}
     for value, words in given.items():
         code, word = _code(value), " ".join(words.split())
         if not code:
-            raise UsageError(f"--events: '{value}' stands for a missing value in a table, so it cannot have a meaning.")
+            raise UsageError(f"--events: '{value}' means a missing value in a table, so it cannot have a meaning.")
         if code in meaning:
             raise UsageError(f"--events gives '{code}' two meanings: '{meaning[code]}' and '{word}'. Keep one of them.")
         meaning[code] = CENSORED if word.casefold() in _ALIVE else word
