@@ -132,32 +132,15 @@ def _keys(given: tuple[str, ...]) -> dict[str, str]:
         UsageError: a key is not one character, belongs to something else in the room, or is given for two labels.
     """
     from ..errors import UsageError
+    from ..server.settings import checked_keys
 
-    keys: dict[str, str] = {}
+    pairs = []
     for each in given:
         label, _, key = (part.strip() for part in each.rpartition("="))
-        if not label or len(key) != 1 or not key.isalnum():
+        if not label or not key:
             raise UsageError(f"--key {each}: write LABEL=KEY with one letter or digit, such as neutrophil=n.")
-        if key.lower() in _TAKEN:
-            raise UsageError(f"--key {each}: {key} means {_TAKEN[key.lower()]} in the room. Choose another key.")
-        if key.lower() in keys.values():
-            other = next(name for name, taken in keys.items() if taken == key.lower())
-            raise UsageError(f"--key {each}: {key} is the key for {other} already. Choose another key.")
-        keys[label] = key.lower()
-    return keys
-
-
-_TAKEN = {
-    "0": "unsure",
-    "x": "not a cell",
-    "z": "undo",
-    "h": "heat maps",
-    "v": "as the model sees it",
-    "f": "the field",
-    "a": "add",
-    "r": "redraw",
-    "l": "likeness",
-}
+        pairs.append((label, key))
+    return checked_keys(pairs)
 
 
 def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..config import OperatingPoint, Settings
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, UsageError, nearest
 from ..files import read_text
 from .database import ROLES
 
@@ -237,6 +238,40 @@ class Serving(Settings):
     def local(self) -> bool:
         """Whether only this machine can call."""
         return is_loopback(self.host)
+
+
+TAKEN_KEYS = {
+    "0": "unsure",
+    "x": "not a cell",
+    "z": "undo",
+    "h": "heat maps",
+    "v": "as the model sees it",
+    "f": "the field",
+    "a": "add",
+    "r": "redraw",
+    "l": "likeness",
+}
+"""Keys that mean something in the room whatever a laboratory sets."""
+
+
+def checked_keys(given: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return label -> key, in small letters.
+
+    Raises:
+        UsageError: a key is not one character, belongs to something else in the room, or is given for two labels.
+    """
+    keys: dict[str, str] = {}
+    for label, wanted in given:
+        key = wanted.lower()
+        if len(key) != 1 or not (key.isascii() and key.isalnum()):
+            raise UsageError(f"The key for {label} is '{wanted}'. Give one letter or digit.")
+        if key in TAKEN_KEYS:
+            raise UsageError(f"{wanted} means {TAKEN_KEYS[key]} in the room. Choose another key for {label}.")
+        if key in keys.values():
+            other = next(name for name, taken in keys.items() if taken == key)
+            raise UsageError(f"{wanted} is the key for {other} already. Choose another key for {label}.")
+        keys[label] = key
+    return keys
 
 
 def is_loopback(host: str) -> bool:

@@ -25,7 +25,7 @@ from ..inference.differential import (
 from ..inference.opinion import Opinion, title_of
 from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen, says_nothing
 from .cases import SAID, label_for, labelled, of_case, shown_to
-from .database import QUEUED, RUNNING, Cell, Model, Picture, Prediction
+from .database import QUEUED, RUNNING, Cell, Laboratory, Model, Picture, Prediction
 from .readings import View
 from .settings import Serving
 
@@ -41,6 +41,12 @@ def titles_of(manifest: Manifest) -> dict[str, str]:
     if manifest.types and manifest.positive:
         titles[manifest.classes[0]] = LYMPHOCYTE
     return titles
+
+
+def counting_of(session: Session, laboratory_id: int, settings: Serving) -> Serving:
+    """Return the settings of the room with the order, goal and keys that a laboratory has set in the browser."""
+    own = session.get_one(Laboratory, laboratory_id).counting
+    return settings.model_copy(update={**own, **({"order": tuple(own["order"])} if "order" in own else {})})
 
 
 def differentials(session: Session, view: View, *, manifest: Manifest, settings: Serving) -> dict[str, Any] | None:

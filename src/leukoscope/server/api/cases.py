@@ -17,7 +17,7 @@ from ..exports import Exporter
 from ..refusals import LARGEST, Answer, Body, Id, Name, Note, Readers, Refusal, Seen, Settling, Word, not_allowed
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
-from ..summary import blood_of_case, differentials, summary
+from ..summary import blood_of_case, counting_of, differentials, summary
 from .accounts import who
 
 router = APIRouter(prefix="/cases", tags=["cases"])
@@ -174,7 +174,7 @@ def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
     """
     with room.database.reading() as session:
         view = shown.view_of(session, me, case_id)
-        manifest, settings = room.predictor.manifest, room.settings
+        manifest, settings = room.predictor.manifest, counting_of(session, me.laboratory_id, room.settings)
         told = summary(session, view, manifest=manifest, point=settings.point)
         return told | {
             "differential": differentials(session, view, manifest=manifest, settings=settings),
@@ -268,7 +268,8 @@ def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
     with room.database.reading() as session:
         case = shown.case_of(session, me, case_id)
         view = readings.view_of(session, me, case)
-        exporter = Exporter(session, room.pictures, room.sandbox, room.predictor.manifest, room.settings, me, view)
+        settings = counting_of(session, me.laboratory_id, room.settings)
+        exporter = Exporter(session, room.pictures, room.sandbox, room.predictor.manifest, settings, me, view)
         made = exporter.make(case, kind)
     with room.database.writing() as session:
         room.log.add(session, who(me), "exported", kind="case", item=case_id, format=kind)

@@ -17,6 +17,7 @@ from ..refusals import Answer, Body, Id, Name, not_found, readable
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
 from ..settings import Destination
+from ..summary import counting_of
 from .accounts import who
 
 router = APIRouter(prefix="/cases/{case_id}", tags=["hospital"])
@@ -72,7 +73,7 @@ def send_case(me: Reviewer, room: TheRoom, case_id: Id, wanted: ToSend) -> Answe
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id, signed=True)
         found.version -= 1  # what is sent changes nothing
-        manifest, settings = room.predictor.manifest, room.settings
+        manifest, settings = room.predictor.manifest, counting_of(session, me.laboratory_id, room.settings)
 
         def make() -> dict[str, bytes]:
             result = result_of(session, found, manifest=manifest, settings=settings)

@@ -12,7 +12,7 @@ from ...inference.differential import limits_of
 from .. import queue
 from ..refusals import Answer, Body, Name, Refusal, Word, not_found
 from ..security import Me, TheRoom
-from ..summary import NOTICE, labels_of, titles_of
+from ..summary import NOTICE, counting_of, labels_of, titles_of
 
 router = APIRouter(tags=["room"])
 
@@ -21,6 +21,8 @@ router = APIRouter(tags=["room"])
 def models(me: Me, room: TheRoom) -> Answer:
     """Return the bundle that answers."""
     manifest = room.predictor.manifest
+    with room.database.reading() as session:
+        keys = counting_of(session, me.laboratory_id, room.settings).keys
     data: dict[str, Any] = manifest.metrics.get("data", {})
     served = {
         "name": manifest.name,
@@ -29,7 +31,7 @@ def models(me: Me, room: TheRoom) -> Answer:
         "titles": titles_of(manifest),
         "positive": manifest.positive,
         "types": list(labels_of(manifest)),
-        "keys": room.settings.keys,
+        "keys": keys,
         "limits": limits_of(manifest),
         "thresholds": manifest.operating_points,
         "point": room.settings.point,

@@ -4,7 +4,7 @@ import { get, send } from "./api.js";
 import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, enter, leave, note } from "./frame.js";
 import { howOf } from "./readers.js";
-import { when, whole } from "./words.js";
+import { titled, Vocabulary, when, whole } from "./words.js";
 
 const ROLES = ["reader", "reviewer", "admin"];
 const ENTRIES = 50;
@@ -16,7 +16,7 @@ function introduce() {
   find("own-password").hidden = me.password === false;
   if (me.role !== "admin") return;
   find("page-title").textContent = "Accounts";
-  find("people").hidden = find("usual").hidden = find("log").hidden = false;
+  find("people").hidden = find("usual").hidden = find("counting").hidden = find("log").hidden = false;
 }
 
 // --- people -------------------------------------------------------------------------------------------------------
@@ -111,6 +111,83 @@ async function saveUsual(event) {
   }
 }
 
+// --- how the laboratory counts: order, goal, keys -------------------------------------------------------------------
+
+let served; // the model that answers
+let taken = {}; // key -> what it means in the room, whatever a laboratory sets
+
+async function showCounting() {
+  const [{ models }, { order, goal, keys, taken: others }] = await Promise.all([get("/models"), get("/laboratory")]);
+  [served, taken] = [models[0], others];
+  find("counting-form").elements.goal.value = goal;
+  find("rows-part").hidden = !served.types.length;
+  find("counting-rows").replaceChildren(...order.map(rowOf));
+  find("keys-taken").textContent = Object.entries(others).map(([key, what]) => `${key.toUpperCase()} (${what})`).join(", ");
+  const own = new Vocabulary({ ...served, keys });
+  const label = (name) => Object.entries(keys).find(([said]) => said === name || own.title(name) === said)?.[1] ?? "";
+  find("key-fields").replaceChildren(...own.labels.map((name) => keyField(own, name, label(name))));
+  checkKeys();
+}
+
+function rowOf(name) {
+  const move = (by, words, sign) => element("button", { type: "button", class: "quiet icon-only", "aria-label": `${titled(name)}: ${words}`, onclick: (event) => moveRow(event.currentTarget, by) }, icon(sign));
+  return element("li", { "data-row": name }, element("span", {}, titled(name)), move(-1, "up", "up"), move(1, "down", "lower"));
+}
+
+function moveRow(button, by) {
+  const row = button.closest("li");
+  const other = by < 0 ? row.previousElementSibling : row.nextElementSibling;
+  if (!other) return;
+  if (by < 0) other.before(row);
+  else other.after(row);
+  button.focus();
+}
+
+function keyField(words, name, key) {
+  const field = element("input", { "data-label": name, maxlength: 1, value: key.toUpperCase(), placeholder: words.key(name).toUpperCase(), autocomplete: "off", autocapitalize: "none", spellcheck: "false", "aria-describedby": "keys-hint", oninput: checkKeys });
+  return element("label", { class: `hue-${words.hue(name)}` }, element("span", {}, element("i", {}), titled(words.title(name))), field);
+}
+
+const keyFields = () => [...find("key-fields").querySelectorAll("input")];
+const keysSet = () => Object.fromEntries(keyFields().filter(({ value }) => value.trim()).map(({ dataset, value }) => [dataset.label, value.trim().toLowerCase()]));
+
+/** Say at once where a key clashes, and show which keys the others then have. */
+function checkKeys() {
+  const keys = keysSet();
+  const words = new Vocabulary({ ...served, keys });
+  const faults = [];
+  for (const field of keyFields()) {
+    const { label } = field.dataset;
+    const fault = keys[label] ? clash(words, label, keys) : "";
+    field.setAttribute("aria-invalid", String(Boolean(fault)));
+    field.placeholder = words.key(label).toUpperCase();
+    if (fault) faults.push(fault);
+  }
+  blame(find("counting-form"), faults.length ? { message: faults[0] } : null);
+  return !faults.length;
+}
+
+function clash(words, label, keys) {
+  const key = keys[label];
+  if (!/^[a-z0-9]$/.test(key)) return `The key for ${words.title(label)} is “${key}”. Give one letter or digit.`;
+  if (taken[key]) return `${key.toUpperCase()} means ${taken[key]} in the room. Choose another key for ${words.title(label)}.`;
+  const other = Object.keys(keys).find((name) => name !== label && keys[name] === key);
+  return other ? `${key.toUpperCase()} is set for ${words.title(other)} and for ${words.title(label)}. Choose another key for one of them.` : "";
+}
+
+async function saveCounting(event) {
+  event.preventDefault();
+  if (!checkKeys()) return void find("key-fields").querySelector("[aria-invalid=true]").focus();
+  const order = [...find("counting-rows").children].map(({ dataset }) => dataset.row);
+  try {
+    await send("PATCH", "/laboratory", { order, goal: Number(event.target.elements.goal.value), keys: keysSet() });
+    note("Saved. Pages that are open show it when they are loaded again.");
+    await Promise.all([showCounting(), showLog()]);
+  } catch (error) {
+    blame(event.target, error);
+  }
+}
+
 // --- tokens -------------------------------------------------------------------------------------------------------
 
 async function showTokens() {
@@ -174,9 +251,11 @@ async function showLog({ more = false } = {}) {
   find("log-words").className = intact === false ? "caution" : "soft";
 }
 
-/** "reviewed cell 7: normal instead of blast by ada". */
+/** "reviewed cell 7: normal instead of blast by ada", "added cell 12 in the place of 3 and 5". */
 function whatWords({ action, kind, item, detail }) {
   const what = [action, kind, item].filter(Boolean).join(" ");
+  if (detail?.replaces) return `${what} in the place of ${detail.replaces.join(" and ")}`;
+  if (detail?.replaced_by) return `${what}: ${detail.replaced_by.join(" and ")} took its place`;
   if (detail?.label === undefined) return what;
   const old = detail.old ? ` instead of ${detail.old}${detail.old_reader ? ` by ${detail.old_reader}` : ""}` : "";
   return `${what}: ${detail.label || "nothing"}${old}`.replaceAll("not_a_cell", "not a cell");
@@ -185,7 +264,7 @@ function whatWords({ action, kind, item, detail }) {
 async function refresh() {
   try {
     await showTokens();
-    if (me.role === "admin") await Promise.all([showPeople(), showUsual(), showLog()]);
+    if (me.role === "admin") await Promise.all([showPeople(), showUsual(), showCounting(), showLog()]);
   } catch (error) {
     complain(error);
   }
@@ -195,6 +274,7 @@ introduce();
 find("leave").addEventListener("click", leave);
 find("person-form").addEventListener("submit", addPerson);
 find("usual-form").addEventListener("submit", saveUsual);
+find("counting-form").addEventListener("submit", saveCounting);
 find("token-form").addEventListener("submit", makeToken);
 find("password-form").addEventListener("submit", changePassword);
 find("log-more").addEventListener("click", () => showLog({ more: true }).catch(complain));

@@ -1,7 +1,8 @@
 // What every page has: who is signed in, dark or light, help, notes about errors, words for screen readers.
 
-import { send, session } from "./api.js";
+import { get, send, session } from "./api.js";
 import { element, find, icon } from "./element.js";
+import { titled, Vocabulary } from "./words.js";
 
 const NOTE_SECONDS = 12;
 
@@ -92,14 +93,27 @@ export function keyIsTaken(event) {
 export function dress() {
   for (const kind of ["dragover", "drop"]) addEventListener(kind, keepPage);
   find("theme-button").addEventListener("click", turnTheme);
-  find("help-button").addEventListener("click", () => find("help").showModal());
+  find("help-button").addEventListener("click", showHelp);
   for (const dialog of document.querySelectorAll("dialog")) closable(dialog);
   const keys = find("keys-on");
   keys.checked = singleKeys();
   keys.addEventListener("change", () => localStorage.setItem("single-keys", keys.checked ? "on" : "off"));
   document.addEventListener("keydown", (event) => {
-    if (event.key === "?" && singleKeys() && !keyIsTaken(event) && !find("help").open) find("help").showModal();
+    if (event.key === "?" && singleKeys() && !keyIsTaken(event) && !find("help").open) showHelp();
   });
+}
+
+/** The help, with the keys that this laboratory has for its classes and types. */
+async function showHelp() {
+  find("help").showModal();
+  try {
+    const { models } = await get("/models");
+    const words = new Vocabulary(models[0]);
+    find("help-keys").replaceChildren(...words.labels.flatMap((name) => [element("dt", {}, element("kbd", {}, words.key(name).toUpperCase())), element("dd", {}, titled(words.title(name)))]));
+    find("help-own").hidden = !words.labels.length;
+  } catch {
+    find("help-own").hidden = true; // nobody has signed in, or the server is away: the other keys are known all the same
+  }
 }
 
 /** A file that is dropped where nothing takes it, or too early, must not take the place of the page. */
