@@ -403,3 +403,16 @@ def cell_on_black(seed: int) -> NDArray[np.uint8]:
     inside = np.hypot((x - 35) / (20 + seed), (y - 45) / 30) < 1
     grain = np.kron(rng.integers(60, 250, (9, 7, 3)), np.ones((10, 10, 1)))
     return np.asarray(grain * inside[..., None], np.uint8)
+
+
+def test_rows_that_count_for_nobody_or_twice_are_told(cells: Path, lenient: Bundle, tmp_path: Path) -> None:
+    names = sorted(path for path in cells.iterdir() if path.suffix == ".png")[:3]
+    rows = [(names[0], "P1"), (names[1], ""), (names[2], "P2"), (names[0], "P9")]
+    (tmp_path / "t.csv").write_text("path,subject\n" + "".join(f"{path},{subject}\n" for path, subject in rows))
+    result = run("predict", tmp_path / "t.csv", "--model", lenient.path, "-o", tmp_path / "out.csv")
+    assert [row["subject"] for row in read_csv(tmp_path / "out.csv")] == ["P1", "", "P2"]
+    assert "t.csv: 1 row names an image that stands in it already" in result.output
+    assert "t.csv: 1 row has no subject" in result.output
+    (tmp_path / "file.csv").write_text(f"file,subject\n{names[0]},1\n")
+    result = run("predict", tmp_path / "file.csv", "--model", lenient.path)
+    assert "Call the column that names the images path." in str(result.exception)

@@ -85,6 +85,8 @@ def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
     [
         ("0.0818", 0.0818, ""),
         ("0,0818", 0.0818, ""),
+        ("0.0818 um", 0.0818, ""),
+        ("81.8 nm;", 0.0818, ""),
         ("unknown", None, "MPP says unknown"),
         ("", None, "nothing"),
         ("250", None, "which no microscope gives"),

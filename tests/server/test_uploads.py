@@ -56,6 +56,25 @@ def test_a_zip_is_opened_in_memory_and_its_names_lead_nowhere(place: Place, tmp_
     assert not Path("/etc/cron.d/evil.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "want"),
+    [
+        ("Müller.png", "utf-8", "Müller.png"),  # as macOS writes it, without saying that it is UTF-8
+        ("涂片.png", "utf-8", "涂片.png"),
+        ("Müller.png", "cp437", "Müller.png"),
+        ("涂片.png", "gbk", "%xcd%xbf%xc6%xac.png"),
+        ("スメア.png", "cp932", "%x83X%x83%x81%x83A.png"),
+    ],
+)
+def test_no_name_in_a_zip_is_garbled(place: Place, name: str, written: str, want: str) -> None:
+    raw = name.encode(written)
+    placeholder = "x" * (len(raw) - 4) + ".png"
+    sent = archive(**{placeholder: cell_picture(1)}).replace(placeholder.encode(), raw)
+    me = place.local()
+    answer = me.send(me.case(), sent, names=("cells.zip",)).json()
+    assert [each["name"] for each in answer["accepted"]] == [want]
+
+
 def test_bombs_are_refused_before_they_unpack(place: Place) -> None:
     me = place.local()
     case = me.case()

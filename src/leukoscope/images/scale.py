@@ -258,9 +258,10 @@ def _imagej(description: str, x_resolution: Any, y_resolution: Any) -> Iterator[
 
 
 def _aperio(description: str) -> Iterator[Claim]:
-    found = re.search(r"\bMPP\s*=\s*([^|\r\n]*)", description)
+    found = re.search(r"\bMPP\s*=\s*([^|;\r\n]*)", description)
     if found:
-        yield Claim("Aperio MPP", found[1].strip() or "nothing", length_um(found[1], "µm"))
+        value, unit = re.fullmatch(r"([-+.,\dEe]*)(.*)", found[1].replace(" ", ""), re.DOTALL).groups()  # type: ignore[union-attr]
+        yield Claim("Aperio MPP", found[1].strip() or "nothing", length_um(value, unit or "µm"))
 
 
 def _leica(description: str, width: int) -> Iterator[Claim]:

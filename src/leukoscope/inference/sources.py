@@ -237,7 +237,8 @@ def _in_table(table: Path) -> Gathered:
         raise UsageError(f"{table} does not exist. Check the path.")
     read = read_table(table)
     found = Gathered(notes=[*read.notes, *read.note_on_subjects()])
-    for number, row in zip(read.lines, read.columns(("path",), ("subject",)), strict=True):
+    cure = "Call the column that names the images path."
+    for number, row in zip(read.lines, read.columns(("path",), ("subject",), cure=cure), strict=True):
         if not row["path"]:
             found.empty.append(f"{table}, row {number}: no path. Name the image file.")
             continue
@@ -248,7 +249,23 @@ def _in_table(table: Path) -> Gathered:
             path = table.parent / row["path"]  # which does not exist, and is refused by name
         found.sources.append(Source(path, row.get("subject", "")))
     found.empty += [] if found.sources else [f"{table} lists no images."]
+    found.notes += _notes_of_rows(found.sources, table.name)
     return found
+
+
+def _notes_of_rows(sources: list[Source], name: str) -> list[str]:
+    """Say so where rows name an image a second time, or no subject although others do."""
+    files = {source.path for source in sources}
+    nobody = sum(not source.subject for source in sources)
+    again = len(sources) - len(files)
+    notes = []
+    if again:
+        several = "1 row names an image that stands" if again == 1 else f"{again:,} rows name images that stand"
+        notes.append(f"{name}: {several} in it already; the first row of each image counts.")
+    if 0 < nobody < len(sources):
+        several = "1 row has" if nobody == 1 else f"{nobody:,} rows have"
+        notes.append(f"{name}: {several} no subject, and count for no patient.")
+    return notes
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ _NOT_PICTURES = (".csv", ".txt", ".json", ".ds_store", ".xml", ".db", ".ini")
 _IN_PARTS = "Send it in parts."
 _NAME = 300  # characters of a name that are kept
 _GROUP_BYTES = 64 << 20  # of pictures stored together
+_SAYS_UTF8 = 0x800  # bit of a file's flags in a zip
 _LISTING_BYTES = 4 << 20  # of a zip's list of its files: thousands of long names
 _END = struct.Struct("<4s4H2LH")  # the record at the end of a zip
 
@@ -194,7 +195,7 @@ def _unzipped(name: str, file: BinaryIO, limits: Limits) -> Iterator[tuple[str, 
                 return
             for member in members:
                 budget = _Budget(left, left)
-                yield shown(member.filename), _member(archive, member, budget)
+                yield shown(_name_of(member)), _member(archive, member, budget)
                 left = budget.left
     except _DAMAGED:
         yield name, "is a damaged zip. Make it again."
@@ -221,6 +222,22 @@ class _Budget:
 
     most: int
     left: int
+
+
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """Return what a file in a zip is called; what cannot be told is shown as bytes, so that it is not taken for a name.
+
+    A zip that does not say UTF-8 means the code page of old DOS (437), but macOS writes UTF-8 all the same, and Windows
+    that of the country.
+    """
+    if member.flag_bits & _SAYS_UTF8:
+        return member.filename
+    raw = member.filename.encode("cp437")  # which is how `zipfile` has read it
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        western = all(sign.isascii() or (sign.isalpha() and sign < "\u0180") for sign in member.filename)
+        return member.filename if western else raw.decode("ascii", "backslashreplace").replace("\\", "%")
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Read | str:
