@@ -15,7 +15,7 @@ from leukoscope.files import read_csv
 from leukoscope.images.crop import VIEWS, View, prepare_crop, turn, turn_back
 from leukoscope.images.read import read_image
 from leukoscope.inference.ensemble import temper
-from leukoscope.inference.opinion import review_priority
+from leukoscope.inference.opinion import DISEASE, NOT_JUDGED_COLOUR, OTHERS, TYPE_COLOURS, review_priority
 from leukoscope.inference.predictor import Predictor
 
 from .conftest import changed
@@ -203,3 +203,14 @@ def test_the_neediest_come_first(synthetic_run: Path, ensemble: Bundle) -> None:
     ranked = sorted(opinions, key=lambda opinion: review_priority(opinion, positive="blast", threshold=0.5))
     order = [("unsure", "refused", "blast", "normal").index(opinion.decision) for opinion in ranked]
     assert order == sorted(order)
+
+
+def test_lines_in_every_colour_of_a_class_or_type_can_be_seen_on_a_bright_field() -> None:
+    """At least 3 to 1 against white, as WCAG 2.2 (1.4.11) asks of graphics."""
+    named = {**TYPE_COLOURS, **dict(enumerate(OTHERS)), "disease": DISEASE, "refused": NOT_JUDGED_COLOUR}
+    channels = np.array(list(named.values()))
+    assert channels.min() >= 0
+    assert channels.max() <= 255
+    light = np.where(channels <= 10, channels / 255 / 12.92, ((channels / 255 + 0.055) / 1.055) ** 2.4)
+    contrast = 1.05 / (light @ [0.2126, 0.7152, 0.0722] + 0.05)
+    assert [name for name, each in zip(named, contrast, strict=True) if each < 3] == []

@@ -116,3 +116,11 @@ def test_a_covariate_that_decides_the_outcome_is_refused_not_fitted_to_infinity(
     design = make_design(cohort, stages=cohort.stages)
     with pytest.raises(NoFitError, match="separates|not determined"):
         fit_terms(design, [Term("early", "early")], cause=0)
+
+
+def test_patients_of_a_level_without_events_are_counted_with_the_first_level_that_has_some() -> None:
+    cohort = drawn(200)
+    quiet = replace(cohort, state=np.where(cohort.stage == 0, 0, cohort.state))
+    notes = make_design(quiet, stages=quiet.stages).notes
+    assert [note for note in notes if "'stage' = I:" in note and "counts these patients with II;" in note]
+    assert make_design(cohort, stages=cohort.stages).notes == ()

@@ -378,3 +378,12 @@ def test_with_late_entry_the_headline_tests_the_event_that_it_names() -> None:
     assert tests["primary"]["p"] == tests["gray"]["relapse"]["p"]
     assert tests["primary"]["p"] != tests["logrank"]["p"]
     assert "late entry" in tests["primary"]["name"]
+
+
+def test_a_horizon_past_the_follow_up_is_shown_but_not_judged() -> None:
+    settings = StudySettings(
+        time="months", event="died", stage="stage", horizons=("12", "1000"), folds=3, repeats=1, bootstrap=3
+    )
+    result = run_study(drawn(200), settings).result
+    assert [horizon["time"] for horizon in result["horizons"]] == [12, 1000]
+    assert [at["time"] for at in result["judgement"]["calibration"]] == [12]
