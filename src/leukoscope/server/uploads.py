@@ -3,6 +3,7 @@
 No name that a user gives becomes a path, and nothing is unpacked onto the disk.
 """
 
+import re
 import shutil
 import struct
 import time
@@ -224,6 +225,10 @@ class _Budget:
     left: int
 
 
+# In what was read as code page 437: signs, three letters with accents side by side, a capital after a small one.
+_NO_NAME = re.compile(r"[^\x00-\x7fÀ-ɏ]|[^\x00-\x7f]{3}|[ß-ÿ][A-Z]")
+
+
 def _name_of(member: zipfile.ZipInfo) -> str:
     """Return what a file in a zip is called; what cannot be told is shown as bytes, so that it is not taken for a name.
 
@@ -236,8 +241,11 @@ def _name_of(member: zipfile.ZipInfo) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        western = all(sign.isascii() or (sign.isalpha() and sign < "\u0180") for sign in member.filename)
-        return member.filename if western else raw.decode("ascii", "backslashreplace").replace("\\", "%")
+        return (
+            member.filename
+            if not _NO_NAME.search(member.filename)
+            else raw.decode("ascii", "backslashreplace").replace("\\", "%")
+        )
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Read | str:
