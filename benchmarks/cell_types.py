@@ -2,6 +2,8 @@
 
     python benchmarks/cell_types.py ../shared/data                  # all of BCCD, and some of PBC and C-NMC
     python benchmarks/cell_types.py ../shared/data --only bccd --model BUNDLE
+    for kind in neutrophil platelet …; do leukoscope predict ../shared/data/pbc/$kind --to csv -o OUT/$kind; done
+    python benchmarks/cell_types.py ../shared/data --pbc-answers OUT        # PBC in parts, all of it
 
 Everything goes through `leukoscope.load(...).predict`, as users do it. The shipped model has learned from most of these
 cells: what it is worth in a laboratory that it has not learned from stands in the first table, which is measured in
@@ -16,13 +18,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 import leukoscope
 from leukoscope.bundle.manifest import NOT_ASKED, REFUSED, Manifest
+from leukoscope.files import read_csv
 from leukoscope.images.read import RGB, read_image
 from leukoscope.inference.cell_types import LYMPHOID, TYPES, UNSURE_TYPE
 from leukoscope.inference.differential import wilson
@@ -35,7 +39,8 @@ TITLES = {
     "pbc": "PBC: the labelled cell of {} fields (Acevedo et al. 2020, CellaVision DM96; learned from)",
     "cnmc": "C-NMC 2019: {} cells cut out on black, all lymphoid (learned from in part)",
 }
-COLUMNS = (*TYPES, UNSURE_TYPE, "smudge", REFUSED)
+NOT_FOUND = "not found"
+COLUMNS = (*TYPES, UNSURE_TYPE, "smudge", REFUSED, NOT_FOUND)
 PAGE = Path("docs/benchmarks/cell-types.md")
 _SHOWN, _SIDE = 24, 128  # mistakes on the picture, pixels of each
 
@@ -58,11 +63,13 @@ def main() -> None:
     parser.add_argument("--only", choices=("bccd", "pbc", "cnmc"), action="append")
     parser.add_argument("--every", type=int, default=8, help="Of PBC and C-NMC, one in so many.")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--pbc-answers", type=Path, help="Folders of predict --to csv, one for each class of PBC.")
     asked = parser.parse_args()
     predictor = leukoscope.load(asked.model)
     if not predictor.manifest.types:
         raise SystemExit("This bundle tells no types.")
-    sources = {"bccd": bccd, "pbc": pbc, "cnmc": cnmc}
+    whole = partial(pbc_answered, folder=asked.pbc_answers) if asked.pbc_answers else pbc
+    sources = {"bccd": bccd, "pbc": whole, "cnmc": cnmc}
     lines, mistakes = [_HEAD, *left_out(predictor.manifest)], []
     for name in asked.only or sources:
         start = time.perf_counter()
@@ -95,14 +102,41 @@ def pbc(predictor: leukoscope.Predictor, data: Path, every: int) -> Iterator[Jud
     told = {str(data / "pbc" / row["file"]): row for row in rows}
     found: dict[str, Opinion] = {}
     for opinion in predictor.predict([Path(path) for path in told], kind="fields"):
-        if opinion.found is None:
-            continue
-        row, (left, top, right, bottom) = told[opinion.field], opinion.found.box
-        if left <= int(row["width"]) / 2 <= right and top <= int(row["height"]) / 2 <= bottom:
+        if opinion.found is not None and in_the_middle(opinion.found.box, told[opinion.field]):
             found[opinion.field] = opinion
     for path, row in told.items():
-        opinion = found.get(path, Opinion(path, REFUSED, "not found"))
+        opinion = found.get(path, Opinion(path, REFUSED, NOT_FOUND))
         yield Judged("pbc", path, NAMES[row["class"]], opinion)
+
+
+def in_the_middle(box: Sequence[float], row: dict[str, str]) -> bool:
+    """Return whether a cell (left, top, right, bottom) is the labelled one of its field of PBC."""
+    left, top, right, bottom = box
+    return left - 4 <= int(row["width"]) / 2 <= right + 4 and top - 4 <= int(row["height"]) / 2 <= bottom + 4
+
+
+def pbc_answered(predictor: leukoscope.Predictor, data: Path, _: int, *, folder: Path) -> Iterator[Judged]:
+    """Yield the same of all fields, from what `leukoscope predict` wrote of each class of them."""
+    with (data / "pbc" / "cells.csv").open() as file:
+        told = {row["file"]: row for row in csv.DictReader(file)}
+    found: dict[str, Opinion] = {}
+    for table in sorted(folder.glob("*/predictions.csv")):
+        for row in read_csv(table):
+            name = "/".join(Path(row["path"]).parts[-2:])
+            sides = [float(row[side]) for side in ("left", "top", "right", "bottom") if row[side]]
+            if sides and in_the_middle(sides, told[name]):
+                found[name] = answered(row, predictor, path=str(data / "pbc" / name))
+    for name, row in told.items():
+        opinion = found.get(name, Opinion(name, REFUSED, NOT_FOUND))
+        yield Judged("pbc", name, NAMES[row["class"]], opinion)
+
+
+def answered(row: dict[str, str], predictor: leukoscope.Predictor, *, path: str) -> Opinion:
+    """Return a row of predictions.csv as the opinion that it was; unsure ones have lost what they were called."""
+    decision = row["decision"]
+    called = decision if decision in predictor.classes else ""
+    chances = {name: float(row[f"prob_type_{name}"]) for name in TYPES if row[f"prob_type_{name}"]}
+    return Opinion(path, decision, row["reason"], type=row["type"], types=chances or None, called=called)
 
 
 def cnmc(predictor: leukoscope.Predictor, data: Path, every: int) -> Iterator[Judged]:
@@ -127,7 +161,8 @@ def section(name: str, cells: Sequence[Judged]) -> list[str]:
     """Return the confusion of one data set, and what mature cells were called."""
     table: dict[str, Counter[str]] = {}
     for cell in cells:
-        table.setdefault(cell.true, Counter())[cell.opinion.type or REFUSED] += 1
+        told = NOT_FOUND if cell.opinion.reason == NOT_FOUND else cell.opinion.type or REFUSED
+        table.setdefault(cell.true, Counter())[told] += 1
     return [f"## {TITLES[name].format(len(cells))}", "", *matrix(table, COLUMNS), "", *asked_lines(cells), ""]
 
 
@@ -167,18 +202,26 @@ def surest(mistakes: Sequence[Judged], picture: Path) -> list[str]:
     chosen = sorted(mistakes, key=lambda cell: -max((cell.opinion.types or {"": 0.0}).values()))[:_SHOWN]
     if not chosen:
         return []
-    columns, tall = 6, _SIDE + 30
-    sheet = Image.new("RGB", (columns * (_SIDE + 6), -(-len(chosen) // columns) * tall), "white")
+    letters = ImageFont.load_default(13)
+    words = [captions(cell) for cell in chosen]
+    wide = max(_SIDE, *(round(letters.getlength(line)) for lines in words for line in lines)) + 14
+    columns, tall = 5, _SIDE + 48
+    sheet = Image.new("RGB", (columns * wide, -(-len(chosen) // columns) * tall), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, cell in enumerate(chosen):
-        left, top = number % columns * (_SIDE + 6), number // columns * tall
+    for number, (cell, lines) in enumerate(zip(chosen, words, strict=True)):
+        left, top = number % columns * wide, number // columns * tall
         sheet.paste(Image.fromarray(shown(cell.opinion)).resize((_SIDE, _SIDE)), (left, top))
-        sure = max((cell.opinion.types or {"": 0.0}).values())
-        pen.text((left, top + _SIDE + 1), f"{cell.data}: {cell.true}", fill="black")
-        pen.text((left, top + _SIDE + 13), f"called {cell.opinion.type} {sure:.0%}", fill="black")
+        for line, text in enumerate(lines):
+            pen.text((left, top + _SIDE + 2 + 16 * line), text, fill="black", font=letters)
     sheet.save(picture, quality=85)
     text = "Cells of PBC (CC BY 4.0), BCCD (MIT) and C-NMC 2019 (CC BY 3.0)."
     return ["## The mistakes that it was surest of", "", f"![{text}]({picture.name})", "", text]
+
+
+def captions(cell: Judged) -> tuple[str, str]:
+    """Return what stands under a picture: what the cell is, and what it was called."""
+    sure = max((cell.opinion.types or {"": 0.0}).values())
+    return f"{cell.data}: {cell.true}", f"called {cell.opinion.type}, {sure:.0%}"
 
 
 def shown(opinion: Opinion) -> RGB:

@@ -12,6 +12,7 @@ from leukoscope.fields.scale import Scale
 from leukoscope.fields.slides import (
     Look,
     TiffSlide,
+    count_slide,
     extract_slide,
     is_slide,
     look_at,
@@ -20,8 +21,12 @@ from leukoscope.fields.slides import (
     tiles_of,
 )
 from leukoscope.fields.stain import learn_stain
+from leukoscope.inference.blood_count import counts_of, together
+from leukoscope.inference.fields import JudgedCell
+from leukoscope.inference.opinion import Opinion
 
 from .conftest import Painting
+from .test_blood_count import with_platelets
 
 
 def write_pyramid(path, pixels, *, um_per_px=None, levels=3, compression=None):
@@ -90,6 +95,34 @@ def test_the_size_of_tiles_does_not_change_the_cells_of_real_fields(shared_data,
     assert len(whole) >= 5
     for tile in (640, 413):  # 640: seams lie on the seams of the mosaic; 413: seams cross cells
         assert _listed(_by_tiles(slide, look, tile=tile)) == whole
+
+
+def test_red_cells_and_platelets_of_a_slide_are_counted_where_it_was_learned(tmp_path):
+    rng = np.random.default_rng(3)
+    painting = Painting(204.8, 102.4)  # two windows
+    for x in (25, 80, 130, 180):
+        painting.white_cell(x, 40)
+    painting.white.append((52, 92, 1.3))  # red cells keep off this place
+    with_platelets(painting.red_cells(rng, count=80), [(52, 92)])
+    painting.white.pop()
+    write_pyramid(tmp_path / "slide.tif", painting.taken(rng), um_per_px=0.1)
+    opener = partial(TiffSlide, tmp_path / "slide.tif")
+    look = look_at(opener())
+    counted = list(count_slide(opener, look))
+    assert [one.area for one in sorted(counted, key=lambda one: one.area)] == [
+        (0, 0, 1024, 1024),
+        (1024, 0, 2048, 1024),
+    ]
+    assert all(one.scale_stated for one in counted)
+    assert sum(len(one.red_cells) for one in counted) == pytest.approx(80, rel=0.1)
+    assert sum(len(one.platelets) for one in counted) == 1
+    cells = _by_tiles(opener(), look, tile=700)
+    opinion = Opinion("cell", "not asked", type="neutrophil")
+    judged = [JudgedCell(cell, np.zeros((0, 0, 3), np.uint8), opinion) for cell in cells]
+    fields = counts_of(counted, judged, positive="blast")
+    assert sum(field.white for field in fields) == 4, "each white cell lies in one window"
+    whole = together(fields)
+    assert (whole.platelets, whole.white) == (1, 4)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_cells(slide_path, tmp_path, monkeypatch):

@@ -35,8 +35,9 @@ from leukoscope.errors import DataError, ImageError
 from leukoscope.images.read import read_image
 from leukoscope.interop.case_result import CellShare
 from leukoscope.interop.dicom_images import DicomImage, is_dicom
-from leukoscope.interop.dicom_results import CODES, Algorithm, DicomCell, write_annotations, write_report
+from leukoscope.interop.dicom_results import BLOOD_CODES, CODES, Algorithm, DicomCell, write_annotations, write_report
 from tests.fields.conftest import Painting
+from tests.interop.test_hospital import beside_white_cells
 
 PATIENT = "DOE^JANE"
 ALGORITHM = Algorithm("leukoscope classical-1", "0.1.0", "lite0 1a2b3c")
@@ -218,7 +219,8 @@ def test_a_report_carries_the_differential_with_coded_kinds(pixels, cells, tmp_p
 
 
 def test_every_code_fits_dicom_and_no_two_kinds_share_one():
-    codes = list(CODES.values())
+    numbers = {(f"{code}_H", "99LEUKOSCOPE", meaning) for _, code, meaning in BLOOD_CODES.values()}
+    codes = [*CODES.values(), *numbers]
     assert len({(code, scheme) for code, scheme, _ in codes}) == len(codes)
     assert all(len(code) <= 16 and len(scheme) <= 16 and len(meaning) <= 64 for code, scheme, meaning in codes)
 
@@ -249,7 +251,13 @@ def test_a_camera_field_has_no_annotations_and_says_where_the_outlines_are(pixel
 def test_dciodvfy_finds_no_error(pixels, cells, tmp_path):
     slide = DicomImage(write_slide(tmp_path / "slide.dcm", pixels, mm=1e-4)).identity()
     write_annotations(tmp_path / "outlines.dcm", slide, cells, algorithm=ALGORITHM)
-    write_report(tmp_path / "report.dcm", slide, cells, algorithm=ALGORITHM)
+    told = [CellShare("neutrophil", 30, 60.0, 46.2, 72.4), CellShare("platelet", 3)]
+    blood = beside_white_cells()
+    write_report(tmp_path / "report.dcm", slide, cells, algorithm=ALGORITHM, differential=told, blood=blood)
+    groups = srread(tmp_path / "report.dcm").content.get_image_measurement_groups()
+    found = [m.value for group in groups if "beside" in group.tracking_identifier for m in group.get_measurements()]
+    given = [end for row in blood for end in (row.value, row.low, row.high) if end is not None]
+    assert sorted(found) == sorted(given)
     for name in ("outlines.dcm", "report.dcm"):
         found = subprocess.run(["dciodvfy", tmp_path / name], capture_output=True, text=True, check=False)
         errors = [line for line in found.stderr.splitlines() if line.startswith("Error")]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from leukoscope.errors import DataError
-from leukoscope.interop.case_result import CaseResult, Observation
+from leukoscope.inference.blood_count import FieldCount, summary_of
+from leukoscope.interop.case_result import CaseResult, Observation, codings_of
 from leukoscope.interop.fhir import bundle_of
 from leukoscope.interop.fhir import send as send_fhir
 from leukoscope.interop.hl7 import oru_r01, send
@@ -22,6 +23,15 @@ from leukoscope.interop.hl7 import oru_r01, send
 jsonschema = pytest.importorskip("jsonschema")
 parser = pytest.importorskip("hl7apy.parser")
 mllp = pytest.importorskip("hl7apy.mllp")
+
+
+def beside_white_cells() -> list[Observation]:
+    """Return red cells and platelets of two fields, with every number that there is of them."""
+    found = summary_of([FieldCount(40, 3, 3, 2, (7.0,) * 40), FieldCount(44, 5, 0, 1, (7.4,) * 44)], factor=15)
+    assert found is not None
+    assert len(found.rows()) == 11
+    return found.rows()
+
 
 RESULT = CaseResult(
     case="2026-11 | M^7",
@@ -33,6 +43,7 @@ RESULT = CaseResult(
         Observation("eosinophil", 0.0, "%"),
         Observation("neutrophil", 104, "{cells}"),
         Observation("immature granulocyte", 1.5, "%", 0.2, 4.9),
+        *beside_white_cells(),
     ),
     algorithm="leukoscope 0.2.0, C-NMC 2019",
     final=True,
@@ -102,6 +113,9 @@ def test_loinc_is_given_for_blood_alone() -> None:
         }
 
     assert "http://loinc.org" in systems(RESULT)
+    estimate = next(row for row in RESULT.rows if row.unit == "10*9/L")
+    assert [coding.code for coding in codings_of(estimate, specimen="blood")] == ["ESTIMATED_PLATELETS", "49497-1"]
+    assert [coding.code for coding in codings_of(estimate, specimen="bone marrow")] == ["ESTIMATED_PLATELETS"]
     assert "http://loinc.org" not in systems(replace(RESULT, specimen="bone marrow"))
     assert "|LN" not in oru_r01(replace(RESULT, specimen="")).replace("^", "|")
 

@@ -1,8 +1,11 @@
 """Fields in the room: the answers of the command line, judged again when fields are added, types and their counts."""
 
+import csv
 import io
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from highdicom.sr import srread
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from leukoscope.bundle.manifest import open_bundle
 from leukoscope.cli import leukoscope as program
 from leukoscope.errors import UnknownNameError
+from leukoscope.inference.predictor import load
+from leukoscope.interop.fhir import bundle_of
+from leukoscope.interop.hl7 import oru_r01
+from leukoscope.server.database import Case
+from leukoscope.server.hospital import result_of
 from leukoscope.server.settings import Serving
 from tests.fields.conftest import NUCLEUS, Painting
+from tests.fields.test_blood_count import with_platelets
 from tests.inference.typed import with_types
+from tests.interop.test_dicom import write_field
 from tests.server.conftest import Place, Visitor, opened
 
 
@@ -244,3 +255,132 @@ def test_the_laboratory_sets_order_goal_and_keys(settings: Serving) -> None:
         assert told["goal"] == 100
     with pytest.raises(UnknownNameError, match="neutrophil"):
         next(opened(settings.model_copy(update={"keys": {"neutrofil": "n"}})))
+
+
+def text_of_pdf(content: bytes) -> str:
+    """Return the text of a PDF of fpdf2: its fonts hold the letters that were used, each with a number of its own."""
+    letters = []
+    for found in re.findall(rb"beginbfchar\n(.+?)\nendbfchar", content, re.DOTALL):
+        pairs = re.findall(rb"<(\w+)> <(\w+)>", found)
+        letters.append({int(number, 16): bytes.fromhex(code.decode()).decode("utf-16-be") for number, code in pairs})
+    lines, table = [], letters[0]
+    for packed in re.findall(rb"stream\n(x.+?)\nendstream", content, re.DOTALL):
+        page = zlib.decompress(packed)
+        for font, said in re.findall(rb"/F(\d) [\d.]+ Tf|\(((?:[^()\\]|\\.)*)\) Tj", page, re.DOTALL):
+            table = letters[int(font) - 1] if font else table
+            plain = re.sub(rb"\\([nrt()\\])", lambda found: _ESCAPED.get(found[1], found[1]), said)
+            lines.append("".join(table.get(int.from_bytes(plain[at : at + 2]), "?") for at in range(0, len(plain), 2)))
+    return "\n".join(lines)
+
+
+_ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+Number = tuple[str, float, float | None, float | None, str]  # quantity, value, low, high, unit
+
+
+def rows_of_table(text: str, **where: str) -> list[Number]:
+    """Return the numbers of a table of counts, those of some rows alone."""
+    found = [row for row in csv.DictReader(io.StringIO(text)) if all(row[key] == value for key, value in where.items())]
+    ends = [[float(row[end]) if row[end] else None for end in ("low", "high")] for row in found]
+    return [(row["quantity"], float(row["value"]), *end, row["unit"]) for row, end in zip(found, ends, strict=True)]
+
+
+def rows_of_fhir(bundle: dict[str, Any], names: set[str]) -> list[tuple[str, float, str]]:
+    resources = [entry["resource"] for entry in bundle["entry"][:-1]]
+    said = [(each["code"]["text"].removesuffix(", number of cells"), each["valueQuantity"]) for each in resources]
+    return [(name, quantity["value"], quantity["code"]) for name, quantity in said if name in names]
+
+
+def rows_of_hl7(message: str, names: set[str]) -> list[tuple[str, float, str]]:
+    segments = [line.split("|") for line in message.split("\r") if line.startswith("OBX|")]
+    said = [(each[3].split("^"), float(each[5]), each[6].split("^")[0]) for each in segments]
+    # The program's own code comes last in an identifier, with its meaning before the scheme.
+    named = [(code[-2].removesuffix(", number of cells"), value, unit) for code, value, unit in said]
+    return [row for row in named if row[0] in names]
+
+
+def numbers_of_dicom(archive: bytes) -> dict[str, list[float]]:
+    """Return every number that the reports of an archive give of red cells and platelets: meaning -> values."""
+    found: dict[str, list[float]] = {}
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        for name in sorted(files.namelist()):
+            report = srread(io.BytesIO(files.read(name)))
+            for group in report.content.get_image_measurement_groups():
+                if group.tracking_identifier.startswith("counted beside white cells"):
+                    for each in group.get_measurements():
+                        kind = f"{group.finding_type.meaning}: {each.name.meaning}"
+                        found.setdefault(kind, []).append(each.value)
+    return found
+
+
+def dicom_smear(folder: Path) -> dict[str, bytes]:
+    """Write three camera fields with white cells, red cells and platelets, and return their content by name."""
+    sent: dict[str, bytes] = {}
+    folder.mkdir(parents=True)
+    for number in range(3):
+        painting = Painting(64, 48).white_cell(14, 14).white_cell(44, 30, radius=6)
+        painting = with_platelets(painting, [(30, 8), (50, 42), (8, 40)][: number + 1])
+        rng = np.random.default_rng(number)
+        pixels = painting.red_cells(rng, count=22).taken(rng)
+        path = write_field(folder / f"field-{number}.dcm", pixels, mm=1e-4)
+        sent[path.name] = path.read_bytes()
+    return sent
+
+
+def test_every_result_of_a_case_gives_the_same_red_cells_and_platelets(
+    settings: Serving, typed_bundle: Path, tmp_path: Path
+) -> None:
+    """Room (page, JSON, CSV, HTML, PDF, DICOM, FHIR, HL7), command line (JSON, CSV, DICOM, FHIR, HL7) and Python."""
+    smear, out = tmp_path / "smear" / "S1", tmp_path / "out"
+    sent = dicom_smear(smear)
+    asked = ["predict", str(smear.parent), "--model", str(typed_bundle), "--platelet-factor", "15"]
+    told = json.loads(CliRunner().invoke(program, [*asked, "--json"]).stdout)
+    formats = [word for name in ("csv", "dicom", "fhir", "hl7") for word in ("--to", name)]
+    ran = CliRunner().invoke(program, [*asked, *formats, "--specimen", "blood", "-o", str(out)])
+    assert ran.exit_code == 0, ran.output
+    in_python = load(typed_bundle).predict(smear.parent).blood_count(factor=15)
+    assert in_python is not None
+    expected = [(row.name, row.value, row.low, row.high, row.unit) for row in in_python.rows()]
+    names = {row[0] for row in expected}
+    assert {"estimated platelets", "standard deviation of red cell diameter"} <= names, "the scale is stated"
+    assert json.loads(json.dumps(in_python.as_json())) == told["blood_count"] == told["subjects"][0]["blood_count"]
+    for level in ("all", "subject"):
+        assert rows_of_table((out / "blood_count.csv").read_text(), level=level) == expected
+    plain = [(name, pytest.approx(value, abs=1e-4), unit) for name, value, _, _, unit in expected]
+    assert rows_of_fhir(json.loads((out / "fhir" / "S1.json").read_text()), names) == plain
+    assert rows_of_hl7((out / "hl7" / "S1.hl7").read_bytes().decode(), names) == plain
+
+    for place in opened(settings.model_copy(update={"platelet_factor": 15.0})):
+        me = place.local()
+        case = sent_fields(me, sent)
+        got = {kind: me.get(f"/cases/{case}/exports/{kind}") for kind in ("counts", "json", "html", "pdf", "dicom")}
+        assert {answer.status_code for answer in got.values()} == {200}
+        assert me.get(f"/cases/{case}/summary").json()["blood_count"] == told["blood_count"]
+        assert got["json"].json()["blood_count"] == told["blood_count"]
+        assert rows_of_table(got["counts"].text, counted_by="program") == expected
+        pages = (got["html"].text, text_of_pdf(got["pdf"].content))
+        for name, value, low, high, _ in expected:
+            interval = "–" if low is None else f"{low:,.6g} to {high:,.6g}"
+            for page in pages:
+                assert name in page
+                assert f"{value:,.6g}" in page
+                assert interval in page
+        with place.room.database.reading() as session:
+            result = result_of(
+                session,
+                session.get_one(Case, case),
+                manifest=place.room.predictor.manifest,
+                settings=place.room.settings,
+            )
+        assert rows_of_fhir(bundle_of(result), names) == plain
+        assert rows_of_hl7(oru_r01(result), names) == plain
+        from_room = numbers_of_dicom(got["dicom"].content)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as files:
+        for path in (out / "dicom").iterdir():
+            files.write(path, path.name)
+    assert numbers_of_dicom(stream.getvalue()) == from_room
+    by_field = told["fields"]
+    assert from_room["Red cell: Number of cells"] == [field["red_cells"] for field in by_field]
+    assert from_room["Thrombocyte: Number of cells"] == [field["platelets"] for field in by_field]
+    assert sum(from_room["Red cell: Number of cells"]) == told["blood_count"]["red_cells"] > 30
+    assert sum(from_room["Thrombocyte: Number of cells"]) == told["blood_count"]["platelets"] > 3

@@ -12,6 +12,7 @@ from .options import complain, field_options, many, printable
 
 if TYPE_CHECKING:
     from ..bundle.manifest import Manifest
+    from ..inference.blood_count import BloodSummary
     from ..inference.differential import Counting
     from ..inference.fields import JudgedCell, Smear
     from ..inference.opinion import Opinion
@@ -22,13 +23,21 @@ if TYPE_CHECKING:
 Writer = Callable[["Smear", "Sequence[JudgedCell]"], None]
 
 
-def writers_of(formats: Sequence[str], folder: Path, *, manifest: "Manifest", counting: "Counting") -> list[Writer]:
+BloodOf = Callable[[str], "BloodSummary | None"]  # path of a field -> its red cells and platelets
+
+
+def writers_of(
+    formats: Sequence[str], folder: Path, *, manifest: "Manifest", counting: "Counting", blood: BloodOf
+) -> list[Writer]:
     """Return what writes one field in each format, into folders of `folder`, with what was counted in it."""
-    known = {"qupath": _qupath_writer, "dicom": _dicom_writer}
-    return [known[name](folder, manifest, counting) for name in dict.fromkeys(formats) if name in known]
+    known = {
+        "qupath": lambda: _qupath_writer(folder, manifest),
+        "dicom": lambda: _dicom_writer(folder, manifest, counting, blood),
+    }
+    return [known[name]() for name in dict.fromkeys(formats) if name in known]
 
 
-def _qupath_writer(folder: Path, manifest: "Manifest", _: "Counting") -> Writer:
+def _qupath_writer(folder: Path, manifest: "Manifest") -> Writer:
     from ..inference.opinion import class_of, colour_of
     from ..interop.qupath import Shape, write_geojson
 
@@ -47,7 +56,7 @@ def _qupath_writer(folder: Path, manifest: "Manifest", _: "Counting") -> Writer:
     return write
 
 
-def _dicom_writer(folder: Path, manifest: "Manifest", counting: "Counting") -> Writer:
+def _dicom_writer(folder: Path, manifest: "Manifest", counting: "Counting", blood: BloodOf) -> Writer:
     from ..fields.cells import ClassicalDetector
     from ..interop.dicom_images import DicomImage
     from ..interop.dicom_results import Algorithm, DicomCell, write_annotations, write_report
@@ -66,8 +75,14 @@ def _dicom_writer(folder: Path, manifest: "Manifest", counting: "Counting") -> W
         cells = [cell(judged) for judged in found]
         counted = counting.of_field(str(smear.path))
         rows = [*counted.rows, *counted.beside()] if counted else []
+        beside = blood(str(smear.path))
         write_report(
-            folder / "dicom" / f"{smear.name}-report.dcm", source, cells, algorithm=algorithm, differential=rows
+            folder / "dicom" / f"{smear.name}-report.dcm",
+            source,
+            cells,
+            algorithm=algorithm,
+            differential=rows,
+            blood=beside.rows() if beside else (),
         )
         if cells and "FrameOfReferenceUID" in source:
             write_annotations(folder / "dicom" / f"{smear.name}-outlines.dcm", source, cells, algorithm=algorithm)

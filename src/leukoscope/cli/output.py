@@ -172,9 +172,7 @@ class ShownOpinions:
             console.print(self._table([opinion for _, _, opinion in sorted(self._first_to_review)[:_REVIEWED]]))
         console.print(counts(tally))
         if differential is not None:
-            console.print(Text(differential.said), soft_wrap=True)
-            console.print(differential_table(differential))
-            console.print(Text(apart_words(differential)), soft_wrap=True)
+            _print_differential(console, differential)
         for line in limits_of(self._manifest, fields=bool(fields)):
             console.print(Text(line), style="yellow", soft_wrap=True)
         for line in (*(blood.said if blood else ()), *map(printable, told)):
@@ -222,7 +220,14 @@ def counts(tally: Tally) -> str:
     parts = [f"{number:,} {title_of(decision)}" for decision, number in tally.decisions.items() if number]
     bad = tally.all.unreadable
     unusable = f" ({bad:,} cannot be used as {'images' if bad > 1 else 'an image'})" if bad else ""
-    return f"{many(tally.all.cells, 'cell')}: {', '.join(parts)}{unusable}"
+    return f"{many(tally.all.cells, 'cell')}: {', '.join(parts) or 'no white cell was found'}{unusable}"
+
+
+def _print_differential(console: Console, counted: Differential) -> None:
+    console.print(Text(counted.said), soft_wrap=True)
+    if counted.white:
+        console.print(differential_table(counted))
+    console.print(Text(apart_words(counted)), soft_wrap=True)
 
 
 def differential_table(counted: Differential) -> Table:

@@ -75,8 +75,8 @@ class PredictionRun:
         self.shown = ShownOpinions(predictor.manifest, point=self._point)
         self._per_field = Tally(predictor.manifest, point=self._point)
         self._smears: list[tuple[Smear, str]] = []
-        self._blood: dict[str, FieldCount] = {}
-        """Path of a field -> its red cells and platelets."""
+        self._blood: dict[str, list[FieldCount]] = {}
+        """Path of a field or slide -> its red cells and platelets, of a slide by window."""
         self._spool = Spool() if request.csv else None
         self._page = self._new_page() if request.html else None
         self._reader: Reader | None = None
@@ -147,7 +147,8 @@ class PredictionRun:
     def _subjects(self) -> list[dict[str, Any]]:
         """Return the summary of each subject, with its differential where the bundle tells types."""
         rows, of = self.tally.summaries(), self.counting.of_subject
-        return [row | ({"differential": _json_of(of(row["subject"]))} if self.counting.told else {}) for row in rows]
+        told = [row | ({"differential": _json_of(of(row["subject"]))} if self.counting.told else {}) for row in rows]
+        return [row | {"blood_count": _json_of(self.blood(subject=row["subject"]))} for row in told]
 
     def _counted(self, fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return fields with their differentials where the bundle tells types."""
@@ -198,13 +199,13 @@ class PredictionRun:
         except ImageError as refusal:
             self._refuse(source, refusal)
             return
+        self._count_blood(smear, found)
         try:
             usable(lambda: self._write_formats(smear, found), name=str(source.path))
         except ImageError as unwritten:
             problem = unwritten.sentence
             smear = replace(smear, problem=f"{smear.problem}; {problem}" if smear.problem else problem)
         self._notes.update(smear.notes)
-        self._count_blood(smear)
         self._smears.append((smear, source.subject))
         if smear.problem:
             self.problems.add(str(source.path), smear.problem)
@@ -215,20 +216,19 @@ class PredictionRun:
         smear = self._opened(source)
         return smear, [self._take_cell(judged, smear, source) for judged in smear.cells]
 
-    def _count_blood(self, smear: "Smear") -> None:
-        from ..inference.blood_count import field_count, with_cells
+    def _count_blood(self, smear: "Smear", found: "list[JudgedCell]") -> None:
+        from ..inference.blood_count import counts_of
 
-        if (counted := smear.count_blood()) is not None:
-            path = str(smear.path)
-            told = self.counting.of_field(path)
-            white, large = (told.white, told.apart["platelet"]) if told else (0, 0)
-            self._blood[path] = with_cells(field_count(counted), white=white, large=large)
+        counts = counts_of(smear.count_blood(), found, positive=self._predictor.manifest.positive)
+        self._blood[str(smear.path)] = counts
 
-    def blood(self) -> "BloodSummary | None":
-        """Return what the fields show beside white cells; None where nothing was counted."""
+    def blood(self, *, subject: str | None = None, field: str | None = None) -> "BloodSummary | None":
+        """Return what all fields, a subject's or one show beside white cells; None where nothing was counted."""
         from ..inference.blood_count import summary_of
 
-        return summary_of(list(self._blood.values()), factor=self._request.platelet_factor)
+        paths = [str(smear.path) for smear, whose in self._smears if subject is None or whose == subject]
+        counts = [each for path in ([field] if field else paths) for each in self._blood.get(path, [])]
+        return summary_of(counts, factor=self._request.platelet_factor)
 
     def _write_formats(self, smear: "Smear", found: "list[JudgedCell]") -> None:
         for write in self._writers():
@@ -293,6 +293,7 @@ class PredictionRun:
     def _field_rows(self) -> list[dict[str, Any]]:
         if not self._smears and not self._unusable:
             return []
+        from ..inference.blood_count import together
         from ..inference.opinion import Count
         from ..inference.opinions import field_values, unusable_field
 
@@ -301,7 +302,7 @@ class PredictionRun:
         summaries = {row["subject"]: row for row in self._per_field.summaries()}
         rows = [
             field_values(
-                smear, subject=whose, summary=summaries[str(smear.path)], blood=self._blood.get(str(smear.path))
+                smear, subject=whose, summary=summaries[str(smear.path)], blood=together(self._blood[str(smear.path)])
             )
             for smear, whose in self._smears
         ]
@@ -332,7 +333,13 @@ class PredictionRun:
 
     def _write_tables(self, folder: Path, fields: list[dict[str, Any]]) -> None:
         from ..files import write_csv
-        from ..inference.opinions import DIFFERENTIAL_COLUMNS, FIELD_COLUMNS, SUBJECT_COLUMNS, subject_row
+        from ..inference.opinions import (
+            BLOOD_COLUMNS,
+            DIFFERENTIAL_COLUMNS,
+            FIELD_COLUMNS,
+            SUBJECT_COLUMNS,
+            subject_row,
+        )
 
         write_csv(folder / "fields.csv", fields, columns=FIELD_COLUMNS)
         summaries = self.tally.summaries()
@@ -340,6 +347,8 @@ class PredictionRun:
         write_csv(folder / "subjects.csv", subjects, columns=SUBJECT_COLUMNS)
         if self.counting.told:
             write_csv(folder / "differential.csv", self._differentials(fields), columns=DIFFERENTIAL_COLUMNS)
+        if self._smears:
+            write_csv(folder / "blood_count.csv", self._blood_rows(), columns=BLOOD_COLUMNS)
         if {"fhir", "hl7"} & set(self._request.formats):
             self._write_messages(folder, summaries)
 
@@ -356,7 +365,12 @@ class PredictionRun:
             subject = summary["subject"]
             counted = self.counting.of_subject(subject) if subject else self.counting.everything()
             result = case_result(
-                summary, counted, self._predictor.manifest, when=when, specimen=self._request.specimen or ""
+                summary,
+                counted,
+                self._predictor.manifest,
+                when=when,
+                specimen=self._request.specimen or "",
+                blood=self.blood(subject=subject or None),
             )
             name = file_name(subject or "all images")
             if "fhir" in self._request.formats:
@@ -374,13 +388,27 @@ class PredictionRun:
             if each is not None:
                 yield from differential_rows(level, name, each)
 
+    def _blood_rows(self) -> "Iterator[dict[str, Any]]":
+        from ..inference.opinions import blood_rows
+
+        counted = [("all", "", self.blood())]
+        counted += [("subject", name, self.blood(subject=name)) for name in self.tally.subjects]
+        counted += [("field", str(smear.path), self.blood(field=str(smear.path))) for smear, _ in self._smears]
+        for level, name, each in counted:
+            if each is not None:
+                yield from blood_rows(level, name, each)
+
     def _writers(self) -> Sequence[Any]:
         if not self._request.folder:
             return ()
         from .cells import writers_of
 
         return writers_of(
-            self._request.formats, self._request.folder, manifest=self._predictor.manifest, counting=self.counting
+            self._request.formats,
+            self._request.folder,
+            manifest=self._predictor.manifest,
+            counting=self.counting,
+            blood=lambda path: self.blood(field=path),
         )
 
     def _new_page(self) -> "OpinionPage":
@@ -572,7 +600,7 @@ def _printed_into(request: "Request", images: tuple[str, ...]) -> bool:
 
     outputs: list[tuple[str, Path | None]] = [("-o", request.csv), ("--html", request.html)]
     if folder := request.folder:
-        tables = [folder / f"{name}.csv" for name in ("fields", "subjects", "differential")]
+        tables = [folder / f"{name}.csv" for name in ("fields", "subjects", "differential", "blood_count")]
         outputs += [("--to", path) for path in (*tables, *(folder / name / "*" for name in request.formats))]
     taken = any(prints_into(path) for _, path in outputs)
     if taken and request.as_json:

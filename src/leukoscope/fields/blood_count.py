@@ -86,6 +86,8 @@ class BloodCount:
     platelets: tuple[Platelet, ...]
     scale_stated: bool
     """Whether the scale is known from elsewhere than these red cells, so that their size means something."""
+    area: tuple[int, int, int, int] | None = None
+    """Left, top, right, bottom of the part of the picture that was counted; None for all of it."""
 
     @property
     def clumped(self) -> int:

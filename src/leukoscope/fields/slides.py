@@ -20,6 +20,7 @@ from ..images.crop import Table
 from ..images.read import file_format, stored_box, tiff_readable, turned_size, turned_upright, upright
 from ..images.scale import scale_of_tiff
 from ..progress import track
+from .blood_count import BloodCount, count_blood
 from .cells import (
     ClassicalDetector,
     Field,
@@ -57,6 +58,9 @@ _THUMBNAIL = 1024  # pixels
 _LARGE = 30_000_000  # pixels of a tiled TIFF above which it is read by tiles
 _EDGE = 8  # pixels around a cell that its crop needs for resampling
 _STAINED = 28  # grey levels that something stained is darker than glass
+
+
+Place = tuple[int, int, int, int]  # left, top, width, height in pixels of the slide
 
 
 class Slide(Protocol):
@@ -170,7 +174,7 @@ def look_at(slide: Slide, *, um_per_px: float | None = None) -> Look:
     Raises:
         ImageError: nothing stained is on the slide, or its scale cannot be told.
     """
-    windows = _windows(slide)
+    windows = [pixels for _, pixels in _windows(slide)]
     mosaic = np.concatenate([_square(rescaled(window, 0.4)) for window in windows])
     stain = learn_stain(mosaic)
     if (reason := why_not_a_smear(mosaic, stain)) is not None:
@@ -223,9 +227,18 @@ def window_field(slide: Slide, look: Look, cell: FieldCell) -> tuple[Field, Fiel
 
 def sample_cells(slide: Slide, look: Look) -> Iterator[tuple[Field, list[FieldCell]]]:
     """Yield the windows from which the slide was learned, with their cells."""
-    for pixels in _windows(slide):
+    for _, pixels in _windows(slide):
         field = Field(slide.name, pixels, look.stain, look.scale)
         yield field, find_cells(field)
+
+
+def count_slide(open_slide: "Open", look: Look) -> Iterator[BloodCount]:
+    """Yield red cells and platelets of the windows from which the slide was learned; nothing of a coarse slide."""
+    slide = open_slide()
+    for (left, top, width, height), pixels in _windows(slide):
+        field = Field(slide.name, pixels, look.stain, look.scale)
+        if (counted := count_blood(field, find_cells(field))) is not None:
+            yield replace(counted, area=(left, top, left + width, top + height))
 
 
 def moved(cell: FieldCell, *, right: int, down: int) -> FieldCell:
@@ -250,12 +263,12 @@ def _anything_stained(pixels: Pixels, stain: Stain) -> bool:
     return bool((darkest(pixels[::4, ::4]) < min(stain.background) - _STAINED).mean() > 1e-4)
 
 
-def _windows(slide: Slide) -> list[Pixels]:
-    """Return the windows to learn from; damaged ones are left out as long as one is whole."""
+def _windows(slide: Slide) -> list[tuple[Place, Pixels]]:
+    """Return the windows to learn from, and where they lie; damaged ones are left out as long as one is whole."""
     windows, damage = [], ImageError("is blank: nothing stained is on it. Choose another slide.", path=slide.name)
     for place in _places(slide):
         try:
-            windows.append(slide.read(*place))
+            windows.append((place, slide.read(*place)))
         except ImageError as problem:
             damage = problem
     if not windows:
@@ -263,7 +276,7 @@ def _windows(slide: Slide) -> list[Pixels]:
     return windows
 
 
-def _places(slide: Slide) -> list[tuple[int, int, int, int]]:
+def _places(slide: Slide) -> list[Place]:
     """Return left, top, width, height of windows with many stained pixels, spread over the slide."""
     small = slide.thumbnail(_THUMBNAIL)
     zoom = max(slide.size) / max(small.shape[:2])

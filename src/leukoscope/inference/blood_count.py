@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..interop.case_result import Observation
+from .differential import ORDER, kind_of
+
 if TYPE_CHECKING:
     from ..fields.blood_count import BloodCount
+    from .fields import JudgedCell
 
 FEWEST_RED_CELLS = 50
 """Red cells below which nothing is said about their size."""
@@ -80,11 +84,67 @@ class BloodSummary:
         """Return plain data."""
         return asdict(self)
 
+    def rows(self) -> list[Observation]:
+        """Return each number with its unit (UCUM) and interval, as tables and a hospital's systems take them."""
+        counts = [
+            Observation("fields counted", self.fields, "{fields}"),
+            Observation("red cells in fields", self.red_cells, "{cells}"),
+            Observation("platelets in fields", self.platelets, "{cells}"),
+            Observation("clumped platelets in fields", self.clumped, "{cells}"),
+        ]
+        estimates = [(name, getattr(self, field), unit) for name, field, unit in _ROWS]
+        found = [
+            Observation(name, each.value, unit, each.low, each.high)
+            for name, each, unit in estimates
+            if each is not None
+        ]
+        spread = self.red_cell_um_sd
+        return counts + found + ([Observation(SPREAD, spread, "um")] if spread is not None else [])
+
+
+_ROWS = (
+    ("red cells per field", "red_cells_per_field", "{cells}/{field}"),
+    ("platelets per field", "platelets_per_field", "{cells}/{field}"),
+    ("platelets per 100 red cells", "platelets_per_100_red_cells", "/100{RBC}"),
+    ("platelets per white cell", "platelets_per_white_cell", "{ratio}"),
+    ("estimated platelets", "platelets_e9_per_l", "10*9/L"),
+    ("red cell diameter", "red_cell_um", "um"),
+)
+SPREAD = "standard deviation of red cell diameter"
+
 
 def field_count(counted: "BloodCount") -> FieldCount:
     """Return what was found in one field in numbers; `with_cells` adds what its cells tell."""
     diameters = tuple(round(each, 2) for each in counted.diameters_um)
     return FieldCount(len(counted.red_cells), len(counted.platelets), counted.clumped, 0, diameters)
+
+
+def counts_of(counted: "Sequence[BloodCount]", judged: "Sequence[JudgedCell]", *, positive: str) -> list[FieldCount]:
+    """Return what was found in a field, or in each window of a slide, beside the cells that were judged there.
+
+    positive: the class of blasts.
+    """
+    kinds = [(judged_cell.cell.centre, kind_of(judged_cell.opinion, positive=positive)) for judged_cell in judged]
+    found = []
+    for each in counted:
+        own = [kind for middle, kind in kinds if each.area is None or _lies_in(middle, each.area)]
+        white, large = sum(kind in ORDER for kind in own), own.count("platelet")
+        found.append(with_cells(field_count(each), white=white, large=large))
+    return found
+
+
+def _lies_in(middle: tuple[float, float], area: tuple[int, int, int, int]) -> bool:
+    return area[0] <= middle[0] < area[2] and area[1] <= middle[1] < area[3]
+
+
+def together(counts: Sequence[FieldCount]) -> FieldCount | None:
+    """Return the counts of a slide's windows as one; None without any."""
+    if not counts:
+        return None
+    red, platelets, clumped, white = (
+        sum(getattr(each, name) for each in counts) for name in ("red_cells", "platelets", "clumped", "white")
+    )
+    return FieldCount(red, platelets, clumped, white, tuple(size for each in counts for size in each.diameters_um))
 
 
 def with_cells(found: FieldCount, *, white: int, large: int) -> FieldCount:
@@ -114,9 +174,9 @@ def summary_of(fields: Sequence[FieldCount], *, factor: float | None = None) -> 
         clumped=sum(each.clumped for each in fields),
         red_cells_per_field=ratio(red, np.ones(len(fields))),
         platelets_per_field=ratio(platelets, np.ones(len(fields))),
-        platelets_per_100_red_cells=ratio(100 * platelets, red) if red.any() else None,
+        platelets_per_100_red_cells=ratio(platelets, red, times=100) if red.any() else None,
         platelets_per_white_cell=ratio(platelets, white) if white.any() else None,
-        platelets_e9_per_l=ratio(factor * platelets, np.ones(len(fields))) if factor else None,
+        platelets_e9_per_l=ratio(platelets, np.ones(len(fields)), times=factor) if factor else None,
         red_cell_um=ratio([each.sum() for each in sizes], [len(each) for each in sizes]) if enough else None,
         red_cell_um_sd=_rounded(np.std(np.concatenate(sizes), ddof=1)) if enough else None,
         said=(),
@@ -124,21 +184,30 @@ def summary_of(fields: Sequence[FieldCount], *, factor: float | None = None) -> 
     return replace(found, said=_said(found))
 
 
-def ratio(above: Sequence[float] | Any, below: Sequence[float] | Any) -> Estimate:
-    """Return the ratio of two sums over fields, with its 95 % interval.
+def ratio(above: Sequence[float] | Any, below: Sequence[float] | Any, *, times: float = 1.0) -> Estimate:
+    """Return the ratio of two sums over fields times a factor, with its 95 % interval.
 
-    >>> ratio([2, 4, 3], [1, 1, 1])
-    Estimate(value=3.0, low=0.516, high=5.484)
+    Where nothing was counted above, fields do not differ, and the upper end is that of a Poisson count of none.
+
+    >>> ratio([2, 4, 3], [1, 1, 1]), ratio([0, 0, 0], [10, 12, 8], times=100)
+    (Estimate(value=3.0, low=0.516, high=5.484), Estimate(value=0.0, low=0.0, high=12.296))
     """
     from scipy import stats  # a first answer should not wait for SciPy
 
-    above, below = np.asarray(above, float), np.asarray(below, float)
+    above, below = np.asarray(above, float), np.asarray(below, float) / times
     value, count = float(above.sum() / below.sum()), len(above)
     if count < 2:
         return Estimate(_rounded(value))
+    if not above.any():
+        return Estimate(0.0, 0.0, _rounded(_MOST_OF_NONE / below.sum()))
     error = np.sqrt(count / (count - 1) * np.square(above - value * below).sum()) / below.sum()
     reach = float(stats.t.ppf(0.975, count - 1) * error)
     return Estimate(_rounded(value), _rounded(max(0.0, value - reach)), _rounded(value + reach))
+
+
+_MOST_OF_NONE = (
+    3.688879454113936  # -ln .025, the upper 95 % limit of a count of none (Garwood, Biometrika 1936; 28: 437)
+)
 
 
 def _rounded(value: Any) -> float:

@@ -22,7 +22,7 @@ from ..fields.extraction import (
 )
 from ..fields.images import Pixels
 from ..fields.scale import Scale
-from ..fields.slides import Open, SlideResult, extract_slide
+from ..fields.slides import Open, SlideResult, count_slide, extract_slide
 from ..fields.stain import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics
 from ..fields.type_crops import frame, shown, table_of_field
 from ..images.crop import Table
@@ -175,8 +175,8 @@ class Smear:
     notes: tuple[str, ...]
     """What was done to the values of the file, and what of it was not believed."""
     draw: Callable[[Sequence[FieldCell], Colours], Pixels]
-    count_blood: Callable[[], BloodCount | None] = lambda: None
-    """Finds red cells and platelets; None of a slide, and of a field that is too coarse."""
+    count_blood: Callable[[], Sequence[BloodCount]] = tuple
+    """Finds red cells and platelets: of a field once, of a slide in several windows, of a coarse picture not at all."""
 
 
 class Reader:
@@ -240,7 +240,7 @@ class Reader:
             judged,
             field.notes,
             draw,
-            partial(count_blood, named, cells),
+            lambda: [counted] if (counted := count_blood(named, cells)) else [],
         )
 
     def _slide(self, opener: Open, path: Path, *, name: str) -> Smear:
@@ -261,7 +261,18 @@ class Reader:
         def draw(shown: Sequence[FieldCell], colours: Colours) -> Pixels:
             return draw_marks(opener().thumbnail(_THUMBNAIL), found.size, shown, colours=colours)
 
-        return Smear(path, name, found.size, found.look.scale, slide_problem(found), cells, found.notes, draw)
+        problem, look = slide_problem(found), found.look
+        return Smear(
+            path,
+            name,
+            found.size,
+            look.scale,
+            problem,
+            cells,
+            found.notes,
+            draw,
+            lambda: list(count_slide(opener, look)),
+        )
 
     def _judged(self, found: SlideResult, folder: ExitStack, *, field: str) -> Iterator[JudgedCell]:
         """Judge the crops that a slide has left on the disk, then let them go."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..bundle.manifest import Manifest
     from ..interop.case_result import CaseResult, Specimen
-    from .blood_count import FieldCount
+    from .blood_count import BloodSummary, FieldCount
     from .differential import Differential
     from .fields import JudgedCell, Smear
 
@@ -61,9 +61,17 @@ class SubjectSummary:
 class Opinions(Sequence[Opinion]):
     """The opinions on some images, in their order: a sequence of `Opinion` that knows its model."""
 
-    def __init__(self, opinions: Iterable[Opinion], manifest: Manifest, *, point: str = "balanced") -> None:
-        """Take opinions that a bundle gave at one operating point."""
+    def __init__(
+        self,
+        opinions: Iterable[Opinion],
+        manifest: Manifest,
+        *,
+        point: str = "balanced",
+        counts: Sequence[FieldCount] = (),
+    ) -> None:
+        """Take opinions that a bundle gave at one operating point, and what was counted in their fields beside them."""
         self._opinions = tuple(opinions)
+        self._counts_of_fields = counts
         self.manifest = manifest
         """What the bundle says about itself."""
         self.point = point
@@ -155,12 +163,22 @@ class Opinions(Sequence[Opinion]):
                 counting.add(opinion)
         return counting.everything()
 
+    def blood_count(self, *, factor: float | None = None) -> BloodSummary | None:
+        """Return red cells and platelets of the fields, with 95 % intervals over fields; None where none were counted.
+
+        They belong to whole fields, so a part of the opinions has none. factor: platelets in 10⁹ per litre for one
+        platelet in an average field, as found for your microscope; adds an estimate.
+        """
+        from .blood_count import summary_of
+
+        return summary_of(self._counts_of_fields, factor=factor)
+
     def by_priority(self) -> Opinions:
         """Return the same opinions, those that a person should look at first in front: unsure, refused, the disease."""
         threshold = self.manifest.operating_points.get(self.point, 1.0)
         positive = self.manifest.positive
         ordered = sorted(self, key=lambda each: review_priority(each, positive=positive, threshold=threshold))
-        return Opinions(ordered, self.manifest, point=self.point)
+        return Opinions(ordered, self.manifest, point=self.point, counts=self._counts_of_fields)
 
     def plot(self, *, columns: int = 6, most: int = 60, heat: bool = True) -> PIL.Image.Image:
         """Return a contact sheet: each cell with its decision and probability, and its heat map beside it.
@@ -373,6 +391,16 @@ def differential_rows(level: str, name: str, counted: Differential) -> Iterator[
         yield {"level": level, "name": name, "white_cells": counted.white, "goal": counted.goal} | row
 
 
+BLOOD_COLUMNS = ("level", "name", "quantity", "value", "low", "high", "unit")
+
+
+def blood_rows(level: str, name: str, counted: BloodSummary) -> Iterator[dict[str, Any]]:
+    """Yield red cells and platelets as rows of blood_count.csv; level: 'all', 'subject', 'field' or 'case'."""
+    for row in counted.rows():
+        ends = {end: "" if getattr(row, end) is None else getattr(row, end) for end in ("low", "high")}
+        yield {"level": level, "name": name, "quantity": row.name, "value": row.value, "unit": row.unit} | ends
+
+
 def case_result(
     summary: dict[str, Any],
     counted: Differential | None,
@@ -381,11 +409,12 @@ def case_result(
     when: datetime,
     specimen: Specimen = "",
     laboratory: str = "",
+    blood: BloodSummary | None = None,
 ) -> CaseResult:
     """Return one subject's numbers as a hospital's systems take them (interop.case_result).
 
     The rows are those of the differential; without a type head, or with too few white cells for percentages, they are
-    counts and the share of blasts among the cells that were answered.
+    counts and the share of blasts among the cells that were answered. `blood`: red cells and platelets of its fields.
     """
     from importlib import metadata
 
@@ -403,6 +432,7 @@ def case_result(
     elif (share := summary.get("share")) and share["value"] is not None:
         ends = [100 * share[end] for end in ("value", "low", "high")]
         rows.append(Observation("blast among cells answered", ends[0], "%", ends[1], ends[2]))
+    rows += blood.rows() if blood is not None else []
     return CaseResult(
         case=summary["subject"] or "all images",
         laboratory=laboratory,

@@ -24,6 +24,7 @@ from .rejection import Rejection
 from .trial import try_bundle
 
 if TYPE_CHECKING:
+    from .blood_count import FieldCount
     from .quality import Quality
     from .sources import Look
 
@@ -104,8 +105,17 @@ class Predictor:
         from .sources import answer_all
 
         named = operating_point(self.manifest, point)
-        given = answer_all(self, _several(images), point=named, kind=kind, um_per_px=um_per_px, with_crops=with_crops)
-        return Opinions(given, self.manifest, point=named)
+        counts: list[FieldCount] = []
+        given = answer_all(
+            self,
+            _several(images),
+            point=named,
+            kind=kind,
+            um_per_px=um_per_px,
+            with_crops=with_crops,
+            counts=counts,
+        )
+        return Opinions(given, self.manifest, point=named, counts=counts)
 
     def stream(
         self, images: Iterable[tuple[K, Image]], *, point: str = "balanced", with_crops: bool = False

@@ -1,7 +1,7 @@
 """Whatever is given to a predictor, recognised and answered: cells, fields and slides, as files, folders or arrays."""
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,8 @@ from ..progress import in_parallel
 from .opinion import Opinion
 
 if TYPE_CHECKING:
+    from ..fields.blood_count import BloodCount
+    from .blood_count import FieldCount
     from .fields import JudgedCell, Reader
     from .predictor import Image, Predictor, ReadFile
 
@@ -286,8 +288,11 @@ def answer_all(
     kind: Look = "auto",
     um_per_px: float | None = None,
     with_crops: bool = False,
+    counts: "list[FieldCount] | None" = None,
 ) -> Iterator[Opinion]:
     """Yield one opinion per cell, in the order of the images; Predictor.predict says what may be given.
+
+    counts: takes red cells and platelets of each field, once its cells have been answered.
 
     Raises:
         UsageError: a path does not exist.
@@ -303,7 +308,7 @@ def answer_all(
                 yield replace(opinion, name=item.name, subject=item.subject)
         else:
             for item in group:
-                yield from reader.answer(item)
+                yield from reader.answer(item, counts)
 
 
 def _items(images: "Iterable[Image]", *, kind: Look) -> Iterator[_Item]:
@@ -349,25 +354,42 @@ class _LazyReader:
         self._files = [item.image for item in items if item.kind != "crop" and isinstance(item.image, Path)]
         self._reader: Reader | None = None
 
-    def answer(self, item: _Item) -> Iterator[Opinion]:
-        """Yield the opinions on the cells of a field or slide; or one refusal, where it cannot be used."""
+    def answer(self, item: _Item, counts: "list[FieldCount] | None" = None) -> Iterator[Opinion]:
+        """Yield the opinions on the cells of a field or slide; or one refusal, where it cannot be used.
+
+        counts: takes its red cells and platelets.
+        """
+        from .opinions import light
+
         ready_for(item.kind)
+        found = []
         try:
-            for judged in self._cells(item):
+            cells, count = self._cells(item)
+            for judged in cells:
+                found.append(light(judged))
                 yield replace(judged.opinion, subject=item.subject, field=item.name, found=judged.cell)
+            if counts is not None:
+                from .blood_count import counts_of
+
+                counts += counts_of(count(), found, positive=self._predictor.manifest.positive)
         except ImageError as unusable:
             yield Opinion(item.name, REFUSED, unusable.sentence, readable=False, subject=item.subject)
 
-    def _cells(self, item: _Item) -> "Iterator[JudgedCell]":
+    def _cells(self, item: _Item) -> "tuple[Iterator[JudgedCell], Callable[[], Sequence[BloodCount]]]":
+        """Return the cells of a field or slide, and what counts its red cells and platelets."""
         if isinstance(item.image, Path):
-            return self._opened().open(item.image).cells
-        from ..fields.cells import field_of
+            smear = self._opened().open(item.image)
+            return smear.cells, smear.count_blood
+        from ..fields.blood_count import count_blood
+        from ..fields.cells import field_of, find_cells
         from ..fields.scale import Scale
         from .fields import judge_cells
 
         scale = Scale.exact(self._um_per_px, source="user") if self._um_per_px else None
         field = field_of(np.asarray(item.image), name=item.name, scale=scale)
-        return judge_cells(field, self._predictor, point=self._point, with_crops=self._crops)
+        cells = find_cells(field)
+        judged = judge_cells(field, self._predictor, cells=cells, point=self._point, with_crops=self._crops)
+        return judged, lambda: [counted] if (counted := count_blood(field, cells)) else []
 
     def _opened(self) -> "Reader":
         if self._reader is None:

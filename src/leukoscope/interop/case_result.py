@@ -12,11 +12,13 @@ LOINC = "http://loinc.org"
 NOTICE = "Research use, not a diagnosis."
 # Codes of shares of the leukocytes in blood, from the panel that https://loinc.org/24318-8 publishes. They name blood
 # as the specimen, so they are given only where the specimen is stated to be blood. Other rows have no code that was
-# looked up, and carry the program's own alone.
+# looked up, and carry the program's own alone. The estimate of platelets is 49497-1, which
+# https://www.findacode.com/loinc/49497-1 describes: platelets of an average field of a smear, times a factor.
 LOINC_OF_BLOOD = {
-    "basophil": ("30180-4", "Basophils/100 leukocytes in Blood"),
-    "blast": ("26446-5", "Blasts/100 leukocytes in Blood"),
-    "eosinophil": ("26450-7", "Eosinophils/100 leukocytes in Blood"),
+    ("basophil", "%"): ("30180-4", "Basophils/100 leukocytes in Blood"),
+    ("blast", "%"): ("26446-5", "Blasts/100 leukocytes in Blood"),
+    ("eosinophil", "%"): ("26450-7", "Eosinophils/100 leukocytes in Blood"),
+    ("estimated platelets", "10*9/L"): ("49497-1", "Platelets [#/volume] in Blood by Estimate"),
 }
 Specimen = Literal["blood", "bone marrow", ""]
 
@@ -51,7 +53,7 @@ class Observation:
     """What is counted, such as 'neutrophil'."""
     value: float
     unit: str
-    """UCUM: '%' of the white cells, or '{cells}'."""
+    """UCUM: '%' of the white cells, '{cells}', or that of a number of inference.blood_count."""
     low: float | None = None
     """Lower limit of the 95 % interval, in the same unit."""
     high: float | None = None
@@ -90,12 +92,13 @@ class CaseResult:
 
 
 def codings_of(row: Observation, *, specimen: Specimen) -> Iterator[Coding]:
-    """Yield the codes of a row: the program's own, and LOINC's for shares of the white cells of blood."""
-    kind = "share" if row.unit == "%" else "count"
-    name = f"{row.name}, {'share of white cells' if kind == 'share' else 'number of cells'}"
-    yield Coding(CODE_SYSTEM, f"{row.name.upper().replace(' ', '_')}_{kind.upper()}", name)
-    if specimen == "blood" and kind == "share" and row.name in LOINC_OF_BLOOD:
-        yield Coding(LOINC, *LOINC_OF_BLOOD[row.name])
+    """Yield the codes of a row: the program's own, and LOINC's where one was looked up for a number of blood."""
+    end, meaning = {"%": ("_SHARE", ", share of white cells"), "{cells}": ("_COUNT", ", number of cells")}.get(
+        row.unit, ("", "")
+    )
+    yield Coding(CODE_SYSTEM, f"{row.name.upper().replace(' ', '_')}{end}", f"{row.name}{meaning}")
+    if specimen == "blood" and (row.name, row.unit) in LOINC_OF_BLOOD:
+        yield Coding(LOINC, *LOINC_OF_BLOOD[row.name, row.unit])
 
 
 def interval_text(row: Observation) -> str:
@@ -106,4 +109,5 @@ def interval_text(row: Observation) -> str:
     """
     if row.low is None or row.high is None:
         return ""
-    return f"95 % interval {row.low:.1f} to {row.high:.1f} {row.unit}".strip()
+    low, high = (f"{end:.1f}" if row.unit == "%" else f"{end:.4g}" for end in (row.low, row.high))
+    return f"95 % interval {low} to {high} {row.unit}".strip()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, require
 from ..files import write_whole
-from .case_result import CellShare
+from .case_result import CellShare, Observation
 
 MANUFACTURER = "leukoscope developers"
 MOST_REPORTED = 500  # cells; a report with more is not read by anyone, and the annotations hold them all
@@ -44,6 +44,22 @@ CODES = {
     "unsure": ("UNSURE", "99LEUKOSCOPE", "White cell left to a person to decide"),
     "type unsure": ("TYPE_UNSURE", "99LEUKOSCOPE", "Cell whose type is left to a person to decide"),
     "refused": ("REFUSED", "99LEUKOSCOPE", "White cell not judged by the model"),
+    "red cell": ("RED_CELL", "99LEUKOSCOPE", "Red cell"),
+}
+
+# Name of a number of inference.blood_count -> what it is of, and its code of ours and meaning.
+BLOOD_CODES = {
+    "fields counted": ("red cell", "FIELDS", "Number of fields counted"),
+    "red cells in fields": ("red cell", "CELLS", "Number of cells"),
+    "red cells per field": ("red cell", "RED_PER_FIELD", "Red cells per field"),
+    "red cell diameter": ("red cell", "RED_DIAM", "Mean diameter of red cells"),
+    "standard deviation of red cell diameter": ("red cell", "RED_DIAM_SD", "Standard deviation of that diameter"),
+    "platelets in fields": ("platelet", "CELLS", "Number of cells"),
+    "clumped platelets in fields": ("platelet", "CLUMPED", "Number of platelets in clumps"),
+    "platelets per field": ("platelet", "PLT_PER_FIELD", "Platelets per field"),
+    "platelets per 100 red cells": ("platelet", "PLT_PER_100RBC", "Platelets per 100 red cells"),
+    "platelets per white cell": ("platelet", "PLT_PER_WHITE", "Platelets per white cell"),
+    "estimated platelets": ("platelet", "PLT_ESTIMATE", "Platelets per litre, by the factor given"),
 }
 
 
@@ -102,8 +118,11 @@ def write_report(
     *,
     algorithm: Algorithm,
     differential: Sequence[CellShare] = (),
+    blood: Sequence[Observation] = (),
 ) -> None:
     """Write counts by class, a differential and each cell (at most MOST_REPORTED) as a Comprehensive SR by TID 1500.
+
+    blood: red cells and platelets of the image (inference.blood_count), which get a group each.
 
     Raises:
         MissingExtraError: the extra `dicom` is not installed.
@@ -125,6 +144,7 @@ def write_report(
         imaging_measurements=[
             *_counts(sr, source, cells, identification=identification),
             *(_share(sr, source, row, identification=identification) for row in differential),
+            *_blood(sr, source, blood, identification=identification),
             *(_cell(sr, source, cell, identification=identification) for cell in cells[:MOST_REPORTED]),
         ],
         title=codes.DCM.ImagingMeasurementReport,
@@ -202,6 +222,33 @@ def _share(sr: Any, source: Any, row: CellShare, *, identification: Any) -> Any:
         measurements=measured,
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source)],
     )
+
+
+def _blood(sr: Any, source: Any, rows: Sequence[Observation], *, identification: Any) -> list[Any]:
+    """Return red cells and platelets as a measurement group each: every number, and the limits of its interval."""
+    concept = sr.CodedConcept
+    measured: dict[str, list[Any]] = {}
+    for row in rows:
+        kind, code, meaning = BLOOD_CODES[row.name]
+        for end, what, value in (("", meaning, row.value), ("_L", _LOWER, row.low), ("_H", _UPPER, row.high)):
+            if value is not None:
+                name = concept(f"{code}{end}", "99LEUKOSCOPE", what.format(meaning)[:64])
+                unit = concept(row.unit, "UCUM", _UNITS.get(row.unit, row.unit))
+                measured.setdefault(kind, []).append(sr.Measurement(name=name, value=value, unit=unit))
+    return [
+        sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=sr.TrackingIdentifier(identifier=f"counted beside white cells: {kind}"),
+            finding_type=_type_of(concept, kind),
+            algorithm_id=identification,
+            measurements=numbers,
+            source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source)],
+        )
+        for kind, numbers in measured.items()
+    ]
+
+
+_LOWER, _UPPER = "Lower 95 % limit: {}", "Upper 95 % limit: {}"
+_UNITS = {"{cells}": "cells", "um": "um", "{ratio}": "ratio", "/100{RBC}": "per 100 red cells"}
 
 
 def _cell(sr: Any, source: Any, cell: DicomCell, *, identification: Any) -> Any:

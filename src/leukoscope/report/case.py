@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..inference.blood_count import BloodSummary
 from ..inference.differential import rounded
 from ..inference.opinion import title_of
 from ..inference.prevalence import NOT_KNOWN
+from ..interop.case_result import Observation
 from .style import COLOURS, environment
 
 NOTICE = "Research use, not a diagnosis"
@@ -17,6 +19,7 @@ _COLUMNS, _CELL_MM, _GAP_MM = 6, 27.0, 5.0
 _MARGIN_MM = 15.0
 _BY_MODEL = "cells judged by the model alone"
 _CAPTION_MM = 14.0  # four lines and a gap
+_UNITS = {"um": "µm", "10*9/L": "× 10⁹ per litre"}  # of numbers whose name does not say it
 _LISTED = 40  # names of images in the head of a report; each cell has its own under it
 
 
@@ -59,6 +62,8 @@ class CaseReport:
     credits: Sequence[Mapping[str, Any]] = ()
     differential: dict[str, Any] | None = None
     """What model and readers counted, as inference.differential gives it: {"model", "readers"}; None without types."""
+    blood: BloodSummary | None = None
+    """Red cells and platelets of the case's fields; None where none were counted."""
     limits: Sequence[str] = ()
     """What the model knows and what not."""
     images: Sequence[str] = ()
@@ -91,6 +96,14 @@ class CaseReport:
             return []
         model, readers = (_shares(self.differential[who]) for who in ("model", "readers"))
         return [(name, said, readers[name]) for name, said in model.items()]
+
+    @property
+    def beside(self) -> list[tuple[str, str, str]]:
+        """Red cells and platelets as rows: what is counted, the number with its unit, its 95 % interval."""
+        return [
+            (row.name, f"{row.value:,.6g} {_UNITS.get(row.unit, '')}".strip(), interval_of(row))
+            for row in (self.blood.rows() if self.blood else ())
+        ]
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -150,6 +163,8 @@ def pdf(report: CaseReport) -> bytes:
         sheet.multi_cell(0, 5, value, new_x="LMARGIN", new_y="NEXT")
     if report.counted:
         _draw_counted(sheet, report)
+    if report.blood:
+        _draw_beside(sheet, report)
     if report.agreement and report.agreement["differ"]:
         _draw_differing(sheet, report)
     for title, cells in _groups(report):
@@ -190,6 +205,18 @@ def _draw_counted(sheet: Any, report: CaseReport) -> None:
         for width, text in zip((54, 50, 50), cells, strict=True):
             sheet.cell(width, 5, text)
         sheet.ln(5)
+
+
+def _draw_beside(sheet: Any, report: CaseReport) -> None:
+    """Draw red cells and platelets: what is counted, the number, its interval; and how far to trust it."""
+    sheet.ln(4)
+    for number, cells in enumerate([("Red cells and platelets", "Program", "95 % interval"), *report.beside]):
+        sheet.set_font("text", "" if number else "B", 8)
+        for width, text in zip((70, 42, 42), cells, strict=True):
+            sheet.cell(width, 5, text)
+        sheet.ln(5)
+    if report.blood:
+        sheet.multi_cell(0, 4.5, report.blood.said[-1], new_x="LMARGIN", new_y="NEXT")
 
 
 def _draw_differing(sheet: Any, report: CaseReport) -> None:
@@ -278,6 +305,15 @@ def _shares(counted: dict[str, Any]) -> dict[str, str]:
         words[row["name"]] = f"{row['cells']:,}{share}"
     words["White cells told apart"] = f"{counted['white']:,} of {counted['goal']:,}"
     return words | {f"apart: {name}": f"{cells:,}" for name, cells in counted["apart"].items()}
+
+
+def interval_of(row: Observation) -> str:
+    """Return the interval of a number in words.
+
+    >>> interval_of(Observation("platelets per field", 3.0, "{cells}/{field}", 0.516, 5.484))
+    '0.516 to 5.484'
+    """
+    return "–" if row.low is None or row.high is None else f"{row.low:,.6g} to {row.high:,.6g}"
 
 
 def _agreement(found: dict[str, Any] | None) -> list[tuple[str, str]]:

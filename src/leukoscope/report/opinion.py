@@ -341,6 +341,8 @@ def _any_share(share: dict[str, Any] | None) -> bool:
 def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
     """Return the first sentence of the page, and how alarmed it should look."""
     everyone, positive = tally.all, manifest.positive
+    if not everyone.cells:
+        return {"text": "No white cell was found.", "level": "fail"}
     said = [
         f"{tally.decisions[name]:,} called {title_of(name)}"
         for name in reversed(manifest.classes)

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest
 from ..data.cells import COLUMNS
 from ..files import harmless
+from ..inference.blood_count import BloodSummary
 from ..inference.differential import limits_of
 from ..inference.opinion import TYPE_COLOURS, title_of, worded
 from ..interop.qupath import Shape, geojson
@@ -33,7 +34,7 @@ from ..report.case import CaseCell, CaseReport, page, pdf
 from . import readings
 from .accounts import Caller
 from .agreement import agreement_of_case
-from .cases import SAID, SHOWN, describe_case
+from .cases import SAID, SHOWN, describe_case, fields_of_case
 from .database import THIRD, Account, Case, Cell, Picture, Prediction, Review
 from .decoding import png_of
 from .readings import View
@@ -41,9 +42,9 @@ from .refusals import Refusal
 from .sandbox import Sandbox
 from .settings import Serving
 from .store import Pictures
-from .summary import differential_of_image, differentials, summary
+from .summary import blood_of, differential_of_image, differentials, summary
 
-FORMATS = ("csv", "answers", "geojson", "dicom", "html", "pdf", "dataset")
+FORMATS = ("csv", "counts", "json", "answers", "geojson", "dicom", "html", "pdf", "dataset")
 _THUMBNAIL = 160
 
 
@@ -78,6 +79,8 @@ class Exporter:
         readings.check_unblind(case)
         makers = {
             "csv": self._csv,
+            "counts": self._counts,
+            "json": self._json,
             "answers": self._answers,
             "geojson": self._geojson,
             "dicom": self._dicom,
@@ -100,6 +103,40 @@ class Exporter:
             said = "; ".join(f"{each['reader']}: {each['label']}" for each in answers.get(row.id, []))
             writer.writerow([*map(harmless, _csv_row(case, row, said)), *numbers])
         return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
+
+    def _counts(self, case: Case) -> Export:
+        """Return the differential by model and by readers, and red cells and platelets, a number to a row."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(_COUNTS)
+        head = [case.id, harmless(case.subject)]
+        for who, told in (self._told_of(case)["differential"] or {}).items():
+            for row in told["rows"]:
+                writer.writerow([*head, who, row["name"], row["cells"], "", "", "{cells}", _NOTICE])
+                if row["percent"] is not None:
+                    writer.writerow([*head, who, row["name"], *_ends(row, "percent"), "%", _NOTICE])
+            for name, cells in told["apart"].items():
+                writer.writerow([*head, who, f"apart: {name}", cells, "", "", "{cells}", _NOTICE])
+        blood = self._blood(case)
+        for number in blood.rows() if blood else ():
+            writer.writerow([*head, "program", number.name, *_ends(vars(number), "value"), number.unit, _NOTICE])
+        return Export(f"case-{case.id}-counts.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
+
+    def _json(self, case: Case) -> Export:
+        """Return what the page shows of the case as a whole: share, differential, red cells and platelets, fields."""
+        content = json.dumps(self._told_of(case), ensure_ascii=False, indent=1).encode()
+        return Export(f"case-{case.id}.json", "application/json", content)
+
+    def _told_of(self, case: Case) -> dict[str, Any]:
+        blood, named = self._blood(case), {"case": case.id, "name": case.name, "subject": case.subject}
+        counted = differentials(self.session, self.view, manifest=self.manifest, settings=self.settings)
+        told = summary(self.session, self.view, manifest=self.manifest, point=self.settings.point)
+        by = {"model": self.manifest.name, "bundle": self.manifest.seal, "limits": limits_of(self.manifest)}
+        found = {"differential": counted, "blood_count": blood.as_json() if blood else None}
+        return {**named, **by, **told, **found, "fields": fields_of_case(self.session, case.id)}
+
+    def _blood(self, case: Case, image_id: int | None = None) -> BloodSummary | None:
+        return blood_of(self.session, case.id, factor=self.settings.platelet_factor, image_id=image_id)
 
     def _answers(self, case: Case) -> Export:
         """Return one row for each answer that was ever given, those taken back or overtaken too."""
@@ -186,7 +223,9 @@ class Exporter:
         with TemporaryDirectory(prefix="leukoscope-") as folder:
             counted = self._shares(image)
             report = Path(folder, f"{name}-report.dcm")
-            write_report(report, source, cells, algorithm=algorithm, differential=counted)
+            blood = blood_of(self.session, image.case_id, factor=self.settings.platelet_factor, image_id=image.id)
+            rows = blood.rows() if blood else ()
+            write_report(report, source, cells, algorithm=algorithm, differential=counted, blood=rows)
             if cells and "FrameOfReferenceUID" in source:
                 write_annotations(Path(folder, f"{name}-outlines.dcm"), source, cells, algorithm=algorithm)
             return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
@@ -236,6 +275,7 @@ class Exporter:
             cells=[self._report_cell(row) for row in _rows(self.session, case.id)],
             credits=self.manifest.credits,
             differential=counted,
+            blood=self._blood(case),
             limits=limits_of(self.manifest),
         )
 
@@ -308,6 +348,15 @@ _CSV = (
 )
 
 
+_COUNTS = ("case", "subject", "counted_by", "quantity", "value", "low", "high", "unit", "notice")
+_NOTICE = "research use, not a diagnosis"
+
+
+def _ends(row: Mapping[str, Any], value: str) -> list[Any]:
+    """Return a number and the limits of its interval, empty where there are none."""
+    return [row[value], *("" if row[end] is None else row[end] for end in ("low", "high"))]
+
+
 def _corner(row: Any) -> tuple[int, int]:
     """Return where the image of a cell begins in the file that was sent: an area of a slide, in pixels of the slide."""
     at = row.facts_of_image.get("part_of")
@@ -334,7 +383,7 @@ def _csv_row(case: Case, row: Any, said: str) -> list[Any]:
         "" if row.quality is None else row.quality,
         *reviewed,
         row.bundle or "",
-        "research use, not a diagnosis",
+        _NOTICE,
     ]
 
 

@@ -49,7 +49,7 @@ from .readings import view_of_all
 from .refusals import Refusal
 from .settings import Destination, Serving
 from .store import FILE_MODE, FOLDER_MODE
-from .summary import differentials, summary
+from .summary import blood_of, differentials, summary
 
 LOG = logging.getLogger("leukoscope.server")
 _LEASE_SECONDS = 300.0  # for one file; longer than any answer is waited for
@@ -82,6 +82,8 @@ def result_of(session: Session, case: Case, *, manifest: Manifest, settings: Ser
     if not unread and share["value"] is not None and not any(row.name == "blast" and row.unit == "%" for row in rows):
         low, high = (100 * share[end] for end in ("low", "high"))
         rows.append(Observation("blast among cells read", 100 * share["value"], "%", low, high))
+    blood = blood_of(session, case.id, factor=settings.platelet_factor)
+    rows += blood.rows() if blood else []
     numbers = session.get(HospitalNumbers, case.id) or HospitalNumbers(
         patient_id="", accession="", order_number="", specimen=""
     )

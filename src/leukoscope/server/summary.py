@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
-from ..inference.blood_count import FieldCount, summary_of, with_cells
+from ..inference.blood_count import BloodSummary, FieldCount, summary_of, with_cells
 from ..inference.cell_types import LYMPHOID, TYPES
 from ..inference.differential import (
     BLAST,
@@ -74,19 +74,22 @@ def differential_of_image(
     return differential(kinds, errors=errors, order=order, goal=settings.goal)
 
 
-def blood_of_case(session: Session, case_id: int, *, factor: float | None) -> dict[str, Any] | None:
-    """Return red cells and platelets of a case's fields (inference.blood_count); None where none were counted."""
+def blood_of(
+    session: Session, case_id: int, *, factor: float | None, image_id: int | None = None
+) -> BloodSummary | None:
+    """Return red cells and platelets of a case's fields, or of one of them; None where none were counted."""
     there = (Cell.case_id == case_id, Cell.removed.is_(False))
     white_of = _by_image(session, *there, Cell.type.in_(_WHITE))
     large_of = _by_image(session, *there, Cell.type == "platelet")
     images = select(Picture.id, Picture.facts).where(Picture.case_id == case_id).order_by(Picture.number)
+    if image_id is not None:
+        images = images.where(Picture.id == image_id)
     fields = [
         with_cells(FieldCount(**facts["blood"]), white=white_of.get(image, 0), large=large_of.get(image, 0))
         for image, facts in session.execute(images)
         if facts.get("blood")
     ]
-    found = summary_of(fields, factor=factor)
-    return found.as_json() if found else None
+    return summary_of(fields, factor=factor)
 
 
 def _by_image(session: Session, *where: ColumnElement[bool]) -> dict[int, int]:

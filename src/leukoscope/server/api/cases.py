@@ -17,7 +17,7 @@ from ..exports import Exporter
 from ..refusals import LARGEST, Answer, Body, Id, Name, Note, Readers, Refusal, Seen, Settling, Word, not_allowed
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
-from ..summary import blood_of_case, counting_of, differentials, summary
+from ..summary import blood_of, counting_of, differentials, summary
 from .accounts import who
 
 router = APIRouter(prefix="/cases", tags=["cases"])
@@ -176,9 +176,10 @@ def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
         view = shown.view_of(session, me, case_id)
         manifest, settings = room.predictor.manifest, counting_of(session, me.laboratory_id, room.settings)
         told = summary(session, view, manifest=manifest, point=settings.point)
+        blood = blood_of(session, case_id, factor=settings.platelet_factor)
         return told | {
             "differential": differentials(session, view, manifest=manifest, settings=settings),
-            "blood_count": blood_of_case(session, case_id, factor=settings.platelet_factor),
+            "blood_count": blood.as_json() if blood else None,
             "fields": shown.fields_of_case(session, case_id),
         }
 
@@ -254,16 +255,24 @@ exports = APIRouter(tags=["exports"])
 _FILES: dict[str, Any] = {
     "description": "The file",
     "content": {
-        media: {} for media in ("text/csv", "text/html", "application/pdf", "application/geo+json", "application/zip")
+        media: {}
+        for media in (
+            "text/csv",
+            "text/html",
+            "application/pdf",
+            "application/geo+json",
+            "application/json",
+            "application/zip",
+        )
     },
 }
-Kind = Literal["csv", "answers", "geojson", "dicom", "html", "pdf", "dataset"]
+Kind = Literal["csv", "counts", "json", "answers", "geojson", "dicom", "html", "pdf", "dataset"]
 
 
 @exports.get("/cases/{case_id}/exports/{kind}", response_class=Response, responses={200: _FILES})
 def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
-    """Return a case as table, as table of every answer ever given, for QuPath, as DICOM, as report (page or PDF), or as
-    a labelled data set (zip). None while the case is read blind.
+    """Return a case as table of cells, of counts (CSV, or JSON with how fields were taken), of every answer ever given,
+    for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip). None while the case is read blind.
     """
     with room.database.reading() as session:
         case = shown.case_of(session, me, case_id)

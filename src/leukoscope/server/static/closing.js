@@ -12,6 +12,8 @@ const EXPORTS = [
   ["html", "Report (HTML)", "for reading on a screen"],
   ["pdf", "Report (PDF)", "for the file"],
   ["csv", "Table (CSV)", "one row per cell"],
+  ["counts", "Counts (CSV)", "differential, red cells and platelets"],
+  ["json", "Summary (JSON)", "the same, with how each field was taken"],
   ["answers", "All answers (CSV)", "who said what, when, and what they saw"],
   ["geojson", "Outlines (GeoJSON)", "for QuPath"],
   ["dicom", "DICOM", "reports and outlines, zipped"],
