@@ -17,6 +17,7 @@ from leukoscope.fields.slides import TiffSlide
 from leukoscope.server import slides
 from leukoscope.server.refusals import Refusal
 from leukoscope.server.settings import Limits, Serving
+from tests.interop.test_dicom import write_slide as write_dicom
 from tests.server.conftest import Place, Visitor, opened, png
 from tests.server.test_reading import smear
 
@@ -182,6 +183,42 @@ def test_a_slide_that_could_only_be_read_as_a_whole_is_refused_with_the_cure(
     assert not (tmp_path / "taken").exists()
 
 
+@pytest.mark.parametrize("jpeg", [False, True])
+def test_a_dicom_slide_becomes_a_pyramid_with_its_scale_and_without_its_header(tmp_path: Path, jpeg: bool) -> None:
+    pixels = pattern(9001, 2500)  # no multiple of a frame, a tile or a level
+    source = write_dicom(tmp_path / "a.dcm", pixels, mm=2.5e-4, side=240, jpeg=jpeg)
+    facts = slides.take_slide(source, tmp_path / "taken", most_pixels=MOST)
+    assert facts
+    assert (facts.width, facts.height, facts.um_per_px) == (9001, 2500, pytest.approx(0.25))
+    with tifffile.TiffFile(tmp_path / "taken") as taken:
+        assert [level.shape[:2] for level in taken.series[0].levels] == [(2500, 9001), (625, 2251), (157, 563)]
+    content = (tmp_path / "taken").read_bytes()
+    for word in (b"Doe", b"PatientName", b"1.2.840"):
+        assert word not in content
+    assert (
+        np.abs(
+            decoded(slides.tile(tmp_path / "taken", level=14, column=3, row=2)) - pixels[1024:1536, 1536:2048]
+        ).mean()
+        < 4
+    )
+    whole = decoded(slides.tile(tmp_path / "taken", level=9, column=0, row=0))
+    small = np.asarray(Image.fromarray(pixels).resize(whole.shape[1::-1], Image.Resampling.BOX), int)
+    assert np.abs(whole - small).mean() < 4
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.dcm", "taken"], "nothing is left of the way there"
+
+
+def test_a_label_of_a_dicom_slide_is_no_picture_of_cells(tmp_path: Path) -> None:
+    import pydicom
+
+    source = write_dicom(tmp_path / "a.dcm", pattern(1300, 900), mm=2.5e-4)
+    label = pydicom.dcmread(source)
+    label.ImageType = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
+    label.save_as(tmp_path / "label.dcm")
+    with pytest.raises(ImageError, match="label of a slide") as refused:
+        slides.take_slide(tmp_path / "label.dcm", tmp_path / "taken", most_pixels=MOST)
+    assert str(tmp_path) not in str(refused.value)
+
+
 @pytest.fixture
 def settings(tmp_path: Path, bundle: Path, database: str) -> Serving:
     """A room in which a picture of more than a few pixels is a slide."""
@@ -260,6 +297,27 @@ def finished(me: Visitor, case: int) -> None:
             return
         wait.wait(0.2)
     pytest.fail("the analysis did not end")
+
+
+def test_a_dicom_slide_is_sent_and_analysed_where_somebody_draws(place: Place, tmp_path: Path) -> None:
+    me = place.local()
+    case = me.case("slide")
+    path = write_dicom(tmp_path / "a.dcm", stained(2000, 1500), mm=1e-4)
+    assert path.stat().st_size > 4 << 20, "as large as what is looked at as a slide first"
+    both = me.send(case, path.read_bytes(), png(smear()[:300, :400]), names=("a.dcm", "field.png"), um_per_px=0.1)
+    assert sorted(each["kind"] for each in both.json()["accepted"]) == ["auto", "slide"], both.text
+    slide = next(each for each in both.json()["accepted"] if each["kind"] == "slide")
+    assert me.get(f"/images/{slide['id']}").json()["um_per_px"] == pytest.approx(0.1)
+    area = me.post(f"/images/{slide['id']}/areas", json={"box": [600, 260, 720, 540]})
+    assert area.status_code == 201, area.text
+    finished(me, case)
+    assert len(me.get(f"/images/{slide['id']}").json()["cells"]) >= 2
+    broken = path.read_bytes()[: len(path.read_bytes()) // 3]
+    answer = me.post(f"/cases/{case}/slides?name=broken.dcm", content=broken).json()
+    assert (len(answer["accepted"]), len(answer["refused"])) == (0, 1)
+    assert str(place.room.settings.data) not in answer["refused"][0]["error"]
+    stored = (place.room.settings.data / "pictures").iterdir()
+    assert not [each for each in stored if each.name.startswith(".")], "nothing half done is left in the store"
 
 
 def test_a_slide_among_other_files_is_one_too(place: Place, tmp_path: Path) -> None:

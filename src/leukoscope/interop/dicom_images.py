@@ -202,6 +202,7 @@ def _facts(head: Any, path: Path) -> _Facts:
     _check(head, path, whole_slide=whole_slide)
     size = _size(head, path, whole_slide=whole_slide)
     if whole_slide:
+        _check_volume(head, path)
         _check_frames(head, path, size)
     return _Facts(whole_slide, size, believed(_claims(head, *size)), _profile(head, path))
 
@@ -270,6 +271,13 @@ def _size(head: Any, path: Path, *, whole_slide: bool) -> tuple[int, int]:
             f"has {width}x{height} pixels, more than the {MAX_PIXELS // 10**6} million allowed.", path=path
         )
     return width, height
+
+
+def _check_volume(head: Any, path: Path) -> None:
+    """Refuse pictures of a slide's label, which names the patient, and of its glass."""
+    flavour = attempt(lambda: str(head.ImageType[2]).upper())
+    if flavour in ("LABEL", "OVERVIEW"):
+        raise ImageError(f"shows the {flavour.lower()} of a slide, no cells. Leave it out.", path=path)
 
 
 def _check_frames(head: Any, path: Path, size: tuple[int, int]) -> None:

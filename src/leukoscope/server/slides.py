@@ -1,8 +1,9 @@
 """Slides and fields piece by piece: a slide is taken in without being unpacked, and any picture is drawn by tiles.
 
 A slide is copied tile by tile as its tiles are compressed, with nothing else of its file: no label, no name, no date,
-no comment inside a JPEG. What is stored in another way (planes of their own, NDPI) is decoded and written anew, tile by
-tile too, so a slide of any size needs the memory of a few tiles. A field gets the same form, once, to be drawn from.
+no comment inside a JPEG. What is stored in another way (planes of their own, NDPI, DICOM) is decoded and written anew,
+tile by tile too, so a slide of any size needs the memory of a few tiles. A field gets the same form, once, to be drawn
+from.
 
 Tiles are numbered as in Microsoft's Deep Zoom: at the highest level a pixel of the tile is one of the picture, each
 level below has half as many.
@@ -11,7 +12,8 @@ level below has half as many.
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -36,6 +38,9 @@ _STEP = 8.5  # from one level to the next
 _LARGEST_TILE = 4096  # pixels of the side of a stored tile: one takes 50 MB at most
 _SMALL = 4_000_000  # pixels of a level that need not be tiled
 _BAND = 4_000_000  # pixels that are read at a time
+_SHRINK = 4  # from one level to the next, where levels are made here
+_OVERVIEW = 2048  # pixels of the longer side below which no smaller level is made
+_TILES_AT_ONCE = 8
 _QUALITY = 92
 _JPEG = (6, 7, 34892)  # compressions whose tiles are JPEG streams
 _CURE = (
@@ -56,13 +61,16 @@ class SlideFacts:
 
 
 def take_slide(source: Path, target: Path, *, most_pixels: int) -> SlideFacts | None:
-    """Write the pixels of a slide, and nothing else of it, to `target`; None for what has fewer pixels, or is no TIFF.
+    """Write the pixels of a slide, and nothing else of it, to `target`; None for what has fewer pixels, or is no slide.
 
     Raises:
         ImageError: it cannot be looked at piece by piece, or is damaged.
-        MissingExtraError: the extra `fields` is not installed.
+        MissingExtraError: the extra `fields` is not installed, or for DICOM the extra `dicom`.
     """
-    if file_format(source) != "TIFF":
+    kind = file_format(source)
+    if kind == "DICOM":
+        return _take_dicom(source, target, most_pixels=most_pixels)
+    if kind != "TIFF":
         return None
     with Tiff(source, name="This slide") as tiff:
         width, height = tiff.size
@@ -106,19 +114,85 @@ def _proven(tiff: Tiff) -> None:
 
 def _copy(tiff: Tiff, target: Path) -> None:
     as_it_is = all(_copyable(page) for page in tiff.level_pages) and tiff.single_pages
-    options: dict[str, Any] = {"bigtiff": True, "byteorder": tiff.file.byteorder if as_it_is else None}
+    levels: list[tuple[Any, dict[str, Any]]] = [
+        (_compressed(tiff, level), _form(page)) if as_it_is else (_anew(tiff, level), _plain_form(size))
+        for level, (page, size) in enumerate(zip(tiff.level_pages, tiff.level_sizes, strict=True))
+    ]
+    _write(target, levels, byteorder=tiff.file.byteorder if as_it_is else None)
+
+
+def _write(target: Path, levels: Sequence[tuple[Any, dict[str, Any]]], *, byteorder: str | None) -> None:
+    """Write a pyramid of levels, each its tiles and how they are stored, the finest first."""
+    options: dict[str, Any] = {"bigtiff": True, "byteorder": byteorder}
     with library().TiffWriter(target, **options) as out:
-        for level, page in enumerate(tiff.level_pages):
+        for level, (tiles, form) in enumerate(levels):
             common = {
                 "metadata": None,
                 "software": False,
                 "subfiletype": 1 if level else 0,
-                "subifds": 0 if level else len(tiff.level_pages) - 1,
+                "subifds": 0 if level else len(levels) - 1,
             }
-            if as_it_is:
-                out.write(_compressed(tiff, level), **_form(page), **common)
-            else:
-                out.write(_anew(tiff, level), **_plain_form(tiff.level_sizes[level]), **common)
+            out.write(tiles, **form, **common)
+
+
+def _take_dicom(source: Path, target: Path, *, most_pixels: int) -> SlideFacts | None:
+    """Write a DICOM slide as a pyramid: its frames are decoded once, and each smaller level is made of the last one.
+
+    A DICOM file holds one level; whatever other levels the scanner has made lie in files of their own.
+    """
+    from ..interop.dicom_images import DicomImage
+
+    try:
+        image = DicomImage(source)
+        width, height = image.size
+        if width * height <= most_pixels:
+            return None
+        _write_levels(image, target)
+    except ImageError as unusable:
+        words = str(unusable.reason).replace(str(source), "This slide")
+        raise ImageError(words if words.startswith("This slide") else f"This slide {words}") from None
+    return SlideFacts(width, height, image.um_per_px, tuple(image.notes))
+
+
+def _write_levels(image: Any, target: Path) -> None:
+    """Write a picture that is read by rectangles as a pyramid; what is needed on the way is named like the target."""
+    with ExitStack() as opened:
+        levels: list[Tiff] = []
+        while not levels or max(levels[-1].size) > _OVERVIEW:
+            path = target.with_name(f"{target.name}-{len(levels)}")
+            opened.callback(path.unlink, missing_ok=True)
+            last = levels[-1] if levels else None
+            size = (math.ceil(last.size[0] / _SHRINK), math.ceil(last.size[1] / _SHRINK)) if last else image.size
+            _write(path, [(_shrunk(last, size) if last else _read(image), _plain_form(size))], byteorder=None)
+            levels.append(opened.enter_context(Tiff(path, name="This slide")))
+        parts = [(_compressed(each, 0), _form(each.level_pages[0])) for each in levels]
+        _write(target, parts, byteorder=levels[0].file.byteorder)
+
+
+def _read(image: Any) -> Iterator[NDArray[np.uint8]]:
+    """Yield the tiles of a picture, which is read some tiles at a time: its own may have another size."""
+    width, height = image.size
+    for top in range(0, height, TILE):
+        for left in range(0, width, _TILES_AT_ONCE * TILE):
+            part = image.read(left, top, min(_TILES_AT_ONCE * TILE, width - left), min(TILE, height - top))
+            for place in range(0, part.shape[1], TILE):
+                yield _padded(part[:, place : place + TILE])
+
+
+def _shrunk(tiff: Tiff, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the tiles of a level of this size, each of a part of the level before, which is larger."""
+    side = _SHRINK * TILE
+    for top in range(0, size[1], TILE):
+        for left in range(0, size[0], TILE):
+            x, y = _SHRINK * left, _SHRINK * top
+            part = tiff.read(x, y, min(side, tiff.size[0] - x), min(side, tiff.size[1] - y))[0]
+            wanted = (min(TILE, size[0] - left), min(TILE, size[1] - top))
+            yield _padded(np.asarray(Image.fromarray(part).resize(wanted, Image.Resampling.BOX)))
+
+
+def _padded(part: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a tile of TILE pixels a side, its last row and column repeated where it has fewer."""
+    return np.pad(part, ((0, TILE - part.shape[0]), (0, TILE - part.shape[1]), (0, 0)), mode="edge")
 
 
 def _copyable(page: Any) -> bool:
@@ -175,7 +249,7 @@ def _anew(tiff: Tiff, level: int) -> Iterator[NDArray[np.uint8]]:
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
             part = tiff.read(left, top, min(TILE, width - left), min(TILE, height - top), level=level)[0]
-            yield np.pad(part, ((0, TILE - part.shape[0]), (0, TILE - part.shape[1]), (0, 0)), mode="edge")
+            yield _padded(part)
 
 
 _COMMENT, _SCAN, _APPLICATION = 0xFE, 0xDA, range(0xE1, 0xF0)

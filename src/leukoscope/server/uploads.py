@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import ImageError
+from ..images.read import format_of
 from .database import SLIDE
 from .decoding import SUFFIXES, Taken, suffix_of
 from .refusals import too_large
@@ -31,6 +32,7 @@ _MEMBER_BYTES = 1 << 20  # below this the ratio means nothing
 _NOT_PICTURES = (".csv", ".txt", ".json", ".ds_store", ".xml", ".db", ".ini")
 _IN_PARTS = "Send it in parts."
 _NAME = 300  # characters of a name that are kept
+_DICOM_SLIDE_BYTES = 4 << 20  # below this no DICOM file is looked at as a slide first
 _GROUP_BYTES = 64 << 20  # of pictures stored together
 _SAYS_UTF8 = 0x800  # bit of a file's flags in a zip
 _LISTING_BYTES = 4 << 20  # of a zip's list of its files: thousands of long names
@@ -136,7 +138,8 @@ def _slide(
     except ImageError as unusable:
         return Unusable(name, _sentence(str(unusable)))
     finally:
-        target.unlink(missing_ok=True)
+        for made in (target, *target.parent.glob(f"{target.name}-*")):  # and what a process that was ended has left
+            made.unlink(missing_ok=True)
         if sent.path is None:
             source.unlink(missing_ok=True)
     if sent.size > limits.file_bytes:
@@ -164,7 +167,7 @@ def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, Read | S
     """
     for each in sent:
         name = shown(each.name)
-        slide = suffix_of(name) in SUFFIXES
+        slide = suffix_of(name) in SUFFIXES or _may_be_dicom_slide(each)
         if each.size > (limits.slide_bytes if slide else limits.file_bytes):
             yield name, f"is larger than the {limits.file_bytes:,} bytes allowed for one file. {_IN_PARTS}"
         elif each.size == 0:
@@ -175,6 +178,13 @@ def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, Read | S
             yield from _unzipped(name, each.file, limits)
         else:
             yield name, partial(_whole, each.file)
+
+
+def _may_be_dicom_slide(sent: Sent) -> bool:
+    if sent.size < _DICOM_SLIDE_BYTES:
+        return False
+    sent.file.seek(0)
+    return format_of(sent.file.read(4096)) == "DICOM"
 
 
 def _whole(file: BinaryIO) -> bytes:

@@ -6,7 +6,7 @@ const FIRST = 4; // files of the first batch: the first cells are to be seen at 
 const FILES = 24;
 const BYTES = 32 * 2 ** 20;
 const AT_ONCE = 2;
-const SLIDE = /\.(svs|ndpi|scn|bif|tiff?)$/i;
+const SLIDE = /\.(svs|ndpi|scn|bif|tiff?|dcm|dicom|ima)$/i;
 const SLIDE_BYTES = 24 * 2 ** 20; // a TIFF above this is sent by itself; whether it is a slide the server says
 const HIDDEN = /(^|\/)(\.|__MACOSX|Thumbs\.db|desktop\.ini)/i;
 
