@@ -239,3 +239,12 @@ def _of_system(raised: OSError) -> str:
     if isinstance(raised, FileNotFoundError):
         return f"does not exist ({raised.filename}). Check the path."
     return f"cannot be read or its result not be written ({raised.strerror}). Check the disk."
+
+
+class Refusal(LeukoscopeError):  # noqa: N818  # the program does not err when it refuses
+    """A request to the reading room that is not answered as it was asked."""
+
+    def __init__(self, status: int, code: str, message: str, **detail: Any) -> None:
+        super().__init__(message)
+        self.status, self.code, self.detail = status, code, detail
+        self.headers: dict[str, str] = {}

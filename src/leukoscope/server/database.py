@@ -11,12 +11,13 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from alembic import command
 from alembic.config import Config
@@ -36,7 +37,7 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from ..errors import LeukoscopeError, UsageError, require
@@ -387,6 +388,8 @@ class Entry(Table):
 
 
 _BUSY_SECONDS = 30  # SQLite: how long a writer waits for another one
+_SHARED_MOST = 16  # people who write in one transaction
+_SHARED_SECONDS = 0.1  # after which nobody joins a transaction any more
 _CONNECT_SECONDS = 5
 _CONFLICTS = ("40001", "40P01", "55P03")  # PostgreSQL: serialisation failure, deadlock, lock not available
 _WRITES = "leukoscope_writes"
@@ -410,7 +413,8 @@ class Database:
         self.engine = _engine(url)
         self.embedded = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(**{_WRITES: True})
-        self._turns = _Turns(self.embedded)
+        self._turns = _Turns()
+        self._handed_on: _Shared | None = None
         snapshot = {} if self.embedded else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
 
@@ -424,10 +428,34 @@ class Database:
     def writing(self, *, bulk: bool = False) -> Iterator[Session]:
         """Yield a session whose changes are committed together when the block ends, or not at all.
 
-        Where the database has one writer at a time, what people do goes before `bulk`: uploads and analysis.
+        Where the database has one writer at a time, what people do goes before `bulk`: uploads and analysis. People who
+        wait for each other share a transaction, and each a savepoint in it, so that the disk is waited for once.
         """
-        with self._turns.taken(bulk=bulk), Session(self._writer, expire_on_commit=False) as session, session.begin():
-            yield session
+        if not self.embedded:
+            with Session(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
+        elif bulk:
+            with self._turns.turn(bulk=True), Session(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
+        else:
+            with self._shared() as session:
+                yield session
+
+    @contextmanager
+    def _shared(self) -> Iterator[Session]:
+        """Yield a session in the transaction that is handed on from one to the next; return when it is committed."""
+        with self._turns.turn(bulk=False):
+            shared = self._handed_on or _Shared(self._writer)
+            self._handed_on = None
+            try:
+                with shared.session() as session:
+                    yield session
+            finally:
+                if self._turns.person_waits and shared.takes_more:
+                    self._handed_on = shared
+                else:
+                    shared.commit()
+        shared.wait()
 
     def prepare(self) -> None:
         """Bring the tables to this version; several processes may do so at once.
@@ -457,33 +485,106 @@ class _Turns:
     SQLite itself lets whoever asks at the right moment go first, so that somebody may wait for many seconds.
     """
 
-    def __init__(self, needed: bool) -> None:
-        self._needed = needed
-        self._changed = threading.Condition()
-        self._waiting: tuple[deque[object], deque[object]] = (deque(), deque())
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: tuple[deque[threading.Event], deque[threading.Event]] = (deque(), deque())
         self._busy = False
 
     @contextmanager
-    def taken(self, *, bulk: bool) -> Iterator[None]:
-        if not self._needed:
-            yield
-            return
-        mine = object()
-        with self._changed:
+    def turn(self, *, bulk: bool) -> Iterator[None]:
+        mine = threading.Event()
+        with self._lock:
             self._waiting[bulk].append(mine)
-            while self._busy or self._next() is not mine:
-                self._changed.wait()
-            self._waiting[bulk].popleft()
-            self._busy = True
+            self._call_next()
+        mine.wait()
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._busy = False
-                self._changed.notify_all()
+                self._call_next()
 
-    def _next(self) -> object:
-        return next(queue[0] for queue in self._waiting if queue)
+    @property
+    def person_waits(self) -> bool:
+        """Whether the next turn is a person's."""
+        return bool(self._waiting[False])
+
+    def _call_next(self) -> None:
+        if self._busy:
+            return
+        for queue in self._waiting:
+            if queue:
+                self._busy = True
+                queue.popleft().set()
+                return
+
+
+class _Shared:
+    """A transaction of SQLite in which several people write, one after the other."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.connect()
+        try:
+            self._connection.begin()
+        except BaseException:
+            self._connection.close()
+            raise
+        self._members, self._until = 0, time.monotonic() + _SHARED_SECONDS
+        self._ended, self._committed = threading.Event(), False
+        self._failure: Exception | None = None
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Yield a session whose changes are in the transaction when the block ends, or not at all."""
+        self._members += 1
+        own = Session(self._connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+        try:
+            with own as session, session.begin():
+                try:
+                    yield session
+                except Exception as failed:
+                    if not self._intact:  # a full disk takes back what the others wrote too
+                        self._failure = failed
+                    raise
+        except Exception:
+            if self._failure is not None:  # rather than that its savepoint is gone
+                raise self._failure from None
+            raise
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether another may write in it: it has not broken, is not large, and has not lasted long."""
+        return self._intact and self._members < _SHARED_MOST and time.monotonic() < self._until
+
+    @property
+    def _intact(self) -> bool:
+        if self._connection.closed or self._connection.invalidated:
+            return False
+        return cast(sqlite3.Connection, self._connection.connection.dbapi_connection).in_transaction
+
+    def commit(self) -> None:
+        """Commit for all; `wait` tells each of them whether it went well."""
+        try:
+            if self._intact:
+                self._connection.commit()
+                self._committed = True
+        except SQLAlchemyError as failed:
+            self._failure = failed
+        finally:
+            if not self._committed:
+                self._connection.invalidate()  # nothing of it must be left for who gets this connection next
+            self._connection.close()
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Wait until it is committed.
+
+        Raises:
+            SQLAlchemyError, DatabaseError: nothing of it was stored.
+        """
+        self._ended.wait()
+        if not self._committed:
+            raise self._failure or DatabaseError("The database took nothing. Send it again.")
 
 
 def is_gone(failed: DBAPIError) -> bool:

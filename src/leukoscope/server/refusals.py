@@ -8,17 +8,8 @@ from fastapi import Path, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import JSONResponse
 
-from ..errors import LeukoscopeError
+from ..errors import Refusal as Refusal  # noqa: PLC0414  # the server takes all of its refusals from here
 from .database import MOST_READERS
-
-
-class Refusal(LeukoscopeError):  # noqa: N818  # the program does not err when it refuses
-    """A request that is not answered as it was asked."""
-
-    def __init__(self, status: int, code: str, message: str, **detail: Any) -> None:
-        super().__init__(message)
-        self.status, self.code, self.detail = status, code, detail
-        self.headers: dict[str, str] = {}
 
 
 def not_found(what: str, item: int | str) -> Refusal:

@@ -24,11 +24,10 @@ from typing import IO, Any
 from PIL import Image
 
 from ..config import Prepare
-from ..errors import ImageError, LeukoscopeError, MissingExtraError, attempt
+from ..errors import ImageError, LeukoscopeError, MissingExtraError, Refusal, attempt
 from ..inference.trial import bound_memory
 from . import slides, store
 from .decoding import Taken, is_small, png_of, take
-from .refusals import Refusal
 from .slides import SlideFacts
 
 MIB = 1 << 20

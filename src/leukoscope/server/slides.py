@@ -24,11 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ImageError
+from ..errors import ImageError, Refusal
 from ..images.read import RGB, file_format
 from ..images.scale import scale_of_tiff
 from ..images.tiff import Tiff, library
-from .refusals import Refusal
 from .store import framed, jpeg, open_stored
 
 TILE = 512

@@ -17,12 +17,11 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from ..config import Prepare
-from ..errors import DataError, ImageError, UsageError
+from ..errors import DataError, ImageError, Refusal, UsageError
 from ..explanation import enlarge, to_rgba
 from ..files import sha256_of, write_whole
 from ..images.crop import cell_mask, prepare_crop, source_square
 from ..images.read import read_image
-from .refusals import Refusal
 
 _SYNCS = 16
 Box = tuple[int, int, int, int]
