@@ -188,7 +188,7 @@ def test_a_database_that_goes_away_comes_back_with_everything(cluster: Cluster, 
         assert "retry-after" in away.headers
         assert me.get("/health").status_code == 503
         cluster.control("start")
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while me.get(f"/cases/{case}/progress").json().get("done") != 100 and time.monotonic() < until:
             time.sleep(0.2)
         assert counts(place.room.database) == {"images": 100, "cells": 100, "predictions": 100, "twice": 0}
