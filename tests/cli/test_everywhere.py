@@ -32,6 +32,18 @@ def test_quiet_leaves_out_notes_and_keeps_results(cells: Path, tmp_path: Path) -
     assert "cells:" in quiet.output
 
 
+def test_an_index_is_quiet_too_and_counts_images_without_labels(cells: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in sorted(cells.rglob("*.png"))[:3]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    loud, quiet = (call("data", "index", folder, "-o", tmp_path / "cells.csv", *more) for more in ((), ("--quiet",)))
+    assert "Wrote" in loud.output
+    assert "Wrote" not in quiet.output
+    assert "3 images of " in quiet.output
+    assert "subjects: 3 unlabelled" in quiet.output
+
+
 def test_files_with_the_same_fault_are_told_in_one_line(tmp_path: Path) -> None:
     for number in range(7):
         (tmp_path / f"empty-{number}.png").write_bytes(b"")

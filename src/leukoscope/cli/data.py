@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .options import complain, layout_options, make_layout, printable
+from .options import complain, layout_options, make_layout, note, printable
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -56,9 +56,9 @@ def index_command(
     for name, reason in found.refused:
         complain(reason if name in reason else f"{name}: {reason}")
     click.echo(describe_cells(found.cells))
-    for note in notes_of(found):
-        click.echo(printable(note))
-    click.echo(f"Wrote {output}")
+    for line in notes_of(found):
+        click.echo(printable(line))
+    note(f"Wrote {output}")
     if found.refused:
         raise SystemExit(DataError.exit_status)
 
@@ -99,7 +99,7 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
         click.echo(warning)
     if traits:
         click.echo(describe_shortcuts(found["shortcuts"]))
-    click.echo(f"Wrote {output}")
+    note(f"Wrote {output}")
     if found["unusable"]:
         raise DataError(f"{describe_unusable(found, listed_in=output)} Mend or remove them.")
     refuse_conflicts(found)
@@ -153,7 +153,7 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
     """
     from ..data.release import fetch
 
-    click.echo(f"Unpacked under {fetch(source, output)}; verifying every file …")
+    note(f"Unpacked under {fetch(source, output)}; verifying every file …")
     context.invoke(verify_command, folder=output, output=None)
 
 
@@ -204,7 +204,7 @@ def split_command(
     plan = make_split(cells, settings, seed=seed, linked=linked)
     write_split(output, plan)
     click.echo(describe_split(plan, cells))
-    click.echo(f"Wrote {output} (hash {plan.hash[:12]})")
+    note(f"Wrote {output} (hash {plan.hash[:12]})")
 
 
 @data.command("pack")
@@ -229,4 +229,4 @@ def pack_command(table: Path, output: Path, view: str | None, size: int | None, 
     given = {name: value for name, value in {"view": view, "size": size, "window": window}.items() if value}
     crops = pack(read_cells(table), output, prepare=Experiment.of({"prepare": given}).prepare)
     seconds = time.perf_counter() - started
-    click.echo(f"Wrote {output / 'crops.npy'}: {len(crops):,} crops of {crops.shape[1]} px in {seconds:.1f} s")
+    note(f"Wrote {output / 'crops.npy'}: {len(crops):,} crops of {crops.shape[1]} px in {seconds:.1f} s")

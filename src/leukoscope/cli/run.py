@@ -26,11 +26,10 @@ def lines_of(stage: str, result: Any) -> list[str]:
 def describe_cells(cells: Sequence[Cell]) -> str:
     """Say in one line how many images of how many subjects and classes there are."""
     subjects = len({cell.subject for cell in cells if cell.subject})
-    per_class = ", ".join(f"{sum(cell.label == name for cell in cells):,} {name}" for name in classes_of(cells))
-    unlabelled = sum(not cell.label for cell in cells)
-    return f"{len(cells):,} images of {subjects} subjects: {per_class}" + f", {unlabelled} unlabelled" * bool(
-        unlabelled
-    )
+    counts = [f"{sum(cell.label == name for cell in cells):,} {name}" for name in classes_of(cells)]
+    if unlabelled := sum(not cell.label for cell in cells):
+        counts.append(f"{unlabelled:,} unlabelled")
+    return f"{len(cells):,} images of {subjects} subjects: {', '.join(counts)}"
 
 
 def describe_changes(found: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .options import echo_json, note
+
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _DYNAMIC = {"ignore_unknown_options": True, "allow_extra_args": True}
@@ -168,14 +170,14 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
 
     started = time.perf_counter()
     cohort = read_cohort(table, settings)
-    for note in [*(f"{counted(len(d.lines), 'row')} left out: {d.reason}." for d in cohort.dropped), *cohort.notes]:
-        click.echo(f"Note: {note}", err=True)
+    for line in [*(f"{counted(len(d.lines), 'row')} left out: {d.reason}." for d in cohort.dropped), *cohort.notes]:
+        click.echo(f"Note: {line}", err=True)
     study = run_study(cohort, settings, title=title)
     write_page(output, study.result, source=source, links=links)
     write_study(output, study)
     record_stage(output, "survival", started=started, seed=settings.seed)
     _say(study.result)
-    click.echo(f"Wrote {output / 'survival.html'}")
+    note(f"Wrote {output / 'survival.html'}")
 
 
 def _say(result: dict[str, Any]) -> None:
@@ -249,7 +251,7 @@ def predict_command(
         _draw(predictions[0], picture)
     if output:
         write_predictions(output, predictions, patients)
-        click.echo(f"Wrote {output}")
+        note(f"Wrote {output}")
         return
     _print(predictions, patients.lines if table else (), as_json_text=as_json_text)
 
@@ -292,7 +294,7 @@ def _draw(prediction: Any, picture: Path) -> None:
     if not prediction.curves:
         raise UsageError(f"There is no curve to draw. {prediction.notes[0]}")
     write_text(picture, for_file(prediction_curve(prediction)))
-    click.echo(f"Wrote {picture}", err=True)
+    note(f"Wrote {picture}", err=True)
 
 
 def _patient(words: list[str]) -> dict[str, str]:
@@ -324,8 +326,6 @@ def _print(predictions: Any, lines: Any, *, as_json_text: bool) -> None:
     from ..survival.words import NOTICE
 
     if as_json_text:
-        from .options import echo_json
-
         found = [as_json(prediction) for prediction in predictions]
         echo_json(json.dumps(found if lines else found[0], indent=1, ensure_ascii=False))
         return
@@ -334,8 +334,8 @@ def _print(predictions: Any, lines: Any, *, as_json_text: bool) -> None:
             click.echo(f"Line {lines[place]}:")
         for text in [*(answer.text for answer in prediction.answers), prediction.median_text]:
             click.echo(text)
-        for note in prediction.notes:
-            click.echo(f"Warning: {note}")
+        for line in prediction.notes:
+            click.echo(f"Warning: {line}")
         if not lines:
             click.echo(f"{prediction.method}.")
     click.echo(NOTICE)
