@@ -4,8 +4,8 @@ The head starts from the old one: it may turn the old answer up, down or round, 
 embedding as far as the cells bear it out. Nothing is measured on cells that the measured head has learned from.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Reviewed:
     traits: tuple[Any, ...]
     refused: tuple[str, ...] = ()
     """One sentence for each picture that could not be used; its cell is left out."""
+    kept: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(cells,): place of each among the labelled cells that were given."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def adapt(bundle: Bundle, cells: Sequence[Cell], *, seed: int = 0) -> tuple[Adap
     """
     seen = look(bundle, cells)
     heads, unseen = fit_heads(heads_of(bundle), seen, seed=seed)
-    return Adapted(heads, unseen, _compare(bundle, seen, unseen, seed=seed)), seen
+    return Adapted(heads, unseen, compare(bundle.manifest, seen, unseen, seed=seed)), seen
 
 
 def fit_heads(members: Sequence[Head], seen: Reviewed, *, seed: int) -> tuple[tuple[Head, ...], Floats]:
@@ -115,13 +117,28 @@ def fit_heads(members: Sequence[Head], seen: Reviewed, *, seed: int) -> tuple[tu
     Raises:
         DataError: one subject has nearly all cells of a class.
     """
+    everything = np.ones(len(seen.labels), dtype=bool)
+    unseen = predict_unseen(members, seen, everything, seed=seed)
+    return tuple(_fit(seen, member, number, everything, seed=seed) for number, member in enumerate(members)), unseen
+
+
+def predict_unseen(members: Sequence[Head], seen: Reviewed, learned: NDArray[np.bool_], *, seed: int) -> Floats:
+    """Return calibrated probabilities (cells, classes) of every cell by heads that had not seen its subject.
+
+    learned: (cells,), which cells heads may learn from; the others are only answered.
+
+    Raises:
+        DataError: one subject has nearly all cells of a class.
+    """
     unseen = np.zeros_like(seen.old)
     for train, test in _folds(seen, seed=seed):
-        fitted = [_fit(seen, member, number, train, seed=seed) for number, member in enumerate(members)]
+        rows = train & learned
+        if len(np.unique(seen.labels[rows])) < len(np.unique(seen.labels)):
+            raise DataError("One subject has nearly all cells of a class. Read cells of more subjects.")
+        fitted = [_fit(seen, member, number, rows, seed=seed) for number, member in enumerate(members)]
         said = [head.probabilities(seen.embeddings[number][test]) for number, head in enumerate(fitted)]
         unseen[test] = np.mean(said, axis=0)
-    everything = np.ones(len(seen.labels), dtype=bool)
-    return tuple(_fit(seen, member, number, everything, seed=seed) for number, member in enumerate(members)), unseen
+    return unseen
 
 
 def heads_of(bundle: Bundle) -> tuple[Head, ...]:
@@ -135,8 +152,10 @@ def heads_of(bundle: Bundle) -> tuple[Head, ...]:
     return tuple(Head(*read_head(bundle.read(each.graph)), temperature=each.temperature) for each in members)
 
 
-def look(bundle: Bundle, cells: Sequence[Cell]) -> Reviewed:
+def look(bundle: Bundle, cells: Sequence[Cell], *, looked: Callable[[], None] = lambda: None) -> Reviewed:
     """Read reviewed cells and let every member of a bundle look at them, as it does when it is asked.
+
+    looked: called, from any thread, for each cell that was looked at.
 
     Raises:
         DataError: there are too few cells of a class, or cells of classes that the bundle does not know.
@@ -160,11 +179,14 @@ def look(bundle: Bundle, cells: Sequence[Cell]) -> Reviewed:
             return usable(lambda: see(cell), name=str(cell.path))
         except ImageError as unusable:
             return unusable
+        finally:
+            looked()
 
-    looked = list(track(in_parallel(seen_or_not, labelled), "Looking at cells", total=len(labelled)))
-    refused = tuple(str(one) for one in looked if isinstance(one, ImageError))
-    labelled = [cell for cell, one in zip(labelled, looked, strict=True) if not isinstance(one, ImageError)]
-    found = [one for one in looked if not isinstance(one, ImageError)]
+    answers = list(track(in_parallel(seen_or_not, labelled), "Looking at cells", total=len(labelled)))
+    refused = tuple(str(one) for one in answers if isinstance(one, ImageError))
+    kept = np.array([place for place, one in enumerate(answers) if not isinstance(one, ImageError)], np.int64)
+    labelled = [labelled[place] for place in kept]
+    found = [one for one in answers if not isinstance(one, ImageError)]
     labels = _labels_of(labelled, classes)
     if refused:
         _check_counts(labels, classes)
@@ -174,15 +196,18 @@ def look(bundle: Bundle, cells: Sequence[Cell]) -> Reviewed:
     said = [head.probabilities(seen) for head, seen in zip(heads, embeddings, strict=True)]
     old = np.mean(said, axis=0)
     traits = tuple(each[1] for each in found)
-    return Reviewed(labels, groups, by_subject, subjects, embeddings, old, traits, refused)
+    return Reviewed(labels, groups, by_subject, subjects, embeddings, old, traits, refused, kept)
 
 
 def _labels_of(cells: Sequence[Cell], classes: Sequence[str]) -> Ints:
     return np.array([classes.index(cell.label) for cell in cells], dtype=np.int64)
 
 
-def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed) -> Bundle:
-    """Write the bundle with its new heads, calibration and figures to a new folder; the old one stays as it is."""
+def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed, *, name: str = "") -> Bundle:
+    """Write the bundle with its new heads, calibration and figures to a new folder; the old one stays as it is.
+
+    name: of the new bundle; by default that of the old one with "adapted".
+    """
     old, files = bundle.manifest, {name: bundle.read(name) for name in bundle.manifest.files}
     members = []
     for member, head in zip(old.members, adapted.heads, strict=True):
@@ -192,7 +217,7 @@ def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed) -> Bun
         members.append(member.model_copy(update={"temperature": head.temperature, "weights": ""}))
     points = fit_thresholds(seen.labels, adapted.unseen[:, 1]) if old.positive else {}
     changes = {
-        "name": f"{old.name}, adapted",
+        "name": name or f"{old.name}, adapted",
         "members": tuple(members),
         "operating_points": points,
         "subjects": _figures(adapted, seen, old, points),
@@ -300,9 +325,12 @@ def _solve(embeddings: NDArray[Any], labels: Ints, old: Head, strength: float) -
     return Head(weight, bias)
 
 
-def _compare(bundle: Bundle, seen: Reviewed, unseen: Floats, *, seed: int) -> dict[str, Any]:
-    """Return old, new and difference of every figure with intervals, and a verdict in words."""
-    sampled = _sampled(bundle, seen, unseen)
+def compare(old: Manifest, seen: Reviewed, unseen: Floats, *, seed: int) -> dict[str, Any]:
+    """Return old, new and difference of every figure with intervals, and a verdict in words.
+
+    old: of the bundle whose answers `seen.old` holds. unseen: (cells, classes), of heads that had not seen the cells.
+    """
+    sampled = _sampled(old, seen, unseen)
     difference = {name: sampled.difference(f"new.{name}", f"old.{name}") for name in METRICS}
     error = difference["brier"]
     better = error["high"] is not None and error["high"] < 0
@@ -328,9 +356,9 @@ _ONE_SUBJECT = (
 )
 
 
-def _sampled(bundle: Bundle, seen: Reviewed, unseen: Floats) -> Jackknife:
+def _sampled(manifest: Manifest, seen: Reviewed, unseen: Floats) -> Jackknife:
     codes = np.unique(seen.groups, return_inverse=True)[1].astype(np.int64)
-    edges = {"old": bundle.manifest.operating_points.get("balanced"), "new": None}
+    edges = {"old": manifest.operating_points.get("balanced"), "new": None}
     edges["new"] = None if edges["old"] is None else 0.5  # fixed beforehand, not chosen on these cells
     said = {"old": seen.old, "new": unseen}
 

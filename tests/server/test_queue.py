@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,18 +142,14 @@ def test_what_failed_twice_is_tried_alone(idle: Place) -> None:
 
 
 def test_an_error_in_the_program_is_not_tried_for_ever(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Predictor.stream
+    real = Predictor.opinion
 
-    def breaks(self: Predictor, images: Iterable[Any], **more: Any) -> Any:
-        def checked() -> Iterator[Any]:
-            for key, image in images:
-                if len(image) == 50:
-                    raise RuntimeError("a bug")
-                yield key, image
+    def breaks(self: Predictor, image: Any, **more: Any) -> Any:
+        if len(image) == 50:
+            raise RuntimeError("a bug")
+        return real(self, image, **more)
 
-        return real(self, checked(), **more)
-
-    monkeypatch.setattr(Predictor, "stream", breaks)
+    monkeypatch.setattr(Predictor, "opinion", breaks)
     me = place.local()
     case = me.case()
     me.send(case, cell_picture(0), png(synthetic(3)[:50, :50]), cell_picture(1), wait=25)

@@ -280,6 +280,7 @@ def test_a_review_names_the_outline_that_was_seen(shared: tuple[Place, int, dict
         ("delete", "/cells/{cell}"),
         ("post", "/cases/{case}/undo"),
         ("post", "/cases/{case}/sign-off"),
+        ("post", "/cases/{case}/analysis"),
         ("delete", "/cases/{case}"),
         ("delete", "/images/{image}"),
     ],

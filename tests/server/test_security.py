@@ -40,6 +40,10 @@ OF_ALL = {
     ("GET", "/agreement"),
     ("GET", "/laboratory"),
     ("PATCH", "/laboratory"),
+    ("GET", "/learning"),
+    ("GET", "/learning/worklist"),
+    ("POST", "/learning/models"),
+    ("PUT", "/learning/model"),
 }
 NOT_FOR_READERS = {
     ("GET", "/accounts"),
@@ -52,6 +56,9 @@ NOT_FOR_READERS = {
     ("DELETE", "/cases/{case_id}/sign-off"),
     ("DELETE", "/images/{image_id}"),
     ("POST", "/cases/{case_id}/sendings"),
+    ("POST", "/cases/{case_id}/analysis"),
+    ("POST", "/learning/models"),
+    ("PUT", "/learning/model"),
 }
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/cases/{case_id}/images"): {"files": [("files", ("a.png", b"x"))]},
@@ -65,6 +72,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/accounts"): {"json": {"name": "new", "password": PASSWORD}},
     ("PATCH", "/laboratory"): {"json": {"readers": 1}},
     ("POST", "/tokens"): {"json": {"name": "new"}},
+    ("PUT", "/learning/model"): {"json": {"model": "0" * 64}},
     ("PUT", "/session/password"): {"json": {"password": "wrong", "new": "eleven green umbrellas"}},
     ("POST", "/cases"): {"json": {"name": "new"}},
     ("PUT", "/cases/{case_id}/hospital"): {"json": {"patient_id": "P1"}},

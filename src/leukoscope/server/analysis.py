@@ -27,7 +27,8 @@ from ..inference.blood_count import field_count
 from ..inference.opinion import Opinion, evidence_of, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
-from .database import DONE, FIELD, QUEUED, Case, Cell, Database, Job, Model, Picture, Prediction, Review, now
+from .database import DONE, FIELD, Case, Cell, Database, Model, Picture, Prediction, Review, now
+from .queue import enqueue_again
 from .store import Pictures
 
 if TYPE_CHECKING:
@@ -138,7 +139,20 @@ def _prediction(cell: Cell, opinion: Opinion, *, predictor: Predictor, point: st
         types=opinion.types,
         evidence=None if evidence is None else evidence.tobytes(),
         evidence_height=0 if evidence is None else len(evidence),
+        embedding=None if opinion.embedding is None else _unit(opinion.embedding),
     )
+
+
+def _unit(embedding: NDArray[np.float32]) -> bytes:
+    """Return an embedding (channels,) of length one in half precision, as the database keeps it."""
+    length = max(float(np.linalg.norm(embedding)), 1e-12)
+    return np.asarray(embedding / length, np.float16).tobytes()
+
+
+def embeddings_of(rows: Sequence[bytes]) -> NDArray[np.float32]:
+    """Return stored embeddings as (cells, channels), of length one as they were before they were rounded."""
+    points = np.stack([np.frombuffer(each, np.float16) for each in rows]).astype(np.float32)
+    return np.asarray(points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12))
 
 
 def _halved(evidence: Heat | None) -> Evidence | None:
@@ -254,12 +268,12 @@ class Found:
 class FieldsOfCases:
     """Finds and judges the cells of fields; what the fields of a case share is measured once."""
 
-    def __init__(self, database: Database, pictures: Pictures, predictor: Predictor, *, point: str) -> None:
-        self._database, self._pictures, self._predictor, self._point = database, pictures, predictor, point
+    def __init__(self, database: Database, pictures: Pictures, *, point: str) -> None:
+        self._database, self._pictures, self._point = database, pictures, point
         self._shared: OrderedDict[Any, tuple[SharedScales, SharedStains]] = OrderedDict()
 
-    def judge(self, image_id: int) -> Found:
-        """Find and judge the cells of a field in the store.
+    def judge(self, image_id: int, predictor: Predictor) -> Found:
+        """Find the cells of a field in the store, and let a model judge them.
 
         Raises:
             ImageError: it is no stained smear, or has no scale; the words say which.
@@ -277,7 +291,7 @@ class FieldsOfCases:
         height, width = field.pixels.shape[:2]
         pooled = None if alike.um_per_px else scales.shared(path, (width, height))
         source = stains.of(path, field)
-        cells = list(judge_cells(field, self._predictor, point=self._point, source=source))
+        cells = list(judge_cells(field, predictor, point=self._point, source=source))
         counted = count_blood(field, [judged.cell for judged in cells])
         shared = len(alike.images) if source else 1
         stain = {"method": DEFAULT_METHOD, "fields": shared}
@@ -342,8 +356,7 @@ def outdated(session: Session, image_id: int, found: Found) -> list[int]:
         and stated(row) == stated(image)
     ]
     if others:
-        session.execute(update(Picture).where(Picture.id.in_(others)).values(state=QUEUED))
-        session.execute(update(Job).where(Job.image_id.in_(others)).values(state=QUEUED, owner="", attempts=0))
+        enqueue_again(session, others)
     return others
 
 
@@ -375,6 +388,19 @@ def renew_cells(
     fresh = [each for place, each in enumerate(cells) if place not in set(pairs.values())]
     store_cells(session, image.case_id, image.id, fresh, predictor=predictor, point=point)
     return {"time": now(), "cells": len(cells), "changed": changed + len(fresh)}
+
+
+def judge_again(session: Session, image_id: int, opinion: Opinion, *, predictor: Predictor, point: str) -> int:
+    """Let a new opinion stand for the cell of an image that is one cell, as its new version.
+
+    Returns how many cells that is: 0 where the image has none yet. What people said stays.
+    """
+    cells = list(session.scalars(select(Cell).where(Cell.image_id == image_id)))
+    for cell in cells:
+        cell.version += 1
+    session.flush()
+    store_predictions(session, [(cell, opinion) for cell in cells], predictor=predictor, point=point)
+    return len(cells)
 
 
 def _renewed(session: Session, cell: Cell, drawn: Drawn, opinion: Opinion, *, predictor: Predictor) -> bool:

@@ -249,6 +249,12 @@ def agreement() -> HTMLResponse:
     return _page("agreement")
 
 
+@router.get("/learning")
+def learning() -> HTMLResponse:
+    """Return the page of models that are fitted to what was signed off, and of what to read next."""
+    return _page("learning")
+
+
 @router.get("/survival")
 def survival() -> HTMLResponse:
     """Return the form that asks a survival model."""

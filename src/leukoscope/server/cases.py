@@ -558,6 +558,7 @@ def _order(view: View, order: str) -> list[Any]:
         "need": [Cell.need, Cell.number],
         "number": [Cell.number],
         "type": [shown_to(view), Cell.need, Cell.number],
+        "teaching": [Cell.turn.is_(None), Cell.turn, Cell.need, Cell.number],
         "probability": [Cell.chance.is_(None), Cell.chance.desc(), Cell.number],
     }
     return orders[order if view.model and order in orders else "number"]

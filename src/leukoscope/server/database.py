@@ -4,6 +4,7 @@ laboratories ─< accounts ─< logins (sessions of a browser), tokens (of a pro
 laboratories ─< cases ─< images ─< cells ─< predictions, reviews
 cases ─ hospital_numbers;  cases ─< sendings (to the hospital's systems)
 cases ─< readings (who reads a case, and how far they are)
+laboratories ─< adaptations (models that were fitted to what a laboratory signed off)
 images ─ jobs (the queue);  bundles (every model that has ever answered);  audit_log, chained by hash
 """
 
@@ -92,6 +93,8 @@ class Laboratory(Table):
     settling: Mapped[str] = mapped_column(String(20), default=CONSENSUS)
     counting: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """What it set in the browser in the place of `serve --order`, `--goal` and `--key`: {"order", "goal", "keys"}."""
+    bundle: Mapped[str] = mapped_column(String(64), default="")
+    """Seal of the model that answers here; empty: the one that the room was opened with."""
 
 
 class Account(Table):
@@ -281,6 +284,8 @@ class Cell(Table):
     """Whether its readers, when all had finished, had not all said the same of it."""
     need: Mapped[float] = mapped_column(default=0.0)
     """Sort key of review_priority, the neediest first."""
+    turn: Mapped[int | None]
+    """Place in the order in which reading teaches the model most, as it was last worked out; empty: not in it."""
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("cells_by_need", "case_id", "need"))
 
 
@@ -304,6 +309,8 @@ class Prediction(Table):
     evidence: Mapped[bytes | None]
     """Half-precision (height, width): for the disease, or for the called class with more than two."""
     evidence_height: Mapped[int] = mapped_column(default=0)
+    embedding: Mapped[bytes | None]
+    """Half-precision (channels,), of length one; empty where the cell was refused or not asked about."""
     created: Mapped[str] = mapped_column(default=now)
     __table_args__ = (UniqueConstraint("cell_id", "version", "bundle"),)
 
@@ -367,6 +374,34 @@ class Model(Table):
     seal: Mapped[str] = mapped_column(String(64), primary_key=True)
     manifest: Mapped[dict[str, Any]]
     first_served: Mapped[str] = mapped_column(default=now)
+
+
+class Adaptation(Table):
+    """A model that is, or was, fitted to the cells that a laboratory has signed off; leased by a worker like a job."""
+
+    __tablename__ = "adaptations"
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    laboratory_id: Mapped[int] = mapped_column(ForeignKey("laboratories.id"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    created: Mapped[str] = mapped_column(default=now)
+    finished: Mapped[str | None]
+    state: Mapped[str] = mapped_column(String(20), default=QUEUED)
+    error: Mapped[str] = mapped_column(default="")
+    cells: Mapped[int] = mapped_column(default=0)
+    looked: Mapped[int] = mapped_column(default=0)
+    """Of the cells, how many the model has looked at."""
+    present: Mapped[str] = mapped_column(String(64), default="")
+    """Seal of the model that answered when it began, with which it is compared."""
+    bundle: Mapped[str] = mapped_column(String(64), default="")
+    """Seal of the model that came out; empty until it is done."""
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Figures of both on the same cells, as `adaptation.compare` gives them, and what was learned from."""
+    subjects: Mapped[list[Any]] = mapped_column(default=list)
+    """SHA-256 of whose cells it has learned from: it cannot be judged on them."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    owner: Mapped[str] = mapped_column(String(200), default="")
+    leased_until: Mapped[float] = mapped_column(default=0.0)
+    """Seconds since 1970, by the worker's clock."""
 
 
 class Entry(Table):

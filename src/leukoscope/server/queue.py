@@ -15,7 +15,7 @@ from pathlib import Path
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from .database import DONE, FAILED, QUEUED, RUNNING, Case, Job, Picture
+from .database import DONE, FAILED, QUEUED, RUNNING, Case, Job, Laboratory, Picture
 
 MOST_ATTEMPTS = 5
 """An image at which the program has died this often is given up."""
@@ -34,6 +34,8 @@ class Task:
     name: str
     um_per_px: float | None
     attempts: int = field(compare=False)
+    bundle: str = field(default="", compare=False)
+    """Seal of the model that answers its laboratory; '' for the room's own."""
 
     @property
     def alone(self) -> bool:
@@ -44,6 +46,12 @@ class Task:
 def owner_name(part: str = "worker") -> str:
     """Return a name for a part of this process that no other process, now or later, has: host, number and start."""
     return f"{socket.gethostname()}/{part}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def enqueue_again(session: Session, images: Sequence[int]) -> None:
+    """Queue images anew that were analysed before."""
+    session.execute(update(Picture).where(Picture.id.in_(images)).values(state=QUEUED, error=""))
+    session.execute(update(Job).where(Job.image_id.in_(images)).values(state=QUEUED, owner="", attempts=0))
 
 
 def enqueue(session: Session, images: Sequence[Picture], *, owner: str = "", seconds: float = 0) -> list[Task]:
@@ -82,8 +90,10 @@ def lease(session: Session, owner: str, *, most: int, seconds: float, young: boo
         .execution_options(synchronize_session=False)
     )
     picture = (Picture.kind, Picture.digest, Picture.name, Picture.um_per_px)
-    columns = (Job.id, Job.image_id, Job.case_id, *picture, Job.attempts)
-    tasks = session.execute(select(*columns).join(Picture).where(Job.id.in_(ids)).order_by(Job.id))
+    columns = (Job.id, Job.image_id, Job.case_id, *picture, Job.attempts, Laboratory.bundle)
+    query = select(*columns).join(Picture).join(Case, Case.id == Job.case_id)
+    query = query.join(Laboratory, Laboratory.id == Case.laboratory_id)
+    tasks = session.execute(query.where(Job.id.in_(ids)).order_by(Job.id))
     return [Task(*row) for row in tasks]
 
 

@@ -19,6 +19,7 @@ from .analysis import remember_bundle
 from .audit_log import AuditLog
 from .database import Database
 from .hospital import Courier
+from .learning import Models
 from .oidc import Provider
 from .sandbox import Sandbox
 from .settings import Serving
@@ -68,6 +69,9 @@ class Room:
     pictures: Pictures
     log: AuditLog
     predictor: Predictor
+    """The model that the room was opened with."""
+    models: Models
+    """It, and those that laboratories have adapted: `models.of` says which one answers."""
     worker: Worker
     sandbox: Sandbox
     measures: Measures
@@ -114,12 +118,12 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         remember_bundle(session, predictor)
     with database.reading() as session:
         log.note_head(session, at_once=True)
-    measures = Measures()
+    measures, models = Measures(), Models(predictor, settings.data)
     worker = Worker(
         database,
         pictures,
         log,
-        predictor,
+        models,
         point=settings.point,
         lease_seconds=settings.lease_seconds,
         counted=counted or measures.cells,
@@ -133,6 +137,7 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         pictures,
         log,
         predictor,
+        models,
         worker,
         Sandbox(),
         measures,

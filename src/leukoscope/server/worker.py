@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,6 +35,7 @@ from .analysis import (
     drawn_of,
     hold_crops,
     is_field,
+    judge_again,
     keep_facts,
     outdated,
     png,
@@ -43,7 +44,9 @@ from .analysis import (
 )
 from .audit_log import AuditLog, Who
 from .database import CROP, Case, Database, Picture
+from .learning import Learner, Models
 from .queue import Task
+from .refusals import Refusal
 from .settings import MIB
 from .store import Pictures
 from .uploads import Stored
@@ -64,6 +67,15 @@ class Seen:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Answered:
+    """An image of one cell, what was said of it, and by which model."""
+
+    task: Task
+    opinion: Opinion
+    predictor: Predictor
+
+
 class Worker:
     """One thread that analyses, and one that renews its leases.
 
@@ -75,7 +87,7 @@ class Worker:
         database: Database,
         pictures: Pictures,
         log: AuditLog,
-        predictor: Predictor,
+        models: Models,
         *,
         point: str,
         lease_seconds: float,
@@ -83,12 +95,13 @@ class Worker:
         apart: str = "",
         bound: int = 0,
     ) -> None:
-        self._database, self._pictures, self._log, self._predictor = database, pictures, log, predictor
+        self._database, self._pictures, self._log, self._models = database, pictures, log, models
         self._point, self._seconds, self._counted = point, lease_seconds, counted
-        self._fields = FieldsOfCases(database, pictures, predictor, point=point)
+        self._fields = FieldsOfCases(database, pictures, point=point)
         self._owner, self._asked = queue.owner_name(), itertools.count(1)
         self._work, self._end = threading.Event(), threading.Event()
         self._broke, self._bound = False, bound
+        self._learner = Learner(database, pictures, log, models, lease_seconds=lease_seconds)
         self._apart = _Apart(apart, self._tell) if apart else None
         work = (self._apart.run,) if self._apart else (self._run, self._renew)
         self._threads = [threading.Thread(target=each, daemon=True) for each in work]
@@ -97,6 +110,8 @@ class Worker:
         """Begin, taking over what dead processes of this machine had leased."""
         for thread in self._threads:
             thread.start()
+        if not self._apart:
+            self._learner.start()
 
     def stop(self, *, seconds: float = 10) -> None:
         """End after the answers that are under way, and hand the rest back to the queue."""
@@ -104,6 +119,8 @@ class Worker:
         self._work.set()
         if self._apart:
             self._apart.stop(seconds)
+        else:
+            self._learner.stop(seconds=seconds)
         if self.alive:
             self._threads[0].join(seconds)
 
@@ -117,31 +134,36 @@ class Worker:
         self._work.set()
         if self._apart:
             self._apart.wake()
+        else:
+            self._learner.wake()
 
-    def at_once(self, stored: Stored, queue_it: Callable[[str], list[Task]]) -> tuple[list[Task], bool]:
+    def at_once(
+        self, stored: Stored, queue_it: Callable[[str], list[Task]], *, predictor: Predictor
+    ) -> tuple[list[Task], bool]:
         """Look at a picture for somebody who waits, while `queue_it` queues it as leased by the name that it is given.
 
-        Return its job, and whether that is done; the queue has it where it is no single cell, or cannot be read. Where
-        the program breaks here, the lease runs out and the queue has it too.
+        predictor: the model that answers them. Return its job, and whether that is done; the queue has it where it is
+        no single cell, or cannot be read. Where the program breaks here, the lease runs out and the queue has it too.
         """
         owner = queue.owner_name(f"asked-{next(self._asked)}")
         with ThreadPoolExecutor(1) as beside:
             queued = beside.submit(queue_it, owner)
-            opinion = self._opinion_on(stored.digest, stored.kind)
+            opinion = self._opinion_on(stored.digest, stored.kind, predictor)
         tasks = queued.result()
         if opinion is not None:
-            return tasks, self._store([(task, opinion) for task in tasks], owner) == len(tasks)
+            answered = [Answered(task, opinion, predictor) for task in tasks]
+            return tasks, self._store(answered, owner) == len(tasks)
         with self._database.writing(bulk=True) as session:
             queue.hand_back(session, owner, counts=False)
         self.wake()
         return tasks, False
 
-    def _opinion_on(self, digest: str, kind: str) -> Opinion | None:
+    def _opinion_on(self, digest: str, kind: str, predictor: Predictor) -> Opinion | None:
         try:
             image = self._cell_of(digest, kind)
         except ImageError:
             return None  # the queue says why
-        return None if image is None else self._predictor.opinion(image, point=self._point)
+        return None if image is None else predictor.opinion(image, point=self._point)
 
     def _run(self) -> None:
         due = True
@@ -183,10 +205,10 @@ class Worker:
     def _analyse_all(self) -> bool:
         """Analyse until the queue is empty; return whether there was anything."""
         fields: deque[Seen] = deque()
-        answered: list[tuple[Task, Opinion]] = []
+        answered: list[Answered] = []
         room, last, anything = _FIRST, time.monotonic(), False
-        for task, opinion in self._predictor.stream(self._crops(fields), point=self._point):
-            answered.append((task, opinion))
+        for each in in_parallel(self._answer, self._crops(fields)):
+            answered.append(each)
             anything = True
             if len(answered) >= room or time.monotonic() - last > 0.5:
                 self._store(answered, self._owner)
@@ -196,6 +218,12 @@ class Worker:
         for seen in fields:
             self._analyse_field(seen)
         return anything or bool(fields)
+
+    def _answer(self, given: tuple[Task, RGB]) -> Answered:
+        """Ask the model of the task's laboratory about one cell."""
+        task, image = given
+        predictor = self._models.named(task.bundle)
+        return Answered(task, predictor.opinion(image, point=self._point), predictor)
 
     def _crops(self, fields: deque[Seen]) -> Iterator[tuple[Task, RGB]]:
         """Yield the images of the queue that are single cells; put the others aside."""
@@ -221,9 +249,10 @@ class Worker:
     def _look(self, task: Task) -> Seen:
         """Read an image and settle whether it is one cell or a field of them."""
         try:
+            self._models.named(task.bundle)
             return Seen(task, self._cell_of(task.digest, task.kind))
-        except ImageError as unusable:
-            return Seen(task, error=unusable.sentence)
+        except (ImageError, Refusal) as unusable:
+            return Seen(task, error=sentence_of(unusable))
         except MemoryError:
             return Seen(task, error=self._too_heavy(task))
 
@@ -255,31 +284,36 @@ class Worker:
             raise
         return None if kind == "auto" and is_field(image, path) else image
 
-    def _store(self, answered: list[tuple[Task, Opinion]], owner: str) -> int:
+    def _store(self, answered: list[Answered], owner: str) -> int:
         """Store answers in one transaction, and with them that their jobs are done; return how many were still ours."""
         if not answered:
             return 0
-        with self._booking([task for task, _ in answered]) as session:
-            done = [each for each in answered if self._book(session, *each, owner=owner)]
-            cells = sum(self._keep(session, *each) for each in done)
-            if cells:
-                self._note(session, answered[0][0].case_id, cells=cells)
-        self._tell(cells)
+        with self._booking([each.task for each in answered]) as session:
+            done = [each for each in answered if self._book(session, each, owner=owner)]
+            kept = [(each, self._keep(session, each)) for each in done]
+            self._note_all(session, kept)
+        self._tell(sum(cells for _, cells in kept))
         return len(done)
 
-    def _book(self, session: Session, task: Task, opinion: Opinion, *, owner: str) -> bool:
-        return queue.finish(session, task, owner, error="" if opinion.readable else opinion.reason)
+    def _book(self, session: Session, each: Answered, *, owner: str) -> bool:
+        return queue.finish(session, each.task, owner, error="" if each.opinion.readable else each.opinion.reason)
 
-    def _keep(self, session: Session, task: Task, opinion: Opinion) -> int:
-        cells = [(Drawn(task.digest), opinion)] if opinion.readable else []
-        return len(
-            store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
-        )
+    def _keep(self, session: Session, each: Answered) -> int:
+        """Store what was said of an image that is one cell; return how many cells that is."""
+        task, opinion = each.task, each.opinion
+        if not opinion.readable:
+            return 0
+        predictor, point = each.predictor, self._point
+        if again := judge_again(session, task.image_id, opinion, predictor=predictor, point=point):
+            return again
+        cells = [(Drawn(task.digest), opinion)]
+        return len(store_cells(session, task.case_id, task.image_id, cells, predictor=predictor, point=point))
 
     def _analyse_field(self, seen: Seen) -> None:
         task = seen.task
         try:
-            found = self._fields.judge(task.image_id)
+            predictor = self._models.named(task.bundle)
+            found = self._fields.judge(task.image_id, predictor)
         except LeukoscopeError as unusable:
             self._fail(task, sentence_of(unusable))
             return
@@ -298,14 +332,14 @@ class Worker:
             image = session.get_one(Picture, task.image_id, populate_existing=True)
             again = None
             if "taken" in image.facts:
-                again = renew_cells(session, image, cells, predictor=self._predictor, point=self._point)
+                again = renew_cells(session, image, cells, predictor=predictor, point=self._point)
                 program = _program(session, image.case_id)
                 self._log.add(session, program, "judged again", kind="image", item=image.id, changed=again["changed"])
             else:
-                store_cells(session, task.case_id, task.image_id, cells, predictor=self._predictor, point=self._point)
+                store_cells(session, task.case_id, task.image_id, cells, predictor=predictor, point=self._point)
             keep_facts(session, task.image_id, found, again=again)
             outdated(session, task.image_id, found)
-            self._note(session, task.case_id, cells=len(cells))
+            self._note(session, task.case_id, cells=len(cells), bundle=predictor.manifest.seal)
         self._tell(len(cells))
 
     def _fail(self, task: Task, error: str) -> None:
@@ -322,10 +356,18 @@ class Worker:
             session.flush()
             queue.note_finished(session, tasks)
 
-    def _note(self, session: Session, case_id: int, *, cells: int) -> None:
-        seal = self._predictor.manifest.seal
+    def _note_all(self, session: Session, kept: list[tuple[Answered, int]]) -> None:
+        """Write a line for each case, with the cells that a model judged of it."""
+        cells: Counter[tuple[int, str]] = Counter()
+        for each, count in kept:
+            cells[each.task.case_id, each.predictor.manifest.seal] += count
+        for (case_id, seal), count in cells.items():
+            if count:
+                self._note(session, case_id, cells=count, bundle=seal)
+
+    def _note(self, session: Session, case_id: int, *, cells: int, bundle: str) -> None:
         program = _program(session, case_id)
-        self._log.add(session, program, "analysed", kind="case", item=case_id, cells=cells, bundle=seal)
+        self._log.add(session, program, "analysed", kind="case", item=case_id, cells=cells, bundle=bundle)
 
     def _tell(self, cells: int) -> None:
         self._counted(cells)

@@ -14,6 +14,7 @@ from ..accounts import Caller
 from ..audit_log import take_turn
 from ..database import OPEN, REVIEWER, SIGNED, Case, Cell, Laboratory, Picture, now
 from ..exports import Exporter
+from ..learning import judged_by, manifest_of_case
 from ..refusals import LARGEST, Answer, Body, Id, Name, Note, Readers, Refusal, Seen, Settling, Word, not_allowed
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
@@ -170,17 +171,22 @@ def case_progress(me: Me, room: TheRoom, case_id: Id) -> Answer:
 @router.get("/{case_id}/summary")
 def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
     """Return the share of blasts with its interval, the differential, what model and readers said, and of fields
-    their red cells and platelets and how they were taken: scale, where it is from, and the stain step.
+    their red cells and platelets and how they were taken: scale, where it is from, and the stain step. `models` gave
+    the answers that stand, to so many cells each; `present` is the one that answers the laboratory now.
     """
     with room.database.reading() as session:
-        view = shown.view_of(session, me, case_id)
-        manifest, settings = room.predictor.manifest, counting_of(session, me.laboratory_id, room.settings)
+        case = shown.case_of(session, me, case_id)
+        view = readings.view_of(session, me, case)
+        manifest = manifest_of_case(session, room.models, case)
+        settings = counting_of(session, me.laboratory_id, room.settings)
         told = summary(session, view, manifest=manifest, point=settings.point)
         blood = blood_of(session, case_id, factor=settings.platelet_factor)
         return told | {
             "differential": differentials(session, view, manifest=manifest, settings=settings),
             "blood_count": blood.as_json() if blood else None,
             "fields": shown.fields_of_case(session, case_id),
+            "models": judged_by(session, room.models, case_id) if view.model else [],
+            "present": room.models.of(session, me.laboratory_id).manifest.seal,
         }
 
 
@@ -278,7 +284,8 @@ def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
         case = shown.case_of(session, me, case_id)
         view = readings.view_of(session, me, case)
         settings = counting_of(session, me.laboratory_id, room.settings)
-        exporter = Exporter(session, room.pictures, room.sandbox, room.predictor.manifest, settings, me, view)
+        manifest = manifest_of_case(session, room.models, case)
+        exporter = Exporter(session, room.pictures, room.sandbox, manifest, settings, me, view)
         made = exporter.make(case, kind)
     with room.database.writing() as session:
         room.log.add(session, who(me), "exported", kind="case", item=case_id, format=kind)

@@ -19,6 +19,7 @@ from ...bundle.manifest import Manifest
 from ...explanation import transparent
 from ...images.crop import RELEASE_UM_PER_PX
 from ...inference.opinion import full_evidence
+from ...inference.predictor import Predictor
 from .. import cases as shown
 from .. import readings
 from ..accounts import Caller
@@ -100,7 +101,7 @@ def list_cells(
     room: TheRoom,
     case_id: Id,
     filter: Annotated[Name, Query()] = "every",
-    order: Literal["need", "number", "probability", "type", "likeness"] = "need",
+    order: Literal["need", "number", "probability", "type", "likeness", "teaching"] = "need",
     like: Annotated[int | None, Query(ge=1, le=LARGEST)] = None,
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 200,
@@ -111,6 +112,7 @@ def list_cells(
     model's. Where the case is read blind, the labels are the caller's own; where the model is hidden, its words are.
     `order=likeness` sorts the cells of each class by their distance in the embedding: from the cell `like`, whose class
     comes first, else from the middle of their class. Cells that /cases/ID/likeness has not compared yet come last.
+    `order=teaching` is as POST /cases/ID/teaching-order last placed them.
     """
     with room.database.reading() as session:
         view = shown.view_of(session, me, case_id)
@@ -219,9 +221,7 @@ def heat(me: Me, room: TheRoom, request: Request, cell_id: Id, over: Literal["cr
 def _said(session: Session, room: Room, cell: Cell) -> tuple[Prediction | None, Manifest]:
     """Return the prediction that stands for a cell, and the bundle that made it."""
     said = session.get(Prediction, cell.prediction_id) if cell.prediction_id else None
-    if said is None or said.bundle == room.predictor.manifest.seal:
-        return said, room.predictor.manifest
-    return said, Manifest.model_validate(session.get_one(Model, said.bundle).manifest)
+    return said, room.models.manifest(session, said.bundle) if said else room.predictor.manifest
 
 
 @router.post("/cells/{cell_id}/reviews", status_code=201)
@@ -233,7 +233,7 @@ def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview, seen: Saw) -> Ans
     """
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
-        _check_label(session, room, new.label, [cell])
+        _check_label(session, room, me, new.label, [cell])
         case = session.get_one(Case, cell.case_id)
         said = readings.say(session, me, case, cell, new.label, note=new.note)
         now = _now(session, me, cell)  # before the log, for which PostgreSQL lets one at a time write
@@ -250,7 +250,7 @@ def review_many(me: Me, room: TheRoom, case_id: Id, new: ManyReviews) -> Answer:
     """
     with room.database.writing() as session:
         case, cells = shown.lock_cells(session, me, case_id, new.cells)
-        _check_label(session, room, new.label, cells)
+        _check_label(session, room, me, new.label, cells)
         for said in readings.say_all(session, me, case, [(cell, new.label) for cell in cells], note=new.note):
             _log_review(session, room, me, said)
         session.flush()
@@ -258,9 +258,10 @@ def review_many(me: Me, room: TheRoom, case_id: Id, new: ManyReviews) -> Answer:
         return {"cells": now, "case_etag": shown.etag_of_case(case)}
 
 
-def _check_label(session: Session, room: Room, label: str, cells: Sequence[Cell]) -> None:
-    """Refuse a label that is none of the bundle that serves, nor a class of the one that looked at a cell."""
-    known = (*room.predictor.classes, *labels_of(room.predictor.manifest), NOT_A_CELL, "unsure")
+def _check_label(session: Session, room: Room, me: Caller, label: str, cells: Sequence[Cell]) -> None:
+    """Refuse a label that is none of the bundle that answers, nor a class of the one that looked at a cell."""
+    manifest = room.models.of(session, me.laboratory_id).manifest
+    known = (*manifest.classes, *labels_of(manifest), NOT_A_CELL, "unsure")
     if label not in known and not all(label in _classes(session, cell) for cell in cells):
         raise bad_request(f"label is one of {', '.join(known)}.", code="unknown_label", known=list(known))
 
@@ -301,7 +302,8 @@ def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
         if image.case_id != case_id:
             raise not_found("image", new.image)
         _check_shapes(session, case_id)
-        found = _cut_out(session, room, image, new.outline)
+        predictor = room.models.of(session, me.laboratory_id)
+        found = _cut_out(session, room, image, new.outline, predictor)
     crop = png(found.crop)
     digest = room.pictures.add(crop)
     with room.database.writing() as session:
@@ -309,7 +311,7 @@ def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
         _check_shapes(session, case_id)
         hold_crops(session, room.pictures, [crop])
         drawn = [(drawn_of(found.cell, digest, origin="reader"), found.opinion)]
-        cells = store_cells(session, case_id, image.id, drawn, predictor=room.predictor, point=room.settings.point)
+        cells = store_cells(session, case_id, image.id, drawn, predictor=predictor, point=room.settings.point)
         room.log.add(session, who(me), "added", kind="cell", item=cells[0].id, case=case_id)
         return _now(session, me, cells[0])
 
@@ -322,7 +324,9 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> 
         _check_shapes(session, cell.case_id)
         view = shown.view_of(session, me, cell.case_id)
         seen.check(shown.etag_of_cell(cell), lambda: {"cell": shown.one_cell(session, view, cell_id)})
-        found = _cut_out(session, room, session.get_one(Picture, cell.image_id), new.outline, but=[cell_id])
+        predictor = room.models.of(session, me.laboratory_id)
+        image = session.get_one(Picture, cell.image_id)
+        found = _cut_out(session, room, image, new.outline, predictor, but=[cell_id])
     crop = png(found.crop)
     digest = room.pictures.add(crop)
     with room.database.writing() as session:
@@ -334,7 +338,7 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> 
         cell.facts = drawn.facts | {"outlined_by": "reader"}
         cell.version += 1
         taken_back = shown.forget(session, cell)
-        store_predictions(session, [(cell, found.opinion)], predictor=room.predictor, point=room.settings.point)
+        store_predictions(session, [(cell, found.opinion)], predictor=predictor, point=room.settings.point)
         detail = {"version": cell.version, "took_back": taken_back}
         room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, **detail)
         return _now(session, me, cell)
@@ -364,7 +368,8 @@ def replace_cells(me: Me, room: TheRoom, image_id: Id, new: Replacement, seen: S
         _check_shapes(session, image.case_id)
         etags = [_seen_cell(session, me, cell_id, image_id, seen) for cell_id in new.cells]
         _check_apart(new.outlines)
-        found = [_cut_out(session, room, image, outline, but=new.cells) for outline in new.outlines]
+        predictor = room.models.of(session, me.laboratory_id)
+        found = [_cut_out(session, room, image, outline, predictor, but=new.cells) for outline in new.outlines]
     crops = [png(each.crop) for each in found]
     digests = room.pictures.add_all(crops)
     with room.database.writing() as session:
@@ -375,7 +380,7 @@ def replace_cells(me: Me, room: TheRoom, image_id: Id, new: Replacement, seen: S
             (drawn_of(each.cell, digest, origin="reader"), each.opinion)
             for each, digest in zip(found, digests, strict=True)
         ]
-        made = store_cells(session, case.id, image_id, drawn, predictor=room.predictor, point=room.settings.point)
+        made = store_cells(session, case.id, image_id, drawn, predictor=predictor, point=room.settings.point)
         labels = [(cell, REMOVED) for cell in old] + [(cell, DRAWN) for cell in made]
         others = {REMOVED: {"replaced_by": [cell.id for cell in made]}, DRAWN: {"replaces": [cell.id for cell in old]}}
         for said in readings.say_all(session, me, case, labels):
@@ -407,9 +412,15 @@ def _check_shapes(session: Session, case_id: int) -> None:
 
 
 def _cut_out(
-    session: Session, room: Room, image: Picture, outline: list[list[float]], *, but: Sequence[int] = ()
+    session: Session,
+    room: Room,
+    image: Picture,
+    outline: list[list[float]],
+    predictor: Predictor,
+    *,
+    but: Sequence[int] = (),
 ) -> "JudgedCell":
-    """Cut out what a reader has drawn in a field."""
+    """Cut out what a reader has drawn in a field, and let a model judge it."""
     if image.kind not in ("field", "dicom"):
         raise Refusal(409, "no_field", "Cells can be drawn in fields only; this image is one cell.")
     _check_outline(outline, image)
@@ -420,9 +431,7 @@ def _cut_out(
     _check_place(outline, rows)
     others = [each.outline for each in rows if each.outline]
     path, scale, stain = room.pictures.path(image.digest), image.um_per_px, image.facts.get("stain_of_fields")
-    return cell_of_outline(
-        path, outline, others, room.predictor, um_per_px=scale, point=room.settings.point, stain=stain
-    )
+    return cell_of_outline(path, outline, others, predictor, um_per_px=scale, point=room.settings.point, stain=stain)
 
 
 def _check_place(outline: list[list[float]], others: Sequence[Any]) -> None:

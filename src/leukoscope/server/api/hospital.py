@@ -12,6 +12,7 @@ from ..accounts import Caller
 from ..database import Account, Case, HospitalNumbers, Sending
 from ..exports import Exporter
 from ..hospital import ask, files_of, result_of
+from ..learning import manifest_of_case
 from ..readings import view_of_all
 from ..refusals import Answer, Body, Id, Name, not_found, readable
 from ..room import Room
@@ -73,7 +74,8 @@ def send_case(me: Reviewer, room: TheRoom, case_id: Id, wanted: ToSend) -> Answe
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id, signed=True)
         found.version -= 1  # what is sent changes nothing
-        manifest, settings = room.predictor.manifest, counting_of(session, me.laboratory_id, room.settings)
+        manifest = manifest_of_case(session, room.models, found)
+        settings = counting_of(session, me.laboratory_id, room.settings)
 
         def make() -> dict[str, bytes]:
             result = result_of(session, found, manifest=manifest, settings=settings)

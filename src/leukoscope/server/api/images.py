@@ -184,7 +184,9 @@ def _take_in(
         refused += [{"name": each.name, "error": each.error} for each in group if isinstance(each, Unusable)]
         stored = [each for each in group if isinstance(each, Stored)]
         if at_once and len(sent) == len(stored) == 1 and room.settings.work and stored[0].kind != SLIDE:
-            more, done = room.worker.at_once(stored[0], partial(_queue, room, me, case_id, stored))
+            with room.database.reading() as session:
+                predictor = room.models.of(session, me.laboratory_id)
+            more, done = room.worker.at_once(stored[0], partial(_queue, room, me, case_id, stored), predictor=predictor)
             tasks += more
         elif stored:
             tasks += _queue(room, me, case_id, stored)

@@ -18,6 +18,7 @@ from ...inference.reference_cells import UM_ACROSS, ReferenceCells, embedding_of
 from .. import cases as shown
 from ..accounts import Caller
 from ..database import NOT_A_CELL, SIGNED, Case, Cell, Picture
+from ..learning import network_of
 from ..refusals import PICTURE, Answer, Id, Refusal, not_found, picture_answer
 from ..room import Room
 from ..security import Me, TheRoom
@@ -44,7 +45,7 @@ def references(me: Me, room: TheRoom, cell_id: Id) -> Answer:
         scale = image.um_per_px if cell.box else RELEASE_UM_PER_PX  # a crop is taken to be like those of C-NMC 2019
         across = seen.box[2] if seen.box else max(image.width, image.height)
         digest = cell.digest
-    seal = room.predictor.manifest.seal
+    seal = network_of(room.predictor.manifest)
     known = known_references(seal)
     point = _embedding(room, digest) if known or signed else None
     near = known.nearest(point, _TRAINING) if known and point is not None else []
@@ -108,7 +109,7 @@ _WEBP: dict[str, Any] = PICTURE | {
 @router.get("/references/{place}/picture", **_WEBP)
 def reference_picture(me: Me, room: TheRoom, request: Request, place: Id) -> Response:
     """Return a training cell as WebP; places count from 1."""
-    seal = room.predictor.manifest.seal
+    seal = network_of(room.predictor.manifest)
     known = known_references(seal)
     if known is None or place > len(known.cells):
         raise not_found("reference cell", place)
@@ -175,7 +176,7 @@ def _across(row: Any) -> float | None:
 
 
 def _what(room: Room) -> str:
-    return f"embedding-{room.predictor.manifest.seal[:12]}"
+    return f"embedding-{network_of(room.predictor.manifest)[:12]}"
 
 
 def _embedding(room: Room, digest: str) -> NDArray[np.float32] | None:

@@ -19,10 +19,11 @@ router = APIRouter(tags=["room"])
 
 @router.get("/models")
 def models(me: Me, room: TheRoom) -> Answer:
-    """Return the bundle that answers."""
-    manifest = room.predictor.manifest
+    """Return the bundle that answers the caller's laboratory."""
     with room.database.reading() as session:
+        predictor = room.models.of(session, me.laboratory_id)
         keys = counting_of(session, me.laboratory_id, room.settings).keys
+    manifest = predictor.manifest
     data: dict[str, Any] = manifest.metrics.get("data", {})
     served = {
         "name": manifest.name,
@@ -37,7 +38,7 @@ def models(me: Me, room: TheRoom) -> Answer:
         "point": room.settings.point,
         "synthetic": bool(data.get("synthetic", False)),
         "credits": list(manifest.credits),
-        "card": room.predictor.bundle.read(CARD).decode("utf-8", "replace"),
+        "card": predictor.bundle.read(CARD).decode("utf-8", "replace"),
     }
     return {"models": [served], "served": manifest.seal, "notice": NOTICE}
 

@@ -8,6 +8,7 @@ import { Field } from "./field.js";
 import { complain, enter, keyIsTaken, note, say, singleKeys } from "./frame.js";
 import { Grid } from "./grid.js";
 import { Hospital } from "./hospital.js";
+import { Judged } from "./judged.js";
 import { Reader } from "./reader.js";
 import { Readers } from "./readers.js";
 import { Reviews } from "./reviews.js";
@@ -44,6 +45,7 @@ const readers = new Readers({ caseId, account });
 const reviews = new Reviews({ caseId, list, reader: account.name, round: () => readers.round });
 const closing = new Closing({ caseId, words });
 new Hospital({ caseId, closing });
+const judged = new Judged({ caseId, closing });
 const frozen = () => closing.signed || closing.item?.may?.review === false || Boolean(readers.shut);
 const mine = ({ answers = [] }) => answers.filter(({ reader, round }) => reader === account.name && round === readers.round).at(-1)?.label;
 const reader = new Reader({ words, magnifier, frozen, mine });
@@ -87,6 +89,7 @@ async function refreshNumbers() {
     showDifferential(closing.summary.differential, words);
     showBloodCount(closing.summary.blood_count);
     showTaken(closing.summary.fields);
+    judged.show(closing.summary);
     await refreshReaders();
     await list.refreshCounts();
   } catch (error) {
@@ -138,7 +141,7 @@ function describeWall() {
 }
 
 function shownWords() {
-  const order = { need: "neediest first", probability: "surest first", number: "as they came", type: "by what they are", likeness: list.like ? "alike to one of them first, class by class" : "alike together, class by class" }[list.order];
+  const order = { need: "neediest first", probability: "surest first", number: "as they came", type: "by what they are", likeness: list.like ? "alike to one of them first, class by class" : "alike together, class by class", teaching: "those that teach the model most first" }[list.order];
   return `${count(list.total, "cell")}, ${order}`;
 }
 
@@ -291,7 +294,8 @@ function toggleSeen() {
 
 /** Cells of each class by their likeness, to the chosen cell or to the middle of the class. */
 async function sortBy(order, like = null) {
-  if (order === "likeness" && !(await compared())) return void (find("order").value = list.order);
+  const ready = { likeness: compared, teaching: () => judged.place() }[order]; // worked out once: nothing moves under who reads
+  if (ready && !(await ready())) return void (find("order").value = list.order);
   find("order").value = order;
   await ask({ order, like });
 }
@@ -568,6 +572,7 @@ function listenToControls() {
   find("heat-button").addEventListener("click", toggleHeat);
   find("order").addEventListener("change", () => sortBy(find("order").value));
   find("alike-button").addEventListener("click", sortByLikeness);
+  judged.addEventListener("begun", watch);
   find("zoom").addEventListener("input", () => zoom(Number(find("zoom").value)));
   find("fresh").addEventListener("click", () => ask({}));
   find("reader-close").addEventListener("click", () => history.back());
@@ -601,6 +606,9 @@ try {
   open();
   if (item.images) {
     await ask({});
+    if (new URLSearchParams(location.search).get("order") === "teaching" && item.state === "open" && item.reading.model_shown) {
+      await sortBy("teaching");
+    }
     refreshNumbers();
     if (!item.progress?.finished) watch();
   }

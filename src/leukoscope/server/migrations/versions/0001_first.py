@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("hide_model", sa.Boolean(), nullable=False),
         sa.Column("settling", sa.String(length=20), nullable=False),
         sa.Column("counting", sa.JSON(), nullable=False),
+        sa.Column("bundle", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
     )
@@ -164,6 +165,7 @@ def upgrade() -> None:
         sa.Column("label", sa.String(length=200), nullable=False),
         sa.Column("disputed", sa.Boolean(), nullable=False),
         sa.Column("need", sa.Double(), nullable=False),
+        sa.Column("turn", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["case_id"], ["cases.id"], ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
@@ -204,6 +206,7 @@ def upgrade() -> None:
         sa.Column("types", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("evidence", sa.LargeBinary(), nullable=True),
         sa.Column("evidence_height", sa.Integer(), nullable=False),
+        sa.Column("embedding", sa.LargeBinary(), nullable=True),
         sa.Column("created", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["bundle"],
@@ -299,6 +302,29 @@ def upgrade() -> None:
         sa.UniqueConstraint("case_id", "destination", "signed"),
     )
     op.create_index("sendings_to_do", "sendings", ["state", "due"])
+    op.create_table(
+        "adaptations",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("laboratory_id", KEY, nullable=False),
+        sa.Column("account_id", KEY, nullable=False),
+        sa.Column("created", sa.Text(), nullable=False),
+        sa.Column("finished", sa.Text(), nullable=True),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("cells", sa.Integer(), nullable=False),
+        sa.Column("looked", sa.Integer(), nullable=False),
+        sa.Column("present", sa.String(length=64), nullable=False),
+        sa.Column("bundle", sa.String(length=64), nullable=False),
+        sa.Column("result", sa.JSON(), nullable=False),
+        sa.Column("subjects", sa.JSON(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=False),
+        sa.Column("leased_until", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"]),
+        sa.ForeignKeyConstraint(["laboratory_id"], ["laboratories.id"]),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_adaptations_laboratory_id"), "adaptations", ["laboratory_id"])
     _refuse_changes()
 
 

@@ -1,0 +1,701 @@
+"""Models that a laboratory has fitted to the cells that it signed off, and which model answers it.
+
+A laboratory is answered by the model that the room was opened with, until one of its admins chooses an adapted one. An
+adapted model is a bundle of its own in DATA/models, named by its seal; it learns from the signed-off cells of this
+laboratory alone, and is compared with the model that answers now on subjects that neither has learned from.
+"""
+
+import contextlib
+import logging
+import shutil
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from ..adaptation import FEWEST, Adapted, Head, Reviewed, compare, fit_heads, heads_of, look, predict_unseen, write
+from ..bundle.manifest import Bundle, Manifest, open_bundle
+from ..data.audit import measure_traits, near_duplicates
+from ..data.cells import Cell as LabelledCell
+from ..data.split import group_of_subject, joined, sharing_bytes
+from ..errors import BundleError, DataError, LeukoscopeError
+from ..evaluation.intervals import LEAST, Design, jackknife
+from ..inference.predictor import Predictor
+from . import queue
+from .audit_log import AuditLog, Who
+from .database import (
+    DONE,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    SIGNED,
+    Account,
+    Adaptation,
+    Case,
+    Cell,
+    Database,
+    Laboratory,
+    Model,
+    Prediction,
+    Review,
+    now,
+)
+from .refusals import Refusal
+from .store import FILE_MODE, FOLDER_MODE, Pictures
+from .summary import titles_of
+
+LOG = logging.getLogger("leukoscope.server")
+Ints = NDArray[np.int64]
+NEWEST = 50
+"""Cells read last, of which it is measured what they changed."""
+MOST_CELLS = 5000  # that are learned from, the newest: more take hours and change little
+_KEPT = 3  # adapted models that are held in memory
+_LOOK_SECONDS = 2.0
+_SEED = 0
+_ONE_AT_A_TIME = (QUEUED, RUNNING)
+
+
+# --- which model answers -------------------------------------------------------------------------------------------
+
+
+class Models:
+    """The models of a room: the one that it was opened with, and those that laboratories have adapted from it."""
+
+    def __init__(self, own: Predictor, data: Path) -> None:
+        self.own, self.folder = own, data / "models"
+        self._loaded: OrderedDict[str, Predictor] = OrderedDict()
+        self._manifests: dict[str, Manifest] = {own.manifest.seal: own.manifest}
+        self._loading = threading.Lock()
+
+    def of(self, session: Session, laboratory_id: int) -> Predictor:
+        """Return the model that answers a laboratory.
+
+        Raises:
+            Refusal: it cannot be loaded (503).
+        """
+        return self.named(session.scalar(select(Laboratory.bundle).where(Laboratory.id == laboratory_id)) or "")
+
+    def named(self, seal: str) -> Predictor:
+        """Return a model by its seal; '' is the room's own. Refuses as `of` does."""
+        if seal in ("", self.own.manifest.seal):
+            return self.own
+        with self._loading:
+            if seal not in self._loaded:
+                self._loaded[seal] = Predictor(self.bundle(seal), maps=True)
+            self._loaded.move_to_end(seal)
+            while len(self._loaded) > _KEPT:
+                self._loaded.popitem(last=False)
+            return self._loaded[seal]
+
+    def bundle(self, seal: str) -> Bundle:
+        """Return the files of a model. Refuses as `of` does."""
+        if seal in ("", self.own.manifest.seal):
+            return self.own.bundle
+        try:
+            found = open_bundle(self.folder / seal)
+            if found.manifest.seal != seal:
+                raise BundleError("it is another model than its name says")
+        except BundleError as broken:
+            LOG.warning("model %s cannot be loaded: %s", seal[:12], broken)
+            text = (
+                f"The model {seal[:12]} that this laboratory chose cannot be loaded: its files are missing or changed. "
+                "An admin can choose another one under Learning, or its folder is restored from a backup."
+            )
+            raise Refusal(503, "model_away", text) from None
+        return found
+
+    def manifest(self, session: Session, seal: str) -> Manifest:
+        """Return the description of any bundle that has ever answered here."""
+        if seal not in self._manifests:
+            self._manifests[seal] = Manifest.model_validate(session.get_one(Model, seal).manifest)
+        return self._manifests[seal]
+
+    def keep(self, bundle: Bundle) -> Path:
+        """Move a bundle that was written beside the others to its name; return the folder."""
+        place = self.folder / bundle.manifest.seal
+        for path in (bundle.path, *bundle.path.rglob("*")):
+            path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
+        if not place.exists():
+            bundle.path.rename(place)
+        return place
+
+
+def network_of(manifest: Manifest) -> str:
+    """Return the seal of the bundle whose network a bundle has: that from which only its head was adapted.
+
+    Embeddings of the two are the same.
+    """
+    seal, training = manifest.seal, manifest.training
+    while training.get("adapted_from"):
+        seal, training = training["adapted_from"], training.get("before") or {}
+    return str(seal)
+
+
+def judged_by(session: Session, models: Models, case_id: int) -> list[dict[str, Any]]:
+    """Return which models gave the answers that stand in a case, and to how many cells, the most first."""
+    query = select(Prediction.bundle).join(Cell, Cell.prediction_id == Prediction.id)
+    seals = Counter(session.scalars(query.where(Cell.case_id == case_id, Cell.removed.is_(False))))
+    return [
+        {"hash": seal, "name": models.manifest(session, seal).name, "cells": cells}
+        for seal, cells in seals.most_common()
+    ]
+
+
+def manifest_of_case(session: Session, models: Models, case: Case) -> Manifest:
+    """Return the bundle that judged most cells of a case; of a case without cells, the one that would."""
+    judged = judged_by(session, models, case.id)
+    if judged:
+        return models.manifest(session, judged[0]["hash"])
+    return models.of(session, case.laboratory_id).manifest
+
+
+# --- what is learned from ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SignedCell:
+    """One cell to which a class was given in a case that was signed off."""
+
+    digest: str
+    label: str
+    subject: str
+    """Of the case; a case without one is a subject of its own."""
+    case: int
+    read: str
+    """When."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a laboratory's model would learn from, and what is missing for it."""
+
+    cells: tuple[SignedCell, ...]
+    counts: dict[str, int]
+    """Class -> cells."""
+    subjects: int
+    cases: int
+    missing: str
+    """One sentence; empty where nothing is."""
+
+
+def signed_cells(session: Session, laboratory_id: int, classes: Sequence[str]) -> list[SignedCell]:
+    """Return the cells of a laboratory's signed cases whose standing label is one of the classes, the oldest first.
+
+    One that came twice is in it once, with the newest label; of very many, the newest are.
+    """
+    mine = (Case.laboratory_id == laboratory_id, Case.state == SIGNED)
+    said = (Cell.label.in_(list(classes)), Cell.removed.is_(False))
+    query = select(Cell.digest, Cell.label, Case.subject, Case.id, Review.created).join(Case, Case.id == Cell.case_id)
+    query = query.join(Review, Review.id == Cell.review_id).where(*mine, *said).order_by(Review.id.desc())
+    found: dict[tuple[str, str], SignedCell] = {}
+    for row in session.execute(query.limit(2 * MOST_CELLS)):
+        subject = subject_of(row.subject, row.id)
+        found.setdefault((row.digest, subject), SignedCell(row.digest, row.label, subject, row.id, row.created))
+    return list(found.values())[:MOST_CELLS][::-1]
+
+
+def lesson_of(session: Session, models: Models, laboratory_id: int) -> Lesson:
+    """Return what could be learned from now, and what is missing for it."""
+    manifest = models.own.manifest
+    cells = signed_cells(session, laboratory_id, manifest.classes)
+    counts = dict.fromkeys(manifest.classes, 0) | Counter(cell.label for cell in cells)
+    groups = _groups(cells)
+    present = session.scalar(select(Laboratory.bundle).where(Laboratory.id == laboratory_id)) or ""
+    learned = learned_subjects(session, laboratory_id, present)
+    missing = _missing(cells, groups, manifest, learned)
+    return Lesson(tuple(cells), counts, len(set(groups.values())), len({cell.case for cell in cells}), missing)
+
+
+def learned_subjects(session: Session, laboratory_id: int, seal: str) -> frozenset[str]:
+    """Return whose cells an adapted model has learned from, as `hidden` writes them."""
+    mine = (Adaptation.laboratory_id == laboratory_id, Adaptation.bundle == seal, Adaptation.bundle != "")
+    return frozenset(session.scalar(select(Adaptation.subjects).where(*mine).limit(1)) or ())
+
+
+def hidden(subject: str) -> str:
+    """Return what is kept of a subject after its cases are deleted: no name."""
+    return sha256(subject.encode()).hexdigest()
+
+
+def subject_of(name: str, case: int) -> str:
+    """Return whose cells a case holds: one without a subject is a subject of its own."""
+    return f"subject {name.casefold()}" if name else f"case {case}"
+
+
+def _groups(cells: Sequence[SignedCell], linked: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
+    """Return the group of each subject: subjects that share a picture, or are linked otherwise, are one."""
+    subjects = sorted({cell.subject for cell in cells})
+    if not subjects:
+        return {}
+    pairs = [*sharing_bytes([_as_data(cell, Path()) for cell in cells]), *linked]
+    return group_of_subject(joined(subjects, pairs))
+
+
+def _missing(
+    cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manifest, learned: frozenset[str] = frozenset()
+) -> str:
+    """Say in one sentence what is missing to learn from cells and to judge what was learned; '' where nothing is.
+
+    learned: subjects that the model which answers now has learned from: on them the two cannot be compared.
+    """
+    titles = titles_of(manifest)
+    if not cells:
+        names = " or ".join(titles[name] for name in manifest.classes)
+        return f"No signed-off case holds a cell that a reader called {names}. Read some cases and sign them off."
+    if short := _short(cells, groups, manifest):
+        return short
+    known = {groups[cell.subject] for cell in cells if hidden(cell.subject) in learned}
+    fresh = [cell for cell in cells if groups[cell.subject] not in known]
+    if known and (short := _short(fresh, groups, manifest) if fresh else "None is left."):
+        return (
+            f"The model that answers now has learned from {len(known)} of these {len(set(groups.values()))} subjects, "
+            f"so a new one can be compared with it on the others alone. {short} "
+            "Sign off more cases, or go back to the room’s own model first."
+        )
+    return ""
+
+
+def _short(cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manifest) -> str:
+    """Say which class has too few cells or subjects."""
+    titles = titles_of(manifest)
+    counts = {name: sum(cell.label == name for cell in cells) for name in manifest.classes}
+    rarest = min(counts, key=lambda name: counts[name])
+    if counts[rarest] < FEWEST:
+        have = "There is no signed-off cell" if not counts[rarest] else f"There are {counts[rarest]} signed-off cells"
+        have = "There is 1 signed-off cell" if counts[rarest] == 1 else have
+        return (
+            f"{have} of {titles[rarest]}; {FEWEST} of each class are needed at least, and 50 or more are better. "
+            "Read some more and sign them off."
+        )
+    subjects = {name: len({groups[cell.subject] for cell in cells if cell.label == name}) for name in manifest.classes}
+    rarest = min(subjects, key=lambda name: subjects[name])
+    if subjects[rarest] < LEAST or len({groups[cell.subject] for cell in cells}) <= LEAST:
+        count = "1 subject" if subjects[rarest] == 1 else f"{subjects[rarest]} subjects"
+        return (
+            f"The signed-off cells of {titles[rarest]} are of {count}; at least {LEAST} of each class, and "
+            f"{LEAST + 1} in all, are needed to judge a model on subjects that it has not learned from."
+        )
+    return ""
+
+
+def _as_data(cell: SignedCell, path: Path) -> LabelledCell:
+    return LabelledCell(path, cell.label, cell.subject, "", "reading room", cell.digest, cell.digest, 0, 0)
+
+
+# --- learning ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came out of a lesson."""
+
+    bundle: Bundle
+    result: dict[str, Any]
+    subjects: list[str]
+
+
+def learn(
+    models: Models,
+    pictures: Pictures,
+    cells: Sequence[SignedCell],
+    *,
+    present: str,
+    learned: frozenset[str],
+    folder: Path,
+    name: str,
+    looked: Callable[[], None] = lambda: None,
+) -> Learned:
+    """Fit new heads to signed-off cells and write them as a bundle; compare them with the model that answers now.
+
+    present: its seal. learned: subjects that it has learned from; on them nothing is compared. folder: where the new
+    bundle goes, named `name`. looked: called for each cell that was looked at.
+
+    Raises:
+        DataError: too few cells or subjects are left once pictures were opened and linked subjects joined.
+    """
+    own = models.own.bundle
+    given = [_as_data(cell, pictures.path(cell.digest)) for cell in cells]
+    linked = [(a.subject, b.subject) for a, b, _ in near_duplicates(given, measure_traits(given))]
+    groups = _groups(cells, linked)
+    if missing := _missing(cells, groups, own.manifest, learned):
+        raise DataError(missing)
+    codes = {group: str(number) for number, group in enumerate(sorted(set(groups.values())), start=1)}  # no names
+    given = [replace(each, subject=codes[groups[each.subject]]) for each in given]
+    seen = look(own, given, looked=looked)
+    if missing := _missing([cells[place] for place in seen.kept], groups, own.manifest, learned):
+        raise DataError(missing)
+    members = heads_of(own)
+    heads, unseen = fit_heads(members, seen, seed=_SEED)
+    known = {codes[groups[cell.subject]] for cell in cells if hidden(cell.subject) in learned}
+    judged = ~np.isin(np.array(seen.names), sorted(known))
+    old = seen.old if present in ("", own.manifest.seal) else look(models.bundle(present), given).old
+    part = _part(replace(seen, old=old), judged)
+    figures = compare(models.bundle(present).manifest, part, unseen[judged], seed=_SEED)
+    result = figures | {
+        "learned": _learned_from([cells[place] for place in seen.kept], seen),
+        "newest": _newest(members, seen, [cells[place].read for place in seen.kept], unseen),
+        "unusable": len(seen.refused),
+    }
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not come to its end
+    written = write(own, folder, Adapted(heads, unseen, figures | {"seed": _SEED}), seen, name=name)
+    return Learned(written, result, sorted({hidden(cell.subject) for cell in cells}))
+
+
+def _part(seen: Reviewed, rows: NDArray[np.bool_]) -> Reviewed:
+    """Return some of the cells, without what only fitting needs."""
+    names = tuple(np.array(seen.names)[rows].tolist())
+    return Reviewed(seen.labels[rows], seen.groups[rows], seen.by_subject, names, (), seen.old[rows], ())
+
+
+def _learned_from(cells: Sequence[SignedCell], seen: Reviewed) -> dict[str, Any]:
+    counts = Counter(cell.label for cell in cells)
+    cases = len({cell.case for cell in cells})
+    return {"cells": len(cells), "cases": cases, "subjects": len(set(seen.names)), "classes": dict(counts)}
+
+
+def _newest(
+    members: Sequence[Head], seen: Reviewed, read: Sequence[str], unseen: NDArray[np.float64]
+) -> dict[str, Any] | None:
+    """Return what the cells read last have changed: the share of answers, and agreement with the readers.
+
+    Heads that learned from all cells and heads that learned from all but the newest answer the same cells, each of
+    subjects that they have not seen; intervals are over subjects. None where too few would be left to learn from.
+    """
+    older = np.ones(len(seen.labels), dtype=bool)
+    older[np.argsort(np.array(read), kind="stable")[-NEWEST:]] = False
+    if min(np.bincount(seen.labels[older], minlength=seen.old.shape[1])) < FEWEST:
+        return None
+    try:
+        before = predict_unseen(members, seen, older, seed=_SEED)
+    except DataError:
+        return None
+    called = {"with": unseen.argmax(1), "without": before.argmax(1)}
+    codes = np.unique(seen.groups, return_inverse=True)[1]
+    marks = {name: np.bincount(codes, each == seen.labels) for name, each in called.items()}
+    marks["changed"] = np.bincount(codes, called["with"] != called["without"])
+    sizes = np.bincount(codes).astype(float)
+    found = jackknife(
+        lambda weights: {name: (weights @ each) / (weights @ sizes) for name, each in marks.items()},
+        Design(np.zeros(len(sizes), np.int64), sizes),
+        cells=len(codes),
+    )
+    return {
+        "cells": NEWEST,
+        **{name: found.interval(name) for name in marks},
+        "difference": found.difference("with", "without"),
+    }
+
+
+# --- in the background ---------------------------------------------------------------------------------------------
+
+
+def ask_for(session: Session, models: Models, laboratory_id: int, account_id: int) -> tuple[Adaptation, bool]:
+    """Queue a new model for a laboratory; one that is under way is returned instead. The second value says which.
+
+    Raises:
+        Refusal: something is missing to learn (409).
+    """
+    session.get_one(Laboratory, laboratory_id, with_for_update=True)  # who asks at the same moment waits here
+    under_way = (Adaptation.laboratory_id == laboratory_id, Adaptation.state.in_(_ONE_AT_A_TIME))
+    found = session.scalar(select(Adaptation).where(*under_way))
+    if found is not None:
+        return found, False
+    lesson = lesson_of(session, models, laboratory_id)
+    if lesson.missing:
+        raise Refusal(409, "too_little", lesson.missing)
+    made = Adaptation(laboratory_id=laboratory_id, account_id=account_id, cells=len(lesson.cells))
+    session.add(made)
+    session.flush()
+    return made, True
+
+
+class Learner:
+    """One thread that fits models, one at a time; several processes may each have one."""
+
+    def __init__(
+        self, database: Database, pictures: Pictures, log: AuditLog, models: Models, *, lease_seconds: float
+    ) -> None:
+        self._database, self._pictures, self._log, self._models = database, pictures, log, models
+        self._seconds, self._owner = lease_seconds, queue.owner_name("learner")
+        self._end, self._wake = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="leukoscope-learner")
+
+    def start(self) -> None:
+        """Begin, taking over what dead processes of this machine had under way."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is something to learn."""
+        self._wake.set()
+
+    def stop(self, *, seconds: float = 10) -> None:
+        """End; what is under way is begun again by whoever starts next."""
+        self._end.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        broke = False
+        while not self._end.is_set():
+            try:
+                self._tidy(counts=broke)
+                broke = False
+                self._wake.clear()
+                found = self._take() if self._waiting() else None
+                if found is None:
+                    self._wake.wait(_LOOK_SECONDS)
+                else:
+                    self._learn(found)
+            except (SQLAlchemyError, OSError) as trouble:  # the database is away or the disk full: both come back
+                LOG.warning("learning waits: %s", type(trouble).__name__)
+                self._end.wait(_LOOK_SECONDS)
+            except _EndedError:
+                self._tidy(counts=False)
+            except Exception:
+                LOG.exception("learning failed")
+                broke = True
+                self._end.wait(_LOOK_SECONDS)
+
+    def _waiting(self) -> bool:
+        with self._database.reading() as session:
+            return session.scalar(select(Adaptation.id).where(_free()).limit(1)) is not None
+
+    def _tidy(self, *, counts: bool) -> None:
+        """Queue again what was under way here before trouble came, and in processes that are dead."""
+        with self._database.reading() as session:
+            owners = set(session.scalars(select(Adaptation.owner).where(Adaptation.state == RUNNING)))
+        left = [*queue.dead_among(owners - {self._owner}), *({self._owner} & owners)]
+        if not left:
+            return
+        with self._database.writing(bulk=True) as session:
+            held = update(Adaptation).where(Adaptation.state == RUNNING, Adaptation.owner.in_(left))
+            if not counts:  # nothing broke here: the room was closed, or the database away
+                own = held.where(Adaptation.owner == self._owner)
+                session.execute(own.values(attempts=Adaptation.attempts - 1))
+            session.execute(held.values(state=QUEUED, owner="", looked=0))
+
+    def _take(self) -> Adaptation | None:
+        """Lease the one that has waited longest; one at which the program has died too often is given up."""
+        with self._database.writing(bulk=True) as session:
+            chosen = select(Adaptation).where(_free()).order_by(Adaptation.id).limit(1)
+            found = session.scalar(chosen.with_for_update(skip_locked=True))
+            if found is None:
+                return None
+            if found.attempts >= queue.MOST_ATTEMPTS:
+                words = f"Given up after {queue.MOST_ATTEMPTS} attempts that the program did not survive. Begin again."
+                self._fail(session, found, words)
+                return None
+            found.state, found.owner, found.attempts = RUNNING, self._owner, found.attempts + 1
+            found.leased_until, found.looked = time.time() + self._seconds, 0
+            found.present = session.get_one(Laboratory, found.laboratory_id).bundle
+            return found
+
+    def _learn(self, task: Adaptation) -> None:
+        models = self._models
+        with self._database.reading() as session:
+            cells = signed_cells(session, task.laboratory_id, models.own.manifest.classes)
+            learned = learned_subjects(session, task.laboratory_id, task.present)
+        beside = models.folder / f".adaptation-{task.id}"
+        try:
+            with self._held(task, total=len(cells)) as looked:
+                made = learn(
+                    models,
+                    self._pictures,
+                    cells,
+                    present=task.present,
+                    learned=learned,
+                    folder=beside,
+                    name=f"{models.own.manifest.name}, adapted {now()[:10]} (no. {task.id})",
+                    looked=looked,
+                )
+        except (LeukoscopeError, MemoryError) as refused:
+            words = str(refused) if isinstance(refused, LeukoscopeError) else "Needs more memory than there is."
+            with self._database.writing(bulk=True) as session:
+                found = session.get_one(Adaptation, task.id, with_for_update=True)
+                if self._mine(found):
+                    self._fail(session, found, words)
+        else:
+            self._keep(task, made)
+
+    def _keep(self, task: Adaptation, made: Learned) -> None:
+        """Store the new model; it answers nobody until an admin chooses it."""
+        self._models.keep(made.bundle)
+        with self._database.writing(bulk=True) as session:
+            found = session.get_one(Adaptation, task.id, with_for_update=True)
+            if not self._mine(found):
+                return
+            manifest = made.bundle.manifest
+            session.add(Model(seal=manifest.seal, manifest=manifest.model_dump(mode="json")))
+            found.state, found.finished, found.owner = DONE, now(), ""
+            found.bundle, found.result, found.subjects = manifest.seal, made.result, made.subjects
+            program = Who(laboratory_id=found.laboratory_id)
+            detail = {"bundle": manifest.seal, "compared_with": found.present or self._models.own.manifest.seal}
+            counts = {name: made.result["learned"][name] for name in ("cells", "cases", "subjects")}
+            figures = brief(made.result)
+            self._log.add(session, program, "fitted", kind="model", item=found.id, **detail, **counts, **figures)
+
+    def _fail(self, session: Session, found: Adaptation, words: str) -> None:
+        found.state, found.finished, found.owner, found.error = FAILED, now(), "", words
+        program = Who(laboratory_id=found.laboratory_id)
+        self._log.add(session, program, "could not fit", kind="model", item=found.id, reason=words)
+
+    def _mine(self, found: Adaptation) -> bool:
+        return found.state == RUNNING and found.owner == self._owner
+
+    @contextmanager
+    def _held(self, task: Adaptation, *, total: int) -> Iterator[Callable[[], None]]:
+        """Renew the lease while the block runs; yields what counts the cells that were looked at, and ends with us."""
+        done, count = threading.Event(), Counter[str]()
+
+        def renew() -> None:
+            while not done.wait(min(self._seconds / 3, _LOOK_SECONDS)):
+                with contextlib.suppress(SQLAlchemyError), self._database.writing(bulk=True) as session:
+                    mine = (Adaptation.id == task.id, Adaptation.owner == self._owner, Adaptation.state == RUNNING)
+                    values = {"leased_until": time.time() + self._seconds, "looked": min(count["cells"], total)}
+                    session.execute(update(Adaptation).where(*mine).values(cells=total, **values))
+
+        def looked() -> None:
+            if self._end.is_set():
+                raise _EndedError
+            count["cells"] += 1
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield looked
+        finally:
+            done.set()
+            thread.join()
+
+
+class _EndedError(Exception):
+    """The room closes."""
+
+
+def _free() -> Any:
+    lost = (Adaptation.state == RUNNING) & (Adaptation.leased_until < time.time())
+    return (Adaptation.state == QUEUED) | lost
+
+
+def brief(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures by which two models are told apart, for the log."""
+    names = ("auroc", "balanced_accuracy", "brier")
+    return {which: {name: result[which][name]["value"] for name in names} for which in ("old", "new")}
+
+
+# --- as the API shows it -------------------------------------------------------------------------------------------
+
+
+def etag_of(laboratory: Laboratory, models: Models) -> str:
+    """Return what tells one choice of a model from every other."""
+    return f"model-{laboratory.id}-{(laboratory.bundle or models.own.manifest.seal)[:16]}"
+
+
+def choose(session: Session, models: Models, laboratory: Laboratory, seal: str) -> Adaptation | None:
+    """Let a model answer a laboratory from now on; returns its adaptation, None for the room's own.
+
+    Raises:
+        Refusal: there is none (404), or its files are gone (503).
+    """
+    found = None
+    if seal != models.own.manifest.seal:
+        mine = (Adaptation.laboratory_id == laboratory.id, Adaptation.bundle == seal, Adaptation.state == DONE)
+        found = session.scalar(select(Adaptation).where(*mine).limit(1))
+        if found is None:
+            raise Refusal(
+                404, "not_found", f"There is no model {seal[:12]} here. Load the page again and choose again."
+            )
+    models.named(seal)
+    laboratory.bundle = "" if found is None else seal
+    session.flush()
+    return found
+
+
+def describe(session: Session, models: Models, laboratory: Laboratory) -> dict[str, Any]:
+    """Return what could be learned from, the models there are with their figures, and which one answers."""
+    lesson = lesson_of(session, models, laboratory.id)
+    own, present = models.own.manifest, laboratory.bundle or models.own.manifest.seal
+    judged = _cases_judged(session, laboratory.id)
+    query = select(Adaptation, Account.name).join(Account, Account.id == Adaptation.account_id)
+    rows = session.execute(query.where(Adaptation.laboratory_id == laboratory.id).order_by(Adaptation.id.desc()))
+    return {
+        "cells": {
+            "classes": lesson.counts,
+            "cells": len(lesson.cells),
+            "cases": lesson.cases,
+            "subjects": lesson.subjects,
+            "missing": lesson.missing,
+        },
+        "own": {"hash": own.seal, "name": own.name, "cases": judged.get(own.seal, 0)},
+        "present": present,
+        "titles": titles_of(own),
+        "adaptations": [_described(row[0], row[1], own.seal, judged) for row in rows],
+        "etag": etag_of(laboratory, models),
+    }
+
+
+def _described(found: Adaptation, by: str, own: str, judged: dict[str, int]) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "by": by,
+        "created": found.created,
+        "finished": found.finished,
+        "state": found.state,
+        "error": found.error,
+        "cells": found.cells,
+        "looked": found.looked,
+        "hash": found.bundle or None,
+        "compared_with": found.present or own,
+        "result": found.result or None,
+        "cases": judged.get(found.bundle, 0),
+        "says": newest_in_words(found.result.get("newest")) if found.result else "",
+    }
+
+
+def _cases_judged(session: Session, laboratory_id: int) -> dict[str, int]:
+    """Return seal -> cases of the laboratory in which answers of this model stand."""
+    query = select(Prediction.bundle, func.count(func.distinct(Cell.case_id)))
+    query = query.join(Cell, Cell.prediction_id == Prediction.id).join(Case, Case.id == Cell.case_id)
+    rows = session.execute(query.where(Case.laboratory_id == laboratory_id).group_by(Prediction.bundle))
+    return {row[0]: row[1] for row in rows}
+
+
+_LITTLE = 0.05  # of the answers, up to which the newest cells are said to change little
+
+
+def newest_in_words(newest: dict[str, Any] | None) -> str:
+    """Say what the cells read last have changed, and whether reading more for the model's sake is worth while."""
+    if newest is None:
+        return ""
+    changed, with_, without = newest["changed"], newest["with"], newest["without"]
+    text = (
+        f"The last {newest['cells']} cells read changed {_percent(changed)} of its answers on subjects that it had not "
+        f"seen; it says the same as the readers of {_percent(with_)} of the cells, and without them of "
+        f"{_percent(without)}. "
+    )
+    if changed["high"] is None:
+        return text + "Of so few subjects nobody can say whether that is chance: read on."
+    if changed["high"] <= _LITTLE and not _apart(newest["difference"]):
+        return text + "You may stop reading for the model’s sake: more cells like these change little."
+    return text + "It still changes: read on."
+
+
+def _apart(difference: dict[str, Any]) -> bool:
+    return difference["low"] is None or not difference["low"] <= 0 <= difference["high"]
+
+
+def _percent(figure: dict[str, Any]) -> str:
+    value = f"{100 * figure['value']:.0f} %"
+    return value if figure["low"] is None else f"{value} ({100 * figure['low']:.0f} to {100 * figure['high']:.0f})"

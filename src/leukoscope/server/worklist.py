@@ -1,0 +1,290 @@
+"""What to read next so that the model learns most from it, and when reading more for its sake is no longer worth while.
+
+A cell teaches much where its answer is nearly undecided, and where it is unlike the cells that were read: the product
+of the two is what cells and cases are ordered by (uncertainty sampling weighted by distance; Settles 2009, Active
+Learning Literature Survey, sections 3.1 and 3.4). Within a case each further cell also has to be unlike those placed
+before it. Likeness is the distance of embeddings of length one; so it lies between 0 and 2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import case as case_of
+from sqlalchemy.orm import Session
+
+from ..bundle.manifest import UNSURE, Manifest
+from ..evaluation.intervals import LEAST, Design, jackknife
+from .accounts import Caller
+from .analysis import embeddings_of
+from .database import BLIND, OPEN, Case, Cell, Prediction, Review
+from .learning import hidden, learned_subjects, subject_of
+
+Floats = NDArray[np.float32]
+_CASES = 100  # open cases that are compared, the newest first
+_SHOWN = 50
+_OF_A_CASE = 12  # cells by which a case is ranked: those of which the model is least sure
+_READ = 400  # cells that were read, the newest, with which others are compared
+_PLACED = 200  # cells of a case that are placed one after the other; the rest follows by how much each teaches alone
+_CANDIDATES = 2000
+_ALIKE = 0.05  # distance below which cells count as alike, so that of these the undecided still come first
+WINDOW = 100
+"""Cells read last that are compared with as many before them."""
+_WIDE = 0.2  # of an interval, above which agreement is not known well enough
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Cells that the model was asked about and nobody's word stands for."""
+
+    ids: list[int]
+    cases: NDArray[np.int64]
+    unsure: NDArray[np.bool_]
+    doubt: Floats
+    """(cells,): 1 where the answer is on the edge between two, 0 where it is certain."""
+    points: Floats
+    """(cells, channels): embeddings of length one."""
+
+
+def place_cells(session: Session, case: Case, manifest: Manifest, *, point: str) -> dict[str, Any]:
+    """Write into `Cell.turn` of a case in which order its cells teach most; return {"placed", "words"}.
+
+    Cells for which somebody's word stands, and those of which the model was not asked, get no place.
+    """
+    found = _asked(session, [Cell.case_id == case.id], manifest, point=point)
+    order = _order(found, _read_points(session, case.laboratory_id))
+    session.execute(update(Cell).where(Cell.case_id == case.id).values(turn=None))
+    turns = sorted((found.ids[place], turn) for turn, place in enumerate(order))
+    if turns:
+        session.execute(update(Cell), [{"id": cell, "turn": turn} for cell, turn in turns])
+    return {"placed": len(turns), "words": _words_of_case(found)}
+
+
+def _words_of_case(found: _Asked) -> str:
+    if not found.ids:
+        return "No cell is left here from which the model could learn more than it knows."
+    unsure = int(found.unsure.sum())
+    of_these = f"the model is unsure of {unsure:,}" if unsure else "the model is unsure of none"
+    return (
+        f"First the cells that teach the model most: nearly undecided, and unlike those that were read. Of "
+        f"{_cells(len(found.ids))} not yet read, {of_these}."
+    )
+
+
+def _order(found: _Asked, read: Floats | None) -> list[int]:
+    """Return places of cells, those that teach most first, each unlike those before it."""
+    if not found.ids:
+        return []
+    near = _nearest(found.points, read)
+    order: list[int] = []
+    left = np.ones(len(near), dtype=bool)
+    for _ in range(min(_PLACED, len(near))):
+        worth = np.where(left, found.doubt * near, -1)
+        place = int(worth.argmax())
+        order.append(place)
+        left[place] = False
+        near = np.minimum(near, _distance(found.points, found.points[place : place + 1])[:, 0])
+    rest = np.flatnonzero(left)
+    order += rest[np.argsort(-(found.doubt * near)[rest], kind="stable")].tolist()
+    return order
+
+
+def _nearest(points: Floats, read: Floats | None) -> Floats:
+    """Return how far the nearest cell lies that was read: (cells,); 1 for all where none was."""
+    if read is None or not len(read):
+        return np.ones(len(points), np.float32)
+    return np.asarray(_distance(points, read).min(axis=1))
+
+
+def _distance(points: Floats, others: Floats) -> Floats:
+    """Return the distances of embeddings of length one: (points, others)."""
+    return np.asarray(np.sqrt(np.maximum(2 - 2 * points @ others.T, _ALIKE**2)), np.float32)
+
+
+def _asked(
+    session: Session, where: Sequence[ColumnElement[bool]], manifest: Manifest, *, point: str, most: int = _CANDIDATES
+) -> _Asked:
+    """Return the cells nobody's word stands for, those of which the model is least sure first; `most` of each case."""
+    certain = _certainty(manifest, point)
+    place = func.row_number().over(partition_by=Cell.case_id, order_by=(certain, Cell.id)).label("place")
+    columns = (Cell.id, Cell.case_id, Cell.decision, certain.label("certain"), Prediction.embedding, place)
+    open_ = (Cell.label == "", Cell.removed.is_(False), Cell.chance.is_not(None), Prediction.embedding.is_not(None))
+    inner = select(*columns).join(Prediction, Prediction.id == Cell.prediction_id).where(*open_, *where).subquery()
+    rows = session.execute(select(inner).where(inner.c.place <= most).order_by(inner.c.case_id, inner.c.place)).all()
+    return _Asked(
+        [row.id for row in rows],
+        np.array([row.case_id for row in rows], np.int64),
+        np.array([row.decision == UNSURE for row in rows], bool),
+        np.clip(1 - np.array([row.certain for row in rows], np.float32), 0.01, 1),
+        embeddings_of([row.embedding for row in rows]) if rows else np.zeros((0, 1), np.float32),
+    )
+
+
+def _certainty(manifest: Manifest, point: str) -> ColumnElement[Any]:
+    """Return how far an answer lies from the edge between two classes, as a share of the way to certainty."""
+    if not manifest.positive:
+        return func.coalesce(Cell.chance, 1.0)
+    edge = manifest.operating_points.get(point, 0.5)
+    return func.abs(Cell.chance - edge) / max(edge, 1 - edge)
+
+
+def _read_points(session: Session, laboratory_id: int) -> Floats | None:
+    """Return embeddings of the cells that a laboratory read last."""
+    mine = (Case.laboratory_id == laboratory_id, Cell.label != "", Cell.removed.is_(False))
+    query = select(Prediction.embedding).join(Cell, Cell.prediction_id == Prediction.id)
+    query = query.join(Case, Case.id == Cell.case_id).where(*mine, Prediction.embedding.is_not(None))
+    rows = session.scalars(query.order_by(Cell.review_id.desc()).limit(_READ)).all()
+    kept = [row for row in rows if row is not None and len(row) == len(rows[0] or b"")]
+    return embeddings_of(kept) if kept else None
+
+
+# --- which case ----------------------------------------------------------------------------------------------------
+
+
+def worklist(session: Session, caller: Caller, manifest: Manifest, *, point: str) -> list[dict[str, Any]]:
+    """Return open cases of the caller's laboratory in the order in which reading them teaches the model most.
+
+    Cases that are read blind to the model are not among them: their place would tell what it says of them.
+    """
+    mine = (Case.laboratory_id == caller.laboratory_id, Case.state == OPEN)
+    shown = ~(Case.hide_model & Case.phase.in_(BLIND))
+    cases = {
+        each.id: each
+        for each in session.scalars(select(Case).where(*mine, shown).order_by(Case.id.desc()).limit(_CASES))
+    }
+    found = _asked(session, [Cell.case_id.in_(list(cases))], manifest, point=point, most=_OF_A_CASE)
+    read = _read_points(session, caller.laboratory_id)
+    near = _nearest(found.points, read)
+    unread = _unread(session, list(cases))
+    unlike = _unlike(near, read)
+    rows = []
+    for number in dict.fromkeys(found.cases.tolist()):
+        here = found.cases == number
+        rows.append(
+            {
+                "id": number,
+                "name": cases[number].name,
+                "subject": cases[number].subject,
+                "unread": unread[number][0],
+                "unsure": unread[number][1],
+                "worth": round(float((found.doubt * near)[here].sum()), 4),
+                "why": _why(unread[number], asked=int(here.sum()), unlike=int(unlike[here].sum())),
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["worth"], row["id"]))[:_SHOWN]
+
+
+def _unread(session: Session, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Return by case how many cells nobody's word stands for, and of how many of them the model is unsure."""
+    unsure = func.sum(case_of((Cell.decision == UNSURE, 1), else_=0))
+    query = select(Cell.case_id, func.count(), unsure).where(Cell.case_id.in_(ids), Cell.label == "")
+    rows = session.execute(query.where(Cell.removed.is_(False)).group_by(Cell.case_id))
+    return {row[0]: (row[1], int(row[2])) for row in rows}
+
+
+def _unlike(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
+    """Tell which cells lie farther from those that were read than nine in ten of these do from each other."""
+    if read is None or len(read) < 2 * LEAST:
+        return np.zeros(len(near), dtype=bool)
+    between = _distance(read, read)
+    np.fill_diagonal(between, np.inf)
+    return np.asarray(near > np.quantile(between.min(axis=1), 0.9))
+
+
+def _why(unread: tuple[int, int], *, asked: int, unlike: int) -> str:
+    cells, unsure = unread
+    words = [f"The model is unsure of {unsure:,} of {_cells(cells)} not yet read."] if unsure else []
+    if not unsure:
+        words.append(
+            f"The model decides all of {_cells(cells)} not yet read." if cells > 1 else "The model decides it."
+        )
+    if unlike:
+        words.append(f"{unlike} of the {asked} it is least sure of are unlike any cell read here so far.")
+    return " ".join(words)
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count:,} cells"
+
+
+# --- when to stop --------------------------------------------------------------------------------------------------
+
+
+def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> dict[str, Any]:
+    """Return how far model and readers say the same of the cells read last and of those before, and whether to stop.
+
+    Of each cell: the class that the model called it, and the label that stands. Cells of subjects that this model has
+    learned from are left out. Intervals are over subjects. {"cells", "subjects", "newer", "older", "difference",
+    "stop", "words"}
+    """
+    called, subjects = _compared(session, laboratory_id, classes)
+    nothing: dict[str, Any] = {"value": None, "low": None, "high": None}
+    found = {"cells": len(called), "newer": nothing, "older": nothing, "difference": nothing, "stop": False}
+    if len(called) < 2 * WINDOW:
+        words = (
+            f"Model and readers can be compared on {_cells(len(called))} so far. From {2 * WINDOW} on, this tells "
+            "whether reading more still changes anything."
+        )
+        return found | {"subjects": len(set(subjects)), "words": words}
+    newer = np.arange(len(called)) < WINDOW
+    if min(len(set(subjects[newer])), len(set(subjects[~newer]))) < LEAST:
+        words = (
+            f"The last {2 * WINDOW} cells read are of {len(set(subjects))} subjects: too few to tell whether reading "
+            "more still changes anything. Read cases of other subjects."
+        )
+        return found | {"subjects": len(set(subjects)), "words": words}
+    figures = _agreement(called, newer, np.unique(subjects, return_inverse=True)[1])
+    stop, words = _verdict(figures)
+    return found | figures | {"subjects": len(set(subjects)), "stop": stop, "words": words}
+
+
+def _compared(session: Session, laboratory_id: int, classes: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Return of the cells read last, the newest first, whether model and reader say the same, and whose they are."""
+    mine = (Case.laboratory_id == laboratory_id, Cell.removed.is_(False), Cell.label.in_(list(classes)))
+    query = select(Cell.label, Prediction.called, Prediction.bundle, Case.subject, Case.id)
+    query = query.join(Case, Case.id == Cell.case_id).join(Prediction, Prediction.id == Cell.prediction_id)
+    query = query.join(Review, Review.id == Cell.review_id).where(*mine, Prediction.called != "")
+    rows = session.execute(query.order_by(Review.id.desc()).limit(20 * WINDOW)).all()
+    learned = {seal: learned_subjects(session, laboratory_id, seal) for seal in {row.bundle for row in rows}}
+    kept = []
+    for row in rows:
+        subject = subject_of(row.subject, row.id)
+        if hidden(subject) not in learned[row.bundle]:
+            kept.append((row.label == row.called, subject))
+    kept = kept[: 2 * WINDOW]
+    return np.array([same for same, _ in kept], bool), np.array([subject for _, subject in kept])
+
+
+def _agreement(same: NDArray[np.bool_], newer: NDArray[np.bool_], codes: NDArray[np.int64]) -> dict[str, Any]:
+    counts = {
+        name: (np.bincount(codes, part & same), np.bincount(codes, part))
+        for name, part in (("newer", newer), ("older", ~newer))
+    }
+    sizes = np.bincount(codes).astype(float)
+
+    def measure(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        with np.errstate(all="ignore"):
+            return {name: (weights @ hits) / (weights @ all_) for name, (hits, all_) in counts.items()}
+
+    measured = jackknife(measure, Design(np.zeros(len(sizes), np.int64), sizes), cells=len(codes))
+    return {name: measured.interval(name) for name in counts} | {"difference": measured.difference("newer", "older")}
+
+
+def _verdict(figures: dict[str, Any]) -> tuple[bool, str]:
+    """Return whether to stop, and why, in words."""
+    newer, older, difference = figures["newer"], figures["older"], figures["difference"]
+    limits = f" ({100 * newer['low']:.0f} to {100 * newer['high']:.0f} %)" if newer["low"] is not None else ""
+    text = (
+        f"Model and readers say the same of {100 * newer['value']:.0f} % of the last {WINDOW} cells read{limits}, "
+        f"and of {100 * older['value']:.0f} % of the {WINDOW} before. "
+    )
+    if newer["low"] is None or difference["low"] is None:
+        return False, text + "Of these subjects nobody can say whether that is chance: read on."
+    if not difference["low"] <= 0 <= difference["high"]:
+        return False, text + "That is more than chance: it still changes, so read on."
+    if newer["high"] - newer["low"] > _WIDE:
+        return False, text + "That is not known well enough yet: read on, best cases of other subjects."
+    return True, text + f"The last {WINDOW} cells changed nothing beyond chance: you may stop reading for its sake."
