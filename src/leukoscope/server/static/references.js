@@ -38,8 +38,10 @@ export class References {
     const mine = frame({ src: thumbnail(this.cell, SIDE), um: own ?? um, to: um, label: "This cell", style: "mine" });
     const theirs = training.map(({ label, credit, picture }) => frame({ src: address(picture), um, to: um, label: titled(label), title: credit }));
     const ours = signed.map((each) => frame({ src: thumbnail(each, SIDE), um: each.um_across ?? um, to: um, label: titled(this.words.title(each.label)), title: `Cell ${each.number} of a case that was signed off`, href: `/cases/${each.case}` }));
-    find("references-training").replaceChildren(mine, ...theirs);
-    find("references-own").replaceChildren(...ours);
+    const known = Boolean(theirs.length);
+    find("references-title").hidden = find("references-training").hidden = !known;
+    find("references-training").replaceChildren(...(known ? [mine, ...theirs] : []));
+    find("references-own").replaceChildren(...(known ? ours : [mine, ...ours]));
     find("references-own-title").hidden = find("references-own").hidden = !ours.length;
     find("references-credit").textContent = [...new Set(training.map(({ credit }) => credit))].join(". ");
   }
