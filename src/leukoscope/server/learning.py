@@ -142,6 +142,13 @@ def network_of(manifest: Manifest) -> str:
     return str(seal)
 
 
+def same_network(session: Session, models: Models, manifest: Manifest) -> list[str]:
+    """Return the seals of all bundles that ever answered here whose embeddings mean the same as a bundle's."""
+    network = network_of(manifest)
+    seals = session.scalars(select(Model.seal)).all()
+    return [seal for seal in seals if network_of(models.manifest(session, seal)) == network]
+
+
 def judged_by(session: Session, models: Models, case_id: int) -> list[dict[str, Any]]:
     """Return which models gave the answers that stand in a case, and to how many cells, the most first."""
     query = select(Prediction.bundle).join(Cell, Cell.prediction_id == Prediction.id)

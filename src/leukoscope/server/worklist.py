@@ -21,7 +21,7 @@ from ..evaluation.intervals import LEAST, Design, jackknife
 from .accounts import Caller
 from .analysis import embeddings_of
 from .database import BLIND, OPEN, Case, Cell, Prediction, Review
-from .learning import hidden, learned_subjects, subject_of
+from .learning import Models, hidden, learned_subjects, same_network, subject_of
 
 Floats = NDArray[np.float32]
 _CASES = 100  # open cases that are compared, the newest first
@@ -49,13 +49,15 @@ class _Asked:
     """(cells, channels): embeddings of length one."""
 
 
-def place_cells(session: Session, case: Case, manifest: Manifest, *, point: str) -> dict[str, Any]:
+def place_cells(session: Session, models: Models, case: Case, *, point: str) -> dict[str, Any]:
     """Write into `Cell.turn` of a case in which order its cells teach most; return {"placed", "words"}.
 
     Cells for which somebody's word stands, and those of which the model was not asked, get no place.
     """
-    found = _asked(session, [Cell.case_id == case.id], manifest, point=point)
-    order = _order(found, _read_points(session, case.laboratory_id))
+    manifest = models.of(session, case.laboratory_id).manifest
+    alike = Prediction.bundle.in_(same_network(session, models, manifest))
+    found = _asked(session, [Cell.case_id == case.id, alike], manifest, point=point)
+    order = _order(found, _read_points(session, case.laboratory_id, alike))
     session.execute(update(Cell).where(Cell.case_id == case.id).values(turn=None))
     turns = sorted((found.ids[place], turn) for turn, place in enumerate(order))
     if turns:
@@ -131,20 +133,19 @@ def _certainty(manifest: Manifest, point: str) -> ColumnElement[Any]:
     return func.abs(Cell.chance - edge) / max(edge, 1 - edge)
 
 
-def _read_points(session: Session, laboratory_id: int) -> Floats | None:
+def _read_points(session: Session, laboratory_id: int, alike: ColumnElement[bool]) -> Floats | None:
     """Return embeddings of the cells that a laboratory read last."""
     mine = (Case.laboratory_id == laboratory_id, Cell.label != "", Cell.removed.is_(False))
     query = select(Prediction.embedding).join(Cell, Cell.prediction_id == Prediction.id)
-    query = query.join(Case, Case.id == Cell.case_id).where(*mine, Prediction.embedding.is_not(None))
-    rows = session.scalars(query.order_by(Cell.review_id.desc()).limit(_READ)).all()
-    kept = [row for row in rows if row is not None and len(row) == len(rows[0] or b"")]
-    return embeddings_of(kept) if kept else None
+    query = query.join(Case, Case.id == Cell.case_id).where(*mine, alike, Prediction.embedding.is_not(None))
+    rows = [row for row in session.scalars(query.order_by(Cell.review_id.desc()).limit(_READ)) if row]
+    return embeddings_of(rows) if rows else None
 
 
 # --- which case ----------------------------------------------------------------------------------------------------
 
 
-def worklist(session: Session, caller: Caller, manifest: Manifest, *, point: str) -> list[dict[str, Any]]:
+def worklist(session: Session, models: Models, caller: Caller, *, point: str) -> list[dict[str, Any]]:
     """Return open cases of the caller's laboratory in the order in which reading them teaches the model most.
 
     Cases that are read blind to the model are not among them: their place would tell what it says of them.
@@ -155,8 +156,12 @@ def worklist(session: Session, caller: Caller, manifest: Manifest, *, point: str
         each.id: each
         for each in session.scalars(select(Case).where(*mine, shown).order_by(Case.id.desc()).limit(_CASES))
     }
-    found = _asked(session, [Cell.case_id.in_(list(cases))], manifest, point=point, most=_OF_A_CASE)
-    read = _read_points(session, caller.laboratory_id)
+    manifest = models.of(session, caller.laboratory_id).manifest
+    alike = Prediction.bundle.in_(same_network(session, models, manifest))
+    found = _asked(session, [Cell.case_id.in_(list(cases)), alike], manifest, point=point, most=_OF_A_CASE)
+    if not found.ids:
+        return []
+    read = _read_points(session, caller.laboratory_id, alike)
     near = _nearest(found.points, read)
     unread = _unread(session, list(cases))
     unlike = _unlike(near, read)

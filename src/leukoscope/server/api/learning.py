@@ -91,7 +91,7 @@ def what_to_read(me: Me, room: TheRoom) -> Answer:
         last = select(Adaptation.result).where(Adaptation.laboratory_id == me.laboratory_id, Adaptation.state == DONE)
         result = session.scalar(last.order_by(Adaptation.id.desc()).limit(1)) or {}
         return {
-            "cases": worklist(session, me, manifest, point=room.settings.point),
+            "cases": worklist(session, room.models, me, point=room.settings.point),
             "stop": stop_rule(session, me.laboratory_id, manifest.classes),
             "newest": newest_in_words(result.get("newest")),
         }
@@ -108,8 +108,7 @@ def order_cells(me: Me, room: TheRoom, case_id: Id) -> Answer:
         found.version -= 1  # nothing that anybody decides on has changed
         if not readings.view_of(session, me, found).model:
             raise Refusal(409, "hidden", "The order would tell what the model says, which is hidden from its readers.")
-        manifest = room.models.of(session, me.laboratory_id).manifest
-        return place_cells(session, found, manifest, point=room.settings.point)
+        return place_cells(session, room.models, found, point=room.settings.point)
 
 
 @router.post("/cases/{case_id}/analysis", status_code=202)
