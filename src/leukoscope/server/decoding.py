@@ -115,7 +115,7 @@ def _whole(image: Any, *, most_pixels: int) -> RGB:
     if width * height > most_pixels:
         raise ImageError(
             f"has {width:,}x{height:,} pixels, more than the {most_pixels / 1e6:.0f} million allowed for one picture. "
-            "Send a slide as a tiled pyramid in TIFF or SVS, by itself and not in a zip; or send fields of it."
+            "Send a slide by itself and not in a zip: a tiled pyramid in TIFF or SVS, or DICOM; or send fields of it."
         )
     pixels: RGB = image.read(0, 0, width, height)
     return pixels
