@@ -99,6 +99,8 @@ cell-types: $(INSTALLED)
 	$(BIN)/python benchmarks/train_cell_types.py train $(TYPES_RUN) --begin without-bccd --steps $(TYPES_STEPS_ALL)
 	$(BIN)/python benchmarks/train_cell_types.py bundle $(TYPES_RUN) $(TYPES_BUNDLE)
 	$(BIN)/python benchmarks/train_cell_types.py appearance $(TYPES_DATA) $(TYPES_BUNDLE)
+	$(BIN)/python benchmarks/train_cell_types.py granules $(TYPES_RUN)
+	@echo "The bundle has changed: now make reference-cells"
 
 # Training cells that the reading room shows beside a cell; they fit one bundle, so they are packed anew for each.
 REFERENCE_RUN ?= runs/reference

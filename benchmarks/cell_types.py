@@ -36,7 +36,7 @@ NAMES = {"lymphocyte": LYMPHOID, "ig": "immature granulocyte"} | {name: name for
 MATURE = ("neutrophil", "eosinophil", "basophil", "monocyte")
 TITLES = {
     "bccd": "BCCD: {} white cells of the 275 fields, where all of a field are of one type (learned from)",
-    "pbc": "PBC: the labelled cell of {} fields (Acevedo et al. 2020, CellaVision DM96; learned from)",
+    "pbc": "PBC: the labelled cell of {:,} fields (Acevedo et al. 2020, CellaVision DM96; learned from)",
     "cnmc": "C-NMC 2019: {} cells cut out on black, all lymphoid (learned from in part)",
 }
 NOT_FOUND = "not found"
@@ -70,7 +70,9 @@ def main() -> None:
         raise SystemExit("This bundle tells no types.")
     whole = partial(pbc_answered, folder=asked.pbc_answers) if asked.pbc_answers else pbc
     sources = {"bccd": bccd, "pbc": whole, "cnmc": cnmc}
-    lines, mistakes = [_HEAD, *left_out(predictor.manifest)], []
+    answers = " --pbc-answers OUT" if asked.pbc_answers else ""
+    head = _HEAD.replace("ARGUMENTS", f"--every {asked.every}{answers}")
+    lines, mistakes = [head, *left_out(predictor.manifest)], []
     for name in asked.only or sources:
         start = time.perf_counter()
         cells = list(sources[name](predictor, asked.data, asked.every))
@@ -233,7 +235,7 @@ def shown(opinion: Opinion) -> RGB:
 
 _HEAD = """# Cell types
 
-Made by `python benchmarks/cell_types.py ../shared/data`; what it measures, and what it does not, is said at its top.
+Made by `python benchmarks/cell_types.py ../shared/data ARGUMENTS`; what it measures, and what it does not, is said at its top.
 Intervals are 95 %, by Wilson, with cells as the unit: neither PBC nor BCCD names its subjects, so they are too narrow.
 Research use, not a diagnosis.
 """

@@ -24,12 +24,12 @@ from ..fields.images import Pixels
 from ..fields.scale import Scale
 from ..fields.slides import Open, SlideResult, count_slide, extract_slide
 from ..fields.stain import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics
-from ..fields.type_crops import frame, shown, table_of_field
+from ..fields.type_crops import frame, granule_colours, shown, table_of_field
 from ..images.crop import Table
 from ..images.read import read_image
 from ..interop.dicom_images import DicomImage, is_dicom
 from ..progress import in_parallel
-from .cell_types import TypeOpinion, require_round_nucleus
+from .cell_types import TypeOpinion, by_granules, require_round_nucleus
 from .opinion import Opinion
 from .predictor import Predictor
 
@@ -136,6 +136,7 @@ def judge_crop(
     seen = for_type() if predictor.typer else crop
     typed: TypeOpinion | None = predictor.typer.classify([seen])[0] if predictor.typer else None
     if typed is not None:
+        typed = by_granules(typed, partial(granule_colours, seen))
         typed = require_round_nucleus(typed, share=cell.nucleus_um2 / cell.area_um2, roundness=cell.nucleus_round)
     opinion = predictor.opinion(crop, name=name, point=point, with_crop=with_crop, typed=typed)
     return replace(opinion, crop=seen) if with_crop and opinion.decision == NOT_ASKED else opinion
