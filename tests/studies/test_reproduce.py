@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 from click.testing import CliRunner, Result
 from scipy.stats import ttest_1samp, ttest_rel
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from leukoscope.cli import leukoscope
 from leukoscope.files import read_json
+from leukoscope.studies import transfer
 from leukoscope.studies.frozen import folds_by
 from leukoscope.studies.study import Bench, Given, Scale, Truth, find, names, over_seeds, sampled
 
@@ -19,7 +21,9 @@ from leukoscope.studies.study import Bench, Given, Scale, Truth, find, names, ov
 SMALL = ("--synthetic", "144", "--seeds", "2", "--images", "120", "--size", "32", "--epochs", "2", "--offline")
 
 
-SLOW = ("transfer", "generalisation")  # five backbones of up to 54 million parameters; four, and 17 recipes
+# One recipe of each kind; all of them take minutes.
+RECIPES = ("frozen Lite0", "frozen Lite0, optical density", "two looks, logistic", "two looks")
+MORE = {"generalisation": [word for recipe in RECIPES for word in ("--recipe", recipe)]}
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +44,17 @@ def numbers_in(value: Any) -> list[dict[str, Any]]:
     return [each for child in value for each in numbers_in(child)] if isinstance(value, list) else []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names()],
-)
+@pytest.fixture
+def two_backbones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transfer compare two networks: five, of up to 54 million parameters, take minutes."""
+    few = {name: transfer.BACKBONES[name] for name in ("EfficientNet-Lite0", "InceptionV3")}
+    monkeypatch.setattr(transfer, "BACKBONES", few)
+
+
+@pytest.mark.usefixtures("two_backbones")
+@pytest.mark.parametrize("name", names())
 def test_a_study_writes_a_page_that_says_what_it_is(name: str, out: Path) -> None:
-    result = reproduce(name, out)
+    result = reproduce(name, out, *SMALL, *MORE.get(name, []))
     assert result.exit_code == 0, result.output
     page, found = (out / f"{name}.md").read_text(), read_json(out / f"{name}.json")
     assert find(name).claim in page
@@ -60,6 +69,10 @@ def test_a_study_writes_a_page_that_says_what_it_is(name: str, out: Path) -> Non
     for number in measured:
         if number["low"] is not None:
             assert number["low"] <= number["value"] <= number["high"]
+
+
+def test_transfer_compares_networks_that_exist() -> None:
+    assert {model.removeprefix("timm:") for model in transfer.BACKBONES.values()} <= set(timm.list_models())
 
 
 def test_a_finished_arm_is_not_run_again(out: Path) -> None:
