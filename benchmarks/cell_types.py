@@ -235,7 +235,7 @@ def shown(opinion: Opinion) -> RGB:
 
 _HEAD = """# Cell types
 
-Made by `python benchmarks/cell_types.py ../shared/data ARGUMENTS`; what it measures, and what it does not, is said at its top.
+Made by `python benchmarks/cell_types.py ../shared/data ARGUMENTS`, whose top says what is measured, and what is not.
 Intervals are 95 %, by Wilson, with cells as the unit: neither PBC nor BCCD names its subjects, so they are too narrow.
 Research use, not a diagnosis.
 """
