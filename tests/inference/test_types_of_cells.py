@@ -51,6 +51,22 @@ def round_nucleus(painting: Painting, x: float, y: float) -> Painting:
     return painting
 
 
+def test_fields_without_a_white_cell_say_so_instead_of_a_table_of_noughts(mature: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(Painting(64, 48).red_cells(rng, count=20).taken(rng)).save(tmp_path / "red.png")
+    page = tmp_path / "page.html"
+    asked = ["predict", str(tmp_path), "--kind", "fields", "--um-per-px", "0.1", "--model", str(mature.path)]
+    done = CliRunner().invoke(program, [*asked, "--html", str(page)])
+    assert done.exit_code == 0, done.output
+    assert "0 cells: no white cell was found" in done.output
+    assert "95 % interval" not in done.output
+    assert "20 red cells" in done.output
+    html = page.read_text(encoding="utf-8")
+    assert "No white cell was found." in html
+    assert "White cells told apart" not in html
+    assert "What the model knows, and what not." in html
+
+
 def smear_of(folder: Path, *, fields: int, cells: int = 6) -> Path:
     """Paint fields with white cells in two rows."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -283,6 +283,9 @@ def test_a_slide_is_sent_looked_at_and_analysed_where_somebody_draws(place: Plac
     assert outlines.headers["content-disposition"].endswith("smear.geojson")
     points = np.concatenate([np.array(each["geometry"]["coordinates"][0]) for each in outlines.json()["features"]])
     assert points.min(axis=0)[0] >= 600, "where they lie on the slide"
+    counted = me.get(f"/cases/{case}/summary").json()["blood_count"]
+    assert (counted["fields"], counted["red_cells"] > 0) == (1, True), "an area is counted as a field is"
+    assert "red cells in fields" in me.get(f"/cases/{case}/exports/counts").text
 
     removed = me.remove(f"/images/{slide['id']}")
     assert removed.status_code == 200

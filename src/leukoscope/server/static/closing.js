@@ -53,7 +53,7 @@ export class Closing extends EventTarget {
     find("add-button").hidden = this.signed || may.review === false;
     find("rename-button").hidden = this.signed || may.review === false;
     find("delete-button").hidden = may.delete === false;
-    find("export-button").disabled = !item.cells || Boolean(item.reading?.blind);
+    find("export-button").disabled = !(item.cells || item.images) || Boolean(item.reading?.blind);
     find("export-button").title = item.reading?.blind ? "When its readers have finished" : "";
   }
 
