@@ -689,7 +689,7 @@ def newest_in_words(newest: dict[str, Any] | None) -> str:
     changed, with_, without = newest["changed"], newest["with"], newest["without"]
     text = (
         f"The last {newest['cells']} cells read changed {_percent(changed)} of its answers on subjects that it had not "
-        f"seen; it says the same as the readers of {_percent(with_)} of the cells, and without them of "
+        f"seen; it agrees with the readers on {_percent(with_)} of the cells, and without them on "
         f"{_percent(without)}. "
     )
     if changed["high"] is None:

@@ -297,6 +297,7 @@ async function sortBy(order, like = null) {
   const ready = { likeness: compared, teaching: () => judged.place() }[order]; // worked out once: nothing moves under who reads
   if (ready && !(await ready())) return void (find("order").value = list.order);
   find("order").value = order;
+  find("order-words").hidden = order !== "teaching";
   await ask({ order, like });
 }
 

@@ -2,7 +2,7 @@
 
 import { send } from "./api.js";
 import { find } from "./element.js";
-import { complain, confirmed, note } from "./frame.js";
+import { complain, confirmed } from "./frame.js";
 import { count } from "./words.js";
 
 export class Judged extends EventTarget {
@@ -36,7 +36,7 @@ export class Judged extends EventTarget {
   async place() {
     try {
       const { words } = await send("POST", `/cases/${this.caseId}/teaching-order`);
-      note(words);
+      find("order-words").textContent = words;
       return true;
     } catch (error) {
       complain(error);
