@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { element, find } from "./element.js";
 import { complain, enter } from "./frame.js";
-import { count, percent, whole } from "./words.js";
+import { count, fixed, percent, whole } from "./words.js";
 
 await enter();
 find("since").addEventListener("change", show);
@@ -22,8 +22,8 @@ async function show() {
 }
 
 function row(name, { cases, subjects, cells, percent: agreed, kappa, statistic, unit }) {
-  const defined = kappa.value === null ? "not defined" : kappa.value.toFixed(2);
-  const numbers = [whole(cases), whole(subjects), whole(cells), percent(agreed.value), limits(agreed, (each) => percent(each)), `${defined}`, limits(kappa, (each) => each.toFixed(2))];
+  const defined = kappa.value === null ? "not defined" : fixed(kappa.value);
+  const numbers = [whole(cases), whole(subjects), whole(cells), percent(agreed.value), limits(agreed, (each) => percent(each)), `${defined}`, limits(kappa, fixed)];
   return element("tr", {}, element("th", { scope: "row" }, name), ...numbers.map((text) => element("td", { class: "n" }, text)), element("td", { class: "soft" }, `${statistic}, over ${unit}`));
 }
 

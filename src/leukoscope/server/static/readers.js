@@ -3,7 +3,7 @@
 import { get, send } from "./api.js";
 import { element, find } from "./element.js";
 import { blame, complain, confirmed, note } from "./frame.js";
-import { count, when, whole } from "./words.js";
+import { count, fixed, when, whole } from "./words.js";
 
 const BLIND = ["reading", "third"];
 
@@ -166,6 +166,6 @@ export function agreementWords({ percent: agreed, kappa, statistic, cells, unit,
 
 export function kappaWords({ statistic, kappa, unit }) {
   if (kappa.value === null) return `${statistic} is not defined, since all said the same of every cell`;
-  const between = kappa.low === null ? "" : ` (95\u00a0% interval ${kappa.low.toFixed(2)} to ${kappa.high.toFixed(2)}, over the ${unit})`;
-  return `${statistic} ${kappa.value.toFixed(2)}${between}`;
+  const between = kappa.low === null ? "" : ` (95\u00a0% interval ${fixed(kappa.low)} to ${fixed(kappa.high)}, over the ${unit})`;
+  return `${statistic} ${fixed(kappa.value)}${between}`;
 }

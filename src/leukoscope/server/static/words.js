@@ -19,6 +19,9 @@ export function percent(share) {
   return `${Math.round(points)}${SIGN}`;
 }
 
+/** 0.82, −0.52: two places after the point, with a minus that is no hyphen. */
+export const fixed = (number) => number.toFixed(2).replace("-", "\u2212");
+
 export function between(low, high) {
   return `${Math.round(100 * low)} to ${Math.round(100 * high)}${SIGN}`;
 }
