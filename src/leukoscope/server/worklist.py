@@ -1,9 +1,10 @@
 """What to read next so that the model learns most from it, and when reading more for its sake is no longer worth while.
 
-A cell teaches much where its answer is nearly undecided, and where it is unlike the cells that were read: the product
-of the two is what cells and cases are ordered by (uncertainty sampling weighted by distance; Settles 2009, Active
-Learning Literature Survey, sections 3.1 and 3.4). Within a case each further cell also has to be unlike those placed
-before it. Likeness is the distance of embeddings of length one; so it lies between 0 and 2.
+Cells that stand for most of those not yet read come first: each next one is the cell that raises the likeness of all of
+them to their most alike cell that was read or placed (facility location; Wei, Iyer and Bilmes 2015, ICML), where cells
+that the model can hardly decide count more. To read the least certain cells first is worse than no order at all: a head
+that is fitted to them alone learns that the old answer is worth nothing (benchmarks/reading_order.py). Likeness is the
+cosine of embeddings less their mean.
 """
 
 from collections.abc import Sequence
@@ -26,11 +27,11 @@ from .learning import Models, hidden, learned_subjects, same_network, subject_of
 Floats = NDArray[np.float32]
 _CASES = 100  # open cases that are compared, the newest first
 _SHOWN = 50
-_OF_A_CASE = 12  # cells by which a case is ranked: those of which the model is least sure
+_OF_A_CASE = 24  # cells by which a case is ranked: the first ones
 _READ = 400  # cells that were read, the newest, with which others are compared
 _PLACED = 200  # cells of a case that are placed one after the other; the rest follows by how much each teaches alone
-_CANDIDATES = 2000
-_ALIKE = 0.05  # distance below which cells count as alike, so that of these the undecided still come first
+_CANDIDATES = 1000
+_DECIDED = 0.2  # how much a cell counts of which the model is certain; one that it cannot decide counts one more
 WINDOW = 100
 """Cells read last that are compared with as many before them."""
 _WIDE = 0.2  # of an interval, above which agreement is not known well enough
@@ -71,27 +72,40 @@ def _words_of_case(found: _Asked) -> str:
     unsure = int(found.unsure.sum())
     of_these = f"the model is unsure of {unsure:,}" if unsure else "the model is unsure of none"
     return (
-        f"First the cells that teach the model most: nearly undecided, and unlike those that were read. Of "
+        f"First the cells that stand for most of those not yet read, the undecided more than others. Of "
         f"{_cells(len(found.ids))} not yet read, {of_these}."
     )
 
 
 def _order(found: _Asked, read: Floats | None) -> list[int]:
-    """Return places of cells, those that teach most first, each unlike those before it."""
+    """Return places of cells, each the one that makes all cells most alike to one that was read or placed before."""
     if not found.ids:
         return []
-    near = _nearest(found.points, read)
+    alike, covered = _likeness(found.points, read)
+    weight = _DECIDED + found.doubt
     order: list[int] = []
-    left = np.ones(len(near), dtype=bool)
-    for _ in range(min(_PLACED, len(near))):
-        worth = np.where(left, found.doubt * near, -1)
-        place = int(worth.argmax())
+    for _ in range(min(_PLACED, len(weight))):
+        gain = weight @ np.maximum(alike - covered[:, None], 0)
+        gain[order] = -1
+        place = int(gain.argmax())
         order.append(place)
-        left[place] = False
-        near = np.minimum(near, _distance(found.points, found.points[place : place + 1])[:, 0])
-    rest = np.flatnonzero(left)
-    order += rest[np.argsort(-(found.doubt * near)[rest], kind="stable")].tolist()
+        covered = np.maximum(covered, alike[:, place])
+    rest = np.setdiff1d(np.arange(len(weight)), order)
+    order += rest[np.argsort(-found.doubt[rest], kind="stable")].tolist()
     return order
+
+
+def _likeness(points: Floats, read: Floats | None) -> tuple[Floats, Floats]:
+    """Return how alike cells are to each other (cells, cells), and to the most alike one that was read (cells,)."""
+    middle = points.mean(axis=0)
+
+    def turned(each: Floats) -> Floats:
+        moved = each - middle
+        return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-6))
+
+    own = turned(points)
+    covered = (own @ turned(read).T).max(axis=1) if read is not None else np.full(len(own), -1.0, np.float32)
+    return own @ own.T, np.asarray(covered)
 
 
 def _nearest(points: Floats, read: Floats | None) -> Floats:
@@ -103,15 +117,15 @@ def _nearest(points: Floats, read: Floats | None) -> Floats:
 
 def _distance(points: Floats, others: Floats) -> Floats:
     """Return the distances of embeddings of length one: (points, others)."""
-    return np.asarray(np.sqrt(np.maximum(2 - 2 * points @ others.T, _ALIKE**2)), np.float32)
+    return np.asarray(np.sqrt(np.maximum(2 - 2 * points @ others.T, 0)), np.float32)
 
 
 def _asked(
     session: Session, where: Sequence[ColumnElement[bool]], manifest: Manifest, *, point: str, most: int = _CANDIDATES
 ) -> _Asked:
-    """Return the cells nobody's word stands for, those of which the model is least sure first; `most` of each case."""
+    """Return cells for which nobody's word stands, by their numbers; `most` of each case."""
     certain = _certainty(manifest, point)
-    place = func.row_number().over(partition_by=Cell.case_id, order_by=(certain, Cell.id)).label("place")
+    place = func.row_number().over(partition_by=Cell.case_id, order_by=Cell.number).label("place")
     columns = (Cell.id, Cell.case_id, Cell.decision, certain.label("certain"), Prediction.embedding, place)
     open_ = (Cell.label == "", Cell.removed.is_(False), Cell.chance.is_not(None), Prediction.embedding.is_not(None))
     inner = select(*columns).join(Prediction, Prediction.id == Cell.prediction_id).where(*open_, *where).subquery()
@@ -162,12 +176,14 @@ def worklist(session: Session, models: Models, caller: Caller, *, point: str) ->
     if not found.ids:
         return []
     read = _read_points(session, caller.laboratory_id, alike)
+    likeness, covered = _likeness(found.points, read)
     near = _nearest(found.points, read)
     unread = _unread(session, list(cases))
     unlike = _unlike(near, read)
     rows = []
     for number in dict.fromkeys(found.cases.tolist()):
         here = found.cases == number
+        gain = np.maximum(likeness[:, here].max(axis=1) - covered, 0)
         rows.append(
             {
                 "id": number,
@@ -175,7 +191,7 @@ def worklist(session: Session, models: Models, caller: Caller, *, point: str) ->
                 "subject": cases[number].subject,
                 "unread": unread[number][0],
                 "unsure": unread[number][1],
-                "worth": round(float((found.doubt * near)[here].sum()), 4),
+                "worth": round(float((_DECIDED + found.doubt) @ gain), 4),
                 "why": _why(unread[number], asked=int(here.sum()), unlike=int(unlike[here].sum())),
             }
         )
@@ -207,7 +223,7 @@ def _why(unread: tuple[int, int], *, asked: int, unlike: int) -> str:
             f"The model decides all of {_cells(cells)} not yet read." if cells > 1 else "The model decides it."
         )
     if unlike:
-        words.append(f"{unlike} of the {asked} it is least sure of are unlike any cell read here so far.")
+        words.append(f"{unlike} of {asked} that were compared are unlike any cell read here so far.")
     return " ".join(words)
 
 
