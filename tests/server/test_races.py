@@ -65,9 +65,13 @@ class Writes:
         me, cell, case = self.me, self.cell["id"], self.case
         of_case, of_cell = ({"If-Match": f'"{etag}"'} for etag in (self.case_etag(), self.cell_etag()))
         image = {"If-Match": me.get(f"/images/{self.cell['image']}").headers["etag"]}
-        outline = {"outline": SQUARE}
+        outline, number = {"outline": SQUARE}, self.cell["image"]
+        many = {"label": "blast", "cells": [self.cell_etag()]}
+        replaced = {"cells": [cell], "outlines": [SQUARE]}
         writes: dict[str, Callable[[], Any]] = {
             "review": lambda: me.post(f"/cells/{cell}/reviews", json={"label": "blast"}, headers=of_cell),
+            "review many": lambda: me.post(f"/cases/{case}/reviews", json=many),
+            "replace": lambda: me.post(f"/images/{number}/replacements", json=replaced, headers=of_cell),
             "redraw": lambda: me.patch(f"/cells/{cell}", json=outline, headers=of_cell),
             "remove": lambda: me.delete(f"/cells/{cell}", headers=of_cell),
             "add": lambda: me.post(f"/cases/{case}/cells", json=outline | {"image": self.cell["image"]}),
@@ -81,18 +85,18 @@ class Writes:
         return writes[name]
 
 
-CHANGES = ("review", "redraw", "remove", "add", "undo", "rename", "upload", "delete image")
+CHANGES = ("review", "review many", "replace", "redraw", "remove", "add", "undo", "rename", "upload", "delete image")
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_signed_case_never_changes(laboratory: Place, change: str) -> None:
     """A sign-off and another write at once: nothing of the case is changed between sign-off and reopening."""
-    case, cell = (field_case if change in ("redraw", "add") else crop_case)(laboratory.visitor("ada"))
+    case, cell = (field_case if change in ("redraw", "replace", "add") else crop_case)(laboratory.visitor("ada"))
     place = laboratory
     rita, ada = (Writes(place.visitor(name), case, cell) for name in ("rita", "ada"))
     if change == "undo":
         ada.prepared("review")()
-    for _ in range(1 if change in ("delete image", "remove") else ROUNDS):
+    for _ in range(1 if change in ("delete image", "remove", "replace") else ROUNDS):
         signed, changed = at_once(rita.prepared("sign"), ada.prepared(change))
         assert {signed.status_code, changed.status_code} <= {200, 201, 202, 409, 412}, (signed.text, changed.text)
         if signed.status_code == 200:
@@ -126,7 +130,7 @@ def test_two_writes_at_once_are_one_after_the_other(laboratory: Place, one: str)
     people = [laboratory.visitor(name) for name in ("rita", "ada")]
     names = [*CHANGES, "delete"]
     for other in names[names.index(one) :]:
-        case, cell = (field_case if {one, other} & {"redraw", "add"} else crop_case)(people[1])
+        case, cell = (field_case if {one, other} & {"redraw", "replace", "add"} else crop_case)(people[1])
         rita, ada = (Writes(each, case, cell) for each in people)
         first, second = at_once(rita.prepared(one), ada.prepared(other))
         statuses = {first.status_code, second.status_code}
