@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from leukoscope import load
 
@@ -47,14 +50,36 @@ def test_the_core_answers_without_pytorch(core: Path, shared_data: Path, tmp_pat
     assert "Research use, not a diagnosis" in (tmp_path / "opinion.html").read_text()
 
 
-def test_the_core_names_the_extra_that_a_command_needs(core: Path, tmp_path: Path) -> None:
+def test_the_core_fits_and_predicts_survival(core: Path, shared_data: Path, tmp_path: Path) -> None:
+    table = shared_data / "survival" / "wbc1.csv"
+    columns = ("--time", "tyears", "--event", "d", "--stage", "sokal", "--stage-cuts", "0.8,1.2", "--unit", "years")
+    quick = ("--repeats", "1", "--bootstrap", "2")
+    run(core / "leukoscope", "survival", "fit", table, *columns, *quick, "-o", "out", cwd=tmp_path)
+    assert "not for decisions" in run(core / "leukoscope", "survival", "predict", "out", "--sokal", "1.0", cwd=tmp_path)
+    assert "lifelines" not in (tmp_path / "out" / "survival.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        ("run --synthetic 60 -o run", "train"),
+        ("models list", "train"),
+        ("reproduce leak", "train"),
+        ("serve", "serve"),
+        ("accounts list", "serve"),
+        ("audit-log verify", "serve"),
+        ("adapt default .", "adapt"),
+        ("cells field.png -o found", "fields"),
+        ("predict deep.tif", "fields"),
+        ("survival demo -o out", "survival"),
+    ],
+)
+def test_the_core_names_the_extra_that_a_command_needs(core: Path, tmp_path: Path, words: str, extra: str) -> None:
+    tifffile.imwrite(tmp_path / "deep.tif", np.zeros((64, 64, 3), np.float32), photometric="rgb")
+    Image.new("RGB", (640, 480), "white").save(tmp_path / "field.png")
     asked = subprocess.run(
-        [core / "leukoscope", "run", "--synthetic", "60", "-o", "run"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        [core / "leukoscope", *words.split()], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert asked.returncode != 0
-    assert "leukoscope[train]" in asked.stderr
+    assert f"leukoscope[{extra}]" in asked.stderr
     assert "Traceback" not in asked.stderr

@@ -95,9 +95,9 @@ def serve(
       leukoscope serve --model models/first --survival out/survival
       leukoscope serve --database postgresql://room@db/room --data /srv/room --host 0.0.0.0 --name room.example.org
     """
+    _need_extra()
     from ..server.settings import Serving, read_destinations, read_single_sign_on
 
-    _need_extra()
     settings = Serving(
         oidc=read_single_sign_on(oidc) if oidc else None,
         hospital=read_destinations(hospital) if hospital else (),

@@ -408,16 +408,24 @@ def _tiff(stream: BinaryIO, limits: _Limits) -> Read:
 
 
 def _tiff_without_tifffile(stream: BinaryIO, limits: _Limits) -> Read:
-    """Read what Pillow is known to read right: one page of 8-bit RGB."""
-    with _pillow(stream, limits.name) as image:
-        tags: Any = image.tag_v2  # type: ignore[attr-defined]
-        plain = image.mode in ("RGB", "RGBA") and set(tags.get(258, ())) == {8} and tags.get(262) == 2
-        plain = plain and set(tags.get(339, (1,))) == {1}
-    if not plain:
-        missing = MissingExtraError("Reading TIFF of this kind (depth, planes or codec)", "fields")
+    """Read what Pillow is known to read right: one page of 8-bit RGB.
+
+    Whatever else it says of a file, it may be that it merely cannot decode it.
+    """
+    opened = quietly(lambda: Image.open(stream))
+    if not isinstance(opened, Image.Image) or not _plain(opened):
+        missing = MissingExtraError("Reading TIFF of this kind (depth, planes, pages or codec)", "fields")
         raise ImageError(f"cannot be read here: {missing}", path=limits.name)
     stream.seek(0)
     return _by_pillow(stream, "TIFF", limits)
+
+
+def _plain(image: Image.Image) -> bool:
+    """Return whether a TIFF that Pillow has opened is one page of 8-bit RGB."""
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    one = quietly(lambda: int(getattr(image, "n_frames", 1))) == 1
+    eight = image.mode in ("RGB", "RGBA") and set(tags.get(258, ())) == {8} and set(tags.get(339, (1,))) == {1}
+    return one and eight and tags.get(262) == 2
 
 
 def _by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:

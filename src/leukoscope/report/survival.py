@@ -109,7 +109,7 @@ def said(result: Mapping[str, Any]) -> dict[str, Any]:
         "decision": [_decision_words(entry, cohort["events"][0]) for entry in (judged or {}).get("decision", ())],
         "missing": [f"{name} {count:,}" for name, count in cohort["missing"].items() if count],
         "horizons": listing(horizons),
-        "lifelines": result["provenance"]["packages"].get("lifelines", "unknown"),
+        "packages": ", ".join(f"{name} {version}" for name, version in result["provenance"]["packages"].items()),
     }
 
 

@@ -2,7 +2,7 @@
 
 One sort per group, then arithmetic on arrays.
 
-lifelines fits the models; the curves are here because one table of counts (`RiskTable`) also feeds the log-rank,
+The curves are here, and not taken from lifelines, because one table of counts (`RiskTable`) also feeds the log-rank,
 trend and Gray tests, which lifelines lacks or keeps closed, and because its Aalen–Johansen moves tied times at random.
 
 For a functional sum of phi(u) dF(u) of a cumulative incidence F (Aalen–Johansen). phi = 1 up to a horizon gives F

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -308,15 +307,9 @@ def run_study(cohort: Cohort, settings: StudySettings, *, title: str = "Survival
         "model": explain_fit(fitted, extrapolation=model.extrapolation, horizons=horizons),
         "judgement": judgement,
         "limits": _limits(cohort, fitted) + limits,
-        "provenance": _provenance(settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
+        "provenance": provenance(seed=settings.seed) | {"seconds": round(time.perf_counter() - started, 2)},
     }
     return SurvivalStudy(result, model)
-
-
-def _provenance(seed: int) -> dict[str, Any]:
-    facts = provenance(seed=seed)
-    facts["packages"]["lifelines"] = metadata.version("lifelines")
-    return facts
 
 
 def write_study(folder: Path, study: SurvivalStudy) -> None:
