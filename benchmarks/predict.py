@@ -1,15 +1,18 @@
 """From image files on disk to probabilities: leukoscope beside keras.Model.predict, on the same weights and files.
 
     python benchmarks/predict.py --keras-python VENV/bin/python [--images 400]
+    python benchmarks/predict.py --shipped CELLS
 
 VENV is an environment of its own with tensorflow and pillow. Every image is a 450 px BMP, as in the C-NMC release;
 both sides read, rescale and predict it with the paper's seed-cnn. Printed: images per second of either side and their
 ratio, the largest difference of a probability, seconds from starting Python to the first answer, and the peak memory
-for ten thousand files beside that for five hundred.
+for ten thousand files beside that for five hundred. With --shipped: cells per second and milliseconds of processor for
+a cell of the shipped model on the command line, without the start of the program.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -199,6 +202,32 @@ def first_answer(bundle: Path, images: Path) -> None:
         print(f"first answer, {name}: {min(seconds):.2f} s ({min(used):.2f} s of processor time)")
 
 
+def shipped(cells: Path) -> None:
+    """Print what the shipped model takes for a cell on the command line, with the threads as they are and with one."""
+    files = sorted(each for each in cells.iterdir() if each.suffix in (".bmp", ".png", ".webp"))
+    settings: dict[str, dict[str, str]] = {"threads by default": {}, "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"}}
+    plain = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    program = "from leukoscope.cli import main; main()"
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
+    for _ in range(ROUNDS):
+        for name, more in settings.items():
+            ends = []
+            for images in (str(cells), str(files[0])):  # one file: what it takes to start
+                before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+                command = [sys.executable, "-c", program, "predict", images, "-o", os.devnull]
+                subprocess.run(command, env=plain | more, check=True, capture_output=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                ends.append((time.perf_counter() - start, used))
+            (wall, used), (wall_to_start, used_to_start) = ends
+            cells_more = len(files) - 1
+            measured[name].append(((wall - wall_to_start) / cells_more, (used - used_to_start) / cells_more))
+    load = os.getloadavg()[0]
+    for name, each in measured.items():
+        wall, used = (statistics.median(column) for column in zip(*each, strict=True))
+        print(f"{name}: {1 / wall:.0f} cells/s, {1000 * used:.1f} ms of processor a cell (load {load:.1f})")
+
+
 def memory(bundle: Path, images: Path) -> None:
     """Print the peak memory for five hundred and for ten thousand files."""
     peaks = []
@@ -212,9 +241,13 @@ def memory(bundle: Path, images: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--keras-python", type=Path, help="Python of an environment with tensorflow and pillow")
+    parser.add_argument("--shipped", type=Path, help="only time the shipped model on this folder of cells")
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--batch", type=int, default=32, help="of keras.Model.predict")
     arguments = parser.parse_args()
+    if arguments.shipped:
+        shipped(arguments.shipped)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "images").mkdir()

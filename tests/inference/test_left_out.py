@@ -10,7 +10,15 @@ from leukoscope.config import Prepare
 from leukoscope.errors import DataError, UsageError
 from leukoscope.evaluation.predictions import fit_temperature, temper
 from leukoscope.files import read_csv
-from leukoscope.inference.left_out import LeftOut, fit_rule, judged_parts, learnt_from, promise, read_left_out
+from leukoscope.inference.left_out import (
+    TOLERANCE,
+    LeftOut,
+    fit_rule,
+    judged_parts,
+    learnt_from,
+    promise,
+    read_left_out,
+)
 from leukoscope.inference.rejection import UNSURE, decide, fit_conformal, reached
 from leukoscope.report.card import card, figures_at
 from tests.synthetic_run import write_run
@@ -37,15 +45,17 @@ def manifest() -> Manifest:
 
 
 def by_hand(known: LeftOut) -> dict[str, list[float]]:
-    """Return the lowest limits of the rules of all parts together and of each part alone."""
-    chosen = [np.ones(len(known.labels), bool), *(known.parts == part for part in np.unique(known.parts))]
+    """Return the lowest limits of the rule of all parts together and of the laxer ones of each part alone."""
+    chosen = [(np.ones(len(known.labels), bool), ALPHA)]
+    chosen += [(known.parts == part, ALPHA + TOLERANCE) for part in np.unique(known.parts)]
     rules = [
-        fit_conformal(known.probabilities[rows], known.labels[rows], known.groups[rows], alpha=ALPHA) for rows in chosen
+        fit_conformal(known.probabilities[rows], known.labels[rows], known.groups[rows], alpha=alpha)
+        for rows, alpha in chosen
     ]
     return {"smallest_plausible": np.min([rule["smallest_plausible"] for rule in rules], axis=0).tolist()}
 
 
-def test_a_rule_learnt_on_parts_keeps_its_promise_in_each_of_them() -> None:
+def test_a_rule_learnt_on_parts_nearly_keeps_its_promise_in_each_of_them() -> None:
     """One for the mixture alone may err in one part what it saves in another."""
     mixture, each = [], []
     for seed in range(12):
@@ -57,8 +67,8 @@ def test_a_rule_learnt_on_parts_keeps_its_promise_in_each_of_them() -> None:
                 for part in (known.pick(known.parts == name) for name in np.unique(known.parts))
             ]
             worst.append(max(row["called_another"] for table in tables for row in table.values()))
-    assert max(each) <= ALPHA
-    assert np.mean(mixture) > ALPHA + 0.05
+    assert max(each) <= ALPHA + TOLERANCE == pytest.approx(0.2)
+    assert np.mean(mixture) > ALPHA + TOLERANCE
 
 
 def test_a_part_with_too_few_subjects_to_promise_anything_does_not_silence_the_others() -> None:

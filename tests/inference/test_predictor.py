@@ -17,6 +17,7 @@ from leukoscope.images.read import read_image
 from leukoscope.inference.ensemble import temper
 from leukoscope.inference.opinion import DISEASE, NOT_JUDGED_COLOUR, OTHERS, TYPE_COLOURS, review_priority
 from leukoscope.inference.predictor import Predictor
+from leukoscope.inference.sources import look_at
 
 from .conftest import changed
 
@@ -74,6 +75,30 @@ def test_files_and_arrays_give_the_same_answers_in_their_order(synthetic_run: Pa
     assert [opinion.name for opinion in from_arrays[:2]] == ["image 1", "image 2"]
     assert [opinion.probabilities for opinion in from_files] == [opinion.probabilities for opinion in from_arrays]
     assert predictor.predict(paths[0])[0].probabilities == pytest.approx(from_files[0].probabilities, abs=1e-6)
+
+
+def test_cells_that_come_together_get_the_answers_that_each_gets_alone(synthetic_run: Path, single: Bundle) -> None:
+    """Seven, so that the last group is not full; one of them holds no cell."""
+    images = [read_image(path) for path in synthetic(synthetic_run)[:6]]
+    images.insert(2, np.zeros((96, 96, 3), np.uint8))
+    predictor = Predictor(single)
+    together = [opinion for _, opinion in predictor.stream(enumerate(images))]
+    alone = [predictor.opinion(image) for image in images]
+    assert [each.decision for each in together] == [each.decision for each in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert other.probabilities is None or one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+def test_a_crop_that_was_looked_at_is_not_read_again(synthetic_run: Path, single: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "cell.png"
+    path.write_bytes(synthetic(synthetic_run)[0].read_bytes())
+    predictor = Predictor(single)
+    expected = predictor.opinion(path)
+    kind, file = look_at(path)
+    path.unlink()
+    assert kind == "crop"
+    assert predictor.opinion(file).row(predictor.classes) == expected.row(predictor.classes)
+    assert look_at(path) == ("crop", path)  # which is then refused by name
 
 
 def test_bad_files_are_refused_by_name_and_the_others_answered(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukoscope.bundle.manifest import Manifest, Member, SubjectFigures
+from leukoscope.bundle.manifest import Manifest, Member, SubjectFigures, open_bundle
 from leukoscope.config import OPERATING_POINTS, Prepare
 from leukoscope.inference.opinion import Opinion, Tally
 from leukoscope.report.card import card
@@ -192,3 +192,9 @@ def test_a_card_of_little_is_still_a_card() -> None:
     assert text.startswith("# three")
     assert "not a diagnosis" in text
     assert "None" not in text
+
+
+def test_the_shipped_card_is_what_its_bundle_says() -> None:
+    """Also after the program has changed how it says so: then the card is written again."""
+    bundle = open_bundle()
+    assert bundle.read("card.md").decode() == card(bundle.manifest)

@@ -22,6 +22,9 @@ from ..evaluation.metrics import Floats, Ints
 from ..evaluation.predictions import fit_temperature, fit_thresholds, temper
 from .rejection import Fitted, fit_conformal, reached
 
+TOLERANCE = 0.05
+"""So much more of a class may be called another one in a single part than in all parts together."""
+_MOST = 0.49  # of a class; more than half would be no promise
 _FEWEST = 0.1  # share of all cells of a part that is judged by itself; smaller ones are judged together
 
 
@@ -102,21 +105,26 @@ def learnt_from(left_out: LeftOut, manifest: Manifest, *, alpha: float) -> dict[
 
 
 def fit_rule(calibrated: LeftOut, *, alpha: float) -> Fitted:
-    """Return a conformal rule that keeps its promise for a new subject of each part, not only of their mixture.
+    """Return a conformal rule that keeps its promise for a new subject of all parts, and nearly in each of them.
 
-    Of each class, the strictest of the rules of all parts together and of each part that has subjects enough to promise
-    anything: conformal prediction by class and part. The parts are few, and no rule covers the next one for sure;
-    this one at least does not buy the decisions in one part with errors in another.
+    Of each class, the strictest of the rule of all parts together at alpha, and of those at alpha + TOLERANCE of each
+    part that has subjects enough to promise anything: conformal prediction by class and part. The parts are few, and no
+    rule covers the next one for sure; this one at least does not buy the decisions in one part with errors in another.
+    Alpha itself in each part would be too strict: of seven subjects, the next one alone is an eighth.
     """
     pooled = fit_conformal(calibrated.probabilities, calibrated.labels, calibrated.groups, alpha=alpha)
     parts = [calibrated.pick(np.isin(calibrated.parts, names)) for names in judged_parts(calibrated.parts)]
-    rules = [fit_conformal(each.probabilities, each.labels, each.groups, alpha=alpha) for each in parts]
+    at_most = min(alpha + TOLERANCE, _MOST)
+    rules = [fit_conformal(each.probabilities, each.labels, each.groups, alpha=at_most) for each in parts]
     strictest: list[float | None] = []
     for index, together in enumerate(pooled["smallest_plausible"]):
         alone = [each["smallest_plausible"][index] for each in rules]
         limits = [value for value in (together, *alone) if value is not None]
         strictest.append(None if together is None else min(limits))
-    words = f"{pooled['guarantee']} Learnt on parts that the networks had not seen, and held to it in each of them."
+    words = (
+        f"{pooled['guarantee']} Learnt on parts that the networks had not seen, and held to at most {at_most:.0%} in "
+        "each of them."
+    )
     return pooled | {"smallest_plausible": strictest, "guarantee": words}
 
 

@@ -207,10 +207,9 @@ def _promise(manifest: Manifest) -> list[str]:
     lines = [
         "## What it promises, and what it keeps",
         "",
-        f"Asked for: of each class, at most {manifest.conformal['alpha']:.0%} of a new subject's cells are called the "
-        "other class; what cannot be decided that surely is unsure. Temperature, operating points and the unsure band "
-        "are learnt from cells of parts that the network which judged them had not seen. To see what the promise is "
-        "worth, each part was left out once more and the rule learnt from all others:",
+        f"Asked for: {manifest.conformal['guarantee']} What cannot be decided that surely is unsure. Temperature "
+        "and operating points are learnt from the same cells. To see what the promise is worth, each part was left out "
+        "once more and the rule learnt from all others:",
         "",
         "| Part left out | Class | Asked for: at most | Reached: called the other class | Decided | Subjects |",
         "|---|---|---|---|---|---|",
