@@ -96,9 +96,9 @@ def wait_passively() -> None:
 def compute_products_alone() -> None:
     """Let products of matrices (OpenBLAS) be computed by one thread each; before NumPy is imported, else no change.
 
-    Threads share even small products, and wait for each other by spinning: on two busy processors 1,800 products of less
-    than a millisecond took 21 s with two threads and .6 s with one. Where products are large, `blas_threads` gives them
-    more. OPENBLAS_NUM_THREADS has the last word.
+    Threads share even small products, and wait for each other by spinning: on two busy processors 1,800 products of
+    under a millisecond took 21 s with two threads and .6 s with one. Where products are large, `blas_threads` gives
+    them more. OPENBLAS_NUM_THREADS has the last word.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
