@@ -66,6 +66,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/images/{image_id}/areas"): {"json": {"box": [0, 0, 99, 99]}},
     ("PATCH", "/cases/{case_id}"): {"json": {"name": "stolen"}},
     ("POST", "/cells/{cell_id}/reviews"): {"json": {"label": "blast"}},
+    ("POST", "/cases/{case_id}/reviews"): {"json": {"label": "blast", "cells": ["1-1"]}},
+    ("POST", "/images/{image_id}/replacements"): {"json": {"cells": [1], "outlines": [[[1, 1], [9, 1], [9, 9]]]}},
     ("POST", "/cases/{case_id}/cells"): {"json": {"image": 1, "outline": [[1, 1], [9, 1], [9, 9]]}},
     ("PATCH", "/cells/{cell_id}"): {"json": {"outline": [[1, 1], [9, 1], [9, 9]]}},
     ("PATCH", "/accounts/{account_id}"): {"json": {"active": False}},
