@@ -45,7 +45,7 @@ DROP = """(files) => {
 
 
 @dataclass
-class House:
+class Site:
     """A server that is open, and a browser in front of it."""
 
     address: str
@@ -83,7 +83,7 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(settings: Serving, browser: Any, *, people: dict[str, str] | None = None, port: int = 0) -> Iterator[House]:
+def opened(settings: Serving, browser: Any, *, people: dict[str, str] | None = None, port: int = 0) -> Iterator[Site]:
     """Serve a room on a port of loopback, by default a free one."""
     room = open_room(settings)
     app = create_app(settings, room=room)
@@ -94,23 +94,23 @@ def opened(settings: Serving, browser: Any, *, people: dict[str, str] | None = N
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place]}, daemon=True)
     thread.start()
-    yield House(f"http://127.0.0.1:{place.getsockname()[1]}", room, browser)
+    yield Site(f"http://127.0.0.1:{place.getsockname()[1]}", room, browser)
     server.should_exit = True
     thread.join(timeout=20)
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[House]:
+def site(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[Site]:
     """A laboratory with three people."""
-    settings = Serving(data=tmp_path_factory.mktemp("house") / "room", model=bundle)
+    settings = Serving(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
     with opened(settings, browser, people={"ada": "admin", "rita": "reviewer", "ron": "reader"}) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def rita(house: House) -> Any:
+def rita(site: Site) -> Any:
     """A reviewer at her desk."""
-    return house.visitor("rita", viewport=DESK)
+    return site.visitor("rita", viewport=DESK)
 
 
 @pytest.fixture(scope="module")
@@ -147,21 +147,21 @@ def expect_label(page: Any, place: int, text: str) -> None:
 
 
 def test_the_token_of_the_start_opens_the_room_once(tmp_path: Path, bundle: Path, browser: Any) -> None:
-    with opened(Serving(data=tmp_path / "room", model=bundle), browser) as house:
-        assert house.room.token
-        page, late = house.visitor(), house.visitor()
-        page.goto(f"/login#token={house.room.token.text}")
-        page.wait_for_url(house.address + "/")
+    with opened(Serving(data=tmp_path / "room", model=bundle), browser) as site:
+        assert site.room.token
+        page, late = site.visitor(), site.visitor()
+        page.goto(f"/login#token={site.room.token.text}")
+        page.wait_for_url(site.address + "/")
         page.get_by_text("No cases yet").wait_for()
-        late.goto(f"/login#token={house.room.token.text}")
+        late.goto(f"/login#token={site.room.token.text}")
         late.get_by_label("One-time token").wait_for()
         playwright.expect(late.locator("#token-form .wrong")).to_contain_text("token")
         assert late.url.endswith("/login"), "a token stays in no history"
         assert not page.faults + late.faults
 
 
-def test_a_wrong_password_is_said_beside_the_form(house: House) -> None:
-    page = house.visitor()
+def test_a_wrong_password_is_said_beside_the_form(site: Site) -> None:
+    page = site.visitor()
     page.goto("/cases/1?x=1")
     page.wait_for_url("**/login?next=%2Fcases%2F1%3Fx%3D1")
     page.get_by_label("Name", exact=True).fill("rita")
@@ -170,8 +170,8 @@ def test_a_wrong_password_is_said_beside_the_form(house: House) -> None:
     playwright.expect(page.locator("#account-form .wrong")).to_contain_text(re.compile("name or password", re.I))
 
 
-def test_files_chosen_before_the_page_knows_who_is_here_are_not_lost(house: House) -> None:
-    page = house.visitor("rita", viewport=DESK)
+def test_files_chosen_before_the_page_knows_who_is_here_are_not_lost(site: Site) -> None:
+    page = site.visitor("rita", viewport=DESK)
     held: list[Any] = []
 
     def hold(route: Any) -> None:
@@ -258,8 +258,8 @@ def test_a_reading_that_cannot_be_saved_is_taken_back_and_said(rita: Any, case: 
     rita.context.set_offline(False)
 
 
-def test_a_phone_reads_by_touch(house: House, rita: Any, case: str) -> None:
-    page = house.visitor("ron", viewport=PHONE, has_touch=True, is_mobile=True)
+def test_a_phone_reads_by_touch(site: Site, rita: Any, case: str) -> None:
+    page = site.visitor("ron", viewport=PHONE, has_touch=True, is_mobile=True)
     page.goto(case)
     wait_for_cells(page, CELLS)
     place = int(page.locator(".tile[aria-label*='not yet read']").first.get_attribute("data-place"))
@@ -274,7 +274,7 @@ def test_a_phone_reads_by_touch(house: House, rita: Any, case: str) -> None:
     assert not page.faults
 
 
-def test_a_case_is_signed_exported_and_seen_by_the_next_person(house: House, rita: Any, case: str) -> None:
+def test_a_case_is_signed_exported_and_seen_by_the_next_person(site: Site, rita: Any, case: str) -> None:
     rita.goto(case)
     wait_for_cells(rita, CELLS)
     as_read = tile(rita, 0).get_attribute("aria-label")  # by whichever test read it last
@@ -292,7 +292,7 @@ def test_a_case_is_signed_exported_and_seen_by_the_next_person(house: House, rit
     rita.reload()
     rita.get_by_text("Signed off by rita").wait_for()
 
-    second = house.visitor("ron", viewport=DESK)
+    second = site.visitor("ron", viewport=DESK)
     second.get_by_text("signed off", exact=True).wait_for()
     second.goto(case)
     second.get_by_text("seen under the microscope").wait_for()
@@ -341,8 +341,8 @@ SQUARE = [[40, 40], [120, 40], [120, 120], [40, 120]]
 class Somebody:
     """Somebody else in the same laboratory, who works without the pages."""
 
-    def __init__(self, house: House, name: str) -> None:
-        self.client = httpx2.Client(base_url=f"{house.address}/api/v1", timeout=60)
+    def __init__(self, site: Site, name: str) -> None:
+        self.client = httpx2.Client(base_url=f"{site.address}/api/v1", timeout=60)
         signed_in = self.client.post("/session", json={"name": name, "password": PASSWORD}).json()
         self.client.headers["X-CSRF-Token"] = signed_in["csrf"]
 
@@ -359,8 +359,8 @@ class Somebody:
         assert self.client.patch(f"/cells/{cell}", json={"outline": SQUARE}, headers=seen).status_code == 200
 
 
-def test_a_cell_that_another_redraws_shows_it_and_keeps_the_readers_choice(house: House, rita: Any) -> None:
-    ada = Somebody(house, "ada")
+def test_a_cell_that_another_redraws_shows_it_and_keeps_the_readers_choice(site: Site, rita: Any) -> None:
+    ada = Somebody(site, "ada")
     case, cells = ada.field_case()
     rita.goto(f"/cases/{case}")
     wait_for_cells(rita, len(cells))
@@ -381,8 +381,8 @@ def test_a_cell_that_another_redraws_shows_it_and_keeps_the_readers_choice(house
     assert not rita.faults
 
 
-def test_a_sign_off_that_another_overtakes_shows_the_new_figures_and_keeps_the_note(house: House, rita: Any) -> None:
-    ada = Somebody(house, "ada")
+def test_a_sign_off_that_another_overtakes_shows_the_new_figures_and_keeps_the_note(site: Site, rita: Any) -> None:
+    ada = Somebody(site, "ada")
     case, cells = ada.field_case()
     rita.goto(f"/cases/{case}")
     wait_for_cells(rita, len(cells))
@@ -422,8 +422,8 @@ def test_people_sign_in_through_the_hospital_and_send_what_they_signed(
         )
         to = Destination(name="records", kind="fhir", address=records.address)
         settings = Serving(data=tmp_path / "room", model=bundle, oidc=oidc, hospital=(to,))
-        with opened(settings, browser, people={"ada": "admin"}, port=port) as house:
-            page = house.visitor(viewport=DESK)
+        with opened(settings, browser, people={"ada": "admin"}, port=port) as site:
+            page = site.visitor(viewport=DESK)
             page.goto("/login?problem=no_role")
             playwright.expect(page.locator("#door-problem")).to_contain_text("Example Hospital knows you")
             assert not faults_of(page, lambda: page.goto("/login"))
@@ -431,7 +431,7 @@ def test_people_sign_in_through_the_hospital_and_send_what_they_signed(
             page.get_by_role("link", name="Sign in with Example Hospital").click()
             page.locator("input[name=sub]").fill("1")
             page.locator("input[name=sub]").press("Enter")
-            page.wait_for_url(house.address + "/")
+            page.wait_for_url(site.address + "/")
             drop(page, {"cell.png": cell_picture(1)})
             page.wait_for_url("**/cases/*")
             wait_for_cells(page, 1)
@@ -528,8 +528,8 @@ VIEWS: dict[str, Callable[[Any, str], None]] = {
 }
 
 
-def test_every_view_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_phone(house: House, case: str) -> None:
-    page, door = house.visitor("ada", viewport=DESK, reduced_motion="reduce"), house.visitor(viewport=DESK)
+def test_every_view_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_phone(site: Site, case: str) -> None:
+    page, door = site.visitor("ada", viewport=DESK, reduced_motion="reduce"), site.visitor(viewport=DESK)
     found = {name: faults_of(page, lambda shown=view: shown(page, case)) for name, view in VIEWS.items()}
     found["door"] = faults_of(door, lambda: door.goto("/login"))
     assert not {name: each for name, each in found.items() if each}
@@ -554,8 +554,8 @@ def violations(page: Any, options: dict[str, Any]) -> list[str]:
     return [f"{each['id']}: {node['target']} {node['failureSummary']}" for each in broken for node in each["nodes"][:3]]
 
 
-def test_two_thousand_cells_scroll_with_few_of_them_in_the_page(house: House, rita: Any, case: str) -> None:
-    multiply_cells(house.room, int(case.split("/")[2]), up_to=MANY)
+def test_two_thousand_cells_scroll_with_few_of_them_in_the_page(site: Site, rita: Any, case: str) -> None:
+    multiply_cells(site.room, int(case.split("/")[2]), up_to=MANY)
     rita.goto(case)
     wait_for_cells(rita, MANY)
     most = 0
@@ -585,9 +585,9 @@ def multiply_cells(room: Room, case: int, *, up_to: int) -> None:
 FEW = 3
 
 
-def blind_case(house: House, name: str) -> str:
+def blind_case(site: Site, name: str) -> str:
     """Make a case for two readers through the form, fill it by a drop, and return its path."""
-    rita = house.visitor("rita", viewport=DESK)
+    rita = site.visitor("rita", viewport=DESK)
     rita.goto("/")
     rita.locator("#new-case").click()
     rita.locator("#new-form").get_by_label("Name").fill(name)
@@ -602,9 +602,9 @@ def blind_case(house: House, name: str) -> str:
     return path
 
 
-def at_work(house: House, name: str, case: str, **more: Any) -> Any:
+def at_work(site: Site, name: str, case: str, **more: Any) -> Any:
     """Return the page of somebody who is about to read a case."""
-    page = house.visitor(name, **({"viewport": DESK} | more))
+    page = site.visitor(name, **({"viewport": DESK} | more))
     page.goto(case)
     wait_for_cells(page, FEW)
     page.locator("#order").select_option("number")
@@ -628,9 +628,9 @@ def read_by_keys(page: Any, keys: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_two_read_blind_and_a_consensus_session_settles_with_both_answers_in_sight(house: House) -> None:
-    case = blind_case(house, "two readers")
-    ron, ada, rita = (at_work(house, name, case) for name in ("ron", "ada", "rita"))
+def test_two_read_blind_and_a_consensus_session_settles_with_both_answers_in_sight(site: Site) -> None:
+    case = blind_case(site, "two readers")
+    ron, ada, rita = (at_work(site, name, case) for name in ("ron", "ada", "rita"))
     read_by_keys(ron, "221")
     ron.get_by_role("button", name="Read on").wait_for()
     ada.reload()
@@ -665,10 +665,10 @@ def test_two_read_blind_and_a_consensus_session_settles_with_both_answers_in_sig
     assert not ron.faults + ada.faults + rita.faults
 
 
-def test_a_third_who_comes_finds_the_places_taken_and_a_phone_reads_blind(house: House) -> None:
-    case = blind_case(house, "a phone among them")
-    ada = at_work(house, "ada", case)
-    phone = house.visitor("ron", viewport=PHONE, has_touch=True, is_mobile=True)
+def test_a_third_who_comes_finds_the_places_taken_and_a_phone_reads_blind(site: Site) -> None:
+    case = blind_case(site, "a phone among them")
+    ada = at_work(site, "ada", case)
+    phone = site.visitor("ron", viewport=PHONE, has_touch=True, is_mobile=True)
     phone.goto(case)
     wait_for_cells(phone, FEW)
     tile(phone, 0).tap()
@@ -678,7 +678,7 @@ def test_a_third_who_comes_finds_the_places_taken_and_a_phone_reads_blind(house:
     ada.locator("#grid").focus()
     ada.keyboard.press("2")
     expect_label(ada, 0, "read as blast")
-    rita = at_work(house, "rita", case)
+    rita = at_work(site, "rita", case)
     playwright.expect(rita.locator("#readers-list li")).to_have_count(2)
     assert rita.locator("#verdicts .class").first.is_disabled()
     rita.locator("#grid").focus()
@@ -696,13 +696,13 @@ def test_a_third_who_comes_finds_the_places_taken_and_a_phone_reads_blind(house:
     assert not ada.faults + phone.faults + rita.faults
 
 
-def test_a_case_that_is_deleted_under_a_reader_says_so_and_what_was_not_saved(house: House) -> None:
-    case = blind_case(house, "deleted")
-    ron, rita = at_work(house, "ron", case), at_work(house, "rita", case)
+def test_a_case_that_is_deleted_under_a_reader_says_so_and_what_was_not_saved(site: Site) -> None:
+    case = blind_case(site, "deleted")
+    ron, rita = at_work(site, "ron", case), at_work(site, "rita", case)
     rita.locator("#more-button").click()
     rita.get_by_role("button", name="Delete the case").click()
     rita.locator("#ask-yes").click()
-    rita.wait_for_url(house.address + "/")
+    rita.wait_for_url(site.address + "/")
     ron.locator("#grid").focus()
     ron.keyboard.press("2")
     ron.get_by_text("Somebody has deleted this case. “blast” for cell").first.wait_for()
@@ -710,18 +710,18 @@ def test_a_case_that_is_deleted_under_a_reader_says_so_and_what_was_not_saved(ho
     assert not ron.faults
 
 
-def test_the_log_of_an_admin_tells_old_and_new_answers(house: House) -> None:
-    ada = house.visitor("ada", viewport=DESK)
+def test_the_log_of_an_admin_tells_old_and_new_answers(site: Site) -> None:
+    ada = site.visitor("ada", viewport=DESK)
     ada.goto("/accounts")
     first = int(ada.locator("#log-rows tr").first.locator("td").first.inner_text().replace(",", ""))
     assert ada.locator("#log-words").inner_text().startswith(f"{first:,} entries")
     ada.locator("#log-rows").get_by_text(re.compile(r"reviewed cell \d+: (blast|normal)")).first.wait_for()
 
 
-def test_the_export_menu_stays_on_the_screen(house: House) -> None:
-    case = blind_case(house, "menus")
+def test_the_export_menu_stays_on_the_screen(site: Site) -> None:
+    case = blind_case(site, "menus")
     for width in (1440, 1100, 390):
-        page = at_work(house, "rita", case, viewport={"width": width, "height": 900})
+        page = at_work(site, "rita", case, viewport={"width": width, "height": 900})
         page.evaluate("document.getElementById('export-menu').hidden = false")  # its button waits for the readers
         box = page.locator("#export-menu").bounding_box()
         assert box["x"] >= 0, width

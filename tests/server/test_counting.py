@@ -82,8 +82,8 @@ def test_keys_are_set_in_the_browser_with_their_clashes_and_stand_in_the_help(
 ) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra test)")
     expect = playwright.expect
-    with opened(Serving(data=tmp_path / "room", model=typed_bundle), browser, people={"ada": "admin"}) as house:
-        page = house.visitor("ada", viewport=DESK)
+    with opened(Serving(data=tmp_path / "room", model=typed_bundle), browser, people={"ada": "admin"}) as site:
+        page = site.visitor("ada", viewport=DESK)
         page.goto("/accounts")
         form = page.locator("#counting-form")
         neutrophil, monocyte = (form.get_by_label(name, exact=True) for name in ("Neutrophil", "Monocyte"))

@@ -9,7 +9,7 @@ import pytest
 
 from leukoscope.server.settings import Serving
 from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture
-from tests.server.test_browser import DESK, PHONE, House, browser, faults_of, opened, wait_for_cells
+from tests.server.test_browser import DESK, PHONE, Site, browser, faults_of, opened, wait_for_cells
 from tests.server.test_learning import SUBJECTS, taught
 
 assert browser  # the fixture
@@ -19,9 +19,9 @@ expect = playwright.expect
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[House]:
+def site(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[Site]:
     """A laboratory that has signed off some cases, and has one to read."""
-    settings = Serving(data=tmp_path_factory.mktemp("house") / "room", model=bundle)
+    settings = Serving(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
     with opened(settings, browser, people={"ada": "admin", "ron": "reader"}) as found:
         ada = Visitor(httpx2.Client(base_url=found.address, timeout=60))  # type: ignore[arg-type]
         ada.csrf = ada.post("/session", json={"name": "ada", "password": PASSWORD}).json()["csrf"]
@@ -31,9 +31,9 @@ def house(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) 
 
 
 def test_a_model_is_fitted_with_one_click_chosen_with_both_figures_in_sight_and_judges_a_case_anew(
-    house: House,
+    site: Site,
 ) -> None:
-    page = house.visitor("ada", viewport=DESK)
+    page = site.visitor("ada", viewport=DESK)
     page.get_by_role("link", name="What to read next").click()
     expect(page.locator("#cells-words")).to_contain_text(f"of {SUBJECTS} subjects in {SUBJECTS} cases")
     page.get_by_role("button", name="Fit a model to these cells").click()
@@ -64,8 +64,8 @@ def test_a_model_is_fitted_with_one_click_chosen_with_both_figures_in_sight_and_
     assert page.faults == []
 
 
-def test_who_is_no_admin_sees_the_figures_and_can_press_nothing(house: House) -> None:
-    page = house.visitor("ron", viewport=PHONE)
+def test_who_is_no_admin_sees_the_figures_and_can_press_nothing(site: Site) -> None:
+    page = site.visitor("ron", viewport=PHONE)
     page.goto("/learning")
     expect(page.locator("#fit-other")).to_be_visible()
     expect(page.locator("#fit-row")).to_be_hidden()
@@ -74,6 +74,6 @@ def test_who_is_no_admin_sees_the_figures_and_can_press_nothing(house: House) ->
     assert page.faults == []
 
 
-def test_the_page_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_phone(house: House) -> None:
-    page = house.visitor("ada", viewport=DESK, reduced_motion="reduce")
+def test_the_page_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_phone(site: Site) -> None:
+    page = site.visitor("ada", viewport=DESK, reduced_motion="reduce")
     assert faults_of(page, lambda: page.goto("/learning")) == []

@@ -12,7 +12,7 @@ from tests.server.conftest import cell_picture, png
 from tests.server.test_browser import (
     DESK,
     PHONE,
-    House,
+    Site,
     browser,
     expect_label,
     opened,
@@ -31,17 +31,17 @@ CELLS = 9
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[House]:
+def site(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[Site]:
     """A laboratory with a reviewer and a reader."""
-    settings = Serving(data=tmp_path_factory.mktemp("house") / "room", model=bundle)
+    settings = Serving(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
     with opened(settings, browser, people={"rita": "reviewer", "ron": "reader"}) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def rita(house: House) -> Any:
+def rita(site: Site) -> Any:
     """A reviewer at her desk."""
-    return house.visitor("rita", viewport=DESK)
+    return site.visitor("rita", viewport=DESK)
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +138,10 @@ def test_a_selection_is_dragged_to_a_class(wall: Any) -> None:
     expect_read(wall)
 
 
-def test_nothing_is_saved_where_another_has_changed_one_of_them(wall: Any, house: House, case: str) -> None:
+def test_nothing_is_saved_where_another_has_changed_one_of_them(wall: Any, site: Site, case: str) -> None:
     tile(wall, 0).click()
     tile(wall, 2).click(modifiers=["Shift"])
-    other = house.visitor("ron", viewport=DESK)
+    other = site.visitor("ron", viewport=DESK)
     gone = wall.evaluate(CELL_AT, [case, 1])
     other.goto(case)
     wait_for_cells(other, CELLS)
@@ -164,8 +164,8 @@ UNDO = f"""async (id) => {{ {SEND} const {{etag}} = await (await fetch(`/api/v1/
   return (await send("POST", `/cases/${{id}}/undo`, `"${{etag}}"`)).status; }}"""
 
 
-def test_a_finger_that_stays_selects_and_presses_select_more(house: House, rita: Any, case: str) -> None:
-    page = house.visitor("ron", viewport=PHONE, has_touch=True, is_mobile=True)
+def test_a_finger_that_stays_selects_and_presses_select_more(site: Site, rita: Any, case: str) -> None:
+    page = site.visitor("ron", viewport=PHONE, has_touch=True, is_mobile=True)
     page.goto(case)
     wait_for_cells(page, CELLS)
     page.locator("#order").select_option("number")

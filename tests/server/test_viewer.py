@@ -10,7 +10,7 @@ import pytest
 
 from leukoscope.server.settings import Serving
 from tests.server.conftest import cell_picture, png
-from tests.server.test_browser import DESK, House, browser, expect_label, opened, tile, violations, wait_for_cells
+from tests.server.test_browser import DESK, Site, browser, expect_label, opened, tile, violations, wait_for_cells
 from tests.server.test_reading import smear
 from tests.server.test_slides import write_slide
 
@@ -24,17 +24,17 @@ IN_SIGHT = """() => { const box = document.querySelector(".tile.chosen").getBoun
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[House]:
+def site(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[Site]:
     """A laboratory with a reviewer."""
-    settings = Serving(data=tmp_path_factory.mktemp("house") / "room", model=bundle)
+    settings = Serving(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
     with opened(settings, browser, people={"rita": "reviewer"}) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def rita(house: House) -> Any:
+def rita(site: Site) -> Any:
     """A reviewer at her desk."""
-    return house.visitor("rita", viewport=DESK)
+    return site.visitor("rita", viewport=DESK)
 
 
 def new_case(page: Any, files: dict[str, bytes], cells: int | None) -> str:
@@ -177,8 +177,8 @@ def test_a_slide_is_opened_and_an_area_of_it_analysed_by_keys(rita: Any, tmp_pat
 
 
 def test_training_cells_stand_beside_a_cell_at_its_own_scale(tmp_path: Path, browser: Any) -> None:
-    with opened(Serving(data=tmp_path / "room"), browser, people={"rita": "reviewer"}) as house:
-        page = house.visitor("rita", viewport=DESK)
+    with opened(Serving(data=tmp_path / "room"), browser, people={"rita": "reviewer"}) as site:
+        page = site.visitor("rita", viewport=DESK)
         new_case(page, {"cell.png": cell_picture(1)}, 1)
         rows = page.locator("#references-training li")
         expect(rows).to_have_count(6)

@@ -113,7 +113,7 @@ def read_field(path: Path) -> FieldImage:
     """Read pixels and scale of a field.
 
     Raises:
-        ImageError: the file is missing, ends early, is no image, is black and white, too small or too large.
+        ImageError: the file is missing, ends early, is not an image, is black and white, too small or too large.
     """
     picture = read_picture(path, most_pixels=MAX_PIXELS, least_side=MIN_SIDE)
     stated = stated_scale(path)

@@ -420,7 +420,7 @@ def _renewed(session: Session, cell: Cell, drawn: Drawn, opinion: Opinion, *, pr
 
 
 def _like(session: Session, image: Picture) -> list[Picture]:
-    """Return the fields of a case that have the size of this one, and pictures that may prove to be such.
+    """Return the fields of a case that have the size of this one, and images that may turn out to be such.
 
     Of a slide they are its areas, whatever their size.
     """

@@ -43,7 +43,7 @@ class Who:
 
 
 class AuditLog:
-    """Appends and proves the log of one room."""
+    """Appends to the audit log of one server, and verifies it."""
 
     def __init__(self, data: Path) -> None:
         """Take the key from `data`, or make one."""

@@ -48,7 +48,7 @@ class SignInProblem(LeukoscopeError):  # noqa: N818  # somebody is not let in; n
 
 @dataclass(frozen=True)
 class Begun:
-    """What a browser keeps while somebody is at the provider, to prove that the answer is meant for it."""
+    """What a browser keeps while somebody is at the provider, to check that the answer is meant for it."""
 
     state: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -350,7 +350,7 @@ def _texts(value: Any) -> set[str]:
 def account_of(session: Session, person: Person) -> Account:
     """Return the account of a person, made the first time, with the role and laboratory of now; its row is locked.
 
-    It is never that of somebody with a password: names alone prove nothing.
+    It is never that of somebody with a password: a name alone is no evidence.
 
     Raises:
         SignInProblem: an admin of the room has closed it, or its name is taken by two others.

@@ -97,7 +97,7 @@ class Room:
 
 
 def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None) -> Room:
-    """Open what a server needs, and prove that it may be opened; `counted` is told of cells that were analysed.
+    """Open what a server needs, and check that it may be opened; `counted` is told of cells that were analysed.
 
     Raises:
         BundleError: there is no usable model.
