@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from leukoscope.bundle.manifest import Bundle
 from leukoscope.inference.opinion import Opinion, Tally
-from leukoscope.inference.prevalence import Accuracy, accuracy_of, draw_rates, rogan_gladen
+from leukoscope.inference.prevalence import Accuracy, accuracy_of, draw_rates, rogan_gladen, share_in_words
 
 from .conftest import changed
 
@@ -31,6 +31,22 @@ def test_a_model_that_guesses_has_no_share() -> None:
     rates = np.full(100, 0.5)
     answer = Accuracy(0.5, 0.5, rates, rates).share(3, cells=10, rng=np.random.default_rng(0))
     assert answer == {"value": None, "low": 0.0, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "cells", "words"),
+    [
+        (0.5, 1.0, 20, "75 % (50 to 100)"),
+        (0.4, 0.9, 20, "75 % (40 to 90)"),
+        (0.4, 0.91, 4000, "not known yet (40 to 91)"),  # more than half of all shares would fit
+        (0.7, 0.8, 19, "not known yet (70 to 80)"),  # fewer cells than a percentage takes
+        (0.18, 1.0, 2, "not known yet (18 to 100)"),
+    ],
+)
+def test_a_share_is_shown_only_where_its_interval_says_something(
+    low: float, high: float, cells: int, words: str
+) -> None:
+    assert share_in_words({"value": 0.75, "low": low, "high": high}, cells=cells) == words
 
 
 def test_with_equal_subjects_the_interval_is_that_of_rogan_and_gladen() -> None:

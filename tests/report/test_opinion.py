@@ -120,9 +120,14 @@ def test_a_share_that_may_be_anything_is_not_known() -> None:
         for number, called in enumerate((1, 39, 20))
     )
     html = page_of(OPINIONS[:2], BINARY.model_copy(update={"subjects": unlike}), subject="P1")
-    assert '<td class="n">not known yet</td>' in html
-    assert "any share from 0 to 100 % fits" in html
-    assert "any share from 0 to 100 % fits" not in page_of(OPINIONS[:2] * 20, subject="P1")
+    assert '<td class="n">not known yet <span class="soft nowrap">(0 to 100)</span></td>' in html
+    assert "leaves more than half of all shares possible" in html
+    assert "leaves more than half of all shares possible" not in page_of(OPINIONS[:2] * 20, subject="P1")
+
+
+def test_a_share_of_two_cells_is_not_known_and_its_interval_stands_beside_it() -> None:
+    html = page_of([opinion("a.png", 0.97), opinion("b.png", 0.98)], subject="P1")
+    assert re.search(r"not known yet <span class=\"soft nowrap\">\(\d+ to 100\)", html)
 
 
 def test_numbers_of_a_subject_add_up_to_its_cells() -> None:

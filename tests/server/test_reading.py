@@ -64,19 +64,35 @@ def test_answers_are_those_of_the_plain_predictor(place: Place, bundle: Path) ->
 
 def test_the_share_of_blasts_follows_the_readers(place: Place) -> None:
     me = place.local()
-    case = me.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
-    before = me.get(f"/cases/{case}/summary").json()["blast_share"]
-    assert before["low"] <= before["value"] <= before["high"]
+    many = 2 * CELLS  # a share takes 20 cells
+    case = me.case(pictures=[cell_picture(seed) for seed in range(many)])
     cells = me.cells(case)
     for place_, cell in enumerate(cells):
         me.review(cell["id"], "blast" if place_ < 3 else "normal")
     summary = me.get(f"/cases/{case}/summary").json()
     share = summary["blast_share"]
-    assert share["value"] == 3 / CELLS
-    exact = beta.ppf([0.025, 0.975], 3 + 0.5, CELLS - 3 + 0.5)  # Jeffreys' interval
+    assert share["value"] == 3 / many
+    exact = beta.ppf([0.025, 0.975], 3 + 0.5, many - 3 + 0.5)  # Jeffreys' interval
     assert np.allclose([share["low"], share["high"]], exact, atol=0.02)
-    assert summary["by_reader"] == {"blast": 3, "normal": CELLS - 3}
+    assert summary["by_reader"] == {"blast": 3, "normal": many - 3}
     assert summary["notice"] == "Research use, not a diagnosis"
+
+
+def test_the_share_of_two_cells_is_not_known_and_says_why(place: Place) -> None:
+    me = place.local()
+    case = me.case(pictures=[cell_picture(seed) for seed in range(2)])
+    for cell in me.cells(case):
+        me.review(cell["id"], "blast")
+    share = me.get(f"/cases/{case}/summary").json()["blast_share"]
+    assert share["value"] is None
+    exact = beta.ppf([0.025, 1], 2.5, 0.5)
+    assert np.allclose([share["low"], share["high"]], exact, atol=0.05)
+    assert share["how"].startswith("2 of 2 cells count as blast. A share needs 20 cells at least. All 2 cells decided")
+    page = me.get(f"/cases/{case}/exports/html").text
+    assert re.search(r"Share of blasts among 2 cells: not known yet \(\d\d to 100 %\)\.", page)
+    assert "100 % blasts" not in page
+    told = json.loads(me.get(f"/cases/{case}/exports/json").text)
+    assert told["blast_share"] == share
 
 
 def test_a_cell_that_its_reader_is_unsure_of_still_counts_as_the_model_called_it(place: Place) -> None:

@@ -247,17 +247,22 @@ def apart_words(counted: Differential) -> str:
 
     For example 'Counted apart: 3 platelet, 2 unsure. Per 100 white cells: 4.1 erythroblast.'
     """
+    from ..inference.prevalence import NOT_KNOWN
+
     there = [f"{cells:,} {name}" for name, cells in counted.apart.items() if cells]
     parts = [f"Counted apart: {', '.join(there) or 'nothing'}."]
     if counted.per_100:
         each = ", ".join(f"{row.percent:.1f} {name}" for name, row in counted.per_100.items())
         parts.append(f"Per 100 white cells: {each}.")
     if of := counted.blasts_of_lymphoid:
-        parts.append(f"Blasts are {of.percent:.0f} % of lymphoid cells ({of.low:.0f} to {of.high:.0f}).")
+        said = NOT_KNOWN if of.percent is None else f"{of.percent:.0f} %"
+        parts.append(f"Blasts among lymphoid cells: {said} ({of.low:.0f} to {of.high:.0f}).")
     return " ".join(parts)
 
 
 def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
+    from ..inference.prevalence import share_in_words
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     share = "share" in rows[0]
     for title in ("subject", "cells", f"called {title_of(manifest.positive)}", "unsure", "refused"):
@@ -266,7 +271,11 @@ def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
         table.add_column(f"share of {title_of(manifest.positive)} (95 % interval)")
     for row in rows:
         numbers = [f"{row[name]:,}" for name in ("cells", "called", "unsure", "refused")]
-        table.add_row(Text(printable(row["subject"])), *numbers, *([_share(row["share"])] if share else []))
+        table.add_row(
+            Text(printable(row["subject"])),
+            *numbers,
+            *([share_in_words(row["share"], cells=row["answered"])] if share else []),
+        )
     return table
 
 
@@ -282,22 +291,6 @@ def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
             scale = f"{row['um_per_px']:.3g} µm/px, {row['scale']}"
             table.add_row(Text(_end_of(printable(row["field"]))), *(f"{row[name]:,}" for name in numbers), scale)
     return table
-
-
-def _share(share: dict[str, float | None]) -> str:
-    """Return a share with its interval in per cent, or that it is not known where the interval leaves every share.
-
-    >>> _share({"value": 0.5, "low": 0.251, "high": 0.749})
-    '50 % (25 to 75)'
-    >>> _share({"value": 1.0, "low": 0.0, "high": 1.0})
-    'not known yet'
-    """
-    from ..inference.prevalence import NOT_KNOWN, says_nothing
-
-    value, low, high = share["value"], share["low"], share["high"]
-    if value is None or low is None or high is None or says_nothing(low, high):
-        return NOT_KNOWN
-    return f"{100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _end_of(path: str, *, room: int = 30) -> str:

@@ -9,7 +9,7 @@ Wilson's as well, so it always holds the percentage beside it.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..errors import UnknownNameError, UsageError
 from ..interop.case_result import CellShare
 from .cell_types import LYMPHOID, UNSURE_TYPE
 from .opinion import Opinion, title_of
-from .prevalence import LEVEL, Accuracy, accuracy_of
+from .prevalence import FEWEST, LEVEL, Accuracy, accuracy_of, why_not_known
 
 BLAST, LYMPHOCYTE, UNDECIDED = "blast", "lymphocyte", "lymphoid, undecided"
 IMMATURE, ERYTHROBLAST = "immature granulocyte", "erythroblast"
@@ -29,8 +29,6 @@ ORDER = ("neutrophil", LYMPHOCYTE, "monocyte", "eosinophil", "basophil", IMMATUR
 SMUDGE, REFUSED_ROW, OTHER = "smudge", "refused", "other"  # a smudge: inference.fields
 APART = (ERYTHROBLAST, "platelet", SMUDGE, OTHER, UNSURE_TYPE, REFUSED_ROW)
 """What is counted beside the white cells."""
-FEWEST = 20
-"""White cells below which percentages would mislead."""
 GOAL = 200
 """White cells that laboratories count for a differential."""
 
@@ -52,7 +50,8 @@ class Differential:
     apart: dict[str, int]
     """APART -> cells."""
     blasts_of_lymphoid: CellShare | None
-    """Blasts among the lymphoid cells, in per cent of these; None for too few of them."""
+    """Blasts among the lymphoid cells, in per cent of these; None for too few of them. Its percent is None where the
+    interval is too wide for a share to be shown (`prevalence.why_not_known`)."""
     per_100: dict[str, CellShare]
     """Immature granulocytes and erythroblasts, for each 100 white cells (of which erythroblasts are none)."""
     said: str
@@ -285,7 +284,9 @@ def _blast_shares(kinds: Kinds, errors: Errors, rng: np.random.Generator) -> tup
 
 def _of_lymphoid(kinds: Kinds, lymphoid: int, errors: Errors | None, *, seed: int) -> CellShare:
     corrected = _quantiles(*_blast_shares(kinds, errors, np.random.default_rng(seed))) if errors else None
-    return _row(BLAST, kinds.cells[BLAST], lymphoid, corrected)
+    row = _row(BLAST, kinds.cells[BLAST], lymphoid, corrected)
+    low, high = ((row.low or 0.0) / 100, (row.high or 0.0) / 100)
+    return replace(row, percent=None) if why_not_known(low, high, cells=lymphoid) else row
 
 
 def _per_100(cells: Mapping[str, int], white: int) -> dict[str, CellShare]:

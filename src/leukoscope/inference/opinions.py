@@ -22,6 +22,7 @@ from ..files import write_csv
 from ..images.read import RGB
 from .differential import GOAL, ORDER, REFUSED_ROW, Counting, Differential
 from .opinion import Opinion, Tally, columns_of, evidence_of, full_evidence, review_priority, title_of, worded
+from .prevalence import is_known
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -429,7 +430,7 @@ def case_result(
             for row in counted.rows
             if row.percent is not None
         ]
-    elif (share := summary.get("share")) and share["value"] is not None:
+    elif (share := summary.get("share")) and is_known(share, cells=summary["answered"]):
         ends = [100 * share[end] for end in ("value", "low", "high")]
         rows.append(Observation("blast among cells answered", ends[0], "%", ends[1], ends[2]))
     rows += blood.rows() if blood is not None else []

@@ -6,7 +6,7 @@ another. So the interval draws the sensitivity and specificity of a new subject 
 subjects that the model was tested on, and the share of called cells from its own uncertainty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,16 +23,50 @@ _NO_BETTER = 1e-6  # sensitivity + specificity - 1 of a model that calls blasts 
 
 
 NOT_KNOWN = "not known yet"
-_ANY = 0.995  # width of an interval that is printed as 0 to 100 %
+FEWEST = 20  # cells below which no percentage is shown, here and in a differential
+WIDEST = 0.5  # width of an interval above which no share is shown: it leaves more than half of all shares possible
 
 
-def says_nothing(low: float | None, high: float | None) -> bool:
-    """Tell whether an interval leaves every share possible, so that no share should be shown.
+def why_not_known(low: float | None, high: float | None, *, cells: int) -> str:
+    """Return why a share must not be shown beside its interval, in words; empty where it may be.
 
-    >>> says_nothing(0.0, 1.0), says_nothing(0.2, 0.9), says_nothing(None, None)
-    (True, False, False)
+    This is the one rule for every share of the disease that is shown: page, report, terminal and what is sent. Where it
+    says why, NOT_KNOWN is shown, with the interval and the number of cells beside it.
+
+    low, high: from 0 to 1; None where no interval was found. cells: those that the share is of.
+
+    >>> why_not_known(0.18, 1.0, cells=2)
+    'A share needs 20 cells at least.'
+    >>> why_not_known(0.2, 0.9, cells=400)
+    'The interval is wider than half of all.'
+    >>> why_not_known(0.2, 0.6, cells=400)
+    ''
     """
-    return low is not None and high is not None and high - low > _ANY
+    if cells < FEWEST:
+        return f"A share needs {FEWEST} cells at least."
+    if low is None or high is None or high - low > WIDEST:
+        return f"The interval is {'not known' if low is None or high is None else 'wider than half of all'}."
+    return ""
+
+
+def is_known(share: Mapping[str, float | None], *, cells: int) -> bool:
+    """Tell whether a share {"value", "low", "high"} of so many cells may be shown."""
+    return share["value"] is not None and not why_not_known(share["low"], share["high"], cells=cells)
+
+
+def share_in_words(share: Mapping[str, float | None], *, cells: int) -> str:
+    """Return a share {"value", "low", "high"} of so many cells in per cent with its interval, or that it is not known.
+
+    >>> share_in_words({"value": 0.5, "low": 0.351, "high": 0.649}, cells=40)
+    '50 % (35 to 65)'
+    >>> share_in_words({"value": 1.0, "low": 0.18, "high": 1.0}, cells=2)
+    'not known yet (18 to 100)'
+    >>> share_in_words({"value": None, "low": None, "high": None}, cells=0)
+    'not known yet'
+    """
+    value, low, high = share["value"], share["low"], share["high"]
+    said = f"{100 * value:.0f} %" if value is not None and is_known(share, cells=cells) else NOT_KNOWN
+    return said if low is None or high is None else f"{said} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def rogan_gladen(apparent: float, sensitivity: float, specificity: float) -> float | None:

@@ -84,10 +84,11 @@ class CaseReport:
     @property
     def headline(self) -> str:
         """The first sentence."""
-        if self.share["value"] is None:
-            return f"Share of blasts among {len(self.cells):,} cells: {NOT_KNOWN}."
-        value, low, high = (100 * self.share[name] for name in ("value", "low", "high"))
-        return f"{value:.0f} % blasts ({low:.0f} to {high:.0f} %)"
+        value, low, high = (self.share[name] for name in ("value", "low", "high"))
+        ends = "" if low is None or high is None else f" ({100 * low:.0f} to {100 * high:.0f} %)"
+        if value is None:
+            return f"Share of blasts among {len(self.cells):,} cells: {NOT_KNOWN}{ends}."
+        return f"{100 * value:.0f} % blasts{ends}"
 
     @property
     def counted(self) -> list[tuple[str, str, str]]:

@@ -30,7 +30,7 @@ from ..inference.opinion import (
     title_of,
     worded,
 )
-from ..inference.prevalence import says_nothing
+from ..inference.prevalence import FEWEST, NOT_KNOWN, is_known
 from .card import figures_at
 from .style import COLOURS, environment, picture
 
@@ -161,7 +161,9 @@ class OpinionPage:
                 total=self._count,
                 swatches={name: _css(colour) for name, colour in self._swatches().items()},
                 heat=any(card.evidence is not None for card in self._cards),
-                subjects=[row | {"any": _any_share(row.get("share"))} for row in tally.summaries()],
+                subjects=[row | {"unknown": _unknown(row)} for row in tally.summaries()],
+                not_known=NOT_KNOWN,
+                fewest=FEWEST,
                 figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
                 colours=COLOURS,
                 made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -334,8 +336,10 @@ def _title(decision: str, count: int) -> str:
     return f"Refused: {cells} not judged" if decision == REFUSED else f"Called {title_of(decision)}: {cells}"
 
 
-def _any_share(share: dict[str, Any] | None) -> bool:
-    return share is not None and says_nothing(share["low"], share["high"])
+def _unknown(row: dict[str, Any]) -> bool:
+    """Tell whether a subject has a share that must not be shown."""
+    share = row.get("share")
+    return share is not None and not is_known(share, cells=row["answered"])
 
 
 def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:

@@ -23,7 +23,7 @@ from ..inference.differential import (
     errors_of,
 )
 from ..inference.opinion import Opinion, title_of
-from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen, says_nothing
+from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen, why_not_known
 from .cases import SAID, label_for, labelled, of_case, shown_to
 from .database import QUEUED, RUNNING, Cell, Laboratory, Model, Picture, Prediction
 from .readings import View
@@ -163,7 +163,8 @@ def _share(
 ) -> dict[str, Any]:
     """Return the share over cells that a reader or the model decided; a reader's word stands before the model's.
 
-    It is not known while images are analysed, while people read blind, or where any share fits what was said.
+    The value is None while images are analysed and while people read blind, and, with low and high, where these leave
+    too much possible (`prevalence.why_not_known`). `how` says in words what it rests on.
     """
     nothing = {"value": None, "low": None, "high": None}
     if not manifest.positive:
@@ -188,8 +189,12 @@ def _share(
     value = float(np.clip(value, 0, 1))
     bounds = {"low": min(bounds["low"], value), "high": max(bounds["high"], value)}
     how = _how(read, rest)
-    if says_nothing(**bounds):
-        return nothing | {"how": f"Any share from 0 to 100 % fits what was said. {how}"}
+    if why := why_not_known(**bounds, cells=cells):
+        called = blasts + sum(part.called for part in rest)
+        counted = (
+            f"{called:,} of {_cells(cells)} {'counts' if called == 1 else 'count'} as {title_of(manifest.positive)}."
+        )
+        return {"value": None, **bounds, "how": f"{counted} {why} {how}"}
     return {"value": value, **bounds, "how": how}
 
 

@@ -4,8 +4,8 @@ import { address, download, get, outdated, send } from "./api.js";
 import { element, find, icon } from "./element.js";
 import { blame, complain, confirmed, menu, note } from "./frame.js";
 import { overview } from "./slides.js";
-import { isKnown, NOT_KNOWN, takenWord } from "./summary.js";
-import { between, count, percent, titled, when, whole } from "./words.js";
+import { isKnown, NOT_KNOWN, rangeWords, takenWord } from "./summary.js";
+import { count, percent, titled, when, whole } from "./words.js";
 
 const LISTED = 1000; // images in the list of a case
 const EXPORTS = [
@@ -98,9 +98,8 @@ export class Closing extends EventTarget {
   showSign() {
     const { cells = 0, read = 0, unsure = 0, refused = 0, blast_share: share } = this.summary ?? {};
     const disease = this.words.positive ? this.words.title(this.words.positive) : "disease";
-    const known = isKnown(share);
     const facts = [
-      [`${titled(disease)} share`, known ? percent(share.value) : NOT_KNOWN, known && share.low !== null ? `95 % interval ${between(share.low, share.high)}` : ""],
+      [`${titled(disease)} share`, isKnown(share) ? percent(share.value) : NOT_KNOWN, rangeWords(share)],
       ["Read by people", whole(read), `of ${count(cells, "cell")}`],
       ["Unsure", whole(unsure), ""],
       ["Refused", whole(refused), ""],

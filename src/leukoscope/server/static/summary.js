@@ -10,7 +10,7 @@ export function showSummary(summary, words) {
   const known = isKnown(share);
   find("share-value").textContent = known ? percent(share.value) : NOT_KNOWN;
   find("share-value").classList.toggle("not-known", !known);
-  drawInterval(find("share-bar"), known ? share : null, disease);
+  drawInterval(find("share-bar"), share, disease);
   find("share-words").textContent = shareWords(share, { cells, read });
   find("read-bar").max = cells || 1;
   find("read-bar").value = read;
@@ -18,25 +18,31 @@ export function showSummary(summary, words) {
 }
 
 export const NOT_KNOWN = "not known yet";
-/** Whether the server gives a share: none while images are analysed or people read blind, or where any would fit. */
+/** Whether the server gives a share: none while images are analysed or people read blind, or where it says too little. */
 export const isKnown = (share) => Boolean(share) && share.value !== null && share.value !== undefined;
+
+/** "95 % interval 18 to 100 %", empty where there is none. */
+export const rangeWords = (share) => (Number.isFinite(share?.low) ? `95 % interval ${between(share.low, share.high)}` : "");
 
 function shareWords(share, { cells }) {
   if (!cells) return "No cells yet.";
-  if (!isKnown(share)) return share?.how ?? "";
-  const range = share.low === null || share.low === undefined ? "" : `95 % interval ${between(share.low, share.high)}. `;
-  return `${range}${share.how ?? ""}`;
+  return [rangeWords(share), share?.how ?? ""].filter(Boolean).join(". ");
 }
 
+/** An interval as a bar, with a dot where the share is known; empty where there is no interval either. */
 export function drawInterval(node, share, what) {
   const [range, dot] = node.children;
-  node.classList.toggle("unknown", !share);
-  if (!share) return node.setAttribute("aria-label", `${what} share is not known yet`);
-  const { value, low, high } = share;
-  range.style.left = `${100 * (low ?? value)}%`;
-  range.style.right = `${100 - 100 * (high ?? value)}%`;
-  dot.style.left = `${100 * value}%`;
-  return node.setAttribute("aria-label", `${what} share ${percent(value)}, 95 % interval ${between(low ?? value, high ?? value)}`);
+  const known = isKnown(share);
+  const low = share?.low ?? share?.value;
+  const high = share?.high ?? share?.value;
+  const some = Number.isFinite(low);
+  node.classList.toggle("unknown", !some);
+  dot.hidden = !known;
+  const said = known ? percent(share.value) : `is ${NOT_KNOWN}`;
+  node.setAttribute("aria-label", [`${what} share ${said}`, some ? `95 % interval ${between(low, high)}` : ""].filter(Boolean).join(", "));
+  if (some) range.style.left = `${100 * low}%`;
+  if (some) range.style.right = `${100 - 100 * high}%`;
+  if (known) dot.style.left = `${100 * share.value}%`;
 }
 
 /** The differential: the model's count, and beside it what people said. */
@@ -68,7 +74,9 @@ function figures({ cells, percent: share, low, high }) {
 function per100({ per_100: rates, blasts_of_lymphoid: blasts }, who) {
   const words = Object.values(rates).filter(({ cells }) => cells).map(({ name, percent: rate }) => `${rate.toFixed(1)} ${name}s`);
   const said = words.length ? [`${who}: ${words.join(", ")} per 100 white cells.`] : [];
-  return blasts ? [...said, `${who}: blasts are ${Math.round(blasts.percent)} % of lymphoid cells.`] : said;
+  if (!blasts) return said;
+  const share = blasts.percent === null ? NOT_KNOWN : `${Math.round(blasts.percent)}\u00a0%`;
+  return [...said, `${who}: blasts among lymphoid cells ${share} (${Math.round(blasts.low)} to ${Math.round(blasts.high)}).`];
 }
 
 /** Red cells and platelets of the case's fields. */
