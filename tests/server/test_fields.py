@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 import zlib
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,20 @@ def test_a_reader_says_types_and_is_counted_beside_the_model(place: Place) -> No
     share = me.get(f"/cases/{case}/summary").json()["blast_share"]
     lymphoid = sum(model[name] for name in ("blast", "lymphocyte", "lymphoid, undecided"))
     assert f"{lymphoid} cell" in share["how"], "the share is one of lymphoid cells"
+
+
+def test_the_report_shows_cells_of_a_field_in_the_smear_and_not_on_black(place: Place) -> None:
+    me = place.local()
+    case = sent_fields(me, {"a.png": field_png(1)})
+    page = me.get(f"/cases/{case}/exports/html").text
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(pictures) == len(me.cells(case))
+    for content in pictures:
+        with Image.open(io.BytesIO(b64decode(content))) as picture:
+            shown = np.asarray(picture)
+        assert shown.shape[:2] == (160, 160)
+        assert shown[..., 1].mean() > 100, "the glass and the cells around it"
+    assert me.get(f"/cases/{case}/exports/pdf").content.startswith(b"%PDF")
 
 
 def test_a_cell_of_a_field_is_shown_in_its_field_at_one_scale(place: Place) -> None:

@@ -179,6 +179,10 @@ class Shown(NamedTuple):
     tiled: bool = False
     """Whether the picture is so large that it is drawn from its pyramid."""
 
+    def named(self, side: int) -> str:
+        """Return the name under which the drawing of this size is kept."""
+        return f"thumbnail-{side}" + (f"-{'-'.join(map(str, self.box))}" if self.box else "")
+
 
 def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> Shown:
     """Return where a cell's picture lies, and what of it shows the cell.
@@ -192,6 +196,11 @@ def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> Shown:
     row = session.execute(query.where(*mine)).one_or_none()
     if row is None:
         raise not_found("cell", cell_id)
+    return place_of(row)
+
+
+def place_of(row: Any) -> Shown:
+    """Return what shows a cell; `row` holds digest and box of the cell, and field, um_per_px, width, height of it."""
     if row.box is None or not row.um_per_px:
         return Shown(row.digest)
     left, top, width, height = row.box

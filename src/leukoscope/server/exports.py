@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -34,7 +33,7 @@ from ..report.case import CaseCell, CaseReport, page, pdf
 from . import readings
 from .accounts import Caller
 from .agreement import agreement_of_case
-from .cases import SAID, SHOWN, describe_case, fields_of_case
+from .cases import SAID, SHOWN, describe_case, fields_of_case, place_of
 from .database import THIRD, Account, Case, Cell, Picture, Prediction, Review
 from .decoding import png_of
 from .readings import View
@@ -280,11 +279,9 @@ class Exporter:
         )
 
     def _report_cell(self, row: Any) -> CaseCell:
-        what = f"thumbnail-{_THUMBNAIL}"
-        draw = partial(self.sandbox.draw, "thumbnail", self.pictures.path(row.digest), side=_THUMBNAIL)
         return CaseCell(
             row.number,
-            self.pictures.drawn(row.digest, what, draw),
+            self.sandbox.draw_cell(self.pictures, place_of(row), side=_THUMBNAIL),
             _in_words(row.shown),
             row.chance,
             _in_words(row.said),
@@ -408,6 +405,10 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
             SHOWN.label("shown"),
             Picture.name.label("image"),
             Picture.facts.label("facts_of_image"),
+            Picture.digest.label("field"),
+            Picture.um_per_px,
+            Picture.width,
+            Picture.height,
             Prediction.probabilities,
             Prediction.called,
             Prediction.reason,

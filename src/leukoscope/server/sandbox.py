@@ -18,8 +18,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -29,6 +30,10 @@ from ..inference.trial import bound_memory
 from . import slides, store
 from .decoding import Taken, is_small, png_of, take
 from .slides import SlideFacts
+from .store import Pictures
+
+if TYPE_CHECKING:
+    from .cases import Shown  # its database is of no use to the processes
 
 MIB = 1 << 20
 _PIPE = subprocess.PIPE
@@ -89,6 +94,28 @@ class Sandbox:
             return self._ask({"task": what, "path": str(path), "how": how, "prepare": sent}, bytes)[1][0]
         except ImageError as unusable:
             raise Refusal(422, "damaged", f"This picture cannot be drawn: it {unusable}") from None
+
+    def draw_cell(self, pictures: Pictures, shown: "Shown", *, side: int) -> bytes:
+        """Return a cell as JPEG of at most `side` pixels, drawn once: in its field, or as it came where it has none.
+
+        Raises:
+            Refusal: as `draw`.
+        """
+        digest, box, tiled = shown
+        path = pictures.path(digest)
+
+        def draw() -> bytes:
+            if box is None:
+                return self.draw("thumbnail", path, side=side)
+            if tiled:
+                return self.cut(self.pyramid(pictures, digest), box=box, side=side)
+            return self.draw("region", path, side=side, box=box, beyond=True)
+
+        return pictures.drawn(digest, shown.named(side), draw)
+
+    def pyramid(self, pictures: Pictures, digest: str) -> Path:
+        """Return the pyramid of a picture that is no slide, made the first time that it is looked at."""
+        return pictures.made(digest, "pyramid", partial(self.draw, "pyramid", pictures.path(digest)))
 
     def slide(self, source: Path, target: Path, *, most_pixels: int, seconds: float) -> SlideFacts | None:
         """Take a slide in; None for what is no slide. Others wait meanwhile, tiles are drawn all the same.

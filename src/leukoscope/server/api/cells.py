@@ -44,7 +44,6 @@ from ..room import Room
 from ..security import Me, Saw, TheRoom
 from ..summary import labels_of
 from .accounts import who
-from .images import pyramid_of
 from .references import by_likeness
 
 if TYPE_CHECKING:
@@ -159,20 +158,12 @@ def thumbnail(
     `wide` shows twice the width of the field, at the same magnification.
     """
     with room.database.reading() as session:
-        digest, box, tiled = shown.picture_of_cell(session, me, cell_id)
-    if box and wide:
-        box, side = (box[0] - box[2] // 2, box[1], 2 * box[2], box[3]), str(2 * int(side))  # type: ignore[assignment]
-    what = f"thumbnail-{side}" + (f"-{'-'.join(map(str, box))}" if box else "")
-    path = room.pictures.path(digest)
-
-    def draw() -> bytes:
-        if box is None:
-            return room.sandbox.draw("thumbnail", path, side=int(side))
-        if tiled:
-            return room.sandbox.cut(pyramid_of(room, digest), box=box, side=int(side))
-        return room.sandbox.draw("region", path, side=int(side), box=box, beyond=True)
-
-    return picture_answer(request, digest, what, lambda: room.pictures.drawn(digest, what, draw))
+        place, pixels = shown.picture_of_cell(session, me, cell_id), int(side)
+    if place.box and wide:
+        left, top, width, height = place.box
+        place, pixels = place._replace(box=(left - width // 2, top, 2 * width, height)), 2 * pixels
+    draw = partial(room.sandbox.draw_cell, room.pictures, place, side=pixels)
+    return picture_answer(request, place.digest, place.named(pixels), draw)
 
 
 @router.get("/cells/{cell_id}/crop", **PICTURE)

@@ -373,8 +373,7 @@ def image_tile(
 
 def pyramid_of(room: Room, digest: str) -> Path:
     """Return the pyramid of a picture that is no slide, made the first time that it is looked at."""
-    make = partial(room.sandbox.draw, "pyramid", room.pictures.path(digest))
-    return room.pictures.made(digest, "pyramid", make)
+    return room.sandbox.pyramid(room.pictures, digest)
 
 
 class NewArea(Body):
