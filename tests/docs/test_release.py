@@ -55,9 +55,11 @@ def test_the_source_archive_says_that_the_package_is_typed(names: set[str]) -> N
 
 
 def test_no_image_of_a_patient_is_in_the_source_archive(names: set[str]) -> None:
-    pictures = {name for name in names if re.search(r"(?i)\.(bmp|tiff?|dcm|svs|ndpi|webp|zip)$", name)}
+    """What tests.formats.make writes is made of synthetic cells."""
+    others = {name for name in names if not name.startswith("tests/formats/")}
+    pictures = {name for name in others if re.search(r"(?i)\.(bmp|tiff?|dcm|svs|ndpi|webp|zip)$", name)}
     assert pictures == set()
-    assert all(name.startswith("docs/") for name in names if re.search(r"(?i)\.(png|jpe?g)$", name))
+    assert all(name.startswith("docs/") for name in others if re.search(r"(?i)\.(png|jpe?g)$", name))
 
 
 def test_every_licence_in_the_core_lets_anybody_use_it() -> None:

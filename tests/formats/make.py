@@ -43,8 +43,8 @@ SETTINGS = (
 
 def main() -> None:
     """Write run.zip, bundle.zip, room.zip, a cell, and what they say to expected.json."""
-    with tempfile.TemporaryDirectory() as folder:
-        run, bundle, room = (Path(folder, name) for name in ("run", "bundle", "room"))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # a run notes its paths as they were given
+        run, bundle, room = Path("run"), Path("bundle"), Path("room")
         settings = [word for each in SETTINGS for word in ("--set", each)]
         _call("run", "--synthetic", "48", "-o", run, *settings)
         _call("export", run, "-o", bundle, "--store", "half", "--no-weights", "--name", "formats")

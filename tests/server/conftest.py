@@ -8,20 +8,23 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
 from leukoscope.data.synthetic import Donor, draw_cell
-from leukoscope.server.accounts import add_account, hash_password
+from leukoscope.server.accounts import add_account
 from leukoscope.server.app import create_app
+from leukoscope.server.database import Database
 from leukoscope.server.room import Room, open_room
+from leukoscope.server.sandbox import Sandbox
 from leukoscope.server.settings import Serving
 from tests.server.small_bundle import small_bundle
 
@@ -43,23 +46,38 @@ class Cluster:
     port: int
     made: int = 0
 
-    def database(self) -> str:
-        """Make an empty database and return its address."""
+    def database(self, *, empty: bool = False) -> str:
+        """Make a database and return its address; unless it is to be `empty` it has its tables, which take a second."""
         self.made += 1
         name = f"room{self.made}"
-        self.sql("postgres", f"CREATE DATABASE {name}")
+        if empty:
+            self.sql("postgres", f"CREATE DATABASE {name}")
+        else:
+            self.sql("postgres", f"CREATE DATABASE {name} TEMPLATE {self._template}")
+        return self._address(name)
+
+    def _address(self, name: str) -> str:
         return f"postgresql://room@127.0.0.1:{self.port}/{name}"
+
+    @cached_property
+    def _template(self) -> str:
+        """The name of a database with tables and nothing in them."""
+        self.sql("postgres", "CREATE DATABASE prepared")
+        database = Database(self._address("prepared"))
+        database.prepare()
+        database.close()
+        return "prepared"
 
     def sql(self, database: str, statement: str) -> None:
         import psycopg
 
-        address = f"postgresql://room@127.0.0.1:{self.port}/{database}"
-        with psycopg.connect(address, autocommit=True) as connection:
+        with psycopg.connect(self._address(database), autocommit=True) as connection:
             connection.execute(statement)  # type: ignore[call-overload]
 
     def control(self, *words: str) -> None:
         """Run pg_ctl; PostgreSQL never runs as root."""
         settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
+        settings += " -c fsync=off -c full_page_writes=off"  # processes are killed here, but no machine
         command = [_binary("pg_ctl"), "-D", str(self.folder / "data"), "-w", "-s", "-t", "60", "-o", settings]
         run_as_postgres([*command, "-l", str(self.folder / "log"), *words])
 
@@ -200,8 +218,27 @@ class Place:
 
 @cache
 def hashed() -> str:
-    """The hash of PASSWORD, made once: making it is slow on purpose."""
-    return hash_password(PASSWORD)
+    """The hash of PASSWORD, with the least memory: those of the room are slow on purpose, at every sign-in."""
+    return PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+
+
+class KeptSandbox(Sandbox):
+    """Processes that decode for all rooms of a session: to start them takes longer than most tests."""
+
+    def close(self) -> None:
+        """Go on: the session ends them."""
+
+    def end(self) -> None:
+        """End all processes."""
+        super().close()
+
+
+@pytest.fixture(scope="session")
+def kept_sandbox() -> Iterator[KeptSandbox]:
+    """Where pictures are decoded; `Sandbox` itself is for tests of what goes wrong in it."""
+    kept = KeptSandbox()
+    yield kept
+    kept.end()
 
 
 @pytest.fixture
@@ -211,15 +248,16 @@ def settings(tmp_path: Path, bundle: Path, database: str) -> Serving:
 
 
 @pytest.fixture
-def place(settings: Serving) -> Iterator[Place]:
+def place(settings: Serving, kept_sandbox: KeptSandbox) -> Iterator[Place]:
     """A room for one machine, open."""
-    yield from opened(settings)
+    yield from opened(settings, kept_sandbox)
 
 
 @pytest.fixture
-def laboratory(settings: Serving) -> Iterator[Place]:
+def laboratory(settings: Serving, kept_sandbox: KeptSandbox) -> Iterator[Place]:
     """A room of two laboratories with accounts: ada (admin), rita (reviewer), ron (reader) of north; sue of south."""
     room = open_room(settings)
+    room.sandbox = kept_sandbox
     place = Place(room, create_app(settings, room=room))
     for name, role in (("ada", "admin"), ("rita", "reviewer"), ("ron", "reader")):
         place.account(name, role=role)
@@ -229,9 +267,10 @@ def laboratory(settings: Serving) -> Iterator[Place]:
         yield place
 
 
-def opened(settings: Serving) -> Iterator[Place]:
+def opened(settings: Serving, sandbox: Sandbox | None = None) -> Iterator[Place]:
     """Open a room and close it at the end."""
     room = open_room(settings)
+    room.sandbox = sandbox or room.sandbox
     place = Place(room, create_app(settings, room=room))
     with TestClient(place.app, base_url="http://127.0.0.1"):
         yield place

@@ -12,6 +12,13 @@ from sqlalchemy import text
 from leukoscope.errors import UsageError
 from leukoscope.server.database import Database, DatabaseError, Table
 from leukoscope.server.settings import Serving
+from tests.server.conftest import DATABASES
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> str:
+    """A database that has no tables yet."""
+    return "" if request.param == "sqlite" else request.getfixturevalue("cluster").database(empty=True)
 
 
 @pytest.fixture

@@ -278,7 +278,7 @@ def test_what_takes_too_long_is_ended() -> None:
 
 
 def test_too_many_at_once_are_told_to_come_back(laboratory: Place) -> None:
-    laboratory.room.sandbox.wait_seconds = 0.0
+    laboratory.room.sandbox = Sandbox(wait_seconds=0.0)
     pool = laboratory.room.sandbox._light
     held = [pool._free.get() for _ in pool._all]
     ada = laboratory.visitor("ada")

@@ -13,7 +13,7 @@ from leukoscope.cli.serve import accounts as command
 from leukoscope.errors import UsageError
 from leukoscope.server import accounts
 from leukoscope.server.accounts import Attempts, hash_password
-from leukoscope.server.database import Database, Token
+from leukoscope.server.database import Account, Database, Token
 from leukoscope.server.refusals import Refusal
 from leukoscope.server.settings import Serving
 from tests.server.conftest import PASSWORD, Place, Visitor
@@ -59,6 +59,10 @@ def test_guesses_at_once_are_counted_before_they_are_checked(
                 seconds.append(time.monotonic() - begun)
 
     ron = laboratory.visitor("ron")
+    with laboratory.room.database.writing() as session:  # as costly to check as in use
+        ada = session.scalar(select(Account).where(Account.name == "ada"))
+        assert ada is not None
+        ada.password = hash_password(PASSWORD)
     monkeypatch.setattr(type(accounts._HASHER), "verify", lambda _, hashed, password: counted(hashed, password))
     with ThreadPoolExecutor(40) as pool:
         answers = [pool.submit(guess, laboratory, "ada") for _ in range(200)]
