@@ -396,6 +396,27 @@ def test_what_was_done_to_pictures_is_counted_where_they_are_indexed_and_trained
         assert json.loads(path.read_text())["changes"] == want
 
 
+def test_an_audit_of_few_subjects_and_of_one_image_under_two_labels_says_so(tmp_path: Path) -> None:
+    for number in range(12):
+        label, subject = ("all", 11 + number // 3) if number < 6 else ("hem", f"H{number // 3}")
+        path = tmp_path / "cells" / label / f"{subject}_{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cell_on_black(number)).save(path)
+    table, audit = tmp_path / "cells.csv", tmp_path / "audit.json"
+    assert run("data", "index", tmp_path / "cells", "-o", table).exit_code == 0
+    audited = run("data", "audit", table, "-o", audit)
+    assert audited.exit_code == 0, audited.output
+    assert audited.output.count("(no interval: too few subjects)") == 2
+    assert "0 identical pairs" in audited.output
+    shutil.copy(tmp_path / "cells" / "all" / "11_0.png", tmp_path / "cells" / "hem" / "H9_0.png")
+    assert run("data", "index", tmp_path / "cells", "-o", table).exit_code == 0
+    audited = run("data", "audit", table, "-o", audit)
+    assert audited.exit_code == 1
+    told = next(line for line in audited.stdout.splitlines() if "identical pair " in line)
+    assert told.startswith("1 identical pair (1 across")
+    assert "one image with two labels: all/11_0.png = hem/H9_0.png" in told
+
+
 def cell_on_black(seed: int) -> NDArray[np.uint8]:
     """Return a blurred cell on black, uint8 RGB (90, 70, 3)."""
     rng = np.random.default_rng(seed)

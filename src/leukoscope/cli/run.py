@@ -14,7 +14,9 @@ import numpy as np
 
 from ..data.cells import Cell, classes_of
 from ..data.split import SplitPlan
-from .options import experiment_options, layout_options, make_layout, note
+from .options import experiment_options, layout_options, make_layout, many, note
+
+_CONFLICTS = 3  # pairs of one image with two labels that are named
 
 
 def lines_of(stage: str, result: Any) -> list[str]:
@@ -42,8 +44,12 @@ def describe_changes(found: dict[str, Any]) -> list[str]:
 def describe_audit(found: dict[str, Any]) -> str:
     """Say in one sentence what an audit found."""
     exact, near = found["exact_duplicates"], found["near_duplicates"]
-    text = f"{exact['pairs']} identical pairs ({exact['across_subjects']} across subject ids), "
+    text = f"{many(exact['pairs'], 'identical pair')} ({exact['across_subjects']} across subject ids), "
     text += f"{near['pairs']} near-identical ({near['across_subjects']} across)"
+    if conflicts := found["label_conflicts"]:
+        shown = [" = ".join(pair) for pair in conflicts[:_CONFLICTS]]
+        more = [f"and {len(conflicts) - len(shown):,} more"] if len(conflicts) > len(shown) else []
+        text += f"; one image with two labels: {', '.join(shown + more)}"
     if found["joined_subjects"]:
         text += "; kept together: " + ", ".join("=".join(group) for group in found["joined_subjects"])
     if found["unusable"]:
@@ -55,10 +61,16 @@ def describe_shortcuts(measured: dict[str, Any]) -> str:
     """Say in one sentence how far the shortcuts go."""
     if "not_measured" in measured:
         return f"Shortcuts were not measured: {measured['not_measured']}."
-    size, colour = (
-        "{value:.3f} (95 % interval {low:.3f} to {high:.3f})".format(**measured[name]) for name in ("size", "colour")
-    )
+    size, colour = (_with_interval(measured[name]) for name in ("size", "colour"))
     return f"AUROC of cell size alone {size}, of mean colour alone {colour}; chance is 0.5."
+
+
+def _with_interval(number: dict[str, Any]) -> str:
+    if number["value"] is None:
+        return "not defined"
+    if number["low"] is None or number["high"] is None:
+        return f"{number['value']:.3f} (no interval: too few subjects)"
+    return f"{number['value']:.3f} (95 % interval {number['low']:.3f} to {number['high']:.3f})"
 
 
 def describe_parts(found: dict[str, Any]) -> str:
