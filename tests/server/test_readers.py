@@ -353,6 +353,42 @@ def test_a_sign_off_of_one_cell_is_not_called_cells_read_by_people(people: dict[
     assert "1 of 4 cells read by people, the others by the model alone" in rita.get(f"/cases/{case}/exports/html").text
 
 
+def test_cells_on_which_readers_differ_are_read_and_not_settled(people: dict[str, Visitor]) -> None:
+    ron, rob, rita = people["ron"], people["rob"], people["rita"]
+    case, cells = blind_case(people, settling="consensus")
+    read(ron, case, cells, "blast", "blast", "normal", "normal")
+    assert "unread" in rob.get("/cases").json()["cases"][0]
+    assert rob.get(f"/cases/{case}/summary").json()["unsettled"] == 0, "nobody is told while they are blind"
+    read(rob, case, cells, "blast", "normal", "blast", "blast")
+    told = rita.get(f"/cases/{case}/summary").json()
+    assert (told["cells"], told["read"], told["unsettled"]) == (4, 4, 3)
+    share = told["blast_share"]
+    assert share["how"].endswith(
+        "The readers differ on 3 cells, which are not settled: the interval allows for both answers."
+    )
+    assert "by the model" not in share["how"]
+    assert share["low"] <= 1 / 4
+    assert share["high"] >= 0.9, "all of them may be blasts"
+    row = rita.get("/cases").json()["cases"][0]
+    assert (row["unread"], row["unsettled"]) == (0, 3)
+    assert rita.get(f"/cases/{case}/cells?filter=unread").json()["total"] == 0
+    assert rita.get(f"/cases/{case}/cells").json()["counts"]["unread"] == 0
+    page = rita.get(f"/cases/{case}/exports/html").text
+    assert "4 of 4 cells read by people; 3 not settled" in page
+    assert "4 of 4 cells; 3 not settled" in page
+    assert "by the model alone" not in page
+    assert "not settled: 3" in page, "they are in no group of the model's"
+    (next_,) = rita.get("/learning/worklist").json()["cases"]
+    assert (next_["unread"], next_["unsettled"]) == (0, 3)
+    assert "3 cells not yet settled" in next_["why"]
+    for cell in cells[1:]:
+        rita.review(cell, "normal")
+    told = rita.get(f"/cases/{case}/summary").json()
+    assert (told["read"], told["unsettled"]) == (4, 0)
+    assert told["blast_share"]["how"].endswith("All 4 cells decided by readers.")
+    assert "cells read by people</h1>" in rita.get(f"/cases/{case}/exports/html").text
+
+
 def test_no_share_is_given_while_images_are_analysed(settings: Serving, tmp_path: Path) -> None:
     from tests.server.conftest import opened
 

@@ -31,7 +31,7 @@ class CaseCell:
     picture: bytes
     """JPEG."""
     shown: str
-    """What it counts as: the reader's word, else the model's."""
+    """What it counts as: the reader's word, else the model's; "not settled" where the readers differ."""
     chance: float | None
     """Probability of `chance_of` by the model."""
     decision: str
@@ -72,14 +72,24 @@ class CaseReport:
     """Who read, and how far, in words."""
     agreement: dict[str, Any] | None = None
     """As server.agreement gives it for a case; None where one person reads."""
+    unsettled: int = 0
+    """Cells that people have read and on which they differ, with nothing settled yet."""
 
     @property
     def title(self) -> str:
         """What the report may call itself: how many of its cells people have read."""
-        read, cells = sum(self.by_reader.values()), len(self.cells)
+        read, cells = self.read, len(self.cells)
+        differ = f"; {self.unsettled:,} not settled" if self.unsettled else ""
         if read == cells:
-            return "cells read by people"
-        return f"{read:,} of {cells:,} cells read by people, the others by the model alone" if read else _BY_MODEL
+            return f"{read:,} of {cells:,} cells read by people{differ}" if differ else "cells read by people"
+        if not read:
+            return _BY_MODEL
+        return f"{read:,} of {cells:,} cells read by people, the others by the model alone{differ}"
+
+    @property
+    def read(self) -> int:
+        """Cells that people have read, whether they agree or not."""
+        return sum(self.by_reader.values()) + self.unsettled
 
     @property
     def headline(self) -> str:
@@ -109,7 +119,7 @@ class CaseReport:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """The facts at the head of the report."""
-        read = sum(self.by_reader.values())
+        differ = f"; {self.unsettled:,} not settled" if self.unsettled else ""
         state = (
             f"signed off by {self.signed['by']}, {self.signed['time'][:16].replace('T', ' ')} UTC"
             if self.signed
@@ -119,7 +129,7 @@ class CaseReport:
             ("Case", self.name),
             ("Subject", self.subject or "–"),
             ("State", state),
-            ("Read by people", f"{read:,} of {len(self.cells):,} cells"),
+            ("Read by people", f"{self.read:,} of {len(self.cells):,} cells{differ}"),
             ("Readers", "; ".join(self.readers) or "–"),
             *_agreement(self.agreement),
             ("Said by the model", _counts(self.by_model)),

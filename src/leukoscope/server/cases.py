@@ -235,9 +235,9 @@ def describe_cases(session: Session, caller: Caller, cases: Any) -> list[dict[st
     own = readings.own_numbers(session, caller, [each.id for each in cases if each.phase in BLIND])
     for each in cases:
         if each.phase in BLIND and each.id in cells:
-            cells[each.id] = (cells[each.id][0], cells[each.id][0] - own.get(each.id, 0))
+            cells[each.id] = (cells[each.id][0], cells[each.id][0] - own.get(each.id, 0), 0)
     states = _states(session, ids)
-    return [_case_row(each, cells.get(each.id, (0, 0)), states.get(each.id, {})) for each in cases]
+    return [_case_row(each, cells.get(each.id, (0, 0, 0)), states.get(each.id, {})) for each in cases]
 
 
 def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, An
     return describe_cases(session, caller, [found])[0] | more | {"reading": readings.describe(session, caller, found)}
 
 
-def _case_row(found: Case, cells: tuple[int, int], states: Mapping[str, int]) -> dict[str, Any]:
+def _case_row(found: Case, cells: tuple[int, int, int], states: Mapping[str, int]) -> dict[str, Any]:
     return {
         "id": found.id,
         "name": found.name,
@@ -267,6 +267,7 @@ def _case_row(found: Case, cells: tuple[int, int], states: Mapping[str, int]) ->
         "created": found.created,
         "cells": cells[0],
         "unread": cells[1],
+        "unsettled": cells[2],
         "images": sum(states.values()),
         "progress": progress_of(states),
         "readers": found.readers,
@@ -308,10 +309,14 @@ def progress(session: Session, case_id: int) -> dict[str, Any]:
     return progress_of(_states(session, [case_id]).get(case_id, {})) | {"failures": failures}
 
 
-def _numbers(session: Session, ids: list[int]) -> dict[int, tuple[int, int]]:
-    unread = func.sum(case((Cell.label == "", 1), else_=0)).cast(Integer)
-    query = select(Cell.case_id, func.count(), unread).where(Cell.case_id.in_(ids), Cell.removed.is_(False))
-    return {row[0]: (row[1], row[2]) for row in session.execute(query.group_by(Cell.case_id))}
+def _numbers(session: Session, ids: list[int]) -> dict[int, tuple[int, int, int]]:
+    """Return by case the numbers of its cells, of those not yet read, and of those on which the readers differ."""
+    unread, unsettled = (
+        func.sum(case(((Cell.label == "") & Cell.disputed.is_(differ), 1), else_=0)).cast(Integer)
+        for differ in (False, True)
+    )
+    query = select(Cell.case_id, func.count(), unread, unsettled).where(Cell.case_id.in_(ids), Cell.removed.is_(False))
+    return {row[0]: (row[1], row[2], row[3]) for row in session.execute(query.group_by(Cell.case_id))}
 
 
 def _states(session: Session, ids: list[int]) -> dict[int, dict[str, int]]:
@@ -367,7 +372,7 @@ def kinds_of_cells(session: Session, view: View, wanted: str) -> list[Kind]:
 def cell_counts(session: Session, view: View) -> dict[str, Any]:
     """Return how many cells there are: every, unread, unsure, refused, disputed, and by class."""
     shown = shown_to(view)
-    unread, disputed = case((label_for(view) == "", 1), else_=0), case((_open_dispute(view), 1), else_=0)
+    unread, disputed = case((_not_read(view), 1), else_=0), case((_open_dispute(view), 1), else_=0)
     query = of_case(labelled(select(shown, unread, disputed, func.count()).select_from(Cell), view), view)
     names = ("every", "unread", "unsure", "refused", "not_a_cell", "disputed")
     counts: dict[str, Any] = dict.fromkeys(names, 0) | {"classes": {}}
@@ -395,6 +400,11 @@ def shown_to(view: View) -> ColumnElement[str]:
 def _open_dispute(view: View) -> ColumnElement[bool]:
     """Return whether readers differ on a cell and nothing is settled; nobody is told while they are blind."""
     return Cell.disputed & (Cell.label == "") & literal(not view.own or view.disputed)
+
+
+def _not_read(view: View) -> ColumnElement[bool]:
+    """Return whether nobody has read a cell, as far as a caller may see; who reads blind counts their own answers."""
+    return (label_for(view) == "") & (literal(view.own) | Cell.disputed.is_(False))
 
 
 def labelled(query: Any, view: View) -> Any:
@@ -546,7 +556,7 @@ def _filter(view: View, wanted: str) -> list[ColumnElement[bool]]:
     if wanted == "every":
         return []
     if wanted == "unread":
-        return [label_for(view) == ""]
+        return [_not_read(view)]
     if wanted == "disputed":
         return [_open_dispute(view)]
     name = wanted.removeprefix("class:")

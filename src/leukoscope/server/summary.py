@@ -24,6 +24,7 @@ from ..inference.differential import (
 )
 from ..inference.opinion import Opinion, title_of
 from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen, why_not_known
+from . import readings
 from .cases import SAID, label_for, labelled, of_case, shown_to
 from .database import QUEUED, RUNNING, Cell, Laboratory, Model, Picture, Prediction
 from .readings import View
@@ -134,21 +135,24 @@ _NO_BETTER = 1e-6
 def summary(session: Session, view: View, *, manifest: Manifest, point: str) -> dict[str, Any]:
     """Return counts by model and by reader, and the share of the disease with value, low, high and how.
 
-    Unsure and refused are counted as the pages show them: what a reader said stands before what the model said.
+    Unsure and refused are counted as the pages show them: what a reader said stands before what the model said. Cells
+    on which the readers differ are among those read, and counted as `unsettled` too; the share leaves them open.
     """
     by_model = _counts(session, view, SAID) if view.model else {}
     by_reader, shown = _counts(session, view, label_for(view)), _counts(session, view, shown_to(view))
     cells = sum(by_reader.values())
-    unread = by_reader.pop("", 0)
+    unsettled = 0 if view.own else readings.unsettled(session, view.case_id)
+    unread = by_reader.pop("", 0) - unsettled
     return {
         "cells": cells,
         "read": cells - unread,
+        "unsettled": unsettled,
         "by_model": by_model,
         "by_reader": by_reader,
         "unsure": shown.get(UNSURE, 0),
         "refused": shown.get(REFUSED, 0),
         "positive": manifest.positive,
-        "blast_share": _share(session, view, by_reader, manifest, point=point),
+        "blast_share": _share(session, view, by_reader, manifest, point=point, unsettled=unsettled),
         "notice": NOTICE,
     }
 
@@ -159,12 +163,13 @@ def _counts(session: Session, view: View, column: Any) -> dict[str, int]:
 
 
 def _share(
-    session: Session, view: View, by_reader: dict[str, int], manifest: Manifest, *, point: str
+    session: Session, view: View, by_reader: dict[str, int], manifest: Manifest, *, point: str, unsettled: int
 ) -> dict[str, Any]:
     """Return the share over cells that a reader or the model decided; a reader's word stands before the model's.
 
     The value is None while images are analysed and while people read blind, and, with low and high, where these leave
-    too much possible (`prevalence.why_not_known`). `how` says in words what it rests on.
+    too much possible (`prevalence.why_not_known`). `how` says in words what it rests on. Cells on which the
+    readers differ are no part of the value; the interval allows for all and for none of them being the disease.
     """
     nothing = {"value": None, "low": None, "high": None}
     if not manifest.positive:
@@ -175,8 +180,9 @@ def _share(
     blasts = by_reader.get(manifest.positive, 0)
     rest = [_model_part(session, *row, point=point) for row in _unread(session, view.case_id, manifest)]
     cells = read + sum(part.cells for part in rest)
+    differ = _differ(unsettled)
     if not cells:
-        return nothing | {"how": "No cell has been decided yet."}
+        return nothing | {"how": f"No cell has been decided yet.{differ}"}
     rng = np.random.default_rng(_SEED)
     parts = ([_reader_part(blasts, read, rng)] if read else []) + [part.drawn(rng) for part in rest]
     value, low, high = (sum(part[place] for part in parts) / cells for place in range(3))
@@ -188,7 +194,9 @@ def _share(
     )
     value = float(np.clip(value, 0, 1))
     bounds = {"low": min(bounds["low"], value), "high": max(bounds["high"], value)}
-    how = _how(read, rest)
+    all_ = cells + unsettled
+    bounds = {"low": bounds["low"] * cells / all_, "high": (bounds["high"] * cells + unsettled) / all_}
+    how = _how(read, rest) + differ
     if why := why_not_known(**bounds, cells=cells):
         called = blasts + sum(part.called for part in rest)
         counted = (
@@ -237,12 +245,15 @@ def _reader_part(blasts: int, read: int, rng: np.random.Generator) -> tuple[floa
 
 
 def _unread(session: Session, case_id: int, manifest: Manifest) -> list[tuple[str, int, int]]:
-    """Return (bundle, cells called the disease, cells) of cells that no reader decided and the model did not refuse."""
+    """Return (bundle, cells called the disease, cells) of cells that the model alone decided.
+
+    Neither those that a reader decided, nor those on which readers differ, nor those that the model refused.
+    """
     called = func.sum(case((Prediction.called == manifest.positive, 1), else_=0))
     open_ = (
         Cell.case_id == case_id,
         Cell.removed.is_(False),
-        Cell.label.in_(["", "unsure"]),
+        (Cell.label == UNSURE) | ((Cell.label == "") & Cell.disputed.is_(False)),
         Cell.decision.not_in((REFUSED, NOT_ASKED)),
     )
     query = select(Prediction.bundle, called, func.count()).join(Cell, Cell.prediction_id == Prediction.id)
@@ -288,6 +299,18 @@ def _how(read: int, rest: list[_ModelPart]) -> str:
         return f"{who}, which was tested on too few subjects to say how often it errs; so the interval is wide."
     rates = f"{100 * known[0].sensitivity:.0f} % and specificity {100 * known[0].specificity:.0f} %"
     return f"{who}, corrected for its sensitivity of {rates}."
+
+
+def _differ(unsettled: int) -> str:
+    """Say that cells are open on which the readers differ.
+
+    >>> _differ(4)
+    ' The readers differ on 4 cells, which are not settled: the interval allows for both answers.'
+    """
+    if not unsettled:
+        return ""
+    are = "which is" if unsettled == 1 else "which are"
+    return f" The readers differ on {_cells(unsettled)}, {are} not settled: the interval allows for both answers."
 
 
 def _cells(count: int) -> str:

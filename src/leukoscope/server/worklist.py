@@ -9,7 +9,7 @@ cosine of embeddings less their mean.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +72,8 @@ def _words_of_case(found: _Asked) -> str:
     unsure = int(found.unsure.sum())
     of_these = f"the model is unsure of {unsure:,}" if unsure else "the model is unsure of none"
     return (
-        f"First the cells that stand for most of those not yet read, the undecided more than others. Of "
-        f"{_cells(len(found.ids))} not yet read, {of_these}."
+        f"First the cells that stand for most of those not yet read or settled, the undecided more than others. Of "
+        f"{_cells(len(found.ids))}, {of_these}."
     )
 
 
@@ -178,7 +178,7 @@ def worklist(session: Session, models: Models, caller: Caller, *, point: str) ->
     read = _read_points(session, caller.laboratory_id, alike)
     likeness, covered = _likeness(found.points, read)
     near = _nearest(found.points, read)
-    unread = _unread(session, list(cases))
+    left = _left(session, list(cases))
     unlike = _unlike(near, read)
     rows = []
     for number in dict.fromkeys(found.cases.tolist()):
@@ -189,21 +189,36 @@ def worklist(session: Session, models: Models, caller: Caller, *, point: str) ->
                 "id": number,
                 "name": cases[number].name,
                 "subject": cases[number].subject,
-                "unread": unread[number][0],
-                "unsure": unread[number][1],
+                **left[number]._asdict(),
                 "worth": round(float((_DECIDED + found.doubt) @ gain), 4),
-                "why": _why(unread[number], asked=int(here.sum()), unlike=int(unlike[here].sum())),
+                "why": _why(left[number], asked=int(here.sum()), unlike=int(unlike[here].sum())),
             }
         )
     return sorted(rows, key=lambda row: (-row["worth"], row["id"]))[:_SHOWN]
 
 
-def _unread(session: Session, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Return by case how many cells nobody's word stands for, and of how many of them the model is unsure."""
-    unsure = func.sum(case_of((Cell.decision == UNSURE, 1), else_=0))
-    query = select(Cell.case_id, func.count(), unsure).where(Cell.case_id.in_(ids), Cell.label == "")
-    rows = session.execute(query.where(Cell.removed.is_(False)).group_by(Cell.case_id))
-    return {row[0]: (row[1], int(row[2])) for row in rows}
+class _Left(NamedTuple):
+    """Cells of a case for which nobody's word stands."""
+
+    unread: int
+    unsettled: int
+    """Those that were read, and on which the readers differ."""
+    unsure: int
+    """Those of both of which the model is unsure."""
+
+    @property
+    def words(self) -> str:
+        """Their number, and why nobody's word stands, such as "5 cells not yet read"."""
+        why = " or ".join(word for word, cells in (("read", self.unread), ("settled", self.unsettled)) if cells)
+        return f"{_cells(self.unread + self.unsettled)} not yet {why}"
+
+
+def _left(session: Session, ids: Sequence[int]) -> dict[int, _Left]:
+    """Return by case the cells for which nobody's word stands."""
+    kinds = (Cell.disputed.is_(False), Cell.disputed.is_(True), Cell.decision == UNSURE)
+    sums = [func.sum(case_of((kind, 1), else_=0)) for kind in kinds]
+    query = select(Cell.case_id, *sums).where(Cell.case_id.in_(ids), Cell.label == "", Cell.removed.is_(False))
+    return {row[0]: _Left(*map(int, row[1:])) for row in session.execute(query.group_by(Cell.case_id))}
 
 
 def _unlike(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
@@ -215,13 +230,11 @@ def _unlike(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
     return np.asarray(near > np.quantile(between.min(axis=1), 0.9))
 
 
-def _why(unread: tuple[int, int], *, asked: int, unlike: int) -> str:
-    cells, unsure = unread
-    words = [f"The model is unsure of {unsure:,} of {_cells(cells)} not yet read."] if unsure else []
-    if not unsure:
-        words.append(
-            f"The model decides all of {_cells(cells)} not yet read." if cells > 1 else "The model decides it."
-        )
+def _why(left: _Left, *, asked: int, unlike: int) -> str:
+    words = [f"The model is unsure of {left.unsure:,} of {left.words}."] if left.unsure else []
+    if not left.unsure:
+        several = left.unread + left.unsettled > 1
+        words.append(f"The model decides all of {left.words}." if several else "The model decides it.")
     if unlike:
         words.append(f"{unlike} of {asked} that were compared are unlike any cell read here so far.")
     return " ".join(words)

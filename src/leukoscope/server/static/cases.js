@@ -60,7 +60,8 @@ function bar(read, cells) {
 function reading(item, { read, busy }) {
   if (busy) return `${count(item.cells, "cell")} so far`;
   const by = BLIND.includes(item.phase) ? " by you" : "";
-  return item.cells ? `${whole(read)} of ${count(item.cells, "cell")} read${by}` : "no cells";
+  const differ = item.unsettled ? `; ${whole(item.unsettled)} not settled` : "";
+  return item.cells ? `${whole(read)} of ${count(item.cells, "cell")} read${by}${differ}` : "no cells";
 }
 
 function chip(item, { busy }) {

@@ -85,7 +85,7 @@ export class CellList extends EventTarget {
 
   belongs(cell) {
     if (this.filter === "every") return true;
-    if (this.filter === "unread") return !cell.review;
+    if (this.filter === "unread") return !cell.review && !cell.disputed;
     if (this.filter === "disputed") return cell.disputed && !cell.review;
     return labelOf(cell) === this.filter || `class:${labelOf(cell)}` === this.filter;
   }

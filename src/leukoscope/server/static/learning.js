@@ -36,7 +36,7 @@ async function showNext() {
   if (!cases.length) find("next-cases").append(element("li", { class: "nothing" }, "No open case holds cells from which the model could learn more."));
 }
 
-function row({ id, name, subject, unread, why }) {
+function row({ id, name, subject, unread, unsettled, why }) {
   return element(
     "li",
     {},
@@ -45,7 +45,7 @@ function row({ id, name, subject, unread, why }) {
       { class: "next-row", href: `/cases/${id}?order=teaching` },
       element("span", { class: "case-row-name" }, element("b", {}, name), subject ? element("span", { class: "soft" }, subject) : null),
       element("span", { class: "soft" }, why),
-      element("span", { class: "chip" }, `${whole(unread)} to read`),
+      element("span", { class: "chip" }, [unread ? `${whole(unread)} to read` : "", unsettled ? `${whole(unsettled)} to settle` : ""].filter(Boolean).join(", ")),
     ),
   );
 }

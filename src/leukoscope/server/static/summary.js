@@ -4,7 +4,7 @@ import { element, find } from "./element.js";
 import { between, count, percent, titled, when, whole } from "./words.js";
 
 export function showSummary(summary, words) {
-  const { blast_share: share, cells, read } = summary;
+  const { blast_share: share, cells, read, unsettled } = summary;
   const disease = words.positive ? words.title(words.positive) : "disease";
   find("share-title").textContent = words.types.length ? `${titled(disease)} share of lymphoid cells` : `${titled(disease)} share`;
   const known = isKnown(share);
@@ -14,7 +14,7 @@ export function showSummary(summary, words) {
   find("share-words").textContent = shareWords(share, { cells, read });
   find("read-bar").max = cells || 1;
   find("read-bar").value = read;
-  find("read-words").textContent = `${whole(read)} of ${whole(cells)} read`;
+  find("read-words").textContent = `${whole(read)} of ${whole(cells)} read${unsettled ? `; ${whole(unsettled)} not settled` : ""}`;
 }
 
 export const NOT_KNOWN = "not known yet";
