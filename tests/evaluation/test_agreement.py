@@ -99,3 +99,20 @@ def test_what_chance_alone_would_do_as_well_has_no_kappa() -> None:
 def test_readers_who_never_differ_have_a_kappa_of_one_without_an_interval() -> None:
     rows = [["blast", "blast"], ["normal", "normal"]] * 4
     assert agreement(rows, list("aabbccdd"), named=True)["kappa"] == {"value": 1.0, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(("subjects", "unit"), [("aaaaa", "cells"), ("abcde", "subjects")])
+def test_a_kappa_that_nobody_left_out_moves_has_no_interval(subjects: str, unit: str) -> None:
+    """Beside a reader who calls everything a blast, kappa is 0 whatever the other says: five cells show nothing."""
+    rows = [["blast", "blast"], *[["blast", "normal"]] * 2, *[["blast", "unsure"]] * 2]
+    found = agreement(rows, list(subjects), named=True)
+    assert found["unit"] == unit
+    assert found["kappa"] == {"value": 0.0, "low": None, "high": None}
+    assert found["percent"]["low"] < found["percent"]["value"] < found["percent"]["high"]
+
+
+def test_a_share_that_is_the_same_in_every_subject_has_no_interval() -> None:
+    rows = [["blast", "blast"], ["normal", "normal"], ["blast", "normal"], ["normal", "blast"]] * 3
+    found = agreement(rows, list("aaaabbbbcccc"), named=True)
+    assert found["percent"] == {"value": 0.5, "low": None, "high": None}
+    assert found["kappa"] == {"value": 0.0, "low": None, "high": None}

@@ -341,7 +341,23 @@ def test_agreement_over_cases_has_subjects_as_clusters(people: dict[str, Visitor
     assert [each["readers"] for each in found["pairs"]] == [["rob", "ron"], ["ron", "zoe"]]
     by_ron, by_rob = zip(*given[:6], strict=True)
     assert found["pairs"][0]["kappa"]["value"] == pytest.approx(cohen_kappa_score(by_ron, by_rob), abs=1e-6)
+    assert found["all"][0]["statistic"] == "Fleiss' kappa"
     assert zoe.get("/agreement?since=2999-01-01").json()["cases"] == 0
+
+
+def test_the_same_two_readers_have_one_statistic_whoever_began(people: dict[str, Visitor]) -> None:
+    ron, rob = people["ron"], people["rob"]
+    for first, second in ((ron, rob), (rob, ron)):
+        case = ron.case(pictures=PICTURES[:2], readers=2)
+        cells = [cell["id"] for cell in ron.cells(case, order="number")]
+        for reader in (first, second):
+            read(reader, case, cells, "blast", "normal" if reader is ron else "blast")
+    found = ron.get("/agreement").json()
+    assert {**found["all"][0], "readers": ["rob", "ron"]} == found["pairs"][0]
+    assert found["pairs"][0]["kappa"] == {"value": 0.0, "low": None, "high": None}
+    assert "Cohen's kappa" in found["pairs"][0]["statistic"]
+    page = ron.get(f"/cases/{case}/exports/html").text
+    assert "Cohen&#39;s kappa 0.00 (no interval)" in page
 
 
 def test_a_sign_off_of_one_cell_is_not_called_cells_read_by_people(people: dict[str, Visitor]) -> None:

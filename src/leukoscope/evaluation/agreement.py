@@ -29,7 +29,8 @@ def agreement(answers: Sequence[Sequence[str]], subjects: Sequence[str], *, name
 
     Returns {"cells", "subjects", "statistic", "unit", "percent", "kappa"}: the last two with value, low and high in
     [-1, 1], percent as a share of all pairs of answers. Kappa is None where everybody says the same of every cell:
-    then chance alone would do as well.
+    then chance alone would do as well. An interval without width is None: a figure that no unit left out moves (Cohen's
+    kappa is 0 for whatever one says beside a reader who says one thing of all) is not known without error.
 
     >>> found = agreement([["blast", "blast"], ["normal", "normal"], ["blast", "normal"]], list("abc"), named=True)
     >>> round(found["percent"]["value"], 2), found["kappa"]["value"], found["statistic"]
@@ -98,6 +99,13 @@ def _with_limits(measure: Measure, groups: Ints) -> dict[str, Any]:
     percent, kappa = found.point["percent"], found.point["kappa"]
     without = {"value": number(kappa), "low": None, "high": None}  # at 1 or -1 Fisher's z has no limits
     return {
-        "percent": limits(percent, found.left_out["percent"], found.design),
-        "kappa": limits(kappa, found.left_out["kappa"], found.design, scale="fisher") if abs(kappa) < 1 else without,
+        "percent": _open(limits(percent, found.left_out["percent"], found.design)),
+        "kappa": _open(limits(kappa, found.left_out["kappa"], found.design, scale="fisher"))
+        if abs(kappa) < 1
+        else without,
     }
+
+
+def _open(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a figure without its limits where they are one number."""
+    return found if found["low"] != found["high"] else found | {"low": None, "high": None}

@@ -348,7 +348,7 @@ def kappa_in_words(statistic: str, kappa: dict[str, float | None]) -> str:
     """
     if kappa["value"] is None:
         return f"{statistic} is not defined: all said the same of every cell"
-    return f"{statistic} {kappa['value']:.2f}{_limits(kappa, 1)}"
+    return f"{statistic} {kappa['value']:.2f}{_limits(kappa, 1) or ' (no interval)'}"
 
 
 def _limits(found: dict[str, float | None], times: float) -> str:

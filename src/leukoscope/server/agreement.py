@@ -26,10 +26,9 @@ class Read:
     standing: dict[int, tuple[str, str]]
     """Number of the cell -> what stands, and in which round it was said; empty words where nothing does."""
 
-    @property
-    def complete(self) -> list[list[str]]:
-        """The answers to cells that all have read, one row per cell."""
-        rows = [[said.get(name, "") for name in self.readers] for said in self.answers.values()]
+    def complete(self, readers: Sequence[str]) -> list[list[str]]:
+        """Return the answers to cells that all of these have read, one row per cell, columns in their order."""
+        rows = [[said.get(name, "") for name in readers] for said in self.answers.values()]
         return [row for row in rows if all(row)]
 
     @property
@@ -47,7 +46,7 @@ def agreement_of_case(session: Session, case: Case) -> dict[str, Any] | None:
     if not found or len(found[0].readers) < 2:
         return None
     read = found[0]
-    rows = read.complete
+    rows = read.complete(read.readers)
     figures = agreement(rows, [read.subject] * len(rows), named=True)
     return figures | {"readers": list(read.readers), "read": len(read.answers), "differ": _differ(read)}
 
@@ -73,22 +72,27 @@ def _settled_by(read: Read, number: int) -> str:
 def agreement_of_laboratory(session: Session, cases: Sequence[Case]) -> dict[str, Any]:
     """Return how far readers agree over cases: {"cases", "all", "pairs"}, the last two with intervals over subjects.
 
-    `all` has one row for each number of readers (Fleiss' kappa, since readers change from case to case), `pairs` one
-    for any two people who have read the same cells (Cohen's kappa).
+    `all` has one row for each number of readers, `pairs` one for any two people who have read the same cells. The same
+    two people have Cohen's kappa in both; readers who change from case to case, or more than two, have Fleiss' kappa.
     """
     found = [each for each in read_cases(session, cases) if len(each.readers) > 1]
     sizes = sorted({len(each.readers) for each in found})
     pairs: dict[tuple[str, str], list[tuple[Read, list[list[str]]]]] = defaultdict(list)
     for read in found:
         for two in combinations(sorted(read.readers), 2):
-            rows = [[said.get(name, "") for name in two] for said in read.answers.values()]
-            pairs[two].append((read, [row for row in rows if all(row)]))
-    alike = [[(each, each.complete) for each in found if len(each.readers) == size] for size in sizes]
+            pairs[two].append((read, read.complete(two)))
+    alike = [[each for each in found if len(each.readers) == size] for size in sizes]
     return {
         "cases": len(found),
-        "all": [{"readers": size} | _over(reads, named=False) for size, reads in zip(sizes, alike, strict=True)],
+        "all": [{"readers": size} | _of_all(reads) for size, reads in zip(sizes, alike, strict=True)],
         "pairs": [{"readers": list(two)} | _over(reads, named=True) for two, reads in sorted(pairs.items())],
     }
+
+
+def _of_all(reads: Sequence[Read]) -> dict[str, Any]:
+    """Return the agreement of cases with equally many readers, who are named where they are the same in every case."""
+    people = {tuple(sorted(each.readers)) for each in reads}
+    return _over([(each, each.complete(sorted(each.readers))) for each in reads], named=len(people) == 1)
 
 
 def _over(reads: Sequence[tuple[Read, list[list[str]]]], *, named: bool) -> dict[str, Any]:

@@ -166,6 +166,6 @@ export function agreementWords({ percent: agreed, kappa, statistic, cells, unit,
 
 export function kappaWords({ statistic, kappa, unit }) {
   if (kappa.value === null) return `${statistic} is not defined, since all said the same of every cell`;
-  const between = kappa.low === null ? "" : ` (95\u00a0% interval ${fixed(kappa.low)} to ${fixed(kappa.high)}, over the ${unit})`;
+  const between = kappa.low === null ? " (no interval)" : ` (95\u00a0% interval ${fixed(kappa.low)} to ${fixed(kappa.high)}, over the ${unit})`;
   return `${statistic} ${fixed(kappa.value)}${between}`;
 }
