@@ -159,6 +159,34 @@ def test_a_table_is_answered_row_by_row_and_a_bad_row_is_named(model: SurvivalMo
         ask_table(model, table("stage,age\nI,50\nIX,70\n"))
 
 
+def test_a_covariate_that_was_left_out_is_not_asked_for_and_changes_nothing(cohort: Cohort, tmp_path: Path) -> None:
+    more = {"wbc": np.full(len(cohort), 9000.0), "double": 2 * cohort.covariates["age"], "none": np.full(300, np.nan)}
+    fitted = fit_model(replace(cohort, covariates={**cohort.covariates, **more})).model
+    write_model(tmp_path / "model.json", replace(fitted, horizons=((24.0, "two years"),)))
+    model = read_model(tmp_path)
+    assert [field["name"] for field in fields_of(model)] == ["stage", "age"]
+    assert [facts["name"] for facts in json.loads((tmp_path / "model.json").read_text())["columns"]] == ["age"]
+    without = answer(model, "II", {"age": 60})
+    given = answer(model, "II", {"age": 60, "WBC": 20000, "none": 1})
+    assert without["horizons"][0]["survival"] is not None
+    assert given["horizons"] == without["horizons"]
+    assert [line.split()[0] for line in given["warnings"]] == ["wbc", "none"]
+    rows = ask_table(model, table("stage,age,wbc\nII,60,\nII,60,abc\n"))
+    assert [as_json(row)["horizons"] for row in rows] == [without["horizons"]] * 2
+
+
+@pytest.mark.parametrize("text", ["-5", "-0,5"])
+def test_a_number_below_zero_is_refused_where_none_was_seen(model: SurvivalModel, text: str) -> None:
+    with pytest.raises(UsageError, match=f"age is {text}, but nobody .* was below zero"):
+        answer(model, "II", {"age": text})
+
+
+def test_a_number_below_zero_is_answered_where_some_were_seen(cohort: Cohort) -> None:
+    centred = replace(cohort, covariates={"age": cohort.covariates["age"] - 60})
+    model = replace(fit_model(centred).model, horizons=((24.0, "two years"),))
+    assert answer(model, "II", {"age": -5})["horizons"][0]["survival"] is not None
+
+
 def test_the_form_of_the_reading_room_names_choices_and_ranges(model: SurvivalModel) -> None:
     stage, age = fields_of(model)
     assert stage == {"name": "stage", "kind": "choice", "choices": ["I", "II", "III"]}

@@ -234,6 +234,7 @@ def fit_model(cohort: Cohort, *, curves: bool = True) -> Fitted:
     stages = [name for place, name in enumerate(cohort.stages) if place in seen and name not in unmodelled]
     design, causes, notes = _causes(cohort, stages)
     needed = [cohort.stages[place] for place in sorted(seen)] if curves or not causes else list(unmodelled)
+    used = {term.column for term in design.terms}
     model = SurvivalModel(
         unit=cohort.unit,
         events=cohort.events,
@@ -244,7 +245,8 @@ def fit_model(cohort: Cohort, *, curves: bool = True) -> Fitted:
         stage_cuts=cohort.stage_cuts,
         causes=tuple(fit.model for fit in causes),
         unmodelled=unmodelled,
-        columns=tuple(_facts(name, values) for name, values in design.cohort.covariates.items() if len(values)),
+        columns=tuple(_facts(name, values) for name, values in design.cohort.covariates.items() if name in used),
+        left_out=tuple(bare_name(name) for name in cohort.covariates if name not in used),
     )
     return Fitted(model, design, causes, tuple(notes))
 

@@ -157,6 +157,7 @@ class SurvivalModel:
     """Everything a prediction needs. Without `causes` (too few events) it answers with the curves of the stages.
 
     `stage_curves`: for each stage, survival under the name 'survival' and the incidence of each event under its name.
+    `columns`: the covariates that a patient is asked for; `left_out`: those of which the cohort taught nothing.
     `followed`: for each stage, `times` and how many patients' course was `known` up to then (see `known_until`).
     """
 
@@ -168,6 +169,7 @@ class SurvivalModel:
     followed: dict[str, dict[str, Array]] = field(default_factory=dict)
     stage_cuts: tuple[float, ...] = ()
     columns: tuple[ColumnFacts, ...] = ()
+    left_out: tuple[str, ...] = ()
     causes: tuple[CauseModel, ...] = ()
     unmodelled: dict[str, str] = field(default_factory=dict)
     horizons: tuple[tuple[float, str], ...] = ()
@@ -440,6 +442,7 @@ def _model_of(raw: Mapping[str, Any]) -> SurvivalModel:
         },
         stage_cuts=tuple(raw["stage_cuts"]),
         columns=tuple(ColumnFacts(**{**facts, "levels": tuple(facts["levels"])}) for facts in raw["columns"]),
+        left_out=tuple(raw.get("left_out", ())),  # files of the first version lack it
         causes=tuple(map(_cause_of, raw["causes"])),
         unmodelled=raw["unmodelled"],
         horizons=tuple(starmap(lambda time, words: (time, words), raw["horizons"])),

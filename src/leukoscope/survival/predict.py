@@ -95,7 +95,7 @@ def _free(name: str, model: SurvivalModel) -> str:
     Raises:
         UsageError: the stage is given among the covariates.
     """
-    if _matching(name, _known(model)) == model.stage_column:
+    if _matching(name, [*_known(model), *model.left_out]) == model.stage_column:
         raise UsageError(f"'{name}' is the stage; give it once, not among the covariates too.")
     return name
 
@@ -203,11 +203,12 @@ def survivor(model: SurvivalModel, columns: Mapping[str, Array]) -> Any:
 def _columns(model: SurvivalModel, patient: Mapping[str, str]) -> tuple[dict[str, Array], dict[str, str], list[str]]:
     """Return the patient as columns of one row, as stated, and notes on values outside what the model saw."""
     known = _known(model)
-    given = _given(patient, known)
+    given = _given(patient, [*known, *model.left_out])
+    unused = [name for name in model.left_out if given.pop(name, "")]
+    notes = [f"{name} was left out when the model was fitted, so it changes nothing here." for name in unused]
     _need(given, [model.stage_column])
     stage = _stage(model, given[model.stage_column])
     columns: dict[str, Array] = {model.stage_column: np.array([stage])}
-    notes: list[str] = []
     if _covers(model, stage):
         _need(given, known)
         for facts in model.columns:
@@ -273,6 +274,11 @@ def _value(facts: ColumnFacts, text: str, notes: list[str]) -> Array:
             raise UnknownNameError(facts.source, text, facts.levels)
         return np.array(same[:1])
     value = _number(facts.source, text)
+    if value < 0 <= facts.low:
+        raise UsageError(
+            f"{facts.source} is {text}, but nobody whom the model learned from was below zero ({_range(facts)}): "
+            "check the sign."
+        )
     if not facts.low <= value <= facts.high:
         notes.append(f"{facts.source} {short(value)} is outside what the model saw ({_range(facts)}): be doubtful.")
     if facts.logarithm and value <= 0:

@@ -61,8 +61,8 @@ function show(answer) {
   find("answer-body").replaceChildren(
     element("ul", { class: "horizons" }, ...rows),
     element("p", { class: "median" }, answer.median_text),
-    picture(answer),
-    ...(answer.notes ?? []).map((text) => element("p", { class: "caution" }, text)),
+    ...(answer.curves.survival ? [picture(answer)] : []),
+    ...answer.warnings.map((text) => element("p", { class: "caution" }, text)),
     element("p", { class: "soft" }, answer.method ? `${answer.method}.` : ""),
     element("p", { class: "stamp" }, element("b", {}, answer.notice ?? "Research use, not a diagnosis")),
   );
