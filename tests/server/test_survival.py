@@ -46,7 +46,10 @@ def test_the_form_gives_what_the_command_gives(clinic: Place, model: SurvivalMod
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("patient", [{"stage": "IX", "age": "60"}, {"stage": "II"}, {"stage": "II", "age": "old"}])
+@pytest.mark.parametrize(
+    "patient",
+    [{"stage": "IX", "age": "60"}, {"stage": "II"}, {"stage": "II", "age": "old"}, {"stage": "II", "age": "-5"}],
+)
 def test_a_form_that_cannot_be_answered_says_why(clinic: Place, patient: dict[str, str]) -> None:
     said = clinic.local().post("/survival/models/study/predict", json={"patient": patient})
     assert said.status_code in (400, 422), said.text
