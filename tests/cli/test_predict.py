@@ -43,6 +43,18 @@ def test_a_name_that_is_not_utf_8_is_readable_wherever_it_stands(
     assert READABLE in page.read_text(encoding="utf-8")
 
 
+def test_a_table_finds_its_picture_whose_name_is_not_utf_8(cells: Path, lenient: Bundle, tmp_path: Path) -> None:
+    (cells / "cell-3.png").rename(cells / ODD)
+    (cells / READABLE.replace("odd", "plain")).write_bytes((cells / "cell-1.png").read_bytes())
+    asked = ("--model", lenient.path, "--kind", "crops")
+    assert run("predict", cells, *asked, "-o", tmp_path / "first.csv").exit_code == 0
+    again = run("predict", tmp_path / "first.csv", *asked, "-o", tmp_path / "again.csv")
+    assert again.exit_code == 0, again.output
+    first, second = (read_csv(tmp_path / f"{name}.csv") for name in ("first", "again"))
+    assert [row["prob_all"] for row in first] == [row["prob_all"] for row in second]
+    assert len({row["path"] for row in second}) == 4
+
+
 def test_json_of_a_name_that_is_not_utf_8_is_json(cells: Path, lenient: Bundle) -> None:
     (cells / "cell-3.png").rename(cells / ODD)
     told = json.loads(run("predict", cells, "--model", lenient.path, "--kind", "crops", "--json").stdout_bytes)

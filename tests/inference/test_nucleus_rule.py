@@ -25,7 +25,8 @@ def test_a_small_nucleus_makes_a_lymphoid_cell_unsure_and_says_why() -> None:
 
 
 def test_a_large_nucleus_and_a_mature_cell_change_nothing() -> None:
-    mature = TypeOpinion("neutrophil", {"neutrophil": 1.0}, False, "neutrophil: only lymphoid cells are asked")
+    why = "neutrophil: blast or normal is asked of lymphoid cells only"
+    mature = TypeOpinion("neutrophil", {"neutrophil": 1.0}, False, why)
     assert require_round_nucleus(ASKED, share=LEAST_NUCLEUS, roundness=LEAST_ROUNDNESS) is ASKED
     assert require_round_nucleus(mature, share=0.3, roundness=0.2) is mature
 

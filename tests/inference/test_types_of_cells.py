@@ -86,7 +86,7 @@ def predict(*arguments: object) -> Result:
 def test_a_mature_cell_is_not_asked_and_says_why(mature: Bundle) -> None:
     opinion = Predictor(mature).predict(cell_on_black())[0]
     assert (opinion.type, opinion.decision, opinion.called) == ("neutrophil", "not asked", "")
-    assert opinion.reason == "neutrophil: only lymphoid cells are asked"
+    assert opinion.reason == "neutrophil: blast or normal is asked of lymphoid cells only"
     assert opinion.probabilities is None
     assert opinion.types is not None
     assert opinion.types["neutrophil"] == pytest.approx(1, abs=1e-6)

@@ -19,6 +19,7 @@ from ..errors import DataError
 from ..files import as_meant
 from .read import FORMATS, format_of
 
+_BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
 _RESOURCES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".xml", ".md", ".log", ".html", ".pdf", ".xlsx", ".xls", ".ods", ".zip")
 # Kinds of pictures that one may find beside those that are read.
@@ -320,7 +321,7 @@ def file_of(text: str, table: Path) -> Path:
     """Return the file that a cell of a table names, seen from the table's folder.
 
     Back-slashes and a drive of Windows are mapped to where the file lies beside the table; names are compared in
-    composed and decomposed form.
+    composed and decomposed form; \\udcff as `files.write_csv` writes a byte that is not UTF-8 is that byte again.
 
     Raises:
         DataError: it is a path of another computer, and no such file lies beside the table.
@@ -329,6 +330,10 @@ def file_of(text: str, table: Path) -> Path:
     plain = folder / text
     if _exists(plain):
         return plain
+    if (bytes_again := _BYTE.sub(lambda found: chr(int(found[1], 16)), text)) != text:
+        found = folder / bytes_again
+        if _exists(found):
+            return found
     if "\\" in text or PureWindowsPath(text).drive:
         return _from_windows(text, folder, table)
     return _spelled(plain) or plain

@@ -152,7 +152,7 @@ GRANULES_CONSTANT = -6.13
 LEAST_NUCLEUS = 0.65  # of the cell's area, as fields.cells measures it
 LEAST_ROUNDNESS = 0.55  # of the nucleus; more would leave more blasts unsure, whose nuclei may be indented
 LEAST_IN_FIELD = 0.7  # probability of lymphoid: among cells of all types a mistake is likelier than among lymphoid ones
-_ONLY = "only lymphoid cells are asked"
+_ONLY = "blast or normal is asked of lymphoid cells only"
 _AGAIN = "Make the bundle again, or update leukoscope."
 
 
