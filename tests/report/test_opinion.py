@@ -13,8 +13,9 @@ from PIL import Image
 from leukoscope.bundle.manifest import Manifest, Member, SubjectFigures, open_bundle
 from leukoscope.config import OPERATING_POINTS, Prepare
 from leukoscope.inference.opinion import Opinion, Tally
+from leukoscope.inference.rejection import decide
 from leukoscope.report.card import card
-from leukoscope.report.opinion import OpinionPage, headline
+from leukoscope.report.opinion import OpinionPage, headline, unsure_zone
 
 MEMBER = Member(graph="model.onnx", network="seed-cnn", prepare=Prepare(size=64))
 FIGURES = tuple(
@@ -181,6 +182,32 @@ def test_heat_is_transparent_where_there_is_no_evidence_and_two_colours_elsewher
 def test_a_map_of_too_few_places_is_not_shown(places: int, offered: bool) -> None:
     flat = replace(OPINIONS[0], map=np.ones((2, places, places), np.float32))
     assert ("Heat map" in page_of([flat])) == offered
+
+
+@pytest.mark.parametrize("smallest", [(0.17, 0.45), (0.7, 0.6), (0.0, 0.2)])
+@pytest.mark.parametrize("point", ["balanced", "high_sensitivity", "high_specificity"])
+def test_the_page_says_between_which_probabilities_a_cell_is_unsure(smallest: tuple[float, float], point: str) -> None:
+    rule = {"smallest_plausible": list(smallest)}
+    manifest = BINARY.model_copy(update={"conformal": rule})
+    low, high = unsure_zone(manifest, point) or (1, 0)
+    chances = np.linspace(0.005, 0.995, 100)
+    called = (chances >= manifest.operating_points[point]).astype(int)
+    unsure = decide(np.stack([1 - chances, chances], axis=1), rule) != called
+    assert unsure.tolist() == ((chances >= low) & (chances <= high)).tolist()
+    if point == "balanced":
+        html = page_of(OPINIONS, manifest)
+        assert f"above a probability of about {100 * high:.0f} % and normal below about {100 * low:.0f} %" in html
+        assert "The mark on each bar, 50 %," in html
+    assert unsure_zone(BINARY, point) is None
+
+
+def test_two_measurements_of_one_model_are_told_apart() -> None:
+    """The sentence of a run is of each fold's own threshold, the figures beside it of the one of the page."""
+    metrics = {"verdict": {"text": "It finds 84 of 100."}, "estimators": {"model": {}}}
+    html = page_of(OPINIONS, BINARY.model_copy(update={"metrics": metrics}))
+    assert "<dt>Sensitivity at 50 %</dt><dd>0.85" in html
+    assert "at the threshold of its own fold" in html
+    assert "on the same cells" in html
 
 
 def test_the_headline_counts() -> None:

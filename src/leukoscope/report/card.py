@@ -136,11 +136,18 @@ def _weightings(manifest: Manifest) -> list[dict[str, Any]]:
     return [estimators for estimators in found if estimators]
 
 
+def tested_on(manifest: Manifest) -> str:
+    """Say on which cells `figures_at` was measured; empty where that was not."""
+    if not manifest.operating_points or not manifest.subjects:
+        return ""
+    return "cells of parts that the network had not seen" if manifest.conformal.get("left_out") else "the same cells"
+
+
 def _points(manifest: Manifest) -> list[str]:
     """Return what is reached at the thresholds of this bundle."""
-    if not manifest.operating_points or not manifest.subjects:
+    cells = tested_on(manifest)
+    if not cells:
         return []
-    cells = "cells of parts that the network had not seen" if manifest.conformal.get("left_out") else "the same cells"
     lines = [
         f"At the thresholds of this bundle, on {cells}:",
         "",

@@ -31,7 +31,7 @@ from ..inference.opinion import (
     worded,
 )
 from ..inference.prevalence import FEWEST, NOT_KNOWN, is_known
-from .card import figures_at
+from .card import figures_at, tested_on
 from .style import COLOURS, environment, picture
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ class OpinionPage:
                 manifest=manifest,
                 point=self._point.replace("_", " "),
                 threshold=manifest.operating_points.get(self._point),
+                unsure_zone=unsure_zone(manifest, self._point),
+                at_mark=tested_on(manifest),
                 headline=headline(tally, manifest),
                 groups=self._groups(tally),
                 fields=self._field_sections(fields, counting),
@@ -164,21 +166,25 @@ class OpinionPage:
                 subjects=[row | {"unknown": _unknown(row)} for row in tally.summaries()],
                 not_known=NOT_KNOWN,
                 fewest=FEWEST,
-                figures={_FIGURES[name]: span(value) for name, value in self._figures().items()},
+                figures=self._figures(),
                 colours=COLOURS,
                 made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
                 **{"for": _css(FOR), "against": _css(AGAINST)},
             )
         )
 
-    def _figures(self) -> dict[str, Any]:
-        """Return figures of the model, those of decisions at the threshold that these opinions have."""
+    def _figures(self) -> dict[str, str]:
+        """Return figures of the model by title, those of decisions at the threshold that these opinions have."""
         metrics = self._manifest.metrics
         model = (metrics.get("subject_weighted") or metrics).get("estimators", {}).get("model", {})
-        known = dict(model)
-        if self._manifest.subjects and self._manifest.operating_points:
-            known |= figures_at(self._manifest, self._point, alike=True)
-        return {name: known[name] for name in _FIGURES if name in known}
+        at = figures_at(self._manifest, self._point, alike=True) if tested_on(self._manifest) else {}
+        known = dict(model) | at
+        mark = f" at {100 * self._threshold:.0f} %"
+        return {
+            f"{title}{mark if name in at else ''}": span(known[name])
+            for name, title in _FIGURES.items()
+            if name in known
+        }
 
     def _neediest(self) -> list[_Card]:
         """Return the cards that need a look most, no more than MOST, in that order."""
@@ -271,6 +277,21 @@ class OpinionPage:
         """Return evidence (h, w) as a data: address of a transparent picture that the page stretches over the cell."""
         drawn = transparent(evidence, full=full_evidence(self._manifest), signed=bool(self._manifest.positive))
         return "data:image/png;base64," + base64.b64encode(drawn).decode("ascii")
+
+
+def unsure_zone(manifest: Manifest, point: str) -> tuple[float, float] | None:
+    """Return the probabilities of the disease between which a cell is unsure, from the least to the most.
+
+    None where a bundle has no rule to be unsure, or its classes have no operating point. The rule (rejection) asks that
+    one class alone be plausible, and that the operating point call this one.
+    """
+    smallest, threshold = manifest.conformal.get("smallest_plausible"), manifest.operating_points.get(point)
+    if smallest is None or threshold is None or len(manifest.classes) != 2:
+        return None
+    least = dict(zip(manifest.classes, (each or 0.0 for each in smallest), strict=True))
+    other = next(name for name in manifest.classes if name != manifest.positive)
+    ends = (least[manifest.positive], 1 - least[other], threshold)
+    return min(ends), max(ends)
 
 
 _TYPE = "type "  # before the type of a cell that was not asked about: its group on the page

@@ -298,7 +298,7 @@ def _how(read: int, rest: list[_ModelPart]) -> str:
     if len(known) < len(rest):
         return f"{who}, which was tested on too few subjects to say how often it errs; so the interval is wide."
     rates = f"{100 * known[0].sensitivity:.0f} % and specificity {100 * known[0].specificity:.0f} %"
-    return f"{who}, corrected for its sensitivity of {rates}."
+    return f"{who}, corrected for its sensitivity of {rates} over all cells that it was tested on."
 
 
 def _differ(unsettled: int) -> str:
