@@ -120,7 +120,8 @@ def test_a_stage_without_an_event_is_answered_by_its_curve() -> None:
     followed = int(((quiet.stage == 0) & (quiet.time >= 12)).sum())
     # scipy.stats.binomtest(0, followed, alternative="less").proportion_ci(0.95, "exact")
     limit = binomtest(0, followed, alternative="less").proportion_ci(0.95).high
-    assert f"{followed} patients were followed that far, so up to {100 * limit:.0f} of 100" in answer.text
+    limits = f"so up to {100 * limit:.0f} of 100 could have died (95 % limit)."
+    assert f"{followed} patients were followed that far, {limits}" in answer.text
     assert answer.survival is not None
     assert (answer.survival.value, answer.survival.low) == (1.0, pytest.approx(1 - limit))
     far = ask(model, {"stage": "I", "age": "60"}, horizons=[THIRTY_YEARS], extrapolate=False)
@@ -157,6 +158,39 @@ def test_a_table_is_answered_row_by_row_and_a_bad_row_is_named(model: SurvivalMo
     assert ",,," in lines[2]  # past the data the numbers stay empty
     with pytest.raises(DataError, match="line 3"):
         ask_table(model, table("stage,age\nI,50\nIX,70\n"))
+
+
+def _of_one_stage(state: np.ndarray, *, competing: bool = False) -> Cohort:
+    """Return a patient a month, all of one stage."""
+    cohort, count = drawn(len(state), competing=competing), len(state)
+    time, stage = np.arange(1.0, count + 1), np.zeros(count, dtype=np.int64)
+    return replace(cohort, time=time, state=state, stage=stage, stages=("I",))
+
+
+@pytest.mark.parametrize("competing", [False, True])
+def test_all_with_the_event_have_the_limit_of_none_with_it(competing: bool, tmp_path: Path) -> None:
+    """Where everybody was followed until the event, the number alive is binomial as the number of events is."""
+    ill = _of_one_stage(np.ones(9, dtype=np.int64), competing=competing)
+    write_model(tmp_path / "model.json", replace(fit_model(ill).model, causes=(), horizons=((24.0, "two years"),)))
+    found = ask(read_model(tmp_path), {"stage": "I"}).answers[0]
+    limit = binomtest(0, 9, alternative="less").proportion_ci(0.95).high
+    alive, had = ("without relapse", "relapsed") if competing else ("alive", "died")
+    words = f"all 9 {had} by two years, so up to {100 * limit:.0f} of 100 could still be {alive} (95 % limit)."
+    assert found.text.endswith(words)
+    assert found.survival is not None
+    assert vars(found.survival) == {"value": 0.0, "low": 0.0, "high": pytest.approx(limit)}
+    assert vars(found.incidence[ill.events[0]]) == {"value": 1.0, "low": pytest.approx(1 - limit), "high": 1.0}
+    stage = compare(ill, horizons=[TWO_YEARS])["stages"]["I"]["horizons"][0]
+    assert stage["count"] == words
+    assert stage["survival"] == {"value": 0.0, "low": 0.0, "high": pytest.approx(limit)}
+
+
+def test_a_curve_at_zero_of_whom_some_were_lost_says_why_it_has_no_limits(tmp_path: Path) -> None:
+    cohort = _of_one_stage(np.array([0] + [1] * 8))
+    write_model(tmp_path / "model.json", replace(fit_model(cohort).model, causes=(), horizons=((24.0, "two years"),)))
+    why = "no limits can be given, since not all were followed from the start until the event"
+    assert why in ask(read_model(tmp_path), {"stage": "I"}).answers[0].text
+    assert why in compare(cohort, horizons=[TWO_YEARS])["stages"]["I"]["horizons"][0]["text"]
 
 
 def test_a_covariate_that_was_left_out_is_not_asked_for_and_changes_nothing(cohort: Cohort, tmp_path: Path) -> None:

@@ -260,9 +260,18 @@ def known_until(cohort: Cohort, when: float) -> int:
     return int((followed | ((cohort.state > 1) & (cohort.time < when))).sum())
 
 
+def all_had(cohort: Cohort, when: float) -> int:
+    """Return the number of patients if all were followed from the start and had the first event by a time, else 0.
+
+    Only then is it a share of so many. Where some were lost before, those whose event was seen are not like the rest.
+    """
+    return len(cohort) if ((cohort.state == 1) & (cohort.time <= when) & (cohort.start <= 0)).all() else 0
+
+
 def _followed(cohort: Cohort) -> dict[str, Array]:
     times = np.unique(np.quantile(cohort.time, np.linspace(0, 1, _KEPT), method="nearest"))
-    return {"times": times, "known": np.array([known_until(cohort, when) for when in times])}
+    found = {"known": known_until, "had": all_had}
+    return {"times": times} | {name: np.array([count(cohort, when) for when in times]) for name, count in found.items()}
 
 
 def _unmodelled(cohort: Cohort) -> dict[str, str]:

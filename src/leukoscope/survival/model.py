@@ -158,7 +158,8 @@ class SurvivalModel:
 
     `stage_curves`: for each stage, survival under the name 'survival' and the incidence of each event under its name.
     `columns`: the covariates that a patient is asked for; `left_out`: those of which the cohort taught nothing.
-    `followed`: for each stage, `times` and how many patients' course was `known` up to then (see `known_until`).
+    `followed`: for each stage, `times`, how many patients' course was `known` up to then (see `known_until`), and their
+    number where all `had` the first event by then (see `all_had`).
     """
 
     unit: str
@@ -181,6 +182,13 @@ class SurvivalModel:
         followed = self.followed.get(stage, {"times": np.zeros(0), "known": np.zeros(0)})
         place = int(np.searchsorted(followed["times"], when))  # the next later time: rather too few than too many
         return int(followed["known"][place]) if place < len(followed["known"]) else 0
+
+    def all_had(self, stage: str, when: float) -> int:
+        """Return the number of patients of a stage if all of them had the first event by a time, else 0."""
+        followed = self.followed.get(stage, {})
+        had = followed.get("had", np.zeros(0))  # files of the first version lack it
+        place = int(np.searchsorted(followed["times"], when, side="right")) - 1 if len(had) else -1
+        return int(had[place]) if place >= 0 else 0
 
     def incidence(self, columns: Mapping[str, Array], times: Array) -> Array:
         """Return each patient's cumulative incidence of each event, (events, patients, times); NaN past the data."""

@@ -20,6 +20,8 @@ from .table import PatientTable, as_number, cut_stages, is_missing, tidy
 from .words import (
     NOTICE,
     Horizon,
+    all_limited,
+    all_seen,
     any_of,
     count_sentence,
     deadly,
@@ -322,6 +324,8 @@ def _answer(
     survival = incidence.pop("survival")
     if incidence[model.events[0]].value == 0:
         return _none_seen(model, stage, {"survival": survival, **incidence}, horizon)
+    if survival.value == 0 and model.all_had(stage, horizon.time):
+        return _all_seen(model, stage, {"survival": survival, **incidence}, horizon)
     count = count_sentence(horizon.words, events=model.events, survival=survival, incidence=incidence[model.events[0]])
     return Answer(horizon.time, horizon.words, survival, incidence, f"Of 100 {_ALIKE}, {count}")
 
@@ -333,6 +337,16 @@ def _none_seen(model: SurvivalModel, stage: str, found: Mapping[str, Interval], 
     survival = known_chances.pop("survival")
     none = none_seen(horizon.words, event=event, known=known)
     text = f"Among patients with {in_stage(model.stage_column, stage)}, {none}"
+    return Answer(horizon.time, horizon.words, survival, known_chances, text)
+
+
+def _all_seen(model: SurvivalModel, stage: str, found: Mapping[str, Interval], horizon: Horizon) -> Answer:
+    """Answer where everybody alike had the event by then: with the limit that their number allows."""
+    event, patients = model.events[0], model.all_had(stage, horizon.time)
+    known_chances = all_limited(found, event=event, patients=patients)
+    survival = known_chances.pop("survival")
+    every = all_seen(horizon.words, event=event, patients=patients)
+    text = f"Among patients with {in_stage(model.stage_column, stage)}, {every}"
     return Answer(horizon.time, horizon.words, survival, known_chances, text)
 
 

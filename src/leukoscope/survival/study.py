@@ -44,13 +44,15 @@ from .curves import (
     thinned,
     time_lost,
 )
-from .fitting import Fitted, curves_of, explain_fit, fit_model, known_until
+from .fitting import Fitted, all_had, curves_of, explain_fit, fit_model, known_until
 from .model import SurvivalModel, write_model
 from .scores import MOST_PATIENTS, as_dict, judge, optimism
 from .table import StudySettings
 from .words import (
     NOTICE,
     Horizon,
+    all_limited,
+    all_seen,
     any_of,
     count_sentence,
     counted,
@@ -187,6 +189,11 @@ def _at(cohort: Cohort, curves: Mapping[str, Curve], horizon: Horizon, who: str)
         none = none_seen(horizon.words, event=cohort.events[0], known=seen)
         facts |= {key: as_dict(value) for key, value in limited(known, event=cohort.events[0], known=seen).items()}
         return facts | {"text": f"For {who}, {none}", "count": none}
+    if patients := all_had(cohort, horizon.time):
+        every = all_seen(horizon.words, event=cohort.events[0], patients=patients)
+        chances = all_limited(known, event=cohort.events[0], patients=patients)
+        facts |= {key: as_dict(value) for key, value in chances.items()}
+        return facts | {"text": f"For {who}, {every}", "count": every}
     facts |= {key: as_dict(value) for key, value in known.items()}
     count = count_sentence(horizon.words, events=cohort.events, survival=known["survival"], incidence=incidence)
     return facts | {"text": f"Of 100 {who}, {count}", "count": count}

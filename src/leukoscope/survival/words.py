@@ -43,9 +43,9 @@ def of_hundred(share: float) -> str:
 
 
 def between(interval: Interval) -> str:
-    """Return the limits of a share: 'between 51 and 71'; at exactly 0 or 1 there is no way to compute any."""
+    """Return the limits of a share: 'between 51 and 71'; a curve has none where it has reached 0 or 1."""
     if not interval.low < interval.high:  # equal, or not defined
-        return "no limits can be given"
+        return "no limits can be given, since not all were followed from the start until the event"
     return f"between {of_hundred(interval.low)} and {of_hundred(interval.high)}"
 
 
@@ -134,7 +134,25 @@ def none_seen(when: str, *, event: str, known: int) -> str:
         return f"no {event} was seen by {when}, but nobody was followed that far: no number."
     most = of_hundred(upper_limit(known))
     who = "one patient was" if known == 1 else f"{known:,} patients were"
-    return f"no {event} was seen by {when}; {who} followed that far, so up to {most} of 100 could have it (95 % limit)."
+    limit = f"up to {most} of 100 could have {happened(event)} (95 % limit)"
+    return f"no {event} was seen by {when}; {who} followed that far, so {limit}."
+
+
+def all_limited(found: Mapping[str, Interval], *, event: str, patients: int) -> dict[str, Interval]:
+    """Give a chance at which all of the patients had the event its one-sided limit: `limited` the other way round."""
+    most = upper_limit(patients)
+    return {**found, event: Interval(1.0, 1 - most, 1.0), "survival": Interval(0.0, 0.0, most)}
+
+
+def all_seen(when: str, *, event: str, patients: int) -> str:
+    """Say what is known where all had the event by a time: how many they were, and the limit of those who might not.
+
+    >>> all_seen("two years", event="death", patients=14)
+    'all 14 died by two years, so up to 19 of 100 could still be alive (95 % limit).'
+    """
+    most = of_hundred(upper_limit(patients))
+    who = "the one patient" if patients == 1 else f"all {patients:,}"
+    return f"{who} {happened(event)} by {when}, so up to {most} of 100 could still be {still([event])} (95 % limit)."
 
 
 def count_sentence(when: str, *, events: Sequence[str], survival: Interval, incidence: Interval) -> str:
