@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import LeukoscopeError, UsageError
-from leukoscope.report.survival import verdict
+from leukoscope.report.survival import lines_of_c_index, verdict, write_page
 from leukoscope.survival.cohort import describe
 from leukoscope.survival.scores import judge, optimism
 from leukoscope.survival.study import choose_horizons, compare, run_study
@@ -387,3 +387,22 @@ def test_a_horizon_past_the_follow_up_is_shown_but_not_judged() -> None:
     result = run_study(drawn(200), settings).result
     assert [horizon["time"] for horizon in result["horizons"]] == [12, 1000]
     assert [at["time"] for at in result["judgement"]["calibration"]] == [12]
+
+
+@pytest.mark.parametrize(("covariates", "said"), [((), 1), (("age",), 0)])
+def test_a_model_of_stage_alone_is_told_from_the_curves_of_the_stages(
+    covariates: tuple[str, ...], said: int, tmp_path: Path
+) -> None:
+    """Without covariates the model is Cox by stage, whose C-index can differ from that of the observed curves."""
+    cohort = drawn(120)
+    cohort = replace(cohort, covariates={name: cohort.covariates[name] for name in covariates})
+    settings = StudySettings(
+        time="months", event="died", stage="stage", covariates=covariates, folds=2, repeats=1, bootstrap=0
+    )
+    result = run_study(cohort, settings).result
+    write_page(tmp_path, result)
+    page, terminal = (tmp_path / "survival.html").read_text(), " ".join(lines_of_c_index(result))
+    for text in (page, terminal):
+        assert text.count("Both know nothing but the stage.") == said
+    assert "Cox model: 0." in terminal
+    assert "stage alone (observed curve of each stage): 0." in terminal

@@ -182,18 +182,13 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
 
 def _say(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
-    from ..report.survival import interval_words, lines_of_tests
+    from ..report.survival import lines_of_c_index, lines_of_tests
     from ..survival.words import NOTICE
 
     for stage in result["comparison"]["stages"].values():
         click.echo(_latest(stage))
-    for line in lines_of_tests(result["comparison"]["tests"]):
+    for line in [*lines_of_tests(result["comparison"]["tests"]), *lines_of_c_index(result)]:
         click.echo(line)
-    if result["judgement"]:
-        event = result["cohort"]["events"][0]
-        for key in ("model", "stage alone"):
-            c = result["judgement"]["estimators"][key]["c_index"]
-            click.echo(f"Cross-validated C-index for {event}, {key}: {interval_words(c)}.")
     click.echo(NOTICE)
     for limit in result["limits"]:
         click.echo(f"Note: {limit}", err=True)

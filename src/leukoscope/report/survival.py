@@ -101,6 +101,7 @@ def said(result: Mapping[str, Any]) -> dict[str, Any]:
         "model": _model_words(model, cohort["patients"]) if model.get("causes") else "",
         "ratios": [_ratio_words(cause, model["references"]) for cause in model.get("causes", ())],
         "scores": _score_words(judged),
+        "two": two_of_stage(result),
         "calibration": [_calibration_words(entry) for entry in (judged or {}).get("calibration", ())],
         "optimism": _optimism_words(judged),
         "penalty": _penalty_words(model),
@@ -493,6 +494,28 @@ def _adds(result: Mapping[str, Any]) -> str:
     return (
         f"Of 100 pairs of patients it had not seen, the model puts {model} in the right order; stage alone {stage}; "
         f"a coin 50. {_whether_better(judged)}"
+    )
+
+
+def lines_of_c_index(result: Mapping[str, Any]) -> list[str]:
+    """Return the cross-validated C-index of the model and of stage alone for the terminal, and what each of them is."""
+    if not result["judgement"]:
+        return []
+    event, judged = result["cohort"]["events"][0], result["judgement"]["estimators"]
+    titles = {"model": "Cox model", "stage alone": "stage alone (observed curve of each stage)"}
+    found = [f"{title}: {interval_words(judged[key]['c_index'])}" for key, title in titles.items()]
+    lines = [f"Cross-validated C-index for {event}, {one}." for one in found]
+    return [*lines, why] if (why := two_of_stage(result)) else lines
+
+
+def two_of_stage(result: Mapping[str, Any]) -> str:
+    """Say how a model without covariates differs from stage alone; nothing for a model that has some."""
+    cohort, causes = result["cohort"], result["model"].get("causes", ())
+    if {row["column"] for cause in causes for row in cause["ratios"]} != {cohort["stage_column"]}:
+        return ""
+    return (
+        "Both know nothing but the stage. The Cox model takes hazards as proportional, the observed curves do not: "
+        "where curves of two stages cross, the two can rank these stages differently."
     )
 
 
