@@ -169,11 +169,17 @@ def test_what_is_missing_is_said_in_one_sentence(laboratory: Place) -> None:
     assert ada.review(ada.cells(read)[0]["id"], "normal").status_code == 201
     assert missing(ada).startswith("No signed-off case holds"), "what nobody signed teaches nothing"
     taught(laboratory, ada, subjects=4, labels=["normal"] * 4)
-    assert missing(ada).startswith("There is no signed-off cell of blast; 10 of each class are needed at least")
+    assert missing(ada).startswith(
+        "There is no signed-off cell of the class blast; 10 of each class are needed at least"
+    )
     taught(laboratory, ada, subjects=1, first=50, labels=["blast"])
-    assert missing(ada).startswith("There are 6 signed-off cells of blast; 10 of each class")
+    assert missing(ada).startswith(
+        "There are 6 different signed-off cells of the class blast (copies of a cell count once); 10 of each"
+    )
     taught(laboratory, ada, subjects=1, first=51, labels=["blast"])
-    assert missing(ada).startswith("The signed-off cells of blast are of 2 subjects; at least 3 of each class")
+    assert missing(ada).startswith(
+        "The signed-off cells of the class blast are of 2 subjects; at least 3 of each class"
+    )
     taught(laboratory, ada, subjects=1, first=52, labels=["blast"])
     assert ada.get("/learning").json()["cells"]["missing"] == ""
 

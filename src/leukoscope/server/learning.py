@@ -279,10 +279,12 @@ def _short(cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manife
     counts = {name: sum(cell.label == name for cell in cells) for name in manifest.classes}
     rarest = min(counts, key=lambda name: counts[name])
     if counts[rarest] < FEWEST:
-        have = "There is no signed-off cell" if not counts[rarest] else f"There are {counts[rarest]} signed-off cells"
-        have = "There is 1 signed-off cell" if counts[rarest] == 1 else have
+        have = "is no signed-off cell" if not counts[rarest] else f"are {counts[rarest]} different signed-off cells"
+        have = "is 1 signed-off cell" if counts[rarest] == 1 else have
+        copies = " (copies of a cell count once)" if counts[rarest] else ""
         return (
-            f"{have} of {titles[rarest]}; {FEWEST} of each class are needed at least, and 50 or more are better. "
+            f"There {have} of the class {titles[rarest]}{copies}; {FEWEST} of each class are needed at least, "
+            "and 50 or more are better. "
             "Read some more and sign them off."
         )
     subjects = {name: len({groups[cell.subject] for cell in cells if cell.label == name}) for name in manifest.classes}
@@ -290,7 +292,7 @@ def _short(cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manife
     if subjects[rarest] < LEAST or len({groups[cell.subject] for cell in cells}) <= LEAST:
         count = "1 subject" if subjects[rarest] == 1 else f"{subjects[rarest]} subjects"
         return (
-            f"The signed-off cells of {titles[rarest]} are of {count}; at least {LEAST} of each class, and "
+            f"The signed-off cells of the class {titles[rarest]} are of {count}; at least {LEAST} of each class, and "
             f"{LEAST + 1} in all, are needed to judge a model on subjects that it has not learned from."
         )
     return ""
