@@ -16,7 +16,7 @@ from leukoscope.server.accounts import Attempts, hash_password
 from leukoscope.server.database import Account, Database, Token
 from leukoscope.server.refusals import Refusal
 from leukoscope.server.settings import Serving
-from tests.server.conftest import PASSWORD, Place, Visitor
+from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture
 from tests.server.test_security import bearer
 
 NEW = "eleven green umbrellas"
@@ -179,7 +179,7 @@ def scoped(place: Place, ada: Visitor, *scopes: str) -> Visitor:
 
 def test_a_token_does_what_its_scopes_say_and_no_more(laboratory: Place) -> None:
     ada = laboratory.visitor("ada")
-    case = ada.post("/cases", json={"name": "case"}).json()["id"]
+    case = ada.case(pictures=[cell_picture(1)])
     read, upload, review = (scoped(laboratory, ada, "read", each) for each in ("read", "upload", "review"))
     assert [each.get("/cases").status_code for each in (read, upload, review)] == [200] * 3
     assert [each.post("/cases", json={"name": "x"}).status_code for each in (read, upload, review)] == [403, 201, 403]

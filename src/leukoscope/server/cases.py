@@ -247,7 +247,7 @@ def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, An
         "review": open_ and caller.may(READER),
         "sign": open_ and caller.may(REVIEWER),
         "reopen": not open_ and caller.may(REVIEWER),
-        "delete": caller.may(REVIEWER),
+        "delete": open_ and caller.may(REVIEWER),
         "accounts": caller.may(ADMIN),
     }
     signed = None

@@ -113,9 +113,9 @@ def change_case(me: Me, room: TheRoom, case_id: Id, change: CaseChange) -> Answe
 
 @router.delete("/{case_id}")
 def delete_case(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
-    """Delete a case with all its images, predictions and reviews; the audit log keeps that it was there."""
+    """Delete an open case with all its images, predictions and reviews; the audit log keeps that it was there."""
     with room.database.writing() as session:
-        found = _seen_case(session, me, case_id, seen, signed=True)
+        found = _seen_case(session, me, case_id, seen)
         digests = _digests(session, case_id)
         session.execute(delete(Case).where(Case.id == found.id))
         room.log.add(session, who(me), "deleted", kind="case", item=case_id)
@@ -123,9 +123,9 @@ def delete_case(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
     return {"deleted": case_id}
 
 
-def _seen_case(session: Session, me: Caller, case_id: int, seen: Seen, *, signed: bool = False) -> Case:
-    """Return a case to change, locked, if it is still as the caller saw it."""
-    found = shown.lock_case(session, me, case_id, signed=signed)
+def _seen_case(session: Session, me: Caller, case_id: int, seen: Seen) -> Case:
+    """Return an open case to change, locked, if it is still as the caller saw it."""
+    found = shown.lock_case(session, me, case_id)
     seen.check(shown.etag_of_case(found, before=True), lambda: _case_now(session, me, found))
     return found
 
@@ -237,9 +237,12 @@ def sign_off(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw, said: SignOff 
         if not shown.progress(session, case_id)["finished"]:
             raise Refusal(409, "unfinished", f"Case {case_id} is still being analysed. Wait until that is done.")
         readings.check_settled(session, found)
+        counts = shown.cell_counts(session, readings.view_of(session, me, found))
+        if not counts["every"]:
+            text = f"Case {case_id} has no cells, so there is nothing to sign off. Add images or draw a cell first."
+            raise Refusal(409, "no_cells", text)
         found.state, found.note = SIGNED, said.note if said else ""
         found.signed_by, found.signed = me.account_id, now()
-        counts = shown.cell_counts(session, readings.view_of(session, me, found))
         room.log.add(session, who(me), "signed off", kind="case", item=case_id, counts=counts)
         return shown.describe_case(session, me, found)
 
