@@ -69,6 +69,17 @@ def test_of_many_answers_none_is_kept_where_one_cell_is_not_as_it_was_seen(labor
     assert code(say_all(ron, case, cells[:2], "blast")) == (409, "signed")
 
 
+def test_many_answers_stand_over_those_that_another_gave_meanwhile(laboratory: Place) -> None:
+    ron, ada = laboratory.visitor("ron"), laboratory.visitor("ada")
+    case = ron.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
+    cells = ron.cells(case, order="number")
+    assert ada.review(cells[0]["id"], "normal").status_code == 201
+    assert say_all(ron, case, cells, "blast").status_code == 201
+    assert said(ron, case) == ["blast"] * CELLS, "the last word stands"
+    kept = ron.get(f"/cells/{cells[0]['id']}/answers").json()["answers"]
+    assert [(each["reader"], each["label"]) for each in kept] == [("ada", "normal"), ("ron", "blast")]
+
+
 def test_an_undo_of_many_names_the_case_or_every_cell(laboratory: Place) -> None:
     ron, ada = laboratory.visitor("ron"), laboratory.visitor("ada")
     case = ron.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
@@ -228,6 +239,13 @@ def test_cells_of_a_class_are_sorted_by_likeness(place: Place) -> None:
     assert [cell["id"] for page in pages for cell in page] == [cell["id"] for cell in ranked]
     only = me.cells(case, order="likeness", filter="class:normal")
     assert {cell["number"] for cell in only} == {4, 5}
+    asked = {"order": "likeness", "like": 99_999}
+    assert code(me.get(f"/cases/{case}/cells", params=asked)) == (404, "not_found")
+    other_case = me.case("other", pictures=[pictures[1]])
+    asked["like"] = me.cells(other_case)[0]["id"]
+    refused = me.get(f"/cases/{case}/cells", params=asked)
+    assert code(refused) == (422, "other_case")
+    assert "is of another case" in refused.json()["error"]["message"]
 
 
 def test_likeness_is_as_hidden_as_the_model(laboratory: Place) -> None:

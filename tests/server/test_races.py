@@ -174,6 +174,19 @@ def test_one_name_becomes_one_account(laboratory: Place) -> None:
     assert {each.json()["error"]["code"] for each in answers if each.status_code == 409} == {"name_taken"}
 
 
+def test_a_password_that_is_refused_is_not_a_name_that_is_taken(laboratory: Place) -> None:
+    ada = laboratory.visitor("ada")
+    for password in ("short", "password1234"):
+        answer = ada.post("/accounts", json={"name": "new", "password": password})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "password")
+        assert "password" in answer.json()["error"]["message"]
+    account = ada.get("/accounts").json()["accounts"][0]["id"]
+    changed = ada.patch(f"/accounts/{account}", json={"password": "short"})
+    assert (changed.status_code, changed.json()["error"]["code"]) == (422, "password")
+    taken = ada.post("/accounts", json={"name": "ada", "password": "seven purple herons"})
+    assert (taken.status_code, taken.json()["error"]["code"]) == (409, "name_taken")
+
+
 class Held:
     """An account that is being given a new password by somebody else, who has not come to the end."""
 
@@ -274,6 +287,11 @@ def test_a_review_names_the_outline_that_was_seen(shared: tuple[Place, int, dict
     assert (unsaid.status_code, unsaid.json()["error"]["code"]) == (428, "if_match")
     every = ron.me.post(f"/cells/{cell['id']}/reviews", json={"label": "blast"}, headers={"If-Match": "*"})
     assert every.status_code == 428, "who says 'whatever it is' has not looked"
+    assert "not understood" in every.json()["error"]["message"]
+    assert '"12-1"' in every.json()["error"]["message"]
+    unsaid = ada.me.post(f"/cases/{case}/sign-off")
+    assert unsaid.json()["error"]["message"].startswith("The header If-Match is missing.")
+    assert '"case-12-1"' in unsaid.json()["error"]["message"], "an etag as cases have them"
     assert ron.prepared("review")().status_code == 201
 
 

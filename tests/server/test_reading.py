@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -50,7 +51,43 @@ def test_a_case_is_read_signed_and_exported(place: Place) -> None:
     assert signed["signed"]["by"] == "local"
     late = me.review(first, "normal")
     assert (late.status_code, late.json()["error"]["code"]) == (409, "signed")
+    assert signed["may"]["delete"] is False
+    gone = me.remove(f"/cases/{case}")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (409, "signed")
     assert me.reopen(case).json()["state"] == "open"
+    assert me.remove(f"/cases/{case}").status_code == 200
+
+
+def test_what_cannot_be_read_of_a_request_is_said_with_a_cure(place: Place) -> None:
+    me = place.local()
+
+    def problem(**more: Any) -> tuple[int, str]:
+        answer = me.post("/cases", **more)
+        return answer.status_code, answer.json()["error"]["message"]
+
+    as_json = {"Content-Type": "application/json"}
+    status, words = problem(json={"name": "ward 3\nfalse line"})
+    assert (status, words.startswith("body.name: is longer than one line. Take the line breaks out")) == (422, True)
+    status, words = problem(json={"name": "case", "subject": "P-1\nP-2"})
+    assert (status, words.startswith("body.subject: is longer than one line.")) == (422, True)
+    status, words = problem(json={"name": "bell\a"})
+    assert (status, words.startswith("body.name: holds control characters. Take them out")) == (422, True)
+    status, words = problem(content=b'{"name": ', headers=as_json)
+    assert (status, "is no JSON" in words, "Check its commas" in words) == (422, True, True)
+    status, words = problem(content=b'{"name": "\xff"}', headers=as_json)
+    assert (status, words.startswith("The body of the request cannot be read. Send JSON as UTF-8")) == (400, True)
+    case = me.case("lines", pictures=[cell_picture(1)])
+    assert me.review(me.cells(case)[0]["id"], "blast", note="two\nlines").status_code == 201, "a note may have more"
+
+
+def test_a_case_without_cells_is_not_signed_off(place: Place) -> None:
+    me = place.local()
+    case = me.case("empty")
+    refused = me.sign(case)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_cells")
+    assert "nothing to sign off" in refused.json()["error"]["message"]
+    me.send(case, cell_picture(1))
+    assert me.sign(case).status_code == 200
 
 
 def test_answers_are_those_of_the_plain_predictor(place: Place, bundle: Path) -> None:

@@ -58,6 +58,10 @@ class Caller:
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
+class PasswordRefusedError(UsageError):
+    """A password that is too short, too long or easy to guess."""
+
+
 def digest_of(secret: str) -> str:
     """Return what is stored of a secret that is random enough to need no slow hash."""
     return sha256(secret.encode()).hexdigest()
@@ -89,7 +93,8 @@ def add_account(session: Session, name: str, *, role: str, laboratory: str, pass
     """Make an account.
 
     Raises:
-        UsageError: the name is taken, or the password is too short or easy to guess.
+        UsageError: the name is taken.
+        PasswordRefusedError: the password is too short, too long, or easy to guess.
         UnknownNameError: there is no such role.
     """
     if role not in ROLES:
@@ -110,15 +115,15 @@ def hash_password(password: str, *, about: Sequence[str] = ()) -> str:
     """Return the Argon2id hash of a password; `about` holds words that make a bad one, such as the account's name.
 
     Raises:
-        UsageError: it is too short, too long, or easy to guess.
+        PasswordRefusedError: it is too short, too long, or easy to guess.
         Refusal: too many passwords are being checked just now.
     """
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise UsageError(f"A password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
+        raise PasswordRefusedError(f"A password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.")
     judged = zxcvbn.zxcvbn(password[:_JUDGED], user_inputs=["leukoscope", "blast", *about])
     if judged["score"] < _WEAKEST:
         why = judged["feedback"]["warning"] or "It is easy to guess."
-        raise UsageError(f"This password is too weak. {why.rstrip('.')}. Take four or more unrelated words.")
+        raise PasswordRefusedError(f"This password is too weak. {why.rstrip('.')}. Take four or more unrelated words.")
     with _one_hash():
         return _HASHER.hash(password)
 

@@ -2,12 +2,13 @@
 
 import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from anyio import CapacityLimiter
@@ -22,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from ..errors import DataError, LeukoscopeError, UsageError
+from .accounts import PasswordRefusedError
 from .api import routers
 from .database import first_line, is_conflict, is_full, is_gone
 from .refusals import Refusal, again, answer_of, broken
@@ -93,7 +95,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
         412: "Changed meanwhile",
         413: "Too large",
         422: "Not understood",
-        428: "If-Match is missing",
+        428: "If-Match is missing or not understood",
         429: "Too many failed logins",
         503: "Busy or away",
         507: "Disk full",
@@ -118,6 +120,8 @@ def _refused(_: Request, error: Exception) -> JSONResponse:
 
 
 def _mendable(_: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, PasswordRefusedError):
+        return answer_of(Refusal(422, "password", str(error)))
     if isinstance(error, UsageError | DataError):
         return answer_of(Refusal(422, "bad_request", str(error)))
     return answer_of(Refusal(500, "failed", str(error)))
@@ -126,17 +130,29 @@ def _mendable(_: Request, error: Exception) -> JSONResponse:
 def _not_understood(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = [
-        {"where": ".".join(str(step) for step in each["loc"]), "what": each["msg"]} for each in error.errors()[:20]
+        {"where": ".".join(str(step) for step in each["loc"]), "what": _what(each)} for each in error.errors()[:20]
     ]
     first = problems[0] if problems else {"where": "request", "what": "not understood"}
-    message = f"{first['where']}: {first['what']}. See {PREFIX}/openapi.json for what is expected."
+    message = f"{first['where']}: {first['what'].rstrip('.')}. See {PREFIX}/openapi.json for what is expected."
     return answer_of(Refusal(422, "bad_request", message, problems=problems))
+
+
+def _what(problem: Mapping[str, Any]) -> str:
+    """Say what is wrong with a part of a request, and how to mend it where that is known."""
+    if problem["type"] == "json_invalid":
+        return f"the body is no JSON ({problem['ctx']['error']}). Check its commas, quotation marks and brackets."
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+_UNREADABLE = "There was an error parsing the body"  # FastAPI's sentence, for whatever keeps it from reading one
 
 
 def _http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "no_such_method", 400: "bad_request", 413: "too_large"}
     messages = {404: "There is nothing at this address.", 405: "This address does not know this method."}
+    if error.detail == _UNREADABLE:
+        messages[400] = "The body of the request cannot be read. Send JSON as UTF-8, or files as multipart/form-data."
     refusal = Refusal(
         error.status_code, codes.get(error.status_code, "http"), messages.get(error.status_code, str(error.detail))
     )

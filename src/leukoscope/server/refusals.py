@@ -56,15 +56,20 @@ class Seen:
     """The states that a caller has seen and wants to change, from the header If-Match."""
 
     etags: frozenset[str] = frozenset()
+    given: bool = False
+    """Whether there was such a header at all; `*` names no state."""
 
     def check(self, etag: str, now: Callable[[], dict[str, Any]]) -> None:
         """Refuse when the state `etag` is not one of them.
 
         Raises:
-            Refusal: the header is missing (428), or something else was seen (412); the answer then holds `now`.
+            Refusal: the header is missing or names nothing (428), or something else was seen (412); the answer then
+                holds `now`.
         """
         if not self.etags:
-            text = 'The header If-Match is missing. Send the etag of what you saw, as If-Match: "12-1".'
+            what = "was not understood: it names no state" if self.given else "is missing"
+            form = "-".join([*etag.split("-")[:-2], "12-1"])
+            text = f'The header If-Match {what}. Send the etag of what you saw, in the form If-Match: "{form}".'
             raise Refusal(428, "if_match", text)
         if etag not in self.etags:
             raise changed_meanwhile(now())
@@ -98,13 +103,20 @@ LARGEST = 2**53 - 1  # the largest whole number that a browser's number holds
 def readable(text: str) -> str:
     """Return text without control characters, or refuse it."""
     if any(not (letter.isprintable() or letter in "\n\t") for letter in text):
-        raise ValueError("may not hold control characters")
+        raise ValueError("holds control characters. Take them out and send it again.")
     return text
 
 
+def one_line(text: str) -> str:
+    """Return text of one line without control characters, or refuse it."""
+    if "\n" in text:
+        raise ValueError("is longer than one line. Take the line breaks out and send it again.")
+    return readable(text)
+
+
 Id = Annotated[int, Path(ge=1, le=LARGEST)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(readable)]
-Word = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True), AfterValidator(readable)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True), AfterValidator(one_line)]
+Word = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True), AfterValidator(one_line)]
 Note = Annotated[str, StringConstraints(max_length=4000), AfterValidator(readable)]
 Password = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(readable)]
 Point = Annotated[list[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=2, max_length=2)]

@@ -179,7 +179,7 @@ _IF_MATCH = Header(description="The etag of what you saw and want to change, in 
 async def seen_of(if_match: Annotated[str | None, _IF_MATCH] = None) -> Seen:
     """Return which states the caller has seen; "*", whatever it may be, is not one."""
     given = (each.strip().removeprefix("W/").strip('"') for each in (if_match or "").split(","))
-    return Seen(frozenset(given) - {"", "*"})
+    return Seen(frozenset(given) - {"", "*"}, given=bool(if_match))
 
 
 TheRoom = Annotated[Room, Depends(room_of)]

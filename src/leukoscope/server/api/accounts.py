@@ -13,6 +13,7 @@ from ..accounts import (
     LONGEST_TOKEN_DAYS,
     TOKEN_DAYS,
     Caller,
+    PasswordRefusedError,
     add_account,
     add_token,
     caller_of_cookie,
@@ -139,6 +140,8 @@ def make_account(me: Admin, room: TheRoom, new: NewAccount) -> Answer:
         still_in(session, me, role=ADMIN)
         try:
             made = add_account(session, new.name, role=new.role, laboratory=me.laboratory, password=new.password)
+        except PasswordRefusedError:
+            raise
         except UsageError as taken:
             raise Refusal(409, "name_taken", str(taken)) from None
         room.log.add(session, who(me), "made account", kind="account", item=made.id, role=new.role)

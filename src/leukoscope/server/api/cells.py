@@ -115,6 +115,9 @@ def list_cells(
     """
     with room.database.reading() as session:
         view = shown.view_of(session, me, case_id)
+        if like is not None and shown.cell_of(session, me, like).case_id != case_id:
+            text = f"Cell {like} is of another case. `like` is the id of a cell of case {case_id}."
+            raise bad_request(text, code="other_case")
         ranked = None
         if order == "likeness" and view.model:
             ranked = by_likeness(room, shown.kinds_of_cells(session, view, filter), like=like)
@@ -237,7 +240,8 @@ def review_many(me: Me, room: TheRoom, case_id: Id, new: ManyReviews) -> Answer:
     """Say what several cells of a case are, all or none of them; one undo takes all of it back.
 
     `cells` holds their etags: where another has redrawn or removed one meanwhile nothing is saved (412), and the answer
-    holds those cells as they are now.
+    holds those cells as they are now. What others said of them meanwhile stops nothing: in a case with one reader these
+    answers then stand, and those of others are kept.
     """
     with room.database.writing() as session:
         case, cells = shown.lock_cells(session, me, case_id, new.cells)
