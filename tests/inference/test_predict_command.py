@@ -63,6 +63,23 @@ def test_bad_files_among_good_ones_end_with_status_one(cells: Path, single: Bund
     assert sum(row["decision"] != "refused" for row in rows.values()) == CELLS
 
 
+def test_a_subjects_files_that_cannot_be_used_are_no_cells(cells: Path, single: Bundle, tmp_path: Path) -> None:
+    subject = min(path.name for path in cells.iterdir())
+    many = len(list((cells / subject).iterdir()))
+    (cells / subject / "empty.png").write_bytes(b"")
+    rows = [f"{path},{path.parent.name}" for path in sorted(cells.rglob("*.png"))]
+    rows[-1] = rows[-1].partition(",")[0] + ","
+    (tmp_path / "cells.csv").write_text("\n".join(["path,subject", *rows]))
+    asked = ("--model", single.path, "-o", tmp_path / "out", "--to", "hl7")
+    result = predict(tmp_path / "cells.csv", *asked)
+    line = next(line for line in result.stdout.splitlines() if line.startswith(f"{subject} "))
+    assert (line.split()[1], line.split()[5]) == (str(many), "1"), result.stdout
+    assert "1 cell of no subject" in result.stdout
+    message = (tmp_path / "out" / "hl7" / f"{subject}.hl7").read_bytes().decode()
+    assert f"^99LEUKOSCOPE||{many}|{{cells}}^^UCUM" in message
+    assert "files that cannot be used^99LEUKOSCOPE||1|{files}^^UCUM" in message
+
+
 def test_json_is_json(cells: Path, single: Bundle) -> None:
     table = json.loads(predict(cells, "--model", single.path, "--json").stdout)
     assert len(table["cells"]) == CELLS == sum(table["decisions"].values())

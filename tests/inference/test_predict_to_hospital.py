@@ -1,5 +1,6 @@
 """`predict --to fhir --to hl7`: one message for each subject, with the numbers of the tables beside it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,21 @@ def test_the_numbers_are_those_of_the_differential(answered: Path) -> None:
     }
     assert percents, "the subject has enough white cells for percentages"
     for kind, percent in percents.items():
-        assert abs(sent[f"{kind.upper().replace(' ', '_')}_SHARE"] - percent) < 0.06
+        assert abs(sent[f"{kind.upper().replace(',', '').replace(' ', '_')}_SHARE"] - percent) < 0.06
+
+
+def test_every_row_says_what_it_counts(answered: Path) -> None:
+    """Platelets among the cells are told apart from those that fields count; 'called' says called what."""
+    codings = {
+        coding["code"]: coding["display"]
+        for entry in read_json(answered / "fhir" / "P-8.json")["entry"][:-1]
+        for coding in entry["resource"]["code"]["coding"]
+    }
+    assert all(re.fullmatch("[A-Z0-9_-]+", code) for code in codings), sorted(codings)
+    assert codings["LYMPHOID_UNDECIDED_COUNT"] == "lymphoid, undecided, number of cells"
+    assert codings["CALLED_BLAST_COUNT"] == "called blast, number of cells"
+    assert "platelet found as a white cell, number of cells" in codings.values()
+    assert not {"PLATELET_COUNT", "CALLED_COUNT"} & set(codings)
 
 
 def test_hl7_holds_the_same_rows_as_fhir(answered: Path) -> None:

@@ -204,6 +204,7 @@ def test_a_report_carries_the_differential_with_coded_kinds(pixels, cells, tmp_p
     source = DicomImage(write_field(tmp_path / "field.dcm", pixels)).identity()
     told = [CellShare("neutrophil", 30, 60.0, 46.2, 72.4), CellShare("monocyte", 20, 40.0, 27.6, 53.8)]
     typed = [*cells, DicomCell(cells[0].outline + 40, "Cell 4", "eosinophil", 113.1)]
+    typed.append(DicomCell(cells[0].outline + 50, "Cell 5", "platelet", 20.1))
     write_report(
         tmp_path / "report.dcm", source, typed, algorithm=ALGORITHM, differential=[*told, CellShare("platelet", 3)]
     )
@@ -216,6 +217,7 @@ def test_a_report_carries_the_differential_with_coded_kinds(pixels, cells, tmp_p
     assert (monocytes.value, monocytes.scheme_designator, monocytes.meaning) == ("55918008", "SCT", "Monocyte")
     assert [each.value for each in groups["differential: platelet"].get_measurements()] == [3]
     assert groups["eosinophil count"].finding_type.value == "14793004"
+    assert groups["platelet found as a white cell count"].finding_type.value == "PLATELET_FOUND"
 
 
 def test_every_code_fits_dicom_and_no_two_kinds_share_one():

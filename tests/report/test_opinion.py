@@ -139,6 +139,21 @@ def test_numbers_of_a_subject_add_up_to_its_cells() -> None:
     assert re.findall(r'<td class="n">(\d+)</td>', row[0]) == ["3", "1", "1", "0"]
 
 
+def test_files_and_cells_are_counted_apart_and_cells_of_no_subject_are_told() -> None:
+    bad = Opinion("d.png", "refused", "Is empty.", readable=False)
+    page, tally = OpinionPage(BINARY, point="balanced"), Tally(BINARY, point="balanced")
+    for each, whose in ((opinion("a.png", 0.9), "P1"), (bad, "P1"), (opinion("b.png", 0.9), "P2"), (bad, "")):
+        tally.add(each, subject=whose)
+    assert tally.without_subject() == 0
+    for each in (opinion("c.png", 0.2), opinion("e.png", 0.2)):
+        tally.add(each)
+    html = page.render(tally)
+    row = re.search(r"<tr><td>P1</td>.*?</tr>", html, re.DOTALL)
+    assert row
+    assert re.findall(r'<td class="n">(\d+)</td>', row[0]) == ["1", "1", "0", "0", "1"]
+    assert "2 cells of no subject" in html
+
+
 def test_cells_in_fields_are_counted_once_and_where_they_stand() -> None:
     page, tally = OpinionPage(BINARY, point="balanced"), Tally(BINARY, point="balanced")
     cells = [*OPINIONS, opinion("f", 0.8), opinion("f", 0.55, "unsure")]

@@ -181,11 +181,7 @@ class ShownOpinions:
             console.print(_field_table(fields[:_SUBJECTS], self._manifest))
         if len(fields) > _SUBJECTS:
             console.print(f"and {many(len(fields) - _SUBJECTS, 'more field')}: see --json, --html or --to csv")
-        subjects = tally.summaries()
-        if subjects:
-            console.print(_subject_table(subjects[:_SUBJECTS], self._manifest))
-        if len(subjects) > _SUBJECTS:
-            console.print(f"and {many(len(subjects) - _SUBJECTS, 'more subject')}: see --json or --html")
+        _print_subjects(console, tally, self._manifest)
         console.print("Research use, not a diagnosis.", style="dim")
 
     def _table(self, opinions: list[Opinion]) -> Table:
@@ -260,17 +256,31 @@ def apart_words(counted: Differential) -> str:
     return " ".join(parts)
 
 
+def _print_subjects(console: Console, tally: Tally, manifest: Manifest) -> None:
+    subjects = tally.summaries()
+    if not subjects:
+        return
+    console.print(_subject_table(subjects[:_SUBJECTS], manifest))
+    if len(subjects) > _SUBJECTS:
+        console.print(f"and {many(len(subjects) - _SUBJECTS, 'more subject')}: see --json or --html")
+    if nobody := tally.without_subject():
+        console.print(Text(f"{many(nobody, 'cell')} of no subject, so in no row of this table."), soft_wrap=True)
+
+
 def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
     from ..inference.prevalence import share_in_words
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    share = "share" in rows[0]
-    for title in ("subject", "cells", f"called {title_of(manifest.positive)}", "unsure", "refused"):
+    share, bad = "share" in rows[0], any(row["unreadable"] for row in rows)
+    counted = ("subject", "cells", f"called {title_of(manifest.positive)}", "unsure", "refused")
+    for title in (*counted, *(["unusable files"] if bad else [])):
         table.add_column(title, justify="left" if title == "subject" else "right")
     if share:
         table.add_column(f"share of {title_of(manifest.positive)} (95 % interval)")
     for row in rows:
-        numbers = [f"{row[name]:,}" for name in ("cells", "called", "unsure", "refused")]
+        cells = {name: row[name] - row["unreadable"] for name in ("cells", "refused")}
+        numbers = [f"{(row | cells)[name]:,}" for name in ("cells", "called", "unsure", "refused")]
+        numbers += [f"{row['unreadable']:,}"] if bad else []
         table.add_row(
             Text(printable(row["subject"])),
             *numbers,

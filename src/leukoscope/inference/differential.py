@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Manifest
 from ..errors import UnknownNameError, UsageError
-from ..interop.case_result import CellShare
+from ..interop.case_result import FOUND_AS_WHITE, CellShare
 from .cell_types import LYMPHOID, UNSURE_TYPE
 from .opinion import Opinion, title_of
 from .prevalence import FEWEST, LEVEL, Accuracy, accuracy_of, why_not_known
@@ -64,8 +64,11 @@ class Differential:
         return asdict(self)
 
     def beside(self) -> list[CellShare]:
-        """Return what is counted beside the white cells; their unsure cells are of unsure type, not of unsure class."""
-        named = {UNSURE_TYPE: "type unsure"}
+        """Return what is counted beside the white cells, under names that are clear where other counts stand beside.
+
+        Unsure cells are of unsure type, not of unsure class; platelets are those found as cells, not all of a field.
+        """
+        named = {UNSURE_TYPE: "type unsure", "platelet": FOUND_AS_WHITE}
         return [CellShare(named.get(name, name), cells) for name, cells in self.apart.items()]
 
     def table(self) -> list[dict[str, Any]]:

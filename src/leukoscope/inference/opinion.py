@@ -162,6 +162,11 @@ class Count:
     not_asked: int = 0
     """Cells of types to which the classes do not apply, or of which the type is unsure."""
 
+    @property
+    def readable(self) -> int:
+        """Cells without the files that cannot be used as images, of which nobody knows what they show."""
+        return self.cells - self.unreadable
+
     def add(self, opinion: Opinion, *, positive: str) -> None:
         """Count one more cell."""
         self.cells += 1
@@ -194,6 +199,10 @@ class Tally:
         self.all.add(opinion, positive=self._manifest.positive)
         if subject:
             self.subjects.setdefault(subject, Count()).add(opinion, positive=self._manifest.positive)
+
+    def without_subject(self) -> int:
+        """Return the cells that belong to no subject."""
+        return self.all.readable - sum(count.readable for count in self.subjects.values())
 
     def summaries(self, *, seed: int = 0) -> list[dict[str, Any]]:
         """Return one row per subject: counts, and `share` of the disease with value, low and high.

@@ -421,7 +421,12 @@ def case_result(
 
     from ..interop.case_result import CaseResult, Observation
 
-    rows = [Observation(name.replace("_", " "), summary[name], "{cells}") for name in _COUNTED]
+    named = {"called": f"called {title_of(manifest.positive)}"} if manifest.positive else {}
+    counted_here = [name for name in _COUNTED if name != "called" or named]
+    files = summary["unreadable"]  # which are no cells: nobody knows what they show
+    summary = summary | {name: summary[name] - files for name in ("cells", "refused")}
+    rows = [Observation("files that cannot be used", files, "{files}")] if files else []
+    rows += [Observation(named.get(name, name.replace("_", " ")), summary[name], "{cells}") for name in counted_here]
     if counted is not None:
         rows += [Observation(row.name, row.cells, "{cells}") for row in counted.rows]
         rows += [Observation(row.name, row.cells, "{cells}") for row in counted.beside() if row.name != REFUSED_ROW]

@@ -1,5 +1,6 @@
 """The result of a case as a hospital's systems take it: numbers with unit, interval and code, and who says so."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,8 @@ LOINC_OF_BLOOD = {
     ("eosinophil", "%"): ("26450-7", "Eosinophils/100 leukocytes in Blood"),
     ("estimated platelets", "10*9/L"): ("49497-1", "Platelets [#/volume] in Blood by Estimate"),
 }
+FOUND_AS_WHITE = "platelet found as a white cell"
+"""Giant or clumped platelets among the cells that were found: no count of the platelets, which has a row of its own."""
 Specimen = Literal["blood", "bone marrow", ""]
 
 
@@ -96,7 +99,7 @@ def codings_of(row: Observation, *, specimen: Specimen) -> Iterator[Coding]:
     end, meaning = {"%": ("_SHARE", ", share of white cells"), "{cells}": ("_COUNT", ", number of cells")}.get(
         row.unit, ("", "")
     )
-    yield Coding(CODE_SYSTEM, f"{row.name.upper().replace(' ', '_')}{end}", f"{row.name}{meaning}")
+    yield Coding(CODE_SYSTEM, f"{re.sub('[^A-Z0-9]+', '_', row.name.upper())}{end}", f"{row.name}{meaning}")
     if specimen == "blood" and (row.name, row.unit) in LOINC_OF_BLOOD:
         yield Coding(LOINC, *LOINC_OF_BLOOD[row.name, row.unit])
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, require
 from ..files import write_whole
-from .case_result import CellShare, Observation
+from .case_result import FOUND_AS_WHITE, CellShare, Observation
 
 MANUFACTURER = "leukoscope developers"
 MOST_REPORTED = 500  # cells; a report with more is not read by anyone, and the annotations hold them all
@@ -33,6 +33,7 @@ CODES = {
     "eosinophil": ("14793004", "SCT", "Eosinophil"),
     "basophil": ("30061004", "SCT", "Basophil, segmented"),
     "platelet": ("16378004", "SCT", "Thrombocyte"),
+    FOUND_AS_WHITE: ("PLATELET_FOUND", "99LEUKOSCOPE", "Giant or clumped platelet, found as a white cell"),
     "smudge": ("34717007", "SCT", "Smudge cell"),
     "neutrophil": ("NEUTROPHIL", "99LEUKOSCOPE", "Neutrophil, band or segmented"),
     "immature granulocyte": ("IMMATURE_GRANULO", "99LEUKOSCOPE", "Promyelocyte, myelocyte or metamyelocyte"),
@@ -181,7 +182,9 @@ def _group(number: int, name: str, cells: Sequence[DicomCell], *, algorithm: Alg
 def _counts(sr: Any, source: Any, cells: Sequence[DicomCell], *, identification: Any) -> list[Any]:
     """Return one measurement group with the number of cells of each class."""
     concept = sr.CodedConcept
-    counts = Counter(cell.classification for cell in cells) or Counter({"White cell": 0})
+    named = {"platelet": FOUND_AS_WHITE}  # another group holds the platelets of the field
+    found = Counter(cell.classification for cell in cells) or Counter({"White cell": 0})
+    counts = {named.get(label, label): count for label, count in found.items()}
     unit = concept("{cells}", "UCUM", "cells")
     name = concept("CELLS", "99LEUKOSCOPE", "Number of cells")
     return [

@@ -164,6 +164,7 @@ class OpinionPage:
                 swatches={name: _css(colour) for name, colour in self._swatches().items()},
                 heat=any(card.evidence is not None for card in self._cards),
                 subjects=[row | {"unknown": _unknown(row)} for row in tally.summaries()],
+                nobody=tally.without_subject(),
                 not_known=NOT_KNOWN,
                 fewest=FEWEST,
                 figures=self._figures(),

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from ..bundle.manifest import Manifest
 from ..errors import DataError, LeukoscopeError, UnreachableError
 from ..files import read_text
-from ..interop.case_result import CaseResult, Observation
+from ..interop.case_result import FOUND_AS_WHITE, CaseResult, Observation
 from . import queue
 from .audit_log import AuditLog, Who
 from .database import (
@@ -107,7 +107,7 @@ def result_of(session: Session, case: Case, *, manifest: Manifest, settings: Ser
 def _counted(readers: Mapping[str, Any]) -> list[Observation]:
     """Return the readers' differential as rows: counts, and percentages where there are enough cells for them."""
     counts = [Observation(each["name"], each["cells"], "{cells}") for each in readers["rows"]]
-    named = {"unsure": "type unsure"}
+    named = {"unsure": "type unsure", "platelet": FOUND_AS_WHITE}
     apart = [Observation(named.get(name, name), cells, "{cells}") for name, cells in readers["apart"].items() if cells]
     shares = [each for each in readers["rows"] if each["percent"] is not None]
     return (
