@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from leukoscope.server.app import create_app
 from leukoscope.server.database import Cell
 from leukoscope.server.room import Room, open_room
 from leukoscope.server.settings import Destination, Serving, SingleSignOn
+from leukoscope.survival.fitting import fit_model
 from tests.server.conftest import PASSWORD, Place, cell_picture, png
 from tests.server.test_hospital import FhirServer
 from tests.server.test_reading import smear
+from tests.survival.conftest import drawn
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra test)")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -552,6 +554,24 @@ def faults_of(page: Any, show: Callable[[], Any]) -> list[str]:
 def violations(page: Any, options: dict[str, Any]) -> list[str]:
     broken = axe.Axe().run(page, options=options).response["violations"]
     return [f"{each['id']}: {node['target']} {node['failureSummary']}" for each in broken for node in each["nodes"][:3]]
+
+
+def test_the_survival_form_shows_warnings_and_an_answer_without_a_curve(
+    site: Site, rita: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(fit_model(drawn(200)).model, horizons=((24.0, "two years"),))
+    monkeypatch.setitem(site.room.survival, "study", model)
+    rita.goto("/survival")
+    rita.locator("#survival-form select[name=stage]").select_option("II")
+    answer = rita.locator("#answer-body")
+    for age, warning, curves in (
+        ("100", "age 100 is outside what the model saw", 1),
+        ("6000", "No number is given", 0),
+    ):
+        rita.locator("#survival-form input[name=age]").fill(age)
+        rita.locator("#survival-form button[type=submit]").click()
+        playwright.expect(answer.locator(".caution")).to_contain_text(warning)
+        playwright.expect(answer.locator("svg.curve")).to_have_count(curves)
 
 
 def test_two_thousand_cells_scroll_with_few_of_them_in_the_page(site: Site, rita: Any, case: str) -> None:
