@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from leukoscope.bundle.manifest import Bundle
+from leukoscope.cli.output import ShownOpinions
 from leukoscope.errors import DataError, UsageError
 from leukoscope.files import read_csv
+from leukoscope.inference.opinion import Opinion, Tally
 from tests.cli.conftest import run
 
 ODD, READABLE = os.fsdecode(b"odd\xff.png"), r"odd\udcff.png"
@@ -53,6 +55,30 @@ def test_a_table_finds_its_picture_whose_name_is_not_utf_8(cells: Path, lenient:
     first, second = (read_csv(tmp_path / f"{name}.csv") for name in ("first", "again"))
     assert [row["prob_all"] for row in first] == [row["prob_all"] for row in second]
     assert len({row["path"] for row in second}) == 4
+
+
+@pytest.mark.parametrize("width", [64, 80, 100, 160])
+def test_no_word_of_a_reason_is_broken_on_a_narrow_terminal(
+    width: int, strict: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name gets shorter and the type goes, before a word is broken."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    told = {
+        "immature granulocyte": ("not asked", "immature granulocyte: blast or normal is asked of lymphoid cells only"),
+        "lymphoid": ("refused", "Underexposed: saturation-weighted brightness 0.21 below 0.35."),
+    }
+    shown, tally = ShownOpinions(strict.manifest, point="balanced"), Tally(strict.manifest, point="balanced")
+    for kind, (decision, reason) in told.items():
+        opinion = Opinion(f"a-long-folder/{'another-one/' * 5}{kind[:4]}.png", decision, reason, type=kind)
+        shown.add(opinion)
+        tally.add(opinion)
+    shown.print(tally)
+    lines = capsys.readouterr().out.splitlines()
+    words = " ".join(lines).split()
+    assert set(" ".join(reason for _, reason in told.values()).split()) <= set(words)
+    assert {"lymp.png", "imma.png"} <= {word.rpartition("/")[2].lstrip("…") for word in words}
+    assert ("type" in lines[0].split()) is (width > 70)
+    assert max(map(len, lines[:2])) <= width
 
 
 def test_json_of_a_name_that_is_not_utf_8_is_json(cells: Path, lenient: Bundle) -> None:

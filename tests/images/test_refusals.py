@@ -80,6 +80,13 @@ def test_a_colour_image_of_16_bits_per_channel_is_scaled_rather_than_cut(tmp_pat
     assert np.abs(read_image(tmp_path / "deep.png") - deep / 4095 * 255).max() <= 0.5001
 
 
+def test_a_cut_file_is_told_without_the_state_of_a_buffer(tmp_path: Path) -> None:
+    picture().save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-300])
+    with pytest.raises(ImageError, match=r"ends early or is damaged \(image file is truncated\)\."):
+        read_image(tmp_path / "cut.jpg")
+
+
 def test_a_palette_is_read_colour_for_colour(tmp_path: Path) -> None:
     image = picture().convert("P")
     image.save(tmp_path / "palette.png")

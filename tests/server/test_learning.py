@@ -619,8 +619,7 @@ def test_cases_come_in_the_order_in_which_they_teach_most_with_the_reason(labora
     found = ada.get("/learning/worklist").json()["cases"]
     assert [each["name"] for each in found] == ["undecided", "like", "certain"]
     assert found[0]["why"] == (
-        "The model is unsure of 2 of 3 cells not yet read. 2 of 3 that were compared are unlike any cell read here so "
-        "far."
+        "The model is unsure of 2 of 3 cells not yet read. 2 of 3 cells compared are unlike any cell read here so far."
     )
     assert found[2]["why"] == "The model decides all of 5 cells not yet read."
 

@@ -88,6 +88,7 @@ _REVIEWED = 12  # of more than that
 _SUBJECTS = 60
 _REASONS = 50
 _NAMES = 3
+_NAME, _LEAST_NAME, _GAP = 30, 12, 2  # columns of a file's name at most and at least, and between two columns
 
 
 class Problems:
@@ -167,9 +168,10 @@ class ShownOpinions:
         """
         console = Console(highlight=False, soft_wrap=False, stderr=err)
         if 0 < self._count <= _ALL_SHOWN:
-            console.print(self._table(self._first))
+            console.print(self._table(self._first, width=console.width))
         elif self._first_to_review:
-            console.print(self._table([opinion for _, _, opinion in sorted(self._first_to_review)[:_REVIEWED]]))
+            needy = [opinion for _, _, opinion in sorted(self._first_to_review)[:_REVIEWED]]
+            console.print(self._table(needy, width=console.width))
         console.print(counts(tally))
         if differential is not None:
             _print_differential(console, differential)
@@ -178,29 +180,42 @@ class ShownOpinions:
         for line in (*(blood.said if blood else ()), *map(printable, told)):
             console.print(Text(line), soft_wrap=True)
         if any(row["width"] for row in fields):
-            console.print(_field_table(fields[:_SUBJECTS], self._manifest))
+            console.print(_field_table(fields[:_SUBJECTS], self._manifest, width=console.width))
         if len(fields) > _SUBJECTS:
             console.print(f"and {many(len(fields) - _SUBJECTS, 'more field')}: see --json, --html or --to csv")
         _print_subjects(console, tally, self._manifest)
         console.print("Research use, not a diagnosis.", style="dim")
 
-    def _table(self, opinions: list[Opinion]) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
+    def _table(self, opinions: list[Opinion], *, width: int) -> Table:
+        """Return the table of cells; where it is too wide, names get shorter and types go before a word is broken."""
         shown = [self._manifest.positive] if self._manifest.positive else list(self._manifest.classes)
-        table.add_column("image", no_wrap=True)
-        for name in shown:
-            table.add_column(title_of(name), justify="right")
-        if self._manifest.types:
-            table.add_column("type", no_wrap=True)
-        table.add_column("decision", no_wrap=True)
-        table.add_column("reason", overflow="fold")
+        titles = [*map(title_of, shown), *(["type"] if self._manifest.types else []), "decision"]
+        middle = []
         for opinion in opinions:
             chances = opinion.probabilities or {}
-            numbers = (f"{100 * chances[name]:.0f} %" if name in chances else "–" for name in shown)
-            decision = Text(title_of(opinion.decision), style=self._style(opinion))
+            numbers = [f"{100 * chances[name]:.0f} %" if name in chances else "–" for name in shown]
             kind = [opinion.type or "–"] if self._manifest.types else []
-            reason = Text(printable(worded(opinion.reason)))
-            table.add_row(Text(_end_of(printable(opinion.name))), *numbers, *kind, decision, reason)
+            middle.append([*numbers, *kind, title_of(opinion.decision)])
+        reasons = [printable(worded(opinion.reason)) for opinion in opinions]
+        longest = max(cell_len(word) for word in " ".join(["reason", *reasons]).split())
+
+        def room(titles: list[str], middle: list[list[str]]) -> int:
+            taken = [max(map(cell_len, column)) + _GAP for column in zip(titles, *middle, strict=True)]
+            return width - sum(taken) - _GAP - longest
+
+        if room(titles, middle) < _LEAST_NAME and "type" in titles:
+            titles.remove("type")
+            middle = [[*row[:-2], row[-1]] for row in middle]
+        name = min(max(room(titles, middle), _LEAST_NAME), _NAME)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("image", no_wrap=True)
+        for number, title in enumerate(titles):
+            table.add_column(title, justify="right" if number < len(shown) else "left", no_wrap=True)
+        table.add_column("reason", overflow="fold", min_width=longest)
+        for opinion, row, reason in zip(opinions, middle, reasons, strict=True):
+            decision = Text(row[-1], style=self._style(opinion))
+            shortened = Text(_end_of(printable(opinion.name), room=name))
+            table.add_row(shortened, *map(Text, row[:-1]), decision, Text(reason))
         return table
 
     def _style(self, opinion: Opinion) -> str:
@@ -289,21 +304,30 @@ def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:
     return table
 
 
-def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest) -> Table:
-    """Return the fields that could be used; what is wrong with one was printed already."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest, *, width: int) -> Table:
+    """Return the fields that could be used; what is wrong with one was printed already.
+
+    A narrow terminal shows no scale, which fields.csv holds.
+    """
     numbers = ("cells", *(("called",) if manifest.positive else ()), "unsure", "refused")
-    for title in ("field", *numbers, "scale"):
-        shown = f"called {title_of(manifest.positive)}" if title == "called" else title
-        table.add_column(shown, justify="right" if title in numbers else "left", no_wrap=title != "scale")
-    for row in rows:
-        if row["width"]:
-            scale = f"{row['um_per_px']:.3g} µm/px, {row['scale']}"
-            table.add_row(Text(_end_of(printable(row["field"]))), *(f"{row[name]:,}" for name in numbers), scale)
+    used = [row for row in rows if row["width"]]
+    names = [_end_of(printable(row["field"])) for row in used]
+    scales = [f"{row['um_per_px']:.3g} µm/px, {row['scale']}" for row in used]
+    titles = [f"called {title_of(manifest.positive)}" if title == "called" else title for title in numbers]
+    longest = [max(map(cell_len, column)) for column in (names, scales)]
+    wide = sum(longest) + sum(map(cell_len, titles)) + _GAP * (len(titles) + 1) <= width
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("field", no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("scale", no_wrap=True)
+    for row, name, scale in zip(used, names, scales, strict=True):
+        table.add_row(Text(name), *(f"{row[title]:,}" for title in numbers), *([scale] if wide else []))
     return table
 
 
-def _end_of(path: str, *, room: int = 30) -> str:
+def _end_of(path: str, *, room: int = _NAME) -> str:
     """Return the end of a long path: the name says more than the folder.
 
     >>> _end_of("a/" * 40 + "cell.png", room=12)

@@ -4,6 +4,7 @@ Crops, fields, slides, uploads and thumbnails all go through it, so that they ca
 """
 
 import io
+import re
 import struct
 import warnings
 from collections import Counter
@@ -605,4 +606,6 @@ def _box(head: bytes) -> int:
 
 
 def _line(raised: object) -> str:
-    return (str(raised).splitlines() or [type(raised).__name__])[0][:120] or type(raised).__name__
+    """Return the first line of what a library says; how many bytes of its buffer it has not processed tells nobody."""
+    text = re.sub(r" \(\d+ bytes not processed\)", "", (str(raised).splitlines() or [""])[0])
+    return text[:120] or type(raised).__name__

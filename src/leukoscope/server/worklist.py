@@ -236,7 +236,9 @@ def _why(left: _Left, *, asked: int, unlike: int) -> str:
         several = left.unread + left.unsettled > 1
         words.append(f"The model decides all of {left.words}." if several else "The model decides it.")
     if unlike:
-        words.append(f"{unlike} of {asked} that were compared are unlike any cell read here so far.")
+        words.append(
+            f"{unlike} of {_cells(asked)} compared {'is' if unlike == 1 else 'are'} unlike any cell read here so far."
+        )
     return " ".join(words)
 
 
