@@ -373,14 +373,15 @@ def light(judged: JudgedCell) -> JudgedCell:
     return replace(judged, crop=judged.crop[:0], opinion=bare)
 
 
-SUBJECT_COLUMNS = ("subject", *_COUNTED, "share", "share_low", "share_high")
+# unreadable: of the refused, files that cannot be used as images.
+SUBJECT_COLUMNS = ("subject", *_COUNTED, "unreadable", "share", "share_low", "share_high")
 
 
 def subject_row(summary: dict[str, Any]) -> dict[str, Any]:
     """Return one subject's summary (inference.subjects) as a row of subjects.csv."""
     share = summary.get("share") or {}
     ends = {"share": share.get("value"), "share_low": share.get("low"), "share_high": share.get("high")}
-    return {name: summary[name] for name in ("subject", *_COUNTED)} | ends
+    return {name: summary[name] for name in ("subject", *_COUNTED, "unreadable")} | ends
 
 
 DIFFERENTIAL_COLUMNS = ("level", "name", "kind", "cells", "percent", "low", "high", "white_cells", "goal")
