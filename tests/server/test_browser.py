@@ -667,6 +667,9 @@ def test_two_read_blind_and_a_consensus_session_settles_with_both_answers_in_sig
     playwright.expect(ada.locator("#readers-agreement")).to_contain_text("They agree on 67")
 
     rita.reload()
+    wait_for_cells(rita, FEW)
+    rita.locator("[data-filter=unread]").click()
+    playwright.expect(rita.locator("#empty")).to_contain_text("Settle those on which the readers differ")
     rita.get_by_role("button", name="Show where they differ").click()
     wait_for_cells(rita, 1)
     expect_label(rita, 0, "readers differ")

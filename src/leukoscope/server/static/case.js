@@ -147,7 +147,7 @@ function shownWords() {
 
 function nothingWords() {
   if (!list.counts?.every && slides.some) return "Open the slide and draw the area in which cells are to be found.";
-  const read = item.reading.unsettled ? "Every cell has been read. Settle those on which the readers differ." : "Every cell has been read. Sign the case off when you are content.";
+  const read = readers.reading?.unsettled ? "Every cell has been read. Settle those on which the readers differ." : "Every cell has been read. Sign the case off when you are content.";
   const none = { every: "No cells were found in these images.", unread: read, unsure: "Nothing is unsure.", refused: "Nothing was refused." };
   return none[list.filter] ?? "No cell is called this.";
 }
