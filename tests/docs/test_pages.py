@@ -29,7 +29,7 @@ NOT_RUN = {
     "leukoscope accounts add ada --role admin\n": "asks for a password; tests/server answers",
     "leukoscope reproduce": "trains for hours; tests/studies runs it on little",
 }
-READ_ONLY = {"", "text", "sh", "json", "yaml"}  # kinds of blocks that show something; calls in them are checked
+READ_ONLY = {"", "text", "sh", "json", "yaml", "diff"}  # kinds of blocks that show something; calls in them are checked
 
 
 def why_not_run(block: Block) -> str:
