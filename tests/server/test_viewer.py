@@ -84,12 +84,21 @@ def test_the_chosen_cell_stays_in_sight_when_all_become_larger(rita: Any, case: 
         assert rita.evaluate(IN_SIGHT)
 
 
+def settled_width(picture: Any) -> float:
+    """Return how wide a picture is once the page around it has come to rest."""
+    width = -1.0
+    while width != (width := picture.bounding_box()["width"]):
+        picture.page.wait_for_timeout(200)
+    return width
+
+
 def test_wheel_and_keys_bring_the_large_cell_nearer_and_v_shows_what_the_model_saw(rita: Any, case: str) -> None:
     rita.goto(case)
     wait_for_cells(rita, CELLS)
     tile(rita, 0).click()
     picture, sight, stage = (rita.locator(each) for each in ("#stage img.cell", "#stage .sight", "#stage"))
-    before = picture.bounding_box()["width"]
+    rita.locator("#verdicts .class").first.wait_for()
+    before = settled_width(picture)
     stage.hover()
     rita.mouse.wheel(0, -400)
     expect(sight).to_have_attribute("style", re.compile(r"scale\(2\.7"))
