@@ -241,7 +241,7 @@ def test_filters_count_and_heat_maps_lie_over_the_cells(rita: Any, case: str) ->
     number = int(unread.locator("b").inner_text())
     unread.click()
     wait_for_cells(rita, number)
-    assert unread.get_attribute("aria-pressed") == "true"
+    playwright.expect(unread).to_have_attribute("aria-pressed", "true")
     rita.get_by_role("button", name="Heat maps").click()
     rita.locator(".tile img.heat").first.wait_for()
     playwright.expect(rita.locator("#stage img.heat")).to_be_visible()

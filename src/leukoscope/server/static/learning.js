@@ -18,12 +18,12 @@ let learning = null;
 let asked = 0;
 
 await enter();
+find("fit-button").addEventListener("click", fit); // before anything is shown: a click while lists load counts too
 try {
   await Promise.all([showNext(), refresh()]);
 } catch (error) {
   complain(error);
 }
-find("fit-button").addEventListener("click", fit);
 
 // --- what to read next -----------------------------------------------------------------------------------------------
 
