@@ -210,24 +210,24 @@ def _sheet(report: CaseReport) -> Any:
 
 def _draw_counted(sheet: Any, report: CaseReport) -> None:
     """Draw the differential: kinds, the model's count, the readers'."""
-    sheet.ln(4)
-    for number, cells in enumerate([("Differential", "Model", "Readers"), *report.counted]):
-        sheet.set_font("text", "" if number else "B", 8)
-        for width, text in zip((54, 50, 50), cells, strict=True):
-            sheet.cell(width, 5, text)
-        sheet.ln(5)
+    _draw_rows(sheet, [("Differential", "Model", "Readers"), *report.counted], widths=(54, 50, 50))
 
 
 def _draw_beside(sheet: Any, report: CaseReport) -> None:
     """Draw red cells and platelets: what is counted, the number, its interval; and how far to trust it."""
-    sheet.ln(4)
-    for number, cells in enumerate([("Red cells and platelets", "Program", "95 % interval"), *report.beside]):
-        sheet.set_font("text", "" if number else "B", 8)
-        for width, text in zip((70, 42, 42), cells, strict=True):
-            sheet.cell(width, 5, text)
-        sheet.ln(5)
+    _draw_rows(sheet, [("Red cells and platelets", "Program", "95 % interval"), *report.beside], widths=(70, 42, 42))
     if report.blood:
         sheet.multi_cell(0, 4.5, report.blood.said[-1], new_x="LMARGIN", new_y="NEXT")
+
+
+def _draw_rows(sheet: Any, rows: Sequence[Sequence[str]], *, widths: tuple[int, ...]) -> None:
+    """Draw a small table, its first row in bold; widths in mm."""
+    sheet.ln(4)
+    for number, cells in enumerate(rows):
+        sheet.set_font("text", "" if number else "B", 8)
+        for width, text in zip(widths, cells, strict=True):
+            sheet.cell(width, 5, text)
+        sheet.ln(5)
 
 
 def _draw_differing(sheet: Any, report: CaseReport) -> None:

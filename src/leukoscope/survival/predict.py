@@ -333,21 +333,20 @@ def _answer(
 def _none_seen(model: SurvivalModel, stage: str, found: Mapping[str, Interval], horizon: Horizon) -> Answer:
     """Answer where nobody alike had the event by then: with the limit that their number allows."""
     event, known = model.events[0], model.known_until(stage, horizon.time)
-    known_chances = limited(found, event=event, known=known)
-    survival = known_chances.pop("survival")
-    none = none_seen(horizon.words, event=event, known=known)
-    text = f"Among patients with {in_stage(model.stage_column, stage)}, {none}"
-    return Answer(horizon.time, horizon.words, survival, known_chances, text)
+    chances = limited(found, event=event, known=known)
+    return _at_an_end(model, stage, chances, horizon, none_seen(horizon.words, event=event, known=known))
 
 
 def _all_seen(model: SurvivalModel, stage: str, found: Mapping[str, Interval], horizon: Horizon) -> Answer:
     """Answer where everybody alike had the event by then: with the limit that their number allows."""
     event, patients = model.events[0], model.all_had(stage, horizon.time)
-    known_chances = all_limited(found, event=event, patients=patients)
-    survival = known_chances.pop("survival")
-    every = all_seen(horizon.words, event=event, patients=patients)
-    text = f"Among patients with {in_stage(model.stage_column, stage)}, {every}"
-    return Answer(horizon.time, horizon.words, survival, known_chances, text)
+    chances = all_limited(found, event=event, patients=patients)
+    return _at_an_end(model, stage, chances, horizon, all_seen(horizon.words, event=event, patients=patients))
+
+
+def _at_an_end(model: SurvivalModel, stage: str, chances: dict[str, Interval], horizon: Horizon, words: str) -> Answer:
+    text = f"Among patients with {in_stage(model.stage_column, stage)}, {words}"
+    return Answer(horizon.time, horizon.words, chances.pop("survival"), chances, text)
 
 
 def _past(model: SurvivalModel, last: float, horizon: Horizon, extrapolate: Any) -> Answer:
