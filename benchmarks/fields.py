@@ -24,7 +24,8 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from skimage import feature, filters, measure, morphology, segmentation
 
-from leukoscope.fields.cells import cut_crop, draw_outlines, find_cells, open_field
+from leukoscope.fields.cells import draw_outlines, find_cells, open_field
+from leukoscope.fields.crops import cut_crop
 from leukoscope.fields.extraction import field_normaliser
 
 STAINS = ("none", "reinhard", "macenko")

@@ -24,9 +24,8 @@ from board import Chart, Peer, Spent, median, publish, ratio, spent, write_files
 from lightning_fabric import Fabric
 
 from leukoscope.config import Experiment
-from leukoscope.data.cells import write_cells
+from leukoscope.data.cells import pack, write_cells
 from leukoscope.data.index import index
-from leukoscope.data.pack import pack
 from leukoscope.data.split import make_split, write_split
 from leukoscope.training.loop import Task, start_fold, train_epoch
 from leukoscope.training.prepared import Prepared, read_prepared

@@ -23,7 +23,8 @@ from sklearn.metrics import roc_auc_score
 
 from leukoscope.bundle.manifest import REFUSED
 from leukoscope.errors import ImageError
-from leukoscope.fields.cells import Field, FieldCell, cut_crop, find_cells, open_field
+from leukoscope.fields.cells import Field, FieldCell, find_cells, open_field
+from leukoscope.fields.crops import cut_crop
 from leukoscope.fields.scale import common_scale
 from leukoscope.fields.stain import StainStatistics, measure, normaliser, sample_crops
 from leukoscope.inference.fields import NOT_JUDGED, stain_of

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from leukoscope.errors import ImageError
-from leukoscope.fields.cells import cut_crop, find_cells, open_field
+from leukoscope.fields.cells import find_cells, open_field
+from leukoscope.fields.crops import cut_crop
 from leukoscope.fields.stain import DEFAULT_METHOD, measure, normaliser, sample_crops
 from leukoscope.files import read_json, write_json
 from leukoscope.images.read import read_image

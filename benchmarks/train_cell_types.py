@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from leukoscope.errors import ImageError
 from leukoscope.fields.cells import Field, FieldCell, find_cells
+from leukoscope.fields.crops import frame, granule_colours, moved, shown, table_of_field
 from leukoscope.fields.extraction import SharedScales
 from leukoscope.fields.images import blur, grown, parts
 from leukoscope.fields.stain import optical_density, purple
-from leukoscope.fields.type_crops import frame, granule_colours, moved, shown, table_of_field
 from leukoscope.images.crop import (
     FRAME_SIDE,
     FRAME_UM_PER_PX,

@@ -10,8 +10,8 @@ import numpy as np
 from .bundle.manifest import ALL_FOLDS, CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
 from .config import OPERATING_POINTS, Experiment
 from .data.audit import read_traits
+from .data.cells import open_pack
 from .data.index import picture_kind
-from .data.pack import open_pack
 from .errors import DataError, UsageError
 from .evaluation.evaluate import Evidence, gather
 from .evaluation.metrics import Floats

@@ -10,9 +10,8 @@ import numpy as np
 
 from .config import Experiment, Model
 from .data.audit import CellTraits, audit, measure_traits, write_traits
-from .data.cells import Cell, classes_of, read_cells, write_cells
+from .data.cells import Cell, classes_of, pack, read_cells, write_cells
 from .data.index import Indexed, Layout, index
-from .data.pack import pack
 from .data.split import SplitPlan, group_of_subject, make_split, read_split, subject_groups, write_split
 from .data.synthetic import draw_cells
 from .errors import DataError, UsageError, require

@@ -5,8 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from leukoscope.data.cells import Cell, write_cells
-from leukoscope.data.pack import open_pack
+from leukoscope.data.cells import Cell, open_pack, write_cells
 
 PROGRAM = [sys.executable, "-c", "from leukoscope.cli import main; main()", "data", "pack"]
 

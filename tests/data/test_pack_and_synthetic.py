@@ -9,8 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from leukoscope.config import Prepare
 from leukoscope.data.audit import measure_traits
-from leukoscope.data.cells import Cell
-from leukoscope.data.pack import open_pack, pack
+from leukoscope.data.cells import Cell, open_pack, pack
 from leukoscope.data.synthetic import SOURCE, draw_cells
 from leukoscope.errors import DataError, ImageError, UsageError
 from leukoscope.images.crop import prepare_crop

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from leukoscope.fields.cells import CROP_SIDE, cut_crop, field_of, find_cells
+from leukoscope.fields.cells import field_of, find_cells
+from leukoscope.fields.crops import CROP_SIDE, cut_crop
 from leukoscope.fields.images import rescaled
 from leukoscope.fields.scale import RELEASE_UM_PER_PX, Scale
 

@@ -10,7 +10,8 @@ from PIL import Image
 from skimage import color
 
 from leukoscope.errors import UnknownNameError
-from leukoscope.fields.cells import cut_crop, find_cells, open_field
+from leukoscope.fields.cells import find_cells, open_field
+from leukoscope.fields.crops import cut_crop
 from leukoscope.fields.extraction import SharedStains
 from leukoscope.fields.stain import (
     RELEASE_STAIN,

@@ -17,7 +17,7 @@ from PIL import Image
 from leukoscope.errors import ImageError
 from leukoscope.images.read import read_picture
 from leukoscope.images.tiff import Tiff
-from leukoscope.interop.dicom_images import DicomImage
+from leukoscope.interop.dicom import DicomImage
 
 from .grid import CODECS, DEPTHS, PLANES, ways, write
 from .test_read import FORMATS, deep_png, display_p3, own_array

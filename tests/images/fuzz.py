@@ -112,7 +112,7 @@ def read_slide(path: Path) -> object:
 
 
 def read_dicom(path: Path) -> object:
-    from leukoscope.interop.dicom_images import DicomImage
+    from leukoscope.interop.dicom import DicomImage
 
     image = DicomImage(path)
     return image.read(0, 0, min(image.size[0], 40), min(image.size[1], 40))

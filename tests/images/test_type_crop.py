@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from leukoscope.fields.type_crops import shown
+from leukoscope.fields.crops import shown
 from leukoscope.images.crop import (
     FRAME_SIDE,
     FRAME_UM_PER_PX,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leukoscope.fields.type_crops import granule_colours
+from leukoscope.fields.crops import granule_colours
 from leukoscope.images.crop import GLASS, SIDE
 from leukoscope.inference.cell_types import EOSINOPHIL, LYMPHOID, NEUTROPHIL, TYPES, TypeOpinion, by_granules
 

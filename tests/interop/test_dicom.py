@@ -33,9 +33,9 @@ from pydicom.uid import (
 from leukoscope.cli import leukoscope
 from leukoscope.errors import DataError, ImageError
 from leukoscope.images.read import read_image
-from leukoscope.interop.case_result import CellShare
-from leukoscope.interop.dicom_images import DicomImage, is_dicom
+from leukoscope.interop.dicom import DicomImage, is_dicom
 from leukoscope.interop.dicom_results import BLOOD_CODES, CODES, Algorithm, DicomCell, write_annotations, write_report
+from leukoscope.interop.hl7 import CellShare
 from tests.fields.conftest import Painting
 from tests.interop.test_hospital import beside_white_cells
 
@@ -301,7 +301,7 @@ def test_no_library_writes_to_the_terminal_about_a_damaged_object(pixels, tmp_pa
     path.write_bytes(content)
     code = (
         "import sys; from pathlib import Path; from leukoscope.errors import ImageError\n"
-        "from leukoscope.interop.dicom_images import DicomImage\n"
+        "from leukoscope.interop.dicom import DicomImage\n"
         "try:\n    image = DicomImage(Path(sys.argv[1])); image.read(0, 0, *image.size); print('read')\n"
         "except ImageError as refused:\n    print(refused)"
     )

@@ -15,10 +15,15 @@ import pytest
 
 from leukoscope.errors import DataError
 from leukoscope.inference.blood_count import FieldCount, summary_of
-from leukoscope.interop.case_result import CaseResult, Observation, codings_of
-from leukoscope.interop.fhir import bundle_of
-from leukoscope.interop.fhir import send as send_fhir
-from leukoscope.interop.hl7 import oru_r01, send
+from leukoscope.interop.hl7 import (
+    CaseResult,
+    Observation,
+    codings_of,
+    fhir_bundle,
+    oru_r01,
+    send_fhir,
+    send_hl7,
+)
 
 jsonschema = pytest.importorskip("jsonschema")
 parser = pytest.importorskip("hl7apy.parser")
@@ -75,18 +80,18 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 )
 def test_a_bundle_is_valid_by_the_published_schema(schema: dict[str, object], result: CaseResult) -> None:
     validator = jsonschema.Draft7Validator({**schema, "$ref": "#/definitions/Bundle"})
-    errors = [error.message[:300] for error in validator.iter_errors(bundle_of(result))]
+    errors = [error.message[:300] for error in validator.iter_errors(fhir_bundle(result))]
     assert errors == []
 
 
 def test_the_schema_finds_what_is_wrong(schema: dict[str, object]) -> None:
-    broken = bundle_of(RESULT)
+    broken = fhir_bundle(RESULT)
     broken["entry"][0]["resource"]["status"] = 7
     assert not jsonschema.Draft7Validator({**schema, "$ref": "#/definitions/Bundle"}).is_valid(broken)
 
 
 def test_fhir_says_each_number_with_its_interval_and_creates_nothing_twice() -> None:
-    bundle = bundle_of(RESULT)
+    bundle = fhir_bundle(RESULT)
     *observations, report = [entry["resource"] for entry in bundle["entry"]]
     values = [(seen["valueQuantity"]["value"], seen["valueQuantity"]["code"]) for seen in observations]
     assert values == [(row.value, row.unit) for row in RESULT.rows]
@@ -96,19 +101,19 @@ def test_fhir_says_each_number_with_its_interval_and_creates_nothing_twice() -> 
     assert [seen["reference"] for seen in report["result"]] == [entry["fullUrl"] for entry in bundle["entry"][:-1]]
     identifiers = [entry["request"]["ifNoneExist"] for entry in bundle["entry"]]
     assert len(set(identifiers)) == len(identifiers)
-    assert bundle_of(RESULT) == bundle
+    assert fhir_bundle(RESULT) == bundle
 
 
 def test_rows_that_cannot_be_told_apart_are_refused() -> None:
     with pytest.raises(DataError, match="same name and unit"):
-        bundle_of(replace(RESULT, rows=(*RESULT.rows, Observation("blast", 1.0, "%"))))
+        fhir_bundle(replace(RESULT, rows=(*RESULT.rows, Observation("blast", 1.0, "%"))))
 
 
 def test_loinc_is_given_for_blood_alone() -> None:
     def systems(result: CaseResult) -> set[str]:
         return {
             coding["system"]
-            for entry in bundle_of(result)["entry"][:-1]
+            for entry in fhir_bundle(result)["entry"][:-1]
             for coding in entry["resource"]["code"]["coding"]
         }
 
@@ -162,18 +167,18 @@ def receiver() -> Iterator[int]:
 
 def test_a_message_goes_over_mllp_and_is_acknowledged(receiver: int) -> None:
     text = oru_r01(RESULT)
-    assert send("127.0.0.1", receiver, text) == "AA"
+    assert send_hl7("127.0.0.1", receiver, text) == "AA"
     assert [kept.rstrip("\r") for kept in _Accepts.kept] == [text.rstrip("\r")]
 
 
 def test_a_refusal_comes_back_in_the_receivers_words(receiver: int) -> None:
     with pytest.raises(DataError, match="AE.*Unknown order"):
-        send("127.0.0.1", receiver, oru_r01(replace(RESULT, case="refuse me", accession="")))
+        send_hl7("127.0.0.1", receiver, oru_r01(replace(RESULT, case="refuse me", accession="")))
 
 
 def test_nobody_there_is_one_sentence() -> None:
     with pytest.raises(DataError, match="did not take the message"):
-        send("127.0.0.1", 9, "MSH|")
+        send_hl7("127.0.0.1", 9, "MSH|")
 
 
 class _Refuses(BaseHTTPRequestHandler):
@@ -196,7 +201,7 @@ def test_the_words_of_an_operation_outcome_are_shown() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with pytest.raises(DataError, match="422.*No such patient"):
-            send_fhir(f"http://127.0.0.1:{server.server_port}/fhir", bundle_of(RESULT))
+            send_fhir(f"http://127.0.0.1:{server.server_port}/fhir", fhir_bundle(RESULT))
     finally:
         server.shutdown()
         server.server_close()

@@ -19,7 +19,7 @@ from pydicom.uid import VLMicroscopicImageStorage, generate_uid
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import DataError
-from leukoscope.interop.dicomweb import Archive, fetch, store
+from leukoscope.interop.dicom import Archive, fetch, store
 from tests.interop.test_dicom import _common
 
 pytest.importorskip("dicomweb_client")

@@ -22,8 +22,7 @@ from leukoscope.bundle.manifest import open_bundle
 from leukoscope.cli import leukoscope as program
 from leukoscope.errors import UnknownNameError
 from leukoscope.inference.predictor import load
-from leukoscope.interop.fhir import bundle_of
-from leukoscope.interop.hl7 import oru_r01
+from leukoscope.interop.hl7 import fhir_bundle, oru_r01
 from leukoscope.server.database import Case
 from leukoscope.server.hospital import result_of
 from leukoscope.server.settings import Serving
@@ -386,7 +385,7 @@ def test_every_result_of_a_case_gives_the_same_red_cells_and_platelets(
                 manifest=place.room.predictor.manifest,
                 settings=place.room.settings,
             )
-        assert rows_of_fhir(bundle_of(result), names) == plain
+        assert rows_of_fhir(fhir_bundle(result), names) == plain
         assert rows_of_hl7(oru_r01(result), names) == plain
         from_room = numbers_of_dicom(got["dicom"].content)
     stream = io.BytesIO()

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from leukoscope.config import Experiment
-from leukoscope.data.cells import Cell, write_cells
-from leukoscope.data.pack import pack
+from leukoscope.data.cells import Cell, pack, write_cells
 from leukoscope.data.split import make_split, write_split
 from leukoscope.files import sha256_of, write_csv
 

@@ -14,8 +14,7 @@ from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from leukoscope.config import Experiment, Model
-from leukoscope.data.cells import read_cells
-from leukoscope.data.pack import open_pack
+from leukoscope.data.cells import open_pack, read_cells
 from leukoscope.data.split import read_split
 from leukoscope.errors import DataError, TrainingError, UsageError
 from leukoscope.files import read_csv, read_json, sha256_of

@@ -13,8 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from leukoscope.config import Experiment, Model
-from leukoscope.data.cells import read_cells
-from leukoscope.data.pack import open_pack
+from leukoscope.data.cells import open_pack, read_cells
 from leukoscope.files import read_csv, read_json, sha256_of
 from leukoscope.models.catalogue import build_network
 from leukoscope.training.checkpoint import export_folds, load_checkpoint, read_network

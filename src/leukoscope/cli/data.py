@@ -1,11 +1,16 @@
-"""leukoscope data: from images on a disk to a table, an audit, a split and packed crops."""
+"""leukoscope data: index, audit, split and pack images. leukoscope cells: cut the cells out of fields."""
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import complain, layout_options, make_layout, note, printable
+from ..errors import ImageError, UsageError, require
+from .options import complain, field_options, layout_options, make_layout, many, note, printable
+
+if TYPE_CHECKING:
+    from ..inference.sources import Gathered
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -222,11 +227,73 @@ def pack_command(table: Path, output: Path, view: str | None, size: int | None, 
       leukoscope data pack cells.csv -o pack --view cell --size 160
     """
     from ..config import Experiment
-    from ..data.cells import read_cells
-    from ..data.pack import pack
+    from ..data.cells import pack, read_cells
 
     started = time.perf_counter()
     given = {name: value for name, value in {"view": view, "size": size, "window": window}.items() if value}
     crops = pack(read_cells(table), output, prepare=Experiment.of({"prepare": given}).prepare)
     seconds = time.perf_counter() - started
     note(f"Wrote {output / 'crops.npy'}: {len(crops):,} crops of {crops.shape[1]} px in {seconds:.1f} s")
+
+
+@click.command()
+@click.argument("fields", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for crops and tables.")
+@field_options
+@click.option("--subject", default="", help="Name of the subject all these fields belong to; written to cells.csv.")
+@click.option("--whole-only", is_flag=True, help="Leave out cells that the border of the field cuts off.")
+@click.option("--to", "formats", multiple=True, type=click.Choice(["qupath", "dicom"]), help="Write this as well.")
+def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **options: Any) -> None:
+    """Find the white cells in smear FIELDS and cut each one out.
+
+    FIELDS are images, DICOM microscope images, slides (SVS, NDPI, pyramidal TIFF) or folders of them. Writes crops/
+    (one cell on black, at the scale of the training cells), cells.csv, fields.csv, and outlines/ with every cell
+    numbered. A field that cannot be used is named and the rest goes on; the exit status is then 1.
+
+    \b
+    Examples:
+      leukoscope cells smear/ -o found/
+      leukoscope cells field-1.tif field-2.tif --um-per-px 0.065 -o found/
+      leukoscope cells slide.svs --jobs 4 --to qupath -o found/
+      leukoscope cells slide.dcm --to dicom -o found/
+    """
+    for module in ("cv2", "skimage"):
+        require(module, feature="Finding cells in fields", extra="fields")
+    from ..fields.extraction import FieldOptions, extract
+    from ..images.listing import passed_over
+    from ..interop.dicom import DicomImage, is_dicom
+    from .output import cell_writers_of
+
+    found = _gathered(fields)
+    for line in found.empty:
+        complain(line)
+    files = [source.path for source in found.sources]
+    foreign = {path: DicomImage for path in files if is_dicom(path)}
+    if "dicom" in formats and (others := [path.name for path in files if path not in foreign]):
+        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is not one.")
+    also = cell_writers_of(formats, output)
+    results = extract(files, output, options=FieldOptions(**options), report=_say, also=also, foreign=foreign)
+    usable = [result for result in results if result.scale]
+    count = sum(len(result.cells) for result in results)
+    told = f"{many(count, 'white cell')} in {len(usable)} of {many(len(results), 'field')}"
+    click.echo(f"{told}: {printable(output / 'cells.csv')}")
+    for line in (*found.notes, *passed_over(found.passed, hidden=found.hidden)):
+        click.echo(printable(line))
+    if found.empty or any(result.problem for result in results):
+        raise SystemExit(ImageError.exit_status)
+
+
+def _say(line: str, problem: bool) -> None:
+    if problem:
+        complain(line)
+    else:
+        click.echo(printable(line))
+
+
+def _gathered(given: tuple[Path, ...]) -> "Gathered":
+    """Return the image files that are named, and those in the folders that are named."""
+    from ..inference.sources import SUFFIXES, gather
+
+    if missing := [path for path in given if not path.exists()]:
+        raise UsageError(f"{missing[0]} does not exist. Check the path.")
+    return gather(given, suffixes=SUFFIXES, dicom=True)

@@ -1,25 +1,33 @@
-"""Where results go, each into a file of its own, and what the terminal shows of them."""
+"""Where results go, each into a file of its own; what the terminal shows of them; what `--to` writes of a field."""
 
 import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..bundle.manifest import REFUSED, UNSURE, Manifest
+from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
 from ..errors import UsageError
 from ..inference.blood_count import BloodSummary
 from ..inference.differential import Differential, limits_of, rounded
-from ..inference.opinion import Opinion, Tally, review_priority, title_of, worded
+from ..inference.opinion import Opinion, Tally, class_of, colour_of, review_priority, title_of, worded
 from .options import many, printable
+
+if TYPE_CHECKING:
+    from ..fields.cells import FieldCell
+    from ..fields.extraction import Also
+    from ..inference.differential import Counting
+    from ..inference.fields import JudgedCell, Smear
+    from ..interop.dicom_results import Algorithm, DicomCell
 
 Output = tuple[str, Path | None]  # the option as the user knows it, and the file it writes
 
@@ -340,3 +348,128 @@ def _end_of(path: str, *, room: int = _NAME) -> str:
     while cell_len(path) > room - 1:
         path = path[1:]
     return f"…{path}"
+
+
+Writer = Callable[["Smear", "Sequence[JudgedCell]"], None]
+BloodOf = Callable[[str], "BloodSummary | None"]  # path of a field -> its red cells and platelets
+
+
+def writers_of(
+    formats: Sequence[str], folder: Path, *, manifest: Manifest, counting: "Counting", blood: BloodOf
+) -> list[Writer]:
+    """Return what writes one field in each format, into folders of `folder`, with what was counted in it."""
+    known = {
+        "qupath": lambda: _qupath_writer(folder, manifest),
+        "dicom": lambda: _dicom_writer(folder, manifest, counting, blood),
+    }
+    return [known[name]() for name in dict.fromkeys(formats) if name in known]
+
+
+def _qupath_writer(folder: Path, manifest: Manifest) -> Writer:
+    from ..interop.qupath import Shape, write_geojson
+
+    def shape(judged: "JudgedCell") -> Shape:
+        opinion = judged.opinion
+        chances = {f"Probability {name}": value for name, value in (opinion.probabilities or {}).items()}
+        types = {f"Probability {name} (type)": value for name, value in (opinion.types or {}).items()}
+        shown = class_of(opinion)
+        sizes = _sizes(judged.cell)
+        return Shape(
+            judged.cell.outline, _title(judged.cell), shown, chances | types | sizes, colour_of(shown, manifest)
+        )
+
+    def write(smear: "Smear", found: "Sequence[JudgedCell]") -> None:
+        write_geojson(folder / "qupath" / f"{smear.name}.geojson", [shape(judged) for judged in found])
+
+    return write
+
+
+def _dicom_writer(folder: Path, manifest: Manifest, counting: "Counting", blood: BloodOf) -> Writer:
+    from ..interop.dicom_results import DicomCell
+
+    algorithm = _algorithm(bundle=f"{manifest.name} {manifest.seal[:16]}")
+
+    def cell(judged: "JudgedCell") -> DicomCell:
+        found, opinion = judged.cell, judged.opinion
+        chance = (opinion.probabilities or {}).get(manifest.positive)
+        return DicomCell(found.outline, _title(found), dicom_class(opinion, manifest), found.area_um2, chance)
+
+    def write(smear: "Smear", found: "Sequence[JudgedCell]") -> None:
+        counted, beside = counting.of_field(str(smear.path)), blood(str(smear.path))
+        _write_dicom(
+            folder,
+            smear.path,
+            smear.name,
+            [cell(judged) for judged in found],
+            algorithm=algorithm,
+            differential=[*counted.rows, *counted.beside()] if counted else [],
+            blood=beside.rows() if beside else (),
+        )
+
+    return write
+
+
+def dicom_class(opinion: Opinion, manifest: Manifest) -> str:
+    """Return the name under which a cell is coded in DICOM: blast and normal where the bundle tells just these."""
+    decision = opinion.decision
+    if decision == NOT_ASKED:
+        return "type unsure" if opinion.type == "unsure" else opinion.type
+    if not manifest.positive or decision not in manifest.classes:
+        return decision
+    return "blast" if decision == manifest.positive else "normal"
+
+
+def cell_writers_of(formats: Sequence[str], folder: Path) -> "list[Also]":
+    """Return what writes the cells of one field in each format, into folders of `folder`; no model is asked."""
+    known = {"qupath": lambda: _qupath_cell_writer(folder), "dicom": lambda: _dicom_cell_writer(folder)}
+    return [known[name]() for name in dict.fromkeys(formats)]
+
+
+def _qupath_cell_writer(folder: Path) -> "Also":
+    from ..interop.qupath import Shape, write_geojson
+
+    def write(_: Path, name: str, found: "Sequence[FieldCell]") -> None:
+        shapes = [Shape(cell.outline, _title(cell), "White cell", _sizes(cell)) for cell in found]
+        write_geojson(folder / "qupath" / f"{name}.geojson", shapes)
+
+    return write
+
+
+def _dicom_cell_writer(folder: Path) -> "Also":
+    from ..interop.dicom_results import DicomCell
+
+    algorithm = _algorithm()
+
+    def write(path: Path, name: str, found: "Sequence[FieldCell]") -> None:
+        cells = [DicomCell(cell.outline, _title(cell), "White cell", cell.area_um2) for cell in found]
+        _write_dicom(folder, path, name, cells, algorithm=algorithm)
+
+    return write
+
+
+def _write_dicom(
+    folder: Path, path: Path, name: str, cells: "Sequence[DicomCell]", *, algorithm: "Algorithm", **counted: Any
+) -> None:
+    """Write the report of a field, and the outlines of its cells where the source states a frame of reference."""
+    from ..interop.dicom import DicomImage
+    from ..interop.dicom_results import write_annotations, write_report
+
+    source = DicomImage(path).identity()
+    write_report(folder / "dicom" / f"{name}-report.dcm", source, cells, algorithm=algorithm, **counted)
+    if cells and "FrameOfReferenceUID" in source:
+        write_annotations(folder / "dicom" / f"{name}-outlines.dcm", source, cells, algorithm=algorithm)
+
+
+def _algorithm(**bundle: str) -> "Algorithm":
+    from ..fields.cells import ClassicalDetector
+    from ..interop.dicom_results import Algorithm
+
+    return Algorithm(f"leukoscope {ClassicalDetector.name}", metadata.version("leukoscope"), **bundle)
+
+
+def _title(cell: "FieldCell") -> str:
+    return f"Cell {cell.number}"
+
+
+def _sizes(cell: "FieldCell") -> dict[str, float]:
+    return {"Area µm²": cell.area_um2, "Nucleus µm²": cell.nucleus_um2, "Sharpness": cell.sharpness}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..inference.opinion import Opinion
     from ..inference.predictor import Predictor, ReadFile
     from ..inference.sources import Gathered, Kind, Look, Source
-    from ..interop.case_result import Specimen
+    from ..interop.hl7 import Specimen
     from ..report.opinion import OpinionPage
 
 
@@ -358,7 +358,7 @@ class PredictionRun:
 
         from ..files import file_name
         from ..inference.opinions import case_result
-        from ..interop import fhir, hl7
+        from ..interop.hl7 import write_fhir, write_hl7
 
         when = datetime.now(UTC).replace(microsecond=0)
         for summary in summaries or [{"subject": ""} | asdict(self.tally.all)]:
@@ -374,9 +374,9 @@ class PredictionRun:
             )
             name = file_name(subject or "all images")
             if "fhir" in self._request.formats:
-                fhir.write_bundle(folder / "fhir" / f"{name}.json", result)
+                write_fhir(folder / "fhir" / f"{name}.json", result)
             if "hl7" in self._request.formats:
-                hl7.write_message(folder / "hl7" / f"{name}.hl7", result)
+                write_hl7(folder / "hl7" / f"{name}.hl7", result)
 
     def _differentials(self, fields: list[dict[str, Any]]) -> "Iterator[dict[str, Any]]":
         from ..inference.opinions import differential_rows
@@ -401,7 +401,7 @@ class PredictionRun:
     def _writers(self) -> Sequence[Any]:
         if not self._request.folder:
             return ()
-        from .cells import writers_of
+        from .output import writers_of
 
         return writers_of(
             self._request.formats,
@@ -636,7 +636,7 @@ def _refuse_on_cluster(options: dict[str, Any]) -> None:
 
 def _check_dicom(paths: list[Path], formats: tuple[str, ...]) -> None:
     from ..errors import UsageError
-    from ..interop.dicom_images import is_dicom
+    from ..interop.dicom import is_dicom
 
     if "dicom" in formats and (others := [path.name for path in paths if not is_dicom(path)]):
         raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is not one.")

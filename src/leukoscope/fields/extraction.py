@@ -19,17 +19,16 @@ from ..files import provenance, sha256_of, short_name, write_csv, write_json
 from ..images.read import read_size
 from ..progress import in_parallel, track
 from .cells import (
-    CROP_SIDE,
     ClassicalDetector,
     Field,
     FieldCell,
-    cut_crop,
     draw_outlines,
     field_of,
     find_cells,
     open_field,
     write_png,
 )
+from .crops import CROP_SIDE, cut_crop
 from .images import Pixels
 from .scale import Scale, common_scale, estimate_scale
 from .slides import TILE, Open, Slide, SlideResult, TiffSlide, extract_slide, is_slide

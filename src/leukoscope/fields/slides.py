@@ -26,13 +26,13 @@ from .cells import (
     Field,
     FieldCell,
     Outline,
-    cut_crop,
     describe,
     draw_marks,
     find_cells,
     numbered,
     write_png,
 )
+from .crops import cut_crop, frame, shown, table_of_field
 from .images import Pixels, darkest, rescaled
 from .scale import Scale, common_scale, estimate_scale
 from .stain import (
@@ -48,7 +48,6 @@ from .stain import (
     sample_crops,
     why_not_a_smear,
 )
-from .type_crops import frame, shown, table_of_field
 
 SUFFIXES = (".svs", ".ndpi", ".scn", ".bif")
 MARGIN_UM = 40.0  # wider than the largest cell
@@ -358,7 +357,7 @@ class SlideResult:
     notes: tuple[str, ...] = ()
     """What was done to the values of the file, and what of it was not believed."""
     type_crops: tuple[Path, ...] = ()
-    """One for each cell, as fields.type_crops makes them, where they were asked for."""
+    """One for each cell, as fields.crops makes them, where they were asked for."""
 
 
 def extract_slide(

@@ -1,6 +1,6 @@
 """From an image of one cell to the crops that a network sees: for its kind, and for blast or normal.
 
-NumPy alone, since the small install judges such cells too; `fields.type_crops` makes the same crop of a cell that lies
+NumPy alone, since the small install judges such cells too; `fields.crops` makes the same crop of a cell that lies
 in its field. A cell on black shows no glass: its brightest part stands in for it, and its nucleus for the strength of
 the stain. Around the cell stands glass, so that a crop never tells where it is from.
 """

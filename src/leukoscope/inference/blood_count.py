@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..interop.case_result import Observation
+from ..interop.hl7 import Observation
 from .differential import ORDER, kind_of
 
 if TYPE_CHECKING:

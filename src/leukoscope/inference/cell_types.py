@@ -80,7 +80,7 @@ class CellTyper:
         return cls(bundle) if bundle.manifest.types else None
 
     def classify(self, crops: Sequence[RGB]) -> list[TypeOpinion]:
-        """Return the type of each crop, as fields.type_crops makes them: uint8 (128, 128, 3)."""
+        """Return the type of each crop, as fields.crops makes them: uint8 (128, 128, 3)."""
         return [self.judge(chances) for chances in self.probabilities(crops)]
 
     def probabilities(self, crops: Sequence[RGB]) -> NDArray[np.float64]:
@@ -128,7 +128,7 @@ def require_round_nucleus(opinion: TypeOpinion, *, share: float, roundness: floa
 def by_granules(opinion: TypeOpinion, colours: Callable[[], NDArray[np.float64] | None]) -> TypeOpinion:
     """Return the opinion on a cell of a field of which the network is torn between neutrophil and eosinophil.
 
-    colours: gives the numbers of fields.type_crops.granule_colours, which are then heard with equal weight. The two
+    colours: gives the numbers of fields.crops.granule_colours, which are then heard with equal weight. The two
     types may change places; nothing else changes, and no cell comes to be asked about blasts.
     """
     table = opinion.probabilities

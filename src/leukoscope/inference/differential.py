@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Manifest
 from ..errors import UnknownNameError, UsageError
-from ..interop.case_result import FOUND_AS_WHITE, CellShare
+from ..interop.hl7 import FOUND_AS_WHITE, CellShare
 from .cell_types import LYMPHOID, UNSURE_TYPE
 from .opinion import Opinion, title_of
 from .prevalence import FEWEST, LEVEL, Accuracy, accuracy_of, why_not_known

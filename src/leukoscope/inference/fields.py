@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, Manifest
 from ..fields.blood_count import BloodCount, count_blood
-from ..fields.cells import Field, FieldCell, cut_crop, draw_marks, draw_outlines, find_cells
+from ..fields.cells import Field, FieldCell, draw_marks, draw_outlines, find_cells
+from ..fields.crops import cut_crop, frame, granule_colours, shown, table_of_field
 from ..fields.extraction import (
     FieldOptions,
     SharedScales,
@@ -24,10 +25,9 @@ from ..fields.images import Pixels
 from ..fields.scale import Scale
 from ..fields.slides import Open, SlideResult, count_slide, extract_slide
 from ..fields.stain import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics
-from ..fields.type_crops import frame, granule_colours, shown, table_of_field
 from ..images.crop import Table
 from ..images.read import read_image
-from ..interop.dicom_images import DicomImage, is_dicom
+from ..interop.dicom import DicomImage, is_dicom
 from ..progress import in_parallel
 from .cell_types import TypeOpinion, by_granules, require_round_nucleus
 from .opinion import Opinion

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..bundle.manifest import Manifest
-    from ..interop.case_result import CaseResult, Specimen
+    from ..interop.hl7 import CaseResult, Specimen
     from .blood_count import BloodSummary, FieldCount
     from .differential import Differential
     from .fields import JudgedCell, Smear
@@ -413,14 +413,14 @@ def case_result(
     laboratory: str = "",
     blood: BloodSummary | None = None,
 ) -> CaseResult:
-    """Return one subject's numbers as a hospital's systems take them (interop.case_result).
+    """Return one subject's numbers as a hospital's systems take them (interop.hl7).
 
     The rows are those of the differential; without a type head, or with too few white cells for percentages, they are
     counts and the share of blasts among the cells that were answered. `blood`: red cells and platelets of its fields.
     """
     from importlib import metadata
 
-    from ..interop.case_result import CaseResult, Observation
+    from ..interop.hl7 import CaseResult, Observation
 
     named = {"called": f"called {title_of(manifest.positive)}"} if manifest.positive else {}
     counted_here = [name for name in _COUNTED if name != "called" or named]

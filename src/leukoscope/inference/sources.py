@@ -17,7 +17,7 @@ from ..errors import DataError, ImageError, UsageError, attempt, installed, requ
 from ..images.crop import is_cut_out, shows_view
 from ..images.listing import Passed, file_of, is_table, list_folder, read_table
 from ..images.read import FORMATS, RGB, file_format, read_picture, read_size, tiff_readable
-from ..interop.dicom_images import is_dicom
+from ..interop.dicom import is_dicom
 from ..progress import in_parallel
 from .opinion import Opinion
 

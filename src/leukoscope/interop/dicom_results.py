@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, require
 from ..files import write_whole
-from .case_result import FOUND_AS_WHITE, CellShare, Observation
+from .hl7 import FOUND_AS_WHITE, CellShare, Observation
 
 MANUFACTURER = "leukoscope developers"
 MOST_REPORTED = 500  # cells; a report with more is not read by anyone, and the annotations hold them all

@@ -11,7 +11,7 @@ from ..inference.blood_count import BloodSummary
 from ..inference.differential import rounded
 from ..inference.opinion import title_of
 from ..inference.prevalence import NOT_KNOWN
-from ..interop.case_result import Observation
+from ..interop.hl7 import Observation
 from .style import COLOURS, environment
 
 NOTICE = "Research use, not a diagnosis"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.pack import open_pack
+from ..data.cells import open_pack
 from ..errors import DataError
 from ..evaluation.evaluate import Evidence
 from ..evaluation.metrics import Ints

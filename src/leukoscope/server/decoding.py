@@ -74,7 +74,7 @@ def is_small(content: bytes) -> bool:
 
 def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> Taken:
     pydicom = require("pydicom", feature="DICOM", extra="dicom")
-    from ..interop.dicom_images import DicomImage
+    from ..interop.dicom import DicomImage
 
     with _file(content, ".dcm") as path:
         image = DicomImage(path)

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from ..bundle.manifest import Manifest
 from ..errors import DataError, LeukoscopeError, UnreachableError
 from ..files import read_text
-from ..interop.case_result import FOUND_AS_WHITE, CaseResult, Observation
+from ..interop.hl7 import FOUND_AS_WHITE, CaseResult, Observation
 from . import queue
 from .audit_log import AuditLog, Who
 from .database import (
@@ -132,9 +132,9 @@ def files_of(kind: str, result: CaseResult, dicom: Callable[[], Mapping[str, byt
     if kind == "dicomweb":
         return dict(dicom())
     if kind == "fhir":
-        from ..interop.fhir import bundle_of
+        from ..interop.hl7 import fhir_bundle
 
-        return {"bundle.json": json.dumps(bundle_of(result), ensure_ascii=False).encode()}
+        return {"bundle.json": json.dumps(fhir_bundle(result), ensure_ascii=False).encode()}
     from ..interop.hl7 import oru_r01
 
     return {"message.hl7": oru_r01(result).encode()}
@@ -326,15 +326,15 @@ def deliver(path: Path, to: Destination) -> None:
     """
     token = _secret(to.token_file)
     if to.kind == "dicomweb":
-        from ..interop.dicomweb import Archive, store
+        from ..interop.dicom import Archive, store
 
         store(Archive(to.address, to.user, _secret(to.password_file), token), [path], say=lambda _: None)
     elif to.kind == "fhir":
-        from ..interop.fhir import send as send_fhir
+        from ..interop.hl7 import send_fhir
 
         send_fhir(to.address, json.loads(read_text(path)), headers=_headers(to, token))
     else:
-        from ..interop.hl7 import send as send_hl7
+        from ..interop.hl7 import send_hl7
 
         host, _, port = to.address.rpartition(":")
         send_hl7(host.strip("[]"), int(port), path.read_bytes().decode())

@@ -139,7 +139,7 @@ def _take_dicom(source: Path, target: Path, *, most_pixels: int) -> SlideFacts |
 
     A DICOM file holds one level; whatever other levels the scanner has made lie in files of their own.
     """
-    from ..interop.dicom_images import DicomImage
+    from ..interop.dicom import DicomImage
 
     try:
         image = DicomImage(source)

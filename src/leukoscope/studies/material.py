@@ -11,9 +11,8 @@ from scipy.ndimage import binary_erosion
 
 from ..config import Experiment, Prepare
 from ..data.audit import read_traits
-from ..data.cells import Cell, classes_of
+from ..data.cells import Cell, classes_of, pack
 from ..data.index import Layout
-from ..data.pack import pack
 from ..data.split import group_of_subject, subject_groups
 from ..evaluation.metrics import Floats, Ints
 from ..evaluation.outcomes import features_of

@@ -194,7 +194,8 @@ def _field_cells(bench: Bench, folder: Path) -> Material:
 
 
 def _cut_all(folder: Path, crops: Path) -> int:
-    from ..fields.cells import Field, cut_crop, find_cells, open_field
+    from ..fields.cells import Field, find_cells, open_field
+    from ..fields.crops import cut_crop
     from ..fields.scale import common_scale
 
     opened: list[tuple[Path, Field]] = []

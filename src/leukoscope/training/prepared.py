@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import Experiment, Prepare
-from ..data.cells import Cell, cells_fingerprint, read_cells, relative
-from ..data.pack import open_pack
+from ..data.cells import Cell, cells_fingerprint, open_pack, read_cells, relative
 from ..data.split import SplitPlan, group_of_subject, read_split
 from ..errors import DataError, TrainingError
 from ..files import read_csv, read_json, write_csv, write_whole

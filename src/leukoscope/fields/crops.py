@@ -1,9 +1,10 @@
-"""A crop from which the type of a cell can be told: size and colours settled by the field's own glass and red cells.
+"""The two crops of a cell: one for the model of blasts, one for the model of cell types.
 
-Not the crop of the blast model: that one is brought to the stain of the release, which takes away what tells an
-eosinophil. Here glass becomes GLASS in every laboratory and red cells, the ruler of a smear's colours as of its size,
-come half way to one colour. Around the cell stands glass, so that a crop never tells where it is from. Of cells that
-came cut out on black, `images.crop` makes the same crop.
+`cut_crop` is for the model of blasts: on black, at the scale of the training cells; its colours are brought to the
+stain of the training cells later, which removes what distinguishes an eosinophil. `crops_for_types` is for the model
+of types: glass becomes GLASS in every laboratory, and red cells, by which colours can be compared as sizes can, move
+half way to one colour. The cell is surrounded by glass, so that a crop does not show which laboratory it comes from.
+For cells that came cut out on black, `images.crop` makes the same crop.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,51 @@ from numpy.typing import NDArray
 from ..images.crop import FRAME_SIDE, FRAME_UM_PER_PX, GLASS, OFFSET, SIDE, UM_PER_PX, Table, colour_table
 from .cells import Field, FieldCell, preview
 from .images import Mask, Pixels, blur, brightest, eroded, grown, opened, parts, rescaled
+from .scale import RELEASE_UM_PER_PX
 from .stain import optical_density, purple
+
+CROP_SIDE = 450  # pixels, as in C-NMC 2019
+_SUBPIXEL = 4  # binary digits after the point in OpenCV's polygon coordinates
 
 RED_CELL = (0.207, 0.302, 0.182)
 """Optical density of red cells (natural logarithm), median of 2,800 fields of Acevedo et al. 2020."""
 _HALF_WAY = 0.5  # of the way to RED_CELL: all of it turns the colour of nuclei
 _GAIN = (0.5, 2.0)
 _LEAST_RED = 100  # pixels of red cells in the preview
+
+
+def cut_crop(field: Field, cell: FieldCell, *, side: int = CROP_SIDE, um_per_px: float = RELEASE_UM_PER_PX) -> Pixels:
+    """Cut one cell out of its field: uint8 RGB, (side, side, 3), black around it, `um_per_px` micrometres a pixel."""
+    zoom = field.scale.um_per_px / um_per_px
+    left, top, right, bottom = cell.box
+    middle = np.array([(left + right) / 2, (top + bottom) / 2])
+    pixels, origin = _box_of(field.pixels, cell)
+    if zoom < 0.75:  # area average first, so that nothing is skipped between two pixels
+        shrunk = rescaled(pixels, zoom)
+        step = np.array([shrunk.shape[1] / pixels.shape[1], shrunk.shape[0] / pixels.shape[0]])
+    else:
+        shrunk, step = pixels, np.ones(2)
+    scale = zoom / step
+    shift = side / 2 - (middle - origin) * zoom
+    move = np.array([[scale[0], 0, shift[0] + scale[0] / 2 - 0.5], [0, scale[1], shift[1] + scale[1] / 2 - 0.5]])
+    crop = cv2.warpAffine(shrunk, move, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    crop[_outside((cell.outline - middle) * zoom + side / 2, side=side)] = 0
+    return np.asarray(crop, np.uint8)
+
+
+def _box_of(pixels: Pixels, cell: FieldCell) -> tuple[Pixels, NDArray[np.float64]]:
+    """Return the pixels around a cell and where their corner lies in the field."""
+    left, top, right, bottom = cell.box
+    margin = 4
+    top, left = max(0, top - margin), max(0, left - margin)
+    return pixels[top : bottom + margin, left : right + margin], np.array([left, top], dtype=np.float64)
+
+
+def _outside(outline: NDArray[np.float64], *, side: int) -> Mask:
+    mask = np.zeros((side, side), np.uint8)
+    points = np.rint((outline - 0.5) * 2**_SUBPIXEL).astype(np.int32)
+    cv2.fillPoly(mask, [points], (1,), shift=_SUBPIXEL)
+    return np.asarray(mask == 0)
 
 
 def crops_for_types(field: Field, cells: Sequence[FieldCell]) -> list[Pixels]:
