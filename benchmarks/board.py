@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from leukoscope.files import write_text
-from leukoscope.report.style import MODEL, MUTED, canvas, drawing, for_file
+from leukoscope.report.figures import MODEL, MUTED, canvas, drawing, for_file
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 SIDE = 450  # pixels, as in the C-NMC release

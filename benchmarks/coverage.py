@@ -25,7 +25,7 @@ from leukoscope.evaluation.intervals import Jackknife, bootstrap, design_of, jac
 from leukoscope.evaluation.metrics import CALIBRATION, METRICS, UNOFFERED, Floats, Ints, auroc, calibration_figures
 from leukoscope.evaluation.outcomes import SUBJECT_METRICS, Outcome, measure, measure_subjects
 from leukoscope.files import read_json, write_json, write_text
-from leukoscope.report.style import GOOD, MODEL, MUTED, SIZE, canvas, drawing, for_file
+from leukoscope.report.figures import GOOD, MODEL, MUTED, SIZE, canvas, drawing, for_file
 
 KEPT = Path("build/coverage")
 PAIRED = ("auroc", "balanced_accuracy", "brier")

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import aggregate_raters, cohens_kappa, fleiss_kappa
 
-from leukoscope.evaluation.agreement import COHEN, FLEISS, agreement
+from leukoscope.evaluation.compare import COHEN, FLEISS, agreement
 
 LABELS = np.array(["blast", "normal", "unsure", "not_a_cell"])
 

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from leukoscope.cli import leukoscope
 from leukoscope.files import read_json
 from leukoscope.studies import transfer
-from leukoscope.studies.frozen import folds_by
+from leukoscope.studies.material import folds_by
 from leukoscope.studies.study import Bench, Given, Scale, Truth, find, names, over_seeds, sampled
 
 # Enough for every path; the numbers mean nothing.

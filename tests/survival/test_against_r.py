@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.survival.aft import fit_family
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import fit_fine_gray, fit_terms, late_gray, make_design, proportionality
 from leukoscope.survival.curves import (
@@ -31,7 +30,7 @@ from leukoscope.survival.curves import (
     risk_table,
     time_lost,
 )
-from leukoscope.survival.fitting import explain_spline, needed
+from leukoscope.survival.fitting import explain_spline, fit_family, needed
 from leukoscope.survival.model import SurvivalModel, patient_curves, term_matrix
 from leukoscope.survival.scores import (
     Pairs,

@@ -17,7 +17,7 @@ from leukoscope.survival.curves import (
     risk_table,
 )
 from leukoscope.survival.fitting import curves_of
-from leukoscope.survival.words import upper_limit
+from leukoscope.survival.predict import upper_limit
 
 
 def _table(cohort: Cohort) -> RiskTable:

@@ -17,8 +17,7 @@ from leukoscope.survival.fitting import curves_of, fit_model
 from leukoscope.survival.model import patient_curves
 from leukoscope.survival.scores import judge
 from leukoscope.survival.study import choose_horizons
-from leukoscope.survival.table import StudySettings
-from leukoscope.survival.words import Unit
+from leukoscope.survival.table import StudySettings, Unit
 
 from .conftest import drawn
 

@@ -10,21 +10,21 @@ import pytest
 from lifelines import CoxPHFitter, LogLogisticAFTFitter, LogNormalAFTFitter, WeibullAFTFitter
 
 from leukoscope.errors import DataError
-from leukoscope.survival.aft import fit_aft, survival_at
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import columns_of, fit_terms, make_design
-from leukoscope.survival.fitting import fit_model, nomogram
+from leukoscope.survival.fitting import fit_aft, fit_model, nomogram
 from leukoscope.survival.model import (
     CauseModel,
     SurvivalModel,
     Term,
+    extrapolated_survival,
     patient_curves,
     read_model,
     term_matrix,
     write_model,
 )
 from leukoscope.survival.predict import answer
-from leukoscope.survival.words import Horizon
+from leukoscope.survival.table import Horizon
 
 from .conftest import drawn
 
@@ -130,7 +130,7 @@ def test_accelerated_failure_time_equals_lifelines(larynx: Cohort) -> None:
     fitter = fitters[fit["family"]]().fit(frame.assign(time=larynx.time, event=larynx.state), "time", "event")
     theirs = fitter.predict_survival_function(frame.iloc[[80]], times=[3.0, 15.0]).to_numpy().ravel()
     patient = {name: values[[80]] for name, values in design.columns.items()}
-    ours = [survival_at(fit, patient, when) for when in (3.0, 15.0)]
+    ours = [extrapolated_survival(fit, patient, when) for when in (3.0, 15.0)]
     assert [interval.value for interval in ours] == pytest.approx(theirs, abs=1e-5)  # lifelines stops earlier
     assert all(interval.low < interval.value < interval.high for interval in ours)
 

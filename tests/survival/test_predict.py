@@ -14,16 +14,14 @@ from scipy.stats import binomtest
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import DataError, UnknownNameError, UsageError
-from leukoscope.survival.aft import fit_aft
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import make_design
 from leukoscope.survival.curves import kaplan_meier, median, risk_table
-from leukoscope.survival.fitting import fit_model
+from leukoscope.survival.fitting import fit_aft, fit_model
 from leukoscope.survival.model import SurvivalModel, patient_curves, read_model, write_model
 from leukoscope.survival.predict import answer, as_json, ask, ask_table, fields_of, write_predictions
 from leukoscope.survival.study import compare
-from leukoscope.survival.table import read_table
-from leukoscope.survival.words import Horizon
+from leukoscope.survival.table import Horizon, read_table
 
 from .conftest import drawn, table
 

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from leukoscope.progress import blas_threads
-from leukoscope.survival.aft import fit_aft
 from leukoscope.survival.cohort import read_cohort
-from leukoscope.survival.fitting import fit_model
+from leukoscope.survival.fitting import fit_aft, fit_model
 from leukoscope.survival.study import compare
-from leukoscope.survival.table import StudySettings
-from leukoscope.survival.words import Horizon
+from leukoscope.survival.table import Horizon, StudySettings
 
 from .conftest import drawn
 

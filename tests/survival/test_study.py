@@ -17,8 +17,7 @@ from leukoscope.report.survival import lines_of_c_index, verdict, write_page
 from leukoscope.survival.cohort import describe
 from leukoscope.survival.scores import judge, optimism
 from leukoscope.survival.study import choose_horizons, compare, run_study
-from leukoscope.survival.table import StudySettings
-from leukoscope.survival.words import Horizon
+from leukoscope.survival.table import Horizon, StudySettings
 
 from .conftest import drawn
 

@@ -166,7 +166,7 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
     from ..report.survival import write_page
     from ..survival.cohort import read_cohort
     from ..survival.study import run_study, write_study
-    from ..survival.words import counted
+    from ..survival.table import counted
 
     started = time.perf_counter()
     cohort = read_cohort(table, settings)
@@ -183,7 +183,7 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
 def _say(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
     from ..report.survival import lines_of_c_index, lines_of_tests
-    from ..survival.words import NOTICE
+    from ..survival.predict import NOTICE
 
     for stage in result["comparison"]["stages"].values():
         click.echo(_latest(stage))
@@ -232,7 +232,7 @@ def predict_command(
     """
     from ..survival.model import read_model
     from ..survival.predict import write_predictions
-    from ..survival.words import parse_horizon
+    from ..survival.table import parse_horizon
 
     model = read_model(folder)
     asked = tuple(parse_horizon(text, unit=model.unit) for text in _list(horizons))
@@ -317,8 +317,7 @@ def _print(predictions: Any, lines: Any, *, as_json_text: bool) -> None:
     """Print the predictions; `lines` are those of the table they came from, none for a single patient."""
     import json
 
-    from ..survival.predict import as_json
-    from ..survival.words import NOTICE
+    from ..survival.predict import NOTICE, as_json
 
     if as_json_text:
         found = [as_json(prediction) for prediction in predictions]

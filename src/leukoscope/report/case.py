@@ -12,7 +12,8 @@ from ..inference.differential import rounded
 from ..inference.opinion import title_of
 from ..inference.prevalence import NOT_KNOWN
 from ..interop.hl7 import Observation
-from .style import COLOURS, environment
+from . import environment
+from .figures import COLOURS
 
 NOTICE = "Research use, not a diagnosis"
 _COLUMNS, _CELL_MM, _GAP_MM = 6, 27.0, 5.0

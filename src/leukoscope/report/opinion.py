@@ -31,8 +31,9 @@ from ..inference.opinion import (
     worded,
 )
 from ..inference.prevalence import FEWEST, NOT_KNOWN, is_known
+from . import environment
 from .card import figures_at, tested_on
-from .style import COLOURS, environment, picture
+from .figures import COLOURS, picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

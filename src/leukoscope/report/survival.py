@@ -9,10 +9,12 @@ from markupsafe import Markup
 
 from ..evaluation.verdict import stretches
 from ..files import write_text
+from ..survival.predict import deadly, still
 from ..survival.study import checklist
-from ..survival.words import counted, deadly, in_stage, in_words, listing, short, still
+from ..survival.table import counted, in_stage, in_words, join_words, short
+from . import environment
 from . import survival_figures as figures
-from .style import COLOURS, environment
+from .figures import COLOURS
 
 
 def p_value(p: float | None) -> str:
@@ -109,7 +111,7 @@ def said(result: Mapping[str, Any]) -> dict[str, Any]:
         "repair": _repair_words(model),
         "decision": [_decision_words(entry, cohort["events"][0]) for entry in (judged or {}).get("decision", ())],
         "missing": [f"{name} {count:,}" for name, count in cohort["missing"].items() if count],
-        "horizons": listing(horizons),
+        "horizons": join_words(horizons),
         "packages": ", ".join(f"{name} {version}" for name, version in result["provenance"]["packages"].items()),
     }
 
@@ -196,7 +198,7 @@ def _model_words(model: Mapping[str, Any], patients: int) -> str:
 
 
 def _ratio_words(cause: Mapping[str, Any], references: Mapping[str, str]) -> str:
-    against = listing([f"{column} {level}" for column, level in references.items() if _has(cause, column)])
+    against = join_words([f"{column} {level}" for column, level in references.items() if _has(cause, column)])
     compared = f" Categories are compared with {against}." if against else ""
     numbers = any(not row["level"] for row in cause["ratios"])
     unit = " The ratio of a number counts for one unit more." if numbers else ""
@@ -365,7 +367,7 @@ def _repair_words(model: Mapping[str, Any]) -> str:
     if not mended:
         return f"{rule} Nothing had to be mended."
     return (
-        f"{rule} It was applied to {listing(list(dict.fromkeys(mended)))}. Intervals and p values after it are "
+        f"{rule} It was applied to {join_words(list(dict.fromkeys(mended)))}. Intervals and p values after it are "
         "conditional on this repair, which the same data suggested: they do not carry its uncertainty."
     )
 
@@ -390,7 +392,7 @@ def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: 
     pages = environment(
         p=p_value,
         span=span,
-        listing=listing,
+        join_words=join_words,
         sig=significant,
         open=open_time,
         ratio=ratio,

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from . import style
-from .style import INK, MODEL, MUTED, PAPER, SIZE, canvas, drawing
+from . import figures
+from .figures import INK, MODEL, MUTED, PAPER, SIZE, canvas, drawing
 
 # Stages from mild to grave, cool to warm: (stand-in while drawing, on light ground, on dark ground).
 STAGE_COLOURS = (
@@ -30,14 +30,14 @@ def for_page(svg: str, *, alt: str) -> str:
     """Return a drawing whose colours, those of the stages too, follow the page."""
     for number, (stand_in, *_) in enumerate(STAGE_COLOURS, start=1):
         svg = svg.replace(stand_in, f"var(--stage-{number})")
-    return style.for_page(svg, alt=alt)
+    return figures.for_page(svg, alt=alt)
 
 
 def for_file(svg: str) -> str:
     """Return a drawing in the colours of light ground, as a file of its own."""
     for stand_in, light, _ in STAGE_COLOURS:
         svg = svg.replace(stand_in, light)
-    return style.for_file(svg)
+    return figures.for_file(svg)
 
 
 def stage_looks(stages: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ..evaluation.agreement import agreement
+from ..evaluation.compare import agreement
 from . import readings
 from .database import CONSENSUS, READING, SETTLED, Account, Case, Cell, Reading, Review
 

@@ -13,9 +13,8 @@ from ..evaluation.metrics import Floats, Ints, auroc
 from ..evaluation.predictions import fit_temperature, temper
 from ..inference.rejection import UNSURE, decide, fit_conformal
 from ..training.probe import discriminant
-from .frozen import INTERVAL, folds_by
 from .generalisation import ALPHA, RECIPES, Stages, in_thirds
-from .material import Material, load, sample
+from .material import INTERVAL, Material, folds_by, load, sample
 from .study import Bench, Cell, Figure, Line, Number, Page, Scale, Section, Study, beyond_chance, lines, shown
 
 Table = NDArray[np.float32]

@@ -9,7 +9,7 @@ import numpy as np
 from ..config import Experiment, shipped
 from ..errors import DataError
 from ..evaluation.metrics import accuracy, auroc, balanced_accuracy, confusion
-from .material import load, sample
+from .material import BATCH, RUNNING, at_half, follow, load, prepare, sample, two_columns
 from .study import (
     INTERVAL,
     Bench,
@@ -28,7 +28,6 @@ from .study import (
     shown,
     signed,
 )
-from .tracing import BATCH, RUNNING, at_half, follow, prepare, two_columns
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc", "one_class", "baseline")
 

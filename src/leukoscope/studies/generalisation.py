@@ -27,10 +27,22 @@ from ..training.loop import predict, resume_epochs, start_fold
 from ..training.prepared import Crops as PackedCrops
 from ..training.prepared import Prepared
 from ..training.probe import discriminant
-from .frozen import INTERVAL, LITE0, LITE1, LITE2, backbone, features_of, folds_by, with_weights
-from .material import Crops, Material, load, sample
+from .material import (
+    INTERVAL,
+    LITE0,
+    LITE1,
+    LITE2,
+    Crops,
+    Material,
+    backbone,
+    features_of,
+    folds_by,
+    load,
+    sample,
+    two_columns,
+    with_weights,
+)
 from .study import Bench, Cell, Figure, Page, Scale, Section, Study, beyond_chance, dots, shown, signed
-from .tracing import two_columns
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

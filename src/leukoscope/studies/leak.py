@@ -8,8 +8,7 @@ import numpy as np
 from ..config import Prepare
 from ..errors import DataError
 from ..evaluation.metrics import Floats
-from .frozen import LITE0, Features, Fold, backbone, cross_predict, features_of, folds_by
-from .material import Material, load, sample
+from .material import LITE0, Features, Fold, Material, backbone, cross_predict, features_of, folds_by, load, sample
 from .study import (
     Bench,
     Figure,

@@ -8,8 +8,7 @@ from scipy.optimize import curve_fit
 
 from ..evaluation.intervals import Jackknife, limits
 from ..evaluation.metrics import Floats, Ints
-from .frozen import Fold, Frozen, Split, folds_by, open_frozen
-from .material import Material
+from .material import Fold, Frozen, Material, Split, folds_by, open_frozen
 from .study import (
     Bench,
     Cell,

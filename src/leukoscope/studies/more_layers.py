@@ -11,8 +11,7 @@ from ..evaluation.metrics import Ints
 from ..models.catalogue import build_network
 from ..models.network import count
 from .ellassir_2022 import METRICS, judged
-from .frozen import fit_and_ask
-from .material import Material, load, sample
+from .material import RUNNING, Material, fit_and_ask, follow, load, prepare, sample
 from .study import (
     INTERVAL,
     Bench,
@@ -28,7 +27,6 @@ from .study import (
     shown,
     signed,
 )
-from .tracing import RUNNING, follow, prepare
 
 _CURED = ("model.norm_momentum=0.9", "train.learning_rate=0.001")
 

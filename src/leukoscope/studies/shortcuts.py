@@ -6,8 +6,19 @@ import numpy as np
 
 from ..config import Prepare
 from ..evaluation.metrics import Ints
-from .frozen import Features, Fold, Frozen, Split, folds_by, open_frozen
-from .material import Material, border, silhouette, without_border, without_colour
+from .material import (
+    Features,
+    Fold,
+    Frozen,
+    Material,
+    Split,
+    border,
+    folds_by,
+    open_frozen,
+    silhouette,
+    without_border,
+    without_colour,
+)
 from .study import (
     Bench,
     Figure,

@@ -13,8 +13,19 @@ from ..data.index import Layout
 from ..errors import ImageError, require
 from ..evaluation.metrics import Floats
 from ..progress import track
-from .frozen import Change, Features, Fold, Frozen, features_of, fit_and_ask, folds_by, open_frozen
-from .material import Material, load, restained
+from .material import (
+    Change,
+    Features,
+    Fold,
+    Frozen,
+    Material,
+    features_of,
+    fit_and_ask,
+    folds_by,
+    load,
+    open_frozen,
+    restained,
+)
 from .study import (
     Bench,
     Figure,

@@ -16,7 +16,7 @@ from ..errors import DataError, UnknownNameError, UsageError
 from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, accuracy, auroc, balanced_accuracy, confusion
 from ..files import alone_in, provenance, read_json, write_json, write_text
-from ..report.style import BAD, GOOD, INK, MODEL, MUTED, SIZE, canvas, drawing, for_file
+from ..report.figures import BAD, GOOD, INK, MODEL, MUTED, SIZE, canvas, drawing, for_file
 
 Number = dict[str, Any]
 Cell = str | int | Number | None

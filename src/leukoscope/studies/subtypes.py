@@ -8,7 +8,7 @@ from ..config import Prepare
 from ..data.index import Layout
 from ..evaluation.intervals import Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, confusion, recall
-from .frozen import Frozen, folds_by, open_frozen
+from .material import Frozen, folds_by, open_frozen
 from .study import (
     Bench,
     Figure,

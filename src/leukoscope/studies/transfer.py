@@ -13,10 +13,25 @@ from ..errors import DataError
 from ..evaluation.metrics import Floats
 from ..explanation import Heat, enlarge, lime, overlay
 from ..images.read import RGB
-from ..report.style import canvas, drawing
+from ..report.figures import canvas, drawing
 from .ellassir_2022 import METRICS, judged
-from .frozen import LITE0, Backbone, backbone, features_of, fit_and_ask, head_of, open_session, with_weights
-from .material import Crops, Material, load, sample
+from .material import (
+    LITE0,
+    RUNNING,
+    Backbone,
+    Crops,
+    Material,
+    backbone,
+    features_of,
+    fit_and_ask,
+    follow,
+    head_of,
+    load,
+    open_session,
+    prepare,
+    sample,
+    with_weights,
+)
 from .study import (
     INTERVAL,
     Bench,
@@ -32,7 +47,6 @@ from .study import (
     shown,
     signed,
 )
-from .tracing import RUNNING, follow, prepare
 
 _SAMPLES = 120  # sets of patches that LIME hides: enough for the few patches of a small crop
 _PATCHES = 20
@@ -293,7 +307,7 @@ def _pictures(bench: Bench, material: Material) -> Section:
 
 def _write(file: Path, svg: str) -> None:
     from ..files import write_text
-    from ..report.style import for_file
+    from ..report.figures import for_file
 
     write_text(file, for_file(svg))
 

@@ -12,8 +12,11 @@ import numpy as np
 from ..errors import DataError, UsageError, require
 from ..files import write_csv
 from .table import (
+    Horizon,
     PatientTable,
     StudySettings,
+    Unit,
+    counted,
     cut_names,
     cut_stages,
     each,
@@ -21,10 +24,11 @@ from .table import (
     listed,
     one_spelling,
     order_stages,
+    parse_horizon,
     read_outcome,
     read_table,
+    unit_in,
 )
-from .words import Horizon, Unit, counted, parse_horizon, unit_in
 
 _ID_NAMES = ("id", "patient", "patient_id", "patientid", "patid", "patnr", "subject", "subject_id")
 _MOST_STAGES = 12

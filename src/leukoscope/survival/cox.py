@@ -18,7 +18,7 @@ from .cohort import Cohort, bare_name
 from .curves import Z95, Array, ChiSquared, chi_squared, holm, kaplan_meier, risk_table
 from .model import Baseline, CauseModel, Term, knots_of, spline_basis, stratum_names, term_matrix
 from .partial_likelihood import Rows, ScoreTest, baseline, likelihood, maximise, residuals, score_test, strata_of
-from .words import counted, happened, listing
+from .table import counted, happened, join_words
 
 PROPORTIONAL_P = 0.05  # below it, after Holm's correction over the columns, hazards count as not proportional
 FEWEST_EVENTS = 10  # with fewer events of a cause its hazard is estimated without covariates
@@ -108,8 +108,8 @@ def _silent(name: str, values: Array, levels: Sequence[str], rest: str) -> str:
     """Say which levels of a category nobody with the event had: their hazard ratio would be zero, without a limit."""
     patients = int(np.isin(values, levels).sum())
     return (
-        f"'{name}' = {listing(levels)}: none of {counted(patients, 'patient')} had the event there, so its effect has "
-        f"no limit and cannot be estimated. The model counts these patients with {rest}; read off the curves or a "
+        f"'{name}' = {join_words(levels)}: none of {counted(patients, 'patient')} had the event there, so its effect "
+        f"has no limit and cannot be estimated. The model counts these patients with {rest}; read off the curves or a "
         "table how they differ."
     )
 

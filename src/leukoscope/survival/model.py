@@ -9,6 +9,7 @@ Source: Stone and Koo (1985); Harrell (2015), Regression Modeling Strategies, se
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import starmap
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr
 
 from ..errors import DataError
 from ..files import fingerprint, read_json, write_json
-from .curves import Array, Curve, log_log_band, thinned
+from .curves import Z95, Array, Curve, Interval, log_log_band, thinned
 
 # Harrell's places of the knots, as quantiles of the values.
 _PLACES = {3: (0.1, 0.5, 0.9), 4: (0.05, 0.35, 0.65, 0.95), 5: (0.05, 0.275, 0.5, 0.725, 0.95)}
@@ -364,6 +366,27 @@ def _errors(
             variance += float(gradient @ cause.covariance @ gradient)
         errors[place] = np.sqrt(variance)
     return errors
+
+
+def extrapolated_survival(fit: Mapping[str, Any], columns: Mapping[str, Array], when: float) -> Interval:
+    """Return one patient's survival at a time with its 95 % interval (delta method on the scale of z)."""
+    terms = [term_of(term) for term in fit["terms"]]
+    row = np.concatenate([[1.0], term_matrix(terms, columns, patients=1)[0]])
+    *location, shape = fit["parameters"]
+    slope = math.exp(fit["power"] * shape)
+    z = (math.log(when) - row @ np.array(location)) * slope
+    gradient = np.concatenate([-slope * row, [fit["power"] * z]])
+    width = Z95 * math.sqrt(gradient @ np.array(fit["covariance"]) @ gradient)
+    value, low, high = (_tail(fit["family"], place) for place in (z, z + width, z - width))
+    return Interval(value, low, high)
+
+
+def _tail(family: str, z: float) -> float:
+    if family == "log-normal":
+        return float(ndtr(-z))
+    if family == "log-logistic":
+        return float(1 / (1 + np.exp(z)))
+    return float(np.exp(-np.exp(z)))
 
 
 def write_model(path: Path, model: SurvivalModel) -> None:

@@ -13,26 +13,25 @@ import numpy as np
 
 from ..errors import DataError, UnknownNameError, UsageError
 from ..files import write_csv
-from .aft import survival_at
 from .curves import Array, Curve, Interval, median, read_at
-from .model import ColumnFacts, SurvivalModel, patient_curves
-from .table import PatientTable, as_number, cut_stages, is_missing, tidy
-from .words import (
-    NOTICE,
+from .model import ColumnFacts, SurvivalModel, extrapolated_survival, patient_curves
+from .table import (
     Horizon,
-    all_limited,
-    all_seen,
-    any_of,
-    count_sentence,
-    deadly,
+    PatientTable,
+    as_number,
+    cut_stages,
+    happened,
     in_stage,
     in_words,
-    limited,
-    none_seen,
+    is_missing,
+    join_words,
     parse_horizon,
     short,
+    tidy,
 )
 
+NOTICE = "Research use, not a diagnosis; not for decisions about a patient."
+ONE_SIDED = 0.05  # the chance that a one-sided 95 % limit leaves out
 _ALIKE = "patients like this one"
 _UNKNOWN = Interval(np.nan, np.nan, np.nan)
 _BOLD = 2.0  # times the longest follow-up; what is extrapolated past it is little more than a guess
@@ -199,7 +198,7 @@ def survivor(model: SurvivalModel, columns: Mapping[str, Array]) -> Any:
             "This model has no smooth curve to extrapolate with (competing events, or none could be fitted). "
             "Ask within the follow-up."
         )
-    return lambda when: survival_at(fit, columns, when)
+    return lambda when: extrapolated_survival(fit, columns, when)
 
 
 def _columns(model: SurvivalModel, patient: Mapping[str, str]) -> tuple[dict[str, Array], dict[str, str], list[str]]:
@@ -374,7 +373,7 @@ def _past(model: SurvivalModel, last: float, horizon: Horizon, extrapolate: Any)
 def _median_of(model: SurvivalModel) -> str:
     """Name what the median counts."""
     if len(model.events) > 1:
-        return f"Median time to the first event of any kind ({any_of(model.events)})"
+        return f"Median time to the first event of any kind ({join_words(model.events, word='or')})"
     return "Median survival" if deadly(model.events[0]) else f"Median time to {model.events[0]}"
 
 
@@ -498,3 +497,103 @@ def _limits(name: str, interval: Interval | None) -> dict[str, object]:
     values = (interval.value, interval.low, interval.high) if interval else ()
     names = (name, f"{name} low", f"{name} high")
     return dict(zip(names, [f"{value:.4f}" for value in values] or ["", "", ""], strict=True))
+
+
+def deadly(event: str) -> bool:
+    """Tell whether an event is death from any cause, so that those without it are alive."""
+    return event.lower() in {"death", "died", "dead", "death from any cause", "all-cause death"}
+
+
+def still(events: Sequence[str]) -> str:
+    """Say what the people have in common whom a survival curve counts.
+
+    >>> still(["death"]), still(["relapse"]), still(["relapse", "death"])
+    ('alive', 'without relapse', 'free of every event')
+    """
+    if len(events) > 1:
+        return "free of every event"
+    return "alive" if deadly(events[0]) else f"without {events[0]}"
+
+
+def of_hundred(share: float) -> str:
+    """Return a share as a whole number of 100; 'fewer than one' and 'more than 99' instead of a false 0 or 100.
+
+    >>> of_hundred(0.618), of_hundred(0.003), of_hundred(1.0)
+    ('62', 'fewer than one', '100')
+    """
+    percent = 100 * share
+    if 0 < percent < 0.5:
+        return "fewer than one"
+    if 99.5 < percent < 100:
+        return "more than 99"
+    return str(round(percent))
+
+
+def between(interval: Interval) -> str:
+    """Return the limits of a share: 'between 51 and 71'; a curve has none where it has reached 0 or 1."""
+    if not interval.low < interval.high:  # equal, or not defined
+        return "no limits can be given, since not all were followed from the start until the event"
+    return f"between {of_hundred(interval.low)} and {of_hundred(interval.high)}"
+
+
+def state(event: str, *, share: float, competing: bool) -> str:
+    """Say what the share of people counts: the living, those without the event, or those who have had it."""
+    one = round(100 * share) == 1
+    if competing:
+        return f"{'has' if one else 'have'} {happened(event)}"
+    if deadly(event):
+        return "is alive" if one else "are alive"
+    return f"{'has' if one else 'have'} had no {event}"
+
+
+def upper_limit(known: int) -> float:
+    """Return the one-sided 95 % limit of a chance when none of `known` patients had the event (Clopper–Pearson).
+
+    >>> round(upper_limit(14), 3)
+    0.193
+    """
+    return 1 - float(ONE_SIDED ** (1 / known)) if known else 1.0
+
+
+def limited(found: Mapping[str, Interval], *, event: str, known: int) -> dict[str, Interval]:
+    """Give a chance at which nobody had the event its one-sided limit, which no curve can show."""
+    most = upper_limit(known)
+    limits = {event: Interval(0.0, 0.0, most)}
+    if found["survival"].value == 1:
+        limits["survival"] = Interval(1.0, 1 - most, 1.0)
+    return {**found, **limits}
+
+
+def none_seen(when: str, *, event: str, known: int) -> str:
+    """Say what is known where nobody had the event by a time: how many were followed so far, and an upper limit."""
+    if not known:
+        return f"no {event} was seen by {when}, but nobody was followed that far: no number."
+    most = of_hundred(upper_limit(known))
+    who = "one patient was" if known == 1 else f"{known:,} patients were"
+    limit = f"up to {most} of 100 could have {happened(event)} (95 % limit)"
+    return f"no {event} was seen by {when}; {who} followed that far, so {limit}."
+
+
+def all_limited(found: Mapping[str, Interval], *, event: str, patients: int) -> dict[str, Interval]:
+    """Give a chance at which all of the patients had the event its one-sided limit: `limited` the other way round."""
+    most = upper_limit(patients)
+    return {**found, event: Interval(1.0, 1 - most, 1.0), "survival": Interval(0.0, 0.0, most)}
+
+
+def all_seen(when: str, *, event: str, patients: int) -> str:
+    """Say what is known where all had the event by a time: how many they were, and the limit of those who might not.
+
+    >>> all_seen("two years", event="death", patients=14)
+    'all 14 died by two years, so up to 19 of 100 could still be alive (95 % limit).'
+    """
+    most = of_hundred(upper_limit(patients))
+    who = "the one patient" if patients == 1 else f"all {patients:,}"
+    return f"{who} {happened(event)} by {when}, so up to {most} of 100 could still be {still([event])} (95 % limit)."
+
+
+def count_sentence(when: str, *, events: Sequence[str], survival: Interval, incidence: Interval) -> str:
+    """Return how many of 100 are alive (with competing events: have had the first one) after a time, and the limits."""
+    competing = len(events) > 1
+    share = incidence if competing else survival
+    what = state(events[0], share=share.value, competing=competing)
+    return f"{of_hundred(share.value)} {what} after {when}; {between(share)}."

@@ -25,7 +25,7 @@ from .cox import columns_of
 from .curves import Z95, Array, Curve, Functional, Interval, aalen_johansen, incidence_at, kaplan_meier, risk_table
 from .fitting import Fitted, curves_of, fit_model
 from .model import knots_of, spline_basis
-from .words import Horizon
+from .table import Horizon
 
 _NEARLY = 1e-4  # risks nearer to 0 or 1 count as this far away: their link would be infinite
 _STEPS = 100

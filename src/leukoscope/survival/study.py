@@ -18,7 +18,6 @@ from scipy.stats import norm
 
 from ..files import provenance, write_json
 from ..progress import blas_threads
-from .aft import fit_aft
 from .cohort import Cohort, describe
 from .cox import late_gray
 from .curves import (
@@ -44,25 +43,18 @@ from .curves import (
     thinned,
     time_lost,
 )
-from .fitting import Fitted, all_had, curves_of, explain_fit, fit_model, known_until
+from .fitting import Fitted, all_had, curves_of, explain_fit, fit_aft, fit_model, known_until
 from .model import SurvivalModel, write_model
+from .predict import NOTICE, all_limited, all_seen, count_sentence, deadly, limited, none_seen
 from .scores import MOST_PATIENTS, as_dict, judge, optimism
-from .table import StudySettings
-from .words import (
-    NOTICE,
+from .table import (
     Horizon,
-    all_limited,
-    all_seen,
-    any_of,
-    count_sentence,
+    StudySettings,
     counted,
-    deadly,
     fitting_horizons,
     in_stage,
     in_words,
-    limited,
-    listing,
-    none_seen,
+    join_words,
     parse_horizon,
     short,
 )
@@ -206,11 +198,11 @@ def _tests(cohort: Cohort) -> dict[str, Any]:
     )
     pairs = _pairs(cohort, table)
     tests: dict[str, Any] = {
-        "of": any_of(cohort.events),  # what the log-rank tests count
+        "of": join_words(cohort.events, word="or"),  # what the log-rank tests count
         "logrank": vars(logrank(table)),
         "peto": vars(logrank(table, rho=1)),
         "trend": vars(logrank_trend(table)) if cohort.ordered else None,
-        "pairs_of": cohort.events[0] if cohort.competing else any_of(cohort.events),
+        "pairs_of": cohort.events[0] if cohort.competing else join_words(cohort.events, word="or"),
         "pairs_by": _incidence_test(cohort) if cohort.competing else "log-rank",
         "pairs": [
             {"stages": [cohort.stages[a], cohort.stages[b]], **vars(test), "p_holm": corrected}
@@ -437,15 +429,15 @@ def checklist(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _methods(result: Mapping[str, Any]) -> dict[str, str]:
     cohort, model, settings = result["cohort"], result["model"], result["settings"]
     predictors = [cohort["stage_column"], *settings["covariates"]]
-    horizons = listing([horizon["words"] for horizon in result["horizons"]])
+    horizons = join_words([horizon["words"] for horizon in result["horizons"]])
     fitted = bool(model.get("causes"))
     return {
         "1": f"{result['title']}: development and internal validation of a model for {cohort['events'][0]}.",
         "4": f"To compare {cohort['events'][0]} between stages and to predict it at {horizons}.",
         "5a": f"The table {cohort['file']} ({counted(cohort['rows'], 'row')}); its source is for the authors to name.",
         "7": _left_out(cohort),
-        "8a": f"{listing(cohort['events'])}, in {cohort['unit']} from time zero; answered at {horizons}.",
-        "9a": f"Chosen by the user before fitting: {listing(predictors)}. No selection by p value.",
+        "8a": f"{join_words(cohort['events'])}, in {cohort['unit']} from time zero; answered at {horizons}.",
+        "9a": f"Chosen by the user before fitting: {join_words(predictors)}. No selection by p value.",
         "10": _size(model),
         "11": _missing(cohort),
         "12a": _partition(result),
@@ -465,7 +457,7 @@ def _results(result: Mapping[str, Any]) -> dict[str, str]:
     middle = "not estimable" if follow_up is None else f"{short(follow_up)} {cohort['unit']}"
     answers = {
         "20a": f"{cohort['patients']} of {cohort['rows']} rows used; median follow-up (reverse Kaplan–Meier) {middle}.",
-        "20b": listing([f"{stage['name']}: {stage['patients']}" for stage in cohort["stages"]]) + " patients.",
+        "20b": join_words([f"{stage['name']}: {stage['patients']}" for stage in cohort["stages"]]) + " patients.",
         "27a": "A missing or unknown value is refused; a value outside the range seen is answered with a warning.",
         "27b": "For research. The answer never chooses a treatment and must not be used for decisions about a patient.",
     }
@@ -501,7 +493,9 @@ def _left_out(cohort: Mapping[str, Any]) -> str:
 def _missing(cohort: Mapping[str, Any]) -> str:
     counts = [f"{name} {count}" for name, count in cohort["missing"].items() if count]
     return (
-        f"Missing values: {listing(counts)}. Complete cases only; nothing was imputed." if counts else "None missing."
+        f"Missing values: {join_words(counts)}. Complete cases only; nothing was imputed."
+        if counts
+        else "None missing."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +15,129 @@ from pydantic import Field
 from ..config import Settings
 from ..errors import DataError, UnknownNameError, UsageError
 from ..images import listing
-from .words import LONGEST, Unit, counted
+
+Unit = Literal["days", "weeks", "months", "years"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+DAYS: dict[str, float] = {"days": 1.0, "weeks": 7.0, "months": 365.25 / 12, "years": 365.25}
+LONGEST = 1e6  # in any unit; above it a horizon is a slip of the hand
+_NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """A time at which a question is answered: `time` in the unit of the cohort, `words` for people."""
+
+    time: float
+    words: str
+
+
+def unit_in(name: str) -> Unit | None:
+    """Return the unit that a column's name mentions ('time_months', 'tyears'), or None."""
+    found = [unit for unit in UNITS if unit.rstrip("s") in name.lower()]
+    return found[0] if len(found) == 1 else None
+
+
+def in_words(time: float, unit: str) -> str:
+    """Return a time in words.
+
+    >>> in_words(24, "months")
+    'two years'
+    >>> in_words(26, "weeks")
+    '26 weeks'
+    """
+    years = time * DAYS[unit] / DAYS["years"]
+    if unit != "years" and years >= 1 and abs(years - round(years)) < 1e-3:
+        time, unit = years, "years"
+    number = short(time, 4)
+    if number.isdigit() and int(number) < len(_NUMBER_WORDS):
+        number = _NUMBER_WORDS[int(number)]
+    return f"{number} {unit.rstrip('s') if number == 'one' else unit}"
+
+
+def parse_horizon(text: str, *, unit: str) -> Horizon:
+    """Read '2 years', '6m' or a bare number in the cohort's unit.
+
+    Raises:
+        UsageError: not a time, or not above zero.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
+    if not match or not 0 < float(match[1]) < LONGEST:
+        raise UsageError(
+            f"Horizon '{text}' is not a time above zero and below a million. Write it as '2 years', '6 months' or '24'."
+        )
+    named = _unit_named(match[2]) if match[2] else unit
+    return Horizon(float(match[1]) * DAYS[named] / DAYS[unit], in_words(float(match[1]), named))
+
+
+def _unit_named(word: str) -> Unit:
+    for unit in UNITS:
+        if word.lower() in {unit, unit.rstrip("s"), unit[0]}:
+            return unit
+    raise UnknownNameError("unit of time", word, UNITS)
+
+
+def fitting_horizons(*, first: float, last: float, unit: str) -> tuple[Horizon, ...]:
+    """Return up to three usual times, spread over those from `first` to `last` (both in `unit`).
+
+    >>> [horizon.words for horizon in fitting_horizons(first=5, last=90, unit="months")]
+    ['six months', 'two years', 'five years']
+    """
+    usual = [("1 month", 30.4375), ("3 months", 91.3125), ("6 months", 182.625)]
+    usual += [(f"{years} years" if years > 1 else "1 year", 365.25 * years) for years in (1, 2, 3, 5, 10, 15, 20)]
+    within = [text for text, days in usual if first <= days / DAYS[unit] <= last]
+    chosen = dict.fromkeys(within[place] for place in (0, len(within) // 2, -1)) if within else ()
+    return tuple(parse_horizon(text, unit=unit) for text in chosen)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "row"), counted(2, "row"), counted(12000, "patient")
+    ('1 row', '2 rows', '12,000 patients')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def join_words(items: Sequence[str], *, word: str = "and") -> str:
+    """Join words as a sentence does.
+
+    >>> join_words(["I", "II", "III"]), join_words(["relapse", "death"], word="or")
+    ('I, II and III', 'relapse or death')
+    """
+    return f" {word} ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def short(value: float, digits: int = 3) -> str:
+    """Return a number with a few significant digits, never in powers of ten.
+
+    >>> short(1234567.0), short(8.7312), short(0.01234), short(0.0), short(1e-7)
+    ('1234567', '8.73', '0.0123', '0', 'below 0.0001')
+    """
+    if 0 < abs(value) < 1e-4:
+        return "below 0.0001" if value > 0 else "between −0.0001 and 0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:.0f}"
+    return f"{value:.{digits}g}"
+
+
+def happened(event: str) -> str:
+    """Return an event as something people have done.
+
+    >>> happened("death in remission"), happened("relapse"), happened("graft failure")
+    ('died in remission', 'relapsed', 'had graft failure')
+    """
+    word, *rest = event.split()
+    verb = {"death": "died", "dead": "died", "died": "died", "relapse": "relapsed"}.get(word.lower())
+    return " ".join([verb, *rest]) if verb else f"had {event}"
+
+
+def in_stage(column: str, stage: str) -> str:
+    """Name a stage with its column, unless the stage's own name says it.
+
+    >>> in_stage("Phase", "CR1"), in_stage("stage", "Stage II"), in_stage("sokal", "sokal ≤ 0.8")
+    ('Phase CR1', 'Stage II', 'sokal ≤ 0.8')
+    """
+    return stage if column.lower() in stage.lower() else f"{column} {stage}"
 
 
 class StudySettings(Settings):

@@ -77,8 +77,7 @@ def survival_models(me: Me, room: TheRoom) -> Answer:
 
 
 def _described_model(name: str, model: Any) -> dict[str, Any]:
-    from ...survival.predict import fields_of
-    from ...survival.words import still
+    from ...survival.predict import fields_of, still
 
     horizons = [{"time": time, "words": words} for time, words in model.horizons]
     return {
