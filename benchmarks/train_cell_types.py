@@ -40,7 +40,7 @@ from leukoscope.images.crop import (
     OFFSET,
     SIDE,
     UM_PER_PX,
-    Table,
+    ColourTable,
     frame_on_black,
     table_on_black,
 )
@@ -74,7 +74,7 @@ class Labelled:
     pixels: NDArray[np.uint8]
     """(FRAME_SIDE, FRAME_SIDE, 3) in the colours of its picture."""
     mask: NDArray[np.bool_]
-    table: Table
+    table: ColourTable
     """What brings its colours to those of crops, as the program does it."""
 
 
@@ -239,7 +239,7 @@ class Material:
         held = np.array([drawn[cell.source] for cell in cells])
         return cls(cells, arrays["pixels"], arrays["mask"], arrays["table"], first, held)
 
-    def look(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], Table]:
+    def look(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], ColourTable]:
         """Return pixels, mask and colour table of a cell."""
         laboratory = self.cells[number].laboratory
         at = number - self.first[laboratory]

@@ -10,12 +10,12 @@ from leukoscope.errors import ImageError
 from leukoscope.fields.images import read_pixels, rescaled
 from leukoscope.fields.scale import Scale
 from leukoscope.fields.slides import (
-    Look,
+    SlideMeasures,
     TiffSlide,
     count_slide,
     extract_slide,
     is_slide,
-    look_at,
+    measure_slide,
     read_with_margin,
     tile_cells,
     tiles_of,
@@ -62,9 +62,9 @@ def _listed(cells):
     return sorted((*cell.box, round(cell.area_um2, 2), round(cell.sharpness, 3), cell.flags) for cell in cells)
 
 
-def _by_tiles(slide, look, *, tile):
-    tiles = tiles_of(slide, tile=tile, um_per_px=look.scale.um_per_px)
-    return [cell for one in tiles for cell in tile_cells(slide, look, one)]
+def _by_tiles(slide, measures, *, tile):
+    tiles = tiles_of(slide, tile=tile, um_per_px=measures.scale.um_per_px)
+    return [cell for one in tiles for cell in tile_cells(slide, measures, one)]
 
 
 def test_a_pyramid_is_read_as_it_was_written(mosaic, slide_path):
@@ -77,11 +77,11 @@ def test_a_pyramid_is_read_as_it_was_written(mosaic, slide_path):
 
 def test_the_size_of_tiles_does_not_change_the_list_of_cells(mosaic, slide_path):
     slide = TiffSlide(slide_path)
-    look = look_at(slide)
-    whole = _listed(_by_tiles(slide, look, tile=5000))
+    measures = measure_slide(slide)
+    whole = _listed(_by_tiles(slide, measures, tile=5000))
     assert len(whole) == pytest.approx(len(mosaic[0].white), abs=2)
     for tile in (700, 333):
-        assert _listed(_by_tiles(slide, look, tile=tile)) == whole
+        assert _listed(_by_tiles(slide, measures, tile=tile)) == whole
 
 
 def test_the_size_of_tiles_does_not_change_the_cells_of_real_fields(shared_data, tmp_path):
@@ -90,11 +90,11 @@ def test_the_size_of_tiles_does_not_change_the_cells_of_real_fields(shared_data,
     path = tmp_path / "real.tif"
     write_pyramid(path, np.concatenate(rows), compression="jpeg")
     slide = TiffSlide(path)
-    look = look_at(slide, um_per_px=0.083)
-    whole = _listed(_by_tiles(slide, look, tile=9000))
+    measures = measure_slide(slide, um_per_px=0.083)
+    whole = _listed(_by_tiles(slide, measures, tile=9000))
     assert len(whole) >= 5
     for tile in (640, 413):  # 640: seams lie on the seams of the mosaic; 413: seams cross cells
-        assert _listed(_by_tiles(slide, look, tile=tile)) == whole
+        assert _listed(_by_tiles(slide, measures, tile=tile)) == whole
 
 
 def test_red_cells_and_platelets_of_a_slide_are_counted_where_it_was_learned(tmp_path):
@@ -107,8 +107,8 @@ def test_red_cells_and_platelets_of_a_slide_are_counted_where_it_was_learned(tmp
     painting.white.pop()
     write_pyramid(tmp_path / "slide.tif", painting.taken(rng), um_per_px=0.1)
     opener = partial(TiffSlide, tmp_path / "slide.tif")
-    look = look_at(opener())
-    counted = list(count_slide(opener, look))
+    measures = measure_slide(opener())
+    counted = list(count_slide(opener, measures))
     assert [one.area for one in sorted(counted, key=lambda one: one.area)] == [
         (0, 0, 1024, 1024),
         (1024, 0, 2048, 1024),
@@ -116,7 +116,7 @@ def test_red_cells_and_platelets_of_a_slide_are_counted_where_it_was_learned(tmp
     assert all(one.scale_stated for one in counted)
     assert sum(len(one.red_cells) for one in counted) == pytest.approx(80, rel=0.1)
     assert sum(len(one.platelets) for one in counted) == 1
-    cells = _by_tiles(opener(), look, tile=700)
+    cells = _by_tiles(opener(), measures, tile=700)
     opinion = Opinion("cell", "not asked", type="neutrophil")
     judged = [JudgedCell(cell, np.zeros((0, 0, 3), np.uint8), opinion) for cell in cells]
     fields = counts_of(counted, judged, positive="blast")
@@ -169,7 +169,7 @@ def test_a_margin_lies_on_the_detectors_grid(slide_path):
 def test_a_slide_that_ends_early_is_named(slide_path):
     slide_path.write_bytes(slide_path.read_bytes()[:100_000])
     with pytest.raises(ImageError, match=r"slide\.tif"):
-        look_at(TiffSlide(slide_path))
+        measure_slide(TiffSlide(slide_path))
 
 
 def test_damaged_tiles_are_named_and_the_rest_goes_on(mosaic, tmp_path):
@@ -189,7 +189,7 @@ def test_a_blank_slide_is_named(tmp_path):
     path = tmp_path / "blank.tif"
     write_pyramid(path, np.full((1500, 2000, 3), 230, np.uint8))
     with pytest.raises(ImageError, match="blank"):
-        look_at(TiffSlide(path))
+        measure_slide(TiffSlide(path))
 
 
 def test_only_large_or_named_slides_are_read_by_tiles(slide_path, tmp_path):
@@ -201,8 +201,8 @@ def test_only_large_or_named_slides_are_read_by_tiles(slide_path, tmp_path):
 def test_a_look_is_plain_data_that_processes_can_share(mosaic):
     import pickle
 
-    look = Look(learn_stain(rescaled(mosaic[1], 0.2)), Scale.exact(0.1, source="user"), 0, 9)
-    assert pickle.loads(pickle.dumps(look)) == look
+    measures = SlideMeasures(learn_stain(rescaled(mosaic[1], 0.2)), Scale.exact(0.1, source="user"), 0, 9)
+    assert pickle.loads(pickle.dumps(measures)) == measures
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -147,7 +147,7 @@ Outline = NDArray[np.float64]  # (points, 2): x and y in pixels of the image, cl
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedCell:
     """One white cell as a detector sees it; x and y in pixels of the pixels it was given."""
 
     outline: Outline
@@ -165,7 +165,7 @@ class Detector(Protocol):
         """Return the step in pixels on which windows must begin so that a tile sees what the whole image shows."""
         ...
 
-    def __call__(self, pixels: Pixels, stain: Stain, *, um_per_px: float) -> list[Found]:
+    def __call__(self, pixels: Pixels, stain: Stain, *, um_per_px: float) -> list[DetectedCell]:
         """Return the white cells in an image, in no particular order."""
         ...
 
@@ -180,7 +180,7 @@ class ClassicalDetector:
         """Return the number of source pixels that make one working pixel."""
         return max(1, round(self.working_um / um_per_px))
 
-    def __call__(self, pixels: Pixels, stain: Stain, *, um_per_px: float) -> list[Found]:
+    def __call__(self, pixels: Pixels, stain: Stain, *, um_per_px: float) -> list[DetectedCell]:
         """Return the white cells in an image."""
         working, factor = self.at_working_scale(pixels, um_per_px)
         um = um_per_px * factor
@@ -214,7 +214,7 @@ def _is_cell(mask: Mask, *, nuclei: Mask, um: float) -> bool:
     return bool(MIN_CELL_UM2 <= area <= MAX_CELL_UM2 and nucleus >= MIN_NUCLEUS_UM2)
 
 
-def _describe(labels: Labels, label: int, where: tuple[slice, slice], *, nuclei: Mask, factor: float) -> Found:
+def _describe(labels: Labels, label: int, where: tuple[slice, slice], *, nuclei: Mask, factor: float) -> DetectedCell:
     mask = labels[where] == label
     top, left = where[0].start, where[1].start
     contours = measure.find_contours(np.pad(mask, 1).astype(np.float32), 0.5)  # type: ignore[no-untyped-call]
@@ -223,7 +223,7 @@ def _describe(labels: Labels, label: int, where: tuple[slice, slice], *, nuclei:
     outline = (contour + np.array([left - 0.5, top - 0.5])) * factor
     nucleus = mask & nuclei[where]
     share = float(nucleus.sum() / mask.sum())
-    return Found(outline, share, _touches(labels, label, where), _roundness(nucleus))
+    return DetectedCell(outline, share, _touches(labels, label, where), _roundness(nucleus))
 
 
 def _roundness(nucleus: Mask) -> float:
@@ -342,7 +342,7 @@ def numbered(cells: list[FieldCell]) -> list[FieldCell]:
     return [replace(cell, number=number) for number, cell in enumerate(ordered, start=1)]
 
 
-def describe(found: Found, field: Field) -> FieldCell:
+def describe(found: DetectedCell, field: Field) -> FieldCell:
     """Measure one found cell in its field."""
     um = field.scale.um_per_px
     outline = _on_its_edge(smooth(found.outline, reach=0.35 / um), field)
@@ -372,7 +372,7 @@ def drawn_cell(outline: Outline, field: Field) -> FieldCell:
     cv2.fillPoly(mask, [np.rint((outline - (left, top)) / factor - 0.5).astype(np.int32)], (1,))
     nucleus = masks(working, field.stain, um=um * factor).nuclei & mask.astype(bool)
     share = float(nucleus.sum() / max(mask.sum(), 1))
-    return describe(Found(outline, share, False, _roundness(nucleus)), field)
+    return describe(DetectedCell(outline, share, False, _roundness(nucleus)), field)
 
 
 def smooth(outline: Outline, *, reach: float) -> Outline:

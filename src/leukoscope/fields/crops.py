@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images.crop import FRAME_SIDE, FRAME_UM_PER_PX, GLASS, OFFSET, SIDE, UM_PER_PX, Table, colour_table
+from ..images.crop import FRAME_SIDE, FRAME_UM_PER_PX, GLASS, OFFSET, SIDE, UM_PER_PX, ColourTable, colour_table
 from .cells import Field, FieldCell, preview
 from .images import Mask, Pixels, blur, brightest, eroded, grown, opened, parts, rescaled
 from .scale import RELEASE_UM_PER_PX
@@ -95,21 +95,21 @@ def _around(pixels: Pixels, middle: NDArray[np.float64], *, reach: float) -> tup
     return pixels[top:bottom, left:right], np.array([left, top], float)
 
 
-def table_of_field(field: Field) -> Table:
+def table_of_field(field: Field) -> ColourTable:
     """Return what brings the colours of a field to those of crops."""
     red = np.asarray(_red_cells(field))
     gain = np.clip(np.asarray(RED_CELL) / np.maximum(red, 0.03), *_GAIN) ** _HALF_WAY
     return colour_table(field.stain.background, gain)
 
 
-def shown(pixels: Pixels, mask: Mask, table: Table) -> Pixels:
+def shown(pixels: Pixels, mask: Mask, table: ColourTable) -> Pixels:
     """Return the crop that the network sees of a frame: recoloured, shrunk, glass around the cell."""
     zoom = FRAME_UM_PER_PX / UM_PER_PX
     shift = (SIDE / 2 - 0.5) - zoom * (FRAME_SIDE / 2 - 0.5)
     return moved(pixels, mask, table, np.array([[zoom, 0, shift], [0, zoom, shift]]))
 
 
-def moved(pixels: Pixels, mask: Mask, table: Table, move: NDArray[np.float64], *, grow: float = 0.0) -> Pixels:
+def moved(pixels: Pixels, mask: Mask, table: ColourTable, move: NDArray[np.float64], *, grow: float = 0.0) -> Pixels:
     """Return the same under any affine movement (2, 3); `grow` shifts the outline, 0.3 is about .1 µm outwards."""
     zoom = float(np.sqrt(abs(np.linalg.det(move[:, :2]))))
     if zoom < 0.9:

@@ -372,7 +372,7 @@ def _slide(opener: Open, path: Path, *, name: str, output: Path, options: FieldO
     )
     kept = [(cell, crop) for cell, crop in zip(found.cells, found.crops, strict=True) if _wanted(cell, options)]
     cells, crops = zip(*kept, strict=True) if kept else ((), ())
-    return Extracted(path, name, found.size, found.look.scale, cells, crops, slide_problem(found), found.notes)
+    return Extracted(path, name, found.size, found.measures.scale, cells, crops, slide_problem(found), found.notes)
 
 
 def _field(
@@ -423,7 +423,7 @@ def _wrong_scale(field: Field) -> str:
 
 def slide_problem(found: SlideResult) -> str:
     """Say what of a slide could not be read, or not be trusted, or nothing."""
-    blurred = [_BLURRED] if 2 * found.look.blurred > found.look.windows else []
+    blurred = [_BLURRED] if 2 * found.measures.blurred > found.measures.windows else []
     more = [f"and {len(found.problems) - _NAMED} more tiles like these"] if len(found.problems) > _NAMED else []
     return "; ".join([*blurred, *found.problems[:_NAMED], *more])
 

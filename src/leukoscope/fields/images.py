@@ -13,7 +13,7 @@ from ..images.crop import BLACK, shows_view
 from ..images.read import read_picture
 from ..images.scale import stated_scale
 
-Number = TypeVar("Number", np.uint8, np.float32)
+Level = TypeVar("Level", np.uint8, np.float32)
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Plane = NDArray[np.float32]  # (height, width), or (height, width, 3) for optical density
 Mask = NDArray[np.bool_]  # (height, width)
@@ -25,12 +25,12 @@ def blur(plane: Plane, spread: float) -> Plane:
     return np.asarray(cv2.GaussianBlur(plane, (0, 0), spread), np.float32)
 
 
-def brightest(pixels: NDArray[Number]) -> NDArray[Number]:
+def brightest(pixels: NDArray[Level]) -> NDArray[Level]:
     """Return the largest of the three channels; three times as fast as max over the last axis."""
     return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 
 
-def darkest(pixels: NDArray[Number]) -> NDArray[Number]:
+def darkest(pixels: NDArray[Level]) -> NDArray[Level]:
     """Return the smallest of the three channels."""
     return np.minimum(np.minimum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ImageError, attempt
 from ..files import fingerprint, read_json, write_json
-from ..images.crop import Table
+from ..images.crop import ColourTable
 from ..images.read import file_format, stored_box, tiff_readable, turned_size, turned_upright, upright
 from ..images.scale import scale_of_tiff
 from ..progress import track
@@ -59,7 +59,7 @@ _EDGE = 8  # pixels around a cell that its crop needs for resampling
 _STAINED = 28  # grey levels that something stained is darker than glass
 
 
-Place = tuple[int, int, int, int]  # left, top, width, height in pixels of the slide
+Rectangle = tuple[int, int, int, int]  # left, top, width, height in pixels of the slide
 
 
 class Slide(Protocol):
@@ -130,7 +130,7 @@ class TiffSlide:
 
 
 @dataclass(frozen=True)
-class Look:
+class SlideMeasures:
     """What was learned of a slide before cells are sought in it; plain data that processes can share."""
 
     stain: Stain
@@ -167,7 +167,7 @@ def is_slide(path: Path) -> bool:
     return attempt(by_content) is True  # what cannot be read is no slide: the reader of fields says why
 
 
-def look_at(slide: Slide, *, um_per_px: float | None = None) -> Look:
+def measure_slide(slide: Slide, *, um_per_px: float | None = None) -> SlideMeasures:
     """Learn stain, scale and focus of a slide from windows where most is stained.
 
     Raises:
@@ -180,7 +180,7 @@ def look_at(slide: Slide, *, um_per_px: float | None = None) -> Look:
         raise ImageError(reason, path=slide.name)
     scale = _scale_of(slide, windows, stain, um_per_px=um_per_px)
     blurred = sum(out_of_focus(window, stain, um_per_px=scale.um_per_px) for window in windows)
-    return Look(stain, scale, blurred, len(windows))
+    return SlideMeasures(stain, scale, blurred, len(windows))
 
 
 def tiles_of(slide: Slide, *, tile: int, um_per_px: float) -> list[Tile]:
@@ -195,13 +195,13 @@ def tiles_of(slide: Slide, *, tile: int, um_per_px: float) -> list[Tile]:
     ]
 
 
-def tile_cells(slide: Slide, look: Look, tile: Tile) -> list[FieldCell]:
+def tile_cells(slide: Slide, measures: SlideMeasures, tile: Tile) -> list[FieldCell]:
     """Return the cells whose middle lies in a tile, in pixels of the slide."""
-    left, top, pixels = read_with_margin(slide, tile, um_per_px=look.scale.um_per_px)
-    if not _anything_stained(pixels, look.stain):
+    left, top, pixels = read_with_margin(slide, tile, um_per_px=measures.scale.um_per_px)
+    if not _anything_stained(pixels, measures.stain):
         return []
-    field = Field(slide.name, pixels, look.stain, look.scale)
-    found = ClassicalDetector()(pixels, look.stain, um_per_px=look.scale.um_per_px)
+    field = Field(slide.name, pixels, measures.stain, measures.scale)
+    found = ClassicalDetector()(pixels, measures.stain, um_per_px=measures.scale.um_per_px)
     near = [one for one in found if _reaches(one.outline + np.array([left, top]), tile)]
     cells = [moved(describe(one, field), right=left, down=top) for one in near]
     return [cell for cell in cells if _owns(tile, cell)]
@@ -216,26 +216,26 @@ def read_with_margin(slide: Slide, tile: Tile, *, um_per_px: float) -> tuple[int
     return left, top, slide.read(left, top, right - left, bottom - top)
 
 
-def window_field(slide: Slide, look: Look, cell: FieldCell) -> tuple[Field, FieldCell]:
+def window_field(slide: Slide, measures: SlideMeasures, cell: FieldCell) -> tuple[Field, FieldCell]:
     """Return the surroundings of one cell as a field of its own, and the cell in its pixels."""
     left, top = max(0, cell.box[0] - _EDGE), max(0, cell.box[1] - _EDGE)
     right, bottom = min(slide.size[0], cell.box[2] + _EDGE), min(slide.size[1], cell.box[3] + _EDGE)
     pixels = slide.read(left, top, right - left, bottom - top)
-    return Field(slide.name, pixels, look.stain, look.scale), moved(cell, right=-left, down=-top)
+    return Field(slide.name, pixels, measures.stain, measures.scale), moved(cell, right=-left, down=-top)
 
 
-def sample_cells(slide: Slide, look: Look) -> Iterator[tuple[Field, list[FieldCell]]]:
+def sample_cells(slide: Slide, measures: SlideMeasures) -> Iterator[tuple[Field, list[FieldCell]]]:
     """Yield the windows from which the slide was learned, with their cells."""
     for _, pixels in _windows(slide):
-        field = Field(slide.name, pixels, look.stain, look.scale)
+        field = Field(slide.name, pixels, measures.stain, measures.scale)
         yield field, find_cells(field)
 
 
-def count_slide(open_slide: "Open", look: Look) -> Iterator[BloodCount]:
+def count_slide(open_slide: "Open", measures: SlideMeasures) -> Iterator[BloodCount]:
     """Yield red cells and platelets of the windows from which the slide was learned; nothing of a coarse slide."""
     slide = open_slide()
     for (left, top, width, height), pixels in _windows(slide):
-        field = Field(slide.name, pixels, look.stain, look.scale)
+        field = Field(slide.name, pixels, measures.stain, measures.scale)
         if (counted := count_blood(field, find_cells(field))) is not None:
             yield replace(counted, area=(left, top, left + width, top + height))
 
@@ -262,7 +262,7 @@ def _anything_stained(pixels: Pixels, stain: Stain) -> bool:
     return bool((darkest(pixels[::4, ::4]) < min(stain.background) - _STAINED).mean() > 1e-4)
 
 
-def _windows(slide: Slide) -> list[tuple[Place, Pixels]]:
+def _windows(slide: Slide) -> list[tuple[Rectangle, Pixels]]:
     """Return the windows to learn from, and where they lie; damaged ones are left out as long as one is whole."""
     windows, damage = [], ImageError("is blank: nothing stained is on it. Choose another slide.", path=slide.name)
     for place in _places(slide):
@@ -275,7 +275,7 @@ def _windows(slide: Slide) -> list[tuple[Place, Pixels]]:
     return windows
 
 
-def _places(slide: Slide) -> list[Place]:
+def _places(slide: Slide) -> list[Rectangle]:
     """Return left, top, width, height of windows with many stained pixels, spread over the slide."""
     small = slide.thumbnail(_THUMBNAIL)
     zoom = max(slide.size) / max(small.shape[:2])
@@ -334,14 +334,14 @@ Open = Callable[[], Slide]  # opens the slide; picklable, so that every process 
 class Work:
     """What every tile of one slide needs; plain data that processes can share."""
 
-    look: Look
+    measures: SlideMeasures
     name: str
     state: Path
     crops: Path
     method: str
     source: StainStatistics | None
     target: StainStatistics
-    colours: Table | None = None
+    colours: ColourTable | None = None
     """Brings crops for types to their colours; None where these are not wanted."""
 
 
@@ -349,7 +349,7 @@ class Work:
 class SlideResult:
     """The cells of a slide in its pixels, numbered in reading order, and what could not be read."""
 
-    look: Look
+    measures: SlideMeasures
     size: tuple[int, int]
     cells: list[FieldCell]
     crops: list[Path]  # one for each cell
@@ -380,9 +380,9 @@ def extract_slide(
         ImageError: the slide cannot be opened, is blank, or has no scale. A damaged tile does not raise: it is named.
     """
     slide = open_slide()
-    look = look_at(slide, um_per_px=um_per_px)
-    work = _prepare(slide, look, output=output, name=name, method=method, target=target, type_crops=type_crops)
-    tiles = tiles_of(slide, tile=tile, um_per_px=look.scale.um_per_px)
+    measures = measure_slide(slide, um_per_px=um_per_px)
+    work = _prepare(slide, measures, output=output, name=name, method=method, target=target, type_crops=type_crops)
+    tiles = tiles_of(slide, tile=tile, um_per_px=measures.scale.um_per_px)
     cells, problems = [], []
     for done in track(_all_tiles(open_slide, work, tiles, jobs=jobs), name, total=len(tiles)):
         cells += done.cells
@@ -391,7 +391,7 @@ def extract_slide(
     write_png(output / "outlines" / f"{name}.png", draw_marks(slide.thumbnail(1024), slide.size, ordered))
     crops = [crop_path(work, cell) for cell in ordered]
     types = tuple(type_crop_path(work, cell) for cell in ordered) if type_crops else ()
-    return SlideResult(look, slide.size, ordered, crops, tuple(problems), slide.notes, types)
+    return SlideResult(measures, slide.size, ordered, crops, tuple(problems), slide.notes, types)
 
 
 def crop_path(work: Work, cell: FieldCell) -> Path:
@@ -411,18 +411,25 @@ class _Done:
 
 
 def _prepare(
-    slide: Slide, look: Look, *, output: Path, name: str, method: str, target: StainStatistics, type_crops: bool
+    slide: Slide,
+    measures: SlideMeasures,
+    *,
+    output: Path,
+    name: str,
+    method: str,
+    target: StainStatistics,
+    type_crops: bool,
 ) -> Work:
     """Settle the stain normalisation and the folder in which finished tiles are remembered."""
-    sampled = list(sample_cells(slide, look))
+    sampled = list(sample_cells(slide, measures))
     crops = [cut_crop(field, cell) for field, cells in sampled for cell in cells[:20]]
     source = measure(sample_crops(crops)) if method != "none" else None
     tables = [table_of_field(field) for field, _ in sampled] if type_crops else []
     colours = np.median(tables, axis=0) if tables else None
-    known = [asdict(look), slide.size, method, target.to_json(), ClassicalDetector.name]
+    known = [asdict(measures), slide.size, method, target.to_json(), ClassicalDetector.name]
     key = fingerprint([*known, "types"] if type_crops else known)[:16]
     state, crops_folder = output / "state" / f"{name}-{key}", output / "crops" / name
-    return Work(look, name, state, crops_folder, method, source, target, colours)
+    return Work(measures, name, state, crops_folder, method, source, target, colours)
 
 
 def _all_tiles(open_slide: Open, work: Work, tiles: list[Tile], *, jobs: int) -> Iterator[_Done]:
@@ -451,7 +458,7 @@ def _tile(slide: Slide, work: Work, tile: Tile) -> _Done:
     if path.exists():
         return _Done([_from_json(cell) for cell in read_json(path)])
     try:
-        cells = [_from_json(_to_json(cell)) for cell in tile_cells(slide, work.look, tile)]
+        cells = [_from_json(_to_json(cell)) for cell in tile_cells(slide, work.measures, tile)]
         _write_crops(slide, work, cells)
     except ImageError as problem:
         return _Done([], str(problem))
@@ -462,7 +469,7 @@ def _tile(slide: Slide, work: Work, tile: Tile) -> _Done:
 def _write_crops(slide: Slide, work: Work, cells: list[FieldCell]) -> None:
     stain: Normaliser = normaliser(work.method, work.source, target=work.target)
     for cell in cells:
-        field, inside = window_field(slide, work.look, cell)
+        field, inside = window_field(slide, work.measures, cell)
         write_png(crop_path(work, cell), stain(cut_crop(field, inside)))
         if work.colours is not None:
             write_png(type_crop_path(work, cell), shown(*frame(field, inside), work.colours))

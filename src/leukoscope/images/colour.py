@@ -27,7 +27,7 @@ _ROUNDING = 1e-3  # that a fraction of white may exceed 1
 
 
 @dataclass(frozen=True)
-class Range:
+class ValueRange:
     """The values that are black and white, and where they come from."""
 
     low: float
@@ -36,10 +36,10 @@ class Range:
     """In words, such as '12 bits per channel, told by the brightest pixel'; empty where nothing was changed."""
 
 
-EIGHT = Range(0, 255, "")
+EIGHT = ValueRange(0, 255, "")
 
 
-def range_of(values: NDArray[Any], *, bits: int, stated: tuple[float, float] | None = None) -> Range:
+def range_of(values: NDArray[Any], *, bits: int, stated: tuple[float, float] | None = None) -> ValueRange:
     """Return the range of colours, (height, width, channels), without alpha.
 
     Args:
@@ -56,17 +56,17 @@ def range_of(values: NDArray[Any], *, bits: int, stated: tuple[float, float] | N
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("values that are no numbers (NaN or infinite)")
     if stated and stated[0] <= low and high <= stated[1] and stated[0] < stated[1]:
-        return Range(*stated, f"values from {stated[0]:g} to {stated[1]:g}, as the file states")
+        return ValueRange(*stated, f"values from {stated[0]:g} to {stated[1]:g}, as the file states")
     if low < 0:
         raise ValueError("values below zero, and does not state their range")
     if values.dtype.kind == "f":
         return _of_fractions(high)
     if bits not in _STORED:
-        return Range(0, 2**bits - 1, f"{bits} bits per channel, as the file states")
+        return ValueRange(0, 2**bits - 1, f"{bits} bits per channel, as the file states")
     return _of_depth(high, most=np.iinfo(values.dtype).max)
 
 
-def eight_bits(values: NDArray[Any], given: Range) -> NDArray[np.uint8]:
+def eight_bits(values: NDArray[Any], given: ValueRange) -> NDArray[np.uint8]:
     """Return values as whole numbers from 0 (low) to 255 (high); what lies outside becomes black or white."""
     if given is EIGHT:
         return np.ascontiguousarray(values, np.uint8)
@@ -79,21 +79,21 @@ def eight_bits(values: NDArray[Any], given: Range) -> NDArray[np.uint8]:
     return result
 
 
-def _of_fractions(high: float) -> Range:
+def _of_fractions(high: float) -> ValueRange:
     if high <= 1 + _ROUNDING:
-        return Range(0, 1, "floating point from 0 to 1")
+        return ValueRange(0, 1, "floating point from 0 to 1")
     depth = _of_depth(high)
-    return Range(0, depth.high, f"floating point, read as {depth.said}")
+    return ValueRange(0, depth.high, f"floating point, read as {depth.said}")
 
 
-def _of_depth(high: float, *, most: int = 2**64 - 1) -> Range:
+def _of_depth(high: float, *, most: int = 2**64 - 1) -> ValueRange:
     """Return the range of the smallest depth that holds the brightest pixel, and that its numbers can hold."""
     depth = next((bits for bits in _DEPTHS if high < 2**bits), _DEPTHS[-1])
     depth = min(depth, most.bit_length())  # 15 where numbers of 16 bits have a sign
-    return Range(0, 2**depth - 1, f"{depth} bits per channel, told by the brightest pixel")
+    return ValueRange(0, 2**depth - 1, f"{depth} bits per channel, told by the brightest pixel")
 
 
-def _scaled(values: NDArray[Any], given: Range) -> NDArray[np.uint8]:
+def _scaled(values: NDArray[Any], given: ValueRange) -> NDArray[np.uint8]:
     share = (values.astype(np.float64) - given.low) / (given.high - given.low)
     return np.asarray(np.clip(np.floor(share * 255 + 0.5), 0, 255), np.uint8)
 

@@ -167,8 +167,8 @@ OFFSET = 8.0  # grey levels added before the logarithm, as in fields.stain
 RELEASE_UM_PER_PX = 0.06  # of C-NMC 2019, as in fields.scale
 
 Mask = NDArray[np.bool_]  # (height, width)
-Table = NDArray[np.float32]  # (256, 3): grey level of the picture -> grey level of the crop, for each channel
-Weights = NDArray[np.float32]
+ColourTable = NDArray[np.float32]  # (256, 3): grey level of the picture -> grey level of the crop, for each channel
+Floats = NDArray[np.float32]
 
 _NUCLEUS = 2.1  # length of the optical density of the darkest twentieth of a cell
 _NUCLEUS_GAIN = (0.6, 1.8)
@@ -284,7 +284,7 @@ def _slice(part: range, whole: range) -> slice:
     return slice(part.start - whole.start, part.stop - whole.start)
 
 
-def table_on_black(pixels: RGB, mask: Mask) -> Table:
+def table_on_black(pixels: RGB, mask: Mask) -> ColourTable:
     """Return what brings the colours of a cell on black to those of crops."""
     inside = pixels[mask]
     if len(inside) < 50:
@@ -305,7 +305,7 @@ def _percentiles(levels: NDArray[np.uint8], shares: NDArray[np.float64]) -> NDAr
     return np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
 
 
-def colour_table(glass: Sequence[float] | NDArray[np.float64], gain: NDArray[np.float64]) -> Table:
+def colour_table(glass: Sequence[float] | NDArray[np.float64], gain: NDArray[np.float64]) -> ColourTable:
     """Return the table by which a colour's optical density against `glass` is multiplied by `gain`, glass to GLASS."""
     level = np.arange(256)[:, None]
     density = np.clip(np.log((np.asarray(glass)[None] + OFFSET) / (level + OFFSET)), -0.1, 3.0) * gain
@@ -317,16 +317,16 @@ class _Taps:
     """A resampling along one axis: each new place is a weighted sum of few old ones, which lie side by side."""
 
     at: NDArray[np.intp]  # (new side, taps): old places
-    weight: Weights  # (new side, taps)
+    weight: Floats  # (new side, taps)
 
-    def __call__(self, plane: Weights) -> Weights:
+    def __call__(self, plane: Floats) -> Floats:
         """Return a plane (old side, ...) resampled along its first axis."""
         total = self._weighed(plane, 0)
         for tap in range(1, self.at.shape[1]):
             total += self._weighed(plane, tap)
         return total
 
-    def _weighed(self, plane: Weights, tap: int) -> Weights:
+    def _weighed(self, plane: Floats, tap: int) -> Floats:
         at, weight = self.at[:, tap], self.weight[:, tap, None, None]
         if at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
             return np.asarray(plane[at[0] : at[0] + len(at)] * weight)  # without a copy
@@ -342,7 +342,7 @@ class _Taps:
         return _Taps(np.clip(at, 0, len(old) - 1), np.where(outside, 0, weight)) if outside.any() else _Taps(at, weight)
 
     @property
-    def sums(self) -> Weights:
+    def sums(self) -> Floats:
         return np.asarray(self.weight.sum(1), np.float32)
 
 
@@ -355,7 +355,7 @@ def _taps(dense: NDArray[np.floating[Any]]) -> _Taps:
     return _Taps(at, np.take_along_axis(dense, at, 1).astype(np.float32))
 
 
-def _both_ways(taps: Sequence[_Taps], plane: NDArray[np.generic], *, fill: float = 0) -> Weights:
+def _both_ways(taps: Sequence[_Taps], plane: NDArray[np.generic], *, fill: float = 0) -> Floats:
     """Return a plane (height, width, channels) resampled down and across; `fill` is what lies outside of it."""
     down, across = taps
     halfway = down(np.ascontiguousarray(plane, np.float32))
@@ -401,14 +401,14 @@ def _areas(side: int, zoom: float) -> tuple[NDArray[np.intp], NDArray[np.float64
     return np.pad(first, 1, mode="edge"), np.pad(weights, ((1, 1), (0, 0)))
 
 
-def _shrink() -> Weights:
+def _shrink() -> Floats:
     """Return the weights from a frame to a crop, (SIDE, FRAME_SIDE): pixel i takes the value at (i - shift) / zoom."""
     zoom = FRAME_UM_PER_PX / UM_PER_PX
     place = (np.arange(SIDE)[:, None] - ((SIDE / 2 - 0.5) - zoom * (FRAME_SIDE / 2 - 0.5))) / zoom
     return np.asarray(np.clip(1 - np.abs(place - np.arange(FRAME_SIDE)), 0, None), np.float32)
 
 
-def _gaussian(side: int, spread: float, *, reach: int) -> Weights:
+def _gaussian(side: int, spread: float, *, reach: int) -> Floats:
     """Return the weights of a Gaussian of standard deviation `spread` pixels; the border is mirrored."""
     step = np.arange(-reach, reach + 1)
     kernel = np.exp(-0.5 * (step / spread) ** 2)

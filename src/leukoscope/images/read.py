@@ -24,7 +24,7 @@ from .colour import (
     HEADER,
     SYCC,
     Profile,
-    Range,
+    ValueRange,
     colours_of_jp2,
     eight_bits,
     profile_of,
@@ -594,7 +594,9 @@ def _heif(stream: BinaryIO, limits: _Limits) -> Read:
         raise ImageError(f"is a grey (black and white) image; {_COLOUR}", path=name)
     colours = _opaque(values, name) if values.shape[2] == 4 else values
     depth = image.info.get("bit_depth", 16)
-    given = EIGHT if colours.dtype == np.uint8 else Range(0, 65535, f"{depth} bits per channel, as the file states")
+    given = (
+        EIGHT if colours.dtype == np.uint8 else ValueRange(0, 65535, f"{depth} bits per channel, as the file states")
+    )
     icc = image.info.get("icc_profile")
     profile = Profile(icc) if icc else profile_of_boxes(_head(stream, HEADER), name=name)
     pixels, said = _srgb(eight_bits(colours, given), profile, name)

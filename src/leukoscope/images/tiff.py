@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError, LeukoscopeError, attempt, require
 from ..progress import muted
-from .colour import Profile, Range, eight_bits, lab_to_srgb, profile_of_tags, range_of, to_srgb
+from .colour import Profile, ValueRange, eight_bits, lab_to_srgb, profile_of_tags, range_of, to_srgb
 
 Places = tuple[slice, slice]
 
@@ -73,7 +73,7 @@ class Tiff:
         self.size = self._levels[0].size
         """Width and height in pixels as stored."""
         self.orientation = _orientation(self.page)
-        self._range: Range | None = None
+        self._range: ValueRange | None = None
 
     def _opened(self) -> "list[_Level]":
         return [_Level(stored, self.name, self._lock) for stored in _levels(self.file, self.name)]
@@ -150,7 +150,7 @@ class Tiff:
             raise ImageError(f"takes {bytes_needed / 1e9:.1f} GB when it is unpacked. Crop it.", path=self.name)
         return self.read(0, 0, width, height)
 
-    def _told(self, values: NDArray[Any]) -> Range:
+    def _told(self, values: NDArray[Any]) -> ValueRange:
         """Return the range of the picture: of these values where they are all of it, else of what the slide shows."""
         if self.page.photometric == _PALETTE:
             return range_of(np.zeros(1, np.uint8), bits=8)

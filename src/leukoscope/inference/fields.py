@@ -25,7 +25,7 @@ from ..fields.images import Pixels
 from ..fields.scale import Scale
 from ..fields.slides import Open, SlideResult, count_slide, extract_slide
 from ..fields.stain import DEFAULT_METHOD, RELEASE_STAIN, Normaliser, StainStatistics
-from ..images.crop import Table
+from ..images.crop import ColourTable
 from ..images.read import read_image
 from ..interop.dicom import DicomImage, is_dicom
 from ..progress import in_parallel
@@ -90,7 +90,7 @@ def judge_cell(
     stain: Normaliser,
     point: str = "balanced",
     with_crop: bool = False,
-    colours: Table | None = None,
+    colours: ColourTable | None = None,
 ) -> JudgedCell:
     """Judge one cell of a field; `stain` is the field's own, from `field_normaliser` over all its cells.
 
@@ -262,23 +262,23 @@ class Reader:
         def draw(shown: Sequence[FieldCell], colours: Colours) -> Pixels:
             return draw_marks(opener().thumbnail(_THUMBNAIL), found.size, shown, colours=colours)
 
-        problem, look = slide_problem(found), found.look
+        problem, measures = slide_problem(found), found.measures
         return Smear(
             path,
             name,
             found.size,
-            look.scale,
+            measures.scale,
             problem,
             cells,
             found.notes,
             draw,
-            lambda: list(count_slide(opener, look)),
+            lambda: list(count_slide(opener, measures)),
         )
 
     def _judged(self, found: SlideResult, folder: ExitStack, *, field: str) -> Iterator[JudgedCell]:
         """Judge the crops that a slide has left on the disk, then let them go."""
         with folder:
-            judge = partial(self._from_disk, field=field, um_per_px=found.look.scale.um_per_px)
+            judge = partial(self._from_disk, field=field, um_per_px=found.measures.scale.um_per_px)
             types = found.type_crops or found.crops
             yield from in_parallel(judge, zip(found.cells, found.crops, types, strict=True))
 

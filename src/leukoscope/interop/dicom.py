@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, ImageError, LeukoscopeError, UnreachableError, attempt, require, why_unreachable
 from ..files import write_whole
-from ..images.colour import Profile, Range, eight_bits, profile_of_label, range_of, to_srgb
+from ..images.colour import Profile, ValueRange, eight_bits, profile_of_label, range_of, to_srgb
 from ..images.read import RGB, file_format
 from ..images.scale import MM_UM, Claim, Stated, believed, number_of
 from ..progress import track
@@ -64,7 +64,7 @@ class DicomImage:
         self.notes: tuple[str, ...] = (self.stated.note,) if self.stated.note else ()
         """What was done to depth and colours, and what was not believed of the scale."""
         self._profile = facts.profile
-        self._range: Range | None = None
+        self._range: ValueRange | None = None
         self._image = _opened(path, head, whole_slide=self._whole_slide)
         self._whole: RGB | None = None
 
