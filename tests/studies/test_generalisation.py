@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from leukoscope.data.cells import Cell
 from leukoscope.studies.adaptation_curve import _drawn, _halves, laboratories
-from leukoscope.studies.generalisation import Answers, Test, measured, sizes_alike
+from leukoscope.studies.generalisation import RECIPES, Answers, Test, measured, sizes_alike
 from leukoscope.studies.material import Material
 
 
@@ -76,3 +76,11 @@ def test_reviewed_cells_are_of_other_subjects_than_those_judged(material: Materi
         assert counts.max() - counts.min() <= 1, "subjects give as many cells each"
         judged += asked.tolist()
     assert sorted(judged) == list(range(len(rows)))
+
+
+def test_stored_answers_are_found_under_the_keys_they_were_written_with() -> None:
+    kinds = {recipe.name: recipe.key.partition(":")[0] for recipe in RECIPES}
+    assert kinds["size alone"] == "OneFeature"
+    assert kinds["frozen Lite0"] == "Frozen"
+    assert kinds["two looks"] == "Stages"
+    assert next(recipe.key for recipe in RECIPES if recipe.name == "fine-tune") == "Trained: {'settings': ()}"

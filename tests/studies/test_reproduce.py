@@ -15,7 +15,7 @@ from leukoscope.cli import leukoscope
 from leukoscope.files import read_json
 from leukoscope.studies import transfer
 from leukoscope.studies.material import folds_by
-from leukoscope.studies.study import Bench, Given, Scale, Truth, find, names, over_seeds, sampled
+from leukoscope.studies.study import Bench, Given, StudySize, Truth, find, names, over_seeds, sampled
 
 # Enough for every path; the numbers mean nothing.
 SMALL = ("--synthetic", "144", "--seeds", "2", "--images", "120", "--size", "32", "--epochs", "2", "--offline")
@@ -96,7 +96,7 @@ def test_a_lost_arm_is_run_again_and_no_other(out: Path) -> None:
 
 def test_an_arm_with_other_settings_is_run_anew(tmp_path: Path) -> None:
     study = find("leak")
-    bench = Bench(study, Given(synthetic=48), Scale(seeds=1, size=32), tmp_path, print)
+    bench = Bench(study, Given(synthetic=48), StudySize(seeds=1, size=32), tmp_path, print)
     assert bench.kept("arm", {"seed": 0}, lambda: 1) == 1
     assert bench.kept("arm", {"seed": 0}, lambda: 2) == 1
     assert bench.kept("arm", {"seed": 1}, lambda: 3) == 3

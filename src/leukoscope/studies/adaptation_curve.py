@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..adaptation import Head, Reviewed, fit_heads, held_out_by, rule_of
 from ..errors import DataError
@@ -13,11 +12,10 @@ from ..evaluation.metrics import Floats, Ints, auroc
 from ..evaluation.predictions import fit_temperature, temper
 from ..inference.rejection import UNSURE, decide, fit_conformal
 from ..training.probe import discriminant
-from .generalisation import ALPHA, RECIPES, Stages, in_thirds
-from .material import INTERVAL, Material, folds_by, load, sample
-from .study import Bench, Cell, Figure, Line, Number, Page, Scale, Section, Study, beyond_chance, lines, shown
+from .generalisation import ALPHA, RECIPES, StageMeans, in_thirds
+from .material import INTERVAL, Features, Material, folds_by, load, sample
+from .study import Bench, Figure, Line, Number, Page, Section, Study, StudySize, TableValue, beyond_chance, lines, shown
 
-Table = NDArray[np.float32]
 COUNTS = (0, 20, 50, 200, 500)
 """Reviewed cells, half of them of each class."""
 FEWEST = 4
@@ -26,7 +24,7 @@ _SHIPPED = "two looks"  # the recipe of the shipped model
 
 
 @dataclass(frozen=True)
-class Said:
+class Decisions:
     """What a head says to the cells of one part, by seed."""
 
     chances: list[Floats]
@@ -36,7 +34,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Judge:
+class DecisionRule:
     """A head, and when it is unsure."""
 
     head: Head
@@ -44,16 +42,16 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Laboratory:
+class UnseenPart:
     """A part that the model has not seen."""
 
     material: Material
-    table: Table
+    table: Features
     """(all cells, channels): what the network sees of each."""
     part: str
     rows: Ints
     """Its cells in material and table."""
-    base: Judge
+    base: DecisionRule
     """What it starts from."""
 
 
@@ -62,7 +60,7 @@ def run(bench: Bench) -> Page:
     material = sample(load(bench), bench.scale.images, rng=np.random.default_rng(0))
     material = in_thirds(material) if material.synthetic else material
     recipe = next(each for each in RECIPES if each.name == _SHIPPED)
-    assert isinstance(recipe, Stages)
+    assert isinstance(recipe, StageMeans)
     table = recipe.features(bench, material).astype(np.float32)
     numbers: dict[str, Any] = {"alpha": ALPHA, "parts": {}}
     for part in laboratories(material):
@@ -97,15 +95,15 @@ def _others(material: Material, part: str) -> Ints:
     return np.flatnonzero(~here & ~np.isin(material.group_names, material.group_names[here]))
 
 
-def _of_part(bench: Bench, material: Material, table: Table, part: str) -> dict[str, Any]:
+def _of_part(bench: Bench, material: Material, table: Features, part: str) -> dict[str, Any]:
     rows, others = np.flatnonzero(material.parts == part), _others(material, part)
-    laboratory = Laboratory(material, table, part, rows, _base(material, table, others))
-    said: dict[int, Said] = {}
+    laboratory = UnseenPart(material, table, part, rows, _base(material, table, others))
+    said: dict[int, Decisions] = {}
     for count in COUNTS:
         if count and min(np.bincount(material.labels[rows])) < count:
             continue  # half of the subjects must have half of these cells of each class
         each = [_asked(bench, laboratory, count=count, seed=seed) for seed in bench.seeds]
-        said[count] = Said([np.array(one["chances"]) for one in each], [np.array(one["decided"]) for one in each])
+        said[count] = Decisions([np.array(one["chances"]) for one in each], [np.array(one["decided"]) for one in each])
     found = _measured(material, rows, said)
     names = ("auroc", *(f"{what}.{label}" for what in ("called_other", "decided") for label in material.classes))
     return {
@@ -124,7 +122,7 @@ def _of_part(bench: Bench, material: Material, table: Table, part: str) -> dict[
     }
 
 
-def _base(material: Material, table: Table, rows: Ints) -> Judge:
+def _base(material: Material, table: Features, rows: Ints) -> DecisionRule:
     """Return what a laboratory starts from, learnt from other parts alone."""
     features, labels, groups = table[rows], material.labels[rows], material.groups[rows]
     unseen = np.zeros((len(rows), 2))
@@ -133,10 +131,10 @@ def _base(material: Material, table: Table, rows: Ints) -> Judge:
         unseen[test] = part.raw(features[test][:, None])
     temperature = float(fit_temperature(labels, unseen))
     head = Head(*discriminant(features, labels, groups, shrinkage=0.1), temperature=temperature)
-    return Judge(head, fit_conformal(temper(unseen, temperature), labels, groups, alpha=ALPHA))
+    return DecisionRule(head, fit_conformal(temper(unseen, temperature), labels, groups, alpha=ALPHA))
 
 
-def _asked(bench: Bench, laboratory: Laboratory, *, count: int, seed: int) -> dict[str, Any]:
+def _asked(bench: Bench, laboratory: UnseenPart, *, count: int, seed: int) -> dict[str, Any]:
     """Return what is said to the cells of a part after `count` of it were read, of other subjects than each."""
     material, table, rows = laboratory.material, laboratory.table, laboratory.rows
 
@@ -176,17 +174,17 @@ def _drawn(material: Material, rows: Ints, places: Ints, count: int, rng: np.ran
     return np.sort(np.array(chosen))
 
 
-def _adapted(material: Material, table: Table, rows: Ints, head: Head, *, seed: int) -> Judge:
+def _adapted(material: Material, table: Features, rows: Ints, head: Head, *, seed: int) -> DecisionRule:
     """Return the head that `leukoscope adapt` fits to these cells, and when it is unsure."""
     labels, names = material.labels[rows], tuple(material.group_names[rows].tolist())
     groups, by_subject = held_out_by(names, labels)
     embeddings = table[rows][:, None].astype(np.float32)
     seen = Reviewed(labels, groups, by_subject, names, (embeddings,), head.probabilities(embeddings), ())
     heads, unseen = fit_heads([head], seen, seed=seed)
-    return Judge(heads[0], rule_of(unseen, seen, alpha=ALPHA))
+    return DecisionRule(heads[0], rule_of(unseen, seen, alpha=ALPHA))
 
 
-def _measured(material: Material, rows: Ints, said: dict[int, Said]) -> Jackknife:
+def _measured(material: Material, rows: Ints, said: dict[int, Decisions]) -> Jackknife:
     """Measure each number of reviewed cells on all cells of a part, and with each subject left out."""
     labels = material.labels[rows]
     units = np.unique(material.groups[rows], return_inverse=True)[1].astype(np.int64)
@@ -220,7 +218,7 @@ def _section(part: str, found: dict[str, Any]) -> Section:
         "against none",
         *(f"{name.partition('.')[2]}: {words[name.partition('.')[0]]}" for name in names),
     ]
-    rows: list[list[Cell]] = [
+    rows: list[list[TableValue]] = [
         [
             count,
             each["auroc"],
@@ -272,6 +270,6 @@ STUDY = Study(
     "adaptation",
     "What do a laboratory's own cells bring?",
     "Some dozens of reviewed cells adapt a model to another laboratory.",
-    Scale(seeds=3, size=128),
+    StudySize(seeds=3, size=128),
     run,
 )

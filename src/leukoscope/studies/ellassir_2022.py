@@ -17,10 +17,10 @@ from .study import (
     Line,
     Number,
     Page,
-    Scale,
     Section,
     Seeds,
     Study,
+    StudySize,
     beyond_chance,
     confusions,
     lines,
@@ -33,7 +33,7 @@ METRICS = ("accuracy", "balanced_accuracy", "auroc", "one_class", "baseline")
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One way to run the protocol; everything that is not named is the paper's."""
 
     name: str
@@ -47,13 +47,13 @@ class Arm:
         return self.by_image, self.changes
 
 
-PAPER = Arm("the paper: images at random", by_image=True)
-APART = Arm("subjects kept apart", by_image=False)
-FRESH = Arm("same weights, statistics of the batch", by_image=False, statistics=BATCH)
-QUICK = Arm("norm_momentum 0.9 for 0.99", by_image=False, changes=("model.norm_momentum=0.9",))
-SLOW = Arm("learning rate 0.001 for 0.01", by_image=False, changes=("train.learning_rate=0.001",))
-BOTH = Arm("both of these", by_image=False, changes=("model.norm_momentum=0.9", "train.learning_rate=0.001"))
-ARMS = (PAPER, APART, FRESH, QUICK, SLOW, BOTH)
+PAPER = Variant("the paper: images at random", by_image=True)
+APART = Variant("subjects kept apart", by_image=False)
+FRESH = Variant("same weights, statistics of the batch", by_image=False, statistics=BATCH)
+QUICK = Variant("norm_momentum 0.9 for 0.99", by_image=False, changes=("model.norm_momentum=0.9",))
+SLOW = Variant("learning rate 0.001 for 0.01", by_image=False, changes=("train.learning_rate=0.001",))
+BOTH = Variant("both of these", by_image=False, changes=("model.norm_momentum=0.9", "train.learning_rate=0.001"))
+VARIANTS = (PAPER, APART, FRESH, QUICK, SLOW, BOTH)
 # The smallest change first: nothing is trained anew, then one setting, then two.
 CURES = (FRESH, QUICK, SLOW, BOTH)
 
@@ -64,11 +64,11 @@ def run(bench: Bench) -> Page:
     if len(material.classes) != 2:
         raise DataError("ellassir-2022 tells two classes apart. Give a folder of cells with two classes.")
     # Seed by seed, so that a study that is stopped has all arms of the seeds that are done.
-    by_seed = [{arm.name: _trained(bench, material, arm, seed) for arm in ARMS} for seed in bench.seeds]
-    traces = {arm.name: [one[arm.name] for one in by_seed] for arm in ARMS}
-    last = {arm.name: [judged(trace, arm.statistics, -1) for trace in traces[arm.name]] for arm in ARMS}
+    by_seed = [{arm.name: _trained(bench, material, arm, seed) for arm in VARIANTS} for seed in bench.seeds]
+    traces = {arm.name: [one[arm.name] for one in by_seed] for arm in VARIANTS}
+    last = {arm.name: [judged(trace, arm.statistics, -1) for trace in traces[arm.name]] for arm in VARIANTS}
     found = over_seeds({f"{name}.{m}": [one[m] for one in each] for name, each in last.items() for m in METRICS})
-    numbers = {arm.name: {metric: found.interval(f"{arm.name}.{metric}") for metric in METRICS} for arm in ARMS}
+    numbers = {arm.name: {metric: found.interval(f"{arm.name}.{metric}") for metric in METRICS} for arm in VARIANTS}
     gains = {
         arm.name: found.difference(f"{arm.name}.balanced_accuracy", f"{APART.name}.balanced_accuracy") for arm in CURES
     }
@@ -91,7 +91,7 @@ def run(bench: Bench) -> Page:
     return Page(_answer(numbers, gains, bench), ran_on, sections, all_numbers, notes)
 
 
-def _trained(bench: Bench, material: Any, arm: Arm, seed: int) -> dict[str, Any]:
+def _trained(bench: Bench, material: Any, arm: Variant, seed: int) -> dict[str, Any]:
     experiment = Experiment.read(
         shipped("ellassir-2022"),
         overrides=(
@@ -136,7 +136,7 @@ def _mean_table(traces: Sequence[dict[str, Any]], statistics: str) -> list[list[
 def _by_epoch(traces: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, list[Number]]]:
     """Return {arm: {what: one number per epoch}} for accuracy, one class and lag."""
     followed: dict[str, dict[str, list[Number]]] = {}
-    for arm in ARMS:
+    for arm in VARIANTS:
         epochs = [_epoch(traces[arm.name], arm, epoch) for epoch in range(len(traces[arm.name][0]["lag"]))]
         followed[arm.name] = {
             name: [found.interval(name) for found in epochs]
@@ -145,7 +145,7 @@ def _by_epoch(traces: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, li
     return followed
 
 
-def _epoch(traces: list[dict[str, Any]], arm: Arm, epoch: int) -> Seeds:
+def _epoch(traces: list[dict[str, Any]], arm: Variant, epoch: int) -> Seeds:
     found = [judged(trace, arm.statistics, epoch) for trace in traces]
     values = {name: [one[name] for one in found] for name in ("balanced_accuracy", "one_class")}
     return over_seeds(values | {name: [trace[name][epoch] for trace in traces] for name in ("lag", "train_accuracy")})
@@ -281,6 +281,6 @@ STUDY = Study(
     "ellassir-2022",
     "The paper's protocol, and why it says one class",
     "A small CNN trained on 600 images for 20 epochs works (63.6 % accuracy) and only lacks data and epochs.",
-    Scale(seeds=10, images=600, size=96, epochs=20),
+    StudySize(seeds=10, images=600, size=96, epochs=20),
     run,
 )

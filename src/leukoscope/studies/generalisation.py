@@ -42,7 +42,7 @@ from .material import (
     two_columns,
     with_weights,
 )
-from .study import Bench, Cell, Figure, Page, Scale, Section, Study, beyond_chance, dots, shown, signed
+from .study import Bench, Figure, Page, Section, Study, StudySize, TableValue, beyond_chance, dots, shown, signed
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -71,6 +71,8 @@ class Recipe:
     name: str
     words: str
     """What is done, in one sentence."""
+    kind: ClassVar[str] = ""
+    """Name of the kind in the keys of stored answers; a renamed class keeps it."""
     trained: ClassVar[bool] = False
     """Whether a network is trained, which takes hours; all others take minutes."""
 
@@ -79,7 +81,7 @@ class Recipe:
         """Return what decides the answers: kind and settings, without name and words."""
         values = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
         plain = {name: getattr(value, "__name__", value) for name, value in values.items()}
-        return f"{type(self).__name__}: {plain}"
+        return f"{self.kind}: {plain}"
 
     def on(self, bench: Bench, material: Material) -> Ask:
         """Return a function of a test and a seed that gives the probability of the disease of its cells, (asked,)."""
@@ -91,6 +93,7 @@ class OneFeature(Recipe):
     """A logistic regression on cell size, or on mean colour, alone."""
 
     feature: str = "size"
+    kind: ClassVar[str] = "OneFeature"
 
     def on(self, bench: Bench, material: Material) -> Ask:
         """Return what asks this recipe; the seed changes nothing."""
@@ -98,7 +101,7 @@ class OneFeature(Recipe):
 
 
 @dataclass(frozen=True)
-class Frozen(Recipe):
+class FrozenFeatures(Recipe):
     """A logistic head on the features of networks that stay as ImageNet taught them."""
 
     backbones: tuple[str, ...] = (LITE0,)
@@ -113,6 +116,7 @@ class Frozen(Recipe):
     """'cells': all count alike. 'subjects': each subject group of a class counts alike. 'worst subjects': group DRO."""
     with_size: bool = False
     """Add the cell's size to the features."""
+    kind: ClassVar[str] = "Frozen"
 
     def on(self, bench: Bench, material: Material) -> Ask:
         """Return what asks this recipe; the seed changes nothing, and features are read once, when they are needed."""
@@ -141,7 +145,7 @@ class Frozen(Recipe):
 
 
 @dataclass(frozen=True)
-class Stages(Recipe):
+class StageMeans(Recipe):
     """A linear head on the means of all stages of EfficientNet-Lite0, which stays as ImageNet taught it."""
 
     looks: Literal["crop", "crop-and-cell"] = "crop-and-cell"
@@ -149,7 +153,8 @@ class Stages(Recipe):
     seen: int = 64
     """Side of what the network sees, px."""
     shrinkage: float = 0.1
-    """Of the linear discriminant; 0 stands for a logistic regression."""
+    """Of the linear discriminant; 0: a logistic regression instead."""
+    kind: ClassVar[str] = "Stages"
 
     def on(self, bench: Bench, material: Material) -> Ask:
         """Return what asks this recipe; the seed changes nothing, and features are read once, when they are needed."""
@@ -179,6 +184,7 @@ class Trained(Recipe):
 
     settings: tuple[str, ...] = ()
     """As `leukoscope run --set` takes them."""
+    kind: ClassVar[str] = "Trained"
     trained: ClassVar[bool] = True
 
     def experiment(self, bench: Bench, *, seed: int) -> Experiment:
@@ -344,10 +350,10 @@ def _restained(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return changed
 
 
-_TWICE = Stages(
+_TWICE = StageMeans(
     "two looks", "All stages of Lite0, of the crop and of the cell enlarged, at 64 px; a linear discriminant."
 )
-_FIRST = Frozen("frozen Lite0", "EfficientNet-Lite0 as ImageNet taught it; a logistic head, subjects equal.")
+_FIRST = FrozenFeatures("frozen Lite0", "EfficientNet-Lite0 as ImageNet taught it; a logistic head, subjects equal.")
 RECIPES: tuple[Recipe, ...] = (
     OneFeature("size alone", "The area of the cell and nothing else."),
     OneFeature("colour alone", "The mean colour of the cell and nothing else.", feature="colour"),
@@ -728,7 +734,7 @@ def _page(bench: Bench, material: Material, shifts: Sequence[Test], found: dict[
 
 def _pooled_section(numbers: dict[str, Any]) -> Section:
     found = numbers["pooled"]
-    rows: list[list[Cell]] = [
+    rows: list[list[TableValue]] = [
         [
             name,
             each["auroc"],
@@ -764,7 +770,7 @@ def _pooled_section(numbers: dict[str, Any]) -> Section:
 
 def _tests_section(numbers: dict[str, Any], tests: Sequence[str]) -> Section:
     names = list(numbers["recipes"])
-    rows: list[list[Cell]] = [
+    rows: list[list[TableValue]] = [
         [name, *(numbers["tests"][test]["recipes"].get(name, {}).get("auroc") for test in tests)]
         for name in names
         if any(name in numbers["tests"][test]["recipes"] for test in tests)
@@ -777,7 +783,7 @@ def _tests_section(numbers: dict[str, Any], tests: Sequence[str]) -> Section:
 
 
 def _promise_section(numbers: dict[str, Any]) -> Section:
-    rows: list[list[Cell]] = []
+    rows: list[list[TableValue]] = []
     for name, parts in numbers["promise"].items():
         for row in parts:
             rows.extend(
@@ -805,7 +811,7 @@ def _percent(value: float | None) -> str:
 
 
 def _recipes_section(numbers: dict[str, Any], open_: Sequence[str]) -> Section:
-    rows: list[list[Cell]] = [
+    rows: list[list[TableValue]] = [
         [name, words, "not finished" if name in open_ else "yes"] for name, words in numbers["recipes"].items()
     ]
     tried = len(numbers["recipes"]) - len(open_)
@@ -831,6 +837,6 @@ STUDY = Study(
     "generalisation",
     "Does it hold for patients never seen?",
     "A recipe that is good in cross-validation is good on the next part of the release.",
-    Scale(seeds=1, size=128, epochs=6),
+    StudySize(seeds=1, size=128, epochs=6),
     run,
 )

@@ -14,9 +14,9 @@ from .study import (
     Figure,
     Number,
     Page,
-    Scale,
     Section,
     Study,
+    StudySize,
     Truth,
     beyond_chance,
     differences_of,
@@ -166,6 +166,6 @@ STUDY = Study(
     "leak",
     "What a leak is worth",
     "A random split by image, and the release's own folds, measure how a model does on new patients.",
-    Scale(seeds=3, size=128),
+    StudySize(seeds=3, size=128),
     run,
 )

@@ -8,17 +8,17 @@ from scipy.optimize import curve_fit
 
 from ..evaluation.intervals import Jackknife, limits
 from ..evaluation.metrics import Floats, Ints
-from .material import Fold, Frozen, Material, Split, folds_by, open_frozen
+from .material import Fold, FrozenNetwork, Material, Split, folds_by, open_frozen
 from .study import (
     Bench,
-    Cell,
     Figure,
     Line,
     Number,
     Page,
-    Scale,
     Section,
     Study,
+    StudySize,
+    TableValue,
     beyond_chance,
     guessing,
     lines,
@@ -54,7 +54,7 @@ def run(bench: Bench) -> Page:
     return _page(frozen, found, images, subjects)
 
 
-def _page(frozen: Frozen, found: Jackknife, images: Sequence[int], subjects: Sequence[int]) -> Page:
+def _page(frozen: FrozenNetwork, found: Jackknife, images: Sequence[int], subjects: Sequence[int]) -> Page:
     arms = [name.rpartition(".")[0] for name in found.point if name.endswith(".auroc")]
     numbers = numbers_of(found, arms)
     over_images = [numbers[f"{n} images"]["auroc"] for n in images]
@@ -71,7 +71,9 @@ def _page(frozen: Frozen, found: Jackknife, images: Sequence[int], subjects: Seq
     shown_subjects = lines(
         "curve-subjects", {"AUROC": Line(subjects, over_subjects)}, x="subject groups learnt from", y="AUROC", log=True
     )
-    baselines: list[list[Cell]] = [[name, numbers[name]["auroc"]] for name in ("majority class", "cell size alone")]
+    baselines: list[list[TableValue]] = [
+        [name, numbers[name]["auroc"]] for name in ("majority class", "cell size alone")
+    ]
     sections = [
         Section(
             "More images of the same subjects",
@@ -97,7 +99,7 @@ def _page(frozen: Frozen, found: Jackknife, images: Sequence[int], subjects: Seq
     )
 
 
-def _rows(counts: Sequence[int], numbers: Sequence[Number]) -> list[list[Cell]]:
+def _rows(counts: Sequence[int], numbers: Sequence[Number]) -> list[list[TableValue]]:
     return [[count, number] for count, number in zip(counts, numbers, strict=True)]
 
 
@@ -105,7 +107,7 @@ def _folds(material: Material, seed: int) -> list[Fold]:
     return folds_by(material.group_names, material.labels, seed=seed)
 
 
-def _learnt(frozen: Frozen, *, by_group: bool) -> int:
+def _learnt(frozen: FrozenNetwork, *, by_group: bool) -> int:
     """Return how many images, or subject groups, the smallest training set of seed 0 holds."""
     groups = frozen.material.groups
     return min(len(set(groups[train].tolist())) if by_group else len(train) for train, _ in _folds(frozen.material, 0))
@@ -208,6 +210,6 @@ STUDY = Study(
     "learning-curve",
     "Does more data help?",
     "The model only lacks data: with more images it would become accurate.",
-    Scale(seeds=3, size=128),
+    StudySize(seeds=3, size=128),
     run,
 )

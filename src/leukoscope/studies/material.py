@@ -402,7 +402,7 @@ INTERVAL = "95 %, jackknife over subject groups with Student's t, of the mean ov
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenNetwork:
     """Cells, and a network that looks at them and never learns."""
 
     bench: Bench
@@ -452,11 +452,11 @@ class Frozen:
 
 def open_frozen(
     bench: Bench, *, data: Path | None = None, layout: Layout | None = None, prepare: Prepare | None = None
-) -> Frozen:
+) -> FrozenNetwork:
     """Load the cells of a study and the network that looks at them."""
     material = sample(load(bench, data=data, layout=layout), bench.scale.images, rng=np.random.default_rng(0))
     network = backbone(bench, LITE0, size=bench.scale.size)
-    return Frozen(bench, material, network, prepare or Prepare(size=bench.scale.size))
+    return FrozenNetwork(bench, material, network, prepare or Prepare(size=bench.scale.size))
 
 
 RUNNING, BATCH = "running", "batch"

@@ -18,9 +18,9 @@ from .study import (
     Figure,
     Number,
     Page,
-    Scale,
     Section,
     Study,
+    StudySize,
     beyond_chance,
     dots,
     over_seeds,
@@ -32,7 +32,7 @@ _CURED = ("model.norm_momentum=0.9", "train.learning_rate=0.001")
 
 
 @dataclass(frozen=True)
-class Arm:
+class NetworkSettings:
     """A network and the settings that differ from the paper's."""
 
     name: str
@@ -40,14 +40,14 @@ class Arm:
     changes: tuple[str, ...] = _CURED
 
 
-PAPER = Arm("seed-cnn (4 convolutions)", "seed-cnn")
+PAPER = NetworkSettings("seed-cnn (4 convolutions)", "seed-cnn")
 ARMS = (
     PAPER,
-    Arm("seed-cnn-deep (8 convolutions)", "seed-cnn-deep"),
-    Arm("ResNet-10 (10 layers, 64 to 512 wide)", "timm:resnet10t"),
-    Arm("ResNet-18 (18 layers, 64 to 512 wide)", "timm:resnet18"),
-    Arm("seed-cnn, the paper's settings", "seed-cnn", ()),
-    Arm("seed-cnn-deep, the paper's settings", "seed-cnn-deep", ()),
+    NetworkSettings("seed-cnn-deep (8 convolutions)", "seed-cnn-deep"),
+    NetworkSettings("ResNet-10 (10 layers, 64 to 512 wide)", "timm:resnet10t"),
+    NetworkSettings("ResNet-18 (18 layers, 64 to 512 wide)", "timm:resnet18"),
+    NetworkSettings("seed-cnn, the paper's settings", "seed-cnn", ()),
+    NetworkSettings("seed-cnn-deep, the paper's settings", "seed-cnn-deep", ()),
 )
 SIZE = "cell size alone"
 
@@ -87,7 +87,7 @@ def run(bench: Bench) -> Page:
     return Page(_answer(numbers, gains), ran_on, [_section(numbers, gains, parameters)], all_numbers)
 
 
-def _experiment(bench: Bench, arm: Arm, seed: int) -> Experiment:
+def _experiment(bench: Bench, arm: NetworkSettings, seed: int) -> Experiment:
     fixed = (
         f"seed={seed}",
         f"prepare.size={bench.scale.size}",
@@ -97,7 +97,7 @@ def _experiment(bench: Bench, arm: Arm, seed: int) -> Experiment:
     return Experiment.read(shipped("ellassir-2022"), overrides=(*fixed, *arm.changes))
 
 
-def _trained(bench: Bench, material: Material, arm: Arm, seed: int) -> dict[str, Any]:
+def _trained(bench: Bench, material: Material, arm: NetworkSettings, seed: int) -> dict[str, Any]:
     experiment = _experiment(bench, arm, seed)
 
     def work() -> dict[str, Any]:
@@ -160,6 +160,6 @@ STUDY = Study(
     "more-layers",
     "Do more layers bring anything?",
     "More layers bring nothing: the small network is as good as deeper ones.",
-    Scale(seeds=5, images=600, size=64, epochs=20),
+    StudySize(seeds=5, images=600, size=64, epochs=20),
     run,
 )

@@ -9,7 +9,7 @@ from ..evaluation.metrics import Ints
 from .material import (
     Features,
     Fold,
-    Frozen,
+    FrozenNetwork,
     Material,
     Split,
     border,
@@ -24,9 +24,9 @@ from .study import (
     Figure,
     Number,
     Page,
-    Scale,
     Section,
     Study,
+    StudySize,
     beyond_chance,
     differences_of,
     dots,
@@ -62,7 +62,7 @@ def run(bench: Bench) -> Page:
     return Page(_answer(numbers), frozen.ran_on(), sections, numbers)
 
 
-def _looks(frozen: Frozen) -> dict[str, Features]:
+def _looks(frozen: FrozenNetwork) -> dict[str, Features]:
     """Return the features of each look at the cells, the whole cell first."""
     material, size = frozen.material, frozen.bench.scale.size
     middle = Prepare(size=size, window=_half_a_cell(material))
@@ -94,7 +94,7 @@ def _shift(material: Material) -> Fold | None:
 
 
 def _judged(
-    frozen: Frozen, tables: dict[str, Features], split: Split, *, asked: Ints | None = None, name: str = ""
+    frozen: FrozenNetwork, tables: dict[str, Features], split: Split, *, asked: Ints | None = None, name: str = ""
 ) -> dict[str, Any]:
     rows = np.arange(len(frozen.material.labels)) if asked is None else asked
     truth = frozen.truth.pick(rows)
@@ -142,6 +142,6 @@ STUDY = Study(
     "shortcuts",
     "How far do shortcuts go?",
     "The network reads the cell's morphology, not its size, its colour or how it was cut out.",
-    Scale(seeds=2, images=2000, size=128),
+    StudySize(seeds=2, images=2000, size=128),
     run,
 )

@@ -17,7 +17,7 @@ from .material import (
     Change,
     Features,
     Fold,
-    Frozen,
+    FrozenNetwork,
     Material,
     features_of,
     fit_and_ask,
@@ -31,9 +31,9 @@ from .study import (
     Figure,
     Number,
     Page,
-    Scale,
     Section,
     Study,
+    StudySize,
     Truth,
     beyond_chance,
     differences_of,
@@ -51,7 +51,7 @@ _EVERY = 10  # of the fields in a folder: they are many, and neighbours resemble
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """One change of stain or scale; the first is none."""
 
     name: str
@@ -69,21 +69,21 @@ class Look:
 
 
 ASKED = (
-    Look("as they are"),
-    Look("paler stain (density x 0.7)", (0.7, 0.7, 0.7)),
-    Look("darker stain (density x 1.4)", (1.4, 1.4, 1.4)),
-    Look("redder stain (green, blue x 1.25)", (1, 1.25, 1.25)),
-    Look("smaller (x 0.75)", zoom=0.75),
-    Look("larger (x 1.33)", zoom=4 / 3),
+    Appearance("as they are"),
+    Appearance("paler stain (density x 0.7)", (0.7, 0.7, 0.7)),
+    Appearance("darker stain (density x 1.4)", (1.4, 1.4, 1.4)),
+    Appearance("redder stain (green, blue x 1.25)", (1, 1.25, 1.25)),
+    Appearance("smaller (x 0.75)", zoom=0.75),
+    Appearance("larger (x 1.33)", zoom=4 / 3),
 )
 # Milder than what is asked, or of another kind, so that nothing is learnt by heart.
 LEARNT = (
     ASKED[0],
-    Look("paler, mildly", (0.85, 0.85, 0.85)),
-    Look("darker, mildly", (1.2, 1.2, 1.2)),
-    Look("bluer", (1.2, 1, 1)),
-    Look("smaller, mildly", zoom=0.87),
-    Look("larger, mildly", zoom=1.15),
+    Appearance("paler, mildly", (0.85, 0.85, 0.85)),
+    Appearance("darker, mildly", (1.2, 1.2, 1.2)),
+    Appearance("bluer", (1.2, 1, 1)),
+    Appearance("smaller, mildly", zoom=0.87),
+    Appearance("larger, mildly", zoom=1.15),
 )
 
 
@@ -102,11 +102,11 @@ def run(bench: Bench) -> Page:
     return Page(_answer(found, crossed), ran_on, sections, numbers)
 
 
-def _features(frozen: Frozen, look: Look) -> Features:
+def _features(frozen: FrozenNetwork, look: Appearance) -> Features:
     return frozen.features(look.name if look.change else "", look.change, look.prepare(frozen.bench.scale.size))
 
 
-def _changes(frozen: Frozen, asked: dict[str, Features], learnt: dict[str, list[Features]]) -> dict[str, Any]:
+def _changes(frozen: FrozenNetwork, asked: dict[str, Features], learnt: dict[str, list[Features]]) -> dict[str, Any]:
     """Return the numbers of both heads under every change, all on the same cells, subjects kept apart."""
     arms = {
         f"{kind}: {look}": _answers(frozen, f"{kind}, {look}", tables, asked[look])
@@ -120,7 +120,7 @@ def _changes(frozen: Frozen, asked: dict[str, Features], learnt: dict[str, list[
     return {"arms": numbers_of(found, list(arms)), "differences": differences_of(found, pairs)}
 
 
-def _answers(frozen: Frozen, arm: str, learnt: Sequence[Features], asked: Features) -> list[Floats]:
+def _answers(frozen: FrozenNetwork, arm: str, learnt: Sequence[Features], asked: Features) -> list[Floats]:
     """Return the probabilities (cells, classes) of each seed; every training cell comes in all learnt looks."""
     labels, classes = frozen.material.labels, len(frozen.material.classes)
 
@@ -139,14 +139,14 @@ def _answers(frozen: Frozen, arm: str, learnt: Sequence[Features], asked: Featur
     return [np.array(kept(seed)) for seed in frozen.bench.seeds]
 
 
-def _fit(learnt: Sequence[Features], frozen: Frozen, fold: Fold, *, asked: Features) -> Floats:
+def _fit(learnt: Sequence[Features], frozen: FrozenNetwork, fold: Fold, *, asked: Features) -> Floats:
     train, labels = fold[0], frozen.material.labels
     table = np.concatenate([each[train] for each in learnt])
     known, everything = np.tile(labels[train], len(learnt)), np.arange(len(train) * len(learnt))
     return fit_and_ask(table, known, train=everything, asked=asked, classes=len(frozen.material.classes))
 
 
-def _cross(frozen: Frozen, learnt: dict[str, list[Features]]) -> dict[str, Any]:
+def _cross(frozen: FrozenNetwork, learnt: dict[str, list[Features]]) -> dict[str, Any]:
     """Ask heads that learnt from all cells, and the shipped model, about cells of another laboratory's fields."""
     if frozen.bench.given.fields is None:
         return {}
@@ -253,7 +253,7 @@ def _section(found: dict[str, Any]) -> Section:
     )
 
 
-def _calls(found: dict[str, Any], kind: str, look: Look) -> Number:
+def _calls(found: dict[str, Any], kind: str, look: Appearance) -> Number:
     number: Number = found["arms"][f"{kind}: {look.name}"]["balanced_accuracy"]
     return number
 
@@ -295,6 +295,6 @@ STUDY = Study(
     "stain",
     "Another stain, another scale, another laboratory",
     "A model trained on one set of cells works on others.",
-    Scale(seeds=2, images=1200, size=96),
+    StudySize(seeds=2, images=1200, size=96),
     run,
 )

@@ -19,7 +19,7 @@ from ..files import alone_in, provenance, read_json, write_json, write_text
 from ..report.figures import BAD, GOOD, INK, MODEL, MUTED, SIZE, canvas, drawing, for_file
 
 Number = dict[str, Any]
-Cell = str | int | Number | None
+TableValue = str | int | Number | None
 _BY_THE_RUN = "<!-- Written by `{command}`; do not edit. -->"
 
 
@@ -40,7 +40,7 @@ class Section:
     title: str
     text: str = ""
     columns: Sequence[str] = ()
-    rows: Sequence[Sequence[Cell]] = ()
+    rows: Sequence[Sequence[TableValue]] = ()
     figures: Sequence[Figure] = ()
     pictures: Sequence[tuple[str, str]] = ()
     """(file, words) of pictures that lie beside the page already."""
@@ -97,7 +97,7 @@ def write_page(folder: Path, frame: Frame, page: Page) -> Path:
     return path
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[TableValue]]) -> str:
     """Return a Markdown table; numbers with an interval become 'value (low to high)'.
 
     >>> print(table(["arm", "AUROC"], [["model", {"value": 0.5, "low": 0.25, "high": 0.75}]]))
@@ -109,7 +109,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     return "\n".join(lines)
 
 
-def shown(cell: Cell, *, signed: bool = False) -> str:
+def shown(cell: TableValue, *, signed: bool = False) -> str:
     """Return a cell of a table as text.
 
     >>> shown({"value": 0.1, "low": None, "high": None}), shown(1200), shown(None)
@@ -279,7 +279,7 @@ def _matrix(axes: Any, matrix: Any, *, labels: Sequence[str]) -> None:
 Say = Callable[[str], None]
 
 
-class Scale(Settings):
+class StudySize(Settings):
     """How large a study is; every field can be made smaller on the command line."""
 
     seeds: int = Field(ge=1, le=100)
@@ -299,7 +299,7 @@ class Study:
     name: str
     title: str
     claim: str
-    scale: Scale
+    scale: StudySize
     run: Callable[["Bench"], Page]
 
 
@@ -331,7 +331,7 @@ class Bench:
 
     study: Study
     given: Given
-    scale: Scale
+    scale: StudySize
     work: Path
     say: Say
     output: Path = Path()
@@ -543,7 +543,7 @@ def reproduce(name: str, given: Given, output: Path, *, work: Path, smaller: dic
     """Run a study, or what is left of it, and write its page; return the page's path.
 
     output: where page, figures and JSON go. work: where finished arms, features and packs are kept.
-    smaller: fields of Scale that differ from the full study.
+    smaller: fields of StudySize that differ from the full study.
 
     Raises:
         UnknownNameError: there is no such study.
@@ -551,7 +551,7 @@ def reproduce(name: str, given: Given, output: Path, *, work: Path, smaller: dic
         DataError: its images cannot be used, or are too few.
     """
     study = find(name)
-    scale = Scale.model_validate(study.scale.model_dump() | smaller)
+    scale = StudySize.model_validate(study.scale.model_dump() | smaller)
     bench = Bench(study, given, scale, work, say, output)
     _refuse_inside(given, work)
     (work / study.name).mkdir(parents=True, exist_ok=True)
@@ -570,7 +570,7 @@ def _frame(bench: Bench, smaller: dict[str, int]) -> Frame:
     return Frame(study.name, study.title, study.claim, command, settings, words, bool(bench.given.synthetic))
 
 
-def _settings(scale: Scale, facts: dict[str, Any]) -> dict[str, str]:
+def _settings(scale: StudySize, facts: dict[str, Any]) -> dict[str, str]:
     packages = [f"{name} {facts['packages'][name]}" for name in _VERSIONS if name in facts["packages"]]
     return {
         "Seeds": f"{scale.seeds} (0 to {scale.seeds - 1})",

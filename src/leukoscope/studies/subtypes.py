@@ -8,15 +8,15 @@ from ..config import Prepare
 from ..data.index import Layout
 from ..evaluation.intervals import Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, confusion, recall
-from .material import Frozen, folds_by, open_frozen
+from .material import FrozenNetwork, folds_by, open_frozen
 from .study import (
     Bench,
     Figure,
     Number,
     Page,
-    Scale,
     Section,
     Study,
+    StudySize,
     Truth,
     beyond_chance,
     confusions,
@@ -57,7 +57,7 @@ def run(bench: Bench) -> Page:
     return Page(_answer(numbers, len(material.classes)), _ran_on(frozen), _sections(frozen, numbers), numbers)
 
 
-def _ran_on(frozen: Frozen) -> dict[str, str]:
+def _ran_on(frozen: FrozenNetwork) -> dict[str, str]:
     unit = (
         {}
         if frozen.material.synthetic
@@ -69,7 +69,7 @@ def _ran_on(frozen: Frozen) -> dict[str, str]:
     return frozen.ran_on() | unit
 
 
-def _sections(frozen: Frozen, numbers: dict[str, Any]) -> list[Section]:
+def _sections(frozen: FrozenNetwork, numbers: dict[str, Any]) -> list[Section]:
     arms, classes = numbers["arms"], frozen.material.classes
     rows = [[name, each["accuracy"], each["balanced_accuracy"], each["auroc"]] for name, each in arms.items()]
     drawn = {name: each["balanced_accuracy"] for name, each in arms.items()}
@@ -129,6 +129,6 @@ STUDY = Study(
     "subtypes",
     "Benign, Early, Pre, Pro",
     "A CNN detects the stage of leukemia from a picture.",
-    Scale(seeds=3, size=160),
+    StudySize(seeds=3, size=160),
     run,
 )

@@ -38,9 +38,9 @@ from .study import (
     Figure,
     Number,
     Page,
-    Scale,
     Section,
     Study,
+    StudySize,
     beyond_chance,
     dots,
     over_seeds,
@@ -53,7 +53,7 @@ _PATCHES = 20
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExplainedModel:
     """A model to be explained."""
 
     name: str
@@ -62,7 +62,7 @@ class Shown:
     """Weight and bias that take the place of its own head."""
 
 
-def contact_sheet(crops: Crops, models: Sequence[Shown], *, names: Sequence[str]) -> str:
+def contact_sheet(crops: Crops, models: Sequence[ExplainedModel], *, names: Sequence[str]) -> str:
     """Draw one row per cell: the crop, then each model's activation map and LIME for the disease."""
     columns = [("cell", list(crops)), *(column for model in models for column in _explained(model, crops))]
     with canvas(height=0.2 + 0.72 * len(crops)) as (figure, first):
@@ -81,7 +81,7 @@ def contact_sheet(crops: Crops, models: Sequence[Shown], *, names: Sequence[str]
         return drawing(figure, "where-they-look")
 
 
-def _explained(model: Shown, crops: Crops) -> list[tuple[str, list[RGB]]]:
+def _explained(model: ExplainedModel, crops: Crops) -> list[tuple[str, list[RGB]]]:
     session = open_session(model.onnx if model.head is None else with_head(model.onnx, *model.head))
 
     def predict(batch: Crops) -> Any:
@@ -115,7 +115,7 @@ _TOO_SHORT = "random weights, one epoch: too short to mean anything"
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """What one model said in every seed."""
 
     traces: list[dict[str, Any]]
@@ -149,18 +149,20 @@ def run(bench: Bench) -> Page:
     return Page(_answer(rows, numbers, gains), ran_on, sections, {"arms": numbers, "gains": gains, "models": facts})
 
 
-def _rows(bench: Bench, material: Material) -> dict[str, Row]:
+def _rows(bench: Bench, material: Material) -> dict[str, ModelRow]:
     rows = {SEED_CNN: _trained(bench, material, SEED_CNN, epochs=bench.scale.epochs)}
     for name, model in BACKBONES.items():
         _, weights = with_weights(model, offline=bench.given.offline)
         known = weights != "random"
         frozen = [_frozen(bench, material, model, name, seed) for seed in bench.seeds]
-        rows[f"{name}, frozen"] = Row(frozen, weights, "logistic head alone", known)
+        rows[f"{name}, frozen"] = ModelRow(frozen, weights, "logistic head alone", known)
         rows[f"{name}, fine-tuned"] = _trained(bench, material, name, epochs=bench.scale.epochs if known else 1)
     frozen_rows = [name for name in rows if name.endswith(", frozen")]
     rows[ALL_FROZEN] = _mean(rows, frozen_rows)
     rows[LEARNT] = _mean(rows, [name for name, row in rows.items() if row.learnt and name != ALL_FROZEN])
-    rows["cell size alone"] = Row([_by_size(bench, material, seed) for seed in bench.seeds], "", "one feature", True)
+    rows["cell size alone"] = ModelRow(
+        [_by_size(bench, material, seed) for seed in bench.seeds], "", "one feature", True
+    )
     return rows
 
 
@@ -185,7 +187,7 @@ def _drawn(bench: Bench, material: Material, seed: int) -> Material:
     return sample(material, bench.scale.images, rng=np.random.default_rng(seed))
 
 
-def _trained(bench: Bench, material: Material, name: str, *, epochs: int) -> Row:
+def _trained(bench: Bench, material: Material, name: str, *, epochs: int) -> ModelRow:
     traces = []
     for seed in bench.seeds:
         experiment, weights = _experiment(bench, name, epochs=epochs, seed=seed)
@@ -198,7 +200,7 @@ def _trained(bench: Bench, material: Material, name: str, *, epochs: int) -> Row
 
         traces.append(bench.kept(f"{name}, trained, seed {seed}", settings, work))
     learnt = name == SEED_CNN or weights != "random"
-    return Row(traces, weights, f"{epochs} epoch{'s' * (epochs > 1)}" if learnt else _TOO_SHORT, learnt)
+    return ModelRow(traces, weights, f"{epochs} epoch{'s' * (epochs > 1)}" if learnt else _TOO_SHORT, learnt)
 
 
 def _network_file(bench: Bench, name: str) -> Path:
@@ -239,17 +241,17 @@ def _trace(material: Material, test: Any, chances: Floats) -> dict[str, Any]:
     return {"labels": material.labels[test].tolist(), "said": {RUNNING: [chances[:, 1].round(6).tolist()]}}
 
 
-def _mean(rows: dict[str, Row], names: list[str]) -> Row:
+def _mean(rows: dict[str, ModelRow], names: list[str]) -> ModelRow:
     """Return the mean of what several models say to each cell."""
     traces = []
     for seed in range(len(rows[names[0]].traces)):
         said = np.mean([rows[name].traces[seed]["said"][RUNNING][-1] for name in names], axis=0)
         traces.append({"labels": rows[names[0]].traces[seed]["labels"], "said": {RUNNING: [said.tolist()]}})
     learnt = all(rows[name].learnt for name in names)
-    return Row(traces, "of its members", f"{len(names)} models", learnt)
+    return ModelRow(traces, "of its members", f"{len(names)} models", learnt)
 
 
-def _section(rows: dict[str, Row], numbers: dict[str, Any], gains: dict[str, Number]) -> Section:
+def _section(rows: dict[str, ModelRow], numbers: dict[str, Any], gains: dict[str, Number]) -> Section:
     table: list[list[Any]] = [
         [
             name,
@@ -284,9 +286,9 @@ def _pictures(bench: Bench, material: Material) -> Section:
     frozen = backbone(bench, LITE0, size=_size(bench))
     weight, bias = head_of(_features(bench, drawn, frozen)[train], drawn.labels[train])
     models = [
-        Shown("seed-cnn", _network_file(bench, SEED_CNN).read_bytes()),
-        Shown("Lite0, frozen", frozen.onnx, (weight, bias)),
-        Shown("Lite0, fine-tuned", _network_file(bench, "EfficientNet-Lite0").read_bytes()),
+        ExplainedModel("seed-cnn", _network_file(bench, SEED_CNN).read_bytes()),
+        ExplainedModel("Lite0, frozen", frozen.onnx, (weight, bias)),
+        ExplainedModel("Lite0, fine-tuned", _network_file(bench, "EfficientNet-Lite0").read_bytes()),
     ]
     chosen = [row for label in (0, 1) for row in test[drawn.labels[test] == label][:2]]
     crops = np.asarray(drawn.crops(Prepare(size=_size(bench))))[chosen]
@@ -312,7 +314,7 @@ def _write(file: Path, svg: str) -> None:
     write_text(file, for_file(svg))
 
 
-def _answer(rows: dict[str, Row], numbers: dict[str, Any], gains: dict[str, Number]) -> str:
+def _answer(rows: dict[str, ModelRow], numbers: dict[str, Any], gains: dict[str, Number]) -> str:
     meant = [name for name, row in rows.items() if row.learnt and name in gains and name != "cell size alone"]
     untold = sum(not row.learnt for row in rows.values())
     best = max(meant, key=lambda name: numbers[name]["auroc"]["value"])
@@ -329,6 +331,6 @@ STUDY = Study(
     "transfer",
     "Does transfer learning reach 96 %?",
     "Transfer learning with large pretrained networks reaches 96.15 % (Abir et al., with LIME as its explanation).",
-    Scale(seeds=4, images=800, size=96, epochs=6),
+    StudySize(seeds=4, images=800, size=96, epochs=6),
     run,
 )
