@@ -294,7 +294,7 @@ def test_hl7_goes_over_mllp_and_the_room_that_was_killed_sends_it_when_it_is_bac
     to = Destination(name="lab", kind="hl7", address=f"127.0.0.1:{port}")
     rooms = room_to(settings, to)
     place = next(rooms)
-    place.room.courier.stop()
+    place.room.sender.stop()
     me = place.local()
     case = signed_case(me)
     number = send(me, case, "lab").json()["sendings"][0]["id"]
@@ -302,7 +302,7 @@ def test_hl7_goes_over_mllp_and_the_room_that_was_killed_sends_it_when_it_is_bac
         row = session.get_one(Sending, number)
         row.state, row.owner, row.due = (
             "running",
-            place.room.courier._owner.rpartition("/")[0] + "/1",
+            place.room.sender._owner.rpartition("/")[0] + "/1",
             time.time() + 900,
         )
     next(rooms, None)

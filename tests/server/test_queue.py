@@ -235,7 +235,7 @@ def test_the_analysis_is_a_process_of_its_own_that_is_started_anew(settings: Ser
         for start in range(3):
             me.send(case, *[kinds[number % 4] for number in range(20)], wait=0)
             wait_until(place, cells=20 * start + 2)
-            apart = place.room.worker._apart
+            apart = place.room.worker._process
             assert apart
             assert apart._process
             os.kill(apart._process.pid, signal.SIGKILL)

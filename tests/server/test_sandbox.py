@@ -20,8 +20,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from leukoscope.errors import ImageError
-from leukoscope.server.decoding import Taken
-from leukoscope.server.sandbox import MIB, Sandbox
+from leukoscope.server.sandbox import MIB, Sandbox, Taken
 from leukoscope.server.settings import Serving
 from tests.interop.test_dicom import write_field
 from tests.server.conftest import Place, cell_picture, opened, png, synthetic

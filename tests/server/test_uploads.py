@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from leukoscope.errors import ImageError
-from leukoscope.server.decoding import take
+from leukoscope.server.sandbox import take
 from leukoscope.server.settings import Limits, Serving
 from leukoscope.server.uploads import shown
 from tests.server.conftest import Place, cell_picture, opened, synthetic

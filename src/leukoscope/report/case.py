@@ -72,7 +72,7 @@ class CaseReport:
     readers: Sequence[str] = ()
     """Who read, and how far, in words."""
     agreement: dict[str, Any] | None = None
-    """As server.agreement gives it for a case; None where one person reads."""
+    """As server.summary gives it for a case; None where one person reads."""
     unsettled: int = 0
     """Cells that people have read and on which they differ, with nothing settled yet."""
 

@@ -4,7 +4,6 @@ A field alone tells little of its scale and stain, so those of one size share bo
 share may change: fields that were judged before are then judged again, and what people decided stays.
 """
 
-import io
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -231,13 +229,6 @@ def drawn_of(cell: Any, digest: str, *, origin: str = "model") -> Drawn:
         "flags": list(cell.flags),
     }
     return Drawn(digest, [left, top, right - left, bottom - top], outline, facts, origin)
-
-
-def png(image: RGB) -> bytes:
-    """Return an image as PNG, pixels alone."""
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
 
 
 STATED = ("user", "file")  # sources of a scale that nothing was measured for

@@ -45,7 +45,7 @@ def create_app(settings: Serving, *, room: Room | None = None) -> FastAPI:
         app.state.uploads = CapacityLimiter(_UPLOADS)
         if settings.work:
             room.worker.start()
-        room.courier.start()
+        room.sender.start()
         yield
         room.close()
 

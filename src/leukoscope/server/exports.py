@@ -32,16 +32,14 @@ from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
 from . import readings
 from .accounts import Caller
-from .agreement import agreement_of_case
 from .cases import SAID, SHOWN, describe_case, fields_of_case, place_of
 from .database import THIRD, Account, Case, Cell, Picture, Prediction, Review
-from .decoding import png_of
 from .readings import View
 from .refusals import Refusal
-from .sandbox import Sandbox
+from .sandbox import Sandbox, header_of
 from .settings import Serving
-from .store import Pictures
-from .summary import blood_of, differential_of_image, differentials, summary
+from .store import Pictures, png
+from .summary import agreement_of_case, blood_of, differential_of_image, differentials, summary
 
 FORMATS = ("csv", "counts", "json", "answers", "geojson", "dicom", "html", "pdf", "dataset")
 _THUMBNAIL = 160
@@ -213,7 +211,6 @@ class Exporter:
 
     def _dicom_files(self, name: str, image: Picture, rows: Sequence[Any]) -> dict[str, bytes]:
         from ..interop.dicom_results import Algorithm, write_annotations, write_report
-        from .decoding import header_of
 
         source = header_of(self.pictures.read(image.identity))
         bundle = f"{self.manifest.name}, {self.manifest.seal}"
@@ -517,7 +514,7 @@ def _as_png(content: bytes) -> bytes:
     if content.startswith(b"\x89PNG"):
         return content
     with Image.open(io.BytesIO(content)) as image:
-        return png_of(np.asarray(image.convert("RGB")))
+        return png(np.asarray(image.convert("RGB")))
 
 
 def source_names(names: Sequence[str]) -> list[str]:

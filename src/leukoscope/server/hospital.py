@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -194,55 +193,43 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         raise
 
 
-class Courier:
-    """One thread that takes sendings to where they go; several processes may each have one."""
+class Sender(queue.BackgroundThread):
+    """The thread that sends signed cases to the hospital's systems."""
 
     def __init__(self, database: Database, log: AuditLog, data: Path, destinations: tuple[Destination, ...]) -> None:
+        super().__init__("sending", poll_seconds=_LOOK_SECONDS)
         self._database, self._log, self._data = database, log, data
         self._to = {each.name: each for each in destinations}
-        self._owner = queue.owner_name("courier")
-        self._end, self._wake = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="leukoscope-courier")
 
     def start(self) -> None:
-        """Begin; nothing is done in a room without destinations."""
+        """Start the thread, in a room that has destinations."""
         if self._to:
-            self._thread.start()
+            super().start()
 
-    def wake(self) -> None:
-        """Say that there is something to send."""
-        self._wake.set()
+    def recover(self, *, failed: bool) -> None:
+        """Queue again what dead processes of this machine had leased; other leases run out."""
+        with self._database.reading() as session:
+            dead = queue.dead_among(session.scalars(select(Sending.owner).where(Sending.state == RUNNING).distinct()))
+        if dead:
+            with self._database.writing(bulk=True) as session:
+                freed = update(Sending).where(Sending.state == RUNNING, Sending.owner.in_(dead))
+                session.execute(freed.values(state=QUEUED, owner="", due=0.0))
 
-    def stop(self, *, seconds: float = 5) -> None:
-        """End after the file that is under way; what is left is sent by whoever starts next."""
-        self._end.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+    def work(self) -> bool:
+        """Send one case, if one is due."""
+        found = self._take()
+        if found is not None:
+            self._send(found)
+        return found is not None
 
     def _run(self) -> None:
-        self._tidy()
-        while not self._end.is_set():
-            try:
-                self._wake.clear()
-                found = self._take()
-                if found is None:
-                    self._wake.wait(_LOOK_SECONDS)
-                else:
-                    self._bring(found)
-            except (SQLAlchemyError, OSError) as trouble:  # the database is away or the disk full: both come back
-                LOG.warning("sending waits: %s", type(trouble).__name__)
-                self._end.wait(_LOOK_SECONDS)
-            except Exception:
-                LOG.exception("sending failed")
-                self._end.wait(_LOOK_SECONDS)
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            self._remove_leftover_files()
+        super()._run()
 
-    def _tidy(self) -> None:
-        """Take over what dead processes of this machine had under way; drop files of sendings that are gone."""
-        with contextlib.suppress(SQLAlchemyError, OSError), self._database.writing(bulk=True) as session:
-            dead = queue.dead_among(session.scalars(select(Sending.owner).where(Sending.state == RUNNING).distinct()))
-            freed = update(Sending).where(Sending.state == RUNNING, Sending.owner.in_(dead))
-            session.execute(freed.values(state=QUEUED, owner="", due=0.0))
+    def _remove_leftover_files(self) -> None:
+        """Remove the files of sendings that are done, or were never stored in the database."""
+        with self._database.writing(bulk=True) as session:
             left = {str(number) for number in session.scalars(select(Sending.id).where(Sending.state != DONE))}
             folder = self._data / "outgoing"
             for each in folder.iterdir() if folder.is_dir() else ():
@@ -261,7 +248,7 @@ class Courier:
                 found.attempts += 1
         return found
 
-    def _bring(self, sending: Sending) -> None:
+    def _send(self, sending: Sending) -> None:
         """Send what is left of a sending, and note what became of it."""
         folder = outgoing(self._data, sending.id)
         try:
@@ -270,7 +257,7 @@ class Courier:
             if not folder.is_dir():
                 raise DataError("What was to be sent is gone from the folder of the room. Sign the case off again.")
             for number, path in enumerate(sorted(folder.iterdir()), start=1):
-                if self._end.is_set() or not self._hold(sending, stored=number - 1):
+                if self._stopping.is_set() or not self._hold(sending, stored=number - 1):
                     return
                 deliver(path, self._to[sending.destination])
         except UnreachableError as away:

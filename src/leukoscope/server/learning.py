@@ -429,60 +429,32 @@ def ask_for(session: Session, models: Models, laboratory_id: int, account_id: in
     return made, True
 
 
-class Learner:
-    """One thread that fits models, one at a time; several processes may each have one."""
+class Fitter(queue.BackgroundThread):
+    """The thread that fits models to signed-off cells, one at a time."""
 
     def __init__(
         self, database: Database, pictures: Pictures, log: AuditLog, models: Models, *, lease_seconds: float
     ) -> None:
+        super().__init__("learning", poll_seconds=_LOOK_SECONDS)
         self._database, self._pictures, self._log, self._models = database, pictures, log, models
-        self._seconds, self._owner = lease_seconds, queue.owner_name("learner")
-        self._end, self._wake = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="leukoscope-learner")
+        self._seconds = lease_seconds
 
-    def start(self) -> None:
-        """Begin, taking over what dead processes of this machine had under way."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Say that there is something to learn."""
-        self._wake.set()
-
-    def stop(self, *, seconds: float = 10) -> None:
-        """End; what is under way is begun again by whoever starts next."""
-        self._end.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-
-    def _run(self) -> None:
-        broke = False
-        while not self._end.is_set():
+    def work(self) -> bool:
+        """Fit one model, if one is waiting."""
+        found = self._take() if self._waiting() else None
+        if found is not None:
             try:
-                self._tidy(counts=broke)
-                broke = False
-                self._wake.clear()
-                found = self._take() if self._waiting() else None
-                if found is None:
-                    self._wake.wait(_LOOK_SECONDS)
-                else:
-                    self._learn(found)
-            except (SQLAlchemyError, OSError) as trouble:  # the database is away or the disk full: both come back
-                LOG.warning("learning waits: %s", type(trouble).__name__)
-                self._end.wait(_LOOK_SECONDS)
-            except _EndedError:
-                self._tidy(counts=False)
-            except Exception:
-                LOG.exception("learning failed")
-                broke = True
-                self._end.wait(_LOOK_SECONDS)
+                self._learn(found)
+            except _StoppedError:
+                self.recover(failed=False)
+        return found is not None
 
     def _waiting(self) -> bool:
         with self._database.reading() as session:
             return session.scalar(select(Adaptation.id).where(_free()).limit(1)) is not None
 
-    def _tidy(self, *, counts: bool) -> None:
-        """Queue again what was under way here before trouble came, and in processes that are dead."""
+    def recover(self, *, failed: bool) -> None:
+        """Queue again what dead processes of this machine, or this thread before an error, had leased."""
         with self._database.reading() as session:
             owners = set(session.scalars(select(Adaptation.owner).where(Adaptation.state == RUNNING)))
         left = [*queue.dead_among(owners - {self._owner}), *({self._owner} & owners)]
@@ -490,7 +462,7 @@ class Learner:
             return
         with self._database.writing(bulk=True) as session:
             held = update(Adaptation).where(Adaptation.state == RUNNING, Adaptation.owner.in_(left))
-            if not counts:  # nothing broke here: the room was closed, or the database away
+            if not failed:  # the room was closed, or the database unreachable: not the fault of this attempt
                 own = held.where(Adaptation.owner == self._owner)
                 session.execute(own.values(attempts=Adaptation.attempts - 1))
             session.execute(held.values(state=QUEUED, owner="", looked=0))
@@ -576,8 +548,8 @@ class Learner:
                     session.execute(update(Adaptation).where(*mine).values(cells=total, **values))
 
         def looked() -> None:
-            if self._end.is_set():
-                raise _EndedError
+            if self._stopping.is_set():
+                raise _StoppedError
             count["cells"] += 1
 
         thread = threading.Thread(target=renew, daemon=True)
@@ -589,8 +561,8 @@ class Learner:
             thread.join()
 
 
-class _EndedError(Exception):
-    """The room closes."""
+class _StoppedError(Exception):
+    """The thread has been asked to end."""
 
 
 def _free() -> Any:

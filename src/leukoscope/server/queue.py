@@ -1,22 +1,27 @@
-"""The queue: rows that workers lease. A lease that is not renewed goes to somebody else, and work is booked once.
+"""The queue: rows that workers lease, and the threads that work on what was leased.
 
-A job is finished in the same transaction that stores its results, and only by whoever still holds its lease: so a
-worker that was thought dead and comes back can store nothing twice.
+A lease that is not renewed goes to another worker. A job is finished in the same transaction that stores its results,
+and only by the worker that still holds its lease: one that was thought dead and comes back stores nothing twice.
 """
 
 import contextlib
+import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from .database import DONE, FAILED, QUEUED, RUNNING, Case, Job, Laboratory, Picture
 
+LOG = logging.getLogger("leukoscope.server")
+_PAUSE_SECONDS = 1.0  # after an error, until the next attempt
 MOST_ATTEMPTS = 5
 """An image at which the program has died this often is given up."""
 _ALONE = 2  # attempts after which an image is tried alone
@@ -43,7 +48,72 @@ class Task:
         return self.attempts > _ALONE
 
 
-def owner_name(part: str = "worker") -> str:
+class BackgroundThread:
+    """A thread that leases work from the database until it is stopped; several processes may each have one.
+
+    A subclass defines `recover` and `work`. An error ends neither the thread nor the server: the database may be
+    unreachable or the disk full for a while, and any other error is logged. After both, `recover` runs first.
+    """
+
+    def __init__(self, name: str, *, poll_seconds: float) -> None:
+        """Prepare a thread that is called `name` in the log, and looks for work every `poll_seconds`."""
+        self._name, self._poll_seconds, self._owner = name, poll_seconds, owner_name(name)
+        self._stopping, self._wake_up = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name=f"leukoscope-{name}")
+        self._failed = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look for work now instead of after `poll_seconds`."""
+        self._wake_up.set()
+
+    def stop(self, *, seconds: float = 10) -> None:
+        """Ask the thread to end after its current step, and wait for it so long at most."""
+        self._stopping.set()
+        self._wake_up.set()
+        if self.alive:
+            self._thread.join(seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is running."""
+        return self._thread.is_alive()
+
+    def recover(self, *, failed: bool) -> None:
+        """Queue again what dead processes, or this thread before an error, had leased.
+
+        failed: whether the last step ended in an error of the program, so that one of its jobs may be the cause.
+        """
+        raise NotImplementedError
+
+    def work(self) -> bool:
+        """Do what can be leased now; return whether there was anything."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        recover = True
+        while not self._stopping.is_set():
+            try:
+                if recover:
+                    self.recover(failed=self._failed)
+                recover = self._failed = False
+                self._wake_up.clear()
+                if not self.work():
+                    recover = not self._wake_up.wait(self._poll_seconds)
+            except (SQLAlchemyError, OSError) as error:  # the database is unreachable or the disk full, for a while
+                LOG.warning("%s waits: %s", self._name, type(error).__name__)
+                recover = True
+                self._stopping.wait(_PAUSE_SECONDS)
+            except Exception:
+                LOG.exception("%s failed", self._name)
+                recover = self._failed = True
+                self._stopping.wait(_PAUSE_SECONDS)
+
+
+def owner_name(part: str = "analysis") -> str:
     """Return a name for a part of this process that no other process, now or later, has: host, number and start."""
     return f"{socket.gethostname()}/{part}/{os.getpid()}/{_started(os.getpid())}"
 

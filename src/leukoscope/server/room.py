@@ -18,7 +18,7 @@ from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_accou
 from .analysis import remember_bundle
 from .audit_log import AuditLog
 from .database import Database
-from .hospital import Courier
+from .hospital import Sender
 from .learning import Models
 from .oidc import Provider
 from .sandbox import Sandbox
@@ -78,8 +78,8 @@ class Room:
     attempts: Attempts
     token: OneTimeToken | None
     """Of the start; None where accounts have passwords."""
-    courier: Courier
-    """Takes what was signed to the hospital's systems."""
+    sender: Sender
+    """Sends signed cases to the hospital's systems."""
     provider: Provider | None = None
     """Through which people sign in, beside passwords."""
     survival: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Room:
         """End the worker and give the database back."""
         if self.settings.work:
             self.worker.stop()
-        self.courier.stop()
+        self.sender.stop()
         with contextlib.suppress(SQLAlchemyError, OSError), self.database.reading() as session:
             self.log.note_head(session, at_once=True)
         self.sandbox.close()
@@ -127,7 +127,7 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         point=settings.point,
         lease_seconds=settings.lease_seconds,
         counted=counted or measures.cells,
-        apart=settings.model_dump_json() if settings.apart else "",
+        process_settings=settings.model_dump_json() if settings.apart else "",
         bound=settings.analysis_bytes if counted else 0,
     )
     survival = read_survival(settings.survival)
@@ -143,7 +143,7 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         measures,
         Attempts(settings.attempts),
         token,
-        Courier(database, log, settings.data, settings.hospital),
+        Sender(database, log, settings.data, settings.hospital),
         Provider(settings.oidc) if settings.oidc else None,
         survival,
     )

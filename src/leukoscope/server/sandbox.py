@@ -1,4 +1,7 @@
-"""Processes that decode what strangers sent, each with a bound on its memory and time; one that breaks is replaced.
+"""Processes that decode uploaded files, each with a limit on its memory and time; one that breaks is replaced.
+
+Every picture is read by the one reader of pixels and written again as PNG, so no name, date, place, thumbnail, comment,
+palette entry or trailing byte goes into the store. A DICOM header is kept apart, for results alone.
 
 A picture is tried in a small process first. One that needs more than `light_bytes` gets a second try in the one large
 process, so whatever is sent at once, all decoding together takes `light * light_bytes + heavy_bytes` at most.
@@ -9,6 +12,7 @@ A request is a line of JSON and so many bytes behind it, on standard input; so i
 """
 
 import contextlib
+import io
 import json
 import os
 import queue
@@ -20,17 +24,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image
 
 from ..config import Prepare
-from ..errors import ImageError, LeukoscopeError, MissingExtraError, Refusal, attempt
+from ..errors import ImageError, LeukoscopeError, MissingExtraError, Refusal, attempt, require
+from ..images.read import RGB, format_of, read_picture, read_size, tiff_readable
+from ..images.scale import stated_scale
 from ..inference.trial import bound_memory
 from . import slides, store
-from .decoding import Taken, is_small, png_of, take
 from .slides import SlideFacts
-from .store import Pictures
+from .store import Pictures, png
 
 if TYPE_CHECKING:
     from .cases import Shown  # its database is of no use to the processes
@@ -41,10 +47,29 @@ _NICE = 5  # people who read go first
 _SMALL_PIXELS = 4_000_000  # of a stored picture that may be drawn where the request is answered
 _BOUNDED = ("slide_tile", "cut")  # what reads a few tiles whatever the size of the picture
 _MEMORY, _UNUSABLE, _REFUSED = "memory", "unusable", "refused"
+SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif")
+_CERTAIN_PIXELS, _CERTAIN_BYTES = 6_000_000, 32 << 20  # what fits a small process whatever its depth
+_NAME = "This image"
 
 
 class TooHeavyError(LeukoscopeError):
     """A process ran out of its memory or time, or broke."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A picture as it goes into the store."""
+
+    picture: bytes
+    """PNG, pixels alone."""
+    kind: str
+    width: int
+    height: int
+    um_per_px: float | None = None
+    identity: bytes = b""
+    """Header of a DICOM source."""
+    notes: Sequence[str] = ()
+    """What was done to the values of the file, and what was not believed of its scale."""
 
 
 @dataclass
@@ -303,7 +328,96 @@ def _draw(what: str, path: Path, how: dict[str, Any], prepare: Prepare | None) -
     return store.thumbnail(path, **how) if what == "thumbnail" else store.region(path, **how)
 
 
-# --- inside a process -------------------------------------------------------------------------------------------------
+# --- what is done inside a process: decoding -------------------------------------------------------------------------
+
+
+def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, most_pixels: int) -> Taken:
+    """Return the pixels of a file, and what else of it is kept.
+
+    Raises:
+        ImageError: it is not an image, is damaged, or has more pixels than allowed.
+        MissingExtraError: an extra that its format needs is not installed.
+    """
+    found = format_of(content[:4096])
+    if found == "DICOM":
+        return _dicom(content, um_per_px=um_per_px, most_pixels=most_pixels)
+    if found == "TIFF" and tiff_readable():
+        from ..fields.slides import TiffSlide, is_slide
+
+        with _file(content, suffix if suffix in SUFFIXES else ".tif") as path:
+            if is_slide(path):
+                slide = TiffSlide(path)
+                pixels = _whole(slide, most_pixels=most_pixels)
+                return _taken(pixels, kind, um_per_px or slide.um_per_px, notes=slide.notes)
+    picture = read_picture(content, name=_NAME, most_pixels=most_pixels)
+    stated = stated_scale(io.BytesIO(content))
+    return _taken(picture.pixels, kind, um_per_px or stated.um_per_px, notes=(*picture.notes, stated.note))
+
+
+def is_small(content: bytes) -> bool:
+    """Tell whether a file says of itself that it is so small that reading it cannot have needed much memory."""
+    try:
+        width, height = read_size(content)
+    except ImageError:
+        return format_of(content[:4096]) != "DICOM" and len(content) < _CERTAIN_BYTES
+    return width * height <= _CERTAIN_PIXELS and len(content) < _CERTAIN_BYTES
+
+
+def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> Taken:
+    pydicom = require("pydicom", feature="DICOM", extra="dicom")
+    from ..interop.dicom import DicomImage
+
+    with _file(content, ".dcm") as path:
+        image = DicomImage(path)
+        pixels = _whole(image, most_pixels=most_pixels)
+        header = io.BytesIO()
+        pydicom.dcmwrite(header, image.identity())
+        scale = um_per_px or image.um_per_px
+        return _taken(pixels, "dicom", scale, header.getvalue(), notes=image.notes)
+
+
+def _taken(
+    pixels: RGB, kind: str, um_per_px: float | None, identity: bytes = b"", *, notes: Sequence[str] = ()
+) -> Taken:
+    height, width = pixels.shape[:2]
+    return Taken(png(pixels), kind, width, height, um_per_px, identity, tuple(note for note in notes if note))
+
+
+def header_of(content: bytes) -> Any:
+    """Return the header of a DICOM source as it was stored."""
+    pydicom = require("pydicom", feature="DICOM", extra="dicom")
+    return pydicom.dcmread(io.BytesIO(content))
+
+
+@contextmanager
+def _file(content: bytes, suffix: str) -> Iterator[Path]:
+    """Yield a temporary file, whose name is taken out of what its readers say."""
+    with TemporaryDirectory(prefix="leukoscope-") as folder:
+        path = Path(folder) / f"source{suffix}"
+        path.write_bytes(content)
+        try:
+            yield path
+        except ImageError as unusable:
+            raise ImageError(unusable.reason) from None
+
+
+def _whole(image: Any, *, most_pixels: int) -> RGB:
+    width, height = image.size
+    if width * height > most_pixels:
+        raise ImageError(
+            f"has {width:,}x{height:,} pixels, more than the {most_pixels / 1e6:.0f} million allowed for one picture. "
+            "Send a slide by itself and not in a zip: a tiled pyramid in TIFF or SVS, or DICOM; or send fields of it."
+        )
+    pixels: RGB = image.read(0, 0, width, height)
+    return pixels
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a user's file name in lower case, for choosing what to try first."""
+    return Path(name.replace("\\", "/")).suffix.lower()
+
+
+# --- the loop of a process -------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -359,7 +473,7 @@ def _done(request: dict[str, Any], parts: list[bytes], memory: int) -> Answer:
     if request["task"] == "area":
         left, top, width, height = request["how"]["box"]
         pixels = slides.part(Path(request["path"]), left=left, top=top, width=width, height=height)
-        return {"facts": {}}, [png_of(pixels)]
+        return {"facts": {}}, [png(pixels)]
     prepare = Prepare.model_validate(request["prepare"]) if request["prepare"] else None
     return {"facts": {}}, [_draw(request["task"], Path(request["path"]), request["how"], prepare)]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
 from ..config import Prepare
@@ -260,12 +261,13 @@ def heat_in_place(
         x, y = round((wide - part) / 2), round((high - part) / 2)
         over = over.crop((x, y, x + round(part), y + round(part)))
     over.thumbnail((_HEAT_PLACED, _HEAT_PLACED), _SMOOTH)
-    return _png(over)
+    return png(np.asarray(over))
 
 
-def _png(image: Image.Image) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return uint8 (height, width, 3 or 4) as PNG without metadata."""
     stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=3)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 

@@ -18,9 +18,8 @@ from typing import BinaryIO
 from ..errors import ImageError
 from ..images.read import format_of
 from .database import SLIDE
-from .decoding import SUFFIXES, Taken, suffix_of
 from .refusals import too_large
-from .sandbox import Sandbox
+from .sandbox import SUFFIXES, Sandbox, Taken, suffix_of
 from .settings import Limits
 from .store import Pictures
 

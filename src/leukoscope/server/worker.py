@@ -38,24 +38,23 @@ from .analysis import (
     judge_again,
     keep_facts,
     outdated,
-    png,
     renew_cells,
     store_cells,
 )
 from .audit_log import AuditLog, Who
 from .database import CROP, Case, Database, Picture
-from .learning import Learner, Models
+from .learning import Fitter, Models
 from .queue import Task
 from .refusals import Refusal
 from .settings import MIB
-from .store import Pictures
+from .store import Pictures, png
 from .uploads import Stored
 
 LOG = logging.getLogger("leukoscope.server")
 _AT_ONCE = 32  # jobs leased together
 _FIRST, _THEN = 4, 24  # answers stored together: few at first, so that something is seen at once
 _IDLE_SECONDS = 2.0  # how long until other processes' uploads are noticed
-_AFTER_TROUBLE_SECONDS = 1.0
+_RESTART_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ class Answered:
     predictor: Predictor
 
 
-class Worker:
-    """One thread that analyses, and one that renews its leases.
+class Worker(queue.BackgroundThread):
+    """The thread that analyses, and one that renews its leases; or the process that does both.
 
     A picture that needs more memory than there is (`bound`, in bytes, where the process has one) is tried again alone.
     """
@@ -92,50 +91,40 @@ class Worker:
         point: str,
         lease_seconds: float,
         counted: Callable[[int], None] = lambda cells: None,
-        apart: str = "",
+        process_settings: str = "",
         bound: int = 0,
     ) -> None:
+        super().__init__("analysis", poll_seconds=_IDLE_SECONDS)
         self._database, self._pictures, self._log, self._models = database, pictures, log, models
         self._point, self._seconds, self._counted = point, lease_seconds, counted
         self._fields = FieldsOfCases(database, pictures, point=point)
-        self._owner, self._asked = queue.owner_name(), itertools.count(1)
-        self._work, self._end = threading.Event(), threading.Event()
-        self._broke, self._bound = False, bound
-        self._learner = Learner(database, pictures, log, models, lease_seconds=lease_seconds)
-        self._apart = _Apart(apart, self._tell) if apart else None
-        work = (self._apart.run,) if self._apart else (self._run, self._renew)
-        self._threads = [threading.Thread(target=each, daemon=True) for each in work]
+        self._asked, self._bound = itertools.count(1), bound
+        self._fitter = Fitter(database, pictures, log, models, lease_seconds=lease_seconds)
+        self._process = _WorkerProcess(process_settings, self._tell) if process_settings else None
 
     def start(self) -> None:
-        """Begin, taking over what dead processes of this machine had leased."""
-        for thread in self._threads:
-            thread.start()
-        if not self._apart:
-            self._learner.start()
+        """Start the threads, or the process."""
+        super().start()
+        if not self._process:
+            threading.Thread(target=self._renew, daemon=True).start()
+            self._fitter.start()
 
     def stop(self, *, seconds: float = 10) -> None:
         """End after the answers that are under way, and hand the rest back to the queue."""
-        self._end.set()
-        self._work.set()
-        if self._apart:
-            self._apart.stop(seconds)
+        self._stopping.set()
+        if self._process:
+            self._process.stop(seconds)
         else:
-            self._learner.stop(seconds=seconds)
-        if self.alive:
-            self._threads[0].join(seconds)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread is still there."""
-        return self._threads[0].is_alive()
+            self._fitter.stop(seconds=seconds)
+        super().stop(seconds=seconds)
 
     def wake(self) -> None:
-        """Say that there is something in the queue."""
-        self._work.set()
-        if self._apart:
-            self._apart.wake()
+        """Look for work now: for images to analyse, and models to fit."""
+        super().wake()
+        if self._process:
+            self._process.wake()
         else:
-            self._learner.wake()
+            self._fitter.wake()
 
     def at_once(
         self, stored: Stored, queue_it: Callable[[str], list[Task]], *, predictor: Predictor
@@ -166,36 +155,29 @@ class Worker:
         return None if image is None else predictor.opinion(image, point=self._point)
 
     def _run(self) -> None:
-        due = True
-        while not self._end.is_set():
-            try:
-                if due:
-                    self._take_over()
-                due = False
-                with self._database.reading() as session:
-                    self._log.note_head(session)
-                self._work.clear()
-                if not self._analyse_all():
-                    due = not self._work.wait(_IDLE_SECONDS)
-            except (SQLAlchemyError, OSError) as trouble:  # the database is away or the disk full: both come back
-                LOG.warning("analysis waits: %s", type(trouble).__name__)
-                due = True
-                self._end.wait(_AFTER_TROUBLE_SECONDS)
-            except Exception:  # an image that breaks the program is given up after a few attempts, alone
-                LOG.exception("analysis failed")
-                due = self._broke = True
-                self._end.wait(_AFTER_TROUBLE_SECONDS)
-        self._take_over()
+        if self._process:
+            self._process.run()
+        else:
+            super()._run()
+            self.recover(failed=self._failed)
 
-    def _take_over(self) -> None:
-        """Queue again what was leased here before trouble came, and what dead processes left behind."""
+    def recover(self, *, failed: bool) -> None:
+        """Queue again what was leased here before an error, and what dead processes left behind.
+
+        An image that breaks the program is tried alone, and given up after a few attempts.
+        """
         with self._database.writing(bulk=True) as session:
-            queue.hand_back(session, self._owner, counts=self._broke)
+            queue.hand_back(session, self._owner, counts=failed)
             queue.free_the_dead(session)
-        self._broke = False
+
+    def work(self) -> bool:
+        """Analyse until the queue is empty."""
+        with self._database.reading() as session:
+            self._log.note_head(session)
+        return self._analyse_all()
 
     def _renew(self) -> None:
-        while not self._end.wait(self._seconds / 3) and self.alive:
+        while not self._stopping.wait(self._seconds / 3) and self.alive:
             try:
                 with self._database.writing(bulk=True) as session:
                     queue.renew(session, self._owner, seconds=self._seconds)
@@ -238,7 +220,7 @@ class Worker:
     def _leased(self, fields: deque[Seen]) -> Iterator[Task]:
         """Yield jobs until none is left, or one that must be alone; the rest waits for the next round."""
         tasks: list[Task] = []
-        while not self._end.is_set() and len(fields) < _FIRST:
+        while not self._stopping.is_set() and len(fields) < _FIRST:
             with self._database.writing(bulk=True) as session:
                 begun = bool(tasks)
                 tasks = queue.lease(session, self._owner, most=_AT_ONCE, seconds=self._seconds, young=begun)
@@ -378,7 +360,7 @@ def _program(session: Session, case_id: int) -> Who:
     return Who(laboratory_id=session.scalar(select(Case.laboratory_id).where(Case.id == case_id)))
 
 
-class _Apart:
+class _WorkerProcess:
     """The process that works; it is started anew when it dies, and ends with the server, however that ends."""
 
     def __init__(self, settings: str, tell: Callable[[int], None]) -> None:
@@ -395,7 +377,7 @@ class _Apart:
                 LOG.warning("analysis does not start: %s", type(trouble).__name__)
             if not self._end.is_set():
                 LOG.warning("the process that analyses has ended; it is started again")
-                self._end.wait(_AFTER_TROUBLE_SECONDS)
+                self._end.wait(_RESTART_SECONDS)
 
     def _work(self) -> None:
         command = [sys.executable, "-m", __name__]

@@ -1,8 +1,11 @@
-"""Accounts, API tokens and the audit log."""
+"""Accounts, API tokens, the audit log; signing in with a password, or through the hospital's own provider."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
 from pydantic import Field, model_validator
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -31,6 +34,7 @@ from ..accounts import (
 )
 from ..audit_log import Who
 from ..database import ADMIN, BLIND, Account, Case, Entry, Identity, Laboratory, Login, Token
+from ..oidc import BEGUN_SECONDS, Begun, NoRole, Person, Provider, SignInProblem, account_of, end_rights, path_within
 from ..refusals import LARGEST, Answer, Body, Id, Name, Password, Refusal, Word, again, not_found
 from ..room import Room
 from ..security import COOKIE, Admin, Me, TheRoom, address_of, secure_cookies
@@ -250,7 +254,7 @@ def _for_eyes_of(me: Caller, row: Entry, *, blind: bool) -> dict[str, Any]:
     return {name: "hidden" if name in _ANSWERS else value for name, value in row.detail.items()}
 
 
-sessions = APIRouter(prefix="/session", tags=["session"])
+session_router = APIRouter(prefix="/session", tags=["session"])
 
 
 class SignIn(Body):
@@ -274,7 +278,7 @@ class NewPassword(Body):
     new: Password
 
 
-@sessions.post("")
+@session_router.post("")
 def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) -> Answer:
     """Sign in with the one-time token of the start or with name and password; sets the cookie."""
     hours, guess = room.settings.session_hours, {"name": entry.name or "", "address": address_of(request)}
@@ -315,7 +319,7 @@ def _entering(entry: SignIn, room: Room) -> Account | None:
     return account if fits(account.password if account else "", entry.password or "") else None
 
 
-@sessions.put("/password")
+@session_router.put("/password")
 def change_password(me: Me, room: TheRoom, request: Request, change: NewPassword) -> Answer:
     """Change one's own password; every other session and every API token of the account ends."""
     guess = {"name": me.name, "address": address_of(request)}
@@ -342,13 +346,13 @@ def _wrong(entry: SignIn) -> Refusal:
     return Refusal(401, "wrong_password", "Name or password is wrong. Try again, or ask who makes the accounts.")
 
 
-@sessions.get("")
+@session_router.get("")
 def who_am_i(me: Me) -> Answer:
     """Return the account, and the CSRF token that unsafe requests must repeat."""
     return _described_caller(me, me.csrf)
 
 
-@sessions.delete("")
+@session_router.delete("")
 def sign_out(me: Me, request: Request, response: Response, room: TheRoom) -> Answer:
     """End this browser's session."""
     with room.database.writing() as session:
@@ -369,3 +373,118 @@ def _described_caller(caller: Caller, csrf: str) -> Answer:
         "password": caller.password,
     }
     return {"account": account, "csrf": csrf}
+
+
+# --- signing in through the hospital's own provider -------------------------------------------------------------------
+
+
+provider_router = APIRouter(prefix="/session/oidc", tags=["session"])
+_COOKIE = "leukoscope_oidc"
+_REDIRECTS: dict[int | str, dict[str, Any]] = {
+    303: {"description": "On to the provider, the room, or back to the sign-in page with ?problem="}
+}
+_LONGEST = 4000  # characters of what a provider sends back
+
+
+@provider_router.get("", status_code=303, response_class=RedirectResponse, responses=_REDIRECTS)
+def begin(request: Request, room: TheRoom, then: Annotated[str, Query(max_length=300)] = "/") -> RedirectResponse:
+    """Send a browser to the provider; `then` is the path of the room to come back to."""
+    begun = Begun(then=path_within(then))
+    try:
+        answer = _redirect(provider_of(room).address_for(begun))
+    except SignInProblem as problem:
+        return _to_login(problem.code)
+    answer.set_cookie(
+        cookie_name(request, room),
+        begun.text(),
+        max_age=BEGUN_SECONDS,
+        httponly=True,
+        samesite="lax",
+        path="/",
+        secure=secure_cookies(request, room.settings),
+    )
+    return answer
+
+
+@provider_router.get("/callback", status_code=303, response_class=RedirectResponse, responses=_REDIRECTS)
+def callback(request: Request, room: TheRoom) -> RedirectResponse:
+    """Take in what the provider says of a person, and sign the browser in; guesses are counted like passwords."""
+    kept = cookie_name(request, room)
+    try:
+        answer = _signed_in(request, room, Begun.of(request.cookies.get(kept, "")))
+    except SignInProblem as problem:
+        answer = _to_login(problem.code)
+    except Refusal as refusal:
+        if refusal.status != 429:
+            raise
+        answer = _to_login("wait")
+    answer.delete_cookie(kept, path="/", secure=secure_cookies(request, room.settings), httponly=True)
+    return answer
+
+
+def _signed_in(request: Request, room: Room, begun: Begun | None) -> RedirectResponse:
+    known, guess = provider_of(room), {"name": "\0oidc", "address": address_of(request)}
+    room.attempts.begin(room.database, **guess)
+    try:
+        if begun is None:
+            raise SignInProblem("stale", "this browser has begun no sign-in, or too long ago")
+        person = known.person(begun, _given(request.query_params))
+        cookie = _open(room, person, guess)
+    except SignInProblem as problem:
+        with room.database.writing() as session:
+            ended = end_rights(session, problem.identity) if isinstance(problem, NoRole) else None
+            room.log.add(session, Who("nobody"), "sign-in failed", kind="session", why=problem.code, account=ended)
+        raise
+    answer = _redirect(begun.then)
+    answer.set_cookie(
+        COOKIE,
+        cookie,
+        max_age=int(room.settings.session_hours * 3600),
+        httponly=True,
+        samesite="strict",
+        path="/",
+        secure=secure_cookies(request, room.settings),
+    )
+    return answer
+
+
+def _open(room: Room, person: Person, guess: Mapping[str, str]) -> str:
+    with room.database.writing() as session:
+        account = account_of(session, person)
+        room.attempts.right(session, name=guess["name"], address=guess["address"])
+        cookie, _ = open_session(session, account, hours=room.settings.session_hours)
+        who = Who(account.name, account.laboratory_id)
+        room.log.add(session, who, "signed in", kind="session", by="OpenID Connect", role=account.role)
+    return cookie
+
+
+def provider_of(room: Room) -> Provider:
+    """Return the provider of a room.
+
+    Raises:
+        Refusal: it has none (404).
+    """
+    if room.provider is None:
+        raise Refusal(404, "not_found", "This room has no other way to sign in than name and password.")
+    return room.provider
+
+
+def _given(query: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: query[name]
+        for name in ("state", "code", "iss", "error")
+        if len(query.get(name, "")) <= _LONGEST and name in query
+    }
+
+
+def cookie_name(request: Request, room: Room) -> str:
+    """Return the name of the cookie of a sign-in that has begun; no other name of the domain may set it over TLS."""
+    return f"__Host-{_COOKIE}" if secure_cookies(request, room.settings) else _COOKIE
+
+
+def _redirect(address: str) -> RedirectResponse:
+    return RedirectResponse(address, status_code=303, headers={"Cache-Control": "no-store"})
+
+
+def _to_login(problem: str) -> RedirectResponse:
+    return _redirect(f"/login?{urlencode({'problem': problem})}")

@@ -1,10 +1,11 @@
-"""Cases: list, make, change, delete, progress, summary, sign-off."""
+"""Cases: list, make, change, delete, progress, summary; its readers, sign-off, exports, and sending to the hospital."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
+from pydantic import AfterValidator, StringConstraints
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
@@ -12,13 +13,31 @@ from .. import cases as shown
 from .. import readings
 from ..accounts import Caller
 from ..audit_log import take_turn
-from ..database import OPEN, REVIEWER, SIGNED, Case, Cell, Laboratory, Picture, now
+from ..database import OPEN, REVIEWER, SIGNED, Account, Case, Cell, HospitalNumbers, Laboratory, Picture, Sending, now
 from ..exports import Exporter
+from ..hospital import ask, files_of, result_of
 from ..learning import judged_by, manifest_of_case
-from ..refusals import LARGEST, Answer, Body, Id, Name, Note, Readers, Refusal, Seen, Settling, Word, not_allowed
+from ..readings import view_of_all
+from ..refusals import (
+    LARGEST,
+    Answer,
+    Body,
+    Id,
+    Name,
+    Note,
+    Readers,
+    Refusal,
+    Seen,
+    Settling,
+    Word,
+    not_allowed,
+    not_found,
+    readable,
+)
 from ..room import Room
 from ..security import Me, Reviewer, Saw, TheRoom
-from ..summary import blood_of, counting_of, differentials, summary
+from ..settings import Destination
+from ..summary import agreement_of_case, blood_of, counting_of, differentials, summary
 from .accounts import who
 
 router = APIRouter(prefix="/cases", tags=["cases"])
@@ -260,7 +279,62 @@ def reopen(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
         return shown.describe_case(session, me, found)
 
 
-exports = APIRouter(tags=["exports"])
+# --- its readers -----------------------------------------------------------------------------------------------------
+
+
+reading_router = APIRouter(tags=["readers"])
+
+
+@reading_router.post("/cases/{case_id}/readings/finish")
+def finish(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Say that the caller has read what they wanted to; when every reader has, all see each other's answers."""
+    with room.database.writing() as session:
+        found = shown.lock_case(session, me, case_id)
+        before = found.phase
+        readings.finish(session, me, found)
+        detail = {"opened": found.phase != before, "unsettled": readings.unsettled(session, case_id)}
+        room.log.add(session, who(me), "finished reading", kind="case", item=case_id, **detail)
+        return shown.describe_case(session, me, found)
+
+
+@reading_router.delete("/cases/{case_id}/readings/finish")
+def go_on(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Take the caller's finish back, as long as others still read."""
+    with room.database.writing() as session:
+        found = shown.lock_case(session, me, case_id)
+        readings.go_on(session, me, found)
+        room.log.add(session, who(me), "reads on", kind="case", item=case_id)
+        return shown.describe_case(session, me, found)
+
+
+@reading_router.delete("/cases/{case_id}/readings/{account_id}")
+def release(me: Me, room: TheRoom, case_id: Id, account_id: Id) -> Answer:
+    """Give a reader's place to whoever comes next: one's own, or, for reviewers, that of somebody who has left.
+
+    The answers are kept, and count again if the same reader comes back to a free place.
+    """
+    if account_id != me.account_id and not me.may(REVIEWER):
+        raise not_allowed(REVIEWER)
+    with room.database.writing() as session:
+        found = shown.lock_case(session, me, case_id)
+        name = readings.release(session, found, account_id)
+        room.log.add(session, who(me), "released the place of", kind="account", item=account_id, case=case_id)
+        return shown.describe_case(session, me, found) | {"released": name}
+
+
+@reading_router.get("/cases/{case_id}/agreement")
+def of_case(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Return how far the readers of a case agree: per cent and kappa with intervals over its cells, who differs how."""
+    with room.database.reading() as session:
+        found = shown.case_of(session, me, case_id)
+        readings.check_unblind(found)
+        return {"agreement": agreement_of_case(session, found)}
+
+
+# --- exports ---------------------------------------------------------------------------------------------------------
+
+
+export_router = APIRouter(tags=["exports"])
 _FILES: dict[str, Any] = {
     "description": "The file",
     "content": {
@@ -278,7 +352,7 @@ _FILES: dict[str, Any] = {
 Kind = Literal["csv", "counts", "json", "answers", "geojson", "dicom", "html", "pdf", "dataset"]
 
 
-@exports.get("/cases/{case_id}/exports/{kind}", response_class=Response, responses={200: _FILES})
+@export_router.get("/cases/{case_id}/exports/{kind}", response_class=Response, responses={200: _FILES})
 def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
     """Return a case as table of cells, of counts (CSV, or JSON with how fields were taken), of every answer ever given,
     for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip). None while the case is read blind.
@@ -294,3 +368,117 @@ def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
         room.log.add(session, who(me), "exported", kind="case", item=case_id, format=kind)
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(made.name)}"}
     return Response(made.content, media_type=made.media, headers=headers)
+
+
+# --- the hospital's systems ------------------------------------------------------------------------------------------
+
+
+hospital_router = APIRouter(prefix="/cases/{case_id}", tags=["hospital"])
+Number = Annotated[str, StringConstraints(max_length=64, strip_whitespace=True), AfterValidator(readable)]
+
+
+class Numbers(Body):
+    """What the hospital's systems call a case; each may be empty."""
+
+    patient_id: Number = ""
+    accession: Number = ""
+    order: Number = ""
+    specimen: Literal["", "blood", "bone marrow"] = ""
+
+
+class ToSend(Body):
+    """Where to."""
+
+    to: Name
+
+
+@hospital_router.get("/hospital")
+def hospital(me: Me, room: TheRoom, case_id: Id) -> Answer:
+    """Return the hospital's numbers of a case, where it can be sent, and what became of what was sent."""
+    with room.database.reading() as session:
+        found = shown.case_of(session, me, case_id)
+        return _described_sendings(session, room, me, found)
+
+
+@hospital_router.put("/hospital")
+def set_numbers(me: Me, room: TheRoom, case_id: Id, numbers: Numbers, seen: Saw) -> Answer:
+    """Say what the hospital's systems call an open case."""
+    with room.database.writing() as session:
+        found = shown.lock_case(session, me, case_id)
+        before = shown.etag_of_case(found, before=True)
+        seen.check(before, lambda: {"hospital": _described_sendings(session, room, me, found) | {"etag": before}})
+        row = session.get(HospitalNumbers, case_id)
+        if row is None:
+            row = HospitalNumbers(case_id=case_id)
+            session.add(row)
+        row.patient_id, row.accession = numbers.patient_id, numbers.accession
+        row.order_number, row.specimen = numbers.order, numbers.specimen
+        fields = sorted(name for name, value in numbers.model_dump().items() if value)
+        room.log.add(session, who(me), "gave hospital numbers", kind="case", item=case_id, fields=fields)
+        session.flush()
+        return _described_sendings(session, room, me, found)
+
+
+@hospital_router.post("/sendings", status_code=202)
+def send_case(me: Reviewer, room: TheRoom, case_id: Id, wanted: ToSend) -> Answer:
+    """Send a signed case to one of the hospital's systems: once, however often it is asked for; a failed one again."""
+    destination = _destination(room, me, wanted.to)
+    with room.database.writing() as session:
+        found = shown.lock_case(session, me, case_id, signed=True)
+        found.version -= 1  # what is sent changes nothing
+        manifest = manifest_of_case(session, room.models, found)
+        settings = counting_of(session, me.laboratory_id, room.settings)
+
+        def make() -> dict[str, bytes]:
+            result = result_of(session, found, manifest=manifest, settings=settings)
+            exporter = Exporter(session, room.pictures, room.sandbox, manifest, settings, me, view_of_all(found))
+            return files_of(destination.kind, result, lambda: exporter.dicom_files(found))
+
+        sending = ask(session, found, destination, data=settings.data, by=me.account_id, make=make)
+        detail = {"sending": sending.id, "to": destination.name}
+        room.log.add(session, who(me), "sends to the hospital", kind="case", item=case_id, **detail)
+        described = _described_sendings(session, room, me, found)
+    room.sender.wake()
+    return described
+
+
+def _destination(room: Room, me: Caller, name: str) -> Destination:
+    found = next((each for each in destinations_of(room, me) if each.name == name), None)
+    if found is None:
+        raise not_found("destination", name)
+    return found
+
+
+def destinations_of(room: Room, me: Caller) -> list[Destination]:
+    """Return where somebody may send."""
+    return [each for each in room.settings.hospital if each.laboratory in ("", me.laboratory)]
+
+
+def _described_sendings(session: Session, room: Room, me: Caller, case: Case) -> Answer:
+    row = session.get(HospitalNumbers, case.id)
+    sent = session.execute(
+        select(Sending, Account.name).join(Account).where(Sending.case_id == case.id).order_by(Sending.id.desc())
+    )
+    return {
+        "patient_id": row.patient_id if row else "",
+        "accession": row.accession if row else "",
+        "order": row.order_number if row else "",
+        "specimen": row.specimen if row else "",
+        "destinations": [{"name": each.name, "kind": each.kind} for each in destinations_of(room, me)],
+        "sendings": [
+            {
+                "id": each.id,
+                "to": each.destination,
+                "by": by,
+                "created": each.created,
+                "finished": each.finished,
+                "state": each.state,
+                "files": each.files,
+                "stored": each.stored,
+                "error": each.error,
+                "of_this_sign_off": each.signed == case.signed,
+            }
+            for each, by in sent
+        ],
+        "etag": shown.etag_of_case(case),
+    }

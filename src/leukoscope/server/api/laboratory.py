@@ -1,25 +1,118 @@
-"""Learning from the room: models fitted to what a laboratory signed off, who answers, and what to read next."""
+"""A laboratory: its settings, agreement between its readers, models fitted to its cells, and what to read next."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
-from pydantic import StringConstraints
+from fastapi import APIRouter, Query, Response
+from pydantic import Field, StringConstraints
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from ...errors import UsageError
+from ...inference.differential import checked_order
 from .. import cases as shown
 from .. import queue, readings
 from ..accounts import Caller
-from ..database import ADMIN, DONE, FAILED, REVIEWER, Adaptation, Cell, Laboratory, Picture, Prediction
+from ..database import ADMIN, DONE, FAILED, REVIEWER, Adaptation, Case, Cell, Laboratory, Picture, Prediction
 from ..learning import ask_for, brief, choose, describe, etag_of, newest_in_words
-from ..refusals import Answer, Body, Id, Refusal
-from ..room import Room
+from ..refusals import Answer, Body, Id, Name, Readers, Refusal, Settling, bad_request
+from ..room import Room, check_keys
 from ..security import Admin, Me, Reviewer, Saw, TheRoom
-from ..summary import NOTICE
+from ..settings import TAKEN_KEYS, checked_keys
+from ..summary import NOTICE, agreement_of_laboratory, counting_of
 from ..worklist import place_cells, stop_rule, worklist
 from .accounts import who
 
-router = APIRouter(tags=["learning"])
+router = APIRouter(tags=["laboratory"])
+
+
+class Usual(Body):
+    """What new cases of a laboratory ask for, and how it counts: in the place of `serve --order`, `--goal`, `--key`."""
+
+    readers: Readers | None = None
+    hide_model: bool | None = None
+    settling: Settling | None = None
+    order: Annotated[list[Name], Field(max_length=50)] | None = None
+    """Rows of the differential; others follow."""
+    goal: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """White cells that are counted for a differential."""
+    keys: Annotated[dict[Name, Name], Field(max_length=50)] | None = None
+    """Label -> one letter or digit; other labels keep theirs."""
+
+
+_COUNTING = ("order", "goal", "keys")
+
+
+@router.get("/agreement")
+def of_laboratory(
+    me: Me, room: TheRoom, since: Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")] = ""
+) -> Answer:
+    """Return how far the readers of the laboratory agree, over all cases whose readers have finished.
+
+    Intervals are over subjects: cells of one patient are not independent.
+
+    """
+    with room.database.reading() as session:
+        query = select(Case).where(Case.laboratory_id == me.laboratory_id, Case.created >= since)
+        return agreement_of_laboratory(session, session.scalars(query.order_by(Case.id)).all())
+
+
+@router.get("/laboratory")
+def laboratory(me: Me, room: TheRoom) -> Answer:
+    """Return what new cases of the caller's laboratory ask for, and how it counts.
+
+    `order` has every row, `keys` those that are set for a label; `taken` are keys that mean something else.
+    """
+    with room.database.reading() as session:
+        return _described(session, room, session.get_one(Laboratory, me.laboratory_id))
+
+
+@router.patch("/laboratory")
+def change_laboratory(me: Admin, room: TheRoom, change: Usual) -> Answer:
+    """Change what new cases ask for (those that are there stay as they are), and how the laboratory counts."""
+    wanted = _checked(room, change.model_dump(exclude_none=True))
+    with room.database.writing() as session:
+        found = session.get_one(Laboratory, me.laboratory_id, with_for_update=True, populate_existing=True)
+        before = _described(session, room, found)
+        told = {name: {"old": before[name], "new": value} for name, value in wanted.items()}
+        for name in wanted.keys() - set(_COUNTING):
+            setattr(found, name, wanted[name])
+        found.counting = found.counting | {name: wanted[name] for name in _COUNTING if name in wanted}
+        room.log.add(session, who(me), "changed", kind="laboratory", item=found.id, reading=told)
+        session.flush()
+        return _described(session, room, found)
+
+
+def _checked(room: Room, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return a change with its keys in small letters; refuse an unknown row or label, and keys that clash (422)."""
+    try:
+        if "order" in wanted:
+            checked_order(wanted["order"])
+        if "keys" in wanted:
+            wanted["keys"] = checked_keys(wanted["keys"].items())
+            check_keys(wanted["keys"], room.predictor.manifest)
+    except UsageError as wrong:
+        raise bad_request(str(wrong), code="counting") from None
+    return wanted
+
+
+def _described(session: Session, room: Room, found: Laboratory) -> Answer:
+    counting = counting_of(session, found.id, room.settings)
+    return {
+        "name": found.name,
+        "readers": found.readers,
+        "hide_model": found.hide_model,
+        "settling": found.settling,
+        "order": list(checked_order(counting.order)),
+        "goal": counting.goal,
+        "keys": counting.keys,
+        "taken": TAKEN_KEYS,
+    }
+
+
+# --- models and what to read next ------------------------------------------------------------------------------------
+
+
+learning_router = APIRouter(tags=["learning"])
 
 
 class Choice(Body):
@@ -29,7 +122,7 @@ class Choice(Body):
     """Its hash."""
 
 
-@router.get("/learning")
+@learning_router.get("/learning")
 def learning(me: Me, room: TheRoom, response: Response) -> Answer:
     """Return the signed-off cells there are to learn from, the models that were fitted to them, and which one answers.
 
@@ -39,10 +132,10 @@ def learning(me: Me, room: TheRoom, response: Response) -> Answer:
     with room.database.reading() as session:
         laboratory = session.get_one(Laboratory, me.laboratory_id)
         response.headers["ETag"] = f'"{etag_of(laboratory, room.models)}"'
-        return _described(session, room, me)
+        return _described_learning(session, room, me)
 
 
-@router.post("/learning/models", status_code=202)
+@learning_router.post("/learning/models", status_code=202)
 def fit_model(me: Admin, room: TheRoom) -> Answer:
     """Begin to fit a model to the laboratory's signed-off cells, in the background; it answers nobody until chosen.
 
@@ -58,12 +151,12 @@ def fit_model(me: Admin, room: TheRoom) -> Answer:
         made, new = ask_for(session, room.models, me.laboratory_id, me.account_id)
         if new:
             room.log.add(session, who(me), "began to fit", kind="model", item=made.id, cells=made.cells)
-        told = _described(session, room, me) | {"begun": made.id, "new": new}
+        told = _described_learning(session, room, me) | {"begun": made.id, "new": new}
     room.worker.wake()
     return told
 
 
-@router.put("/learning/model")
+@learning_router.put("/learning/model")
 def choose_model(me: Admin, room: TheRoom, choice: Choice, seen: Saw) -> Answer:
     """Let one of the laboratory's models, or the room's own, answer from now on; `If-Match` names the choice as it was.
 
@@ -71,16 +164,16 @@ def choose_model(me: Admin, room: TheRoom, choice: Choice, seen: Saw) -> Answer:
     """
     with room.database.writing() as session:
         laboratory = session.get_one(Laboratory, me.laboratory_id, with_for_update=True)
-        seen.check(etag_of(laboratory, room.models), lambda: {"learning": _described(session, room, me)})
+        seen.check(etag_of(laboratory, room.models), lambda: {"learning": _described_learning(session, room, me)})
         old = laboratory.bundle or room.models.own.manifest.seal
         found = choose(session, room.models, laboratory, choice.model)
         figures = brief(found.result) if found else {}
         detail = {"bundle": choice.model, "instead_of": old, "figures": figures}
         room.log.add(session, who(me), "chose", kind="model", item=found.id if found else None, **detail)
-        return _described(session, room, me)
+        return _described_learning(session, room, me)
 
 
-@router.get("/learning/worklist")
+@learning_router.get("/learning/worklist")
 def what_to_read(me: Me, room: TheRoom) -> Answer:
     """Return open cases in the order in which reading them teaches the model most, why, and when to stop.
 
@@ -97,7 +190,7 @@ def what_to_read(me: Me, room: TheRoom) -> Answer:
         }
 
 
-@router.post("/cases/{case_id}/teaching-order")
+@learning_router.post("/cases/{case_id}/teaching-order")
 def order_cells(me: Me, room: TheRoom, case_id: Id) -> Answer:
     """Work out in which order the cells of an open case teach the model most; `order=teaching` then lists them so.
 
@@ -111,7 +204,7 @@ def order_cells(me: Me, room: TheRoom, case_id: Id) -> Answer:
         return place_cells(session, room.models, found, point=room.settings.point)
 
 
-@router.post("/cases/{case_id}/analysis", status_code=202)
+@learning_router.post("/cases/{case_id}/analysis", status_code=202)
 def analyse_again(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
     """Analyse all images of an open case again with the model that answers now; what people said stays.
 
@@ -155,7 +248,7 @@ def _judged_by_another(session: Session, case_id: int, seal: str) -> bool:
     return session.scalar(query.where(*other).limit(1)) is not None
 
 
-def _described(session: Session, room: Room, me: Caller) -> Answer:
+def _described_learning(session: Session, room: Room, me: Caller) -> Answer:
     laboratory = session.get_one(Laboratory, me.laboratory_id)
     may = {"fit": me.may(ADMIN), "choose": me.may(ADMIN), "analyse": me.may(REVIEWER)}
     return describe(session, room.models, laboratory) | {"may": may, "notice": NOTICE}
