@@ -29,7 +29,7 @@ from leukoscope.fields import blood_count
 from leukoscope.fields.blood_count import Candidates, candidates
 from leukoscope.fields.cells import find_cells
 from leukoscope.fields.extraction import SharedScales
-from leukoscope.inference.differential import wilson
+from leukoscope.inference.cell_types import wilson
 
 Floats = NDArray[np.float64]
 PAGE = Path("docs/benchmarks/blood-count.md")

@@ -28,9 +28,8 @@ import leukoscope
 from leukoscope.bundle.manifest import NOT_ASKED, REFUSED, Manifest
 from leukoscope.files import read_csv
 from leukoscope.images.read import RGB, read_image
-from leukoscope.inference.cell_types import LYMPHOID, TYPES, UNSURE_TYPE
-from leukoscope.inference.differential import wilson
-from leukoscope.inference.opinion import Opinion
+from leukoscope.inference.cell_types import LYMPHOID, TYPES, UNSURE_TYPE, wilson
+from leukoscope.inference.opinions import Opinion
 
 NAMES = {"lymphocyte": LYMPHOID, "ig": "immature granulocyte"} | {name: name for name in TYPES}
 MATURE = ("neutrophil", "eosinophil", "basophil", "monocyte")

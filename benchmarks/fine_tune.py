@@ -27,8 +27,8 @@ from leukoscope.config import Experiment
 from leukoscope.data.cells import pack, write_cells
 from leukoscope.data.index import index
 from leukoscope.data.split import make_split, write_split
+from leukoscope.training.batches import Prepared, read_prepared
 from leukoscope.training.loop import Task, start_fold, train_epoch
-from leukoscope.training.prepared import Prepared, read_prepared
 from leukoscope.training.probe import choose_head, embed_in_onnx
 
 BACKBONE, SIZE, BATCH, MANY = "tf_efficientnet_lite0", 224, 32, 10_000

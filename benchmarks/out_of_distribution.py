@@ -26,8 +26,7 @@ from leukoscope.evaluation.intervals import Design, jackknife
 from leukoscope.files import write_json
 from leukoscope.images.crop import cell_mask, prepare_crop
 from leukoscope.images.read import RGB, read_image
-from leukoscope.inference.quality import Traits, fit_quality, judge, measure
-from leukoscope.inference.rejection import RATE, fit_detector
+from leukoscope.inference.rejection import RATE, Traits, fit_detector, fit_quality, judge, measure
 
 SIDE = 450
 Embed = Callable[[list[RGB]], np.ndarray]

@@ -21,9 +21,9 @@ from leukoscope.fields.crops import cut_crop
 from leukoscope.fields.stain import DEFAULT_METHOD, measure, normaliser, sample_crops
 from leukoscope.files import read_json, write_json
 from leukoscope.images.read import read_image
+from leukoscope.inference.explaining import UM_ACROSS, ReferenceCell, embedding_of, write_reference_cells
 from leukoscope.inference.fields import stain_of
 from leukoscope.inference.predictor import Predictor, load
-from leukoscope.inference.reference_cells import UM_ACROSS, ReferenceCell, embedding_of, write_reference_cells
 from leukoscope.progress import track
 
 SIDE, QUALITY = 96, 55
@@ -170,7 +170,7 @@ def _spread(places: np.ndarray, points: np.ndarray, count: int) -> np.ndarray:
 
 def main() -> None:
     """Read the command line."""
-    from leukoscope.inference.reference_cells import SHIPPED
+    from leukoscope.inference.explaining import SHIPPED_REFERENCE_CELLS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -180,7 +180,7 @@ def main() -> None:
     second = parts.add_parser("pack")
     second.add_argument("work", type=Path)
     second.add_argument("--bundle")
-    second.add_argument("-o", "--output", type=Path, default=SHIPPED)
+    second.add_argument("-o", "--output", type=Path, default=SHIPPED_REFERENCE_CELLS)
     given = parser.parse_args()
     if given.part == "cut":
         cut(given.data, given.work)

@@ -46,7 +46,7 @@ from leukoscope.images.crop import (
 )
 from leukoscope.images.read import read_image
 from leukoscope.inference.cell_types import EOSINOPHIL, GRAPH, NEUTROPHIL, TORN, TYPES, entry_of
-from leukoscope.inference.quality import fit_appearance
+from leukoscope.inference.rejection import fit_appearance
 
 LABORATORIES = ("pbc", "bccd", "cnmc")
 KINDS = {name: name for name in TYPES} | {"lymphocyte": "lymphoid", "ig": "immature granulocyte"}
@@ -556,7 +556,7 @@ def learn_appearance(data: Path, bundle: Path) -> None:
     """Learn the limits of size and colours anew: of C-NMC, and of lymphocytes of smears brought to its stain."""
     from leukoscope.bundle.manifest import amend_bundle, open_bundle
     from leukoscope.fields.extraction import SharedStains, normalised_crops
-    from leukoscope.inference.quality import fit_quality, measure
+    from leukoscope.inference.rejection import fit_quality, measure
 
     with (data / "cnmc/cells.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["label"]]
@@ -584,7 +584,7 @@ def learn_appearance(data: Path, bundle: Path) -> None:
     # Fields of most cameras are noisier than the release, which was taken with twice as many pixels as its optics show.
     quality["detail"] = [*learned["detail"][:2], fit_quality([*traits, *smears])["detail"][2]]
     amend_bundle(opened, quality=quality)
-    from leukoscope.inference.quality import judge
+    from leukoscope.inference.rejection import judge
 
     for name, some in {"C-NMC": traits, "smears": smears}.items():
         reasons = [judge(each, quality).reason for each in some]

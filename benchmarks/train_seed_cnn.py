@@ -23,8 +23,8 @@ from leukoscope.config import Experiment
 from leukoscope.data.cells import pack, write_cells
 from leukoscope.data.index import index
 from leukoscope.data.split import make_split, write_split
+from leukoscope.training.batches import Prepared, cut, read_prepared, rng_of
 from leukoscope.training.loop import Task, start_fold, train_epoch
-from leukoscope.training.prepared import Prepared, cut, read_prepared, rng_of
 
 BATCH, RATE = 32, 0.001
 EPOCHS = 20  # of the paper, for the figure that has the packing in it

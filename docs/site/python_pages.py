@@ -35,7 +35,7 @@ print(opinions[0].decision, opinions[0].reason)
 
 ::: leukoscope.inference.predictor.Predictor
 
-::: leukoscope.inference.opinion.Opinion
+::: leukoscope.inference.opinions.Opinion
 
 The reading room answers over HTTP instead, and describes itself at `/api/v1/openapi.json`. Packages:
 {", ".join(f"[{package}]({package}.md)" for package in PACKAGES)}, and [single modules](modules.md).

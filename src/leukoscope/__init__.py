@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .api import find_cells as find_cells
     from .api import predict as predict
     from .api import run as run
-    from .inference.opinion import Opinion as Opinion
+    from .inference.opinions import Opinion as Opinion
     from .inference.opinions import Opinions as Opinions
     from .inference.predictor import Predictor as Predictor
     from .inference.predictor import load as load
@@ -43,7 +43,7 @@ __all__ = [
 
 _MODULES = ("errors", "survival")
 _ELSEWHERE = {
-    "Opinion": ".inference.opinion",
+    "Opinion": ".inference.opinions",
     "Opinions": ".inference.opinions",
     "Predictor": ".inference.predictor",
     "load": ".inference.predictor",

@@ -25,9 +25,8 @@ from .evaluation.predictions import fit_temperature, fit_thresholds, log_loss, t
 from .images.crop import VIEWS, prepare_crop, turn
 from .images.read import RGB, read_image
 from .inference.ensemble import Ensemble
-from .inference.quality import fit_quality
-from .inference.quality import measure as traits_of
-from .inference.rejection import fit_conformal
+from .inference.rejection import fit_conformal, fit_quality
+from .inference.rejection import measure as traits_of
 from .progress import in_parallel, track
 from .report.card import card
 

@@ -1,4 +1,4 @@
-"""Work on many items: a progress bar on a terminal, quiet elsewhere, and threads that keep the order of the items."""
+"""Work on many items: progress bars, threads that keep the order of the items, and what this process may use."""
 
 import contextlib
 import os
@@ -113,6 +113,15 @@ def blas_threads(number: int) -> Iterator[None]:
 
     with threadpool_limits(number, "blas"):
         yield
+
+
+def bound_memory(more: int) -> None:
+    """Let this process take so many bytes more than it has; Windows and macOS have no such bound."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + more, resource.RLIM_INFINITY))
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:

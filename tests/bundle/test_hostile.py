@@ -18,7 +18,7 @@ from leukoscope.bundle.signature import SIGNATURE, check_signature, make_key, si
 from leukoscope.cli.models import models
 from leukoscope.errors import BundleError, DataError, UsageError
 from leukoscope.files import fingerprint, read_json, write_json
-from leukoscope.inference import trial
+from leukoscope.inference import ensemble
 from leukoscope.inference.predictor import load
 from leukoscope.inference.rejection import Detector, fit_space, read_detector
 from tests.server.small_bundle import network, small_bundle
@@ -172,13 +172,13 @@ def test_what_takes_too_long_or_breaks_the_program_is_not_loaded(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     bundle = open_bundle(small_bundle(tmp_path / "slow", seed=12))
-    monkeypatch.setattr(trial, "_SECONDS", 0.01)
+    monkeypatch.setattr(ensemble, "_SECONDS", 0.01)
     with pytest.raises(BundleError, match=r"took more than 0 seconds"):
-        trial.try_bundle(bundle)
-    monkeypatch.setattr(trial, "_SECONDS", 180.0)
-    monkeypatch.setattr(trial, "_MEMORY", 1 << 20)  # ONNX Runtime does not even start with it
+        ensemble.try_bundle(bundle)
+    monkeypatch.setattr(ensemble, "_SECONDS", 180.0)
+    monkeypatch.setattr(ensemble, "_MEMORY", 1 << 20)  # ONNX Runtime does not even start with it
     with pytest.raises(BundleError, match="in a process of its own and broke it, or needed more than 1 MiB"):
-        trial.try_bundle(bundle)
+        ensemble.try_bundle(bundle)
 
 
 @pytest.mark.parametrize(("array", "value"), [("mean", np.nan), ("spread", np.nan), ("spread", -1.0), ("axes", np.inf)])

@@ -22,7 +22,7 @@ from leukoscope.fields.slides import TiffSlide
 from leukoscope.files import read_csv
 from leukoscope.images.read import read_image, read_picture
 from leukoscope.images.scale import stated_scale
-from leukoscope.inference.quality import fit_quality, measure
+from leukoscope.inference.rejection import fit_quality, measure
 from tests.cli.conftest import run
 from tests.fields.conftest import Painting
 from tests.inference.conftest import changed

@@ -14,7 +14,7 @@ from leukoscope.bundle.manifest import Bundle
 from leukoscope.cli.output import ShownOpinions
 from leukoscope.errors import DataError, UsageError
 from leukoscope.files import read_csv
-from leukoscope.inference.opinion import Opinion, Tally
+from leukoscope.inference.opinions import Opinion, Tally
 from tests.cli.conftest import run
 
 ODD, READABLE = os.fsdecode(b"odd\xff.png"), r"odd\udcff.png"

@@ -23,7 +23,7 @@ from leukoscope.fields.slides import (
 from leukoscope.fields.stain import learn_stain
 from leukoscope.inference.blood_count import counts_of, together
 from leukoscope.inference.fields import JudgedCell
-from leukoscope.inference.opinion import Opinion
+from leukoscope.inference.opinions import Opinion
 
 from .conftest import Painting
 from .test_blood_count import with_platelets

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from leukoscope.inference.quality import fit_quality, judge, measure
+from leukoscope.inference.rejection import fit_quality, judge, measure
 
 Picture = np.ndarray
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from leukoscope.errors import UnknownNameError, UsageError
-from leukoscope.inference.cell_types import TYPES
-from leukoscope.inference.differential import (
+from leukoscope.inference.cell_types import (
     APART,
     FEWEST,
     ORDER,
+    TYPES,
     Errors,
     Kinds,
     checked_order,
@@ -22,7 +22,7 @@ from leukoscope.inference.differential import (
     rounded,
     wilson,
 )
-from leukoscope.inference.opinion import Opinion
+from leukoscope.inference.opinions import Opinion
 from leukoscope.inference.prevalence import Accuracy
 
 

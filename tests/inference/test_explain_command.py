@@ -15,7 +15,7 @@ from leukoscope.explanation import enlarge, occlude
 from leukoscope.files import read_json
 from leukoscope.images.crop import cell_mask
 from leukoscope.inference.explaining import Explainer
-from leukoscope.inference.opinion import full_evidence
+from leukoscope.inference.opinions import full_evidence
 from leukoscope.inference.predictor import Predictor
 from tests.inference.conftest import changed
 

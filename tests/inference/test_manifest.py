@@ -18,7 +18,7 @@ from leukoscope.files import fingerprint, read_json
 from leukoscope.inference.cell_types import GRAPH
 from leukoscope.inference.ensemble import CLASSES_KEY
 from leukoscope.inference.fields import stain_of
-from leukoscope.inference.opinion import Tally
+from leukoscope.inference.opinions import Tally
 from leukoscope.inference.predictor import Predictor
 from leukoscope.inference.rejection import FILE, fit_detector
 from leukoscope.report.opinion import OpinionPage

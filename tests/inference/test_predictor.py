@@ -15,7 +15,7 @@ from leukoscope.files import read_csv
 from leukoscope.images.crop import VIEWS, View, prepare_crop, turn, turn_back
 from leukoscope.images.read import read_image
 from leukoscope.inference.ensemble import temper
-from leukoscope.inference.opinion import DISEASE, NOT_JUDGED_COLOUR, OTHERS, TYPE_COLOURS, review_priority
+from leukoscope.inference.opinions import DISEASE, NOT_JUDGED_COLOUR, OTHERS, TYPE_COLOURS, review_priority
 from leukoscope.inference.predictor import Predictor
 from leukoscope.inference.sources import look_at
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.bundle.manifest import Bundle
-from leukoscope.inference.opinion import Opinion, Tally
+from leukoscope.inference.opinions import Opinion, Tally
 from leukoscope.inference.prevalence import Accuracy, accuracy_of, draw_rates, rogan_gladen, share_in_words
 
 from .conftest import changed

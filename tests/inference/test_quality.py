@@ -14,7 +14,7 @@ from scipy.ndimage import label as pieces
 from leukoscope.errors import DataError
 from leukoscope.images.crop import cell_mask
 from leukoscope.images.read import read_image
-from leukoscope.inference.quality import fit_quality, judge, measure
+from leukoscope.inference.rejection import fit_quality, judge, measure
 
 SIDE = 300
 Picture = np.ndarray

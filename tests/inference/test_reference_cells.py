@@ -9,11 +9,10 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from leukoscope.bundle.manifest import SHIPPED as SHIPPED_BUNDLE
-from leukoscope.bundle.manifest import open_bundle
+from leukoscope.bundle.manifest import SHIPPED, open_bundle
 from leukoscope.errors import BundleError
-from leukoscope.inference.reference_cells import (
-    SHIPPED,
+from leukoscope.inference.explaining import (
+    SHIPPED_REFERENCE_CELLS,
     ReferenceCell,
     read_reference_cells,
     write_reference_cells,
@@ -54,9 +53,9 @@ def test_the_cells_of_another_bundle_are_not_shown_and_a_damaged_file_is_said(tm
 
 
 def test_the_shipped_cells_are_of_the_shipped_bundle_small_and_credited() -> None:
-    found = read_reference_cells(open_bundle(SHIPPED_BUNDLE).manifest.seal)
+    found = read_reference_cells(open_bundle(SHIPPED).manifest.seal)
     assert found is not None, "make reference-cells"
-    assert SHIPPED.stat().st_size < 600_000
+    assert SHIPPED_REFERENCE_CELLS.stat().st_size < 600_000
     labels = {cell.label for cell in found.cells}
     assert {"blast", "normal lymphoid cell", "segmented neutrophil", "monocyte", "promyelocyte"} <= labels
     assert all("CC BY" in cell.credit for cell in found.cells)

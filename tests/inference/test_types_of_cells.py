@@ -15,8 +15,7 @@ from leukoscope.errors import BundleError, UnknownNameError
 from leukoscope.fields.cells import field_of
 from leukoscope.fields.scale import Scale
 from leukoscope.files import read_csv
-from leukoscope.inference.cell_types import TYPES
-from leukoscope.inference.differential import limits_of
+from leukoscope.inference.cell_types import TYPES, limits_of
 from leukoscope.inference.fields import judge_cells
 from leukoscope.inference.predictor import Predictor
 from tests.fields.conftest import NUCLEUS, Painting
@@ -219,7 +218,7 @@ def test_a_field_without_white_cells_has_no_differential_and_says_so(mature: Bun
 
 
 def test_a_smudged_cell_is_counted_apart(mature: Bundle) -> None:
-    from leukoscope.inference.differential import Counting
+    from leukoscope.inference.cell_types import Counting
 
     painting = Painting(64, 48).white_cell(14, 14)
     field = field_of(painting.taken(np.random.default_rng(1)), name="f", scale=Scale.exact(0.1, source="user"))

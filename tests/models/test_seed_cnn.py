@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from leukoscope.config import Train
-from leukoscope.models.network import Network, count, layers_of
-from leukoscope.models.seed_cnn import seed_cnn, seed_cnn_deep
+from leukoscope.models.network import Network, count, layers_of, seed_cnn, seed_cnn_deep
 from leukoscope.training.loop import make_optimizer, set_rates
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from leukoscope.bundle.manifest import Manifest, Member, SubjectFigures, open_bundle
 from leukoscope.config import OPERATING_POINTS, Prepare
-from leukoscope.inference.opinion import Opinion, Tally
+from leukoscope.inference.opinions import Opinion, Tally
 from leukoscope.inference.rejection import decide
 from leukoscope.report.card import card
 from leukoscope.report.opinion import OpinionPage, headline, unsure_zone

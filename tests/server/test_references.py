@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from leukoscope.images.read import read_image
-from leukoscope.inference.reference_cells import embedding_of
+from leukoscope.inference.explaining import embedding_of
 from tests.server.conftest import Place, Visitor, cell_picture
 
 SHOWN = 3

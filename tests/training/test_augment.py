@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from leukoscope.config import Augment
-from leukoscope.training.augment import Draws, augment, draw
+from leukoscope.training.batches import Draws, augment, draw
 
 OFF = Augment(flip=False, rotate=False)
 STRONG = Augment(

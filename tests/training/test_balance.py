@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from leukoscope.errors import TrainingError
-from leukoscope.training.prepared import class_draws, class_weights, even_out_subjects, size_draws
+from leukoscope.training.batches import class_draws, class_weights, even_out_subjects, size_draws
 
 
 def test_class_weights_are_scikit_learns() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leukoscope.files import write_json
-from leukoscope.training.prepared import Crops, cut, read_ahead
+from leukoscope.training.batches import Crops, cut, read_ahead
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from leukoscope.data.split import read_split
 from leukoscope.errors import DataError, TrainingError, UsageError
 from leukoscope.files import read_csv, read_json, sha256_of
 from leukoscope.models.catalogue import build_network, leading_weights
-from leukoscope.models.seed_cnn import seed_cnn
+from leukoscope.models.network import seed_cnn
+from leukoscope.training.batches import Prepared, read_prepared, seed_of
 from leukoscope.training.checkpoint import load_checkpoint, read_facts
 from leukoscope.training.device import launch
 from leukoscope.training.loop import follow, start_fold, train, train_step
-from leukoscope.training.prepared import Prepared, read_prepared, seed_of
 
 MakeRun = Callable[..., Path]
 
@@ -135,7 +135,7 @@ def test_only_the_head_learns_while_the_backbone_is_frozen(make_run: MakeRun) ->
     (run / "fold-0" / "predictions.csv").unlink()
     trained, fresh = (build_network(Model(), classes=2, size=32) for _ in range(2))
     load_checkpoint(run / "fold-0" / "checkpoints" / "last.safetensors", trained)
-    from leukoscope.training.prepared import seed_of
+    from leukoscope.training.batches import seed_of
 
     torch.manual_seed(seed_of("weights", 3, 0))
     fresh = build_network(Model(), classes=2, size=32)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from leukoscope.config import Train
-from leukoscope.models.seed_cnn import seed_cnn
+from leukoscope.models.network import seed_cnn
 from leukoscope.training.loop import make_optimizer, rate_at, set_rates
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from leukoscope.errors import DataError
-from leukoscope.training.prepared import join_folds
+from leukoscope.training.checkpoint import join_folds
 
 
 def test_the_header_stands_once(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from leukoscope.config import Experiment, Model
 from leukoscope.data.cells import open_pack, read_cells
 from leukoscope.files import read_csv, read_json, sha256_of
 from leukoscope.models.catalogue import build_network
+from leukoscope.training.batches import read_prepared
 from leukoscope.training.checkpoint import export_folds, load_checkpoint, read_network
 from leukoscope.training.loop import train
-from leukoscope.training.prepared import read_prepared
 from leukoscope.training.probe import discriminant, embed_in_onnx
 
 MakeRun = Callable[..., Path]

@@ -140,6 +140,8 @@ def check_entries(table: Mapping[str, Any]) -> None:
 UNSURE, REFUSED = "unsure", "refused"  # decisions that are not classes
 NOT_ASKED = "not asked"
 """Decision on a cell of a type to which the classes do not apply, such as a neutrophil."""
+TITLES = {"all": "blast", "hem": "normal"}
+"""What people call the classes of C-NMC 2019, whose "all" would be read as "everything"."""
 FORMAT = 2
 ALL_FOLDS = -1
 MANIFEST, CARD = "bundle.json", "card.md"
@@ -202,7 +204,7 @@ class Manifest(Settings):
     credits: tuple[dict[str, str], ...] = ()
     """Data sets and their licences."""
     quality: dict[str, Any] = Field(default_factory=dict)
-    """What pictures of training cells are like: written and read by inference.quality."""
+    """What pictures of training cells are like: written and read by inference.rejection."""
     out_of_distribution: dict[str, Any] = Field(default_factory=dict)
     """How far from the training cells is too far: written and read by inference.rejection."""
     conformal: dict[str, Any] = Field(default_factory=dict)
@@ -427,6 +429,15 @@ def _within(counts: Iterable[int], cells: int) -> bool:
 
 def _changed(path: Path) -> LeukoscopeError:
     return BundleError(f"{path} was changed or damaged since the bundle was made (SHA-256 differs). {_AGAIN}")
+
+
+def title_of(decision: str) -> str:
+    """Return what people call a class; 'unsure', 'refused' and classes of other data are called as they are.
+
+    >>> title_of("all"), title_of("Pre")
+    ('blast', 'Pre')
+    """
+    return TITLES.get(decision, decision)
 
 
 PREFIX = "hf://"

@@ -12,7 +12,7 @@ from .options import model_option, note, point_option
 if TYPE_CHECKING:
     from ..errors import ImageError
     from ..inference.explaining import Explainer, Explanation
-    from ..inference.opinion import Opinion
+    from ..inference.opinions import Opinion
     from ..inference.predictor import Predictor
     from ..inference.sources import Source
 

@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
+from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest, title_of
 from ..errors import UsageError
 from ..inference.blood_count import BloodSummary
-from ..inference.differential import Differential, limits_of, rounded
-from ..inference.opinion import Opinion, Tally, class_of, colour_of, review_priority, title_of, worded
+from ..inference.cell_types import Differential, limits_of, rounded
+from ..inference.opinions import Opinion, Tally, class_of, colour_of, review_priority, worded
 from .options import many, printable
 
 if TYPE_CHECKING:
     from ..fields.cells import FieldCell
     from ..fields.extraction import Also
-    from ..inference.differential import Counting
+    from ..inference.cell_types import Counting
     from ..inference.fields import JudgedCell, Smear
     from ..interop.dicom_results import Algorithm, DicomCell
 

@@ -18,9 +18,9 @@ from .output import Problems, Spool
 if TYPE_CHECKING:
     from ..errors import ImageError
     from ..inference.blood_count import BloodSummary, FieldCount
-    from ..inference.differential import Differential
+    from ..inference.cell_types import Differential
     from ..inference.fields import JudgedCell, Reader, Smear
-    from ..inference.opinion import Opinion
+    from ..inference.opinions import Opinion
     from ..inference.predictor import Predictor, ReadFile
     from ..inference.sources import Gathered, Kind, Look, Source
     from ..interop.hl7 import Specimen
@@ -63,8 +63,8 @@ class PredictionRun:
     """Only what is shown at the end is kept in memory, and of a field that is being looked at its cells."""
 
     def __init__(self, predictor: "Predictor", found: "Gathered", request: Request) -> None:
-        from ..inference.differential import Counting
-        from ..inference.opinion import Tally
+        from ..inference.cell_types import Counting
+        from ..inference.opinions import Tally
         from .output import ShownOpinions
 
         self._predictor, self._found, self._request = predictor, found, request
@@ -90,7 +90,7 @@ class PredictionRun:
 
     def run(self) -> None:
         """Answer, write what is asked for, and print the table or JSON."""
-        from ..inference.differential import limits_of
+        from ..inference.cell_types import limits_of
 
         if self._request.as_json:
             facts = {"model": self._predictor.manifest.name, "operating_point": self._point.replace("_", "-")}
@@ -285,7 +285,7 @@ class PredictionRun:
     def _refuse(self, source: "Source", refusal: "ImageError") -> None:
         """Count a field that cannot be used as a cell that cannot: in the same words, in the same places."""
         from ..bundle.manifest import REFUSED
-        from ..inference.opinion import Opinion
+        from ..inference.opinions import Opinion
 
         self._unusable.append((source, refusal.sentence))
         self._take_file(Opinion(str(source.path), REFUSED, refusal.sentence, readable=False), source)
@@ -294,8 +294,7 @@ class PredictionRun:
         if not self._smears and not self._unusable:
             return []
         from ..inference.blood_count import together
-        from ..inference.opinion import Count
-        from ..inference.opinions import field_values, unusable_field
+        from ..inference.opinions import Count, field_values, unusable_field
 
         for smear, _ in self._smears:
             self._per_field.subjects.setdefault(str(smear.path), Count())
@@ -312,7 +311,7 @@ class PredictionRun:
 
     def _write(self, fields: list[dict[str, Any]]) -> None:
         from ..files import write_csv
-        from ..inference.opinion import columns_of
+        from ..inference.opinions import columns_of
 
         if self._request.csv and self._spool:
             subject = any(source.subject for source in self._sources)

@@ -125,7 +125,7 @@ def _order(given: str) -> tuple[str, ...]:
         UnknownNameError: a name is no row of a differential.
         UsageError: a name is given twice.
     """
-    from ..inference.differential import checked_order
+    from ..inference.cell_types import checked_order
 
     names = tuple(name.strip() for name in given.split(",") if name.strip())
     checked_order(names)

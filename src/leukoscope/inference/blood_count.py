@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..interop.hl7 import Observation
-from .differential import ORDER, kind_of
+from .cell_types import ORDER, kind_of
 
 if TYPE_CHECKING:
     from ..fields.blood_count import BloodCount

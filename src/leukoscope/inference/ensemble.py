@@ -1,9 +1,20 @@
-"""The networks of a bundle as one: prepared crops in; calibrated probabilities, map and embedding out."""
+"""The networks of a bundle: loaded with care, and asked as one. Prepared crops in; probabilities, map, embedding out.
 
+A bundle from elsewhere is first tried in a process of its own: what ONNX Runtime does with a graph cannot be foreseen
+from its bytes, and a few kilobytes may ask for terabytes, run for hours, or crash it. That process has bounded memory
+(not on Windows and macOS) and time. A bundle that passed is noted under its seal in the user's cache, so each is tried
+once.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +22,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..bundle.graph import check_graph
-from ..bundle.manifest import Bundle, Member
+from ..bundle.manifest import SHIPPED, Bundle, Member, open_bundle
 from ..config import Prepare
-from ..errors import BundleError, attempt
+from ..errors import BundleError, LeukoscopeError, attempt
 from ..images.crop import VIEWS, View, turn, turn_back
-from ..progress import processors
+from ..progress import bound_memory, processors
 
 Floats = NDArray[np.floating]
 Arrays = NDArray[np.float32]
@@ -233,3 +244,64 @@ def _check_graph(bundle: Bundle, member: Member, session: onnxruntime.InferenceS
             f"{where} was made for the classes {made_for}, but bundle.json lists {classes}. "
             "Make the bundle again with leukoscope export."
         )
+
+
+_MIB = 1 << 20
+_MEMORY = 4096 * _MIB  # more than the process has when it begins; the shipped bundle takes a tenth of it
+_SECONDS = 180.0
+_PASSED: set[str] = set()
+_REFUSED = 3  # exit status
+
+
+def try_bundle(bundle: Bundle) -> None:
+    """Make sure that a bundle can be loaded and asked with bounded memory and time; the shipped one is known to be.
+
+    Raises:
+        BundleError: it cannot; what is wrong with it is said, or that it broke the process that tried it.
+    """
+    seal = bundle.manifest.seal
+    note = _cache() / f"{seal}-{metadata.version('onnxruntime')}"
+    if bundle.path == SHIPPED or seal in _PASSED or note.exists():
+        return
+    command = [sys.executable, "-m", __name__, str(bundle.path.resolve()), str(_MEMORY)]
+    try:
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, encoding="utf-8")
+    except subprocess.TimeoutExpired:
+        raise BundleError(_broke(bundle, f"took more than {_SECONDS:.0f} seconds")) from None
+    if tried.returncode == _REFUSED:
+        raise BundleError(tried.stdout.strip().replace(str(bundle.path.resolve()), str(bundle.path)))
+    if tried.returncode:
+        raise BundleError(_broke(bundle, f"broke it, or needed more than {_MEMORY // _MIB:,} MiB"))
+    _PASSED.add(seal)
+    with contextlib.suppress(OSError):  # it is then tried again next time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+
+
+def _broke(bundle: Bundle, how: str) -> str:
+    return (
+        f"{bundle.path} was tried in a process of its own and {how}, so it is not loaded. "
+        "Do not trust this bundle; ask who made it."
+    )
+
+
+def _cache() -> Path:
+    set_ = os.environ.get("XDG_CACHE_HOME")
+    return (Path(set_) if set_ else Path("~/.cache").expanduser()) / "leukoscope" / "bundles-tried"
+
+
+def main() -> None:
+    """Load the bundle that is named; say on standard output what is wrong with it."""
+    from .predictor import Predictor
+
+    bound_memory(int(sys.argv[2]))
+    try:
+        Predictor(open_bundle(Path(sys.argv[1])))
+    except LeukoscopeError as refused:
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        sys.stdout.write(str(refused))
+        sys.exit(_REFUSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ from ..images.read import read_image
 from ..interop.dicom import DicomImage, is_dicom
 from ..progress import in_parallel
 from .cell_types import TypeOpinion, by_granules, require_round_nucleus
-from .opinion import Opinion
+from .opinions import Opinion
 from .predictor import Predictor
 
 # Flag of a cell -> why it is not judged; the other flags leave the decision to the bundle's own rules.

@@ -17,15 +17,13 @@ from ..images.crop import crop_on_black, prepare_crop
 from ..images.read import MIN_SIDE, RGB, Picture, picture_of, read_picture
 from ..progress import in_parallel
 from .cell_types import CellTyper, TypeOpinion
-from .ensemble import Crops, Ensemble, Floats, Outputs
-from .opinion import Opinion, full_evidence
-from .opinions import Opinions
+from .ensemble import Crops, Ensemble, Floats, Outputs, try_bundle
+from .opinions import Opinion, Opinions, full_evidence
 from .rejection import Rejection
-from .trial import try_bundle
 
 if TYPE_CHECKING:
     from .blood_count import FieldCount
-    from .quality import Quality
+    from .rejection import Quality
     from .sources import Look
 
 K = TypeVar("K")

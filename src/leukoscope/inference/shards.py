@@ -33,7 +33,7 @@ from ..errors import DataError, UsageError, require
 from ..files import fingerprint, write_whole
 from ..images.read import FORMATS
 from ..progress import in_parallel
-from .opinion import Opinion
+from .opinions import Opinion
 from .predictor import Predictor, load
 from .sources import sources_of
 

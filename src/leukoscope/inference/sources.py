@@ -19,7 +19,7 @@ from ..images.listing import Passed, file_of, is_table, list_folder, read_table
 from ..images.read import FORMATS, RGB, file_format, read_picture, read_size, tiff_readable
 from ..interop.dicom import is_dicom
 from ..progress import in_parallel
-from .opinion import Opinion
+from .opinions import Opinion
 
 if TYPE_CHECKING:
     from ..fields.blood_count import BloodCount

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from ..config import Model
 from ..errors import BundleError, UnknownNameError, UsageError
 from ..images.crop import BLACK
-from .network import RGB, Network
-from .seed_cnn import seed_cnn, seed_cnn_deep
+from .network import RGB, Network, seed_cnn, seed_cnn_deep
 
 PLACES = 8  # along a side of the map
 MARGIN = 0.075  # around the enlarged cell, as a share of the diameter of a disc of its area

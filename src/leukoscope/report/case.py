@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..bundle.manifest import title_of
 from ..inference.blood_count import BloodSummary
-from ..inference.differential import rounded
-from ..inference.opinion import title_of
+from ..inference.cell_types import rounded
 from ..inference.prevalence import NOT_KNOWN
 from ..interop.hl7 import Observation
 from . import environment
@@ -62,7 +62,7 @@ class CaseReport:
     cells: Sequence[CaseCell] = field(default_factory=list)
     credits: Sequence[Mapping[str, Any]] = ()
     differential: dict[str, Any] | None = None
-    """What model and readers counted, as inference.differential gives it: {"model", "readers"}; None without types."""
+    """What model and readers counted, as inference.cell_types gives it: {"model", "readers"}; None without types."""
     blood: BloodSummary | None = None
     """Red cells and platelets of the case's fields; None where none were counted."""
     limits: Sequence[str] = ()

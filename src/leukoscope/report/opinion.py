@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
+from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest, title_of
 from ..evaluation.verdict import span
 from ..explanation import AGAINST, FOR, SIDE, Heat, magnified, transparent
 from ..files import write_text
-from ..inference.cell_types import TYPES
-from ..inference.differential import Counting, Differential, limits_of, rounded
+from ..inference.cell_types import TYPES, Counting, Differential, limits_of, rounded
 from ..inference.explaining import Explanation
-from ..inference.opinion import (
+from ..inference.opinions import (
     TYPE_COLOURS,
     Opinion,
     Tally,
@@ -27,7 +26,6 @@ from ..inference.opinion import (
     evidence_of,
     full_evidence,
     review_priority,
-    title_of,
     worded,
 )
 from ..inference.prevalence import FEWEST, NOT_KNOWN, is_known

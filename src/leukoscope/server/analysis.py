@@ -22,7 +22,7 @@ from ..files import fingerprint
 from ..images.crop import cell_mask
 from ..images.read import RGB
 from ..inference.blood_count import field_count
-from ..inference.opinion import Opinion, evidence_of, review_priority
+from ..inference.opinions import Opinion, evidence_of, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
 from .database import DONE, FIELD, Case, Cell, Database, Model, Picture, Prediction, Review, now

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Integer, SQLColumnExpression, case, func, 
 from sqlalchemy.orm import Session
 
 from ..bundle.manifest import NOT_ASKED
-from ..inference.opinion import worded
+from ..inference.opinions import worded
 from . import readings
 from .accounts import Caller
 from .database import (

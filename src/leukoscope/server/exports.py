@@ -22,12 +22,12 @@ from PIL import Image
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest
+from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest, title_of
 from ..data.cells import COLUMNS
 from ..files import harmless
 from ..inference.blood_count import BloodSummary
-from ..inference.differential import limits_of
-from ..inference.opinion import TYPE_COLOURS, title_of, worded
+from ..inference.cell_types import limits_of
+from ..inference.opinions import TYPE_COLOURS, worded
 from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
 from . import readings

@@ -33,7 +33,7 @@ from ..config import Prepare
 from ..errors import ImageError, LeukoscopeError, MissingExtraError, Refusal, attempt, require
 from ..images.read import RGB, format_of, read_picture, read_size, tiff_readable
 from ..images.scale import stated_scale
-from ..inference.trial import bound_memory
+from ..progress import bound_memory
 from . import slides, store
 from .slides import SlideFacts
 from .store import Pictures, png

@@ -12,22 +12,23 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
-from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest
+from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest, title_of
 from ..evaluation.compare import agreement
 from ..inference.blood_count import BloodSummary, FieldCount, summary_of, with_cells
-from ..inference.cell_types import LYMPHOID, TYPES
-from ..inference.differential import (
+from ..inference.cell_types import (
     BLAST,
     IMMATURE,
     LYMPHOCYTE,
+    LYMPHOID,
     SMUDGE,
+    TYPES,
     Differential,
     Kinds,
     checked_order,
     differential,
     errors_of,
 )
-from ..inference.opinion import Opinion, title_of
+from ..inference.opinions import Opinion
 from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen, why_not_known
 from . import readings
 from .cases import SAID, label_for, labelled, of_case, shown_to

@@ -24,10 +24,9 @@ from sqlalchemy.orm import Session
 
 from ..errors import ImageError, LeukoscopeError
 from ..images.read import RGB, read_image
-from ..inference.opinion import Opinion
+from ..inference.opinions import Opinion
 from ..inference.predictor import Predictor
-from ..inference.trial import bound_memory
-from ..progress import in_parallel
+from ..progress import bound_memory, in_parallel
 from . import queue
 from .analysis import (
     Drawn,

@@ -19,13 +19,13 @@ from ..data.split import Excluded, Fold, SplitPlan
 from ..errors import DataError, UsageError, nearest
 from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, auroc
+from ..exporting import LeftOut, promise
 from ..files import fingerprint, read_json, write_json
 from ..images.crop import cell_mask
-from ..inference.left_out import LeftOut, promise
+from ..training.batches import Crops as PackedCrops
+from ..training.batches import Prepared
 from ..training.device import launch
 from ..training.loop import predict, resume_epochs, start_fold
-from ..training.prepared import Crops as PackedCrops
-from ..training.prepared import Prepared
 from ..training.probe import discriminant
 from .material import (
     INTERVAL,

@@ -35,10 +35,10 @@ from ..models.export import to_onnx
 from ..models.network import Network
 from ..pipeline import Input, stage_cells
 from ..progress import processors, track
+from ..training.batches import Crops as PackedCrops
+from ..training.batches import Prepared
 from ..training.device import launch
 from ..training.loop import Task, predict, start_fold, train_epoch
-from ..training.prepared import Crops as PackedCrops
-from ..training.prepared import Prepared
 from .study import Bench, Truth
 
 Crops = NDArray[np.uint8]

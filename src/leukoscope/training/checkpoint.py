@@ -1,10 +1,10 @@
-"""What a fold leaves behind: history.csv, and checkpoints that a kill leaves whole, the old or the new.
+"""What a fold leaves behind: history.csv, predictions.csv, and checkpoints that are whole even after a kill.
 
 The JSON beside it repeats the facts for people; only the file itself is read back.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,11 +19,14 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ..config import Experiment
+from ..data.cells import relative
+from ..data.split import group_of_subject
 from ..errors import DataError, TrainingError
 from ..files import write_csv, write_json, write_whole
 from ..models.catalogue import build_network
 from ..models.export import Store, to_onnx, to_safetensors
 from ..models.network import Network
+from .batches import Prepared, Rows
 
 Facts = dict[str, Any]
 _WEIGHTS = "weights."
@@ -168,6 +171,49 @@ def read_network(run: Path, *, fold: int) -> Network:
     network = build_network(model, classes=classes, size=experiment.prepare.size)
     load_checkpoint(path, network)
     return network.requires_grad_(requires_grad=False).eval().to(torch.device("cpu"))
+
+
+_FACTS = ("path", "label", "subject", "group", "part", "source", "fold", "set")
+
+
+def columns_of(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns of predictions.csv."""
+    return (*_FACTS, *(f"prob_{name}" for name in classes))
+
+
+def write_fold(path: Path, prepared: Prepared, *, fold: int, sets: dict[str, tuple[Rows, NDArray[np.float64]]]) -> None:
+    """Write the predictions of one fold: for each set its rows and their probabilities (rows, classes)."""
+    columns = columns_of(prepared.plan.classes)
+    rows = (row for name in sets for row in _prediction_rows(prepared, *sets[name], fold=fold, name=name))
+    write_csv(path, rows, columns=columns)
+
+
+def join_folds(folds: list[Path], path: Path) -> None:
+    """Write the predictions of all folds as one table, holding one line at a time.
+
+    Raises:
+        DataError: the table of a fold is empty, or was cut off within a row.
+    """
+    for fold in folds:
+        if not fold.read_bytes().endswith(b"\n"):
+            raise DataError(f"{fold} is not whole. Delete it and run the same command with --resume.")
+    with write_whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as joined:
+        for number, fold in enumerate(folds):
+            with fold.open(encoding="utf-8", newline="") as lines:
+                header = next(lines)
+                joined.writelines(lines if number else [header, *lines])
+
+
+def _prediction_rows(
+    prepared: Prepared, rows: Rows, probabilities: NDArray[np.float64], *, fold: int, name: str
+) -> Iterator[dict[str, object]]:
+    group = group_of_subject(prepared.plan.groups)
+    folder = prepared.run.resolve()
+    for row, chances in zip(rows, probabilities, strict=True):
+        cell = prepared.cells[row]
+        facts = (relative(cell.path, folder), cell.label, cell.subject, group[cell.subject], cell.part, cell.source)
+        digits = (f"{chance:.9g}" for chance in chances)
+        yield dict(zip(columns_of(prepared.plan.classes), (*facts, fold, name, *digits), strict=True))
 
 
 Epoch = dict[str, Any]

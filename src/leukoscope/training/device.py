@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..config import Train
 from ..errors import LeukoscopeError, TrainingError, UsageError
-from ..models.seed_cnn import biased_batch_norm
+from ..models.network import biased_batch_norm
 from ..progress import processors
 
 # From glibc's malloc.h.

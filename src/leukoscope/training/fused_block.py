@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..models.network import Network
-from ..models.seed_cnn import KerasBatchNorm2d, SameConv2d
+from ..models.network import KerasBatchNorm2d, Network, SameConv2d
 
 _AT_ONCE = 2  # images; measured: their planes, 3 MB an image at 450 px, then stay near the processor
 

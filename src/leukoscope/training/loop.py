@@ -26,35 +26,36 @@ from ..images.crop import VIEWS, turn
 from ..models.catalogue import build_network, leading_weights
 from ..models.network import Network, describe
 from ..progress import track
-from .augment import augment, draw
+from .batches import (
+    FoldSets,
+    Prepared,
+    Rows,
+    augment,
+    cut,
+    draw,
+    fold_sets,
+    generator_of,
+    read_ahead,
+    read_prepared,
+    rng_of,
+    seed_of,
+)
 from .checkpoint import (
     Epoch,
     add_to_tensorboard,
     best_epoch,
     is_over,
+    join_folds,
     load_checkpoint,
     measures,
     read_facts,
     save_checkpoint,
     sweep,
+    write_fold,
     write_history,
 )
 from .device import AsOneBatch, keep_memory, launch
 from .fused_block import in_one_pass
-from .prepared import (
-    FoldSets,
-    Prepared,
-    Rows,
-    cut,
-    fold_sets,
-    generator_of,
-    join_folds,
-    read_ahead,
-    read_prepared,
-    rng_of,
-    seed_of,
-    write_fold,
-)
 from .probe import probe_fold
 
 _FIRST_MOMENT = 0.9

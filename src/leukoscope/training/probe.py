@@ -20,8 +20,8 @@ from ..models.catalogue import build_network
 from ..models.export import to_onnx
 from ..models.network import Network
 from ..progress import blas_threads, processors, track
-from .checkpoint import Epoch, measures, save_checkpoint, write_history
-from .prepared import FoldSets, Prepared, Rows, cut, fold_sets, read_ahead, seed_of, write_fold
+from .batches import FoldSets, Prepared, Rows, cut, fold_sets, read_ahead, seed_of
+from .checkpoint import Epoch, measures, save_checkpoint, write_fold, write_history
 
 Features = NDArray[np.float32]
 # Inverse strengths of the L2 penalty on standardised features that are tried on the validation subjects.

@@ -8,7 +8,7 @@ from pydantic import Field
 from sqlalchemy import text
 
 from ...bundle.manifest import CARD
-from ...inference.differential import limits_of
+from ...inference.cell_types import limits_of
 from .. import queue
 from ..refusals import Answer, Body, Name, Refusal, Word, not_found
 from ..security import Me, TheRoom

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from ...bundle.manifest import Manifest
 from ...explanation import transparent
 from ...images.crop import RELEASE_UM_PER_PX
-from ...inference.opinion import full_evidence
+from ...inference.opinions import full_evidence
 from ...inference.predictor import Predictor
 from .. import cases as shown
 from .. import readings
@@ -53,7 +53,7 @@ from functools import cache
 
 from ...errors import ImageError
 from ...images.read import read_image
-from ...inference.reference_cells import UM_ACROSS, ReferenceCells, embedding_of, read_reference_cells
+from ...inference.explaining import UM_ACROSS, ReferenceCells, embedding_of, read_reference_cells
 from ..database import SIGNED
 from ..learning import network_of
 

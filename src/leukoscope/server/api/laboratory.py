@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...errors import UsageError
-from ...inference.differential import checked_order
+from ...inference.cell_types import checked_order
 from .. import cases as shown
 from .. import queue, readings
 from ..accounts import Caller

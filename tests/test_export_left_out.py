@@ -9,8 +9,7 @@ from leukoscope.bundle.manifest import Manifest, Member
 from leukoscope.config import Prepare
 from leukoscope.errors import DataError, UsageError
 from leukoscope.evaluation.predictions import fit_temperature, temper
-from leukoscope.files import read_csv
-from leukoscope.inference.left_out import (
+from leukoscope.exporting import (
     TOLERANCE,
     LeftOut,
     fit_rule,
@@ -19,6 +18,7 @@ from leukoscope.inference.left_out import (
     promise,
     read_left_out,
 )
+from leukoscope.files import read_csv
 from leukoscope.inference.rejection import UNSURE, decide, fit_conformal, reached
 from leukoscope.report.card import card, figures_at
 from tests.synthetic_run import write_run
