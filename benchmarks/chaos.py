@@ -44,8 +44,8 @@ from sqlalchemy import func, select
 
 from leukoscope.data.synthetic import Donor, draw_cell
 from leukoscope.server.audit_log import AuditLog
-from leukoscope.server.database import FAILED, Cell, Database, Job, Picture, Prediction, Review
-from leukoscope.server.settings import Serving
+from leukoscope.server.database import FAILED, CellRow, Database, ImageRow, JobRow, PredictionRow, ReviewRow
+from leukoscope.server.settings import RoomSettings
 
 PEOPLE, TOGETHER = 4, 3
 PAUSE = (3.0, 7.0)  # seconds between two events
@@ -294,23 +294,28 @@ def happen(name: str, room: Room, cluster: Cluster | None, rng: random.Random) -
 
 def counted(room: Room, promised: Promised) -> dict[str, Any]:
     """Wait until the queue is empty, end the server, and count."""
-    database = Database(Serving(data=room.data, database=room.database).url)
+    database = Database(RoomSettings(data=room.data, database=room.database).url)
     left, moved = -1, time.monotonic()
     while left and time.monotonic() < moved + STUCK_SECONDS:
         with database.reading() as session:
-            now = session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(("queued", "running")))) or 0
+            now = (
+                session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state.in_(("queued", "running"))))
+                or 0
+            )
         left, moved = now, moved if now == left else time.monotonic()
         time.sleep(1)
     assert room.process
     room.process.terminate()
     room.process.wait(60)
     with database.reading() as session:
-        names, notes = set(session.scalars(select(Picture.name))), set(session.scalars(select(Review.note)))
-        per_image = Counter(session.scalars(select(Cell.image_id)))
-        rows = session.execute(select(Prediction.cell_id, Prediction.version, Prediction.bundle))
+        names, notes = set(session.scalars(select(ImageRow.name))), set(session.scalars(select(ReviewRow.note)))
+        per_image = Counter(session.scalars(select(CellRow.image_id)))
+        rows = session.execute(select(PredictionRow.cell_id, PredictionRow.version, PredictionRow.bundle))
         said = Counter(tuple(row) for row in rows)
-        failed = session.scalar(select(func.count()).select_from(Picture).where(Picture.state == FAILED)) or 0
-        waiting = session.scalar(select(func.count()).select_from(Job).where(Job.state.in_(("queued", "running")))) or 0
+        failed = session.scalar(select(func.count()).select_from(ImageRow).where(ImageRow.state == FAILED)) or 0
+        waiting = (
+            session.scalar(select(func.count()).select_from(JobRow).where(JobRow.state.in_(("queued", "running")))) or 0
+        )
         log = AuditLog(room.data).verify(session)
     return {
         "pictures": len(promised.pictures),

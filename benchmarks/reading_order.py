@@ -22,7 +22,7 @@ from leukoscope.bundle.manifest import open_bundle
 from leukoscope.images.crop import prepare_crop
 from leukoscope.images.read import read_image
 from leukoscope.inference.predictor import Predictor
-from leukoscope.server.worklist import _Asked, _order
+from leukoscope.server.worklist import _OpenCells, _order
 
 EACH, HALVES, COUNTS, STRENGTH = 40, 12, (30, 60, 120), 0.003
 NAMES = ("AUROC", "balanced accuracy", "Brier score")
@@ -75,7 +75,7 @@ def orders(cells: Cells, pool: NDArray[np.int64], head: Head, rng: np.random.Gen
     unit = cells.points[pool] / np.linalg.norm(cells.points[pool], axis=1, keepdims=True)
     doubt = np.clip(1 - abs(chance - 0.5) / 0.5, 0.01, 1).astype(np.float32)
     nothing = np.zeros(len(pool), int)
-    asked = _Asked(list(range(len(pool))), nothing, nothing.astype(bool), doubt, unit.astype(np.float32))
+    asked = _OpenCells(list(range(len(pool))), nothing, nothing.astype(bool), doubt, unit.astype(np.float32))
     return {
         "random": rng.permutation(len(pool)).tolist(),
         "the room's": _order(asked, None),

@@ -24,7 +24,7 @@ from leukoscope import load
 from leukoscope.files import read_json
 from leukoscope.server.app import create_app
 from leukoscope.server.room import open_room
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import Place, Visitor
 
 HERE = Path(__file__).parent
@@ -86,7 +86,7 @@ def headline(run: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def opened(room: Path, bundle: Path) -> Iterator[Place]:
     """Open a room for one machine and close it at the end."""
-    settings = Serving(data=room, model=bundle)
+    settings = RoomSettings(data=room, model=bundle)
     ready = open_room(settings)
     place = Place(ready, create_app(settings, room=ready))
     with TestClient(place.app, base_url="http://127.0.0.1"):

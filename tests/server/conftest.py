@@ -25,7 +25,7 @@ from leukoscope.server.app import create_app
 from leukoscope.server.database import Database
 from leukoscope.server.room import Room, open_room
 from leukoscope.server.sandbox import Sandbox
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.small_bundle import small_bundle
 
 PASSWORD = "correct horse battery"
@@ -251,19 +251,19 @@ def kept_sandbox() -> Iterator[KeptSandbox]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, bundle: Path, database: str) -> Serving:
+def settings(tmp_path: Path, bundle: Path, database: str) -> RoomSettings:
     """A room for one machine."""
-    return Serving(data=tmp_path / "room", database=database, model=bundle)
+    return RoomSettings(data=tmp_path / "room", database=database, model=bundle)
 
 
 @pytest.fixture
-def place(settings: Serving, kept_sandbox: KeptSandbox) -> Iterator[Place]:
+def place(settings: RoomSettings, kept_sandbox: KeptSandbox) -> Iterator[Place]:
     """A room for one machine, open."""
     yield from opened(settings, kept_sandbox)
 
 
 @pytest.fixture
-def laboratory(settings: Serving, kept_sandbox: KeptSandbox) -> Iterator[Place]:
+def laboratory(settings: RoomSettings, kept_sandbox: KeptSandbox) -> Iterator[Place]:
     """A room of two laboratories with accounts: ada (admin), rita (reviewer), ron (reader) of north; sue of south."""
     room = open_room(settings)
     room.sandbox = kept_sandbox
@@ -276,7 +276,7 @@ def laboratory(settings: Serving, kept_sandbox: KeptSandbox) -> Iterator[Place]:
         yield place
 
 
-def opened(settings: Serving, sandbox: Sandbox | None = None) -> Iterator[Place]:
+def opened(settings: RoomSettings, sandbox: Sandbox | None = None) -> Iterator[Place]:
     """Open a room and close it at the end."""
     room = open_room(settings)
     room.sandbox = sandbox or room.sandbox

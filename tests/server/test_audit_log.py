@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from leukoscope.cli.serve import audit_log as command
 from leukoscope.errors import DataError
-from leukoscope.server.audit_log import AuditLog, Who
+from leukoscope.server.audit_log import Actor, AuditLog
 from leukoscope.server.database import Database
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import Place, cell_picture
 
 LINES = 20
@@ -22,12 +22,12 @@ LINES = 20
 @pytest.fixture
 def written(tmp_path: Path, database: str) -> tuple[Database, AuditLog]:
     """A log of twenty lines, whose end was noted at line ten."""
-    opened = Database(Serving(data=tmp_path, database=database).url)
+    opened = Database(RoomSettings(data=tmp_path, database=database).url)
     opened.prepare()
     log = AuditLog(tmp_path)
     for number in range(LINES):
         with opened.writing() as session:
-            log.add(session, Who("ada", 1), "reviewed", kind="cell", item=number, label="blast")
+            log.add(session, Actor("ada", 1), "reviewed", kind="cell", item=number, label="blast")
             if number == LINES // 2:
                 log.note_head(session, at_once=True)
     return opened, log
@@ -161,7 +161,7 @@ def test_a_cut_after_the_last_note_is_found_with_a_head_that_was_kept(written: t
 def test_a_line_cannot_be_forged_without_the_key(written: tuple[Database, AuditLog], tmp_path: Path) -> None:
     forger = AuditLog(tmp_path / "elsewhere")
     with written[0].writing() as session:
-        forger.add(session, Who("ada", 1), "signed off", kind="case", item=1)
+        forger.add(session, Actor("ada", 1), "signed off", kind="case", item=1)
     with pytest.raises(DataError, match=f"line {LINES + 1} was changed, moved, or written by something else"):
         verify(written)
 

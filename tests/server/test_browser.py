@@ -18,9 +18,9 @@ from oidc_provider_mock import User, run_server_in_thread
 from sqlalchemy import insert, select
 
 from leukoscope.server.app import create_app
-from leukoscope.server.database import Cell
+from leukoscope.server.database import CellRow
 from leukoscope.server.room import Room, open_room
-from leukoscope.server.settings import Destination, Serving, SingleSignOn
+from leukoscope.server.settings import Destination, RoomSettings, SingleSignOn
 from leukoscope.survival.fitting import fit_model
 from tests.server.conftest import PASSWORD, Place, cell_picture, png
 from tests.server.test_hospital import FhirServer
@@ -85,7 +85,9 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(settings: Serving, browser: Any, *, people: dict[str, str] | None = None, port: int = 0) -> Iterator[Site]:
+def opened(
+    settings: RoomSettings, browser: Any, *, people: dict[str, str] | None = None, port: int = 0
+) -> Iterator[Site]:
     """Serve a room on a port of loopback, by default a free one."""
     room = open_room(settings)
     app = create_app(settings, room=room)
@@ -104,7 +106,7 @@ def opened(settings: Serving, browser: Any, *, people: dict[str, str] | None = N
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[Site]:
     """A laboratory with three people."""
-    settings = Serving(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
+    settings = RoomSettings(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
     with opened(settings, browser, people={"ada": "admin", "rita": "reviewer", "ron": "reader"}) as found:
         yield found
 
@@ -149,7 +151,7 @@ def expect_label(page: Any, place: int, text: str) -> None:
 
 
 def test_the_token_of_the_start_opens_the_room_once(tmp_path: Path, bundle: Path, browser: Any) -> None:
-    with opened(Serving(data=tmp_path / "room", model=bundle), browser) as site:
+    with opened(RoomSettings(data=tmp_path / "room", model=bundle), browser) as site:
         assert site.room.token
         page, late = site.visitor(), site.visitor()
         page.goto(f"/login#token={site.room.token.text}")
@@ -423,7 +425,7 @@ def test_people_sign_in_through_the_hospital_and_send_what_they_signed(
             laboratory="north",
         )
         to = Destination(name="records", kind="fhir", address=records.address)
-        settings = Serving(data=tmp_path / "room", model=bundle, oidc=oidc, hospital=(to,))
+        settings = RoomSettings(data=tmp_path / "room", model=bundle, oidc=oidc, hospital=(to,))
         with opened(settings, browser, people={"ada": "admin"}, port=port) as site:
             page = site.visitor(viewport=DESK)
             page.goto("/login?problem=no_role")
@@ -594,12 +596,14 @@ def test_two_thousand_cells_scroll_with_few_of_them_in_the_page(site: Site, rita
 def multiply_cells(room: Room, case: int, *, up_to: int) -> None:
     """Fill a case up with copies of its first cell."""
     with room.database.writing() as session:
-        rows = session.scalars(select(Cell).where(Cell.case_id == case)).all()
-        names = [column.name for column in Cell.__table__.columns if column.name not in ("id", "number", "review_id")]
+        rows = session.scalars(select(CellRow).where(CellRow.case_id == case)).all()
+        names = [
+            column.name for column in CellRow.__table__.columns if column.name not in ("id", "number", "review_id")
+        ]
         copied = {name: getattr(rows[0], name) for name in names} | {"label": ""}
         last = max(row.number for row in rows)
         fresh = [copied | {"number": last + step} for step in range(1, up_to - len(rows) + 1)]
-        session.execute(insert(Cell), fresh)
+        session.execute(insert(CellRow), fresh)
 
 
 FEW = 3

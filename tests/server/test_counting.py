@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import Place, cell_picture
 from tests.server.conftest import opened as opened_room
 from tests.server.test_browser import DESK, browser, expect_label, faults_of, opened, wait_for_cells
@@ -19,13 +19,13 @@ assert typed_bundle
 
 
 @pytest.fixture
-def settings(tmp_path: Path, typed_bundle: Path, database: str) -> Serving:
+def settings(tmp_path: Path, typed_bundle: Path, database: str) -> RoomSettings:
     """A room whose model tells types."""
-    return Serving(data=tmp_path / "room", database=database, model=typed_bundle, goal=300, keys={"monocyte": "m"})
+    return RoomSettings(data=tmp_path / "room", database=database, model=typed_bundle, goal=300, keys={"monocyte": "m"})
 
 
 @pytest.fixture
-def place(settings: Serving) -> Iterator[Place]:
+def place(settings: RoomSettings) -> Iterator[Place]:
     """That room, open."""
     yield from opened_room(settings)
 
@@ -82,7 +82,7 @@ def test_keys_are_set_in_the_browser_with_their_clashes_and_stand_in_the_help(
 ) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra test)")
     expect = playwright.expect
-    with opened(Serving(data=tmp_path / "room", model=typed_bundle), browser, people={"ada": "admin"}) as site:
+    with opened(RoomSettings(data=tmp_path / "room", model=typed_bundle), browser, people={"ada": "admin"}) as site:
         page = site.visitor("ada", viewport=DESK)
         page.goto("/accounts")
         form = page.locator("#counting-form")

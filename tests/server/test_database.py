@@ -10,8 +10,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from leukoscope.errors import UsageError
-from leukoscope.server.database import Database, DatabaseError, Table
-from leukoscope.server.settings import Serving
+from leukoscope.server.database import Base, Database, DatabaseError
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import DATABASES
 
 
@@ -23,17 +23,17 @@ def database(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def opened(tmp_path: Path, database: str) -> Database:
-    return Database(Serving(data=tmp_path, database=database).url)
+    return Database(RoomSettings(data=tmp_path, database=database).url)
 
 
 def test_the_migration_makes_what_the_code_describes(opened: Database) -> None:
     opened.prepare()
     with opened.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
 def test_several_processes_may_open_a_new_database_at_once(tmp_path: Path, database: str) -> None:
-    url = Serving(data=tmp_path, database=database).url
+    url = RoomSettings(data=tmp_path, database=database).url
     code = "import sys; from leukoscope.server.database import Database; Database(sys.argv[1]).prepare()"
     started = [subprocess.Popen([sys.executable, "-c", code, url]) for _ in range(3)]
     assert [each.wait() for each in started] == [0, 0, 0]
@@ -48,7 +48,7 @@ def test_a_database_of_a_newer_version_is_named(opened: Database) -> None:
 
 
 def test_a_database_that_is_not_there_is_named_without_its_password() -> None:
-    away = Database(Serving(data=Path(), database="postgresql://room:secret@127.0.0.1:1/room").url)
+    away = Database(RoomSettings(data=Path(), database="postgresql://room:secret@127.0.0.1:1/room").url)
     with pytest.raises(DatabaseError) as said:
         away.prepare()
     assert "127.0.0.1:1" in str(said.value)
@@ -58,4 +58,4 @@ def test_a_database_that_is_not_there_is_named_without_its_password() -> None:
 @pytest.mark.parametrize("address", ["mysql://x/y", "nonsense", "postgresql://a b:c"])
 def test_an_address_that_is_none_is_an_error_of_the_call(address: str) -> None:
     with pytest.raises(UsageError, match="--database"):
-        Database(Serving(data=Path(), database=address).url)
+        Database(RoomSettings(data=Path(), database=address).url)

@@ -23,9 +23,9 @@ from leukoscope.cli import leukoscope as program
 from leukoscope.errors import UnknownNameError
 from leukoscope.inference.predictor import load
 from leukoscope.interop.hl7 import fhir_bundle, oru_r01
-from leukoscope.server.database import Case
+from leukoscope.server.database import CaseRow
 from leukoscope.server.hospital import result_of
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.fields.conftest import NUCLEUS, Painting
 from tests.fields.test_blood_count import with_platelets
 from tests.inference.typed import with_types
@@ -42,13 +42,13 @@ def typed_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def settings(tmp_path: Path, typed_bundle: Path, database: str) -> Serving:
+def settings(tmp_path: Path, typed_bundle: Path, database: str) -> RoomSettings:
     """A room for one machine, whose model tells types."""
-    return Serving(data=tmp_path / "room", database=database, model=typed_bundle)
+    return RoomSettings(data=tmp_path / "room", database=database, model=typed_bundle)
 
 
 @pytest.fixture
-def place(settings: Serving) -> Iterator[Place]:
+def place(settings: RoomSettings) -> Iterator[Place]:
     """A room for one machine, open."""
     yield from opened(settings)
 
@@ -255,7 +255,7 @@ def test_every_export_carries_the_types(place: Place) -> None:
     assert b"neutrophil" in outlines.content
 
 
-def test_the_laboratory_sets_order_goal_and_keys(settings: Serving) -> None:
+def test_the_laboratory_sets_order_goal_and_keys(settings: RoomSettings) -> None:
     own = {"order": ("blast", "neutrophil"), "goal": 100, "keys": {"neutrophil": "n"}}
     for place in opened(settings.model_copy(update=own)):
         me = place.local()
@@ -341,7 +341,7 @@ def dicom_smear(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_result_of_a_case_gives_the_same_red_cells_and_platelets(
-    settings: Serving, typed_bundle: Path, tmp_path: Path
+    settings: RoomSettings, typed_bundle: Path, tmp_path: Path
 ) -> None:
     """Room (page, JSON, CSV, HTML, PDF, DICOM, FHIR, HL7), command line (JSON, CSV, DICOM, FHIR, HL7) and Python."""
     smear, out = tmp_path / "smear" / "S1", tmp_path / "out"
@@ -381,7 +381,7 @@ def test_every_result_of_a_case_gives_the_same_red_cells_and_platelets(
         with place.room.database.reading() as session:
             result = result_of(
                 session,
-                session.get_one(Case, case),
+                session.get_one(CaseRow, case),
                 manifest=place.room.predictor.manifest,
                 settings=place.room.settings,
             )

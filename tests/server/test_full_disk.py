@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import cell_picture, opened
 
 
@@ -27,7 +27,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_said_and_nothing_is_half_written(small_disk: Path, bundle: Path) -> None:
-    for place in opened(Serving(data=small_disk, model=bundle)):
+    for place in opened(RoomSettings(data=small_disk, model=bundle)):
         me = place.local()
         case = me.case(pictures=[cell_picture(1)])
         ballast = small_disk / "ballast"

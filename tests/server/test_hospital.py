@@ -17,9 +17,9 @@ from sqlalchemy import select
 
 from leukoscope.errors import ConfigError
 from leukoscope.server import hospital as sending
-from leukoscope.server.database import Case, Entry, Sending
+from leukoscope.server.database import AuditEntryRow, CaseRow, SendingRow
 from leukoscope.server.hospital import outgoing
-from leukoscope.server.settings import Destination, Serving, read_destinations
+from leukoscope.server.settings import Destination, RoomSettings, read_destinations
 from tests.interop import test_orthanc
 from tests.interop.test_dicom import write_field
 from tests.interop.test_orthanc import Orthanc
@@ -104,7 +104,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "_LOOK_SECONDS", 0.2)
 
 
-def room_to(settings: Serving, *destinations: Destination) -> Iterator[Place]:
+def room_to(settings: RoomSettings, *destinations: Destination) -> Iterator[Place]:
     yield from opened(settings.model_copy(update={"hospital": destinations}))
 
 
@@ -145,7 +145,7 @@ def send(me: Visitor, case: int, to: str) -> Any:
 
 
 def test_fhir_gets_what_people_said_with_the_hospitals_numbers_and_nothing_twice(
-    settings: Serving, fhir: FhirServer, tmp_path: Path
+    settings: RoomSettings, fhir: FhirServer, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("t0ken\n")
     to = Destination(name="records", kind="fhir", address=fhir.address, token_file=tmp_path / "token")
@@ -176,7 +176,7 @@ def test_fhir_gets_what_people_said_with_the_hospitals_numbers_and_nothing_twice
         assert not outgoing(settings.data, latest(me, case)["id"]).exists()
 
 
-def test_an_answer_that_is_lost_makes_no_second_report(settings: Serving, fhir: FhirServer) -> None:
+def test_an_answer_that_is_lost_makes_no_second_report(settings: RoomSettings, fhir: FhirServer) -> None:
     """The server has kept everything, but the line broke before it could say so."""
     fhir.answers_late = True
     for place in room_to(settings, Destination(name="records", kind="fhir", address=fhir.address)):
@@ -191,7 +191,7 @@ def test_an_answer_that_is_lost_makes_no_second_report(settings: Serving, fhir: 
 
 
 def test_the_words_of_a_server_that_refuses_are_shown_and_it_is_asked_again_only_by_a_person(
-    settings: Serving, fhir: FhirServer, caplog: pytest.LogCaptureFixture
+    settings: RoomSettings, fhir: FhirServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     fhir.refuses = True
     for place in room_to(settings, Destination(name="records", kind="fhir", address=fhir.address)):
@@ -207,7 +207,7 @@ def test_the_words_of_a_server_that_refuses_are_shown_and_it_is_asked_again_only
         reach(me, case, "state", "done")
         assert len(me.get(f"/cases/{case}/hospital").json()["sendings"]) == 1
         with place.room.database.reading() as session:
-            entries = session.scalars(select(Entry)).all()
+            entries = session.scalars(select(AuditEntryRow)).all()
             place.room.log.verify(session)
         told = json.dumps([[entry.action, entry.detail] for entry in entries])
         assert "gave hospital numbers" in told
@@ -216,7 +216,9 @@ def test_the_words_of_a_server_that_refuses_are_shown_and_it_is_asked_again_only
             assert number not in caplog.text
 
 
-def test_only_a_signed_case_is_sent_and_a_case_that_is_opened_again_is_not(settings: Serving, fhir: FhirServer) -> None:
+def test_only_a_signed_case_is_sent_and_a_case_that_is_opened_again_is_not(
+    settings: RoomSettings, fhir: FhirServer
+) -> None:
     away = Destination(name="records", kind="fhir", address="http://127.0.0.1:9/fhir")
     for place in room_to(settings, away):
         me = place.local()
@@ -234,7 +236,9 @@ def test_only_a_signed_case_is_sent_and_a_case_that_is_opened_again_is_not(setti
         assert "opened again" in latest(me, case)["error"]
 
 
-def test_what_was_not_read_by_people_is_said_and_the_report_is_preliminary(settings: Serving, fhir: FhirServer) -> None:
+def test_what_was_not_read_by_people_is_said_and_the_report_is_preliminary(
+    settings: RoomSettings, fhir: FhirServer
+) -> None:
     for place in room_to(settings, Destination(name="records", kind="fhir", address=fhir.address)):
         me = place.local()
         case = signed_case(me, read=False)
@@ -246,7 +250,9 @@ def test_what_was_not_read_by_people_is_said_and_the_report_is_preliminary(setti
         assert not any("share" in json.dumps(each["code"]) for each in fhir.kept.values() if "valueQuantity" in each)
 
 
-def test_a_killed_archive_gets_the_rest_and_nothing_twice(settings: Serving, archive: Orthanc, tmp_path: Path) -> None:
+def test_a_killed_archive_gets_the_rest_and_nothing_twice(
+    settings: RoomSettings, archive: Orthanc, tmp_path: Path
+) -> None:
     (tmp_path / "password").write_text("secret")
     to = Destination(
         name="archive",
@@ -287,7 +293,7 @@ class Accepts(mllp.AbstractHandler):  # type: ignore[misc]
         return f"\x0bMSH|^~\\&|LIS|||||20261128||ACK^R01^ACK|1|P|2.5.1\rMSA|AA|{control}\r\x1c\r"
 
 
-def test_hl7_goes_over_mllp_and_the_room_that_was_killed_sends_it_when_it_is_back(settings: Serving) -> None:
+def test_hl7_goes_over_mllp_and_the_room_that_was_killed_sends_it_when_it_is_back(settings: RoomSettings) -> None:
     Accepts.kept.clear()
     server = mllp.MLLPServer("127.0.0.1", 0, {"ORU^R01^ORU_R01": (Accepts,)})
     port = server.server_address[1]
@@ -299,7 +305,7 @@ def test_hl7_goes_over_mllp_and_the_room_that_was_killed_sends_it_when_it_is_bac
     case = signed_case(me)
     number = send(me, case, "lab").json()["sendings"][0]["id"]
     with place.room.database.writing() as session:  # as a process leaves it that dies in the middle
-        row = session.get_one(Sending, number)
+        row = session.get_one(SendingRow, number)
         row.state, row.owner, row.due = (
             "running",
             place.room.sender._owner.rpartition("/")[0] + "/1",
@@ -310,7 +316,7 @@ def test_hl7_goes_over_mllp_and_the_room_that_was_killed_sends_it_when_it_is_bac
     for again in room_to(settings, to):
         until(lambda: len(Accepts.kept) == 1)
         with again.room.database.reading() as session:
-            case_row = session.get_one(Case, case)
+            case_row = session.get_one(CaseRow, case)
             assert case_row.state == "signed"
         message = Accepts.kept[0]
         assert "PID-4711" in message
@@ -320,7 +326,7 @@ def test_hl7_goes_over_mllp_and_the_room_that_was_killed_sends_it_when_it_is_bac
     server.server_close()
 
 
-def test_another_laboratory_neither_sees_nor_sends(settings: Serving, laboratory: Place, fhir: FhirServer) -> None:
+def test_another_laboratory_neither_sees_nor_sends(settings: RoomSettings, laboratory: Place, fhir: FhirServer) -> None:
     to = Destination(name="records", kind="fhir", address=fhir.address, laboratory="north")
     laboratory.room.settings = laboratory.room.settings.model_copy(update={"hospital": (to,)})
     ada, ron, sue = (laboratory.visitor(name) for name in ("ada", "ron", "sue"))

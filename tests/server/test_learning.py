@@ -21,20 +21,20 @@ from leukoscope.server.database import (
     OPEN,
     RUNNING,
     SIGNED,
-    Account,
-    Adaptation,
-    Case,
-    Cell,
-    Entry,
-    Laboratory,
-    Picture,
-    Prediction,
-    Review,
+    AccountRow,
+    AdaptationRow,
+    AuditEntryRow,
+    CaseRow,
+    CellRow,
+    ImageRow,
+    LaboratoryRow,
+    PredictionRow,
+    ReviewRow,
     now,
 )
 from leukoscope.server.learning import NEWEST, newest_in_words
 from leukoscope.server.readings import say
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from leukoscope.server.worklist import WINDOW, stop_rule
 from tests.server.conftest import Place, Visitor, cell_picture, opened, png, synthetic
 from tests.server.small_bundle import CHANNELS, small_bundle
@@ -45,7 +45,7 @@ SUBJECTS, EACH = 8, 6  # subjects of one class each, and cells of each of them
 
 
 @pytest.fixture
-def idle(settings: Serving) -> Iterator[Place]:
+def idle(settings: RoomSettings) -> Iterator[Place]:
     """A room whose worker is elsewhere."""
     yield from opened(settings.model_copy(update={"work": False}))
 
@@ -77,10 +77,10 @@ def taught(place: Place, me: Visitor, *, subjects: int = SUBJECTS, first: int = 
 def sign(place: Place, case: int, label: str) -> None:
     """Call all cells of a case the same, and sign it off."""
     with place.room.database.writing() as session:
-        found = session.get_one(Case, case)
-        maker = session.get_one(Account, found.created_by)
+        found = session.get_one(CaseRow, case)
+        maker = session.get_one(AccountRow, found.created_by)
         caller = Caller(maker.id, maker.name, maker.role, maker.laboratory_id, "")
-        for cell in session.scalars(select(Cell).where(Cell.case_id == case)):
+        for cell in session.scalars(select(CellRow).where(CellRow.case_id == case)):
             say(session, caller, found, cell, label)
         found.state, found.signed, found.signed_by = SIGNED, now(), maker.id
 
@@ -193,7 +193,7 @@ def test_begun_twice_at_once_is_one_model(idle: Place) -> None:
     assert {each.json()["begun"] for each in answers} == {1}
     assert sum(each.json()["new"] for each in answers) == 1
     with idle.room.database.reading() as session:
-        assert session.scalar(select(func.count()).select_from(Adaptation)) == 1
+        assert session.scalar(select(func.count()).select_from(AdaptationRow)) == 1
 
 
 def fill_without_worker(place: Place, me: Visitor) -> None:
@@ -203,8 +203,8 @@ def fill_without_worker(place: Place, me: Visitor) -> None:
         content = pictures(EACH, seed=number + 1, blast=bool(number % 2))
         me.send(case, *content, wait=0)
         with place.room.database.writing() as session:
-            for image in session.scalars(select(Picture).where(Picture.case_id == case)).all():
-                cell = Cell(case_id=case, image_id=image.id, number=image.number, digest=image.digest)
+            for image in session.scalars(select(ImageRow).where(ImageRow.case_id == case)).all():
+                cell = CellRow(case_id=case, image_id=image.id, number=image.number, digest=image.digest)
                 session.add(cell)
         sign(place, case, ("normal", "blast")[number % 2])
 
@@ -224,9 +224,11 @@ def test_kill_9_while_a_model_is_fitted_loses_nothing_and_makes_one(idle: Place)
     worker.kill()
     assert found["state"] == "done", found["error"]
     with idle.room.database.reading() as session:
-        (row,) = session.scalars(select(Adaptation)).all()
+        (row,) = session.scalars(select(AdaptationRow)).all()
         assert row.attempts == 3
-        lines = session.scalars(select(Entry.action).where(Entry.kind == "model").order_by(Entry.number)).all()
+        lines = session.scalars(
+            select(AuditEntryRow.action).where(AuditEntryRow.kind == "model").order_by(AuditEntryRow.number)
+        ).all()
         assert lines == ["began to fit", "fitted"]
     folder = idle.room.settings.data / "models"
     assert [each.name for each in folder.iterdir()] == [found["hash"]], "nothing half-written stays"
@@ -237,14 +239,14 @@ def wait_for_attempt(place: Place, number: int) -> str:
     until = time.monotonic() + 200
     while True:
         with place.room.database.reading() as session:
-            (row,) = session.execute(select(Adaptation.attempts, Adaptation.state)).all()
+            (row,) = session.execute(select(AdaptationRow.attempts, AdaptationRow.state)).all()
         if row.attempts == number:
             return str(row.state)
         assert time.monotonic() < until, f"still {row}"
         time.sleep(0.01)
 
 
-def test_what_was_asked_for_outlives_the_server(settings: Serving) -> None:
+def test_what_was_asked_for_outlives_the_server(settings: RoomSettings) -> None:
     places = opened(settings.model_copy(update={"work": False}))
     place = next(places)
     me = place.local()
@@ -261,7 +263,9 @@ def test_a_model_at_which_the_program_dies_is_given_up(idle: Place) -> None:
     fill_without_worker(idle, me)
     number = me.post("/learning/models").json()["begun"]
     with idle.room.database.writing() as session:
-        session.execute(update(Adaptation).values(state=RUNNING, attempts=5, leased_until=0, owner="elsewhere/a/1/2"))
+        session.execute(
+            update(AdaptationRow).values(state=RUNNING, attempts=5, leased_until=0, owner="elsewhere/a/1/2")
+        )
     worker = start_worker(idle.room.settings)
     found = wait_for(me, number)
     worker.kill()
@@ -359,7 +363,7 @@ def test_names_of_subjects_are_neither_in_the_bundle_nor_in_what_is_kept_of_it(l
     folder = laboratory.room.settings.data / "models" / made["hash"]
     kept = "".join(path.read_text(errors="replace") for path in (folder / "bundle.json", folder / "card.md"))
     with laboratory.room.database.reading() as session:
-        row = session.scalar(select(Adaptation))
+        row = session.scalar(select(AdaptationRow))
         assert row is not None
         kept += str(row.subjects) + str(row.result) + str(ada.get("/audit-log").json())
     assert "iller" not in kept
@@ -370,7 +374,7 @@ def test_a_picture_that_is_gone_costs_the_others_nothing(laboratory: Place) -> N
     ada = laboratory.visitor("ada")
     taught(laboratory, ada)
     with laboratory.room.database.reading() as session:
-        digest = session.scalar(select(Cell.digest).limit(1))
+        digest = session.scalar(select(CellRow.digest).limit(1))
     assert digest
     laboratory.room.pictures.path(digest).unlink()
     made = fitted(ada)
@@ -401,7 +405,7 @@ def test_a_case_keeps_its_answers_until_somebody_asks_for_a_new_analysis(laborat
     assert again[0]["review"]["label"] == "normal", "what people said stays"
     assert again[0]["etag"] != cell["etag"], "who looks at the old answer is told"
     with laboratory.room.database.reading() as session:
-        said = session.scalars(select(Prediction.bundle).where(Prediction.cell_id == cell["id"])).all()
+        said = session.scalars(select(PredictionRow.bundle).where(PredictionRow.cell_id == cell["id"])).all()
     assert sorted(said) == sorted([own, made["hash"]]), "what the old model said is kept"
     rows = csv.DictReader(io.StringIO(ada.get(f"/cases/{case}/exports/csv").text))
     assert {row["bundle"] for row in rows} == {made["hash"]}
@@ -451,7 +455,7 @@ def test_a_chosen_model_whose_files_are_damaged_is_said_and_another_can_be_chose
     assert ada.send(case, cell_picture(3)).status_code == 202
 
 
-def test_a_room_that_serves_signed_models_alone_fits_none(settings: Serving, tmp_path: Path) -> None:
+def test_a_room_that_serves_signed_models_alone_fits_none(settings: RoomSettings, tmp_path: Path) -> None:
     from leukoscope.bundle.signature import make_key
     from leukoscope.bundle.signature import sign as sign_bundle
 
@@ -533,9 +537,11 @@ def add_cells(
     room = place.room
     seal = room.predictor.manifest.seal
     with room.database.writing() as session:
-        account = session.scalars(select(Account).join(Laboratory).where(Laboratory.name == laboratory)).first()
+        account = session.scalars(
+            select(AccountRow).join(LaboratoryRow).where(LaboratoryRow.name == laboratory)
+        ).first()
         assert account
-        case = Case(
+        case = CaseRow(
             laboratory_id=account.laboratory_id,
             name=name,
             subject=subject,
@@ -544,25 +550,25 @@ def add_cells(
         )
         session.add(case)
         session.flush()
-        image = Picture(case_id=case.id, number=1, name="x.png", kind="crop", digest="0" * 64, width=9, height=9)
+        image = ImageRow(case_id=case.id, number=1, name="x.png", kind="crop", digest="0" * 64, width=9, height=9)
         image.state = "done"
         session.add(image)
         session.flush()
         for number, (chance, point) in enumerate(cells, start=1):
             called = "blast" if chance >= 0.5 else "normal"
             decision = UNSURE if 0.4 < chance < 0.6 else called
-            cell = Cell(case_id=case.id, image_id=image.id, number=number, digest="0" * 64, chance=chance)
+            cell = CellRow(case_id=case.id, image_id=image.id, number=number, digest="0" * 64, chance=chance)
             cell.decision = decision
             session.add(cell)
             session.flush()
             unit = np.asarray(point, np.float32) / np.linalg.norm(point)
-            said = Prediction(cell_id=cell.id, version=1, bundle=seal, point="balanced", decision=decision)
+            said = PredictionRow(cell_id=cell.id, version=1, bundle=seal, point="balanced", decision=decision)
             said.called, said.reason, said.embedding = called, "", unit.astype(np.float16).tobytes()
             session.add(said)
             session.flush()
             cell.prediction_id = said.id
             if number <= len(labels):
-                review = Review(cell_id=cell.id, case_id=case.id, account_id=account.id, label=labels[number - 1])
+                review = ReviewRow(cell_id=cell.id, case_id=case.id, account_id=account.id, label=labels[number - 1])
                 session.add(review)
                 session.flush()
                 cell.label, cell.review_id = review.label, review.id
@@ -605,7 +611,7 @@ def test_the_order_is_not_told_where_the_model_is_hidden_or_the_case_signed_or_a
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "hidden")
     assert "blind" not in {each["name"] for each in ada.get("/learning/worklist").json()["cases"]}
     with laboratory.room.database.writing() as session:
-        session.get_one(Case, case).state = SIGNED
+        session.get_one(CaseRow, case).state = SIGNED
     assert ada.post(f"/cases/{case}/teaching-order").status_code == 409
 
 
@@ -639,7 +645,7 @@ def test_cells_of_a_real_analysis_have_what_the_order_needs(place: Place) -> Non
 
 def told_to_stop(place: Place) -> dict[str, Any]:
     with place.room.database.reading() as session:
-        north = session.scalars(select(Laboratory.id).where(Laboratory.name == "north")).one()
+        north = session.scalars(select(LaboratoryRow.id).where(LaboratoryRow.name == "north")).one()
         return stop_rule(session, north, ("normal", "blast"))
 
 
@@ -682,8 +688,8 @@ def test_agreement_that_still_grows_or_is_not_known_well_does_not(laboratory: Pl
 def test_cells_that_the_model_has_learned_from_do_not_count(laboratory: Place) -> None:
     read_many(laboratory, [0.9] * 10)
     with laboratory.room.database.writing() as session:
-        account = session.scalars(select(Account).where(Account.name == "ada")).one()
-        row = Adaptation(
+        account = session.scalars(select(AccountRow).where(AccountRow.name == "ada")).one()
+        row = AdaptationRow(
             laboratory_id=account.laboratory_id, account_id=account.id, bundle=laboratory.room.predictor.manifest.seal
         )
         row.subjects = [learning.hidden("subject p0"), learning.hidden("subject p1")]
@@ -701,7 +707,7 @@ def test_only_open_cases_are_on_the_list(laboratory: Place) -> None:
     case = add_cells(laboratory, "case", [(0.5, (1, 0, 0))])
     assert [each["id"] for each in ada.get("/learning/worklist").json()["cases"]] == [case]
     with laboratory.room.database.writing() as session:
-        found = session.get_one(Case, case)
+        found = session.get_one(CaseRow, case)
         assert found.state == OPEN
         found.state = SIGNED
     assert ada.get("/learning/worklist").json()["cases"] == []

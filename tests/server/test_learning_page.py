@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture
 from tests.server.test_browser import DESK, PHONE, Site, browser, faults_of, opened, wait_for_cells
 from tests.server.test_learning import SUBJECTS, taught
@@ -21,7 +21,7 @@ expect = playwright.expect
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[Site]:
     """A laboratory that has signed off some cases, and has one to read."""
-    settings = Serving(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
+    settings = RoomSettings(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
     with opened(settings, browser, people={"ada": "admin", "ron": "reader"}) as found:
         ada = Visitor(httpx2.Client(base_url=found.address, timeout=60))  # type: ignore[arg-type]
         ada.csrf = ada.post("/session", json={"name": "ada", "password": PASSWORD}).json()["csrf"]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.server.database import Cell, Review
+from leukoscope.server.database import CellRow, ReviewRow
 from tests.server.conftest import Place, Visitor, cell_picture, png
 from tests.server.test_readers import code
 from tests.server.test_reading import smear
@@ -59,7 +59,7 @@ def test_of_many_answers_none_is_kept_where_one_cell_is_not_as_it_was_seen(labor
     assert [cell["id"] for cell in late.json()["error"]["detail"]["cells"]] == [cells[2]["id"]]
     assert said(ron, case) == [""] * (CELLS - 1)
     with laboratory.room.database.reading() as session:
-        assert session.query(Review).where(Review.label == "blast").count() == 0
+        assert session.query(ReviewRow).where(ReviewRow.label == "blast").count() == 0
     other = ron.case(pictures=[cell_picture(9)])
     assert code(say_all(ron, other, cells[:1], "blast")) == (404, "not_found"), "a cell of another case"
     assert code(say_all(ron, case, cells[:2], "no such class")) == (422, "unknown_label")
@@ -177,7 +177,7 @@ def test_one_outline_becomes_two_cells_even_where_their_boxes_are_the_same(place
     assert {cell["id"] for cell in me.cells(case)} == {cell["id"] for cell in cells}
     log_is_intact(place)
     with place.room.database.reading() as session:
-        assert all(session.get_one(Cell, number).removed for number in made), "also the one that was redrawn"
+        assert all(session.get_one(CellRow, number).removed for number in made), "also the one that was redrawn"
 
 
 def test_nothing_is_replaced_where_a_part_of_it_cannot_be(field: Any) -> None:

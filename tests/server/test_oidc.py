@@ -22,10 +22,10 @@ from leukoscope.cli import leukoscope
 from leukoscope.errors import ConfigError
 from leukoscope.server.accounts import has_admin
 from leukoscope.server.app import create_app
-from leukoscope.server.database import Account, Entry, Login, Token
-from leukoscope.server.oidc import Begun, Provider, SignInProblem
+from leukoscope.server.database import AccountRow, AuditEntryRow, LoginRow, TokenRow
+from leukoscope.server.oidc import PendingSignIn, Provider, SignInProblem
 from leukoscope.server.room import open_room
-from leukoscope.server.settings import Serving, SingleSignOn, read_single_sign_on
+from leukoscope.server.settings import RoomSettings, SingleSignOn, read_single_sign_on
 from tests.server.conftest import Place, Visitor
 
 ROLES = {"reader": ("haem-readers",), "reviewer": ("haem-seniors",), "admin": ("haem-chiefs",)}
@@ -71,7 +71,7 @@ def single(issuer: str, **more: Any) -> SingleSignOn:
     return SingleSignOn.model_validate(entries | more)
 
 
-def open_with(settings: Serving, issuer: str, **more: Any) -> Generator[Place, None, None]:
+def open_with(settings: RoomSettings, issuer: str, **more: Any) -> Generator[Place, None, None]:
     room = open_room(settings.model_copy(update={"oidc": single(issuer, **more)}))
     place = Place(room, create_app(room.settings, room=room))
     place.account("ada", role="admin")
@@ -81,7 +81,7 @@ def open_with(settings: Serving, issuer: str, **more: Any) -> Generator[Place, N
 
 
 @pytest.fixture
-def hospital(settings: Serving, provider: str) -> Iterator[Place]:
+def hospital(settings: RoomSettings, provider: str) -> Iterator[Place]:
     """A room whose people sign in at the hospital; ada has a password too."""
     yield from open_with(settings, provider)
 
@@ -155,7 +155,7 @@ def test_an_answer_that_is_not_for_this_browser_lets_nobody_in(hospital: Place, 
     visitor = hospital.nobody()
     begun = page(visitor, "/api/v1/session/oidc")
     link = at_provider(begun, "sub-grace", **({"action": "deny"} if change == "denied" else {}))
-    kept = Begun.of(visitor.client.cookies["leukoscope_oidc"])
+    kept = PendingSignIn.of(visitor.client.cookies["leukoscope_oidc"])
     assert kept is not None
     expected = {"denied": "refused", "nonce": "untrusted", "issuer": "untrusted"}.get(change, "stale")
     if change == "another browser":
@@ -163,7 +163,7 @@ def test_an_answer_that_is_not_for_this_browser_lets_nobody_in(hospital: Place, 
     elif change == "state":
         link = link.replace(kept.state, "x" * len(kept.state))
     elif change == "nonce":
-        other = Begun(state=kept.state, nonce="another", verifier=kept.verifier)
+        other = PendingSignIn(state=kept.state, nonce="another", verifier=kept.verifier)
         visitor.client.cookies.clear()
         visitor.client.cookies.set("leukoscope_oidc", other.text())
     elif change == "used code":
@@ -202,8 +202,8 @@ def test_another_role_ends_what_was_made_with_the_old_one(hospital: Place, provi
     assert later.get("/session").json()["account"]["role"] == "reader"
     assert henry.get("/session").status_code == 401
     with hospital.room.database.reading() as session:
-        assert session.scalars(select(Token)).all() == []
-        assert len(session.scalars(select(Login)).all()) == 1
+        assert session.scalars(select(TokenRow)).all() == []
+        assert len(session.scalars(select(LoginRow)).all()) == 1
 
 
 def test_a_name_alone_is_nobodys_account(hospital: Place) -> None:
@@ -227,7 +227,7 @@ def test_an_account_that_is_closed_in_the_room_stays_closed(hospital: Place) -> 
     assert problem_of(back) == "closed"
 
 
-def test_a_provider_that_is_gone_is_said_and_passwords_still_work(settings: Serving) -> None:
+def test_a_provider_that_is_gone_is_said_and_passwords_still_work(settings: RoomSettings) -> None:
     for place in open_with(settings, "http://127.0.0.1:9"):
         started = time.monotonic()
         assert problem_of(page(place.nobody(), "/api/v1/session/oidc")) == "away"
@@ -237,7 +237,7 @@ def test_a_provider_that_is_gone_is_said_and_passwords_still_work(settings: Serv
         assert nobody == {"accounts": True, "oidc": "Example Hospital"}
 
 
-def test_a_provider_that_does_not_know_the_room_is_said(settings: Serving, secret: Path) -> None:
+def test_a_provider_that_does_not_know_the_room_is_said(settings: RoomSettings, secret: Path) -> None:
     with run_server_in_thread(require_client_registration=True) as server:
         issuer = f"http://localhost:{server.server_port}"
         known = {"redirect_uris": ["http://127.0.0.1/api/v1/session/oidc/callback"]}
@@ -252,7 +252,7 @@ def test_a_provider_that_does_not_know_the_room_is_said(settings: Serving, secre
             assert problem_of(page(visitor, link)) == "no_role", "the secret is right, and grace has no groups here"
 
 
-def test_a_provider_that_goes_in_the_middle_is_said(settings: Serving) -> None:
+def test_a_provider_that_goes_in_the_middle_is_said(settings: RoomSettings) -> None:
     people = [User(sub=sub, claims=claims) for sub, claims in PEOPLE.items()]
     with run_server_in_thread(user_claims=people) as server:
         issuer = f"http://localhost:{server.server_port}"
@@ -283,7 +283,7 @@ def test_two_first_sign_ins_at_once_make_one_account(hospital: Place) -> None:
         thread.join(60)
     assert {each.get("/session").json()["account"]["name"] for each in visitors} == {"grace"}
     with hospital.room.database.reading() as session:
-        assert len(session.scalars(select(Account).where(Account.name.like("grace%"))).all()) == 1
+        assert len(session.scalars(select(AccountRow).where(AccountRow.name.like("grace%"))).all()) == 1
 
 
 @pytest.mark.parametrize("then", ["//evil.example", "https://evil.example/", "/\\evil.example", "/a\nSet-Cookie: b"])
@@ -297,7 +297,7 @@ def test_the_log_tells_of_sign_ins_and_holds_no_claims(hospital: Place) -> None:
     signed_in(hospital, "sub-grace")
     signed_in(hospital, "sub-guest")
     with hospital.room.database.reading() as session:
-        entries = session.scalars(select(Entry).where(Entry.kind == "session")).all()
+        entries = session.scalars(select(AuditEntryRow).where(AuditEntryRow.kind == "session")).all()
         hospital.room.log.verify(session)
     said = [(entry.action, entry.account, entry.detail) for entry in entries]
     assert ("signed in", "grace", {"by": "OpenID Connect", "role": "reader"}) in said
@@ -305,7 +305,7 @@ def test_the_log_tells_of_sign_ins_and_holds_no_claims(hospital: Place) -> None:
 
 
 def test_a_room_without_accounts_opens_to_others_where_a_provider_knows_the_people(
-    settings: Serving, provider: str
+    settings: RoomSettings, provider: str
 ) -> None:
     open_to_all = {"host": "0.0.0.0", "names": ("room.example.org",), "oidc": single(provider)}
     room = open_room(settings.model_copy(update=open_to_all))
@@ -315,7 +315,9 @@ def test_a_room_without_accounts_opens_to_others_where_a_provider_knows_the_peop
     room.close()
 
 
-def test_over_tls_the_cookie_of_a_begun_sign_in_belongs_to_this_host_alone(settings: Serving, provider: str) -> None:
+def test_over_tls_the_cookie_of_a_begun_sign_in_belongs_to_this_host_alone(
+    settings: RoomSettings, provider: str
+) -> None:
     for place in open_with(settings, provider):
         client = TestClient(place.app, base_url="https://127.0.0.1")
         begun = client.get("/api/v1/session/oidc", follow_redirects=False)
@@ -382,7 +384,7 @@ def signing() -> Iterator[Signing]:
     made.server.server_close()
 
 
-BEGUN = Begun(state="s", nonce="n", verifier="v")
+BEGUN = PendingSignIn(state="s", nonce="n", verifier="v")
 
 
 def test_an_honest_token_is_believed(signing: Signing) -> None:

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import httpx2
 import pytest
 
-from leukoscope.server.oidc import CALLBACK, Begun
-from leukoscope.server.settings import Serving
+from leukoscope.server.oidc import CALLBACK, PendingSignIn
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import Place, Visitor, _free_port
 from tests.server.test_oidc import open_with, page, problem_of
 
@@ -42,7 +42,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def hospital(settings: Serving, issuer: str) -> Iterator[Place]:
+def hospital(settings: RoomSettings, issuer: str) -> Iterator[Place]:
     """A room that the provider knows by PKCE alone, without a secret."""
     yield from open_with(settings, issuer, client_secret_file=None)
 
@@ -88,10 +88,10 @@ def test_a_provider_that_verifies_pkce_lets_the_room_sign_people_in(hospital: Pl
 def test_a_code_with_another_verifier_is_not_taken(hospital: Place) -> None:
     visitor, address = begun_at(hospital)
     target = at_provider(address, "sub-grace")
-    (cookie,) = [each for each in visitor.client.cookies.jar if Begun.of(str(each.value))]
-    kept = Begun.of(str(cookie.value))
+    (cookie,) = [each for each in visitor.client.cookies.jar if PendingSignIn.of(str(each.value))]
+    kept = PendingSignIn.of(str(cookie.value))
     assert kept
-    stolen = Begun(kept.state, kept.nonce, "another-verifier-" + "x" * 40, kept.then)
+    stolen = PendingSignIn(kept.state, kept.nonce, "another-verifier-" + "x" * 40, kept.then)
     visitor.client.cookies.set(cookie.name, stolen.text(), domain=cookie.domain, path=cookie.path)
     assert problem_of(page(visitor, target)) == "stale"
     assert visitor.get("/session").status_code == 401

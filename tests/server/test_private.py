@@ -20,8 +20,8 @@ from leukoscope.errors import UsageError
 from leukoscope.server import security
 from leukoscope.server.app import create_app
 from leukoscope.server.room import open_room
-from leukoscope.server.security import HastyProtocol
-from leukoscope.server.settings import Serving
+from leukoscope.server.security import TimeoutProtocol
+from leukoscope.server.settings import RoomSettings
 from leukoscope.server.store import make_private
 from tests.interop.test_dicom import PATIENT, write_field
 from tests.server.conftest import Place, cell_picture, opened
@@ -60,7 +60,7 @@ def test_somebody_else_is_refused_by_the_system(place: Place) -> None:
     assert listed.returncode != 0
 
 
-def test_a_folder_that_was_open_is_closed_with_a_word(settings: Serving, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_was_open_is_closed_with_a_word(settings: RoomSettings, caplog: pytest.LogCaptureFixture) -> None:
     for place in opened(settings):
         place.local().case(pictures=[cell_picture(1)])
     for path in (settings.data, *settings.data.rglob("*")):
@@ -101,12 +101,12 @@ def test_what_a_stranger_makes_up_is_no_label_and_no_line(place: Place, caplog: 
 
 
 @pytest.fixture
-def served(settings: Serving, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def served(settings: RoomSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A room behind real sockets; yields its port."""
     monkeypatch.setattr(security, "HEAD_SECONDS", 1.0)
     monkeypatch.setattr("leukoscope.server.security._BODY_SECONDS", 1.0)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="error", http=HastyProtocol))
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="error", http=TimeoutProtocol))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield listening.getsockname()[1]

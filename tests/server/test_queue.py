@@ -17,15 +17,15 @@ from sqlalchemy import func, select, text
 
 from leukoscope.inference.predictor import Predictor
 from leukoscope.server import queue
-from leukoscope.server.database import FAILED, Case, Cell, Database, Job, Picture, Prediction
-from leukoscope.server.settings import Serving
+from leukoscope.server.database import FAILED, CaseRow, CellRow, Database, ImageRow, JobRow, PredictionRow
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import Cluster, Place, Visitor, cell_picture, opened, png, synthetic
 
 BIG = 500
 
 
 @pytest.fixture
-def idle(settings: Serving) -> Iterator[Place]:
+def idle(settings: RoomSettings) -> Iterator[Place]:
     """A room whose worker is elsewhere."""
     yield from opened(settings.model_copy(update={"work": False}))
 
@@ -43,21 +43,21 @@ def filled(place: Place, *, pictures: int) -> tuple[Visitor, int]:
 def counts(database: Database) -> dict[str, int]:
     """Return how many images, cells, predictions there are, and how many images have more than one cell."""
     with database.reading() as session:
-        per_image = Counter(session.scalars(select(Cell.image_id)))
+        per_image = Counter(session.scalars(select(CellRow.image_id)))
         return {
-            "images": session.scalar(select(func.count()).select_from(Picture)) or 0,
+            "images": session.scalar(select(func.count()).select_from(ImageRow)) or 0,
             "cells": per_image.total(),
-            "predictions": session.scalar(select(func.count()).select_from(Prediction)) or 0,
+            "predictions": session.scalar(select(func.count()).select_from(PredictionRow)) or 0,
             "twice": sum(count > 1 for count in per_image.values()),
         }
 
 
-def start_worker(settings: Serving) -> subprocess.Popen[bytes]:
+def start_worker(settings: RoomSettings) -> subprocess.Popen[bytes]:
     """Start a process of its own that works on the queue of a room."""
     code = (
         "import sys, time; from pathlib import Path; from leukoscope.server.room import open_room;"
-        "from leukoscope.server.settings import Serving;"
-        "room = open_room(Serving.model_validate_json(sys.argv[1])); room.worker.start(); print('up', flush=True);"
+        "from leukoscope.server.settings import RoomSettings;"
+        "room = open_room(RoomSettings.model_validate_json(sys.argv[1])); room.worker.start(); print('up', flush=True);"
         "time.sleep(300)"
     )
     working = settings.model_copy(update={"work": True})
@@ -97,7 +97,7 @@ def test_two_processes_share_one_queue(idle: Place) -> None:
     workers = [start_worker(idle.room.settings) for _ in range(2)]
     wait_until(idle, cells=200)
     with idle.room.database.reading() as session:
-        owners = set(session.scalars(select(Job.owner)))
+        owners = set(session.scalars(select(JobRow.owner)))
     for worker in workers:
         worker.kill()
     assert counts(idle.room.database) == {"images": 200, "cells": 200, "predictions": 200, "twice": 0}
@@ -169,13 +169,13 @@ def test_a_case_deleted_while_it_is_analysed_leaves_nothing(idle: Place) -> None
     wait_until(idle, cells=1)
     worker.kill()
     with idle.room.database.reading() as session:
-        assert session.scalars(select(Case.id)).all() == [other]
-        assert session.scalars(select(Job.state)).all() == ["done"]
-        assert session.scalar(select(func.count()).select_from(Cell)) == 1
+        assert session.scalars(select(CaseRow.id)).all() == [other]
+        assert session.scalars(select(JobRow.state)).all() == ["done"]
+        assert session.scalar(select(func.count()).select_from(CellRow)) == 1
 
 
 def test_a_database_that_goes_away_comes_back_with_everything(cluster: Cluster, tmp_path: Path, bundle: Path) -> None:
-    settings = Serving(data=tmp_path / "room", database=cluster.database(), model=bundle)
+    settings = RoomSettings(data=tmp_path / "room", database=cluster.database(), model=bundle)
     for place in opened(settings):
         me, case = filled(place, pictures=100)
         cluster.control("stop", "-m", "immediate")  # as if the machine lost power, in the middle of the work
@@ -226,7 +226,7 @@ def test_a_black_picture_is_refused_by_name_and_blocks_nothing(place: Place) -> 
     assert me.get(f"/cases/{case}/progress").json()[FAILED] == 0
 
 
-def test_the_analysis_is_a_process_of_its_own_that_is_started_anew(settings: Serving) -> None:
+def test_the_analysis_is_a_process_of_its_own_that_is_started_anew(settings: RoomSettings) -> None:
     """Kill -9 of the process that analyses, again and again: the server stays, and every image is analysed once."""
     for place in opened(settings.model_copy(update={"apart": True, "lease_seconds": 2})):
         me = place.local()

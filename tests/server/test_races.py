@@ -9,7 +9,16 @@ import pytest
 from sqlalchemy import select
 
 from leukoscope.server.accounts import has_admin, hash_password, lock_account, revoke
-from leukoscope.server.database import Account, Case, Cell, Database, Entry, Login, Review, Token
+from leukoscope.server.database import (
+    AccountRow,
+    AuditEntryRow,
+    CaseRow,
+    CellRow,
+    Database,
+    LoginRow,
+    ReviewRow,
+    TokenRow,
+)
 from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture, png
 from tests.server.test_reading import smear
 
@@ -116,7 +125,7 @@ def changed_while_signed(database: Database) -> list[str]:
     """Return what the audit log tells of between a sign-off and the reopening."""
     signed, wrong = False, []
     with database.reading() as session:
-        for entry in session.scalars(select(Entry).order_by(Entry.number)):
+        for entry in session.scalars(select(AuditEntryRow).order_by(AuditEntryRow.number)):
             if entry.action in ("signed off", "opened again"):
                 signed = entry.action == "signed off"
             elif signed and entry.kind in ("case", "cell", "image") and entry.action != "exported":
@@ -160,10 +169,10 @@ def test_four_undos_at_once_take_back_one_review_each_or_none(laboratory: Place)
     done = [answer.json()["cell"]["id"] for answer in answers if answer.status_code == 200]
     assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412]
     with laboratory.room.database.reading() as session:
-        undone = session.scalars(select(Review.cell_id).where(Review.undone)).all()
+        undone = session.scalars(select(ReviewRow.cell_id).where(ReviewRow.undone)).all()
         assert list(undone) == done
-        assert session.scalar(select(Case.version)) is not None
-        assert sorted(session.scalars(select(Cell.label))) == ["", "blast", "blast", "blast"]
+        assert session.scalar(select(CaseRow.version)) is not None
+        assert sorted(session.scalars(select(CellRow.label))) == ["", "blast", "blast", "blast"]
 
 
 def test_one_name_becomes_one_account(laboratory: Place) -> None:
@@ -195,7 +204,7 @@ class Held:
 
     def __enter__(self) -> None:
         session = self._writing.__enter__()
-        number = session.scalar(select(Account.id).where(Account.name == self._account))
+        number = session.scalar(select(AccountRow.id).where(AccountRow.name == self._account))
         assert number is not None
         found = lock_account(session, number)
         assert found is not None
@@ -223,7 +232,7 @@ def test_a_new_password_ends_the_token_that_is_made_at_the_same_moment(laborator
         bearer = {"Authorization": f"Bearer {made.json()['token']}"}
         assert laboratory.nobody().get("/cases", headers=bearer).status_code == 401
     with laboratory.room.database.reading() as session:
-        assert session.scalars(select(Token)).all() == []
+        assert session.scalars(select(TokenRow)).all() == []
 
 
 def test_a_new_password_ends_the_session_that_begins_at_the_same_moment(laboratory: Place) -> None:
@@ -232,7 +241,7 @@ def test_a_new_password_ends_the_session_that_begins_at_the_same_moment(laborato
     meanwhile(laboratory, "ron", lambda: ron.post("/session", json=entry))
     assert ron.get("/session").status_code == 401
     with laboratory.room.database.reading() as session:
-        assert session.scalars(select(Login)).all() == []
+        assert session.scalars(select(LoginRow)).all() == []
 
 
 def test_two_admins_do_not_take_each_others_rights(laboratory: Place) -> None:
@@ -260,7 +269,7 @@ def test_a_crop_that_another_case_gives_up_at_the_same_moment_stays(shared: tupl
         )
         assert (drawn.status_code, deleted.status_code) == (200, 200)
         with place.room.database.reading() as session:
-            digest = session.get_one(Cell, cell["id"]).digest
+            digest = session.get_one(CellRow, cell["id"]).digest
         assert place.room.pictures.path(digest).exists()
 
 

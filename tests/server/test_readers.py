@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 from sqlalchemy import select
 
-from leukoscope.server.database import Entry, Review
-from leukoscope.server.settings import Serving
+from leukoscope.server.database import AuditEntryRow, ReviewRow
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import Place, Visitor, cell_picture
 from tests.server.test_races import at_once
 
@@ -273,8 +273,8 @@ def test_a_case_deleted_while_it_is_read_leaves_its_answers_in_the_log(laborator
     assert code(late) == (404, "not_found")
     assert code(ron.post(f"/cases/{case}/readings/finish")) == (404, "not_found")
     with laboratory.room.database.reading() as session:
-        assert session.scalars(select(Review)).all() == []
-        kept = session.scalars(select(Entry).where(Entry.action == "reviewed")).all()
+        assert session.scalars(select(ReviewRow)).all() == []
+        kept = session.scalars(select(AuditEntryRow).where(AuditEntryRow.action == "reviewed")).all()
         laboratory.room.log.verify(session)
     assert [(entry.account, entry.item, entry.detail["label"]) for entry in kept] == [("ron", cells[0], "blast")]
 
@@ -405,7 +405,7 @@ def test_cells_on_which_readers_differ_are_read_and_not_settled(people: dict[str
     assert "cells read by people</h1>" in rita.get(f"/cases/{case}/exports/html").text
 
 
-def test_no_share_is_given_while_images_are_analysed(settings: Serving, tmp_path: Path) -> None:
+def test_no_share_is_given_while_images_are_analysed(settings: RoomSettings, tmp_path: Path) -> None:
     from tests.server.conftest import opened
 
     for place in opened(settings.model_copy(update={"work": False})):

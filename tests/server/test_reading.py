@@ -18,7 +18,7 @@ from leukoscope.data.index import index
 from leukoscope.files import read_csv
 from leukoscope.inference.predictor import load
 from leukoscope.interop.qupath import geojson
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.interop.test_dicom import PATIENT, write_field
 from tests.server.conftest import Place, cell_picture, opened, png, synthetic
 from tests.server.small_bundle import small_bundle
@@ -161,7 +161,7 @@ def test_pictures_are_drawn_kept_and_not_sent_twice(place: Place) -> None:
         assert np.asarray(heat)[..., 3].any()
 
 
-def test_a_new_bundle_never_rewrites_what_an_old_one_said(settings: Serving, tmp_path: Path) -> None:
+def test_a_new_bundle_never_rewrites_what_an_old_one_said(settings: RoomSettings, tmp_path: Path) -> None:
     places = opened(settings)
     me = next(places).local()
     case = me.case(pictures=[cell_picture(seed) for seed in range(4)])

@@ -20,8 +20,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from leukoscope.errors import ImageError
-from leukoscope.server.sandbox import MIB, Sandbox, Taken
-from leukoscope.server.settings import Serving
+from leukoscope.server.sandbox import MIB, DecodedImage, Sandbox
+from leukoscope.server.settings import RoomSettings
 from tests.interop.test_dicom import write_field
 from tests.server.conftest import Place, cell_picture, opened, png, synthetic
 from tests.server.test_reading import smear
@@ -245,7 +245,7 @@ def test_whatever_is_larger_inside_costs_a_bounded_amount(sandbox: Sandbox, tmp_
     content, started = LARGE_INSIDE[kind](tmp_path), time.monotonic()
     with Memory() as used:
         try:
-            taken: Taken | str = sandbox.take(lambda: content, **HOW)
+            taken: DecodedImage | str = sandbox.take(lambda: content, **HOW)
         except ImageError as refused:
             taken = str(refused)
     assert used.more < 2 * 320 + 200, taken
@@ -290,7 +290,7 @@ def test_too_many_at_once_are_told_to_come_back(laboratory: Place) -> None:
 
 
 def test_analysis_has_a_bound_of_memory_and_one_large_field_costs_no_other_picture_its_answer(
-    settings: Serving,
+    settings: RoomSettings,
 ) -> None:
     """A field that needs 500 MiB where 256 are allowed."""
     tight = settings.model_copy(update={"apart": True, "analysis_bytes": 256 * MIB})

@@ -15,7 +15,7 @@ from leukoscope.cli import leukoscope
 from leukoscope.errors import UsageError
 from leukoscope.server.app import PREFIX
 from leukoscope.server.room import open_room
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture, opened
 
 # Open to everybody: how to sign in, and whether the room works.
@@ -233,7 +233,7 @@ def test_every_answer_carries_the_headers(place: Place) -> None:
     assert me.get("/cases").headers["cache-control"] == "no-store"
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(settings: Serving) -> None:
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(settings: RoomSettings) -> None:
     for place in opened(settings):
         assert place.room.token
         answer = place.nobody().post("/session", json={"token": place.room.token.text})
@@ -249,14 +249,14 @@ def test_another_name_for_this_machine_gets_no_answer(place: Place) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (421, "wrong_host")
 
 
-def test_a_room_without_accounts_opens_on_this_machine_alone(settings: Serving) -> None:
+def test_a_room_without_accounts_opens_on_this_machine_alone(settings: RoomSettings) -> None:
     for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
         with pytest.raises(UsageError, match="leukoscope accounts add"):
             open_room(settings.model_copy(update={"host": host}))
 
 
 def test_a_new_account_sees_the_cases_that_were_made_with_the_one_time_token(
-    place: Place, settings: Serving, tmp_path: Path
+    place: Place, settings: RoomSettings, tmp_path: Path
 ) -> None:
     case = place.local().case("made before anybody had an account")
     secret = tmp_path / "password.txt"
@@ -272,7 +272,7 @@ def test_a_new_account_sees_the_cases_that_were_made_with_the_one_time_token(
     assert "local, south" in str(unnamed.exception)
 
 
-def test_a_room_with_accounts_opens_to_others_and_prints_no_token(settings: Serving) -> None:
+def test_a_room_with_accounts_opens_to_others_and_prints_no_token(settings: RoomSettings) -> None:
     first = open_room(settings)
     Place(first, None).account("ada", role="admin")
     first.database.close()

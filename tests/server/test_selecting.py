@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import cell_picture, png
 from tests.server.test_browser import (
     DESK,
@@ -33,7 +33,7 @@ CELLS = 9
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[Site]:
     """A laboratory with a reviewer and a reader."""
-    settings = Serving(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
+    settings = RoomSettings(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
     with opened(settings, browser, people={"rita": "reviewer", "ron": "reader"}) as found:
         yield found
 

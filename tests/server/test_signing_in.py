@@ -13,9 +13,9 @@ from leukoscope.cli.serve import accounts as command
 from leukoscope.errors import UsageError
 from leukoscope.server import accounts
 from leukoscope.server.accounts import Attempts, hash_password
-from leukoscope.server.database import Account, Database, Token
+from leukoscope.server.database import AccountRow, Database, TokenRow
 from leukoscope.server.refusals import Refusal
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import PASSWORD, Place, Visitor, cell_picture
 from tests.server.test_security import bearer
 
@@ -60,7 +60,7 @@ def test_guesses_at_once_are_counted_before_they_are_checked(
 
     ron = laboratory.visitor("ron")
     with laboratory.room.database.writing() as session:  # as costly to check as in use
-        ada = session.scalar(select(Account).where(Account.name == "ada"))
+        ada = session.scalar(select(AccountRow).where(AccountRow.name == "ada"))
         assert ada is not None
         ada.password = hash_password(PASSWORD)
     monkeypatch.setattr(type(accounts._HASHER), "verify", lambda _, hashed, password: counted(hashed, password))
@@ -76,7 +76,7 @@ def test_guesses_at_once_are_counted_before_they_are_checked(
     assert waited < 100 * max(seconds), "far less than if all of them were hashed, which takes as long as they are many"
 
 
-def test_a_stranger_locks_nobody_out(settings: Serving, laboratory: Place) -> None:
+def test_a_stranger_locks_nobody_out(settings: RoomSettings, laboratory: Place) -> None:
     """Somebody else guesses at Ada's name from elsewhere; she signs in at once."""
     attempts, database = Attempts(3), laboratory.room.database
     for _ in range(3):
@@ -208,7 +208,7 @@ def test_a_token_lives_ninety_days_and_at_most_a_year_and_says_when_it_was_used(
     assert datetime.now(UTC) - datetime.fromisoformat(used) < timedelta(minutes=1)
     assert next(each for each in ada.get("/accounts").json()["accounts"] if each["name"] == "ada")["tokens"]
     with laboratory.room.database.writing() as session:
-        session.scalars(select(Token)).one().expires = "2020-01-01T00:00:00+00:00"
+        session.scalars(select(TokenRow)).one().expires = "2020-01-01T00:00:00+00:00"
     assert bearer(laboratory, made).get("/cases").status_code == 401
 
 

@@ -16,7 +16,7 @@ from leukoscope.errors import ImageError
 from leukoscope.fields.slides import TiffSlide
 from leukoscope.server import slides
 from leukoscope.server.refusals import Refusal
-from leukoscope.server.settings import Limits, Serving
+from leukoscope.server.settings import Limits, RoomSettings
 from tests.interop.test_dicom import write_slide as write_dicom
 from tests.server.conftest import Place, Visitor, opened, png
 from tests.server.test_reading import smear
@@ -220,14 +220,14 @@ def test_a_label_of_a_dicom_slide_is_no_picture_of_cells(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def settings(tmp_path: Path, bundle: Path, database: str) -> Serving:
+def settings(tmp_path: Path, bundle: Path, database: str) -> RoomSettings:
     """A room in which a picture of more than a few pixels is a slide."""
     limits = Limits(pixels=MOST, area_pixels=400_000)
-    return Serving(data=tmp_path / "room", database=database, model=bundle, limits=limits)
+    return RoomSettings(data=tmp_path / "room", database=database, model=bundle, limits=limits)
 
 
 @pytest.fixture
-def place(settings: Serving) -> Iterator[Place]:
+def place(settings: RoomSettings) -> Iterator[Place]:
     """A room for one machine, open."""
     yield from opened(settings)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from leukoscope.survival.fitting import fit_model
 from leukoscope.survival.model import SurvivalModel, write_model
 from leukoscope.survival.predict import answer
@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> SurvivalModel:
 
 
 @pytest.fixture
-def clinic(settings: Serving, model: SurvivalModel, tmp_path: Path) -> Iterator[Place]:
+def clinic(settings: RoomSettings, model: SurvivalModel, tmp_path: Path) -> Iterator[Place]:
     """A room that has a survival model."""
     yield from opened(settings.model_copy(update={"survival": (tmp_path / "study",)}))
 

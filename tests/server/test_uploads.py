@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from leukoscope.errors import ImageError
 from leukoscope.server.sandbox import take
-from leukoscope.server.settings import Limits, Serving
+from leukoscope.server.settings import Limits, RoomSettings
 from leukoscope.server.uploads import shown
 from tests.server.conftest import Place, cell_picture, opened, synthetic
 
@@ -93,7 +93,7 @@ def test_bombs_are_refused_before_they_unpack(place: Place) -> None:
 
 def test_too_much_at_once_is_refused(tmp_path: Path, bundle: Path) -> None:
     limits = Limits(upload_bytes=2_000_000, file_bytes=500_000, files=5, pixels=1_000_000)
-    for place in opened(Serving(data=tmp_path / "room", model=bundle, limits=limits)):
+    for place in opened(RoomSettings(data=tmp_path / "room", model=bundle, limits=limits)):
         me = place.local()
         case = me.case()
         assert me.send(case, b"x" * 2_100_000).status_code == 413

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leukoscope.server.settings import Serving
+from leukoscope.server.settings import RoomSettings
 from tests.server.conftest import cell_picture, png
 from tests.server.test_browser import DESK, Site, browser, expect_label, opened, tile, violations, wait_for_cells
 from tests.server.test_reading import smear
@@ -26,7 +26,7 @@ IN_SIGHT = """() => { const box = document.querySelector(".tile.chosen").getBoun
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, bundle: Path, browser: Any) -> Iterator[Site]:
     """A laboratory with a reviewer."""
-    settings = Serving(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
+    settings = RoomSettings(data=tmp_path_factory.mktemp("site") / "room", model=bundle)
     with opened(settings, browser, people={"rita": "reviewer"}) as found:
         yield found
 
@@ -186,7 +186,7 @@ def test_a_slide_is_opened_and_an_area_of_it_analysed_by_keys(rita: Any, tmp_pat
 
 
 def test_training_cells_stand_beside_a_cell_at_its_own_scale(tmp_path: Path, browser: Any) -> None:
-    with opened(Serving(data=tmp_path / "room"), browser, people={"rita": "reviewer"}) as site:
+    with opened(RoomSettings(data=tmp_path / "room"), browser, people={"rita": "reviewer"}) as site:
         page = site.visitor("rita", viewport=DESK)
         new_case(page, {"cell.png": cell_picture(1)}, 1)
         rows = page.locator("#references-training li")

@@ -10,7 +10,7 @@ from sqlalchemy import event, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from leukoscope.server.database import Database, Laboratory
+from leukoscope.server.database import Database, LaboratoryRow
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def names(database: Database) -> set[str]:
     with database.reading() as session:
-        return set(session.scalars(select(Laboratory.name)))
+        return set(session.scalars(select(LaboratoryRow.name)))
 
 
 def adding(name: str) -> Callable[[Session], None]:
     def add(session: Session) -> None:
-        session.add(Laboratory(name=name))
+        session.add(LaboratoryRow(name=name))
         session.flush()
 
     return add
@@ -77,7 +77,7 @@ def test_each_sees_what_those_before_have_written(database: Database) -> None:
     seen: list[set[str]] = []
 
     def look(session: Session) -> None:
-        seen.append(set(session.scalars(select(Laboratory.name))))
+        seen.append(set(session.scalars(select(LaboratoryRow.name))))
 
     for each in behind_each_other(database, adding("a"), look):
         each.result(10)

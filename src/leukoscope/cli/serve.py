@@ -12,7 +12,7 @@ from .options import point_option
 
 if TYPE_CHECKING:
     from ..server.database import Database
-    from ..server.settings import Serving
+    from ..server.settings import RoomSettings
 
 _EXTRA = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "python_multipart", "prometheus_client")
 
@@ -103,9 +103,9 @@ def serve(
       leukoscope serve --database postgresql://room@db/room --data /srv/room --host 0.0.0.0 --name room.example.org
     """
     _need_extra()
-    from ..server.settings import Serving, read_destinations, read_single_sign_on
+    from ..server.settings import RoomSettings, read_destinations, read_single_sign_on
 
-    settings = Serving(
+    settings = RoomSettings(
         oidc=read_single_sign_on(oidc) if oidc else None,
         hospital=read_destinations(hospital) if hospital else (),
         point=point.replace("-", "_"),
@@ -150,13 +150,13 @@ def _keys(given: tuple[str, ...]) -> dict[str, str]:
     return checked_keys(pairs)
 
 
-def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:
+def _run(settings: "RoomSettings", *, behind_proxy: str, browser: bool) -> None:
     import logging
 
     import uvicorn
 
     from ..server.app import create_app
-    from ..server.security import HastyProtocol, most_connections
+    from ..server.security import TimeoutProtocol, most_connections
 
     place = _listen(settings.host, settings.port)
     app = create_app(settings)
@@ -170,7 +170,7 @@ def _run(settings: "Serving", *, behind_proxy: str, browser: bool) -> None:
         proxy_headers=bool(behind_proxy),
         forwarded_allow_ips=behind_proxy or None,
         timeout_graceful_shutdown=10,
-        http=HastyProtocol,
+        http=TimeoutProtocol,
         ws="none",
         limit_concurrency=most_connections(),
         h11_max_incomplete_event_size=32 << 10,
@@ -253,10 +253,10 @@ def list_accounts(data: Path, database: str) -> None:
     from sqlalchemy import select
 
     from ..server.accounts import tokens_of
-    from ..server.database import Account, Laboratory
+    from ..server.database import AccountRow, LaboratoryRow
 
     with _open(data, database).reading() as session:
-        query = select(Account, Laboratory.name).join(Laboratory).order_by(Laboratory.name, Account.name)
+        query = select(AccountRow, LaboratoryRow.name).join(LaboratoryRow).order_by(LaboratoryRow.name, AccountRow.name)
         for account, laboratory in session.execute(query).all():
             state = "" if account.active else "  (not active)"
             click.echo(f"{account.name}\t{account.role}\t{laboratory}{state}")
@@ -282,14 +282,14 @@ def change_password(name: str, password_file: Path | None, data: Path, database:
 
     from ..errors import UnknownNameError, UsageError
     from ..server.accounts import hash_password, lock_account, revoke, signs_in_elsewhere
-    from ..server.database import Account
+    from ..server.database import AccountRow
 
     hashed = hash_password(_password(password_file), about=(name,))
     with _changing(data, database) as (session, log):
-        number = session.scalar(select(Account.id).where(Account.name == name))
+        number = session.scalar(select(AccountRow.id).where(AccountRow.name == name))
         account = lock_account(session, number) if number else None
         if account is None:
-            raise UnknownNameError("account", name, session.scalars(select(Account.name)))
+            raise UnknownNameError("account", name, session.scalars(select(AccountRow.name)))
         if signs_in_elsewhere(session, account.id):
             raise UsageError(f"{name} signs in elsewhere, where the password is changed.")
         account.password, account.active = hashed, True
@@ -310,10 +310,10 @@ def revoke_token(token: int, data: Path, database: str) -> None:
     """
     _need_extra()
     from ..errors import UsageError
-    from ..server.database import Token
+    from ..server.database import TokenRow
 
     with _changing(data, database) as (session, log):
-        found = session.get(Token, token)
+        found = session.get(TokenRow, token)
         if found is None:
             raise UsageError(f"There is no token {token}. See leukoscope accounts list.")
         session.delete(found)
@@ -355,11 +355,11 @@ def _open(data: Path, database: str) -> "Database":
     """Open the database of a room, making its tables the first time."""
     _need_extra()
     from ..server.database import Database
-    from ..server.settings import Serving
+    from ..server.settings import RoomSettings
     from ..server.store import make_private
 
     make_private(data)
-    opened = Database(Serving(data=data, database=database).url)
+    opened = Database(RoomSettings(data=data, database=database).url)
     opened.prepare()
     return opened
 
@@ -382,9 +382,9 @@ def _log(data: Path) -> Any:
 
 
 def _who() -> Any:
-    from ..server.audit_log import Who
+    from ..server.audit_log import Actor
 
-    return Who("command line")
+    return Actor("command line")
 
 
 def _password(file: Path | None) -> str:

@@ -18,7 +18,19 @@ from sqlalchemy.orm import Session
 
 from ..errors import UnknownNameError, UsageError
 from .audit_log import take_turn
-from .database import ADMIN, READER, ROLES, Account, Attempt, Database, Identity, Laboratory, Login, Token, now
+from .database import (
+    ADMIN,
+    READER,
+    ROLES,
+    AccountRow,
+    AttemptRow,
+    Database,
+    IdentityRow,
+    LaboratoryRow,
+    LoginRow,
+    TokenRow,
+    now,
+)
 from .refusals import Refusal, not_allowed, unknown_caller
 
 FIRST_LABORATORY = "main"
@@ -67,11 +79,11 @@ def digest_of(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()
 
 
-def laboratory_named(session: Session, name: str) -> Laboratory:
+def laboratory_named(session: Session, name: str) -> LaboratoryRow:
     """Return a laboratory, making it when it is new."""
-    found = session.scalar(select(Laboratory).where(Laboratory.name == name))
+    found = session.scalar(select(LaboratoryRow).where(LaboratoryRow.name == name))
     if found is None:
-        found = Laboratory(name=name)
+        found = LaboratoryRow(name=name)
         session.add(found)
         session.flush()
     return found
@@ -83,13 +95,13 @@ def only_laboratory(session: Session) -> str:
     Raises:
         UsageError: there are several, so one has to be named.
     """
-    names = session.scalars(select(Laboratory.name).order_by(Laboratory.name)).all()
+    names = session.scalars(select(LaboratoryRow.name).order_by(LaboratoryRow.name)).all()
     if len(names) > 1:
         raise UsageError(f"This room has the laboratories {', '.join(names)}. Choose one with --laboratory.")
     return names[0] if names else FIRST_LABORATORY
 
 
-def add_account(session: Session, name: str, *, role: str, laboratory: str, password: str = "") -> Account:
+def add_account(session: Session, name: str, *, role: str, laboratory: str, password: str = "") -> AccountRow:
     """Make an account.
 
     Raises:
@@ -101,9 +113,9 @@ def add_account(session: Session, name: str, *, role: str, laboratory: str, pass
         raise UnknownNameError("role", role, ROLES)
     hashed = hash_password(password, about=(name, laboratory)) if password else ""
     take_turn(session)  # so that of two who choose the same name the second finds the first
-    if session.scalar(select(Account.id).where(Account.name == name)):
+    if session.scalar(select(AccountRow.id).where(AccountRow.name == name)):
         raise UsageError(f"There is an account '{name}' already. Choose another name.")
-    account = Account(
+    account = AccountRow(
         name=name, role=role, laboratory_id=laboratory_named(session, laboratory).id, password=hashed, active=True
     )
     session.add(account)
@@ -155,32 +167,32 @@ def _one_hash() -> Iterator[None]:
         _WAITING.release()
 
 
-def local_account(session: Session) -> Account:
+def local_account(session: Session) -> AccountRow:
     """Return the account of whoever sits at this machine, making it the first time."""
     take_turn(session)
-    found = session.scalar(select(Account).where(Account.name == LOCAL))
+    found = session.scalar(select(AccountRow).where(AccountRow.name == LOCAL))
     return found or add_account(session, LOCAL, role=ADMIN, laboratory=LOCAL)
 
 
-def lock_account(session: Session, account_id: int) -> Account | None:
+def lock_account(session: Session, account_id: int) -> AccountRow | None:
     """Return an account whose password and rights nobody else changes until this transaction ends."""
-    return session.get(Account, account_id, with_for_update={"key_share": True}, populate_existing=True)
+    return session.get(AccountRow, account_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def signs_in_elsewhere(session: Session, account_id: int) -> bool:
     """Tell whether an account is that of somebody who signs in through a provider, which also says the role."""
-    return session.scalar(select(Identity.digest).where(Identity.account_id == account_id)) is not None
+    return session.scalar(select(IdentityRow.digest).where(IdentityRow.account_id == account_id)) is not None
 
 
-def still_in(session: Session, caller: Caller, *, role: str = READER) -> Account:
+def still_in(session: Session, caller: Caller, *, role: str = READER) -> AccountRow:
     """Return the caller's account, locked, once it is sure that what was checked before the transaction still holds.
 
     Raises:
         Refusal: the caller has been signed out meanwhile (401), or has lost the role (403).
     """
     account = lock_account(session, caller.account_id)
-    mine = (Login.account_id == caller.account_id, Login.csrf == caller.csrf, Login.expires > now())
-    signed_in = caller.scopes is not None or session.scalar(select(Login.digest).where(*mine)) is not None
+    mine = (LoginRow.account_id == caller.account_id, LoginRow.csrf == caller.csrf, LoginRow.expires > now())
+    signed_in = caller.scopes is not None or session.scalar(select(LoginRow.digest).where(*mine)) is not None
     if account is None or not account.active or not signed_in:
         raise unknown_caller()
     if ROLES.index(account.role) < ROLES.index(role):
@@ -190,81 +202,85 @@ def still_in(session: Session, caller: Caller, *, role: str = READER) -> Account
 
 def has_admin(session: Session) -> bool:
     """Tell whether anybody can log in with a password and make other accounts."""
-    admins = select(func.count()).select_from(Account)
-    return bool(session.scalar(admins.where(Account.role == ADMIN, Account.active, Account.password != "")))
+    admins = select(func.count()).select_from(AccountRow)
+    return bool(session.scalar(admins.where(AccountRow.role == ADMIN, AccountRow.active, AccountRow.password != "")))
 
 
 def has_people(session: Session) -> bool:
     """Tell whether there is an account with a password."""
-    return bool(session.scalar(select(func.count()).select_from(Account).where(Account.password != "")))
+    return bool(session.scalar(select(func.count()).select_from(AccountRow).where(AccountRow.password != "")))
 
 
-def open_session(session: Session, account: Account, *, hours: float) -> tuple[str, str]:
+def open_session(session: Session, account: AccountRow, *, hours: float) -> tuple[str, str]:
     """Log an account in; return the cookie and the CSRF token."""
     cookie, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(24)
-    session.execute(delete(Login).where(Login.expires < now()))
-    session.add(Login(digest=digest_of(cookie), account_id=account.id, csrf=csrf, expires=_in(hours=hours)))
+    session.execute(delete(LoginRow).where(LoginRow.expires < now()))
+    session.add(LoginRow(digest=digest_of(cookie), account_id=account.id, csrf=csrf, expires=_in(hours=hours)))
     return cookie, csrf
 
 
 def revoke(session: Session, account_id: int, *, keep: str = "") -> None:
     """End an account's tokens and sessions, as when its password changes; `keep` is the cookie that stays."""
-    session.execute(delete(Token).where(Token.account_id == account_id))
+    session.execute(delete(TokenRow).where(TokenRow.account_id == account_id))
     close_sessions(session, account_id, keep=keep)
 
 
 def close_sessions(session: Session, account_id: int, *, keep: str = "") -> None:
     """Log an account out everywhere, as when its role changes; `keep` is the cookie that stays."""
-    session.execute(delete(Login).where(Login.account_id == account_id, Login.digest != digest_of(keep)))
+    session.execute(delete(LoginRow).where(LoginRow.account_id == account_id, LoginRow.digest != digest_of(keep)))
 
 
 def caller_of_cookie(session: Session, cookie: str) -> Caller | None:
     """Return whose browser this is."""
-    where = (Login.digest == digest_of(cookie), Login.expires > now(), Account.active)
-    query = select(Account, Laboratory.name, Login.csrf).join(Laboratory).join(Login).where(*where)
+    where = (LoginRow.digest == digest_of(cookie), LoginRow.expires > now(), AccountRow.active)
+    query = select(AccountRow, LaboratoryRow.name, LoginRow.csrf).join(LaboratoryRow).join(LoginRow).where(*where)
     row = session.execute(query).first()
     return _caller(row[0], row[1], csrf=row[2]) if row else None
 
 
 def caller_of_token(database: Database, token: str) -> Caller | None:
     """Return whose program this is, and note that its token was used."""
-    where = (Token.digest == digest_of(token), Token.expires > now(), Account.active)
+    where = (TokenRow.digest == digest_of(token), TokenRow.expires > now(), AccountRow.active)
     with database.reading() as session:
-        query = select(Account, Laboratory.name, Token).join(Laboratory).join(Token, Token.account_id == Account.id)
+        query = (
+            select(AccountRow, LaboratoryRow.name, TokenRow)
+            .join(LaboratoryRow)
+            .join(TokenRow, TokenRow.account_id == AccountRow.id)
+        )
         row = session.execute(query.where(*where)).first()
     if row is None:
         return None
     if (row[2].last_used or "") < _in(hours=-_USED_SECONDS / 3600):
         with database.writing() as session:
-            session.execute(update(Token).where(Token.id == row[2].id).values(last_used=now()))
+            session.execute(update(TokenRow).where(TokenRow.id == row[2].id).values(last_used=now()))
     return _caller(row[0], row[1], scopes=tuple(row[2].scopes))
 
 
 def add_token(
     session: Session, account_id: int, *, name: str, scopes: Sequence[str], days: int = TOKEN_DAYS
-) -> tuple[Token, str]:
+) -> tuple[TokenRow, str]:
     """Make an API token; its text is returned this once and never stored."""
     text = f"leuko_{secrets.token_urlsafe(32)}"
     may, until = sorted(set(scopes)), _in(hours=24 * days)
-    token = Token(account_id=account_id, name=name, digest=digest_of(text), scopes=may, expires=until)
+    token = TokenRow(account_id=account_id, name=name, digest=digest_of(text), scopes=may, expires=until)
     session.add(token)
     session.flush()
     return token, text
 
 
-def tokens_of(session: Session, account_id: int) -> list[Token]:
+def tokens_of(session: Session, account_id: int) -> list[TokenRow]:
     """Return the tokens of an account that are still good, the oldest first."""
-    query = select(Token).where(Token.account_id == account_id, Token.expires > now())
-    return list(session.scalars(query.order_by(Token.id)))
+    query = select(TokenRow).where(TokenRow.account_id == account_id, TokenRow.expires > now())
+    return list(session.scalars(query.order_by(TokenRow.id)))
 
 
 def deactivate(session: Session, account_id: int) -> None:
     """Take an account's right to enter: its sessions and tokens end at once."""
-    session.execute(update(Account).where(Account.id == account_id).values(active=False))
+    session.execute(update(AccountRow).where(AccountRow.id == account_id).values(active=False))
     revoke(session, account_id)
 
 
-def _caller(account: Account, laboratory: str, *, scopes: tuple[str, ...] | None = None, csrf: str = "") -> Caller:
+def _caller(account: AccountRow, laboratory: str, *, scopes: tuple[str, ...] | None = None, csrf: str = "") -> Caller:
     own = bool(account.password)
     return Caller(account.id, account.name, account.role, account.laboratory_id, laboratory, scopes, own, csrf)
 
@@ -313,13 +329,15 @@ class Attempts:
         with database.writing() as session:
             take_turn(session)
             self._check(session, name, address)
-            session.execute(delete(Attempt).where(Attempt.time <= time.time() - _FORGOTTEN, Attempt.key.not_like("=%")))
-            session.execute(delete(Attempt).where(Attempt.time <= time.time() - _STRANGER))
-            session.add_all(Attempt(key=key, time=time.time()) for key in (_pair(name, address), _address(address)))
+            session.execute(
+                delete(AttemptRow).where(AttemptRow.time <= time.time() - _FORGOTTEN, AttemptRow.key.not_like("=%"))
+            )
+            session.execute(delete(AttemptRow).where(AttemptRow.time <= time.time() - _STRANGER))
+            session.add_all(AttemptRow(key=key, time=time.time()) for key in (_pair(name, address), _address(address)))
 
     def _check(self, session: Session, name: str, address: str) -> None:
         wait = self._wait(session, _pair(name, address), most=self._most, longest=_LONGEST_WAIT)
-        if session.scalar(select(Attempt.id).where(Attempt.key == _known(name, address)).limit(1)) is None:
+        if session.scalar(select(AttemptRow.id).where(AttemptRow.key == _known(name, address)).limit(1)) is None:
             all_ = self._wait(session, _address(address), most=_NAMES * self._most, longest=_LONGEST_WAIT / 10)
             wait = max(wait, all_)
         if wait > 0:
@@ -329,7 +347,7 @@ class Attempts:
 
     def _wait(self, session: Session, key: str, *, most: int, longest: float) -> float:
         since = time.time() - _FORGOTTEN
-        query = select(func.count(), func.max(Attempt.time)).where(Attempt.key == key, Attempt.time > since)
+        query = select(func.count(), func.max(AttemptRow.time)).where(AttemptRow.key == key, AttemptRow.time > since)
         count, last = session.execute(query).one()
         if count < most:
             return 0.0
@@ -338,9 +356,11 @@ class Attempts:
     def right(self, session: Session, *, name: str, address: str) -> None:
         """Forget the wrong guesses of somebody who is in, and remember that the name signs in from here."""
         known = _known(name, address)
-        mine = select(func.max(Attempt.id)).where(Attempt.key == _address(address)).scalar_subquery()
-        session.execute(delete(Attempt).where(Attempt.key.in_([_pair(name, address), known]) | (Attempt.id == mine)))
-        session.add(Attempt(key=known, time=time.time()))
+        mine = select(func.max(AttemptRow.id)).where(AttemptRow.key == _address(address)).scalar_subquery()
+        session.execute(
+            delete(AttemptRow).where(AttemptRow.key.in_([_pair(name, address), known]) | (AttemptRow.id == mine))
+        )
+        session.add(AttemptRow(key=known, time=time.time()))
 
 
 _FORGOTTEN = 3600  # seconds after which a wrong guess no longer counts

@@ -25,9 +25,9 @@ from ..inference.blood_count import field_count
 from ..inference.opinions import Opinion, evidence_of, review_priority
 from ..inference.predictor import Predictor
 from .audit_log import take_turn
-from .database import DONE, FIELD, Case, Cell, Database, Model, Picture, Prediction, Review, now
+from .database import DONE, FIELD, BundleRow, CaseRow, CellRow, Database, ImageRow, PredictionRow, ReviewRow, now
 from .queue import enqueue_again
-from .store import Pictures
+from .store import PictureStore
 
 if TYPE_CHECKING:
     from ..fields.extraction import SharedScales, SharedStains
@@ -38,7 +38,7 @@ Evidence = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class LocatedCell:
     """Where a cell lies in its field, and its crop in the store."""
 
     digest: str
@@ -53,12 +53,12 @@ def remember_bundle(session: Session, predictor: Predictor) -> None:
     """Note the bundle that answers from now on, so that its answers can be understood after it has been replaced."""
     seal = predictor.manifest.seal
     take_turn(session)  # several processes may start at once
-    if session.get(Model, seal) is None:
-        session.add(Model(seal=seal, manifest=predictor.manifest.model_dump(mode="json")))
+    if session.get(BundleRow, seal) is None:
+        session.add(BundleRow(seal=seal, manifest=predictor.manifest.model_dump(mode="json")))
         session.flush()
 
 
-def hold_crops(session: Session, pictures: Pictures, crops: Sequence[bytes]) -> None:
+def hold_crops(session: Session, pictures: PictureStore, crops: Sequence[bytes]) -> None:
     """Make sure that crops are in the store while cells that name them are written.
 
     Another case may have shown the same cell, and its deletion may have swept the crop away a moment ago.
@@ -71,21 +71,21 @@ def store_cells(
     session: Session,
     case_id: int,
     image_id: int,
-    cells: Sequence[tuple[Drawn, Opinion]],
+    cells: Sequence[tuple[LocatedCell, Opinion]],
     *,
     predictor: Predictor,
     point: str,
-) -> list[Cell]:
+) -> list[CellRow]:
     """Add cells with what the model said of each, numbered on from those that the case has."""
     if not cells:
         return []
-    more = update(Case).where(Case.id == case_id).values(cells_made=Case.cells_made + len(cells))
-    last = session.scalar(more.returning(Case.cells_made))
+    more = update(CaseRow).where(CaseRow.id == case_id).values(cells_made=CaseRow.cells_made + len(cells))
+    last = session.scalar(more.returning(CaseRow.cells_made))
     if last is None:
         return []  # the case was deleted meanwhile
     first = last - len(cells) + 1
     rows = [
-        Cell(
+        CellRow(
             case_id=case_id,
             image_id=image_id,
             number=number,
@@ -106,7 +106,7 @@ def store_cells(
 
 
 def store_predictions(
-    session: Session, cells: Sequence[tuple[Cell, Opinion]], *, predictor: Predictor, point: str
+    session: Session, cells: Sequence[tuple[CellRow, Opinion]], *, predictor: Predictor, point: str
 ) -> None:
     """Add what the model said of cells as they are drawn now, and let it stand for them."""
     threshold = predictor.manifest.operating_points.get(point, 1.0)
@@ -121,9 +121,9 @@ def store_predictions(
     session.flush()
 
 
-def _prediction(cell: Cell, opinion: Opinion, *, predictor: Predictor, point: str) -> Prediction:
+def _prediction(cell: CellRow, opinion: Opinion, *, predictor: Predictor, point: str) -> PredictionRow:
     evidence = _halved(evidence_of(opinion, predictor.manifest))
-    return Prediction(
+    return PredictionRow(
         cell_id=cell.id,
         version=cell.version,
         bundle=predictor.manifest.seal,
@@ -217,7 +217,7 @@ def _open(path: Path, *, um_per_px: float | None) -> Any:
     return open_field(path, um_per_px=um_per_px)
 
 
-def drawn_of(cell: Any, digest: str, *, origin: str = "model") -> Drawn:
+def drawn_of(cell: Any, digest: str, *, origin: str = "model") -> LocatedCell:
     """Return what is stored of a found cell."""
     left, top, right, bottom = (int(each) for each in cell.box)
     step = max(1, len(cell.outline) // _POINTS)
@@ -228,7 +228,7 @@ def drawn_of(cell: Any, digest: str, *, origin: str = "model") -> Drawn:
         "sharpness": round(float(cell.sharpness), 4),
         "flags": list(cell.flags),
     }
-    return Drawn(digest, [left, top, right - left, bottom - top], outline, facts, origin)
+    return LocatedCell(digest, [left, top, right - left, bottom - top], outline, facts, origin)
 
 
 STATED = ("user", "file")  # sources of a scale that nothing was measured for
@@ -237,7 +237,7 @@ _SAME = 0.3  # intersection over union of the boxes of one cell, found twice
 
 
 @dataclass(frozen=True)
-class Alike:
+class SimilarFields:
     """Fields of one case that may share scale and stain, in the order in which the command line would read them."""
 
     images: tuple[int, ...]
@@ -247,23 +247,23 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Found:
+class AnalysedField:
     """The cells of one field, judged, and how the field was taken."""
 
     um_per_px: float
     facts: dict[str, Any]
-    """Of Picture.facts: scale, um_low, um_high, stain, stain_of_fields, taken, blood."""
+    """Of ImageRow.facts: scale, um_low, um_high, stain, stain_of_fields, taken, blood."""
     cells: Sequence["JudgedCell"]
 
 
 class FieldsOfCases:
     """Finds and judges the cells of fields; what the fields of a case share is measured once."""
 
-    def __init__(self, database: Database, pictures: Pictures, *, point: str) -> None:
+    def __init__(self, database: Database, pictures: PictureStore, *, point: str) -> None:
         self._database, self._pictures, self._point = database, pictures, point
         self._shared: OrderedDict[Any, tuple[SharedScales, SharedStains]] = OrderedDict()
 
-    def judge(self, image_id: int, predictor: Predictor) -> Found:
+    def judge(self, image_id: int, predictor: Predictor) -> AnalysedField:
         """Find the cells of a field in the store, and let a model judge them.
 
         Raises:
@@ -295,18 +295,18 @@ class FieldsOfCases:
             "taken": _taken(pooled, source),
             "blood": asdict(field_count(counted)) if counted else None,
         }
-        return Found(field.scale.um_per_px, facts, cells)
+        return AnalysedField(field.scale.um_per_px, facts, cells)
 
-    def _alike(self, image_id: int) -> tuple[Alike, Path, str]:
+    def _alike(self, image_id: int) -> tuple[SimilarFields, Path, str]:
         with self._database.reading() as session:
-            image = session.get_one(Picture, image_id)
+            image = session.get_one(ImageRow, image_id)
             rows = _like(session, image) if image.kind in (FIELD, "auto") and not image.identity else [image]
             rows = sorted(rows, key=lambda row: (natural(row.name), row.number))
             paths = tuple(self._pictures.path(row.digest) for row in rows)
-            alike = Alike(tuple(row.id for row in rows), paths, stated(image))
+            alike = SimilarFields(tuple(row.id for row in rows), paths, stated(image))
             return alike, self._pictures.path(image.digest), image.name
 
-    def _sharing(self, alike: Alike) -> tuple["SharedScales", "SharedStains"]:
+    def _sharing(self, alike: SimilarFields) -> tuple["SharedScales", "SharedStains"]:
         from ..fields.extraction import SharedScales, SharedStains
 
         key = (alike.paths, alike.um_per_px)
@@ -319,25 +319,25 @@ class FieldsOfCases:
         return self._shared[key]
 
 
-def stated(image: Picture) -> float | None:
+def stated(image: ImageRow) -> float | None:
     """Return the scale that was stated for an image, or None where it was measured, or is still to be."""
     measured = image.facts.get("scale") not in (None, *STATED)
     return None if measured else image.um_per_px
 
 
-def keep_facts(session: Session, image_id: int, found: Found, *, again: dict[str, Any] | None) -> None:
+def keep_facts(session: Session, image_id: int, found: AnalysedField, *, again: dict[str, Any] | None) -> None:
     """Note how a field was taken, so that a cell added later is cut out like these, and whether it was judged again."""
-    notes = session.get_one(Picture, image_id).facts.get("notes")  # of its reader, when it was sent
+    notes = session.get_one(ImageRow, image_id).facts.get("notes")  # of its reader, when it was sent
     facts = found.facts | ({"again": again} if again else {}) | ({"notes": notes} if notes else {})
-    if part_of := session.get_one(Picture, image_id).facts.get("part_of"):  # an area of a slide stays one
+    if part_of := session.get_one(ImageRow, image_id).facts.get("part_of"):  # an area of a slide stays one
         facts["part_of"] = part_of
     values = {"um_per_px": found.um_per_px, "facts": facts, "kind": FIELD}
-    session.execute(update(Picture).where(Picture.id == image_id).values(**values))
+    session.execute(update(ImageRow).where(ImageRow.id == image_id).values(**values))
 
 
-def outdated(session: Session, image_id: int, found: Found) -> list[int]:
+def outdated(session: Session, image_id: int, found: AnalysedField) -> list[int]:
     """Queue the fields again that share with this one what has changed since they were judged; return their numbers."""
-    image = session.get_one(Picture, image_id)
+    image = session.get_one(ImageRow, image_id)
     others = [
         row.id
         for row in _like(session, image)
@@ -352,19 +352,21 @@ def outdated(session: Session, image_id: int, found: Found) -> list[int]:
 
 
 def renew_cells(
-    session: Session, image: Picture, cells: Sequence[tuple[Drawn, Opinion]], *, predictor: Predictor, point: str
+    session: Session, image: ImageRow, cells: Sequence[tuple[LocatedCell, Opinion]], *, predictor: Predictor, point: str
 ) -> dict[str, Any]:
     """Put what was found anew in a field in the place of what was found before; return what has changed.
 
     A cell that is found again keeps its number and what people said of it. One that is not found again stays where
     somebody has said something of it, or drawn it, and is taken off otherwise.
     """
-    old = list(session.scalars(select(Cell).where(Cell.image_id == image.id).order_by(Cell.number)))
-    said_of = select(Review.cell_id).where(Review.undone.is_(False), Review.cell_id.in_([cell.id for cell in old]))
+    old = list(session.scalars(select(CellRow).where(CellRow.image_id == image.id).order_by(CellRow.number)))
+    said_of = select(ReviewRow.cell_id).where(
+        ReviewRow.undone.is_(False), ReviewRow.cell_id.in_([cell.id for cell in old])
+    )
     read = set(session.scalars(said_of))
     pairs = dict(_paired([cell.box for cell in old], [drawn.box for drawn, _ in cells]))
     changed = 0
-    said: list[tuple[Cell, Opinion]] = []
+    said: list[tuple[CellRow, Opinion]] = []
     for place, cell in enumerate(old):
         mine = cell.origin == "reader" or cell.facts.get("outlined_by") == "reader"
         if place in pairs and not cell.removed and not mine:
@@ -386,7 +388,7 @@ def judge_again(session: Session, image_id: int, opinion: Opinion, *, predictor:
 
     Returns how many cells that is: 0 where the image has none yet. What people said stays.
     """
-    cells = list(session.scalars(select(Cell).where(Cell.image_id == image_id)))
+    cells = list(session.scalars(select(CellRow).where(CellRow.image_id == image_id)))
     for cell in cells:
         cell.version += 1
     session.flush()
@@ -394,9 +396,9 @@ def judge_again(session: Session, image_id: int, opinion: Opinion, *, predictor:
     return len(cells)
 
 
-def _renewed(session: Session, cell: Cell, drawn: Drawn, opinion: Opinion, *, predictor: Predictor) -> bool:
+def _renewed(session: Session, cell: CellRow, drawn: LocatedCell, opinion: Opinion, *, predictor: Predictor) -> bool:
     """Draw a cell as it was found anew; return whether anything of it is new."""
-    last = session.get(Prediction, cell.prediction_id) if cell.prediction_id else None
+    last = session.get(PredictionRow, cell.prediction_id) if cell.prediction_id else None
     same = last is not None and (last.bundle, last.probabilities, last.types, last.reason) == (
         predictor.manifest.seal,
         opinion.probabilities,
@@ -410,20 +412,20 @@ def _renewed(session: Session, cell: Cell, drawn: Drawn, opinion: Opinion, *, pr
     return True
 
 
-def _like(session: Session, image: Picture) -> list[Picture]:
+def _like(session: Session, image: ImageRow) -> list[ImageRow]:
     """Return the fields of a case that have the size of this one, and images that may turn out to be such.
 
     Of a slide they are its areas, whatever their size.
     """
     if part_of := image.facts.get("part_of"):
-        fields = select(Picture).where(Picture.case_id == image.case_id, Picture.kind == FIELD)
+        fields = select(ImageRow).where(ImageRow.case_id == image.case_id, ImageRow.kind == FIELD)
         return [each for each in session.scalars(fields) if _slide_of(each) == part_of["image"]]
-    alike = (Picture.case_id == image.case_id, Picture.width == image.width, Picture.height == image.height)
-    query = select(Picture).where(*alike, Picture.kind.in_((FIELD, "auto")), Picture.identity == "")
+    alike = (ImageRow.case_id == image.case_id, ImageRow.width == image.width, ImageRow.height == image.height)
+    query = select(ImageRow).where(*alike, ImageRow.kind.in_((FIELD, "auto")), ImageRow.identity == "")
     return [each for each in session.scalars(query) if _slide_of(each) is None]
 
 
-def _slide_of(image: Picture) -> int | None:
+def _slide_of(image: ImageRow) -> int | None:
     """Return the slide that an image is an area of."""
     number: int | None = image.facts.get("part_of", {}).get("image")
     return number

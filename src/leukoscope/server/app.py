@@ -29,14 +29,14 @@ from .database import first_line, is_conflict, is_full, is_gone
 from .refusals import Refusal, again, answer_of, broken
 from .room import Room, open_room
 from .security import Guard
-from .settings import Serving
+from .settings import RoomSettings
 
 PREFIX = "/api/v1"
 _UPLOADS = 6  # that are taken in at a time; others wait without a thread
 LOG = logging.getLogger("leukoscope.server")
 
 
-def create_app(settings: Serving, *, room: Room | None = None) -> FastAPI:
+def create_app(settings: RoomSettings, *, room: Room | None = None) -> FastAPI:
     """Return the application of a reading room; the room is opened here, so that what is wrong is said at once."""
     room = room or open_room(settings)
 

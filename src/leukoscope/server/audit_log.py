@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from ..errors import DataError
 from ..files import read_json, write_whole
-from .database import DRAWN, Account, Cell, Entry, Review, now
+from .database import DRAWN, AccountRow, AuditEntryRow, CellRow, ReviewRow, now
 
 _FIRST = "0" * 64
 _LOCK = 7_301_645  # PostgreSQL: an advisory lock's number
@@ -35,7 +35,7 @@ _NOTE_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Who:
+class Actor:
     """Who does something: the account's name and laboratory, or the program itself."""
 
     account: str = "leukoscope"
@@ -56,15 +56,19 @@ class AuditLog:
         self._noting = threading.Lock()
 
     def add(
-        self, session: Session, who: Who, action: str, *, kind: str, item: int | None = None, **detail: Any
+        self, session: Session, who: Actor, action: str, *, kind: str, item: int | None = None, **detail: Any
     ) -> None:
         """Append a line in the same transaction as the change that it tells of."""
         take_turn(session)
         session.flush()
-        last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
+        last = session.execute(
+            select(AuditEntryRow.number, AuditEntryRow.hash).order_by(AuditEntryRow.number.desc()).limit(1)
+        ).first()
         number, before = (last.number, last.hash) if last else (0, _FIRST)
-        own = select(func.max(Entry.line)).where(Entry.laboratory_id.is_not_distinct_from(who.laboratory_id))
-        entry = Entry(
+        own = select(func.max(AuditEntryRow.line)).where(
+            AuditEntryRow.laboratory_id.is_not_distinct_from(who.laboratory_id)
+        )
+        entry = AuditEntryRow(
             number=number + 1,
             time=now(),
             account=who.account,
@@ -84,7 +88,7 @@ class AuditLog:
         """Write the first line of a new room: a log without lines is never intact."""
         if self.fresh:
             self.fresh = False
-            self.add(session, Who(), "opened for the first time", kind="room")
+            self.add(session, Actor(), "opened for the first time", kind="room")
 
     def note_head(self, session: Session, *, at_once: bool = False) -> None:
         """Write number and hash of the last line beside the database, at most once a minute."""
@@ -92,7 +96,9 @@ class AuditLog:
             if not at_once and time.monotonic() - self._noted < _NOTE_SECONDS:
                 return
             self._noted = time.monotonic()
-            last = session.execute(select(Entry.number, Entry.hash).order_by(Entry.number.desc()).limit(1)).first()
+            last = session.execute(
+                select(AuditEntryRow.number, AuditEntryRow.hash).order_by(AuditEntryRow.number.desc()).limit(1)
+            ).first()
             if last:
                 with write_whole(self._head) as beside:
                     beside.chmod(0o600)
@@ -104,7 +110,7 @@ class AuditLog:
         Raises:
             DataError: a line was changed, removed, moved or added by something else; names the first one.
         """
-        before, number, seen, told = _FIRST, 0, {_FIRST}, _Told()
+        before, number, seen, told = _FIRST, 0, {_FIRST}, _ReviewHistory()
         lines: Counter[int | None] = Counter()
         for entry in _entries(session):
             number += 1
@@ -141,14 +147,14 @@ class AuditLog:
             if hash_ and hash_ != _FIRST and hash_ not in seen:
                 raise DataError(f"The audit log is broken: the line noted in {where} is no longer in it.")
 
-    def _hash(self, before: str, entry: Entry) -> str:
+    def _hash(self, before: str, entry: AuditEntryRow) -> str:
         who = [entry.number, entry.time, entry.account, entry.laboratory_id, entry.line]
         line = [*who, entry.action, entry.kind, entry.item, entry.detail]
         content = json.dumps([before, *line], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()
 
 
-class _Told:
+class _ReviewHistory:
     """What the log tells of reviews, to compare with the reviews themselves."""
 
     def __init__(self) -> None:
@@ -159,7 +165,7 @@ class _Told:
         self._deleted: set[tuple[str, int | None]] = set()
         self._of_cell: dict[int | None, list[int]] = {}
 
-    def hear(self, entry: Entry) -> None:
+    def hear(self, entry: AuditEntryRow) -> None:
         """Take in the next line."""
         number = entry.detail.get("review")
         if entry.action in ("reviewed", "removed", "settled", "added") and number is not None:
@@ -180,7 +186,7 @@ class _Told:
             DataError: a review was changed, added or removed by something else; names the first one.
         """
         left = set(self.reviews)
-        query = select(Review, Account.name).join(Account).order_by(Review.id)
+        query = select(ReviewRow, AccountRow.name).join(AccountRow).order_by(ReviewRow.id)
         for review, account in session.execute(query.execution_options(yield_per=_BATCH)):
             told = self.reviews.get(review.id)
             if told != (account, review.label, review.cell_id) or review.undone != (review.id in self.undone):
@@ -190,9 +196,9 @@ class _Told:
             case, image = self._where[number]
             if not {("case", case), ("image", image)} & self._deleted:
                 raise _differs(number, "it is in the log, but no longer in the database")
-        stands = select(Cell.id).outerjoin(Review, Review.id == Cell.review_id)
-        wrong = (Cell.label != "") & (Review.id.is_(None) | Review.undone | (Review.label != Cell.label))
-        unread = (Cell.label == "") & Cell.review_id.is_not(None)
+        stands = select(CellRow.id).outerjoin(ReviewRow, ReviewRow.id == CellRow.review_id)
+        wrong = (CellRow.label != "") & (ReviewRow.id.is_(None) | ReviewRow.undone | (ReviewRow.label != CellRow.label))
+        unread = (CellRow.label == "") & CellRow.review_id.is_not(None)
         cell = session.scalar(stands.where(wrong | unread).limit(1))
         if cell is not None:
             raise DataError(f"The reviews are broken: cell {cell} has a label that no review gave it.")
@@ -208,11 +214,11 @@ def take_turn(session: Session) -> None:
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
 
-def _entries(session: Session) -> Iterator[Entry]:
+def _entries(session: Session) -> Iterator[AuditEntryRow]:
     """Yield all lines in order, a batch at a time."""
     after = 0
     while batch := session.scalars(
-        select(Entry).where(Entry.number > after).order_by(Entry.number).limit(_BATCH)
+        select(AuditEntryRow).where(AuditEntryRow.number > after).order_by(AuditEntryRow.number).limit(_BATCH)
     ).all():
         yield from batch
         after = batch[-1].number

@@ -25,31 +25,32 @@ from .database import (
     RUNNING,
     SIGNED,
     SLIDE,
-    Account,
-    Case,
-    Cell,
-    Picture,
-    Prediction,
-    Review,
+    AccountRow,
+    CaseRow,
+    CellRow,
+    ImageRow,
+    PredictionRow,
+    ReviewRow,
 )
 from .readings import View
-from .refusals import Seen, bad_request, changed_meanwhile, not_found, signed_off
+from .refusals import IfMatch, bad_request, changed_meanwhile, not_found, signed_off
+from .store import CellRegion
 
-Item = TypeVar("Item", Picture, Cell)
+Item = TypeVar("Item", ImageRow, CellRow)
 
-SAID = case((Cell.decision == NOT_ASKED, Cell.type), else_=Cell.decision)
+SAID = case((CellRow.decision == NOT_ASKED, CellRow.type), else_=CellRow.decision)
 """What the model said of a cell: its decision, or its type where it was not asked about the classes."""
-SHOWN = case((Cell.label != "", Cell.label), else_=SAID)
+SHOWN = case((CellRow.label != "", CellRow.label), else_=SAID)
 """What a cell counts as: what a reader said, else what the model said."""
 
 
-def case_of(session: Session, caller: Caller, case_id: int) -> Case:
+def case_of(session: Session, caller: Caller, case_id: int) -> CaseRow:
     """Return a case of the caller's laboratory, to look at; whoever changes it takes `lock_case`.
 
     Raises:
         Refusal: there is none (404).
     """
-    return _own(session.get(Case, case_id), caller, case_id)
+    return _own(session.get(CaseRow, case_id), caller, case_id)
 
 
 def view_of(session: Session, caller: Caller, case_id: int) -> View:
@@ -57,13 +58,13 @@ def view_of(session: Session, caller: Caller, case_id: int) -> View:
     return readings.view_of(session, caller, case_of(session, caller, case_id))
 
 
-def check_open(found: Case) -> None:
+def check_open(found: CaseRow) -> None:
     """Refuse what would change a case that has been signed off (409)."""
     if found.state == SIGNED:
         raise signed_off(found.id)
 
 
-def lock_case(session: Session, caller: Caller, case_id: int, *, signed: bool = False) -> Case:
+def lock_case(session: Session, caller: Caller, case_id: int, *, signed: bool = False) -> CaseRow:
     """Return a case to change: its row is locked until the transaction ends, so what is checked now stays true.
 
     Every write that depends on a case's state begins here, whatever it writes; the case's version goes up with it.
@@ -78,20 +79,20 @@ def lock_case(session: Session, caller: Caller, case_id: int, *, signed: bool = 
     Raises:
         Refusal: there is none (404), or it is signed off (409).
     """
-    found = _own(session.get(Case, case_id, with_for_update=True, populate_existing=True), caller, case_id)
+    found = _own(session.get(CaseRow, case_id, with_for_update=True, populate_existing=True), caller, case_id)
     if not signed:
         check_open(found)
     found.version += 1
     return found
 
 
-def lock_cell(session: Session, caller: Caller, cell_id: int, seen: Seen) -> Cell:
+def lock_cell(session: Session, caller: Caller, cell_id: int, seen: IfMatch) -> CellRow:
     """Return a cell to change, its case locked; refuses like `lock_case`, and what was not seen as it is now (412)."""
-    case_id = session.scalar(select(Cell.case_id).where(Cell.id == cell_id))
+    case_id = session.scalar(select(CellRow.case_id).where(CellRow.id == cell_id))
     if case_id is None or _hidden(session, caller, case_id):
         raise not_found("cell", cell_id)
     lock_case(session, caller, case_id)
-    found = session.get(Cell, cell_id, populate_existing=True)
+    found = session.get(CellRow, cell_id, populate_existing=True)
     if found is None:
         raise not_found("cell", cell_id)
     seen.check(etag_of_cell(found), lambda: {"cell": one_cell(session, view_of(session, caller, case_id), cell_id)})
@@ -100,7 +101,7 @@ def lock_cell(session: Session, caller: Caller, cell_id: int, seen: Seen) -> Cel
     return found
 
 
-def lock_cells(session: Session, caller: Caller, case_id: int, etags: Iterable[str]) -> tuple[Case, list[Cell]]:
+def lock_cells(session: Session, caller: Caller, case_id: int, etags: Iterable[str]) -> tuple[CaseRow, list[CellRow]]:
     """Return a case, locked, and those of its cells that were seen as they are now, each by its etag.
 
     Refuses like `lock_case`, and when one of the cells is not there (404) or not as it was seen (412): then all of
@@ -108,7 +109,7 @@ def lock_cells(session: Session, caller: Caller, case_id: int, etags: Iterable[s
     """
     owner = lock_case(session, caller, case_id)
     seen = {int(etag.partition("-")[0]): etag for etag in etags}
-    there = select(Cell).where(Cell.case_id == case_id, Cell.id.in_(seen)).order_by(Cell.number)
+    there = select(CellRow).where(CellRow.case_id == case_id, CellRow.id.in_(seen)).order_by(CellRow.number)
     found = list(session.scalars(there.execution_options(populate_existing=True)))
     if missing := sorted(seen.keys() - {cell.id for cell in found}):
         raise not_found("cell", missing[0])
@@ -118,51 +119,51 @@ def lock_cells(session: Session, caller: Caller, case_id: int, etags: Iterable[s
     return owner, found
 
 
-def lock_image(session: Session, caller: Caller, image_id: int) -> tuple[Picture, Case]:
+def lock_image(session: Session, caller: Caller, image_id: int) -> tuple[ImageRow, CaseRow]:
     """Return an image to change, and its case, which is locked; refuses like `lock_case`."""
-    case_id = session.scalar(select(Picture.case_id).where(Picture.id == image_id))
+    case_id = session.scalar(select(ImageRow.case_id).where(ImageRow.id == image_id))
     if case_id is None or _hidden(session, caller, case_id):
         raise not_found("image", image_id)
     owner = lock_case(session, caller, case_id)
-    found = session.get(Picture, image_id, populate_existing=True)
+    found = session.get(ImageRow, image_id, populate_existing=True)
     if found is None:
         raise not_found("image", image_id)
     return found, owner
 
 
-def _own(found: Case | None, caller: Caller, case_id: int) -> Case:
+def _own(found: CaseRow | None, caller: Caller, case_id: int) -> CaseRow:
     if found is None or found.laboratory_id != caller.laboratory_id:
         raise not_found("case", case_id)
     return found
 
 
 def _hidden(session: Session, caller: Caller, case_id: int) -> bool:
-    return session.scalar(select(Case.laboratory_id).where(Case.id == case_id)) != caller.laboratory_id
+    return session.scalar(select(CaseRow.laboratory_id).where(CaseRow.id == case_id)) != caller.laboratory_id
 
 
-def etag_of_case(found: Case, *, before: bool = False) -> str:
+def etag_of_case(found: CaseRow, *, before: bool = False) -> str:
     """Return what tells one state of a case from every other; `before` the change that is under way."""
     return f"case-{found.id}-{found.version - before}"
 
 
-def etag_of_cell(found: Cell) -> str:
+def etag_of_cell(found: CellRow) -> str:
     """Return what tells one outline of a cell from every other."""
     return f"{found.id}-{found.version}"
 
 
-def etag_of_image(found: Picture, owner: Case, *, before: bool = False) -> str:
+def etag_of_image(found: ImageRow, owner: CaseRow, *, before: bool = False) -> str:
     """Return what tells one state of an image and its case from every other."""
     return f"image-{found.id}-{owner.version - before}"
 
 
-def image_of(session: Session, caller: Caller, image_id: int) -> Picture:
+def image_of(session: Session, caller: Caller, image_id: int) -> ImageRow:
     """Return an image of the caller's laboratory, or refuse like `case_of`."""
-    return _item_of(session, caller, Picture, image_id, called="image")
+    return _item_of(session, caller, ImageRow, image_id, called="image")
 
 
-def cell_of(session: Session, caller: Caller, cell_id: int) -> Cell:
+def cell_of(session: Session, caller: Caller, cell_id: int) -> CellRow:
     """Return a cell of the caller's laboratory, or refuse like `case_of`."""
-    return _item_of(session, caller, Cell, cell_id, called="cell")
+    return _item_of(session, caller, CellRow, cell_id, called="cell")
 
 
 AROUND_UM = 20.0  # side of the square of a field that shows one cell: the same for all, so that sizes compare
@@ -170,43 +171,38 @@ SMALL = 4_000_000
 """Pixels of a picture that is read as a whole for each part of it; a larger one is read by tiles."""
 
 
-class Shown(NamedTuple):
-    """Where a cell is to be seen."""
-
-    digest: str
-    box: tuple[int, int, int, int] | None = None
-    """left, top, width, height of what is shown of the picture; None: all of it."""
-    tiled: bool = False
-    """Whether the picture is so large that it is drawn from its pyramid."""
-
-    def named(self, side: int) -> str:
-        """Return the name under which the drawing of this size is kept."""
-        return f"thumbnail-{side}" + (f"-{'-'.join(map(str, self.box))}" if self.box else "")
-
-
-def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> Shown:
+def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> CellRegion:
     """Return where a cell's picture lies, and what of it shows the cell.
 
     A cell of a field is shown in its field, in the colours in which people know it; a model may see others. In one
     statement: a wall of cells asks for hundreds. Refuses as `cell_of`.
     """
-    columns = (Cell.digest, Cell.box, Picture.digest.label("field"), Picture.um_per_px, Picture.width, Picture.height)
-    mine = (Cell.id == cell_id, Case.laboratory_id == caller.laboratory_id)
-    query = select(*columns).join(Picture, Picture.id == Cell.image_id).join(Case, Case.id == Cell.case_id)
+    columns = (
+        CellRow.digest,
+        CellRow.box,
+        ImageRow.digest.label("field"),
+        ImageRow.um_per_px,
+        ImageRow.width,
+        ImageRow.height,
+    )
+    mine = (CellRow.id == cell_id, CaseRow.laboratory_id == caller.laboratory_id)
+    query = (
+        select(*columns).join(ImageRow, ImageRow.id == CellRow.image_id).join(CaseRow, CaseRow.id == CellRow.case_id)
+    )
     row = session.execute(query.where(*mine)).one_or_none()
     if row is None:
         raise not_found("cell", cell_id)
     return place_of(row)
 
 
-def place_of(row: Any) -> Shown:
+def place_of(row: Any) -> CellRegion:
     """Return what shows a cell; `row` holds digest and box of the cell, and field, um_per_px, width, height of it."""
     if row.box is None or not row.um_per_px:
-        return Shown(row.digest)
+        return CellRegion(row.digest)
     left, top, width, height = row.box
     side = round(max(AROUND_UM / row.um_per_px, 1.05 * width, 1.05 * height))
     box = (round(left + (width - side) / 2), round(top + (height - side) / 2), side, side)
-    return Shown(row.field, box, tiled=row.width * row.height > SMALL)
+    return CellRegion(row.field, box, tiled=row.width * row.height > SMALL)
 
 
 def _item_of(session: Session, caller: Caller, table: type[Item], item_id: int, *, called: str) -> Item:
@@ -218,13 +214,17 @@ def _item_of(session: Session, caller: Caller, table: type[Item], item_id: int, 
 
 def list_cases(session: Session, caller: Caller, *, query: str, state: str, offset: int, limit: int) -> dict[str, Any]:
     """Return {"total", "cases"}, the newest first; `query` is sought in name and subject."""
-    wanted = [Case.laboratory_id == caller.laboratory_id]
+    wanted = [CaseRow.laboratory_id == caller.laboratory_id]
     if state:
-        wanted.append(Case.state == state)
+        wanted.append(CaseRow.state == state)
     if query:
-        wanted.append(Case.name.icontains(query, autoescape=True) | Case.subject.icontains(query, autoescape=True))
-    total = session.scalar(select(func.count()).select_from(Case).where(*wanted)) or 0
-    cases = session.scalars(select(Case).where(*wanted).order_by(Case.id.desc()).offset(offset).limit(limit)).all()
+        wanted.append(
+            CaseRow.name.icontains(query, autoescape=True) | CaseRow.subject.icontains(query, autoescape=True)
+        )
+    total = session.scalar(select(func.count()).select_from(CaseRow).where(*wanted)) or 0
+    cases = session.scalars(
+        select(CaseRow).where(*wanted).order_by(CaseRow.id.desc()).offset(offset).limit(limit)
+    ).all()
     return {"total": total, "cases": describe_cases(session, caller, cases)}
 
 
@@ -240,7 +240,7 @@ def describe_cases(session: Session, caller: Caller, cases: Any) -> list[dict[st
     return [_case_row(each, cells.get(each.id, (0, 0, 0)), states.get(each.id, {})) for each in cases]
 
 
-def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, Any]:
+def describe_case(session: Session, caller: Caller, found: CaseRow) -> dict[str, Any]:
     """Return one case with its sign-off and what the caller may do with it now."""
     open_ = found.state == OPEN
     may = {
@@ -252,13 +252,13 @@ def describe_case(session: Session, caller: Caller, found: Case) -> dict[str, An
     }
     signed = None
     if not open_:
-        by = session.scalar(select(Account.name).where(Account.id == found.signed_by))
+        by = session.scalar(select(AccountRow.name).where(AccountRow.id == found.signed_by))
         signed = {"by": by, "time": found.signed, "note": found.note}
     more = {"signed": signed, "may": may, "etag": etag_of_case(found)}
     return describe_cases(session, caller, [found])[0] | more | {"reading": readings.describe(session, caller, found)}
 
 
-def _case_row(found: Case, cells: tuple[int, int, int], states: Mapping[str, int]) -> dict[str, Any]:
+def _case_row(found: CaseRow, cells: tuple[int, int, int], states: Mapping[str, int]) -> dict[str, Any]:
     return {
         "id": found.id,
         "name": found.name,
@@ -283,8 +283,10 @@ def progress_of(states: Mapping[str, int]) -> dict[str, Any]:
 
 def fields_of_case(session: Session, case_id: int) -> list[dict[str, Any]]:
     """Return how the fields of a case were taken, in their order: scale, its source, stain step, when judged again."""
-    columns = (Picture.id, Picture.name, Picture.um_per_px, Picture.facts)
-    fields = select(*columns).where(Picture.case_id == case_id, Picture.kind.in_((FIELD, DICOM)), Picture.state == DONE)
+    columns = (ImageRow.id, ImageRow.name, ImageRow.um_per_px, ImageRow.facts)
+    fields = select(*columns).where(
+        ImageRow.case_id == case_id, ImageRow.kind.in_((FIELD, DICOM)), ImageRow.state == DONE
+    )
     return [
         {
             "image": row.id,
@@ -297,14 +299,16 @@ def fields_of_case(session: Session, case_id: int) -> list[dict[str, Any]]:
             "again": row.facts.get("again"),
             "notes": row.facts.get("notes", []),
         }
-        for row in session.execute(fields.order_by(Picture.number))
+        for row in session.execute(fields.order_by(ImageRow.number))
     ]
 
 
 def progress(session: Session, case_id: int) -> dict[str, Any]:
     """Return how far the analysis of a case is, and what failed."""
-    failed = select(Picture.id, Picture.name, Picture.error).where(Picture.case_id == case_id, Picture.state == FAILED)
-    rows = session.execute(failed.order_by(Picture.number).limit(500))
+    failed = select(ImageRow.id, ImageRow.name, ImageRow.error).where(
+        ImageRow.case_id == case_id, ImageRow.state == FAILED
+    )
+    rows = session.execute(failed.order_by(ImageRow.number).limit(500))
     failures = [{"image": row.id, "name": row.name, "error": row.error} for row in rows]
     return progress_of(_states(session, [case_id]).get(case_id, {})) | {"failures": failures}
 
@@ -312,17 +316,19 @@ def progress(session: Session, case_id: int) -> dict[str, Any]:
 def _numbers(session: Session, ids: list[int]) -> dict[int, tuple[int, int, int]]:
     """Return by case the numbers of its cells, of those not yet read, and of those on which the readers differ."""
     unread, unsettled = (
-        func.sum(case(((Cell.label == "") & Cell.disputed.is_(differ), 1), else_=0)).cast(Integer)
+        func.sum(case(((CellRow.label == "") & CellRow.disputed.is_(differ), 1), else_=0)).cast(Integer)
         for differ in (False, True)
     )
-    query = select(Cell.case_id, func.count(), unread, unsettled).where(Cell.case_id.in_(ids), Cell.removed.is_(False))
-    return {row[0]: (row[1], row[2], row[3]) for row in session.execute(query.group_by(Cell.case_id))}
+    query = select(CellRow.case_id, func.count(), unread, unsettled).where(
+        CellRow.case_id.in_(ids), CellRow.removed.is_(False)
+    )
+    return {row[0]: (row[1], row[2], row[3]) for row in session.execute(query.group_by(CellRow.case_id))}
 
 
 def _states(session: Session, ids: list[int]) -> dict[int, dict[str, int]]:
-    query = select(Picture.case_id, Picture.state, func.count()).where(Picture.case_id.in_(ids))
+    query = select(ImageRow.case_id, ImageRow.state, func.count()).where(ImageRow.case_id.in_(ids))
     found: dict[int, dict[str, int]] = {}
-    for case_id, state, count in session.execute(query.group_by(Picture.case_id, Picture.state)):
+    for case_id, state, count in session.execute(query.group_by(ImageRow.case_id, ImageRow.state)):
         found.setdefault(case_id, {})[state] = count
     return found
 
@@ -349,12 +355,12 @@ def list_cells(
         rows = session.execute(query.order_by(*_order(view, order)).offset(offset).limit(limit)).all()
     else:
         page = {cell: place for place, cell in enumerate(ranked[offset : offset + limit])}
-        found = session.execute(_columns(view).where(Cell.id.in_(page))).all()
+        found = session.execute(_columns(view).where(CellRow.id.in_(page))).all()
         rows = sorted(found, key=lambda row: page[row.id])
     return {"total": _total(counts, wanted), "counts": counts, "cells": _described(session, view, rows)}
 
 
-class Kind(NamedTuple):
+class CellKind(NamedTuple):
     """What a cell counts as, and its crop in the store."""
 
     id: int
@@ -362,18 +368,18 @@ class Kind(NamedTuple):
     digest: str
 
 
-def kinds_of_cells(session: Session, view: View, wanted: str) -> list[Kind]:
+def kinds_of_cells(session: Session, view: View, wanted: str) -> list[CellKind]:
     """Return what each of the wanted cells of a case counts as, in the order of their numbers."""
-    query = labelled(select(Cell.id, shown_to(view), Cell.digest).select_from(Cell), view)
-    rows = session.execute(of_case(query, view).where(*_filter(view, wanted)).order_by(Cell.number))
-    return [Kind(*row) for row in rows]
+    query = labelled(select(CellRow.id, shown_to(view), CellRow.digest).select_from(CellRow), view)
+    rows = session.execute(of_case(query, view).where(*_filter(view, wanted)).order_by(CellRow.number))
+    return [CellKind(*row) for row in rows]
 
 
 def cell_counts(session: Session, view: View) -> dict[str, Any]:
     """Return how many cells there are: every, unread, unsure, refused, disputed, and by class."""
     shown = shown_to(view)
     unread, disputed = case((_not_read(view), 1), else_=0), case((_open_dispute(view), 1), else_=0)
-    query = of_case(labelled(select(shown, unread, disputed, func.count()).select_from(Cell), view), view)
+    query = of_case(labelled(select(shown, unread, disputed, func.count()).select_from(CellRow), view), view)
     names = ("every", "unread", "unsure", "refused", "not_a_cell", "disputed")
     counts: dict[str, Any] = dict.fromkeys(names, 0) | {"classes": {}}
     for name, is_unread, is_disputed, count in session.execute(query.group_by(shown, unread, disputed)):
@@ -388,7 +394,7 @@ def cell_counts(session: Session, view: View) -> dict[str, Any]:
 
 def label_for(view: View) -> SQLColumnExpression[str]:
     """Return the label of a cell as a caller may see it, in a query that `labelled` has made."""
-    return func.coalesce(Review.label, "") if view.own else Cell.label
+    return func.coalesce(ReviewRow.label, "") if view.own else CellRow.label
 
 
 def shown_to(view: View) -> ColumnElement[str]:
@@ -399,57 +405,57 @@ def shown_to(view: View) -> ColumnElement[str]:
 
 def _open_dispute(view: View) -> ColumnElement[bool]:
     """Return whether readers differ on a cell and nothing is settled; nobody is told while they are blind."""
-    return Cell.disputed & (Cell.label == "") & literal(not view.own or view.disputed)
+    return CellRow.disputed & (CellRow.label == "") & literal(not view.own or view.disputed)
 
 
 def _not_read(view: View) -> ColumnElement[bool]:
     """Return whether nobody has read a cell, as far as a caller may see; who reads blind counts their own answers."""
-    return (label_for(view) == "") & (literal(view.own) | Cell.disputed.is_(False))
+    return (label_for(view) == "") & (literal(view.own) | CellRow.disputed.is_(False))
 
 
 def labelled(query: Any, view: View) -> Any:
     """Join the review whose label is shown: the caller's own where they read blind, else the one that stands."""
     if not view.own:
-        return query.outerjoin(Review, Review.id == Cell.review_id)
-    mine = (Review.case_id == view.case_id, Review.account_id == view.account_id, Review.round == view.round)
-    return query.outerjoin(Review, (Review.cell_id == Cell.id) & Review.id.in_(readings.last_words(*mine)))
+        return query.outerjoin(ReviewRow, ReviewRow.id == CellRow.review_id)
+    mine = (ReviewRow.case_id == view.case_id, ReviewRow.account_id == view.account_id, ReviewRow.round == view.round)
+    return query.outerjoin(ReviewRow, (ReviewRow.cell_id == CellRow.id) & ReviewRow.id.in_(readings.last_words(*mine)))
 
 
 def of_case(query: Any, view: View) -> Any:
     """Keep the cells of a case that a caller sees."""
-    query = query.where(Cell.case_id == view.case_id, Cell.removed.is_(False))
-    return query.where(Cell.disputed, Cell.label == "") if view.disputed else query
+    query = query.where(CellRow.case_id == view.case_id, CellRow.removed.is_(False))
+    return query.where(CellRow.disputed, CellRow.label == "") if view.disputed else query
 
 
 def one_cell(session: Session, view: View, cell_id: int) -> dict[str, Any]:
     """Return a cell with its outline."""
-    rows = session.execute(_columns(view, Cell.outline, Cell.facts).where(Cell.id == cell_id)).all()
+    rows = session.execute(_columns(view, CellRow.outline, CellRow.facts).where(CellRow.id == cell_id)).all()
     return _described(session, view, rows)[0] | {"outline": rows[0].outline, "facts": rows[0].facts}
 
 
 def some_cells(session: Session, view: View, ids: Collection[int]) -> list[dict[str, Any]]:
     """Return cells without their outlines, in the order of their numbers."""
-    query = _columns(view).where(Cell.id.in_(ids)).order_by(Cell.number)
+    query = _columns(view).where(CellRow.id.in_(ids)).order_by(CellRow.number)
     return _described(session, view, session.execute(query).all())
 
 
 def cells_of_image(session: Session, view: View, image_id: int) -> list[dict[str, Any]]:
     """Return the cells of an image with their outlines, in the order of their numbers."""
-    query = of_case(_columns(view, Cell.outline, Cell.facts), view).where(Cell.image_id == image_id)
-    rows = session.execute(query.order_by(Cell.number)).all()
+    query = of_case(_columns(view, CellRow.outline, CellRow.facts), view).where(CellRow.image_id == image_id)
+    rows = session.execute(query.order_by(CellRow.number)).all()
     cells = _described(session, view, rows)
     return [cell | {"outline": row.outline, "facts": row.facts} for cell, row in zip(cells, rows, strict=True)]
 
 
-def areas_of(session: Session, slide: Picture) -> list[Picture]:
+def areas_of(session: Session, slide: ImageRow) -> list[ImageRow]:
     """Return the areas of a slide that were drawn to be analysed, in their order."""
     if slide.kind != SLIDE:
         return []
-    query = select(Picture).where(Picture.case_id == slide.case_id, Picture.kind == FIELD).order_by(Picture.number)
+    query = select(ImageRow).where(ImageRow.case_id == slide.case_id, ImageRow.kind == FIELD).order_by(ImageRow.number)
     return [each for each in session.scalars(query) if each.facts.get("part_of", {}).get("image") == slide.id]
 
 
-def cells_of_areas(session: Session, view: View, areas: Iterable[Picture]) -> list[dict[str, Any]]:
+def cells_of_areas(session: Session, view: View, areas: Iterable[ImageRow]) -> list[dict[str, Any]]:
     """Return the cells of areas, in pixels of their slide."""
     found = []
     for area in areas:
@@ -467,33 +473,35 @@ def moved(box: Any, outline: Any, *, left: int, top: int) -> dict[str, Any]:
 
 def _columns(view: View, *more: Any) -> Any:
     query = select(
-        Cell.id,
-        Cell.number,
-        Cell.case_id,
-        Cell.image_id,
-        Cell.box,
-        Cell.version,
-        Cell.origin,
-        Cell.decision,
-        Cell.removed,
-        Cell.disputed,
-        Picture.name,
-        Prediction.probabilities,
-        Prediction.called,
-        Prediction.reason,
-        Prediction.quality,
-        Prediction.bundle,
-        Cell.type,
-        Prediction.types,
-        Review.label,
-        Review.note,
-        Review.created.label("reviewed"),
-        Review.round,
-        Account.name.label("reader"),
+        CellRow.id,
+        CellRow.number,
+        CellRow.case_id,
+        CellRow.image_id,
+        CellRow.box,
+        CellRow.version,
+        CellRow.origin,
+        CellRow.decision,
+        CellRow.removed,
+        CellRow.disputed,
+        ImageRow.name,
+        PredictionRow.probabilities,
+        PredictionRow.called,
+        PredictionRow.reason,
+        PredictionRow.quality,
+        PredictionRow.bundle,
+        CellRow.type,
+        PredictionRow.types,
+        ReviewRow.label,
+        ReviewRow.note,
+        ReviewRow.created.label("reviewed"),
+        ReviewRow.round,
+        AccountRow.name.label("reader"),
         *more,
     )
-    query = query.join(Picture, Picture.id == Cell.image_id).outerjoin(Prediction, Prediction.id == Cell.prediction_id)
-    return labelled(query, view).outerjoin(Account, Account.id == Review.account_id)
+    query = query.join(ImageRow, ImageRow.id == CellRow.image_id).outerjoin(
+        PredictionRow, PredictionRow.id == CellRow.prediction_id
+    )
+    return labelled(query, view).outerjoin(AccountRow, AccountRow.id == ReviewRow.account_id)
 
 
 def _described(session: Session, view: View, rows: Any) -> list[dict[str, Any]]:
@@ -574,18 +582,18 @@ def _total(counts: dict[str, Any], wanted: str) -> int:
 
 def _order(view: View, order: str) -> list[Any]:
     orders: dict[str, list[Any]] = {
-        "need": [Cell.need, Cell.number],
-        "number": [Cell.number],
-        "type": [shown_to(view), Cell.need, Cell.number],
-        "teaching": [Cell.turn.is_(None), Cell.turn, Cell.need, Cell.number],
-        "probability": [Cell.chance.is_(None), Cell.chance.desc(), Cell.number],
+        "need": [CellRow.need, CellRow.number],
+        "number": [CellRow.number],
+        "type": [shown_to(view), CellRow.need, CellRow.number],
+        "teaching": [CellRow.turn.is_(None), CellRow.turn, CellRow.need, CellRow.number],
+        "probability": [CellRow.chance.is_(None), CellRow.chance.desc(), CellRow.number],
     }
     return orders[order if view.model and order in orders else "number"]
 
 
-def forget(session: Session, cell: Cell) -> list[int]:
+def forget(session: Session, cell: CellRow) -> list[int]:
     """Take back all reviews of a cell that is drawn anew, which were of another picture; return which stood."""
-    stood = sorted(session.scalars(readings.last_words(Review.cell_id == cell.id)))
-    session.execute(update(Review).where(Review.cell_id == cell.id, Review.label != DRAWN).values(undone=True))
+    stood = sorted(session.scalars(readings.last_words(ReviewRow.cell_id == cell.id)))
+    session.execute(update(ReviewRow).where(ReviewRow.cell_id == cell.id, ReviewRow.label != DRAWN).values(undone=True))
     cell.label, cell.review_id = "", None
     return stood

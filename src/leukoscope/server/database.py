@@ -69,7 +69,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-class Table(DeclarativeBase):
+class Base(DeclarativeBase):
     """Base of all tables."""
 
     type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads it from the class
@@ -80,7 +80,7 @@ class Table(DeclarativeBase):
     }
 
 
-class Laboratory(Table):
+class LaboratoryRow(Base):
     """A group of people who see each other's cases and nobody else's."""
 
     __tablename__ = "laboratories"
@@ -97,7 +97,7 @@ class Laboratory(Table):
     """Seal of the model that answers here; empty: the one that the room was opened with."""
 
 
-class Account(Table):
+class AccountRow(Base):
     """A person, or the one local account of a machine that nobody else can call."""
 
     __tablename__ = "accounts"
@@ -111,7 +111,7 @@ class Account(Table):
     created: Mapped[str] = mapped_column(default=now)
 
 
-class Identity(Table):
+class IdentityRow(Base):
     """Whom a provider of sign-ins (OpenID Connect) means by an account: SHA-256 of issuer and subject."""
 
     __tablename__ = "identities"
@@ -120,7 +120,7 @@ class Identity(Table):
     created: Mapped[str] = mapped_column(default=now)
 
 
-class Login(Table):
+class LoginRow(Base):
     """A browser's session; the cookie itself is not stored, only its SHA-256."""
 
     __tablename__ = "logins"
@@ -131,7 +131,7 @@ class Login(Table):
     expires: Mapped[str]
 
 
-class Attempt(Table):
+class AttemptRow(Base):
     """A failed login of a name or an address, of which only the SHA-256 is stored; forgotten after minutes."""
 
     __tablename__ = "attempts"
@@ -142,7 +142,7 @@ class Attempt(Table):
     __table_args__ = (Index("attempts_of", "key", "time"),)
 
 
-class Token(Table):
+class TokenRow(Base):
     """An API token of an account; only its SHA-256 is stored."""
 
     __tablename__ = "tokens"
@@ -158,7 +158,7 @@ class Token(Table):
     """Known to the minute."""
 
 
-class Case(Table):
+class CaseRow(Base):
     """One patient's slide, or whatever a reader signs off as one."""
 
     __tablename__ = "cases"
@@ -187,7 +187,7 @@ class Case(Table):
     phase: Mapped[str] = mapped_column(String(20), default=FREE)
 
 
-class HospitalNumbers(Table):
+class HospitalNumbersRow(Base):
     """What the hospital's systems call a case: apart from the case, and in no log, export's name or metric."""
 
     __tablename__ = "hospital_numbers"
@@ -198,7 +198,7 @@ class HospitalNumbers(Table):
     specimen: Mapped[str] = mapped_column(String(20), default="")
 
 
-class Sending(Table):
+class SendingRow(Base):
     """One sign-off of a case on its way to one of the hospital's systems; what is sent lies in the folder `outgoing`.
 
     There is one for each sign-off and destination, however often somebody asks for it.
@@ -226,7 +226,7 @@ class Sending(Table):
     __table_args__ = (UniqueConstraint("case_id", "destination", "signed"), Index("sendings_to_do", "state", "due"))
 
 
-class Picture(Table):
+class ImageRow(Base):
     """An image of a case: one cell, a field, a slide. Its bytes lie in the store under `digest`, without metadata."""
 
     __tablename__ = "images"
@@ -252,7 +252,7 @@ class Picture(Table):
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("images_by_state", "case_id", "state"))
 
 
-class Cell(Table):
+class CellRow(Base):
     """One cell of an image, with what is thought of it now."""
 
     __tablename__ = "cells"
@@ -289,7 +289,7 @@ class Cell(Table):
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("cells_by_need", "case_id", "need"))
 
 
-class Prediction(Table):
+class PredictionRow(Base):
     """What one bundle said of one version of one cell. Never changed, never written again by another bundle."""
 
     __tablename__ = "predictions"
@@ -315,7 +315,7 @@ class Prediction(Table):
     __table_args__ = (UniqueConstraint("cell_id", "version", "bundle"),)
 
 
-class Review(Table):
+class ReviewRow(Base):
     """What one reader said of one cell; taken back by `undone`, never deleted or written over."""
 
     __tablename__ = "reviews"
@@ -335,7 +335,7 @@ class Review(Table):
     __table_args__ = (Index("reviews_to_undo", "case_id", "account_id", "id"),)
 
 
-class Reading(Table):
+class ReadingRow(Base):
     """One reader's place at a case; kept when it is released, as are the reviews."""
 
     __tablename__ = "readings"
@@ -351,7 +351,7 @@ class Reading(Table):
     __table_args__ = (UniqueConstraint("case_id", "account_id"),)
 
 
-class Job(Table):
+class JobRow(Base):
     """One image to analyse: a row that a worker leases, and that another takes over when the lease runs out."""
 
     __tablename__ = "jobs"
@@ -367,7 +367,7 @@ class Job(Table):
     __table_args__ = (Index("jobs_to_do", "state", "kind", "id"),)
 
 
-class Model(Table):
+class BundleRow(Base):
     """A bundle that has answered here, as it described itself."""
 
     __tablename__ = "bundles"
@@ -376,7 +376,7 @@ class Model(Table):
     first_served: Mapped[str] = mapped_column(default=now)
 
 
-class Adaptation(Table):
+class AdaptationRow(Base):
     """A model that is, or was, fitted to the cells that a laboratory has signed off; leased by a worker like a job."""
 
     __tablename__ = "adaptations"
@@ -404,7 +404,7 @@ class Adaptation(Table):
     """Seconds since 1970, by the worker's clock."""
 
 
-class Entry(Table):
+class AuditEntryRow(Base):
     """One line of the audit log: who did what to what. Names of patients and files are never in it."""
 
     __tablename__ = "audit_log"
@@ -448,8 +448,8 @@ class Database:
         self.engine = _engine(url)
         self.embedded = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(**{_WRITES: True})
-        self._turns = _Turns()
-        self._handed_on: _Shared | None = None
+        self._turns = _WriteQueue()
+        self._handed_on: _SharedTransaction | None = None
         snapshot = {} if self.embedded else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
 
@@ -480,7 +480,7 @@ class Database:
     def _shared(self) -> Iterator[Session]:
         """Yield a session in the transaction that is handed on from one to the next; return when it is committed."""
         with self._turns.turn(bulk=False):
-            shared = self._handed_on or _Shared(self._writer)
+            shared = self._handed_on or _SharedTransaction(self._writer)
             self._handed_on = None
             try:
                 with shared.session() as session:
@@ -514,7 +514,7 @@ class Database:
         self.engine.dispose()
 
 
-class _Turns:
+class _WriteQueue:
     """Whose turn it is to write: people first, then bulk, each in the order in which they came.
 
     SQLite itself lets whoever asks at the right moment go first, so that somebody may wait for many seconds.
@@ -554,7 +554,7 @@ class _Turns:
                 return
 
 
-class _Shared:
+class _SharedTransaction:
     """A transaction of SQLite in which several people write, one after the other."""
 
     def __init__(self, engine: Engine) -> None:

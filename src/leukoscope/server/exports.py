@@ -33,12 +33,12 @@ from ..report.case import CaseCell, CaseReport, page, pdf
 from . import readings
 from .accounts import Caller
 from .cases import SAID, SHOWN, describe_case, fields_of_case, place_of
-from .database import THIRD, Account, Case, Cell, Picture, Prediction, Review
+from .database import THIRD, AccountRow, CaseRow, CellRow, ImageRow, PredictionRow, ReviewRow
 from .readings import View
 from .refusals import Refusal
 from .sandbox import Sandbox, header_of
-from .settings import Serving
-from .store import Pictures, png
+from .settings import RoomSettings
+from .store import PictureStore, png
 from .summary import agreement_of_case, blood_of, differential_of_image, differentials, summary
 
 FORMATS = ("csv", "counts", "json", "answers", "geojson", "dicom", "html", "pdf", "dataset")
@@ -59,15 +59,15 @@ class Exporter:
     """What every export needs."""
 
     session: Session
-    pictures: Pictures
+    pictures: PictureStore
     sandbox: Sandbox
     manifest: Manifest
-    settings: Serving
+    settings: RoomSettings
     caller: Caller
     view: View
     """What the caller may see of the case."""
 
-    def make(self, case: Case, kind: str) -> Export:
+    def make(self, case: CaseRow, kind: str) -> Export:
         """Return a case in one of FORMATS.
 
         Raises:
@@ -87,7 +87,7 @@ class Exporter:
         }
         return makers[kind](case)
 
-    def _csv(self, case: Case) -> Export:
+    def _csv(self, case: CaseRow) -> Export:
         rows = list(_rows(self.session, case.id))
         answers = readings.answers_of(self.session, self.view)
         classes = sorted({name for row in rows for name in (row.probabilities or {})})
@@ -101,7 +101,7 @@ class Exporter:
             writer.writerow([*map(harmless, _csv_row(case, row, said)), *numbers])
         return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
-    def _counts(self, case: Case) -> Export:
+    def _counts(self, case: CaseRow) -> Export:
         """Return the differential by model and by readers, and red cells and platelets, a number to a row."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
@@ -119,12 +119,12 @@ class Exporter:
             writer.writerow([*head, "program", number.name, *_ends(vars(number), "value"), number.unit, _NOTICE])
         return Export(f"case-{case.id}-counts.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
-    def _json(self, case: Case) -> Export:
+    def _json(self, case: CaseRow) -> Export:
         """Return what the page shows of the case as a whole: share, differential, red cells and platelets, fields."""
         content = json.dumps(self._told_of(case), ensure_ascii=False, indent=1).encode()
         return Export(f"case-{case.id}.json", "application/json", content)
 
-    def _told_of(self, case: Case) -> dict[str, Any]:
+    def _told_of(self, case: CaseRow) -> dict[str, Any]:
         blood, named = self._blood(case), {"case": case.id, "name": case.name, "subject": case.subject}
         counted = differentials(self.session, self.view, manifest=self.manifest, settings=self.settings)
         told = summary(self.session, self.view, manifest=self.manifest, point=self.settings.point)
@@ -132,10 +132,10 @@ class Exporter:
         found = {"differential": counted, "blood_count": blood.as_json() if blood else None}
         return {**named, **by, **told, **found, "fields": fields_of_case(self.session, case.id)}
 
-    def _blood(self, case: Case, image_id: int | None = None) -> BloodSummary | None:
+    def _blood(self, case: CaseRow, image_id: int | None = None) -> BloodSummary | None:
         return blood_of(self.session, case.id, factor=self.settings.platelet_factor, image_id=image_id)
 
-    def _answers(self, case: Case) -> Export:
+    def _answers(self, case: CaseRow) -> Export:
         """Return one row for each answer that was ever given, those taken back or overtaken too."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
@@ -162,7 +162,7 @@ class Exporter:
             writer.writerow([*map(harmless, row)])
         return Export(f"case-{case.id}-answers.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
-    def _geojson(self, case: Case) -> Export:
+    def _geojson(self, case: CaseRow) -> Export:
         """Return one GeoJSON for a case with one field, else a zip of one for each."""
         fields = [(image, rows) for image, rows in self._by_source(case) if any(row.outline for row in rows)]
         names = source_names([image.name for image, _ in fields])
@@ -191,10 +191,10 @@ class Exporter:
             if row.outline
         ]
 
-    def _dicom(self, case: Case) -> Export:
+    def _dicom(self, case: CaseRow) -> Export:
         return Export(f"case-{case.id}-dicom.zip", "application/zip", zipped(self.dicom_files(case).items()))
 
-    def dicom_files(self, case: Case) -> dict[str, bytes]:
+    def dicom_files(self, case: CaseRow) -> dict[str, bytes]:
         """Return reports and outlines of a case's DICOM images as objects of their own, by file name.
 
         Raises:
@@ -209,7 +209,7 @@ class Exporter:
             raise Refusal(409, "no_dicom", text)
         return files
 
-    def _dicom_files(self, name: str, image: Picture, rows: Sequence[Any]) -> dict[str, bytes]:
+    def _dicom_files(self, name: str, image: ImageRow, rows: Sequence[Any]) -> dict[str, bytes]:
         from ..interop.dicom_results import Algorithm, write_annotations, write_report
 
         source = header_of(self.pictures.read(image.identity))
@@ -237,22 +237,22 @@ class Exporter:
             np.array(row.outline, float), f"Cell {row.number}", said, area, chances.get(self.manifest.positive)
         )
 
-    def _shares(self, image: Picture) -> list[Any]:
+    def _shares(self, image: ImageRow) -> list[Any]:
         """Return the model's differential of one image as rows for DICOM."""
         counted = differential_of_image(self.session, image, manifest=self.manifest, settings=self.settings)
         return [] if counted is None else [*counted.rows, *counted.beside()]
 
-    def _html(self, case: Case) -> Export:
+    def _html(self, case: CaseRow) -> Export:
         return Export(f"case-{case.id}.html", "text/html; charset=utf-8", page(self._report(case)).encode())
 
-    def _pdf(self, case: Case) -> Export:
+    def _pdf(self, case: CaseRow) -> Export:
         return Export(f"case-{case.id}.pdf", "application/pdf", pdf(self._report(case)))
 
-    def _report(self, case: Case) -> CaseReport:
+    def _report(self, case: CaseRow) -> CaseReport:
         told = summary(self.session, self.view, manifest=self.manifest, point=self.settings.point)
         counted = differentials(self.session, self.view, manifest=self.manifest, settings=self.settings)
         described = describe_case(self.session, self.caller, case)
-        names = select(Picture.name).where(Picture.case_id == case.id).order_by(Picture.number)
+        names = select(ImageRow.name).where(ImageRow.case_id == case.id).order_by(ImageRow.number)
         images = self.session.scalars(names).all()
         return CaseReport(
             name=case.name,
@@ -289,7 +289,7 @@ class Exporter:
             row.image,
         )
 
-    def _dataset(self, case: Case) -> Export:
+    def _dataset(self, case: CaseRow) -> Export:
         """Return a zip of the cells that readers gave a class: <class>/case<number>_<cell>.png and cells.csv."""
         rows = [row for row in _rows(self.session, case.id) if row.label in _known(self.manifest, row)]
         if not rows:
@@ -299,7 +299,7 @@ class Exporter:
             f"case-{case.id}-dataset.zip", "application/zip", zipped(_dataset_files(self.pictures, case, rows))
         )
 
-    def _by_source(self, case: Case) -> Iterator[tuple[Picture, list[Any]]]:
+    def _by_source(self, case: CaseRow) -> Iterator[tuple[ImageRow, list[Any]]]:
         """Yield each image that was sent with its cells: a slide with those of all its areas."""
         found = {image.id: (image, rows) for image, rows in self._by_image(case)}
         for image, rows in list(found.values()):
@@ -308,11 +308,13 @@ class Exporter:
                 found[part_of["image"]][1].extend(rows)
         yield from found.values()
 
-    def _by_image(self, case: Case) -> Iterator[tuple[Picture, list[Any]]]:
+    def _by_image(self, case: CaseRow) -> Iterator[tuple[ImageRow, list[Any]]]:
         rows: dict[int, list[Any]] = {}
         for row in _rows(self.session, case.id):
             rows.setdefault(row.image_id, []).append(row)
-        for image in self.session.scalars(select(Picture).where(Picture.case_id == case.id).order_by(Picture.number)):
+        for image in self.session.scalars(
+            select(ImageRow).where(ImageRow.case_id == case.id).order_by(ImageRow.number)
+        ):
             yield image, rows.get(image.id, [])
 
 
@@ -358,7 +360,7 @@ def _corner(row: Any) -> tuple[int, int]:
     return (at["left"], at["top"]) if at else (0, 0)
 
 
-def _csv_row(case: Case, row: Any, said: str) -> list[Any]:
+def _csv_row(case: CaseRow, row: Any, said: str) -> list[Any]:
     left, top = _corner(row)
     box = [row.box[0] + left, row.box[1] + top, *row.box[2:]] if row.box else ["", "", "", ""]
     reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or "", said]
@@ -386,43 +388,43 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
     """Return all cells of a case with what is thought of them, in the order of their numbers."""
     query = (
         select(
-            Cell.id,
-            Cell.number,
-            Cell.image_id,
-            Cell.digest,
-            Cell.box,
-            Cell.outline,
-            Cell.facts,
-            Cell.origin,
-            Cell.decision,
-            Cell.chance,
-            Cell.label,
-            Cell.disputed,
-            Cell.type,
-            Prediction.types,
+            CellRow.id,
+            CellRow.number,
+            CellRow.image_id,
+            CellRow.digest,
+            CellRow.box,
+            CellRow.outline,
+            CellRow.facts,
+            CellRow.origin,
+            CellRow.decision,
+            CellRow.chance,
+            CellRow.label,
+            CellRow.disputed,
+            CellRow.type,
+            PredictionRow.types,
             SAID.label("said"),
             SHOWN.label("shown"),
-            Picture.name.label("image"),
-            Picture.facts.label("facts_of_image"),
-            Picture.digest.label("field"),
-            Picture.um_per_px,
-            Picture.width,
-            Picture.height,
-            Prediction.probabilities,
-            Prediction.called,
-            Prediction.reason,
-            Prediction.quality,
-            Prediction.bundle,
-            Review.note,
-            Review.created.label("reviewed"),
-            Account.name.label("reader"),
+            ImageRow.name.label("image"),
+            ImageRow.facts.label("facts_of_image"),
+            ImageRow.digest.label("field"),
+            ImageRow.um_per_px,
+            ImageRow.width,
+            ImageRow.height,
+            PredictionRow.probabilities,
+            PredictionRow.called,
+            PredictionRow.reason,
+            PredictionRow.quality,
+            PredictionRow.bundle,
+            ReviewRow.note,
+            ReviewRow.created.label("reviewed"),
+            AccountRow.name.label("reader"),
         )
-        .join(Picture, Picture.id == Cell.image_id)
-        .outerjoin(Prediction, Prediction.id == Cell.prediction_id)
-        .outerjoin(Review, Review.id == Cell.review_id)
-        .outerjoin(Account, Account.id == Review.account_id)
-        .where(Cell.case_id == case_id, Cell.removed.is_(False))
-        .order_by(Cell.number)
+        .join(ImageRow, ImageRow.id == CellRow.image_id)
+        .outerjoin(PredictionRow, PredictionRow.id == CellRow.prediction_id)
+        .outerjoin(ReviewRow, ReviewRow.id == CellRow.review_id)
+        .outerjoin(AccountRow, AccountRow.id == ReviewRow.account_id)
+        .where(CellRow.case_id == case_id, CellRow.removed.is_(False))
+        .order_by(CellRow.number)
     )
     return session.execute(query).all()
 
@@ -483,7 +485,7 @@ def _known(manifest: Manifest, row: Any) -> set[str]:
     return set(manifest.classes) | set(row.probabilities or {})
 
 
-def _dataset_files(pictures: Pictures, case: Case, rows: Sequence[Any]) -> Iterator[tuple[str, bytes]]:
+def _dataset_files(pictures: PictureStore, case: CaseRow, rows: Sequence[Any]) -> Iterator[tuple[str, bytes]]:
     from hashlib import sha256
 
     table = io.StringIO()

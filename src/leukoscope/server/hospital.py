@@ -26,27 +26,27 @@ from ..errors import DataError, LeukoscopeError, UnreachableError
 from ..files import read_text
 from ..interop.hl7 import FOUND_AS_WHITE, CaseResult, Observation
 from . import queue
-from .audit_log import AuditLog, Who
+from .audit_log import Actor, AuditLog
 from .database import (
     DONE,
     FAILED,
     QUEUED,
     RUNNING,
     SIGNED,
-    Account,
-    Case,
-    Cell,
+    AccountRow,
+    CaseRow,
+    CellRow,
     Database,
-    HospitalNumbers,
-    Laboratory,
-    Reading,
-    Review,
-    Sending,
+    HospitalNumbersRow,
+    LaboratoryRow,
+    ReadingRow,
+    ReviewRow,
+    SendingRow,
     now,
 )
 from .readings import view_of_all
 from .refusals import Refusal
-from .settings import Destination, Serving
+from .settings import Destination, RoomSettings
 from .store import FILE_MODE, FOLDER_MODE
 from .summary import blood_of, differentials, summary
 
@@ -58,7 +58,7 @@ _LOOK_SECONDS = 5.0
 _LONGEST_WORDS = 1000  # of another system that are kept
 
 
-def result_of(session: Session, case: Case, *, manifest: Manifest, settings: Serving) -> CaseResult:
+def result_of(session: Session, case: CaseRow, *, manifest: Manifest, settings: RoomSettings) -> CaseResult:
     """Return a signed case as the hospital's systems take it: what people said, and how many cells nobody has read.
 
     Its identifiers depend on the room's number of the case and on the sign-off alone.
@@ -83,13 +83,13 @@ def result_of(session: Session, case: Case, *, manifest: Manifest, settings: Ser
         rows.append(Observation("blast among cells read", 100 * share["value"], "%", low, high))
     blood = blood_of(session, case.id, factor=settings.platelet_factor)
     rows += blood.rows() if blood else []
-    numbers = session.get(HospitalNumbers, case.id) or HospitalNumbers(
+    numbers = session.get(HospitalNumbersRow, case.id) or HospitalNumbersRow(
         patient_id="", accession="", order_number="", specimen=""
     )
     words = f"Read by people: {told['read']:,} of {told['cells']:,} cells."
     return CaseResult(
         case=f"case {case.id}",
-        laboratory=session.get_one(Laboratory, case.laboratory_id).name,
+        laboratory=session.get_one(LaboratoryRow, case.laboratory_id).name,
         when=datetime.fromisoformat(case.signed or now()).replace(microsecond=0),
         rows=tuple(rows),
         algorithm=f"leukoscope {metadata.version('leukoscope')}, {manifest.name} {manifest.seal[:16]}",
@@ -115,10 +115,14 @@ def _counted(readers: Mapping[str, Any]) -> list[Observation]:
 
 
 def _readers(session: Session, case_id: int) -> list[str]:
-    stand = select(Account.name).join(Review, Review.account_id == Account.id).join(Cell, Cell.review_id == Review.id)
-    held = select(Account.name).join(Reading, Reading.account_id == Account.id)
-    held = held.where(Reading.case_id == case_id, Reading.finished.is_not(None), Reading.released.is_(None))
-    return sorted({*session.scalars(stand.where(Cell.case_id == case_id)), *session.scalars(held)})
+    stand = (
+        select(AccountRow.name)
+        .join(ReviewRow, ReviewRow.account_id == AccountRow.id)
+        .join(CellRow, CellRow.review_id == ReviewRow.id)
+    )
+    held = select(AccountRow.name).join(ReadingRow, ReadingRow.account_id == AccountRow.id)
+    held = held.where(ReadingRow.case_id == case_id, ReadingRow.finished.is_not(None), ReadingRow.released.is_(None))
+    return sorted({*session.scalars(stand.where(CellRow.case_id == case_id)), *session.scalars(held)})
 
 
 def files_of(kind: str, result: CaseResult, dicom: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
@@ -141,13 +145,13 @@ def files_of(kind: str, result: CaseResult, dicom: Callable[[], Mapping[str, byt
 
 def ask(
     session: Session,
-    case: Case,
+    case: CaseRow,
     destination: Destination,
     *,
     data: Path,
     by: int,
     make: Callable[[], Mapping[str, bytes]],
-) -> Sending:
+) -> SendingRow:
     """Queue a signed case for a destination; where that was asked for before, a failed one is tried again.
 
     Raises:
@@ -156,15 +160,15 @@ def ask(
     """
     if case.state != SIGNED or case.signed is None:
         raise Refusal(409, "not_signed", f"Case {case.id} is not signed off. Only what somebody signed is sent.")
-    same = (Sending.case_id == case.id, Sending.destination == destination.name, Sending.signed == case.signed)
-    found = session.scalar(select(Sending).where(*same).with_for_update())
+    same = (SendingRow.case_id == case.id, SendingRow.destination == destination.name, SendingRow.signed == case.signed)
+    found = session.scalar(select(SendingRow).where(*same).with_for_update())
     if found is not None:
         if found.state == FAILED:
             found.state, found.error, found.attempts, found.due = QUEUED, "", 0, 0.0
             found.created = now()
         return found
     files = make()
-    sending = Sending(
+    sending = SendingRow(
         case_id=case.id, destination=destination.name, signed=case.signed, account_id=by, files=len(files)
     )
     session.add(sending)
@@ -209,10 +213,12 @@ class Sender(queue.BackgroundThread):
     def recover(self, *, failed: bool) -> None:
         """Queue again what dead processes of this machine had leased; other leases run out."""
         with self._database.reading() as session:
-            dead = queue.dead_among(session.scalars(select(Sending.owner).where(Sending.state == RUNNING).distinct()))
+            dead = queue.dead_among(
+                session.scalars(select(SendingRow.owner).where(SendingRow.state == RUNNING).distinct())
+            )
         if dead:
             with self._database.writing(bulk=True) as session:
-                freed = update(Sending).where(Sending.state == RUNNING, Sending.owner.in_(dead))
+                freed = update(SendingRow).where(SendingRow.state == RUNNING, SendingRow.owner.in_(dead))
                 session.execute(freed.values(state=QUEUED, owner="", due=0.0))
 
     def work(self) -> bool:
@@ -230,17 +236,17 @@ class Sender(queue.BackgroundThread):
     def _remove_leftover_files(self) -> None:
         """Remove the files of sendings that are done, or were never stored in the database."""
         with self._database.writing(bulk=True) as session:
-            left = {str(number) for number in session.scalars(select(Sending.id).where(Sending.state != DONE))}
+            left = {str(number) for number in session.scalars(select(SendingRow.id).where(SendingRow.state != DONE))}
             folder = self._data / "outgoing"
             for each in folder.iterdir() if folder.is_dir() else ():
                 if each.name not in left:
                     shutil.rmtree(each, ignore_errors=True)
 
-    def _take(self) -> Sending | None:
+    def _take(self) -> SendingRow | None:
         """Lease the sending that has waited longest and is due."""
-        free = (Sending.state == QUEUED) | (Sending.state == RUNNING)
-        mine = (free, Sending.due <= time.time(), Sending.destination.in_(self._to))
-        chosen = select(Sending).where(*mine).order_by(Sending.due, Sending.id).limit(1)
+        free = (SendingRow.state == QUEUED) | (SendingRow.state == RUNNING)
+        mine = (free, SendingRow.due <= time.time(), SendingRow.destination.in_(self._to))
+        chosen = select(SendingRow).where(*mine).order_by(SendingRow.due, SendingRow.id).limit(1)
         with self._database.writing(bulk=True) as session:
             found = session.scalar(chosen.with_for_update(skip_locked=True))
             if found is not None:
@@ -248,7 +254,7 @@ class Sender(queue.BackgroundThread):
                 found.attempts += 1
         return found
 
-    def _send(self, sending: Sending) -> None:
+    def _send(self, sending: SendingRow) -> None:
         """Send what is left of a sending, and note what became of it."""
         folder = outgoing(self._data, sending.id)
         try:
@@ -268,16 +274,16 @@ class Sender(queue.BackgroundThread):
             self._finish(sending, DONE, "")
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _still_signed(self, sending: Sending) -> bool:
+    def _still_signed(self, sending: SendingRow) -> bool:
         with self._database.reading() as session:
-            return session.scalar(select(Case.signed).where(Case.id == sending.case_id)) == sending.signed
+            return session.scalar(select(CaseRow.signed).where(CaseRow.id == sending.case_id)) == sending.signed
 
-    def _hold(self, sending: Sending, *, stored: int) -> bool:
+    def _hold(self, sending: SendingRow, *, stored: int) -> bool:
         """Renew the lease before a file, and note how many are there; False where it is no longer ours."""
         values = {"due": time.time() + _LEASE_SECONDS, "stored": stored}
         return self._note(sending, values)
 
-    def _wait(self, sending: Sending, words: str) -> None:
+    def _wait(self, sending: SendingRow, words: str) -> None:
         pause = min(_FIRST_WAIT * 2.0 ** min(sending.attempts - 1, 20), _LONGEST_WAIT)
         since = time.time() - datetime.fromisoformat(sending.created).timestamp()
         if since > _GIVEN_UP_SECONDS:
@@ -285,22 +291,22 @@ class Sender(queue.BackgroundThread):
         else:
             self._note(sending, {"state": QUEUED, "owner": "", "due": time.time() + pause, "error": words})
 
-    def _finish(self, sending: Sending, state: str, words: str) -> None:
-        stored = sending.files if state == DONE else Sending.stored
+    def _finish(self, sending: SendingRow, state: str, words: str) -> None:
+        stored = sending.files if state == DONE else SendingRow.stored
         values = {"state": state, "owner": "", "error": words, "finished": now(), "stored": stored}
         with self._database.writing() as session:
             if self._change(session, sending, values):
                 said = "sent to the hospital" if state == DONE else "not taken by the hospital"
                 to = sending.destination
-                self._log.add(session, Who(), said, kind="case", item=sending.case_id, sending=sending.id, to=to)
+                self._log.add(session, Actor(), said, kind="case", item=sending.case_id, sending=sending.id, to=to)
 
-    def _note(self, sending: Sending, values: dict[str, Any]) -> bool:
+    def _note(self, sending: SendingRow, values: dict[str, Any]) -> bool:
         with self._database.writing(bulk=True) as session:
             return self._change(session, sending, values)
 
-    def _change(self, session: Session, sending: Sending, values: dict[str, Any]) -> bool:
-        mine = (Sending.id == sending.id, Sending.owner == self._owner, Sending.state == RUNNING)
-        changed = session.execute(update(Sending).where(*mine).values(values))
+    def _change(self, session: Session, sending: SendingRow, values: dict[str, Any]) -> bool:
+        mine = (SendingRow.id == sending.id, SendingRow.owner == self._owner, SendingRow.state == RUNNING)
+        changed = session.execute(update(SendingRow).where(*mine).values(values))
         return bool(changed.rowcount == 1)  # type: ignore[attr-defined]
 
 
@@ -349,5 +355,5 @@ def words_of(problem: LeukoscopeError) -> str:
 
 def waiting(session: Session) -> int:
     """Return how many sendings have not come to an end."""
-    open_ = Sending.state.in_((QUEUED, RUNNING))
-    return session.scalar(select(func.count()).select_from(Sending).where(open_)) or 0
+    open_ = SendingRow.state.in_((QUEUED, RUNNING))
+    return session.scalar(select(func.count()).select_from(SendingRow).where(open_)) or 0

@@ -33,26 +33,26 @@ from ..errors import BundleError, DataError, LeukoscopeError
 from ..evaluation.intervals import LEAST, Design, jackknife
 from ..inference.predictor import Predictor
 from . import queue
-from .audit_log import AuditLog, Who
+from .audit_log import Actor, AuditLog
 from .database import (
     DONE,
     FAILED,
     QUEUED,
     RUNNING,
     SIGNED,
-    Account,
-    Adaptation,
-    Case,
-    Cell,
+    AccountRow,
+    AdaptationRow,
+    BundleRow,
+    CaseRow,
+    CellRow,
     Database,
-    Laboratory,
-    Model,
-    Prediction,
-    Review,
+    LaboratoryRow,
+    PredictionRow,
+    ReviewRow,
     now,
 )
 from .refusals import Refusal
-from .store import FILE_MODE, FOLDER_MODE, Pictures
+from .store import FILE_MODE, FOLDER_MODE, PictureStore
 from .summary import titles_of
 
 LOG = logging.getLogger("leukoscope.server")
@@ -69,7 +69,7 @@ _ONE_AT_A_TIME = (QUEUED, RUNNING)
 # --- which model answers -------------------------------------------------------------------------------------------
 
 
-class Models:
+class ModelRegistry:
     """The models of a room: the one that it was opened with, and those that laboratories have adapted from it."""
 
     def __init__(self, own: Predictor, data: Path) -> None:
@@ -84,7 +84,7 @@ class Models:
         Raises:
             Refusal: it cannot be loaded (503).
         """
-        return self.named(session.scalar(select(Laboratory.bundle).where(Laboratory.id == laboratory_id)) or "")
+        return self.named(session.scalar(select(LaboratoryRow.bundle).where(LaboratoryRow.id == laboratory_id)) or "")
 
     def named(self, seal: str) -> Predictor:
         """Return a model by its seal; '' is the room's own. Refuses as `of` does."""
@@ -118,7 +118,7 @@ class Models:
     def manifest(self, session: Session, seal: str) -> Manifest:
         """Return the description of any bundle that has ever answered here."""
         if seal not in self._manifests:
-            self._manifests[seal] = Manifest.model_validate(session.get_one(Model, seal).manifest)
+            self._manifests[seal] = Manifest.model_validate(session.get_one(BundleRow, seal).manifest)
         return self._manifests[seal]
 
     def keep(self, bundle: Bundle) -> Path:
@@ -142,24 +142,24 @@ def network_of(manifest: Manifest) -> str:
     return str(seal)
 
 
-def same_network(session: Session, models: Models, manifest: Manifest) -> list[str]:
+def same_network(session: Session, models: ModelRegistry, manifest: Manifest) -> list[str]:
     """Return the seals of all bundles that ever answered here whose embeddings mean the same as a bundle's."""
     network = network_of(manifest)
-    seals = session.scalars(select(Model.seal)).all()
+    seals = session.scalars(select(BundleRow.seal)).all()
     return [seal for seal in seals if network_of(models.manifest(session, seal)) == network]
 
 
-def judged_by(session: Session, models: Models, case_id: int) -> list[dict[str, Any]]:
+def judged_by(session: Session, models: ModelRegistry, case_id: int) -> list[dict[str, Any]]:
     """Return which models gave the answers that stand in a case, and to how many cells, the most first."""
-    query = select(Prediction.bundle).join(Cell, Cell.prediction_id == Prediction.id)
-    seals = Counter(session.scalars(query.where(Cell.case_id == case_id, Cell.removed.is_(False))))
+    query = select(PredictionRow.bundle).join(CellRow, CellRow.prediction_id == PredictionRow.id)
+    seals = Counter(session.scalars(query.where(CellRow.case_id == case_id, CellRow.removed.is_(False))))
     return [
         {"hash": seal, "name": models.manifest(session, seal).name, "cells": cells}
         for seal, cells in seals.most_common()
     ]
 
 
-def manifest_of_case(session: Session, models: Models, case: Case) -> Manifest:
+def manifest_of_case(session: Session, models: ModelRegistry, case: CaseRow) -> Manifest:
     """Return the bundle that judged most cells of a case; of a case without cells, the one that would."""
     judged = judged_by(session, models, case.id)
     if judged:
@@ -184,7 +184,7 @@ class SignedCell:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingCells:
     """What a laboratory's model would learn from, and what is missing for it."""
 
     cells: tuple[SignedCell, ...]
@@ -201,10 +201,12 @@ def signed_cells(session: Session, laboratory_id: int, classes: Sequence[str]) -
 
     One that came twice is in it once, with the newest label; of very many, the newest are.
     """
-    mine = (Case.laboratory_id == laboratory_id, Case.state == SIGNED)
-    said = (Cell.label.in_(list(classes)), Cell.removed.is_(False))
-    query = select(Cell.digest, Cell.label, Case.subject, Case.id, Review.created).join(Case, Case.id == Cell.case_id)
-    query = query.join(Review, Review.id == Cell.review_id).where(*mine, *said).order_by(Review.id.desc())
+    mine = (CaseRow.laboratory_id == laboratory_id, CaseRow.state == SIGNED)
+    said = (CellRow.label.in_(list(classes)), CellRow.removed.is_(False))
+    query = select(CellRow.digest, CellRow.label, CaseRow.subject, CaseRow.id, ReviewRow.created).join(
+        CaseRow, CaseRow.id == CellRow.case_id
+    )
+    query = query.join(ReviewRow, ReviewRow.id == CellRow.review_id).where(*mine, *said).order_by(ReviewRow.id.desc())
     found: dict[tuple[str, str], SignedCell] = {}
     for row in session.execute(query.limit(2 * MOST_CELLS)):
         subject = subject_of(row.subject, row.id)
@@ -212,22 +214,22 @@ def signed_cells(session: Session, laboratory_id: int, classes: Sequence[str]) -
     return list(found.values())[:MOST_CELLS][::-1]
 
 
-def lesson_of(session: Session, models: Models, laboratory_id: int) -> Lesson:
+def lesson_of(session: Session, models: ModelRegistry, laboratory_id: int) -> TrainingCells:
     """Return what could be learned from now, and what is missing for it."""
     manifest = models.own.manifest
     cells = signed_cells(session, laboratory_id, manifest.classes)
     counts = dict.fromkeys(manifest.classes, 0) | Counter(cell.label for cell in cells)
     groups = _groups(cells)
-    present = session.scalar(select(Laboratory.bundle).where(Laboratory.id == laboratory_id)) or ""
+    present = session.scalar(select(LaboratoryRow.bundle).where(LaboratoryRow.id == laboratory_id)) or ""
     learned = learned_subjects(session, laboratory_id, present)
     missing = _missing(cells, groups, manifest, learned)
-    return Lesson(tuple(cells), counts, len(set(groups.values())), len({cell.case for cell in cells}), missing)
+    return TrainingCells(tuple(cells), counts, len(set(groups.values())), len({cell.case for cell in cells}), missing)
 
 
 def learned_subjects(session: Session, laboratory_id: int, seal: str) -> frozenset[str]:
     """Return whose cells an adapted model has learned from, as `hidden` writes them."""
-    mine = (Adaptation.laboratory_id == laboratory_id, Adaptation.bundle == seal, Adaptation.bundle != "")
-    return frozenset(session.scalar(select(Adaptation.subjects).where(*mine).limit(1)) or ())
+    mine = (AdaptationRow.laboratory_id == laboratory_id, AdaptationRow.bundle == seal, AdaptationRow.bundle != "")
+    return frozenset(session.scalar(select(AdaptationRow.subjects).where(*mine).limit(1)) or ())
 
 
 def hidden(subject: str) -> str:
@@ -306,7 +308,7 @@ def _as_data(cell: SignedCell, path: Path) -> LabelledCell:
 
 
 @dataclass(frozen=True)
-class Learned:
+class FittedModel:
     """What came out of a lesson."""
 
     bundle: Bundle
@@ -315,8 +317,8 @@ class Learned:
 
 
 def learn(
-    models: Models,
-    pictures: Pictures,
+    models: ModelRegistry,
+    pictures: PictureStore,
     cells: Sequence[SignedCell],
     *,
     present: str,
@@ -324,7 +326,7 @@ def learn(
     folder: Path,
     name: str,
     looked: Callable[[], None] = lambda: None,
-) -> Learned:
+) -> FittedModel:
     """Fit new heads to signed-off cells and write them as a bundle; compare them with the model that answers now.
 
     present: its seal. learned: subjects that it has learned from; on them nothing is compared. folder: where the new
@@ -358,7 +360,7 @@ def learn(
     }
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not come to its end
     written = write(own, folder, Adapted(heads, unseen, figures | {"seed": _SEED}), seen, name=name)
-    return Learned(written, result, sorted({hidden(cell.subject) for cell in cells}))
+    return FittedModel(written, result, sorted({hidden(cell.subject) for cell in cells}))
 
 
 def _part(seen: Reviewed, rows: NDArray[np.bool_]) -> Reviewed:
@@ -409,21 +411,21 @@ def _newest(
 # --- in the background ---------------------------------------------------------------------------------------------
 
 
-def ask_for(session: Session, models: Models, laboratory_id: int, account_id: int) -> tuple[Adaptation, bool]:
+def ask_for(session: Session, models: ModelRegistry, laboratory_id: int, account_id: int) -> tuple[AdaptationRow, bool]:
     """Queue a new model for a laboratory; one that is under way is returned instead. The second value says which.
 
     Raises:
         Refusal: something is missing to learn (409).
     """
-    session.get_one(Laboratory, laboratory_id, with_for_update=True)  # who asks at the same moment waits here
-    under_way = (Adaptation.laboratory_id == laboratory_id, Adaptation.state.in_(_ONE_AT_A_TIME))
-    found = session.scalar(select(Adaptation).where(*under_way))
+    session.get_one(LaboratoryRow, laboratory_id, with_for_update=True)  # who asks at the same moment waits here
+    under_way = (AdaptationRow.laboratory_id == laboratory_id, AdaptationRow.state.in_(_ONE_AT_A_TIME))
+    found = session.scalar(select(AdaptationRow).where(*under_way))
     if found is not None:
         return found, False
     lesson = lesson_of(session, models, laboratory_id)
     if lesson.missing:
         raise Refusal(409, "too_little", lesson.missing)
-    made = Adaptation(laboratory_id=laboratory_id, account_id=account_id, cells=len(lesson.cells))
+    made = AdaptationRow(laboratory_id=laboratory_id, account_id=account_id, cells=len(lesson.cells))
     session.add(made)
     session.flush()
     return made, True
@@ -433,7 +435,7 @@ class Fitter(queue.BackgroundThread):
     """The thread that fits models to signed-off cells, one at a time."""
 
     def __init__(
-        self, database: Database, pictures: Pictures, log: AuditLog, models: Models, *, lease_seconds: float
+        self, database: Database, pictures: PictureStore, log: AuditLog, models: ModelRegistry, *, lease_seconds: float
     ) -> None:
         super().__init__("learning", poll_seconds=_LOOK_SECONDS)
         self._database, self._pictures, self._log, self._models = database, pictures, log, models
@@ -451,26 +453,26 @@ class Fitter(queue.BackgroundThread):
 
     def _waiting(self) -> bool:
         with self._database.reading() as session:
-            return session.scalar(select(Adaptation.id).where(_free()).limit(1)) is not None
+            return session.scalar(select(AdaptationRow.id).where(_free()).limit(1)) is not None
 
     def recover(self, *, failed: bool) -> None:
         """Queue again what dead processes of this machine, or this thread before an error, had leased."""
         with self._database.reading() as session:
-            owners = set(session.scalars(select(Adaptation.owner).where(Adaptation.state == RUNNING)))
+            owners = set(session.scalars(select(AdaptationRow.owner).where(AdaptationRow.state == RUNNING)))
         left = [*queue.dead_among(owners - {self._owner}), *({self._owner} & owners)]
         if not left:
             return
         with self._database.writing(bulk=True) as session:
-            held = update(Adaptation).where(Adaptation.state == RUNNING, Adaptation.owner.in_(left))
+            held = update(AdaptationRow).where(AdaptationRow.state == RUNNING, AdaptationRow.owner.in_(left))
             if not failed:  # the room was closed, or the database unreachable: not the fault of this attempt
-                own = held.where(Adaptation.owner == self._owner)
-                session.execute(own.values(attempts=Adaptation.attempts - 1))
+                own = held.where(AdaptationRow.owner == self._owner)
+                session.execute(own.values(attempts=AdaptationRow.attempts - 1))
             session.execute(held.values(state=QUEUED, owner="", looked=0))
 
-    def _take(self) -> Adaptation | None:
+    def _take(self) -> AdaptationRow | None:
         """Lease the one that has waited longest; one at which the program has died too often is given up."""
         with self._database.writing(bulk=True) as session:
-            chosen = select(Adaptation).where(_free()).order_by(Adaptation.id).limit(1)
+            chosen = select(AdaptationRow).where(_free()).order_by(AdaptationRow.id).limit(1)
             found = session.scalar(chosen.with_for_update(skip_locked=True))
             if found is None:
                 return None
@@ -480,10 +482,10 @@ class Fitter(queue.BackgroundThread):
                 return None
             found.state, found.owner, found.attempts = RUNNING, self._owner, found.attempts + 1
             found.leased_until, found.looked = time.time() + self._seconds, 0
-            found.present = session.get_one(Laboratory, found.laboratory_id).bundle
+            found.present = session.get_one(LaboratoryRow, found.laboratory_id).bundle
             return found
 
-    def _learn(self, task: Adaptation) -> None:
+    def _learn(self, task: AdaptationRow) -> None:
         models = self._models
         with self._database.reading() as session:
             cells = signed_cells(session, task.laboratory_id, models.own.manifest.classes)
@@ -504,48 +506,52 @@ class Fitter(queue.BackgroundThread):
         except (LeukoscopeError, MemoryError) as refused:
             words = str(refused) if isinstance(refused, LeukoscopeError) else "Needs more memory than there is."
             with self._database.writing(bulk=True) as session:
-                found = session.get_one(Adaptation, task.id, with_for_update=True)
+                found = session.get_one(AdaptationRow, task.id, with_for_update=True)
                 if self._mine(found):
                     self._fail(session, found, words)
         else:
             self._keep(task, made)
 
-    def _keep(self, task: Adaptation, made: Learned) -> None:
+    def _keep(self, task: AdaptationRow, made: FittedModel) -> None:
         """Store the new model; it answers nobody until an admin chooses it."""
         self._models.keep(made.bundle)
         with self._database.writing(bulk=True) as session:
-            found = session.get_one(Adaptation, task.id, with_for_update=True)
+            found = session.get_one(AdaptationRow, task.id, with_for_update=True)
             if not self._mine(found):
                 return
             manifest = made.bundle.manifest
-            session.add(Model(seal=manifest.seal, manifest=manifest.model_dump(mode="json")))
+            session.add(BundleRow(seal=manifest.seal, manifest=manifest.model_dump(mode="json")))
             found.state, found.finished, found.owner = DONE, now(), ""
             found.bundle, found.result, found.subjects = manifest.seal, made.result, made.subjects
-            program = Who(laboratory_id=found.laboratory_id)
+            program = Actor(laboratory_id=found.laboratory_id)
             detail = {"bundle": manifest.seal, "compared_with": found.present or self._models.own.manifest.seal}
             counts = {name: made.result["learned"][name] for name in ("cells", "cases", "subjects")}
             figures = brief(made.result)
             self._log.add(session, program, "fitted", kind="model", item=found.id, **detail, **counts, **figures)
 
-    def _fail(self, session: Session, found: Adaptation, words: str) -> None:
+    def _fail(self, session: Session, found: AdaptationRow, words: str) -> None:
         found.state, found.finished, found.owner, found.error = FAILED, now(), "", words
-        program = Who(laboratory_id=found.laboratory_id)
+        program = Actor(laboratory_id=found.laboratory_id)
         self._log.add(session, program, "could not fit", kind="model", item=found.id, reason=words)
 
-    def _mine(self, found: Adaptation) -> bool:
+    def _mine(self, found: AdaptationRow) -> bool:
         return found.state == RUNNING and found.owner == self._owner
 
     @contextmanager
-    def _held(self, task: Adaptation, *, total: int) -> Iterator[Callable[[], None]]:
+    def _held(self, task: AdaptationRow, *, total: int) -> Iterator[Callable[[], None]]:
         """Renew the lease while the block runs; yields what counts the cells that were looked at, and ends with us."""
         done, count = threading.Event(), Counter[str]()
 
         def renew() -> None:
             while not done.wait(min(self._seconds / 3, _LOOK_SECONDS)):
                 with contextlib.suppress(SQLAlchemyError), self._database.writing(bulk=True) as session:
-                    mine = (Adaptation.id == task.id, Adaptation.owner == self._owner, Adaptation.state == RUNNING)
+                    mine = (
+                        AdaptationRow.id == task.id,
+                        AdaptationRow.owner == self._owner,
+                        AdaptationRow.state == RUNNING,
+                    )
                     values = {"leased_until": time.time() + self._seconds, "looked": min(count["cells"], total)}
-                    session.execute(update(Adaptation).where(*mine).values(cells=total, **values))
+                    session.execute(update(AdaptationRow).where(*mine).values(cells=total, **values))
 
         def looked() -> None:
             if self._stopping.is_set():
@@ -566,8 +572,8 @@ class _StoppedError(Exception):
 
 
 def _free() -> Any:
-    lost = (Adaptation.state == RUNNING) & (Adaptation.leased_until < time.time())
-    return (Adaptation.state == QUEUED) | lost
+    lost = (AdaptationRow.state == RUNNING) & (AdaptationRow.leased_until < time.time())
+    return (AdaptationRow.state == QUEUED) | lost
 
 
 def brief(result: dict[str, Any]) -> dict[str, Any]:
@@ -579,12 +585,12 @@ def brief(result: dict[str, Any]) -> dict[str, Any]:
 # --- as the API shows it -------------------------------------------------------------------------------------------
 
 
-def etag_of(laboratory: Laboratory, models: Models) -> str:
+def etag_of(laboratory: LaboratoryRow, models: ModelRegistry) -> str:
     """Return what tells one choice of a model from every other."""
     return f"model-{laboratory.id}-{(laboratory.bundle or models.own.manifest.seal)[:16]}"
 
 
-def choose(session: Session, models: Models, laboratory: Laboratory, seal: str) -> Adaptation | None:
+def choose(session: Session, models: ModelRegistry, laboratory: LaboratoryRow, seal: str) -> AdaptationRow | None:
     """Let a model answer a laboratory from now on; returns its adaptation, None for the room's own.
 
     Raises:
@@ -592,8 +598,8 @@ def choose(session: Session, models: Models, laboratory: Laboratory, seal: str) 
     """
     found = None
     if seal != models.own.manifest.seal:
-        mine = (Adaptation.laboratory_id == laboratory.id, Adaptation.bundle == seal, Adaptation.state == DONE)
-        found = session.scalar(select(Adaptation).where(*mine).limit(1))
+        mine = (AdaptationRow.laboratory_id == laboratory.id, AdaptationRow.bundle == seal, AdaptationRow.state == DONE)
+        found = session.scalar(select(AdaptationRow).where(*mine).limit(1))
         if found is None:
             raise Refusal(
                 404, "not_found", f"There is no model {seal[:12]} here. Load the page again and choose again."
@@ -604,13 +610,13 @@ def choose(session: Session, models: Models, laboratory: Laboratory, seal: str) 
     return found
 
 
-def describe(session: Session, models: Models, laboratory: Laboratory) -> dict[str, Any]:
+def describe(session: Session, models: ModelRegistry, laboratory: LaboratoryRow) -> dict[str, Any]:
     """Return what could be learned from, the models there are with their figures, and which one answers."""
     lesson = lesson_of(session, models, laboratory.id)
     own, present = models.own.manifest, laboratory.bundle or models.own.manifest.seal
     judged = _cases_judged(session, laboratory.id)
-    query = select(Adaptation, Account.name).join(Account, Account.id == Adaptation.account_id)
-    rows = session.execute(query.where(Adaptation.laboratory_id == laboratory.id).order_by(Adaptation.id.desc()))
+    query = select(AdaptationRow, AccountRow.name).join(AccountRow, AccountRow.id == AdaptationRow.account_id)
+    rows = session.execute(query.where(AdaptationRow.laboratory_id == laboratory.id).order_by(AdaptationRow.id.desc()))
     return {
         "cells": {
             "classes": lesson.counts,
@@ -627,7 +633,7 @@ def describe(session: Session, models: Models, laboratory: Laboratory) -> dict[s
     }
 
 
-def _described(found: Adaptation, by: str, own: str, judged: dict[str, int]) -> dict[str, Any]:
+def _described(found: AdaptationRow, by: str, own: str, judged: dict[str, int]) -> dict[str, Any]:
     return {
         "id": found.id,
         "by": by,
@@ -647,9 +653,9 @@ def _described(found: Adaptation, by: str, own: str, judged: dict[str, int]) -> 
 
 def _cases_judged(session: Session, laboratory_id: int) -> dict[str, int]:
     """Return seal -> cases of the laboratory in which answers of this model stand."""
-    query = select(Prediction.bundle, func.count(func.distinct(Cell.case_id)))
-    query = query.join(Cell, Cell.prediction_id == Prediction.id).join(Case, Case.id == Cell.case_id)
-    rows = session.execute(query.where(Case.laboratory_id == laboratory_id).group_by(Prediction.bundle))
+    query = select(PredictionRow.bundle, func.count(func.distinct(CellRow.case_id)))
+    query = query.join(CellRow, CellRow.prediction_id == PredictionRow.id).join(CaseRow, CaseRow.id == CellRow.case_id)
+    rows = session.execute(query.where(CaseRow.laboratory_id == laboratory_id).group_by(PredictionRow.bundle))
     return {row[0]: row[1] for row in rows}
 
 

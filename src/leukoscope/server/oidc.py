@@ -23,7 +23,7 @@ from ..errors import LeukoscopeError, attempt, require
 from ..files import read_text
 from .accounts import laboratory_named, lock_account, revoke
 from .audit_log import take_turn
-from .database import ROLES, Account, Identity
+from .database import ROLES, AccountRow, IdentityRow
 from .settings import SingleSignOn, check_address
 
 CALLBACK = "/api/v1/session/oidc/callback"
@@ -47,7 +47,7 @@ class SignInProblem(LeukoscopeError):  # noqa: N818  # somebody is not let in; n
 
 
 @dataclass(frozen=True)
-class Begun:
+class PendingSignIn:
     """What a browser keeps while somebody is at the provider, to check that the answer is meant for it."""
 
     state: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -61,7 +61,7 @@ class Begun:
         return "~".join((self.state, self.nonce, self.verifier, self.then.encode().hex()))
 
     @classmethod
-    def of(cls, text: str) -> "Begun | None":
+    def of(cls, text: str) -> "PendingSignIn | None":
         """Return what `text` wrote; None for anything else."""
         parts = text.split("~")
         if len(parts) != 4 or not all(parts[:3]):
@@ -107,7 +107,7 @@ class Provider:
         self._kept: dict[str, tuple[float, Any]] = {}
         self._turns = threading.BoundedSemaphore(_ASKS_AT_ONCE)
 
-    def address_for(self, begun: Begun) -> str:
+    def address_for(self, begun: PendingSignIn) -> str:
         """Return where to send somebody who wants to sign in.
 
         Raises:
@@ -124,7 +124,7 @@ class Provider:
                 )
             return str(address)
 
-    def person(self, begun: Begun, answer: Mapping[str, str]) -> Person:
+    def person(self, begun: PendingSignIn, answer: Mapping[str, str]) -> Person:
         """Return who comes back from the provider with this answer: the query of the callback.
 
         Raises:
@@ -180,7 +180,7 @@ class Provider:
                 raise SignInProblem("untrusted", f"{name} is missing or no https address")
         return described
 
-    def _token(self, code: str, begun: Begun) -> dict[str, Any]:
+    def _token(self, code: str, begun: PendingSignIn) -> dict[str, Any]:
         import requests
         from authlib.common.errors import AuthlibBaseError
 
@@ -204,7 +204,7 @@ class Provider:
             raise SignInProblem("untrusted", "the answer to the code is no token") from None
         return token
 
-    def _claims(self, token: Mapping[str, Any], begun: Begun) -> dict[str, Any]:
+    def _claims(self, token: Mapping[str, Any], begun: PendingSignIn) -> dict[str, Any]:
         """Return the claims of a person, once the signature of the ID token and all it is for have been checked."""
         from authlib.oidc.core import CodeIDToken
         from joserfc import jwt
@@ -347,7 +347,7 @@ def _texts(value: Any) -> set[str]:
     return {value} if isinstance(value, str) else {each for each in value or () if isinstance(each, str)}
 
 
-def account_of(session: Session, person: Person) -> Account:
+def account_of(session: Session, person: Person) -> AccountRow:
     """Return the account of a person, made the first time, with the role and laboratory of now; its row is locked.
 
     It is never that of somebody with a password: a name alone is no evidence.
@@ -355,19 +355,19 @@ def account_of(session: Session, person: Person) -> Account:
     Raises:
         SignInProblem: an admin of the room has closed it, or its name is taken by two others.
     """
-    wanted = select(Identity.account_id).where(Identity.digest == person.identity)
+    wanted = select(IdentityRow.account_id).where(IdentityRow.digest == person.identity)
     number = session.scalar(wanted)
     if number is None:
         take_turn(session)  # two first sign-ins of one person at once make one account
         number = session.scalar(wanted)
     laboratory = laboratory_named(session, person.laboratory)
     if number is None:
-        account = Account(
+        account = AccountRow(
             name=_free_name(session, person), role=person.role, laboratory_id=laboratory.id, password="", active=True
         )
         session.add(account)
         session.flush()
-        session.add(Identity(digest=person.identity, account_id=account.id))
+        session.add(IdentityRow(digest=person.identity, account_id=account.id))
         session.flush()
         return account
     known = lock_account(session, number)
@@ -382,14 +382,14 @@ def account_of(session: Session, person: Person) -> Account:
 
 def _free_name(session: Session, person: Person) -> str:
     for name in (person.name, f"{person.name[:180]} ({person.identity[:8]})"):
-        if session.scalar(select(Account.id).where(Account.name == name)) is None:
+        if session.scalar(select(AccountRow.id).where(AccountRow.name == name)) is None:
             return name
     raise SignInProblem("name_taken", "both names are taken")
 
 
 def end_rights(session: Session, identity: str) -> int | None:
     """End the tokens and sessions of a person whom the provider no longer gives a role; return the account."""
-    number = session.scalar(select(Identity.account_id).where(Identity.digest == identity))
+    number = session.scalar(select(IdentityRow.account_id).where(IdentityRow.digest == identity))
     if number is not None and lock_account(session, number) is not None:
         revoke(session, number)
     return number

@@ -18,7 +18,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from .database import DONE, FAILED, QUEUED, RUNNING, Case, Job, Laboratory, Picture
+from .database import DONE, FAILED, QUEUED, RUNNING, CaseRow, ImageRow, JobRow, LaboratoryRow
 
 LOG = logging.getLogger("leukoscope.server")
 _PAUSE_SECONDS = 1.0  # after an error, until the next attempt
@@ -28,7 +28,7 @@ _ALONE = 2  # attempts after which an image is tried alone
 
 
 @dataclass(frozen=True)
-class Task:
+class LeasedJob:
     """A leased job."""
 
     job_id: int
@@ -120,31 +120,37 @@ def owner_name(part: str = "analysis") -> str:
 
 def enqueue_again(session: Session, images: Sequence[int]) -> None:
     """Queue images anew that were analysed before."""
-    session.execute(update(Picture).where(Picture.id.in_(images)).values(state=QUEUED, error=""))
-    session.execute(update(Job).where(Job.image_id.in_(images)).values(state=QUEUED, owner="", attempts=0))
+    session.execute(update(ImageRow).where(ImageRow.id.in_(images)).values(state=QUEUED, error=""))
+    session.execute(update(JobRow).where(JobRow.image_id.in_(images)).values(state=QUEUED, owner="", attempts=0))
 
 
-def enqueue(session: Session, images: Sequence[Picture], *, owner: str = "", seconds: float = 0) -> list[Task]:
+def enqueue(session: Session, images: Sequence[ImageRow], *, owner: str = "", seconds: float = 0) -> list[LeasedJob]:
     """Queue images for analysis; those that an owner looks at already are leased to it."""
     lease = {"state": RUNNING, "owner": owner, "attempts": 1, "leased_until": time.time() + seconds} if owner else {}
-    jobs = [Job(image_id=image.id, case_id=image.case_id, kind=image.kind, **lease) for image in images]
+    jobs = [JobRow(image_id=image.id, case_id=image.case_id, kind=image.kind, **lease) for image in images]
     session.add_all(jobs)
     session.flush()
     return [
-        Task(job.id, each.id, each.case_id, each.kind, each.digest, each.name, each.um_per_px, job.attempts)
+        LeasedJob(job.id, each.id, each.case_id, each.kind, each.digest, each.name, each.um_per_px, job.attempts)
         for job, each in zip(jobs, images, strict=True)
     ]
 
 
-def lease(session: Session, owner: str, *, most: int, seconds: float, young: bool = False) -> list[Task]:
+def lease(session: Session, owner: str, *, most: int, seconds: float, young: bool = False) -> list[LeasedJob]:
     """Take up to `most` jobs, the oldest first; to be committed before work on them begins.
 
     What did not come to an end twice comes alone, so that a picture at which the program dies takes no other with it,
     and not at all where only `young` jobs are asked for.
     """
-    free = (Job.state == QUEUED) | ((Job.state == RUNNING) & (Job.leased_until < time.time()))
-    wanted = free & (Job.attempts < _ALONE) if young else free
-    chosen = select(Job.id, Job.attempts).where(wanted).order_by(Job.id).limit(most).with_for_update(skip_locked=True)
+    free = (JobRow.state == QUEUED) | ((JobRow.state == RUNNING) & (JobRow.leased_until < time.time()))
+    wanted = free & (JobRow.attempts < _ALONE) if young else free
+    chosen = (
+        select(JobRow.id, JobRow.attempts)
+        .where(wanted)
+        .order_by(JobRow.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
     rows = session.execute(chosen).all()
     if any(row.attempts >= MOST_ATTEMPTS for row in rows):
         give_up(session)
@@ -154,88 +160,88 @@ def lease(session: Session, owner: str, *, most: int, seconds: float, young: boo
     together = [row.id for row in rows if row.attempts < _ALONE]
     ids = together if rows[0].attempts < _ALONE else [rows[0].id]
     session.execute(
-        update(Job)
-        .where(Job.id.in_(ids))
-        .values(state=RUNNING, owner=owner, attempts=Job.attempts + 1, leased_until=time.time() + seconds)
+        update(JobRow)
+        .where(JobRow.id.in_(ids))
+        .values(state=RUNNING, owner=owner, attempts=JobRow.attempts + 1, leased_until=time.time() + seconds)
         .execution_options(synchronize_session=False)
     )
-    picture = (Picture.kind, Picture.digest, Picture.name, Picture.um_per_px)
-    columns = (Job.id, Job.image_id, Job.case_id, *picture, Job.attempts, Laboratory.bundle)
-    query = select(*columns).join(Picture).join(Case, Case.id == Job.case_id)
-    query = query.join(Laboratory, Laboratory.id == Case.laboratory_id)
-    tasks = session.execute(query.where(Job.id.in_(ids)).order_by(Job.id))
-    return [Task(*row) for row in tasks]
+    picture = (ImageRow.kind, ImageRow.digest, ImageRow.name, ImageRow.um_per_px)
+    columns = (JobRow.id, JobRow.image_id, JobRow.case_id, *picture, JobRow.attempts, LaboratoryRow.bundle)
+    query = select(*columns).join(ImageRow).join(CaseRow, CaseRow.id == JobRow.case_id)
+    query = query.join(LaboratoryRow, LaboratoryRow.id == CaseRow.laboratory_id)
+    tasks = session.execute(query.where(JobRow.id.in_(ids)).order_by(JobRow.id))
+    return [LeasedJob(*row) for row in tasks]
 
 
 def renew(session: Session, owner: str, *, seconds: float) -> None:
     """Say that the owner is alive and still at work."""
     session.execute(
-        update(Job).where(Job.owner == owner, Job.state == RUNNING).values(leased_until=time.time() + seconds)
+        update(JobRow).where(JobRow.owner == owner, JobRow.state == RUNNING).values(leased_until=time.time() + seconds)
     )
 
 
-def lock_cases(session: Session, tasks: Sequence[Task]) -> None:
+def lock_cases(session: Session, tasks: Sequence[LeasedJob]) -> None:
     """Let nobody else change the cases of these jobs until this transaction ends: whoever does locks them first too.
 
     Always in one order: without it, two writers of PostgreSQL wait for each other.
     """
-    mine = Case.id.in_({task.case_id for task in tasks})
-    session.execute(select(Case.id).where(mine).order_by(Case.id).with_for_update(key_share=True))
+    mine = CaseRow.id.in_({task.case_id for task in tasks})
+    session.execute(select(CaseRow.id).where(mine).order_by(CaseRow.id).with_for_update(key_share=True))
 
 
-def note_finished(session: Session, tasks: Sequence[Task]) -> None:
+def note_finished(session: Session, tasks: Sequence[LeasedJob]) -> None:
     """Give cases a new version whose analysis has come to its end: who signs must have seen all of it.
 
     While it is under way, a case keeps its version, so that it can be deleted.
     """
-    mine = Case.id.in_({task.case_id for task in tasks})
-    open_ = select(Job.id).where(Job.case_id == Case.id, Job.state.in_((QUEUED, RUNNING)))
-    done = update(Case).where(mine, ~open_.exists()).values(version=Case.version + 1)
+    mine = CaseRow.id.in_({task.case_id for task in tasks})
+    open_ = select(JobRow.id).where(JobRow.case_id == CaseRow.id, JobRow.state.in_((QUEUED, RUNNING)))
+    done = update(CaseRow).where(mine, ~open_.exists()).values(version=CaseRow.version + 1)
     session.execute(done.execution_options(synchronize_session=False))
 
 
-def finish(session: Session, task: Task, owner: str, *, error: str = "") -> bool:
+def finish(session: Session, task: LeasedJob, owner: str, *, error: str = "") -> bool:
     """Book a job as done or failed; False where it is no longer the owner's, so that nothing may be stored."""
     state = FAILED if error else DONE
-    mine = (Job.id == task.job_id, Job.owner == owner, Job.state == RUNNING)
-    booked = session.execute(update(Job).where(*mine).values(state=state))
+    mine = (JobRow.id == task.job_id, JobRow.owner == owner, JobRow.state == RUNNING)
+    booked = session.execute(update(JobRow).where(*mine).values(state=state))
     if booked.rowcount != 1:  # type: ignore[attr-defined]
         return False
-    session.execute(update(Picture).where(Picture.id == task.image_id).values(state=state, error=error))
+    session.execute(update(ImageRow).where(ImageRow.id == task.image_id).values(state=state, error=error))
     return True
 
 
 def hand_back(session: Session, owner: str, *, counts: bool) -> None:
     """Give the jobs of an owner back to the queue; `counts` when one of them may have broken the program."""
-    mine = (Job.owner == owner, Job.state == RUNNING)
-    attempts = Job.attempts if counts else Job.attempts - 1
-    session.execute(update(Job).where(*mine).values(state=QUEUED, owner="", attempts=attempts))
+    mine = (JobRow.owner == owner, JobRow.state == RUNNING)
+    attempts = JobRow.attempts if counts else JobRow.attempts - 1
+    session.execute(update(JobRow).where(*mine).values(state=QUEUED, owner="", attempts=attempts))
 
 
 def free_the_dead(session: Session) -> int:
     """Queue again what processes of this machine held that are no longer there; return how many jobs."""
-    dead = dead_among(session.scalars(select(Job.owner).where(Job.state == RUNNING).distinct()))
+    dead = dead_among(session.scalars(select(JobRow.owner).where(JobRow.state == RUNNING).distinct()))
     if not dead:
         return 0
-    held = (Job.state == RUNNING, Job.owner.in_(dead))
-    freed = session.execute(update(Job).where(*held).values(state=QUEUED, owner=""))
+    held = (JobRow.state == RUNNING, JobRow.owner.in_(dead))
+    freed = session.execute(update(JobRow).where(*held).values(state=QUEUED, owner=""))
     return int(freed.rowcount)  # type: ignore[attr-defined]
 
 
 def give_up(session: Session) -> None:
     """Fail jobs at which the program has died too often."""
-    free = (Job.state == QUEUED) | ((Job.state == RUNNING) & (Job.leased_until < time.time()))
-    hopeless = select(Job.image_id).where(free, Job.attempts >= MOST_ATTEMPTS)
+    free = (JobRow.state == QUEUED) | ((JobRow.state == RUNNING) & (JobRow.leased_until < time.time()))
+    hopeless = select(JobRow.image_id).where(free, JobRow.attempts >= MOST_ATTEMPTS)
     images = session.scalars(hopeless).all()
     if images:
         error = f"Given up after {MOST_ATTEMPTS} attempts that the program did not survive. Save the picture again."
-        session.execute(update(Job).where(Job.image_id.in_(images)).values(state=FAILED))
-        session.execute(update(Picture).where(Picture.id.in_(images)).values(state=FAILED, error=error))
+        session.execute(update(JobRow).where(JobRow.image_id.in_(images)).values(state=FAILED))
+        session.execute(update(ImageRow).where(ImageRow.id.in_(images)).values(state=FAILED, error=error))
 
 
 def depth(session: Session) -> dict[str, int]:
     """Return the number of jobs in each state."""
-    rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
+    rows = session.execute(select(JobRow.state, func.count()).group_by(JobRow.state))
     return dict.fromkeys((QUEUED, RUNNING, DONE, FAILED), 0) | dict(rows.all())
 
 

@@ -30,12 +30,12 @@ from .database import (
     SETTLED,
     SHAPES,
     THIRD,
-    Account,
-    Case,
-    Cell,
-    Prediction,
-    Reading,
-    Review,
+    AccountRow,
+    CaseRow,
+    CellRow,
+    PredictionRow,
+    ReadingRow,
+    ReviewRow,
     now,
 )
 from .refusals import Refusal, not_allowed
@@ -57,7 +57,7 @@ class View:
     """Whether they see only the cells on which two readers differ."""
 
 
-def view_of(session: Session, caller: Caller, case: Case) -> View:
+def view_of(session: Session, caller: Caller, case: CaseRow) -> View:
     """Return what a caller may see of a case."""
     blind = case.phase in BLIND
     first = case.phase == THIRD and _place_of(session, case.id, caller.account_id, round_=READING) is not None
@@ -66,44 +66,46 @@ def view_of(session: Session, caller: Caller, case: Case) -> View:
     return View(case.id, caller.account_id, round_, blind, not (blind and case.hide_model), third)
 
 
-def view_of_all(case: Case) -> View:
+def view_of_all(case: CaseRow) -> View:
     """Return what the laboratory itself holds of a case whose readers have finished, as it is handed to others."""
     check_unblind(case)
     return View(case.id, 0, READING, own=False, model=True, disputed=False)
 
 
-def round_of(case: Case) -> str:
+def round_of(case: CaseRow) -> str:
     """Return the round to which an answer belongs that is given now."""
     return {FREE: READING, READING: READING, THIRD: THIRD}.get(case.phase, CONSENSUS)
 
 
 def last_words(*where: Any) -> Select[Any]:
     """Return the ids of the reviews that nobody took back, the last of each reader, cell and round."""
-    said = (Review.undone.is_(False), Review.label.not_in(SHAPES))
-    query = select(func.max(Review.id)).where(*said, *where).correlate(None)
-    return query.group_by(Review.cell_id, Review.account_id, Review.round)
+    said = (ReviewRow.undone.is_(False), ReviewRow.label.not_in(SHAPES))
+    query = select(func.max(ReviewRow.id)).where(*said, *where).correlate(None)
+    return query.group_by(ReviewRow.cell_id, ReviewRow.account_id, ReviewRow.round)
 
 
-def _place_of(session: Session, case_id: int, account_id: int, *, round_: str) -> Reading | None:
+def _place_of(session: Session, case_id: int, account_id: int, *, round_: str) -> ReadingRow | None:
     """Return somebody's place in a round, unless it was released."""
-    mine = (Reading.case_id == case_id, Reading.account_id == account_id, Reading.released.is_(None))
-    return session.scalar(select(Reading).where(*mine, Reading.round == round_))
+    mine = (ReadingRow.case_id == case_id, ReadingRow.account_id == account_id, ReadingRow.released.is_(None))
+    return session.scalar(select(ReadingRow).where(*mine, ReadingRow.round == round_))
 
 
-def _places(session: Session, case_id: int, *, round_: str) -> list[tuple[Reading, str]]:
+def _places(session: Session, case_id: int, *, round_: str) -> list[tuple[ReadingRow, str]]:
     """Return the places that are taken in a round, and by whom, in the order in which they were taken."""
-    query = select(Reading, Account.name).join(Account, Account.id == Reading.account_id)
-    query = query.where(Reading.case_id == case_id, Reading.round == round_, Reading.released.is_(None))
-    return [(row[0], row[1]) for row in session.execute(query.order_by(Reading.id))]
+    query = select(ReadingRow, AccountRow.name).join(AccountRow, AccountRow.id == ReadingRow.account_id)
+    query = query.where(ReadingRow.case_id == case_id, ReadingRow.round == round_, ReadingRow.released.is_(None))
+    return [(row[0], row[1]) for row in session.execute(query.order_by(ReadingRow.id))]
 
 
-def take_place(session: Session, caller: Caller, case: Case) -> Reading | None:
+def take_place(session: Session, caller: Caller, case: CaseRow) -> ReadingRow | None:
     """Return the caller's place as a reader of a case, taking one where they have none; None in a consensus session.
 
     Raises:
         Refusal: every place is taken, the caller has finished or read before (409), or may not settle (403).
     """
-    mine = session.scalar(select(Reading).where(Reading.case_id == case.id, Reading.account_id == caller.account_id))
+    mine = session.scalar(
+        select(ReadingRow).where(ReadingRow.case_id == case.id, ReadingRow.account_id == caller.account_id)
+    )
     if case.phase not in (FREE, *BLIND):
         if (mine is None or mine.released) and not caller.may(REVIEWER):
             raise not_allowed(REVIEWER)
@@ -119,14 +121,14 @@ def take_place(session: Session, caller: Caller, case: Case) -> Reading | None:
         names = " and ".join(name for _, name in taken)
         raise Refusal(409, "no_place", f"Case {case.id} is read by {names}. A reviewer can release a place.")
     if mine is None:
-        mine = Reading(case_id=case.id, account_id=caller.account_id, round=round_)
+        mine = ReadingRow(case_id=case.id, account_id=caller.account_id, round=round_)
         session.add(mine)
     mine.round, mine.released, mine.finished = round_, None, None
     session.flush()
     return mine
 
 
-def _has_finished(case: Case) -> Refusal:
+def _has_finished(case: CaseRow) -> Refusal:
     cure = (
         "A third reader reads the cells on which two differ."
         if case.phase == THIRD
@@ -136,8 +138,15 @@ def _has_finished(case: Case) -> Refusal:
 
 
 def say(
-    session: Session, caller: Caller, case: Case, cell: Cell, label: str, *, note: str = "", batch: int | None = None
-) -> tuple[Review, dict[str, Any]]:
+    session: Session,
+    caller: Caller,
+    case: CaseRow,
+    cell: CellRow,
+    label: str,
+    *,
+    note: str = "",
+    batch: int | None = None,
+) -> tuple[ReviewRow, dict[str, Any]]:
     """Keep an answer; return it, and for the log what it takes the place of: {"old", "old_reader"}, empty for nothing.
 
     REMOVED takes a cell off the pages until that is undone; DRAWN, of a new cell, puts it there until that is undone.
@@ -146,7 +155,7 @@ def say(
     take_place(session, caller, case)
     view = view_of(session, caller, case)
     before = _before(session, view, cell)
-    said = Review(
+    said = ReviewRow(
         cell_id=cell.id,
         case_id=case.id,
         account_id=caller.account_id,
@@ -167,10 +176,10 @@ def say(
 
 
 def say_all(
-    session: Session, caller: Caller, case: Case, labels: Sequence[tuple[Cell, str]], *, note: str = ""
-) -> list[tuple[Review, dict[str, Any]]]:
+    session: Session, caller: Caller, case: CaseRow, labels: Sequence[tuple[CellRow, str]], *, note: str = ""
+) -> list[tuple[ReviewRow, dict[str, Any]]]:
     """Keep the answers to several cells, which are taken back together; return each as `say` does."""
-    said: list[tuple[Review, dict[str, Any]]] = []
+    said: list[tuple[ReviewRow, dict[str, Any]]] = []
     for cell, label in labels:
         said.append(say(session, caller, case, cell, label, note=note, batch=said[0][0].id if said else None))
     first = said[0][0]
@@ -179,46 +188,48 @@ def say_all(
     return said
 
 
-def _before(session: Session, view: View, cell: Cell) -> dict[str, Any]:
+def _before(session: Session, view: View, cell: CellRow) -> dict[str, Any]:
     """Return the answer whose place another one takes: one's own where one reads blind, else the one that stands."""
     if view.own:
-        mine = last_words(Review.cell_id == cell.id, Review.account_id == view.account_id, Review.round == view.round)
-        query = select(Review.label, Account.name).join(Account).where(Review.id.in_(mine))
+        mine = last_words(
+            ReviewRow.cell_id == cell.id, ReviewRow.account_id == view.account_id, ReviewRow.round == view.round
+        )
+        query = select(ReviewRow.label, AccountRow.name).join(AccountRow).where(ReviewRow.id.in_(mine))
     else:
-        query = select(Review.label, Account.name).join(Account).where(Review.id == cell.review_id)
+        query = select(ReviewRow.label, AccountRow.name).join(AccountRow).where(ReviewRow.id == cell.review_id)
     row = session.execute(query).first()
     return {"old": row.label, "old_reader": row.name} if row else {"old": "", "old_reader": ""}
 
 
-def _shown(session: Session, view: View, cell: Cell) -> dict[str, Any]:
+def _shown(session: Session, view: View, cell: CellRow) -> dict[str, Any]:
     """Return what a reader has before them: version of the cell, the model's word, ids of the reviews of others."""
     shown: dict[str, Any] = {"version": cell.version, "model": None, "reviews": []}
     if view.model and cell.prediction_id:
-        said = session.get_one(Prediction, cell.prediction_id)
+        said = session.get_one(PredictionRow, cell.prediction_id)
         shown["model"] = {"prediction": said.id, "decision": said.decision, "type": said.type, "bundle": said.bundle}
     if not view.own:
-        others = last_words(Review.cell_id == cell.id, Review.account_id != view.account_id)
+        others = last_words(ReviewRow.cell_id == cell.id, ReviewRow.account_id != view.account_id)
         shown["reviews"] = sorted(session.scalars(others))
     return shown
 
 
-def last_reviews(session: Session, caller: Caller, case: Case) -> list[Review]:
+def last_reviews(session: Session, caller: Caller, case: CaseRow) -> list[ReviewRow]:
     """Return what the caller said last in this round of a case and has not taken back: one review, or a batch."""
-    own = (Review.case_id == case.id, Review.account_id == caller.account_id, Review.undone.is_(False))
-    query = select(Review).where(*own, Review.round == round_of(case)).order_by(Review.id.desc())
+    own = (ReviewRow.case_id == case.id, ReviewRow.account_id == caller.account_id, ReviewRow.undone.is_(False))
+    query = select(ReviewRow).where(*own, ReviewRow.round == round_of(case)).order_by(ReviewRow.id.desc())
     last = session.scalar(query.limit(1))
     if last is None or last.batch is None:
         return [last] if last else []
-    return list(session.scalars(query.where(Review.batch == last.batch)))
+    return list(session.scalars(query.where(ReviewRow.batch == last.batch)))
 
 
-def undo(session: Session, caller: Caller, case: Case, last: Sequence[Review]) -> list[Cell]:
+def undo(session: Session, caller: Caller, case: CaseRow, last: Sequence[ReviewRow]) -> list[CellRow]:
     """Take reviews back; return their cells. Refuses as `take_place` does: who has finished takes back nothing."""
     take_place(session, caller, case)
     for review in last:
         review.undone = True
     session.flush()
-    cells = [session.get_one(Cell, review.cell_id) for review in last]
+    cells = [session.get_one(CellRow, review.cell_id) for review in last]
     for cell, review in zip(cells, last, strict=True):
         if review.label in SHAPES:
             cell.removed, cell.version = _is_gone(session, cell), cell.version + 1
@@ -228,45 +239,51 @@ def undo(session: Session, caller: Caller, case: Case, last: Sequence[Review]) -
     return cells
 
 
-def _is_gone(session: Session, cell: Cell) -> bool:
+def _is_gone(session: Session, cell: CellRow) -> bool:
     """Return whether somebody has taken a cell away, or has taken back that it was drawn in the place of others."""
-    taken = (Review.label == REMOVED) & Review.undone.is_(False)
-    never = (Review.label == DRAWN) & Review.undone
-    return session.scalar(select(Review.id).where(Review.cell_id == cell.id, taken | never).limit(1)) is not None
+    taken = (ReviewRow.label == REMOVED) & ReviewRow.undone.is_(False)
+    never = (ReviewRow.label == DRAWN) & ReviewRow.undone
+    return session.scalar(select(ReviewRow.id).where(ReviewRow.cell_id == cell.id, taken | never).limit(1)) is not None
 
 
 # --- what stands ---------------------------------------------------------------------------------------------------
 
 
-def stand(session: Session, case: Case, cell: Cell) -> None:
+def stand(session: Session, case: CaseRow, cell: CellRow) -> None:
     """Let the answer that counts stand for a cell; none while its readers are blind to each other."""
     if case.phase == FREE:
-        left = (Review.cell_id == cell.id, Review.undone.is_(False), Review.label.not_in(SHAPES))
-        last = session.scalar(select(Review).where(*left).order_by(Review.id.desc()).limit(1))
+        left = (ReviewRow.cell_id == cell.id, ReviewRow.undone.is_(False), ReviewRow.label.not_in(SHAPES))
+        last = session.scalar(select(ReviewRow).where(*left).order_by(ReviewRow.id.desc()).limit(1))
         _set(cell, last)
     elif case.phase not in BLIND:
         _set(cell, _agreed(_counting(session, case, cell.id).get(cell.id, []), case))
     session.flush()
 
 
-def _set(cell: Cell, review: Review | None) -> None:
+def _set(cell: CellRow, review: ReviewRow | None) -> None:
     cell.label, cell.review_id = (review.label, review.id) if review else ("", None)
 
 
-def _counting(session: Session, case: Case, cell_id: int | None = None) -> dict[int, list[Review]]:
+def _counting(session: Session, case: CaseRow, cell_id: int | None = None) -> dict[int, list[ReviewRow]]:
     """Return the answers that count, by cell: of readers who have finished, and of consensus sessions."""
-    where = [Review.case_id == case.id] + ([Review.cell_id == cell_id] if cell_id else [])
-    place = (Reading.case_id == Review.case_id, Reading.account_id == Review.account_id, Reading.round == Review.round)
-    finished = select(Reading.id).where(*place, Reading.released.is_(None), Reading.finished.is_not(None)).exists()
-    counts = finished | (Review.round == CONSENSUS)
-    query = select(Review).where(Review.id.in_(last_words(*where)), counts).order_by(Review.id)
-    found: dict[int, list[Review]] = defaultdict(list)
+    where = [ReviewRow.case_id == case.id] + ([ReviewRow.cell_id == cell_id] if cell_id else [])
+    place = (
+        ReadingRow.case_id == ReviewRow.case_id,
+        ReadingRow.account_id == ReviewRow.account_id,
+        ReadingRow.round == ReviewRow.round,
+    )
+    finished = (
+        select(ReadingRow.id).where(*place, ReadingRow.released.is_(None), ReadingRow.finished.is_not(None)).exists()
+    )
+    counts = finished | (ReviewRow.round == CONSENSUS)
+    query = select(ReviewRow).where(ReviewRow.id.in_(last_words(*where)), counts).order_by(ReviewRow.id)
+    found: dict[int, list[ReviewRow]] = defaultdict(list)
     for review in session.scalars(query):
         found[review.cell_id].append(review)
     return found
 
 
-def _agreed(answers: Iterable[Review], case: Case) -> Review | None:
+def _agreed(answers: Iterable[ReviewRow], case: CaseRow) -> ReviewRow | None:
     """Return the answer that stands among those of one cell: of the last consensus, else the one that enough gave."""
     answers = list(answers)
     consensus = [each for each in answers if each.round == CONSENSUS]
@@ -277,7 +294,7 @@ def _agreed(answers: Iterable[Review], case: Case) -> Review | None:
     return next((each for each in answers if given[each.label] >= enough), None)
 
 
-def settle_phase(session: Session, case: Case) -> None:
+def settle_phase(session: Session, case: CaseRow) -> None:
     """Bring the phase of a case, and what stands for its cells, up to date with who has finished."""
     before = case.phase
     case.phase = _phase(session, case)
@@ -287,7 +304,7 @@ def settle_phase(session: Session, case: Case) -> None:
     session.flush()
 
 
-def _phase(session: Session, case: Case) -> str:
+def _phase(session: Session, case: CaseRow) -> str:
     if case.readers == 1 and not case.hide_model:
         return FREE
     places = _places(session, case.id, round_=READING)
@@ -303,20 +320,20 @@ def _phase(session: Session, case: Case) -> str:
 
 def unsettled(session: Session, case_id: int) -> int:
     """Return on how many cells of a case the readers differ, with nothing settled yet."""
-    open_ = (Cell.case_id == case_id, Cell.removed.is_(False), Cell.disputed, Cell.label == "")
-    return session.scalar(select(func.count()).select_from(Cell).where(*open_)) or 0
+    open_ = (CellRow.case_id == case_id, CellRow.removed.is_(False), CellRow.disputed, CellRow.label == "")
+    return session.scalar(select(func.count()).select_from(CellRow).where(*open_)) or 0
 
 
-def _stand_all(session: Session, case: Case) -> None:
+def _stand_all(session: Session, case: CaseRow) -> None:
     """Let what counts stand for every cell of a case, and note where the readers differ."""
     session.flush()
     if case.phase == FREE:
-        for cell in session.scalars(select(Cell).where(Cell.case_id == case.id)):
+        for cell in session.scalars(select(CellRow).where(CellRow.case_id == case.id)):
             cell.disputed = False
             stand(session, case, cell)
         return
     answers = {} if case.phase == READING else _counting(session, case)
-    for cell in session.scalars(select(Cell).where(Cell.case_id == case.id)):
+    for cell in session.scalars(select(CellRow).where(CellRow.case_id == case.id)):
         given = answers.get(cell.id, [])
         first = [each.label for each in given if each.round == READING]
         cell.disputed = bool(first) and (len(first) < case.readers or len(set(first)) > 1)
@@ -327,7 +344,7 @@ def _stand_all(session: Session, case: Case) -> None:
 # --- finishing, releasing, asking for readers ------------------------------------------------------------------------
 
 
-def finish(session: Session, caller: Caller, case: Case) -> None:
+def finish(session: Session, caller: Caller, case: CaseRow) -> None:
     """Note that the caller has read what they wanted to read; when all have, the answers are opened.
 
     Raises:
@@ -340,14 +357,14 @@ def finish(session: Session, caller: Caller, case: Case) -> None:
         settle_phase(session, case)
 
 
-def go_on(session: Session, caller: Caller, case: Case) -> None:
+def go_on(session: Session, caller: Caller, case: CaseRow) -> None:
     """Take the caller's finish back; refused once the answers are open (409)."""
     place = _own_place(session, caller, case)
     place.finished = None
     session.flush()
 
 
-def _own_place(session: Session, caller: Caller, case: Case) -> Reading:
+def _own_place(session: Session, caller: Caller, case: CaseRow) -> ReadingRow:
     if case.phase not in BLIND:
         text = (
             f"Case {case.id} has one reader, who need not finish: sign it off."
@@ -361,7 +378,7 @@ def _own_place(session: Session, caller: Caller, case: Case) -> Reading:
     return place
 
 
-def release(session: Session, case: Case, account_id: int) -> str:
+def release(session: Session, case: CaseRow, account_id: int) -> str:
     """Give a reader's place back, so that somebody else can take it; their answers are kept and no longer count.
 
     Returns:
@@ -380,7 +397,7 @@ def release(session: Session, case: Case, account_id: int) -> str:
 
 
 def ask_for(
-    session: Session, case: Case, *, readers: int | None, hide_model: bool | None, settling: str | None
+    session: Session, case: CaseRow, *, readers: int | None, hide_model: bool | None, settling: str | None
 ) -> dict[str, Any]:
     """Change how a case is to be read; return what has changed, for the log.
 
@@ -403,7 +420,7 @@ def ask_for(
     return told
 
 
-def _check_fewer(session: Session, case: Case, readers: int) -> None:
+def _check_fewer(session: Session, case: CaseRow, readers: int) -> None:
     people = [name for _, name in _places(session, case.id, round_=READING)]
     if len(people) > readers:
         names = " and ".join(people)
@@ -415,12 +432,12 @@ def _check_fewer(session: Session, case: Case, readers: int) -> None:
         )
 
 
-def check_shapes(session: Session, case: Case) -> None:
+def check_shapes(session: Session, case: CaseRow) -> None:
     """Refuse to add, redraw or remove cells and images of a case whose readers must all read the same (409)."""
     if case.phase == FREE:
         return
-    begun = (Review.case_id == case.id, Review.label.not_in(SHAPES))
-    if session.scalar(select(Review.id).where(*begun).limit(1)) is not None:
+    begun = (ReviewRow.case_id == case.id, ReviewRow.label.not_in(SHAPES))
+    if session.scalar(select(ReviewRow.id).where(*begun).limit(1)) is not None:
         text = (
             f"Case {case.id} is read by several people, who must all read the same cells, and reading has begun. "
             'Say "not a cell" where there is none.'
@@ -428,22 +445,22 @@ def check_shapes(session: Session, case: Case) -> None:
         raise Refusal(409, "being_read", text)
 
 
-def check_grows(session: Session, case: Case) -> None:
+def check_grows(session: Session, case: CaseRow) -> None:
     """Refuse images for a case that somebody has finished reading (409)."""
-    done = (Reading.case_id == case.id, Reading.finished.is_not(None), Reading.released.is_(None))
-    if case.phase != FREE and session.scalar(select(Reading.id).where(*done).limit(1)) is not None:
+    done = (ReadingRow.case_id == case.id, ReadingRow.finished.is_not(None), ReadingRow.released.is_(None))
+    if case.phase != FREE and session.scalar(select(ReadingRow.id).where(*done).limit(1)) is not None:
         text = f"Somebody has finished reading case {case.id}, so nothing can be added. Make another case for the rest."
         raise Refusal(409, "finished", text)
 
 
-def check_unblind(case: Case) -> None:
+def check_unblind(case: CaseRow) -> None:
     """Refuse to hand out answers while readers are blind to each other (409)."""
     if case.phase in BLIND:
         text = f"Case {case.id} is being read blind. Its answers are open when its readers have finished."
         raise Refusal(409, "blind", text)
 
 
-def check_settled(session: Session, case: Case) -> None:
+def check_settled(session: Session, case: CaseRow) -> None:
     """Refuse to sign off a case whose readers have not finished, or differ (409)."""
     check_unblind(case)
     if case.phase == CONSENSUS:
@@ -455,11 +472,13 @@ def check_settled(session: Session, case: Case) -> None:
 # --- as the API shows it ---------------------------------------------------------------------------------------------
 
 
-def describe(session: Session, caller: Caller, case: Case) -> dict[str, Any]:
+def describe(session: Session, caller: Caller, case: CaseRow) -> dict[str, Any]:
     """Return how a case is read: what was asked for, by whom it is read, how far they are, what the caller may do."""
     read = _numbers_read(session, case.id)
-    query = select(Reading, Account.name, Account.active).join(Account, Account.id == Reading.account_id)
-    rows = session.execute(query.where(Reading.case_id == case.id).order_by(Reading.id)).all()
+    query = select(ReadingRow, AccountRow.name, AccountRow.active).join(
+        AccountRow, AccountRow.id == ReadingRow.account_id
+    )
+    rows = session.execute(query.where(ReadingRow.case_id == case.id).order_by(ReadingRow.id)).all()
     people = [
         {
             "account": row[0].account_id,
@@ -489,7 +508,7 @@ def describe(session: Session, caller: Caller, case: Case) -> dict[str, Any]:
     }
 
 
-def _free(case: Case, people: Sequence[dict[str, Any]]) -> int:
+def _free(case: CaseRow, people: Sequence[dict[str, Any]]) -> int:
     """Return how many places nobody has taken."""
     round_ = round_of(case)
     taken = len([each for each in people if each["round"] == round_ and not each["released"]])
@@ -499,17 +518,21 @@ def _free(case: Case, people: Sequence[dict[str, Any]]) -> int:
 
 def _numbers_read(session: Session, case_id: int) -> dict[tuple[int, str], int]:
     """Return how many cells each account has read, by account and round."""
-    words = last_words(Review.case_id == case_id)
-    query = select(Review.account_id, Review.round, func.count()).join(Cell, Cell.id == Review.cell_id)
-    query = query.where(Review.id.in_(words), Cell.removed.is_(False)).group_by(Review.account_id, Review.round)
+    words = last_words(ReviewRow.case_id == case_id)
+    query = select(ReviewRow.account_id, ReviewRow.round, func.count()).join(CellRow, CellRow.id == ReviewRow.cell_id)
+    query = query.where(ReviewRow.id.in_(words), CellRow.removed.is_(False)).group_by(
+        ReviewRow.account_id, ReviewRow.round
+    )
     return {(row[0], row[1]): row[2] for row in session.execute(query)}
 
 
 def own_numbers(session: Session, caller: Caller, ids: Sequence[int]) -> dict[int, int]:
     """Return how many cells of cases the caller has read."""
-    words = last_words(Review.case_id.in_(ids), Review.account_id == caller.account_id)
-    query = select(Review.case_id, func.count(func.distinct(Review.cell_id))).join(Cell, Cell.id == Review.cell_id)
-    query = query.where(Review.id.in_(words), Cell.removed.is_(False)).group_by(Review.case_id)
+    words = last_words(ReviewRow.case_id.in_(ids), ReviewRow.account_id == caller.account_id)
+    query = select(ReviewRow.case_id, func.count(func.distinct(ReviewRow.cell_id))).join(
+        CellRow, CellRow.id == ReviewRow.cell_id
+    )
+    query = query.where(ReviewRow.id.in_(words), CellRow.removed.is_(False)).group_by(ReviewRow.case_id)
     return {row[0]: row[1] for row in session.execute(query)}
 
 
@@ -518,10 +541,15 @@ def answers_of(session: Session, view: View, cells: Sequence[int] | None = None)
 
     One's own where one reads blind.
     """
-    where = [Review.case_id == view.case_id] + ([] if cells is None else [Review.cell_id.in_(cells)])
+    where = [ReviewRow.case_id == view.case_id] + ([] if cells is None else [ReviewRow.cell_id.in_(cells)])
     if view.own:
-        where += [Review.account_id == view.account_id, Review.round == view.round]
-    query = select(Review, Account.name).join(Account).where(Review.id.in_(last_words(*where))).order_by(Review.id)
+        where += [ReviewRow.account_id == view.account_id, ReviewRow.round == view.round]
+    query = (
+        select(ReviewRow, AccountRow.name)
+        .join(AccountRow)
+        .where(ReviewRow.id.in_(last_words(*where)))
+        .order_by(ReviewRow.id)
+    )
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for review, name in session.execute(query):
         found[review.cell_id].append(
@@ -532,10 +560,14 @@ def answers_of(session: Session, view: View, cells: Sequence[int] | None = None)
 
 def history(session: Session, view: View, *, cell_id: int | None = None) -> list[dict[str, Any]]:
     """Return every answer that was ever given, of one cell or of the whole case, with what was shown to its reader."""
-    where = [Review.case_id == view.case_id] + ([Review.cell_id == cell_id] if cell_id else [])
+    where = [ReviewRow.case_id == view.case_id] + ([ReviewRow.cell_id == cell_id] if cell_id else [])
     if view.own:
-        where.append(Review.account_id == view.account_id)
-    query = select(Review, Account.name, Cell.number).join(Account).join(Cell, Cell.id == Review.cell_id)
+        where.append(ReviewRow.account_id == view.account_id)
+    query = (
+        select(ReviewRow, AccountRow.name, CellRow.number)
+        .join(AccountRow)
+        .join(CellRow, CellRow.id == ReviewRow.cell_id)
+    )
     return [
         {
             "review": review.id,
@@ -548,5 +580,5 @@ def history(session: Session, view: View, *, cell_id: int | None = None) -> list
             "undone": review.undone,
             "shown": review.shown,
         }
-        for review, name, number in session.execute(query.where(*where).order_by(Review.id))
+        for review, name, number in session.execute(query.where(*where).order_by(ReviewRow.id))
     ]

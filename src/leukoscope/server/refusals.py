@@ -52,7 +52,7 @@ def again() -> Refusal:
 
 
 @dataclass(frozen=True)
-class Seen:
+class IfMatch:
     """The states that a caller has seen and wants to change, from the header If-Match."""
 
     etags: frozenset[str] = frozenset()
@@ -127,7 +127,7 @@ Settling = Literal["third", "consensus"]
 Answer = dict[str, Any]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """Base of what is sent: closed to names that it does not know."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -19,11 +19,11 @@ from .analysis import remember_bundle
 from .audit_log import AuditLog
 from .database import Database
 from .hospital import Sender
-from .learning import Models
+from .learning import ModelRegistry
 from .oidc import Provider
 from .sandbox import Sandbox
-from .settings import Serving
-from .store import Pictures, make_private
+from .settings import RoomSettings
+from .store import PictureStore, make_private
 from .summary import labels_of, titles_of
 from .worker import Worker
 
@@ -31,7 +31,7 @@ LOG = logging.getLogger("leukoscope.server")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 15, 60)
 
 
-class Measures:
+class Metrics:
     """The counters of one process."""
 
     def __init__(self) -> None:
@@ -64,17 +64,17 @@ class Measures:
 class Room:
     """A reading room that is ready to open."""
 
-    settings: Serving
+    settings: RoomSettings
     database: Database
-    pictures: Pictures
+    pictures: PictureStore
     log: AuditLog
     predictor: Predictor
     """The model that the room was opened with."""
-    models: Models
+    models: ModelRegistry
     """It, and those that laboratories have adapted: `models.of` says which one answers."""
     worker: Worker
     sandbox: Sandbox
-    measures: Measures
+    measures: Metrics
     attempts: Attempts
     token: OneTimeToken | None
     """Of the start; None where accounts have passwords."""
@@ -96,7 +96,7 @@ class Room:
         self.database.close()
 
 
-def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None) -> Room:
+def open_room(settings: RoomSettings, *, counted: Callable[[int], None] | None = None) -> Room:
     """Open what a server needs, and check that it may be opened; `counted` is told of cells that were analysed.
 
     Raises:
@@ -110,7 +110,7 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
     check_keys(settings.keys, predictor.manifest)
     if make_private(settings.data):
         LOG.warning("%s could be read by others on this machine; it is closed to them now (700).", settings.data)
-    database, pictures, log = Database(settings.url), Pictures(settings.data), AuditLog(settings.data)
+    database, pictures, log = Database(settings.url), PictureStore(settings.data), AuditLog(settings.data)
     database.prepare()
     token = _enter(database, settings)
     with database.writing() as session:
@@ -118,7 +118,7 @@ def open_room(settings: Serving, *, counted: Callable[[int], None] | None = None
         remember_bundle(session, predictor)
     with database.reading() as session:
         log.note_head(session, at_once=True)
-    measures, models = Measures(), Models(predictor, settings.data)
+    measures, models = Metrics(), ModelRegistry(predictor, settings.data)
     worker = Worker(
         database,
         pictures,
@@ -171,7 +171,7 @@ def read_survival(folders: tuple[Path, ...]) -> dict[str, Any]:
     return {folder.resolve().name: read_model(folder) for folder in folders}
 
 
-def _enter(database: Database, settings: Serving) -> OneTimeToken | None:
+def _enter(database: Database, settings: RoomSettings) -> OneTimeToken | None:
     """Return the token of the start where only this machine can call and nobody has a password.
 
     Others may call where somebody has a password that makes accounts, or where a provider knows the people.

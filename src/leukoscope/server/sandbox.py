@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -36,10 +36,7 @@ from ..images.scale import stated_scale
 from ..progress import bound_memory
 from . import slides, store
 from .slides import SlideFacts
-from .store import Pictures, png
-
-if TYPE_CHECKING:
-    from .cases import Shown  # its database is of no use to the processes
+from .store import CellRegion, PictureStore, png
 
 MIB = 1 << 20
 _PIPE = subprocess.PIPE
@@ -57,7 +54,7 @@ class TooHeavyError(LeukoscopeError):
 
 
 @dataclass(frozen=True)
-class Taken:
+class DecodedImage:
     """A picture as it goes into the store."""
 
     picture: bytes
@@ -95,7 +92,7 @@ class Sandbox:
         self._slides = _Pool(1, self.light_bytes)
         self._heavy = _Pool(1, self.heavy_bytes)
 
-    def take(self, read: Callable[[], bytes], **how: Any) -> Taken:
+    def take(self, read: Callable[[], bytes], **how: Any) -> DecodedImage:
         """Decode a file; `read` brings its bytes when it is its turn, so that what waits takes no memory.
 
         Raises:
@@ -103,7 +100,7 @@ class Sandbox:
             Refusal: too much is being decoded just now.
         """
         facts, parts = self._ask({"task": "take", "how": how}, read)
-        return Taken(parts[0], identity=parts[1], **facts)
+        return DecodedImage(parts[0], identity=parts[1], **facts)
 
     def draw(self, what: str, path: Path, **how: Any) -> bytes:
         """Draw a stored picture with a function of `store`; a large one in a process.
@@ -120,13 +117,13 @@ class Sandbox:
         except ImageError as unusable:
             raise Refusal(422, "damaged", f"This picture cannot be drawn: it {unusable}") from None
 
-    def draw_cell(self, pictures: Pictures, shown: "Shown", *, side: int) -> bytes:
+    def draw_cell(self, pictures: PictureStore, region: CellRegion, *, side: int) -> bytes:
         """Return a cell as JPEG of at most `side` pixels, drawn once: in its field, or as it came where it has none.
 
         Raises:
             Refusal: as `draw`.
         """
-        digest, box, tiled = shown
+        digest, box, tiled = region
         path = pictures.path(digest)
 
         def draw() -> bytes:
@@ -136,9 +133,9 @@ class Sandbox:
                 return self.cut(self.pyramid(pictures, digest), box=box, side=side)
             return self.draw("region", path, side=side, box=box, beyond=True)
 
-        return pictures.drawn(digest, shown.named(side), draw)
+        return pictures.drawn(digest, region.name(side), draw)
 
-    def pyramid(self, pictures: Pictures, digest: str) -> Path:
+    def pyramid(self, pictures: PictureStore, digest: str) -> Path:
         """Return the pyramid of a picture that is no slide, made the first time that it is looked at."""
         return pictures.made(digest, "pyramid", partial(self.draw, "pyramid", pictures.path(digest)))
 
@@ -331,7 +328,7 @@ def _draw(what: str, path: Path, how: dict[str, Any], prepare: Prepare | None) -
 # --- what is done inside a process: decoding -------------------------------------------------------------------------
 
 
-def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, most_pixels: int) -> Taken:
+def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, most_pixels: int) -> DecodedImage:
     """Return the pixels of a file, and what else of it is kept.
 
     Raises:
@@ -363,7 +360,7 @@ def is_small(content: bytes) -> bool:
     return width * height <= _CERTAIN_PIXELS and len(content) < _CERTAIN_BYTES
 
 
-def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> Taken:
+def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> DecodedImage:
     pydicom = require("pydicom", feature="DICOM", extra="dicom")
     from ..interop.dicom import DicomImage
 
@@ -378,9 +375,9 @@ def _dicom(content: bytes, *, um_per_px: float | None, most_pixels: int) -> Take
 
 def _taken(
     pixels: RGB, kind: str, um_per_px: float | None, identity: bytes = b"", *, notes: Sequence[str] = ()
-) -> Taken:
+) -> DecodedImage:
     height, width = pixels.shape[:2]
-    return Taken(png(pixels), kind, width, height, um_per_px, identity, tuple(note for note in notes if note))
+    return DecodedImage(png(pixels), kind, width, height, um_per_px, identity, tuple(note for note in notes if note))
 
 
 def header_of(content: bytes) -> Any:

@@ -15,16 +15,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .accounts import Caller, caller_of_cookie, caller_of_token, has_people
 from .database import ADMIN, READ, REVIEW, REVIEWER, UPLOAD
-from .refusals import Refusal, Seen, answer_of, broken, not_allowed, too_large, unknown_caller
+from .refusals import IfMatch, Refusal, answer_of, broken, not_allowed, too_large, unknown_caller
 from .room import Room
-from .settings import Serving
+from .settings import RoomSettings
 
 HEAD_SECONDS = 10.0
 """From the first byte of a request, or the opening of its connection, to the end of its headers."""
 _MOST = 2000
 
 
-class HastyProtocol(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """HTTP of uvicorn, which itself waits for the headers of a request without end."""
 
     _patience: asyncio.TimerHandle | None = None
@@ -176,20 +176,20 @@ def _at_least(caller: Caller, role: str) -> Caller:
 _IF_MATCH = Header(description="The etag of what you saw and want to change, in quotation marks.", max_length=500)
 
 
-async def seen_of(if_match: Annotated[str | None, _IF_MATCH] = None) -> Seen:
+async def seen_of(if_match: Annotated[str | None, _IF_MATCH] = None) -> IfMatch:
     """Return which states the caller has seen; "*", whatever it may be, is not one."""
     given = (each.strip().removeprefix("W/").strip('"') for each in (if_match or "").split(","))
-    return Seen(frozenset(given) - {"", "*"}, given=bool(if_match))
+    return IfMatch(frozenset(given) - {"", "*"}, given=bool(if_match))
 
 
-TheRoom = Annotated[Room, Depends(room_of)]
-Saw = Annotated[Seen, Depends(seen_of)]
+CurrentRoom = Annotated[Room, Depends(room_of)]
+IfMatchHeader = Annotated[IfMatch, Depends(seen_of)]
 Me = Annotated[Caller, Depends(caller_of)]
 Reviewer = Annotated[Caller, Depends(_reviewer)]
 Admin = Annotated[Caller, Depends(_admin)]
 
 
-def secure_cookies(request: Request, settings: Serving) -> bool:
+def secure_cookies(request: Request, settings: RoomSettings) -> bool:
     """Tell whether a cookie may travel over TLS alone; on this machine there is no TLS, and no wire either."""
     return request.url.scheme == "https" or not (settings.local or settings.plain_http)
 
@@ -197,7 +197,7 @@ def secure_cookies(request: Request, settings: Serving) -> bool:
 class Guard:
     """The outermost layer: host names, sizes, and headers that every answer carries."""
 
-    def __init__(self, app: ASGIApp, *, settings: Serving) -> None:
+    def __init__(self, app: ASGIApp, *, settings: RoomSettings) -> None:
         self._app, self._settings = app, settings
         self._names = settings.names or (_HERE if settings.local else ())
 

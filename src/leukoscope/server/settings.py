@@ -181,7 +181,7 @@ def _beside(path: Path, secret: Path | None) -> Path | None:
     return (path.parent / secret).resolve()
 
 
-class Serving(Settings):
+class RoomSettings(Settings):
     """One reading room."""
 
     data: Path

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,21 @@ def make_private(data: Path) -> bool:
     return had_something
 
 
-class Pictures:
+class CellRegion(NamedTuple):
+    """The part of a stored picture that shows a cell."""
+
+    digest: str
+    box: Box | None = None
+    """left, top, width, height in pixels of the picture; None: all of it."""
+    tiled: bool = False
+    """Whether the picture is so large that it is drawn from its pyramid."""
+
+    def name(self, side: int) -> str:
+        """Return the name under which the drawing of this size is kept."""
+        return f"thumbnail-{side}" + (f"-{'-'.join(map(str, self.box))}" if self.box else "")
+
+
+class PictureStore:
     """Pictures on the disk by their digest."""
 
     def __init__(self, data: Path) -> None:

@@ -38,18 +38,18 @@ from .database import (
     READING,
     RUNNING,
     SETTLED,
-    Account,
-    Case,
-    Cell,
-    Laboratory,
-    Model,
-    Picture,
-    Prediction,
-    Reading,
-    Review,
+    AccountRow,
+    BundleRow,
+    CaseRow,
+    CellRow,
+    ImageRow,
+    LaboratoryRow,
+    PredictionRow,
+    ReadingRow,
+    ReviewRow,
 )
 from .readings import View
-from .settings import Serving
+from .settings import RoomSettings
 
 
 def labels_of(manifest: Manifest) -> tuple[str, ...]:
@@ -65,13 +65,13 @@ def titles_of(manifest: Manifest) -> dict[str, str]:
     return titles
 
 
-def counting_of(session: Session, laboratory_id: int, settings: Serving) -> Serving:
+def counting_of(session: Session, laboratory_id: int, settings: RoomSettings) -> RoomSettings:
     """Return the settings of the room with the order, goal and keys that a laboratory has set in the browser."""
-    own = session.get_one(Laboratory, laboratory_id).counting
+    own = session.get_one(LaboratoryRow, laboratory_id).counting
     return settings.model_copy(update={**own, **({"order": tuple(own["order"])} if "order" in own else {})})
 
 
-def differentials(session: Session, view: View, *, manifest: Manifest, settings: Serving) -> dict[str, Any] | None:
+def differentials(session: Session, view: View, *, manifest: Manifest, settings: RoomSettings) -> dict[str, Any] | None:
     """Return {"model", "readers"}: what each counted; None where the bundle that serves tells no types.
 
     Where the model is hidden it has counted nothing.
@@ -79,20 +79,20 @@ def differentials(session: Session, view: View, *, manifest: Manifest, settings:
     if not manifest.types:
         return None
     order, goal = checked_order(settings.order), settings.goal
-    by_model = _by_model(session, Cell.case_id == view.case_id, manifest) if view.model else Kinds()
+    by_model = _by_model(session, CellRow.case_id == view.case_id, manifest) if view.model else Kinds()
     model = differential(by_model, errors=errors_of(manifest, settings.point), order=order, goal=goal)
     readers = differential(_by_readers(session, view, manifest), order=order, goal=goal)
     return {"model": model.as_json(), "readers": readers.as_json()}
 
 
 def differential_of_image(
-    session: Session, image: Picture, *, manifest: Manifest, settings: Serving
+    session: Session, image: ImageRow, *, manifest: Manifest, settings: RoomSettings
 ) -> Differential | None:
     """Return what the model counted in one image; None where the bundle that serves tells no types."""
     if not manifest.types:
         return None
     errors, order = errors_of(manifest, settings.point), checked_order(settings.order)
-    kinds = _by_model(session, Cell.image_id == image.id, manifest)
+    kinds = _by_model(session, CellRow.image_id == image.id, manifest)
     return differential(kinds, errors=errors, order=order, goal=settings.goal)
 
 
@@ -100,12 +100,12 @@ def blood_of(
     session: Session, case_id: int, *, factor: float | None, image_id: int | None = None
 ) -> BloodSummary | None:
     """Return red cells and platelets of a case's fields, or of one of them; None where none were counted."""
-    there = (Cell.case_id == case_id, Cell.removed.is_(False))
-    white_of = _by_image(session, *there, Cell.type.in_(_WHITE))
-    large_of = _by_image(session, *there, Cell.type == "platelet")
-    images = select(Picture.id, Picture.facts).where(Picture.case_id == case_id).order_by(Picture.number)
+    there = (CellRow.case_id == case_id, CellRow.removed.is_(False))
+    white_of = _by_image(session, *there, CellRow.type.in_(_WHITE))
+    large_of = _by_image(session, *there, CellRow.type == "platelet")
+    images = select(ImageRow.id, ImageRow.facts).where(ImageRow.case_id == case_id).order_by(ImageRow.number)
     if image_id is not None:
-        images = images.where(Picture.id == image_id)
+        images = images.where(ImageRow.id == image_id)
     fields = [
         with_cells(FieldCount(**facts["blood"]), white=white_of.get(image, 0), large=large_of.get(image, 0))
         for image, facts in session.execute(images)
@@ -116,7 +116,7 @@ def blood_of(
 
 def _by_image(session: Session, *where: ColumnElement[bool]) -> dict[int, int]:
     """Return the number of cells of each image."""
-    query = select(Cell.image_id, func.count()).where(*where).group_by(Cell.image_id)
+    query = select(CellRow.image_id, func.count()).where(*where).group_by(CellRow.image_id)
     return {row[0]: row[1] for row in session.execute(query)}
 
 
@@ -125,10 +125,10 @@ _WHITE = ("neutrophil", "eosinophil", "basophil", "monocyte", LYMPHOID, IMMATURE
 
 def _by_model(session: Session, where: ColumnElement[bool], manifest: Manifest) -> Kinds:
     """Count what the model said; cells at which only a bundle without types has looked are none of its count."""
-    told = (Cell.type != "") | (Cell.decision == REFUSED)
-    columns = (Cell.type, Cell.decision, Prediction.called)
-    query = select(*columns, func.count()).outerjoin(Prediction, Prediction.id == Cell.prediction_id)
-    query = query.where(where, Cell.removed.is_(False), told).group_by(*columns)
+    told = (CellRow.type != "") | (CellRow.decision == REFUSED)
+    columns = (CellRow.type, CellRow.decision, PredictionRow.called)
+    query = select(*columns, func.count()).outerjoin(PredictionRow, PredictionRow.id == CellRow.prediction_id)
+    query = query.where(where, CellRow.removed.is_(False), told).group_by(*columns)
     kinds = Kinds()
     for kind, decision, called, count in session.execute(query):
         kinds.add(Opinion("", decision, type=kind, called=called or ""), positive=manifest.positive, times=count)
@@ -137,7 +137,7 @@ def _by_model(session: Session, where: ColumnElement[bool], manifest: Manifest) 
 
 def _by_readers(session: Session, view: View, manifest: Manifest) -> Kinds:
     column = label_for(view)
-    query = of_case(labelled(select(column, func.count()).select_from(Cell), view), view)
+    query = of_case(labelled(select(column, func.count()).select_from(CellRow), view), view)
     kinds = Kinds()
     for label, count in session.execute(query.group_by(column)):
         if label in manifest.classes:
@@ -179,7 +179,7 @@ def summary(session: Session, view: View, *, manifest: Manifest, point: str) -> 
 
 
 def _counts(session: Session, view: View, column: Any) -> dict[str, int]:
-    query = of_case(labelled(select(column, func.count()).select_from(Cell), view), view).group_by(column)
+    query = of_case(labelled(select(column, func.count()).select_from(CellRow), view), view).group_by(column)
     return {row[0]: row[1] for row in session.execute(query)}
 
 
@@ -231,11 +231,11 @@ def _waits(session: Session, view: View) -> str:
     """Say why no share is given yet; empty where one may be."""
     if view.own:
         return "The case is being read blind; its share shows when its readers have finished."
-    waiting = (Picture.case_id == view.case_id, Picture.state.in_((QUEUED, RUNNING)))
-    left = session.scalar(select(func.count()).select_from(Picture).where(*waiting)) or 0
+    waiting = (ImageRow.case_id == view.case_id, ImageRow.state.in_((QUEUED, RUNNING)))
+    left = session.scalar(select(func.count()).select_from(ImageRow).where(*waiting)) or 0
     if not left:
         return ""
-    all_ = session.scalar(select(func.count()).select_from(Picture).where(Picture.case_id == view.case_id))
+    all_ = session.scalar(select(func.count()).select_from(ImageRow).where(ImageRow.case_id == view.case_id))
     return f"{left:,} of {all_:,} images are still to be analysed."
 
 
@@ -270,20 +270,20 @@ def _unread(session: Session, case_id: int, manifest: Manifest) -> list[tuple[st
 
     Neither those that a reader decided, nor those on which readers differ, nor those that the model refused.
     """
-    called = func.sum(case((Prediction.called == manifest.positive, 1), else_=0))
+    called = func.sum(case((PredictionRow.called == manifest.positive, 1), else_=0))
     open_ = (
-        Cell.case_id == case_id,
-        Cell.removed.is_(False),
-        (Cell.label == UNSURE) | ((Cell.label == "") & Cell.disputed.is_(False)),
-        Cell.decision.not_in((REFUSED, NOT_ASKED)),
+        CellRow.case_id == case_id,
+        CellRow.removed.is_(False),
+        (CellRow.label == UNSURE) | ((CellRow.label == "") & CellRow.disputed.is_(False)),
+        CellRow.decision.not_in((REFUSED, NOT_ASKED)),
     )
-    query = select(Prediction.bundle, called, func.count()).join(Cell, Cell.prediction_id == Prediction.id)
-    rows = session.execute(query.where(*open_).group_by(Prediction.bundle))
+    query = select(PredictionRow.bundle, called, func.count()).join(CellRow, CellRow.prediction_id == PredictionRow.id)
+    rows = session.execute(query.where(*open_).group_by(PredictionRow.bundle))
     return [(row[0], int(row[1]), row[2]) for row in rows]
 
 
 def _model_part(session: Session, bundle: str, called: int, cells: int, *, point: str) -> _ModelPart:
-    known = session.get_one(Model, bundle)
+    known = session.get_one(BundleRow, bundle)
     return _ModelPart(_accuracy(known.seal, point, _Hashed(known.manifest)), called=called, cells=cells)
 
 
@@ -342,10 +342,10 @@ def _cells(count: int) -> str:
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadCase:
     """One case whose readers have finished."""
 
-    case: Case
+    case: CaseRow
     readers: tuple[str, ...]
     """In the order in which they began."""
     answers: dict[int, dict[str, str]]
@@ -364,7 +364,7 @@ class Read:
         return self.case.subject or f"case {self.case.id}"
 
 
-def agreement_of_case(session: Session, case: Case) -> dict[str, Any] | None:
+def agreement_of_case(session: Session, case: CaseRow) -> dict[str, Any] | None:
     """Return how far the readers of a case agree, and each cell on which they differ; None where one person reads.
 
     Intervals are over its cells: they tell how sure the figures are for cells of this patient, and of no other.
@@ -378,7 +378,7 @@ def agreement_of_case(session: Session, case: Case) -> dict[str, Any] | None:
     return figures | {"readers": list(read.readers), "read": len(read.answers), "differ": _cells_that_differ(read)}
 
 
-def _cells_that_differ(read: Read) -> list[dict[str, Any]]:
+def _cells_that_differ(read: ReadCase) -> list[dict[str, Any]]:
     """Return the cells on which the readers did not all say the same: answers, what stands, and how it was settled."""
     return [
         {"cell": number, "answers": said, "stands": read.standing[number][0], "by": _settled_by(read, number)}
@@ -387,7 +387,7 @@ def _cells_that_differ(read: Read) -> list[dict[str, Any]]:
     ]
 
 
-def _settled_by(read: Read, number: int) -> str:
+def _settled_by(read: ReadCase, number: int) -> str:
     label, round_ = read.standing[number]
     if not label:
         return ""
@@ -396,7 +396,7 @@ def _settled_by(read: Read, number: int) -> str:
     return "majority" if len(read.readers) > 2 else "third reader"
 
 
-def agreement_of_laboratory(session: Session, cases: Sequence[Case]) -> dict[str, Any]:
+def agreement_of_laboratory(session: Session, cases: Sequence[CaseRow]) -> dict[str, Any]:
     """Return how far readers agree over cases: {"cases", "all", "pairs"}, the last two with intervals over subjects.
 
     `all` has one row for each number of readers, `pairs` one for any two people who have read the same cells. The same
@@ -404,7 +404,7 @@ def agreement_of_laboratory(session: Session, cases: Sequence[Case]) -> dict[str
     """
     found = [each for each in read_cases(session, cases) if len(each.readers) > 1]
     sizes = sorted({len(each.readers) for each in found})
-    pairs: dict[tuple[str, str], list[tuple[Read, list[list[str]]]]] = defaultdict(list)
+    pairs: dict[tuple[str, str], list[tuple[ReadCase, list[list[str]]]]] = defaultdict(list)
     for read in found:
         for two in combinations(sorted(read.readers), 2):
             pairs[two].append((read, read.complete(two)))
@@ -416,35 +416,45 @@ def agreement_of_laboratory(session: Session, cases: Sequence[Case]) -> dict[str
     }
 
 
-def _of_all(reads: Sequence[Read]) -> dict[str, Any]:
+def _of_all(reads: Sequence[ReadCase]) -> dict[str, Any]:
     """Return the agreement of cases with equally many readers, who are named where they are the same in every case."""
     people = {tuple(sorted(each.readers)) for each in reads}
     return _over([(each, each.complete(sorted(each.readers))) for each in reads], named=len(people) == 1)
 
 
-def _over(reads: Sequence[tuple[Read, list[list[str]]]], *, named: bool) -> dict[str, Any]:
+def _over(reads: Sequence[tuple[ReadCase, list[list[str]]]], *, named: bool) -> dict[str, Any]:
     rows = [row for _, more in reads for row in more]
     subjects = [read.subject for read, more in reads for _ in more]
     return {"cases": len(reads)} | agreement(rows, subjects, named=named)
 
 
-def read_cases(session: Session, cases: Sequence[Case]) -> list[Read]:
+def read_cases(session: Session, cases: Sequence[CaseRow]) -> list[ReadCase]:
     """Return what was said of cases whose readers have all finished, and are no longer blind to each other."""
     open_ = {case.id: case for case in cases if case.phase in (CONSENSUS, SETTLED)}
-    place = (Reading.case_id.in_(list(open_)), Reading.round == READING, Reading.released.is_(None))
+    place = (ReadingRow.case_id.in_(list(open_)), ReadingRow.round == READING, ReadingRow.released.is_(None))
     names: dict[int, list[str]] = defaultdict(list)
-    people = select(Reading.case_id, Account.name).join(Account, Account.id == Reading.account_id).where(*place)
-    for case_id, name in session.execute(people.order_by(Reading.id)):
+    people = (
+        select(ReadingRow.case_id, AccountRow.name)
+        .join(AccountRow, AccountRow.id == ReadingRow.account_id)
+        .where(*place)
+    )
+    for case_id, name in session.execute(people.order_by(ReadingRow.id)):
         names[case_id].append(name)
     answers: dict[int, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
-    words = readings.last_words(Review.case_id.in_(list(open_)), Review.round == READING)
-    said = select(Review.case_id, Cell.number, Account.name, Review.label).join(Cell, Cell.id == Review.cell_id)
-    said = said.join(Account, Account.id == Review.account_id).where(Review.id.in_(words), Cell.removed.is_(False))
-    for case_id, number, name, label in session.execute(said.order_by(Cell.number)):
+    words = readings.last_words(ReviewRow.case_id.in_(list(open_)), ReviewRow.round == READING)
+    said = select(ReviewRow.case_id, CellRow.number, AccountRow.name, ReviewRow.label).join(
+        CellRow, CellRow.id == ReviewRow.cell_id
+    )
+    said = said.join(AccountRow, AccountRow.id == ReviewRow.account_id).where(
+        ReviewRow.id.in_(words), CellRow.removed.is_(False)
+    )
+    for case_id, number, name, label in session.execute(said.order_by(CellRow.number)):
         if name in names[case_id]:
             answers[case_id][number][name] = label
     standing: dict[int, dict[int, tuple[str, str]]] = defaultdict(dict)
-    stands = select(Cell.case_id, Cell.number, Cell.label, Review.round).outerjoin(Review, Review.id == Cell.review_id)
-    for case_id, number, label, round_ in session.execute(stands.where(Cell.case_id.in_(list(open_)))):
+    stands = select(CellRow.case_id, CellRow.number, CellRow.label, ReviewRow.round).outerjoin(
+        ReviewRow, ReviewRow.id == CellRow.review_id
+    )
+    for case_id, number, label, round_ in session.execute(stands.where(CellRow.case_id.in_(list(open_)))):
         standing[case_id][number] = (label, round_ or "")
-    return [Read(case, tuple(names[id_]), answers[id_], standing[id_]) for id_, case in open_.items()]
+    return [ReadCase(case, tuple(names[id_]), answers[id_], standing[id_]) for id_, case in open_.items()]

@@ -19,9 +19,9 @@ from ..errors import ImageError
 from ..images.read import format_of
 from .database import SLIDE
 from .refusals import too_large
-from .sandbox import SUFFIXES, Sandbox, Taken, suffix_of
+from .sandbox import SUFFIXES, DecodedImage, Sandbox, suffix_of
 from .settings import Limits
-from .store import Pictures
+from .store import PictureStore
 
 Read = Callable[[], bytes]
 _AT_ONCE = 25  # pictures stored together
@@ -39,7 +39,7 @@ _END = struct.Struct("<4s4H2LH")  # the record at the end of a zip
 
 
 @dataclass(frozen=True)
-class Sent:
+class UploadedFile:
     """One file as it was sent."""
 
     name: str
@@ -50,7 +50,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredImage:
     """One picture in the store."""
 
     name: str
@@ -65,7 +65,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class RejectedFile:
     """One file that is not taken, and why."""
 
     name: str
@@ -74,44 +74,50 @@ class Unusable:
 
 
 def take_in(
-    sent: Iterable[Sent], pictures: Pictures, sandbox: Sandbox, *, kind: str, um_per_px: float | None, limits: Limits
-) -> Iterator[list[Stored | Unusable]]:
+    sent: Iterable[UploadedFile],
+    pictures: PictureStore,
+    sandbox: Sandbox,
+    *,
+    kind: str,
+    um_per_px: float | None,
+    limits: Limits,
+) -> Iterator[list[StoredImage | RejectedFile]]:
     """Yield what became of the files, some at a time, each group stored for good when it is yielded.
 
     Raises:
         Refusal: there are too many files.
         OSError: the disk is full.
     """
-    group: list[_Ready | Stored | Unusable] = []
+    group: list[_DecodedFile | StoredImage | RejectedFile] = []
     until = time.monotonic() + limits.seconds
     for number, (name, read) in enumerate(_files(sent, limits), start=1):
         if number > limits.files:
             raise too_large(f"There are more than the {limits.files:,} files allowed at a time. Send fewer.")
         wanted = read if time.monotonic() < until else _TOO_LATE
-        taken: Stored | Unusable | _Ready | Read | str
-        if isinstance(wanted, Sent):
+        taken: StoredImage | RejectedFile | _DecodedFile | Read | str
+        if isinstance(wanted, UploadedFile):
             taken = _slide(name, wanted, pictures, sandbox, um_per_px=um_per_px, limits=limits)
         else:
             taken = wanted
-        if not isinstance(taken, Stored | Unusable):
+        if not isinstance(taken, StoredImage | RejectedFile):
             taken = _ready(name, taken, sandbox, kind=kind, um_per_px=um_per_px, limits=limits)
         group.append(taken)
-        if len(group) == _AT_ONCE or sum(each.bytes for each in group if isinstance(each, _Ready)) > _GROUP_BYTES:
-            yield _stored(group, pictures)
+        if len(group) == _AT_ONCE or sum(each.bytes for each in group if isinstance(each, _DecodedFile)) > _GROUP_BYTES:
+            yield _store_all(group, pictures)
             group = []
     if group:
-        yield _stored(group, pictures)
+        yield _store_all(group, pictures)
 
 
 _TOO_LATE = "came after the time that one request may take. Send it again, with fewer files at a time."
 
 
 @dataclass(frozen=True)
-class _Ready:
+class _DecodedFile:
     """A picture whose pixels are known."""
 
     name: str
-    taken: Taken
+    taken: DecodedImage
 
     @property
     def bytes(self) -> int:
@@ -120,8 +126,8 @@ class _Ready:
 
 
 def _slide(
-    name: str, sent: Sent, pictures: Pictures, sandbox: Sandbox, *, um_per_px: float | None, limits: Limits
-) -> Stored | Unusable | Read | str:
+    name: str, sent: UploadedFile, pictures: PictureStore, sandbox: Sandbox, *, um_per_px: float | None, limits: Limits
+) -> StoredImage | RejectedFile | Read | str:
     """Take a slide into the store; what is small enough to be one picture is given back as such."""
     source, target = sent.path or pictures.beside(), pictures.beside()
     try:
@@ -133,9 +139,9 @@ def _slide(
         if facts is not None:
             scale = um_per_px or facts.um_per_px
             size = facts.width, facts.height
-            return Stored(name, pictures.adopt(target), SLIDE, *size, scale, notes=tuple(facts.notes))
+            return StoredImage(name, pictures.adopt(target), SLIDE, *size, scale, notes=tuple(facts.notes))
     except ImageError as unusable:
-        return Unusable(name, _sentence(str(unusable)))
+        return RejectedFile(name, _sentence(str(unusable)))
     finally:
         for made in (target, *target.parent.glob(f"{target.name}-*")):  # and what a process that was ended has left
             made.unlink(missing_ok=True)
@@ -146,20 +152,22 @@ def _slide(
     return partial(_whole, sent.file)
 
 
-def _stored(group: "list[_Ready | Stored | Unusable]", pictures: Pictures) -> list[Stored | Unusable]:
-    ready = [each for each in group if isinstance(each, _Ready)]
+def _store_all(
+    group: list[_DecodedFile | StoredImage | RejectedFile], pictures: PictureStore
+) -> list[StoredImage | RejectedFile]:
+    ready = [each for each in group if isinstance(each, _DecodedFile)]
     digests = iter(pictures.add_all([each.taken.picture for each in ready]))
-    return [_store(each, next(digests), pictures) if isinstance(each, _Ready) else each for each in group]
+    return [_store(each, next(digests), pictures) if isinstance(each, _DecodedFile) else each for each in group]
 
 
-def _store(ready: _Ready, digest: str, pictures: Pictures) -> Stored:
+def _store(ready: _DecodedFile, digest: str, pictures: PictureStore) -> StoredImage:
     taken = ready.taken
     identity = pictures.add(taken.identity) if taken.identity else ""
     size = taken.width, taken.height
-    return Stored(ready.name, digest, taken.kind, *size, taken.um_per_px, identity, tuple(taken.notes))
+    return StoredImage(ready.name, digest, taken.kind, *size, taken.um_per_px, identity, tuple(taken.notes))
 
 
-def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, Read | Sent | str]]:
+def _files(sent: Iterable[UploadedFile], limits: Limits) -> Iterator[tuple[str, Read | UploadedFile | str]]:
     """Yield every file, those inside zips too: its name, and how to read it or why it is not taken.
 
     What may be a slide is given as it was sent.
@@ -179,7 +187,7 @@ def _files(sent: Iterable[Sent], limits: Limits) -> Iterator[tuple[str, Read | S
             yield name, partial(_whole, each.file)
 
 
-def _may_be_dicom_slide(sent: Sent) -> bool:
+def _may_be_dicom_slide(sent: UploadedFile) -> bool:
     if sent.size < _DICOM_SLIDE_BYTES:
         return False
     sent.file.seek(0)
@@ -289,17 +297,17 @@ def _hidden(name: str) -> bool:
 
 def _ready(
     name: str, read: Read | str, sandbox: Sandbox, *, kind: str, um_per_px: float | None, limits: Limits
-) -> _Ready | Unusable:
+) -> _DecodedFile | RejectedFile:
     if isinstance(read, str):
-        return Unusable(name, _sentence(read))
+        return RejectedFile(name, _sentence(read))
     suffix = suffix_of(name)
     if suffix in _NOT_PICTURES:
-        return Unusable(name, "This is not an image. Send images, DICOM files or zips of them.")
+        return RejectedFile(name, "This is not an image. Send images, DICOM files or zips of them.")
     try:
         how = {"suffix": suffix, "kind": kind, "um_per_px": um_per_px, "most_pixels": limits.pixels}
-        return _Ready(name, sandbox.take(read, **how))
+        return _DecodedFile(name, sandbox.take(read, **how))
     except ImageError as unusable:
-        return Unusable(name, _sentence(str(unusable)))
+        return RejectedFile(name, _sentence(str(unusable)))
 
 
 def shown(name: str) -> str:

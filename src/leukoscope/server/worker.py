@@ -29,8 +29,8 @@ from ..inference.predictor import Predictor
 from ..progress import bound_memory, in_parallel
 from . import queue
 from .analysis import (
-    Drawn,
     FieldsOfCases,
+    LocatedCell,
     drawn_of,
     hold_crops,
     is_field,
@@ -40,14 +40,14 @@ from .analysis import (
     renew_cells,
     store_cells,
 )
-from .audit_log import AuditLog, Who
-from .database import CROP, Case, Database, Picture
-from .learning import Fitter, Models
-from .queue import Task
+from .audit_log import Actor, AuditLog
+from .database import CROP, CaseRow, Database, ImageRow
+from .learning import Fitter, ModelRegistry
+from .queue import LeasedJob
 from .refusals import Refusal
 from .settings import MIB
-from .store import Pictures, png
-from .uploads import Stored
+from .store import PictureStore, png
+from .uploads import StoredImage
 
 LOG = logging.getLogger("leukoscope.server")
 _AT_ONCE = 32  # jobs leased together
@@ -57,19 +57,19 @@ _RESTART_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReadImage:
     """An image that was read, or why it was not; neither when its cells must be sought."""
 
-    task: Task
+    task: LeasedJob
     image: RGB | None = None
     error: str = ""
 
 
 @dataclass(frozen=True)
-class Answered:
+class JudgedImage:
     """An image of one cell, what was said of it, and by which model."""
 
-    task: Task
+    task: LeasedJob
     opinion: Opinion
     predictor: Predictor
 
@@ -83,9 +83,9 @@ class Worker(queue.BackgroundThread):
     def __init__(
         self,
         database: Database,
-        pictures: Pictures,
+        pictures: PictureStore,
         log: AuditLog,
-        models: Models,
+        models: ModelRegistry,
         *,
         point: str,
         lease_seconds: float,
@@ -126,8 +126,8 @@ class Worker(queue.BackgroundThread):
             self._fitter.wake()
 
     def at_once(
-        self, stored: Stored, queue_it: Callable[[str], list[Task]], *, predictor: Predictor
-    ) -> tuple[list[Task], bool]:
+        self, stored: StoredImage, queue_it: Callable[[str], list[LeasedJob]], *, predictor: Predictor
+    ) -> tuple[list[LeasedJob], bool]:
         """Look at a picture for somebody who waits, while `queue_it` queues it as leased by the name that it is given.
 
         predictor: the model that answers them. Return its job, and whether that is done; the queue has it where it is
@@ -139,7 +139,7 @@ class Worker(queue.BackgroundThread):
             opinion = self._opinion_on(stored.digest, stored.kind, predictor)
         tasks = queued.result()
         if opinion is not None:
-            answered = [Answered(task, opinion, predictor) for task in tasks]
+            answered = [JudgedImage(task, opinion, predictor) for task in tasks]
             return tasks, self._store(answered, owner) == len(tasks)
         with self._database.writing(bulk=True) as session:
             queue.hand_back(session, owner, counts=False)
@@ -185,8 +185,8 @@ class Worker(queue.BackgroundThread):
 
     def _analyse_all(self) -> bool:
         """Analyse until the queue is empty; return whether there was anything."""
-        fields: deque[Seen] = deque()
-        answered: list[Answered] = []
+        fields: deque[ReadImage] = deque()
+        answered: list[JudgedImage] = []
         room, last, anything = _FIRST, time.monotonic(), False
         for each in in_parallel(self._answer, self._crops(fields)):
             answered.append(each)
@@ -200,13 +200,13 @@ class Worker(queue.BackgroundThread):
             self._analyse_field(seen)
         return anything or bool(fields)
 
-    def _answer(self, given: tuple[Task, RGB]) -> Answered:
+    def _answer(self, given: tuple[LeasedJob, RGB]) -> JudgedImage:
         """Ask the model of the task's laboratory about one cell."""
         task, image = given
         predictor = self._models.named(task.bundle)
-        return Answered(task, predictor.opinion(image, point=self._point), predictor)
+        return JudgedImage(task, predictor.opinion(image, point=self._point), predictor)
 
-    def _crops(self, fields: deque[Seen]) -> Iterator[tuple[Task, RGB]]:
+    def _crops(self, fields: deque[ReadImage]) -> Iterator[tuple[LeasedJob, RGB]]:
         """Yield the images of the queue that are single cells; put the others aside."""
         for seen in in_parallel(self._look, self._leased(fields)):
             if seen.error:
@@ -216,9 +216,9 @@ class Worker(queue.BackgroundThread):
             else:
                 yield seen.task, seen.image
 
-    def _leased(self, fields: deque[Seen]) -> Iterator[Task]:
+    def _leased(self, fields: deque[ReadImage]) -> Iterator[LeasedJob]:
         """Yield jobs until none is left, or one that must be alone; the rest waits for the next round."""
-        tasks: list[Task] = []
+        tasks: list[LeasedJob] = []
         while not self._stopping.is_set() and len(fields) < _FIRST:
             with self._database.writing(bulk=True) as session:
                 begun = bool(tasks)
@@ -227,17 +227,17 @@ class Worker(queue.BackgroundThread):
             if len(tasks) < _AT_ONCE or tasks[0].alone:
                 return
 
-    def _look(self, task: Task) -> Seen:
+    def _look(self, task: LeasedJob) -> ReadImage:
         """Read an image and settle whether it is one cell or a field of them."""
         try:
             self._models.named(task.bundle)
-            return Seen(task, self._cell_of(task.digest, task.kind))
+            return ReadImage(task, self._cell_of(task.digest, task.kind))
         except (ImageError, Refusal) as unusable:
-            return Seen(task, error=sentence_of(unusable))
+            return ReadImage(task, error=sentence_of(unusable))
         except MemoryError:
-            return Seen(task, error=self._too_heavy(task))
+            return ReadImage(task, error=self._too_heavy(task))
 
-    def _too_heavy(self, task: Task) -> str:
+    def _too_heavy(self, task: LeasedJob) -> str:
         """Return what is said of a picture that needs too much memory.
 
         Raises:
@@ -265,7 +265,7 @@ class Worker(queue.BackgroundThread):
             raise
         return None if kind == "auto" and is_field(image, path) else image
 
-    def _store(self, answered: list[Answered], owner: str) -> int:
+    def _store(self, answered: list[JudgedImage], owner: str) -> int:
         """Store answers in one transaction, and with them that their jobs are done; return how many were still ours."""
         if not answered:
             return 0
@@ -276,10 +276,10 @@ class Worker(queue.BackgroundThread):
         self._tell(sum(cells for _, cells in kept))
         return len(done)
 
-    def _book(self, session: Session, each: Answered, *, owner: str) -> bool:
+    def _book(self, session: Session, each: JudgedImage, *, owner: str) -> bool:
         return queue.finish(session, each.task, owner, error="" if each.opinion.readable else each.opinion.reason)
 
-    def _keep(self, session: Session, each: Answered) -> int:
+    def _keep(self, session: Session, each: JudgedImage) -> int:
         """Store what was said of an image that is one cell; return how many cells that is."""
         task, opinion = each.task, each.opinion
         if not opinion.readable:
@@ -287,10 +287,10 @@ class Worker(queue.BackgroundThread):
         predictor, point = each.predictor, self._point
         if again := judge_again(session, task.image_id, opinion, predictor=predictor, point=point):
             return again
-        cells = [(Drawn(task.digest), opinion)]
+        cells = [(LocatedCell(task.digest), opinion)]
         return len(store_cells(session, task.case_id, task.image_id, cells, predictor=predictor, point=point))
 
-    def _analyse_field(self, seen: Seen) -> None:
+    def _analyse_field(self, seen: ReadImage) -> None:
         task = seen.task
         try:
             predictor = self._models.named(task.bundle)
@@ -310,7 +310,7 @@ class Worker(queue.BackgroundThread):
             if not queue.finish(session, task, self._owner):
                 return
             hold_crops(session, self._pictures, crops)
-            image = session.get_one(Picture, task.image_id, populate_existing=True)
+            image = session.get_one(ImageRow, task.image_id, populate_existing=True)
             again = None
             if "taken" in image.facts:
                 again = renew_cells(session, image, cells, predictor=predictor, point=self._point)
@@ -323,13 +323,13 @@ class Worker(queue.BackgroundThread):
             self._note(session, task.case_id, cells=len(cells), bundle=predictor.manifest.seal)
         self._tell(len(cells))
 
-    def _fail(self, task: Task, error: str) -> None:
+    def _fail(self, task: LeasedJob, error: str) -> None:
         with self._booking([task]) as session:
             queue.finish(session, task, self._owner, error=error)
         self._tell(0)
 
     @contextmanager
-    def _booking(self, tasks: list[Task]) -> Iterator[Session]:
+    def _booking(self, tasks: list[LeasedJob]) -> Iterator[Session]:
         """Yield a session in which jobs may be finished."""
         with self._database.writing(bulk=True) as session:
             queue.lock_cases(session, tasks)
@@ -337,7 +337,7 @@ class Worker(queue.BackgroundThread):
             session.flush()
             queue.note_finished(session, tasks)
 
-    def _note_all(self, session: Session, kept: list[tuple[Answered, int]]) -> None:
+    def _note_all(self, session: Session, kept: list[tuple[JudgedImage, int]]) -> None:
         """Write a line for each case, with the cells that a model judged of it."""
         cells: Counter[tuple[int, str]] = Counter()
         for each, count in kept:
@@ -354,9 +354,9 @@ class Worker(queue.BackgroundThread):
         self._counted(cells)
 
 
-def _program(session: Session, case_id: int) -> Who:
+def _program(session: Session, case_id: int) -> Actor:
     """Return the program as it works for the laboratory of a case."""
-    return Who(laboratory_id=session.scalar(select(Case.laboratory_id).where(Case.id == case_id)))
+    return Actor(laboratory_id=session.scalar(select(CaseRow.laboratory_id).where(CaseRow.id == case_id)))
 
 
 class _WorkerProcess:
@@ -432,12 +432,12 @@ def main() -> None:
     import signal
 
     from .room import open_room
-    from .settings import Serving
+    from .settings import RoomSettings
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server says when to end
     with contextlib.suppress(AttributeError, OSError):
         os.nice(_NICE)
-    settings = Serving.model_validate_json(sys.stdin.readline())
+    settings = RoomSettings.model_validate_json(sys.stdin.readline())
     room = open_room(settings.model_copy(update={"apart": False}), counted=_say)
     bound_memory(settings.analysis_bytes)
     room.worker.start()

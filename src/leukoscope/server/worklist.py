@@ -21,8 +21,8 @@ from ..bundle.manifest import UNSURE, Manifest
 from ..evaluation.intervals import LEAST, Design, jackknife
 from .accounts import Caller
 from .analysis import embeddings_of
-from .database import BLIND, OPEN, Case, Cell, Prediction, Review
-from .learning import Models, hidden, learned_subjects, same_network, subject_of
+from .database import BLIND, OPEN, CaseRow, CellRow, PredictionRow, ReviewRow
+from .learning import ModelRegistry, hidden, learned_subjects, same_network, subject_of
 
 Floats = NDArray[np.float32]
 _CASES = 100  # open cases that are compared, the newest first
@@ -38,7 +38,7 @@ _WIDE = 0.2  # of an interval, above which agreement is not known well enough
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _OpenCells:
     """Cells that the model was asked about and nobody's word stands for."""
 
     ids: list[int]
@@ -50,23 +50,23 @@ class _Asked:
     """(cells, channels): embeddings of length one."""
 
 
-def place_cells(session: Session, models: Models, case: Case, *, point: str) -> dict[str, Any]:
-    """Write into `Cell.turn` of a case in which order its cells teach most; return {"placed", "words"}.
+def place_cells(session: Session, models: ModelRegistry, case: CaseRow, *, point: str) -> dict[str, Any]:
+    """Write into `CellRow.turn` of a case in which order its cells teach most; return {"placed", "words"}.
 
     Cells for which somebody's word stands, and those of which the model was not asked, get no place.
     """
     manifest = models.of(session, case.laboratory_id).manifest
-    alike = Prediction.bundle.in_(same_network(session, models, manifest))
-    found = _asked(session, [Cell.case_id == case.id, alike], manifest, point=point)
+    alike = PredictionRow.bundle.in_(same_network(session, models, manifest))
+    found = _asked(session, [CellRow.case_id == case.id, alike], manifest, point=point)
     order = _order(found, _read_points(session, case.laboratory_id, alike))
-    session.execute(update(Cell).where(Cell.case_id == case.id).values(turn=None))
+    session.execute(update(CellRow).where(CellRow.case_id == case.id).values(turn=None))
     turns = sorted((found.ids[place], turn) for turn, place in enumerate(order))
     if turns:
-        session.execute(update(Cell), [{"id": cell, "turn": turn} for cell, turn in turns])
+        session.execute(update(CellRow), [{"id": cell, "turn": turn} for cell, turn in turns])
     return {"placed": len(turns), "words": _words_of_case(found)}
 
 
-def _words_of_case(found: _Asked) -> str:
+def _words_of_case(found: _OpenCells) -> str:
     if not found.ids:
         return "No cell is left here from which the model could learn more than it knows."
     unsure = int(found.unsure.sum())
@@ -77,7 +77,7 @@ def _words_of_case(found: _Asked) -> str:
     )
 
 
-def _order(found: _Asked, read: Floats | None) -> list[int]:
+def _order(found: _OpenCells, read: Floats | None) -> list[int]:
     """Return places of cells, each the one that makes all cells most alike to one that was read or placed before."""
     if not found.ids:
         return []
@@ -122,15 +122,22 @@ def _distance(points: Floats, others: Floats) -> Floats:
 
 def _asked(
     session: Session, where: Sequence[ColumnElement[bool]], manifest: Manifest, *, point: str, most: int = _CANDIDATES
-) -> _Asked:
+) -> _OpenCells:
     """Return cells for which nobody's word stands, by their numbers; `most` of each case."""
     certain = _certainty(manifest, point)
-    place = func.row_number().over(partition_by=Cell.case_id, order_by=Cell.number).label("place")
-    columns = (Cell.id, Cell.case_id, Cell.decision, certain.label("certain"), Prediction.embedding, place)
-    open_ = (Cell.label == "", Cell.removed.is_(False), Cell.chance.is_not(None), Prediction.embedding.is_not(None))
-    inner = select(*columns).join(Prediction, Prediction.id == Cell.prediction_id).where(*open_, *where).subquery()
+    place = func.row_number().over(partition_by=CellRow.case_id, order_by=CellRow.number).label("place")
+    columns = (CellRow.id, CellRow.case_id, CellRow.decision, certain.label("certain"), PredictionRow.embedding, place)
+    open_ = (
+        CellRow.label == "",
+        CellRow.removed.is_(False),
+        CellRow.chance.is_not(None),
+        PredictionRow.embedding.is_not(None),
+    )
+    inner = (
+        select(*columns).join(PredictionRow, PredictionRow.id == CellRow.prediction_id).where(*open_, *where).subquery()
+    )
     rows = session.execute(select(inner).where(inner.c.place <= most).order_by(inner.c.case_id, inner.c.place)).all()
-    return _Asked(
+    return _OpenCells(
         [row.id for row in rows],
         np.array([row.case_id for row in rows], np.int64),
         np.array([row.decision == UNSURE for row in rows], bool),
@@ -142,37 +149,37 @@ def _asked(
 def _certainty(manifest: Manifest, point: str) -> ColumnElement[Any]:
     """Return how far an answer lies from the edge between two classes, as a share of the way to certainty."""
     if not manifest.positive:
-        return func.coalesce(Cell.chance, 1.0)
+        return func.coalesce(CellRow.chance, 1.0)
     edge = manifest.operating_points.get(point, 0.5)
-    return func.abs(Cell.chance - edge) / max(edge, 1 - edge)
+    return func.abs(CellRow.chance - edge) / max(edge, 1 - edge)
 
 
 def _read_points(session: Session, laboratory_id: int, alike: ColumnElement[bool]) -> Floats | None:
     """Return embeddings of the cells that a laboratory read last."""
-    mine = (Case.laboratory_id == laboratory_id, Cell.label != "", Cell.removed.is_(False))
-    query = select(Prediction.embedding).join(Cell, Cell.prediction_id == Prediction.id)
-    query = query.join(Case, Case.id == Cell.case_id).where(*mine, alike, Prediction.embedding.is_not(None))
-    rows = [row for row in session.scalars(query.order_by(Cell.review_id.desc()).limit(_READ)) if row]
+    mine = (CaseRow.laboratory_id == laboratory_id, CellRow.label != "", CellRow.removed.is_(False))
+    query = select(PredictionRow.embedding).join(CellRow, CellRow.prediction_id == PredictionRow.id)
+    query = query.join(CaseRow, CaseRow.id == CellRow.case_id).where(*mine, alike, PredictionRow.embedding.is_not(None))
+    rows = [row for row in session.scalars(query.order_by(CellRow.review_id.desc()).limit(_READ)) if row]
     return embeddings_of(rows) if rows else None
 
 
 # --- which case ----------------------------------------------------------------------------------------------------
 
 
-def worklist(session: Session, models: Models, caller: Caller, *, point: str) -> list[dict[str, Any]]:
+def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: str) -> list[dict[str, Any]]:
     """Return open cases of the caller's laboratory in the order in which reading them teaches the model most.
 
     Cases that are read blind to the model are not among them: their place would tell what it says of them.
     """
-    mine = (Case.laboratory_id == caller.laboratory_id, Case.state == OPEN)
-    shown = ~(Case.hide_model & Case.phase.in_(BLIND))
+    mine = (CaseRow.laboratory_id == caller.laboratory_id, CaseRow.state == OPEN)
+    shown = ~(CaseRow.hide_model & CaseRow.phase.in_(BLIND))
     cases = {
         each.id: each
-        for each in session.scalars(select(Case).where(*mine, shown).order_by(Case.id.desc()).limit(_CASES))
+        for each in session.scalars(select(CaseRow).where(*mine, shown).order_by(CaseRow.id.desc()).limit(_CASES))
     }
     manifest = models.of(session, caller.laboratory_id).manifest
-    alike = Prediction.bundle.in_(same_network(session, models, manifest))
-    found = _asked(session, [Cell.case_id.in_(list(cases)), alike], manifest, point=point, most=_OF_A_CASE)
+    alike = PredictionRow.bundle.in_(same_network(session, models, manifest))
+    found = _asked(session, [CellRow.case_id.in_(list(cases)), alike], manifest, point=point, most=_OF_A_CASE)
     if not found.ids:
         return []
     read = _read_points(session, caller.laboratory_id, alike)
@@ -197,7 +204,7 @@ def worklist(session: Session, models: Models, caller: Caller, *, point: str) ->
     return sorted(rows, key=lambda row: (-row["worth"], row["id"]))[:_SHOWN]
 
 
-class _Left(NamedTuple):
+class _OpenCounts(NamedTuple):
     """Cells of a case for which nobody's word stands."""
 
     unread: int
@@ -213,12 +220,14 @@ class _Left(NamedTuple):
         return f"{_cells(self.unread + self.unsettled)} not yet {why}"
 
 
-def _left(session: Session, ids: Sequence[int]) -> dict[int, _Left]:
+def _left(session: Session, ids: Sequence[int]) -> dict[int, _OpenCounts]:
     """Return by case the cells for which nobody's word stands."""
-    kinds = (Cell.disputed.is_(False), Cell.disputed.is_(True), Cell.decision == UNSURE)
+    kinds = (CellRow.disputed.is_(False), CellRow.disputed.is_(True), CellRow.decision == UNSURE)
     sums = [func.sum(case_of((kind, 1), else_=0)) for kind in kinds]
-    query = select(Cell.case_id, *sums).where(Cell.case_id.in_(ids), Cell.label == "", Cell.removed.is_(False))
-    return {row[0]: _Left(*map(int, row[1:])) for row in session.execute(query.group_by(Cell.case_id))}
+    query = select(CellRow.case_id, *sums).where(
+        CellRow.case_id.in_(ids), CellRow.label == "", CellRow.removed.is_(False)
+    )
+    return {row[0]: _OpenCounts(*map(int, row[1:])) for row in session.execute(query.group_by(CellRow.case_id))}
 
 
 def _unlike(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
@@ -230,7 +239,7 @@ def _unlike(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
     return np.asarray(near > np.quantile(between.min(axis=1), 0.9))
 
 
-def _why(left: _Left, *, asked: int, unlike: int) -> str:
+def _why(left: _OpenCounts, *, asked: int, unlike: int) -> str:
     words = [f"The model is unsure of {left.unsure:,} of {left.words}."] if left.unsure else []
     if not left.unsure:
         several = left.unread + left.unsettled > 1
@@ -279,11 +288,13 @@ def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> d
 
 def _compared(session: Session, laboratory_id: int, classes: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     """Return of the cells read last, the newest first, whether model and reader say the same, and whose they are."""
-    mine = (Case.laboratory_id == laboratory_id, Cell.removed.is_(False), Cell.label.in_(list(classes)))
-    query = select(Cell.label, Prediction.called, Prediction.bundle, Case.subject, Case.id)
-    query = query.join(Case, Case.id == Cell.case_id).join(Prediction, Prediction.id == Cell.prediction_id)
-    query = query.join(Review, Review.id == Cell.review_id).where(*mine, Prediction.called != "")
-    rows = session.execute(query.order_by(Review.id.desc()).limit(20 * WINDOW)).all()
+    mine = (CaseRow.laboratory_id == laboratory_id, CellRow.removed.is_(False), CellRow.label.in_(list(classes)))
+    query = select(CellRow.label, PredictionRow.called, PredictionRow.bundle, CaseRow.subject, CaseRow.id)
+    query = query.join(CaseRow, CaseRow.id == CellRow.case_id).join(
+        PredictionRow, PredictionRow.id == CellRow.prediction_id
+    )
+    query = query.join(ReviewRow, ReviewRow.id == CellRow.review_id).where(*mine, PredictionRow.called != "")
+    rows = session.execute(query.order_by(ReviewRow.id.desc()).limit(20 * WINDOW)).all()
     learned = {seal: learned_subjects(session, laboratory_id, seal) for seal in {row.bundle for row in rows}}
     kept = []
     for row in rows:

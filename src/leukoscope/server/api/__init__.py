@@ -10,8 +10,8 @@ from sqlalchemy import text
 from ...bundle.manifest import CARD
 from ...inference.cell_types import limits_of
 from .. import queue
-from ..refusals import Answer, Body, Name, Refusal, Word, not_found
-from ..security import Me, TheRoom
+from ..refusals import Answer, Name, Refusal, RequestBody, Word, not_found
+from ..security import CurrentRoom, Me
 from ..summary import NOTICE, counting_of, labels_of, titles_of
 from . import accounts, cases, cells, images, laboratory
 
@@ -19,7 +19,7 @@ router = APIRouter(tags=["room"])
 
 
 @router.get("/models")
-def models(me: Me, room: TheRoom) -> Answer:
+def models(me: Me, room: CurrentRoom) -> Answer:
     """Return the bundle that answers the caller's laboratory."""
     with room.database.reading() as session:
         predictor = room.models.of(session, me.laboratory_id)
@@ -45,7 +45,7 @@ def models(me: Me, room: TheRoom) -> Answer:
 
 
 @router.get("/health")
-def health(room: TheRoom) -> Answer:
+def health(room: CurrentRoom) -> Answer:
     """Say whether the room can work; 503 when its database or its worker is away. Needs no login."""
     with room.database.reading() as session:
         session.execute(text("SELECT 1"))
@@ -55,7 +55,7 @@ def health(room: TheRoom) -> Answer:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(me: Me, room: TheRoom) -> Response:
+def metrics(me: Me, room: CurrentRoom) -> Response:
     """Return counters for Prometheus: requests, their seconds, cells analysed, the queue."""
     with room.database.reading() as session:
         depth = queue.depth(session)
@@ -65,14 +65,14 @@ def metrics(me: Me, room: TheRoom) -> Response:
 survival_router = APIRouter(prefix="/survival/models", tags=["survival"])
 
 
-class Patient(Body):
+class Patient(RequestBody):
     """What is known of a patient, as text by the names of the form."""
 
     patient: Annotated[dict[Name, Word], Field(max_length=100)]
 
 
 @survival_router.get("")
-def survival_models(me: Me, room: TheRoom) -> Answer:
+def survival_models(me: Me, room: CurrentRoom) -> Answer:
     """List the survival models with the fields of their forms."""
     return {"models": [_described_model(name, model) for name, model in room.survival.items()], "notice": NOTICE}
 
@@ -94,7 +94,7 @@ def _described_model(name: str, model: Any) -> dict[str, Any]:
 
 
 @survival_router.post("/{name}/predict")
-def predict(me: Me, room: TheRoom, name: Name, given: Patient) -> Answer:
+def predict(me: Me, room: CurrentRoom, name: Name, given: Patient) -> Answer:
     """Answer for one patient: chances at horizons with intervals, the median, and curves to draw."""
     if name not in room.survival:
         raise not_found("survival model", name)

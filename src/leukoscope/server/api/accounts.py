@@ -32,19 +32,29 @@ from ..accounts import (
     still_in,
     tokens_of,
 )
-from ..audit_log import Who
-from ..database import ADMIN, BLIND, Account, Case, Entry, Identity, Laboratory, Login, Token
-from ..oidc import BEGUN_SECONDS, Begun, NoRole, Person, Provider, SignInProblem, account_of, end_rights, path_within
-from ..refusals import LARGEST, Answer, Body, Id, Name, Password, Refusal, Word, again, not_found
+from ..audit_log import Actor
+from ..database import ADMIN, BLIND, AccountRow, AuditEntryRow, CaseRow, IdentityRow, LaboratoryRow, LoginRow, TokenRow
+from ..oidc import (
+    BEGUN_SECONDS,
+    NoRole,
+    PendingSignIn,
+    Person,
+    Provider,
+    SignInProblem,
+    account_of,
+    end_rights,
+    path_within,
+)
+from ..refusals import LARGEST, Answer, Id, Name, Password, Refusal, RequestBody, Word, again, not_found
 from ..room import Room
-from ..security import COOKIE, Admin, Me, TheRoom, address_of, secure_cookies
+from ..security import COOKIE, Admin, CurrentRoom, Me, address_of, secure_cookies
 
 router = APIRouter(tags=["accounts"])
 Role = Literal["reader", "reviewer", "admin"]
 Scope = Literal["read", "upload", "review"]
 
 
-class NewToken(Body):
+class NewToken(RequestBody):
     """An API token to make."""
 
     name: Name
@@ -53,7 +63,7 @@ class NewToken(Body):
     days: Annotated[int, Field(ge=1, le=LONGEST_TOKEN_DAYS)] = TOKEN_DAYS
 
 
-class NewAccount(Body):
+class NewAccount(RequestBody):
     """An account to make; its laboratory is that of whoever makes it."""
 
     name: Name
@@ -62,7 +72,7 @@ class NewAccount(Body):
     laboratory: Name | None = None
 
 
-class Change(Body):
+class AccountChange(RequestBody):
     """What changes of an account."""
 
     role: Role | None = None
@@ -70,19 +80,19 @@ class Change(Body):
     password: Password | None = None
 
 
-def who(me: Caller) -> Who:
+def who(me: Caller) -> Actor:
     """Return a caller as the audit log names it."""
-    return Who(me.name, me.laboratory_id)
+    return Actor(me.name, me.laboratory_id)
 
 
 @router.get("/tokens")
-def tokens(me: Me, room: TheRoom) -> Answer:
+def tokens(me: Me, room: CurrentRoom) -> Answer:
     """List the caller's own API tokens."""
     with room.database.reading() as session:
         return {"tokens": [_described_token(row) for row in tokens_of(session, me.account_id)]}
 
 
-def _described_token(token: Token) -> Answer:
+def _described_token(token: TokenRow) -> Answer:
     return {
         "id": token.id,
         "name": token.name,
@@ -94,7 +104,7 @@ def _described_token(token: Token) -> Answer:
 
 
 @router.post("/tokens", status_code=201)
-def make_token(me: Me, room: TheRoom, new: NewToken) -> Answer:
+def make_token(me: Me, room: CurrentRoom, new: NewToken) -> Answer:
     """Make an API token for the caller; it is shown this once."""
     with room.database.writing() as session:
         still_in(session, me)  # a new password ends all tokens, also one that is made at the same moment
@@ -105,11 +115,11 @@ def make_token(me: Me, room: TheRoom, new: NewToken) -> Answer:
 
 
 @router.delete("/tokens/{token_id}")
-def end_token(me: Me, room: TheRoom, token_id: Id) -> Answer:
+def end_token(me: Me, room: CurrentRoom, token_id: Id) -> Answer:
     """End one of the caller's API tokens; an admin ends those of the whole laboratory."""
     with room.database.writing() as session:
-        token = session.get(Token, token_id)
-        owner = session.get(Account, token.account_id) if token else None
+        token = session.get(TokenRow, token_id)
+        owner = session.get(AccountRow, token.account_id) if token else None
         mine = owner is not None and owner.id == me.account_id
         if token is None or owner is None or not (mine or (me.may(ADMIN) and owner.laboratory_id == me.laboratory_id)):
             raise not_found("token", token_id)
@@ -119,23 +129,27 @@ def end_token(me: Me, room: TheRoom, token_id: Id) -> Answer:
 
 
 @router.get("/accounts")
-def accounts(me: Admin, room: TheRoom) -> Answer:
+def accounts(me: Admin, room: CurrentRoom) -> Answer:
     """List the accounts of the caller's laboratory."""
     with room.database.reading() as session:
-        query = select(Account, Laboratory.name).join(Laboratory).where(Account.laboratory_id == me.laboratory_id)
-        elsewhere = set(session.scalars(select(Identity.account_id)))
+        query = (
+            select(AccountRow, LaboratoryRow.name)
+            .join(LaboratoryRow)
+            .where(AccountRow.laboratory_id == me.laboratory_id)
+        )
+        elsewhere = set(session.scalars(select(IdentityRow.account_id)))
         return {
             "accounts": [
                 _described(*row)
                 | {"elsewhere": row[0].id in elsewhere}
                 | {"tokens": [_described_token(token) for token in tokens_of(session, row[0].id)]}
-                for row in session.execute(query.order_by(Account.id)).all()
+                for row in session.execute(query.order_by(AccountRow.id)).all()
             ]
         }
 
 
 @router.post("/accounts", status_code=201)
-def make_account(me: Admin, room: TheRoom, new: NewAccount) -> Answer:
+def make_account(me: Admin, room: CurrentRoom, new: NewAccount) -> Answer:
     """Make an account in the caller's laboratory."""
     if new.laboratory not in (None, me.laboratory):
         text = f"Your accounts belong to {me.laboratory}. Make others with leukoscope accounts add on the server."
@@ -153,7 +167,7 @@ def make_account(me: Admin, room: TheRoom, new: NewAccount) -> Answer:
 
 
 @router.patch("/accounts/{account_id}")
-def change_account(me: Admin, room: TheRoom, request: Request, account_id: Id, change: Change) -> Answer:
+def change_account(me: Admin, room: CurrentRoom, request: Request, account_id: Id, change: AccountChange) -> Answer:
     """Change role, password or the right to enter of an account; its sessions end, with the password its tokens too."""
     hashed = hash_password(change.password) if change.password else None
     with room.database.writing() as session:
@@ -174,7 +188,7 @@ def change_account(me: Admin, room: TheRoom, request: Request, account_id: Id, c
     return _described(account, me.laboratory)
 
 
-def _locked(session: Session, me: Caller, account_id: int) -> Account | None:
+def _locked(session: Session, me: Caller, account_id: int) -> AccountRow | None:
     """Return an account to change; the caller's and it are locked in one order, so that two never wait for each other.
 
     Of two admins who take each other's rights at the same moment, the second no longer has any.
@@ -184,7 +198,7 @@ def _locked(session: Session, me: Caller, account_id: int) -> Account | None:
     return next((each for each in found if each is not None and each.id == account_id), None)
 
 
-def _end_sessions(session: Session, account: Account, me: Caller, request: Request, *, all_: bool) -> None:
+def _end_sessions(session: Session, account: AccountRow, me: Caller, request: Request, *, all_: bool) -> None:
     own = request.cookies.get(COOKIE, "") if account.id == me.account_id else ""
     if not account.active:
         deactivate(session, account.id)
@@ -194,7 +208,7 @@ def _end_sessions(session: Session, account: Account, me: Caller, request: Reque
         close_sessions(session, account.id, keep=own)
 
 
-def _described(account: Account, laboratory: str) -> Answer:
+def _described(account: AccountRow, laboratory: str) -> Answer:
     return {
         "id": account.id,
         "name": account.name,
@@ -208,7 +222,7 @@ def _described(account: Account, laboratory: str) -> Answer:
 @router.get("/audit-log")
 def audit_log(
     me: Admin,
-    room: TheRoom,
+    room: CurrentRoom,
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Answer:
@@ -218,10 +232,12 @@ def audit_log(
     readers have finished.
     """
     with room.database.reading() as session:
-        own = Entry.laboratory_id == me.laboratory_id
-        total = session.scalar(select(func.count()).select_from(Entry).where(own))
-        rows = session.scalars(select(Entry).where(own).order_by(Entry.line.desc()).offset(offset).limit(limit)).all()
-        blind = select(Case.id).where(Case.laboratory_id == me.laboratory_id, Case.phase.in_(BLIND))
+        own = AuditEntryRow.laboratory_id == me.laboratory_id
+        total = session.scalar(select(func.count()).select_from(AuditEntryRow).where(own))
+        rows = session.scalars(
+            select(AuditEntryRow).where(own).order_by(AuditEntryRow.line.desc()).offset(offset).limit(limit)
+        ).all()
+        blind = select(CaseRow.id).where(CaseRow.laboratory_id == me.laboratory_id, CaseRow.phase.in_(BLIND))
         cases = set(session.scalars(blind))
         entries = [
             {
@@ -247,7 +263,7 @@ def audit_log(
 _ANSWERS = ("label", "old", "old_reader")
 
 
-def _for_eyes_of(me: Caller, row: Entry, *, blind: bool) -> dict[str, Any]:
+def _for_eyes_of(me: Caller, row: AuditEntryRow, *, blind: bool) -> dict[str, Any]:
     """Return the detail of a line, without the answer where its case is read blind and somebody else gave it."""
     if not blind or row.account == me.name:
         return row.detail
@@ -257,7 +273,7 @@ def _for_eyes_of(me: Caller, row: Entry, *, blind: bool) -> dict[str, Any]:
 session_router = APIRouter(prefix="/session", tags=["session"])
 
 
-class SignIn(Body):
+class SignIn(RequestBody):
     """Either the one-time token of the start, or name and password."""
 
     token: Word = ""
@@ -271,7 +287,7 @@ class SignIn(Body):
         return self
 
 
-class NewPassword(Body):
+class NewPassword(RequestBody):
     """One's own password, and what it is to be."""
 
     password: Password
@@ -279,7 +295,7 @@ class NewPassword(Body):
 
 
 @session_router.post("")
-def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) -> Answer:
+def sign_in(entry: SignIn, request: Request, response: Response, room: CurrentRoom) -> Answer:
     """Sign in with the one-time token of the start or with name and password; sets the cookie."""
     hours, guess = room.settings.session_hours, {"name": entry.name or "", "address": address_of(request)}
     room.attempts.begin(room.database, **guess)
@@ -288,12 +304,12 @@ def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) 
         account = lock_account(session, found.id) if found else None
         right = found is not None and account is not None and account.active and account.password == found.password
         if account is None or not right:
-            room.log.add(session, Who("nobody"), "sign-in failed", kind="session")
+            room.log.add(session, Actor("nobody"), "sign-in failed", kind="session")
             caller = None
         else:
             room.attempts.right(session, **guess)
             cookie, csrf = open_session(session, account, hours=hours)
-            room.log.add(session, Who(account.name, account.laboratory_id), "signed in", kind="session")
+            room.log.add(session, Actor(account.name, account.laboratory_id), "signed in", kind="session")
             caller = caller_of_cookie(session, cookie)
     if caller is None:
         raise _wrong(entry)
@@ -309,28 +325,28 @@ def sign_in(entry: SignIn, request: Request, response: Response, room: TheRoom) 
     return _described_caller(caller, csrf)
 
 
-def _entering(entry: SignIn, room: Room) -> Account | None:
+def _entering(entry: SignIn, room: Room) -> AccountRow | None:
     """Return whose password or token this is; a name that nobody has takes as long as one that somebody has."""
     with room.database.reading() as session:
         if entry.token:
             right = room.token is not None and room.token.take(entry.token)
-            return session.scalar(select(Account).where(Account.name == LOCAL)) if right else None
-        account = session.scalar(select(Account).where(Account.name == entry.name, Account.active))
+            return session.scalar(select(AccountRow).where(AccountRow.name == LOCAL)) if right else None
+        account = session.scalar(select(AccountRow).where(AccountRow.name == entry.name, AccountRow.active))
     return account if fits(account.password if account else "", entry.password or "") else None
 
 
 @session_router.put("/password")
-def change_password(me: Me, room: TheRoom, request: Request, change: NewPassword) -> Answer:
+def change_password(me: Me, room: CurrentRoom, request: Request, change: NewPassword) -> Answer:
     """Change one's own password; every other session and every API token of the account ends."""
     guess = {"name": me.name, "address": address_of(request)}
     room.attempts.begin(room.database, **guess)
     with room.database.reading() as session:
-        before = session.get_one(Account, me.account_id).password
+        before = session.get_one(AccountRow, me.account_id).password
     if not fits(before, change.password):
         raise Refusal(403, "wrong_password", "The old password is wrong. Try again, or ask an admin for a new one.")
     hashed = hash_password(change.new, about=(me.name, me.laboratory))
     with room.database.writing() as session:
-        changed = update(Account).where(Account.id == me.account_id, Account.password == before)
+        changed = update(AccountRow).where(AccountRow.id == me.account_id, AccountRow.password == before)
         if session.execute(changed.values(password=hashed)).rowcount != 1:  # type: ignore[attr-defined]
             raise again()
         room.attempts.right(session, **guess)
@@ -353,13 +369,13 @@ def who_am_i(me: Me) -> Answer:
 
 
 @session_router.delete("")
-def sign_out(me: Me, request: Request, response: Response, room: TheRoom) -> Answer:
+def sign_out(me: Me, request: Request, response: Response, room: CurrentRoom) -> Answer:
     """End this browser's session."""
     with room.database.writing() as session:
-        login = session.get(Login, digest_of(request.cookies.get(COOKIE, "")))
+        login = session.get(LoginRow, digest_of(request.cookies.get(COOKIE, "")))
         if login:
             session.delete(login)
-        room.log.add(session, Who(me.name, me.laboratory_id), "signed out", kind="session")
+        room.log.add(session, Actor(me.name, me.laboratory_id), "signed out", kind="session")
     response.delete_cookie(COOKIE, path="/")
     return {"signed_out": True}
 
@@ -387,9 +403,9 @@ _LONGEST = 4000  # characters of what a provider sends back
 
 
 @provider_router.get("", status_code=303, response_class=RedirectResponse, responses=_REDIRECTS)
-def begin(request: Request, room: TheRoom, then: Annotated[str, Query(max_length=300)] = "/") -> RedirectResponse:
+def begin(request: Request, room: CurrentRoom, then: Annotated[str, Query(max_length=300)] = "/") -> RedirectResponse:
     """Send a browser to the provider; `then` is the path of the room to come back to."""
-    begun = Begun(then=path_within(then))
+    begun = PendingSignIn(then=path_within(then))
     try:
         answer = _redirect(provider_of(room).address_for(begun))
     except SignInProblem as problem:
@@ -407,11 +423,11 @@ def begin(request: Request, room: TheRoom, then: Annotated[str, Query(max_length
 
 
 @provider_router.get("/callback", status_code=303, response_class=RedirectResponse, responses=_REDIRECTS)
-def callback(request: Request, room: TheRoom) -> RedirectResponse:
+def callback(request: Request, room: CurrentRoom) -> RedirectResponse:
     """Take in what the provider says of a person, and sign the browser in; guesses are counted like passwords."""
     kept = cookie_name(request, room)
     try:
-        answer = _signed_in(request, room, Begun.of(request.cookies.get(kept, "")))
+        answer = _signed_in(request, room, PendingSignIn.of(request.cookies.get(kept, "")))
     except SignInProblem as problem:
         answer = _to_login(problem.code)
     except Refusal as refusal:
@@ -422,7 +438,7 @@ def callback(request: Request, room: TheRoom) -> RedirectResponse:
     return answer
 
 
-def _signed_in(request: Request, room: Room, begun: Begun | None) -> RedirectResponse:
+def _signed_in(request: Request, room: Room, begun: PendingSignIn | None) -> RedirectResponse:
     known, guess = provider_of(room), {"name": "\0oidc", "address": address_of(request)}
     room.attempts.begin(room.database, **guess)
     try:
@@ -433,7 +449,7 @@ def _signed_in(request: Request, room: Room, begun: Begun | None) -> RedirectRes
     except SignInProblem as problem:
         with room.database.writing() as session:
             ended = end_rights(session, problem.identity) if isinstance(problem, NoRole) else None
-            room.log.add(session, Who("nobody"), "sign-in failed", kind="session", why=problem.code, account=ended)
+            room.log.add(session, Actor("nobody"), "sign-in failed", kind="session", why=problem.code, account=ended)
         raise
     answer = _redirect(begun.then)
     answer.set_cookie(
@@ -453,7 +469,7 @@ def _open(room: Room, person: Person, guess: Mapping[str, str]) -> str:
         account = account_of(session, person)
         room.attempts.right(session, name=guess["name"], address=guess["address"])
         cookie, _ = open_session(session, account, hours=room.settings.session_hours)
-        who = Who(account.name, account.laboratory_id)
+        who = Actor(account.name, account.laboratory_id)
         room.log.add(session, who, "signed in", kind="session", by="OpenID Connect", role=account.role)
     return cookie
 

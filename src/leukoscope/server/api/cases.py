@@ -13,7 +13,19 @@ from .. import cases as shown
 from .. import readings
 from ..accounts import Caller
 from ..audit_log import take_turn
-from ..database import OPEN, REVIEWER, SIGNED, Account, Case, Cell, HospitalNumbers, Laboratory, Picture, Sending, now
+from ..database import (
+    OPEN,
+    REVIEWER,
+    SIGNED,
+    AccountRow,
+    CaseRow,
+    CellRow,
+    HospitalNumbersRow,
+    ImageRow,
+    LaboratoryRow,
+    SendingRow,
+    now,
+)
 from ..exports import Exporter
 from ..hospital import ask, files_of, result_of
 from ..learning import judged_by, manifest_of_case
@@ -21,13 +33,13 @@ from ..readings import view_of_all
 from ..refusals import (
     LARGEST,
     Answer,
-    Body,
     Id,
+    IfMatch,
     Name,
     Note,
     Readers,
     Refusal,
-    Seen,
+    RequestBody,
     Settling,
     Word,
     not_allowed,
@@ -35,7 +47,7 @@ from ..refusals import (
     readable,
 )
 from ..room import Room
-from ..security import Me, Reviewer, Saw, TheRoom
+from ..security import CurrentRoom, IfMatchHeader, Me, Reviewer
 from ..settings import Destination
 from ..summary import agreement_of_case, blood_of, counting_of, differentials, summary
 from .accounts import who
@@ -43,7 +55,7 @@ from .accounts import who
 router = APIRouter(prefix="/cases", tags=["cases"])
 
 
-class NewCase(Body):
+class NewCase(RequestBody):
     """A case to make."""
 
     name: Name
@@ -56,7 +68,7 @@ class NewCase(Body):
     """Who decides where two readers differ: a third reader, or a consensus session."""
 
 
-class CaseChange(Body):
+class CaseChange(RequestBody):
     """What changes of a case; how it is read is changed by reviewers."""
 
     name: Name | None = None
@@ -66,7 +78,7 @@ class CaseChange(Body):
     settling: Settling | None = None
 
 
-class SignOff(Body):
+class SignOff(RequestBody):
     """What a reviewer says when signing a case off."""
 
     note: Note = ""
@@ -76,7 +88,7 @@ class SignOff(Body):
 def list_cases(
     *,
     me: Me,
-    room: TheRoom,
+    room: CurrentRoom,
     query: Word = "",
     state: Literal["", "open", "signed"] = "",
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
@@ -88,16 +100,16 @@ def list_cases(
 
 
 @router.post("", status_code=201)
-def make_case(me: Me, room: TheRoom, new: NewCase) -> Answer:
+def make_case(me: Me, room: CurrentRoom, new: NewCase) -> Answer:
     """Make an empty case."""
     with room.database.writing() as session:
-        usual = session.get_one(Laboratory, me.laboratory_id)
+        usual = session.get_one(LaboratoryRow, me.laboratory_id)
         how = {
             name: getattr(usual, name) if getattr(new, name) is None else getattr(new, name)
             for name in ("readers", "hide_model", "settling")
         }
         who_made = {"laboratory_id": me.laboratory_id, "created_by": me.account_id}
-        made = Case(name=new.name, subject=new.subject, **who_made, **how)
+        made = CaseRow(name=new.name, subject=new.subject, **who_made, **how)
         session.add(made)
         session.flush()
         readings.settle_phase(session, made)
@@ -106,7 +118,7 @@ def make_case(me: Me, room: TheRoom, new: NewCase) -> Answer:
 
 
 @router.get("/{case_id}")
-def one_case(me: Me, room: TheRoom, response: Response, case_id: Id) -> Answer:
+def one_case(me: Me, room: CurrentRoom, response: Response, case_id: Id) -> Answer:
     """Return a case, its sign-off, and what the caller may do with it now."""
     with room.database.reading() as session:
         found = shown.case_of(session, me, case_id)
@@ -115,7 +127,7 @@ def one_case(me: Me, room: TheRoom, response: Response, case_id: Id) -> Answer:
 
 
 @router.patch("/{case_id}")
-def change_case(me: Me, room: TheRoom, case_id: Id, change: CaseChange) -> Answer:
+def change_case(me: Me, room: CurrentRoom, case_id: Id, change: CaseChange) -> Answer:
     """Change name or subject of an open case, or how it is read."""
     how = change.model_dump(include={"readers", "hide_model", "settling"})
     if any(value is not None for value in how.values()) and not me.may(REVIEWER):
@@ -131,41 +143,41 @@ def change_case(me: Me, room: TheRoom, case_id: Id, change: CaseChange) -> Answe
 
 
 @router.delete("/{case_id}")
-def delete_case(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
+def delete_case(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
     """Delete an open case with all its images, predictions and reviews; the audit log keeps that it was there."""
     with room.database.writing() as session:
         found = _seen_case(session, me, case_id, seen)
         digests = _digests(session, case_id)
-        session.execute(delete(Case).where(Case.id == found.id))
+        session.execute(delete(CaseRow).where(CaseRow.id == found.id))
         room.log.add(session, who(me), "deleted", kind="case", item=case_id)
     sweep(room, digests)
     return {"deleted": case_id}
 
 
-def _seen_case(session: Session, me: Caller, case_id: int, seen: Seen) -> Case:
+def _seen_case(session: Session, me: Caller, case_id: int, seen: IfMatch) -> CaseRow:
     """Return an open case to change, locked, if it is still as the caller saw it."""
     found = shown.lock_case(session, me, case_id)
     seen.check(shown.etag_of_case(found, before=True), lambda: _case_now(session, me, found))
     return found
 
 
-def _case_now(session: Session, me: Caller, found: Case) -> dict[str, Any]:
+def _case_now(session: Session, me: Caller, found: CaseRow) -> dict[str, Any]:
     """Return a case as it was before the change that is now refused."""
     session.flush()
     return {"case": shown.describe_case(session, me, found) | {"etag": shown.etag_of_case(found, before=True)}}
 
 
 def _digests(session: Session, case_id: int) -> set[str]:
-    pictures = session.execute(select(Picture.digest, Picture.identity).where(Picture.case_id == case_id))
-    cells = session.scalars(select(Cell.digest).where(Cell.case_id == case_id))
+    pictures = session.execute(select(ImageRow.digest, ImageRow.identity).where(ImageRow.case_id == case_id))
+    cells = session.scalars(select(CellRow.digest).where(CellRow.case_id == case_id))
     return {digest for row in pictures for digest in row if digest} | set(cells)
 
 
 def in_use(session: Session, digest: str) -> bool:
     """Tell whether any case names a picture."""
     queries = (
-        select(Picture.id).where((Picture.digest == digest) | (Picture.identity == digest)),
-        select(Cell.id).where(Cell.digest == digest),
+        select(ImageRow.id).where((ImageRow.digest == digest) | (ImageRow.identity == digest)),
+        select(CellRow.id).where(CellRow.digest == digest),
     )
     return any(session.scalar(query.limit(1)) is not None for query in queries)
 
@@ -180,7 +192,7 @@ def sweep(room: Room, digests: Iterable[str]) -> None:
 
 
 @router.get("/{case_id}/progress")
-def case_progress(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def case_progress(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Return how far the analysis is, and what failed."""
     with room.database.reading() as session:
         shown.case_of(session, me, case_id)
@@ -188,7 +200,7 @@ def case_progress(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 
 @router.get("/{case_id}/summary")
-def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def case_summary(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Return the share of blasts with its interval, the differential, what model and readers said, and of fields
     their red cells and platelets and how they were taken: scale, where it is from, and the stain step. `models` gave
     the answers that stand, to so many cells each; `present` is the one that answers the laboratory now.
@@ -210,7 +222,7 @@ def case_summary(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 
 @router.post("/{case_id}/undo")
-def undo(me: Me, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
+def undo(me: Me, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
     """Take back the caller's last review in this case, or all that one request said last; null and none where none is.
 
     If-Match names the case, or each cell whose review is to be taken back: what others read meanwhile is then no
@@ -219,7 +231,7 @@ def undo(me: Me, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
         last = readings.last_reviews(session, me, found)
-        cells = [session.get_one(Cell, each.cell_id) for each in last]
+        cells = [session.get_one(CellRow, each.cell_id) for each in last]
         if not last:
             found.version -= 1  # nothing changes
             return {"cell": None, "cells": [], "case_etag": shown.etag_of_case(found)}
@@ -237,19 +249,19 @@ def undo(me: Me, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
         return {"cell": cell, "cells": now_, "case_etag": shown.etag_of_case(found)}
 
 
-def _cells_now(session: Session, me: Caller, found: Case, cells: list[Cell]) -> list[Answer]:
+def _cells_now(session: Session, me: Caller, found: CaseRow, cells: list[CellRow]) -> list[Answer]:
     session.flush()
     return shown.some_cells(session, readings.view_of(session, me, found), [cell.id for cell in cells])
 
 
-def _undo_now(session: Session, me: Caller, found: Case, cells: list[Cell]) -> dict[str, Any]:
+def _undo_now(session: Session, me: Caller, found: CaseRow, cells: list[CellRow]) -> dict[str, Any]:
     """Return the case as it is, and the cells whose reviews would be taken back."""
     cell = shown.one_cell(session, readings.view_of(session, me, found), cells[0].id)
     return _case_now(session, me, found) | {"cell": cell, "cells": _cells_now(session, me, found, cells)}
 
 
 @router.post("/{case_id}/sign-off")
-def sign_off(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw, said: SignOff | None = None) -> Answer:
+def sign_off(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader, said: SignOff | None = None) -> Answer:
     """Sign a case off as the caller saw it: from then on nothing of it can be changed."""
     with room.database.writing() as session:
         found = _seen_case(session, me, case_id, seen)
@@ -267,7 +279,7 @@ def sign_off(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw, said: SignOff 
 
 
 @router.delete("/{case_id}/sign-off")
-def reopen(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
+def reopen(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
     """Open a signed case again."""
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id, signed=True)
@@ -286,7 +298,7 @@ reading_router = APIRouter(tags=["readers"])
 
 
 @reading_router.post("/cases/{case_id}/readings/finish")
-def finish(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def finish(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Say that the caller has read what they wanted to; when every reader has, all see each other's answers."""
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
@@ -298,7 +310,7 @@ def finish(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 
 @reading_router.delete("/cases/{case_id}/readings/finish")
-def go_on(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def go_on(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Take the caller's finish back, as long as others still read."""
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
@@ -308,7 +320,7 @@ def go_on(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 
 @reading_router.delete("/cases/{case_id}/readings/{account_id}")
-def release(me: Me, room: TheRoom, case_id: Id, account_id: Id) -> Answer:
+def release(me: Me, room: CurrentRoom, case_id: Id, account_id: Id) -> Answer:
     """Give a reader's place to whoever comes next: one's own, or, for reviewers, that of somebody who has left.
 
     The answers are kept, and count again if the same reader comes back to a free place.
@@ -323,7 +335,7 @@ def release(me: Me, room: TheRoom, case_id: Id, account_id: Id) -> Answer:
 
 
 @reading_router.get("/cases/{case_id}/agreement")
-def of_case(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def of_case(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Return how far the readers of a case agree: per cent and kappa with intervals over its cells, who differs how."""
     with room.database.reading() as session:
         found = shown.case_of(session, me, case_id)
@@ -353,7 +365,7 @@ Kind = Literal["csv", "counts", "json", "answers", "geojson", "dicom", "html", "
 
 
 @export_router.get("/cases/{case_id}/exports/{kind}", response_class=Response, responses={200: _FILES})
-def export(me: Me, room: TheRoom, case_id: Id, kind: Kind) -> Response:
+def export(me: Me, room: CurrentRoom, case_id: Id, kind: Kind) -> Response:
     """Return a case as table of cells, of counts (CSV, or JSON with how fields were taken), of every answer ever given,
     for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip). None while the case is read blind.
     """
@@ -377,7 +389,7 @@ hospital_router = APIRouter(prefix="/cases/{case_id}", tags=["hospital"])
 Number = Annotated[str, StringConstraints(max_length=64, strip_whitespace=True), AfterValidator(readable)]
 
 
-class Numbers(Body):
+class Numbers(RequestBody):
     """What the hospital's systems call a case; each may be empty."""
 
     patient_id: Number = ""
@@ -386,14 +398,14 @@ class Numbers(Body):
     specimen: Literal["", "blood", "bone marrow"] = ""
 
 
-class ToSend(Body):
+class SendRequest(RequestBody):
     """Where to."""
 
     to: Name
 
 
 @hospital_router.get("/hospital")
-def hospital(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def hospital(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Return the hospital's numbers of a case, where it can be sent, and what became of what was sent."""
     with room.database.reading() as session:
         found = shown.case_of(session, me, case_id)
@@ -401,15 +413,15 @@ def hospital(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 
 @hospital_router.put("/hospital")
-def set_numbers(me: Me, room: TheRoom, case_id: Id, numbers: Numbers, seen: Saw) -> Answer:
+def set_numbers(me: Me, room: CurrentRoom, case_id: Id, numbers: Numbers, seen: IfMatchHeader) -> Answer:
     """Say what the hospital's systems call an open case."""
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
         before = shown.etag_of_case(found, before=True)
         seen.check(before, lambda: {"hospital": _described_sendings(session, room, me, found) | {"etag": before}})
-        row = session.get(HospitalNumbers, case_id)
+        row = session.get(HospitalNumbersRow, case_id)
         if row is None:
-            row = HospitalNumbers(case_id=case_id)
+            row = HospitalNumbersRow(case_id=case_id)
             session.add(row)
         row.patient_id, row.accession = numbers.patient_id, numbers.accession
         row.order_number, row.specimen = numbers.order, numbers.specimen
@@ -420,7 +432,7 @@ def set_numbers(me: Me, room: TheRoom, case_id: Id, numbers: Numbers, seen: Saw)
 
 
 @hospital_router.post("/sendings", status_code=202)
-def send_case(me: Reviewer, room: TheRoom, case_id: Id, wanted: ToSend) -> Answer:
+def send_case(me: Reviewer, room: CurrentRoom, case_id: Id, wanted: SendRequest) -> Answer:
     """Send a signed case to one of the hospital's systems: once, however often it is asked for; a failed one again."""
     destination = _destination(room, me, wanted.to)
     with room.database.writing() as session:
@@ -454,10 +466,13 @@ def destinations_of(room: Room, me: Caller) -> list[Destination]:
     return [each for each in room.settings.hospital if each.laboratory in ("", me.laboratory)]
 
 
-def _described_sendings(session: Session, room: Room, me: Caller, case: Case) -> Answer:
-    row = session.get(HospitalNumbers, case.id)
+def _described_sendings(session: Session, room: Room, me: Caller, case: CaseRow) -> Answer:
+    row = session.get(HospitalNumbersRow, case.id)
     sent = session.execute(
-        select(Sending, Account.name).join(Account).where(Sending.case_id == case.id).order_by(Sending.id.desc())
+        select(SendingRow, AccountRow.name)
+        .join(AccountRow)
+        .where(SendingRow.case_id == case.id)
+        .order_by(SendingRow.id.desc())
     )
     return {
         "patient_id": row.patient_id if row else "",

@@ -24,24 +24,35 @@ from .. import cases as shown
 from .. import readings
 from ..accounts import Caller
 from ..analysis import cell_of_outline, drawn_of, hold_crops, overlap, store_cells, store_predictions
-from ..database import CONSENSUS, DRAWN, NOT_A_CELL, REMOVED, Case, Cell, Model, Picture, Prediction, Review
+from ..database import (
+    CONSENSUS,
+    DRAWN,
+    NOT_A_CELL,
+    REMOVED,
+    BundleRow,
+    CaseRow,
+    CellRow,
+    ImageRow,
+    PredictionRow,
+    ReviewRow,
+)
 from ..refusals import (
     LARGEST,
     PICTURE,
     Answer,
-    Body,
     Id,
+    IfMatch,
     Name,
     Note,
     Outline,
     Refusal,
-    Seen,
+    RequestBody,
     bad_request,
     not_found,
     picture_answer,
 )
 from ..room import Room
-from ..security import Me, Saw, TheRoom
+from ..security import CurrentRoom, IfMatchHeader, Me
 from ..store import png
 from ..summary import labels_of
 from .accounts import who
@@ -63,7 +74,7 @@ _DRAWN = 256  # pixels of the side on which two outlines are compared
 _HEAT_SIDE = 240  # pixels of a heat map
 
 
-class NewReview(Body):
+class NewReview(RequestBody):
     """What a reader says of a cell."""
 
     label: Name
@@ -81,20 +92,20 @@ class ManyReviews(NewReview):
     """The etag of each cell as it was seen; too many for the header If-Match."""
 
 
-class NewCell(Body):
+class NewCell(RequestBody):
     """A cell that a reader has drawn; x and y in pixels of the image."""
 
     image: Annotated[int, Field(ge=1, le=LARGEST)]
     outline: Outline
 
 
-class Redrawn(Body):
+class NewOutline(RequestBody):
     """A better outline of a cell."""
 
     outline: Outline
 
 
-class Replacement(Body):
+class Replacement(RequestBody):
     """Outlines that take the place of those of other cells: one of two that are one cell, two of one that is two."""
 
     cells: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST)]], Field(min_length=1, max_length=16)]
@@ -105,7 +116,7 @@ class Replacement(Body):
 def list_cells(
     *,
     me: Me,
-    room: TheRoom,
+    room: CurrentRoom,
     case_id: Id,
     filter: Annotated[Name, Query()] = "every",
     order: Literal["need", "number", "probability", "type", "likeness", "teaching"] = "need",
@@ -134,7 +145,7 @@ def list_cells(
 
 
 @router.get("/cells/{cell_id}")
-def one_cell(me: Me, room: TheRoom, response: Response, cell_id: Id) -> Answer:
+def one_cell(me: Me, room: CurrentRoom, response: Response, cell_id: Id) -> Answer:
     """Return a cell with its outline."""
     with room.database.reading() as session:
         found = shown.cell_of(session, me, cell_id)
@@ -143,7 +154,7 @@ def one_cell(me: Me, room: TheRoom, response: Response, cell_id: Id) -> Answer:
 
 
 @router.get("/cells/{cell_id}/answers")
-def answers(me: Me, room: TheRoom, cell_id: Id) -> Answer:
+def answers(me: Me, room: CurrentRoom, cell_id: Id) -> Answer:
     """Return every answer that was given of a cell, those taken back or overtaken too: who, when, what was shown.
 
     While the case is read blind these are the caller's own.
@@ -158,7 +169,7 @@ def answers(me: Me, room: TheRoom, cell_id: Id) -> Answer:
 def thumbnail(
     *,
     me: Me,
-    room: TheRoom,
+    room: CurrentRoom,
     request: Request,
     cell_id: Id,
     side: Literal["96", "160", "320", "640"] = "96",
@@ -174,12 +185,12 @@ def thumbnail(
         left, top, width, height = place.box
         place, pixels = place._replace(box=(left - width // 2, top, 2 * width, height)), 2 * pixels
     draw = partial(room.sandbox.draw_cell, room.pictures, place, side=pixels)
-    return picture_answer(request, place.digest, place.named(pixels), draw)
+    return picture_answer(request, place.digest, place.name(pixels), draw)
 
 
 @router.get("/cells/{cell_id}/crop", **PICTURE)
 def crop(
-    me: Me, room: TheRoom, request: Request, cell_id: Id, side: Annotated[int, Query(ge=32, le=1024)] = 448
+    me: Me, room: CurrentRoom, request: Request, cell_id: Id, side: Annotated[int, Query(ge=32, le=1024)] = 448
 ) -> Response:
     """Return the square that the model saw, as JPEG; the heat map lies over it."""
     with room.database.reading() as session:
@@ -193,7 +204,9 @@ def crop(
 
 
 @router.get("/cells/{cell_id}/heat", **PICTURE)
-def heat(me: Me, room: TheRoom, request: Request, cell_id: Id, over: Literal["crop", "thumbnail"] = "crop") -> Response:
+def heat(
+    me: Me, room: CurrentRoom, request: Request, cell_id: Id, over: Literal["crop", "thumbnail"] = "crop"
+) -> Response:
     """Return what speaks for (orange) and against (blue) the disease, as a transparent PNG.
 
     It lies over the crop that the model saw, or over the cell in its thumbnail and nothing else of that.
@@ -204,7 +217,7 @@ def heat(me: Me, room: TheRoom, request: Request, cell_id: Id, over: Literal["cr
             raise Refusal(409, "hidden", "What the model sees is hidden until the readers of this case have finished.")
         said, manifest = _said(session, room, cell)
         box = shown.picture_of_cell(session, me, cell_id).box
-        um_per_px = session.get_one(Picture, cell.image_id).um_per_px
+        um_per_px = session.get_one(ImageRow, cell.image_id).um_per_px
     if said is None or said.evidence is None:
         raise Refusal(404, "no_heat", "There is no heat map: this cell was refused, or the model draws none.")
     full, signed = full_evidence(manifest), bool(manifest.positive)
@@ -220,14 +233,14 @@ def heat(me: Me, room: TheRoom, request: Request, cell_id: Id, over: Literal["cr
     return picture_answer(request, cell.digest, what, draw, media="image/png")
 
 
-def _said(session: Session, room: Room, cell: Cell) -> tuple[Prediction | None, Manifest]:
+def _said(session: Session, room: Room, cell: CellRow) -> tuple[PredictionRow | None, Manifest]:
     """Return the prediction that stands for a cell, and the bundle that made it."""
-    said = session.get(Prediction, cell.prediction_id) if cell.prediction_id else None
+    said = session.get(PredictionRow, cell.prediction_id) if cell.prediction_id else None
     return said, room.models.manifest(session, said.bundle) if said else room.predictor.manifest
 
 
 @router.post("/cells/{cell_id}/reviews", status_code=201)
-def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview, seen: Saw) -> Answer:
+def review(me: Me, room: CurrentRoom, cell_id: Id, new: NewReview, seen: IfMatchHeader) -> Answer:
     """Say what a cell is: a class, a type, not_a_cell or unsure. Every answer is kept.
 
     In a case with one reader it stands until somebody says otherwise; with more, the first answer takes one of the
@@ -236,7 +249,7 @@ def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview, seen: Saw) -> Ans
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
         _check_label(session, room, me, new.label, [cell])
-        case = session.get_one(Case, cell.case_id)
+        case = session.get_one(CaseRow, cell.case_id)
         said = readings.say(session, me, case, cell, new.label, note=new.note)
         now = _now(session, me, cell)  # before the log, for which PostgreSQL lets one at a time write
         _log_review(session, room, me, said)
@@ -244,7 +257,7 @@ def review(me: Me, room: TheRoom, cell_id: Id, new: NewReview, seen: Saw) -> Ans
 
 
 @router.post("/cases/{case_id}/reviews", status_code=201)
-def review_many(me: Me, room: TheRoom, case_id: Id, new: ManyReviews) -> Answer:
+def review_many(me: Me, room: CurrentRoom, case_id: Id, new: ManyReviews) -> Answer:
     """Say what several cells of a case are, all or none of them; one undo takes all of it back.
 
     `cells` holds their etags: where another has redrawn or removed one meanwhile nothing is saved (412), and the answer
@@ -261,7 +274,7 @@ def review_many(me: Me, room: TheRoom, case_id: Id, new: ManyReviews) -> Answer:
         return {"cells": now, "case_etag": shown.etag_of_case(case)}
 
 
-def _check_label(session: Session, room: Room, me: Caller, label: str, cells: Sequence[Cell]) -> None:
+def _check_label(session: Session, room: Room, me: Caller, label: str, cells: Sequence[CellRow]) -> None:
     """Refuse a label that is none of the bundle that answers, nor a class of the one that looked at a cell."""
     manifest = room.models.of(session, me.laboratory_id).manifest
     known = (*manifest.classes, *labels_of(manifest), NOT_A_CELL, "unsure")
@@ -269,11 +282,13 @@ def _check_label(session: Session, room: Room, me: Caller, label: str, cells: Se
         raise bad_request(f"label is one of {', '.join(known)}.", code="unknown_label", known=list(known))
 
 
-def _log_review(session: Session, room: Room, me: Caller, answer: tuple[Review, dict[str, Any]], **more: Any) -> None:
+def _log_review(
+    session: Session, room: Room, me: Caller, answer: tuple[ReviewRow, dict[str, Any]], **more: Any
+) -> None:
     """Write an answer, as `readings.say` returns it, into the log, with what is needed to find it again."""
     said, before = answer
     action = _ACTIONS.get(said.label, "settled" if said.round == CONSENSUS else "reviewed")
-    image = session.get_one(Cell, said.cell_id).image_id
+    image = session.get_one(CellRow, said.cell_id).image_id
     place = {"review": said.id, "case": said.case_id, "image": image, "round": said.round}
     detail = before | place | ({"batch": said.batch} if said.batch else {}) | more
     room.log.add(session, who(me), action, kind="cell", item=said.cell_id, label=said.label, **detail)
@@ -282,23 +297,23 @@ def _log_review(session: Session, room: Room, me: Caller, answer: tuple[Review, 
 _ACTIONS = {REMOVED: "removed", DRAWN: "added"}
 
 
-def _now(session: Session, me: Caller, cell: Cell) -> Answer:
+def _now(session: Session, me: Caller, cell: CellRow) -> Answer:
     """Return a cell after a change, and the state of its case."""
     session.flush()
-    owner = session.get_one(Case, cell.case_id)
+    owner = session.get_one(CaseRow, cell.case_id)
     view = readings.view_of(session, me, owner)
     return shown.one_cell(session, view, cell.id) | {"case_etag": shown.etag_of_case(owner)}
 
 
-def _classes(session: Session, cell: Cell) -> tuple[str, ...]:
+def _classes(session: Session, cell: CellRow) -> tuple[str, ...]:
     """Return the classes of the bundle that looked at a cell, which need not be the one that serves now."""
-    query = select(Model.manifest).join(Prediction, Prediction.bundle == Model.seal)
-    manifest: dict[str, Any] | None = session.scalar(query.where(Prediction.id == cell.prediction_id))
+    query = select(BundleRow.manifest).join(PredictionRow, PredictionRow.bundle == BundleRow.seal)
+    manifest: dict[str, Any] | None = session.scalar(query.where(PredictionRow.id == cell.prediction_id))
     return tuple(manifest["classes"]) if manifest else ()
 
 
 @router.post("/cases/{case_id}/cells", status_code=201)
-def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
+def add_cell(me: Me, room: CurrentRoom, case_id: Id, new: NewCell) -> Answer:
     """Add a cell that was overlooked in a field; it is analysed at once."""
     with room.database.reading() as session:
         image = shown.image_of(session, me, new.image)
@@ -320,7 +335,7 @@ def add_cell(me: Me, room: TheRoom, case_id: Id, new: NewCell) -> Answer:
 
 
 @router.patch("/cells/{cell_id}")
-def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> Answer:
+def redraw_cell(me: Me, room: CurrentRoom, cell_id: Id, new: NewOutline, seen: IfMatchHeader) -> Answer:
     """Draw a cell's outline anew; it is analysed at once, and has to be read again."""
     with room.database.reading() as session:
         cell = shown.cell_of(session, me, cell_id)
@@ -328,7 +343,7 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> 
         view = shown.view_of(session, me, cell.case_id)
         seen.check(shown.etag_of_cell(cell), lambda: {"cell": shown.one_cell(session, view, cell_id)})
         predictor = room.models.of(session, me.laboratory_id)
-        image = session.get_one(Picture, cell.image_id)
+        image = session.get_one(ImageRow, cell.image_id)
         found = _cut_out(session, room, image, new.outline, predictor, but=[cell_id])
     crop = png(found.crop)
     digest = room.pictures.add(crop)
@@ -348,19 +363,19 @@ def redraw_cell(me: Me, room: TheRoom, cell_id: Id, new: Redrawn, seen: Saw) -> 
 
 
 @router.delete("/cells/{cell_id}")
-def remove_cell(me: Me, room: TheRoom, cell_id: Id, seen: Saw) -> Answer:
+def remove_cell(me: Me, room: CurrentRoom, cell_id: Id, seen: IfMatchHeader) -> Answer:
     """Take a cell off the case; the caller's undo brings it back, and `etag` is what it goes by until then."""
     with room.database.writing() as session:
         cell = shown.lock_cell(session, me, cell_id, seen)
         _check_shapes(session, cell.case_id)
-        case = session.get_one(Case, cell.case_id)
+        case = session.get_one(CaseRow, cell.case_id)
         _log_review(session, room, me, readings.say(session, me, case, cell, REMOVED))
         now = _now(session, me, cell)
     return {"removed": cell_id, "etag": now["etag"], "case_etag": now["case_etag"]}
 
 
 @router.post("/images/{image_id}/replacements", status_code=201)
-def replace_cells(me: Me, room: TheRoom, image_id: Id, new: Replacement, seen: Saw) -> Answer:
+def replace_cells(me: Me, room: CurrentRoom, image_id: Id, new: Replacement, seen: IfMatchHeader) -> Answer:
     """Put new outlines in the place of cells of a field: merge two that are one, split one that is two.
 
     All of it happens or nothing; the new cells are analysed at once and have to be read, and one undo brings the old
@@ -397,7 +412,7 @@ def replace_cells(me: Me, room: TheRoom, image_id: Id, new: Replacement, seen: S
         }
 
 
-def _seen_cell(session: Session, me: Caller, cell_id: int, image_id: int, seen: Seen) -> str:
+def _seen_cell(session: Session, me: Caller, cell_id: int, image_id: int, seen: IfMatch) -> str:
     """Return the etag of a cell of an image, which the caller has seen as it is."""
     cell = shown.cell_of(session, me, cell_id)
     if cell.image_id != image_id:
@@ -409,7 +424,7 @@ def _seen_cell(session: Session, me: Caller, cell_id: int, image_id: int, seen: 
 
 def _check_shapes(session: Session, case_id: int) -> None:
     """Refuse to change the cells of a case that is signed off, or that several people are reading."""
-    case = session.get_one(Case, case_id)
+    case = session.get_one(CaseRow, case_id)
     shown.check_open(case)
     readings.check_shapes(session, case)
 
@@ -417,7 +432,7 @@ def _check_shapes(session: Session, case_id: int) -> None:
 def _cut_out(
     session: Session,
     room: Room,
-    image: Picture,
+    image: ImageRow,
     outline: list[list[float]],
     predictor: Predictor,
     *,
@@ -427,8 +442,8 @@ def _cut_out(
     if image.kind not in ("field", "dicom"):
         raise Refusal(409, "no_field", "Cells can be drawn in fields only; this image is one cell.")
     _check_outline(outline, image)
-    query = select(Cell.number, Cell.box, Cell.outline).where(
-        Cell.image_id == image.id, Cell.removed.is_(False), Cell.id.not_in(but)
+    query = select(CellRow.number, CellRow.box, CellRow.outline).where(
+        CellRow.image_id == image.id, CellRow.removed.is_(False), CellRow.id.not_in(but)
     )
     rows = session.execute(query).all()
     _check_place(outline, rows)
@@ -481,7 +496,7 @@ def _corners(box: Sequence[float]) -> list[list[float]]:
     return [[left, top], [left + width, top], [left + width, top + height], [left, top + height]]
 
 
-def _check_outline(outline: list[list[float]], image: Picture) -> None:
+def _check_outline(outline: list[list[float]], image: ImageRow) -> None:
     points = np.array(outline)
     low, high = points.min(axis=0), points.max(axis=0)
     if (low < 0).any() or high[0] > image.width or high[1] > image.height:
@@ -499,7 +514,7 @@ _AT_ONCE = 24  # of these whose embedding is computed for one request; the next 
 
 
 @router.get("/cells/{cell_id}/references")
-def references(me: Me, room: TheRoom, cell_id: Id) -> Answer:
+def references(me: Me, room: CurrentRoom, cell_id: Id) -> Answer:
     """Return cells that lie near this one in the embedding: of the training data, and signed off by this laboratory.
 
     `um_across` is what each picture of a training cell shows; `own_um_across` what the cell's own thumbnail does.
@@ -508,7 +523,7 @@ def references(me: Me, room: TheRoom, cell_id: Id) -> Answer:
         cell = shown.cell_of(session, me, cell_id)
         if not shown.view_of(session, me, cell.case_id).model:
             raise _hidden()
-        image = session.get_one(Picture, cell.image_id)
+        image = session.get_one(ImageRow, cell.image_id)
         seen = shown.picture_of_cell(session, me, cell_id)
         signed = _signed(session, me, cell.case_id)
         scale = image.um_per_px if cell.box else RELEASE_UM_PER_PX  # a crop is taken to be like those of C-NMC 2019
@@ -527,7 +542,7 @@ def references(me: Me, room: TheRoom, cell_id: Id) -> Answer:
 
 
 @router.get("/cases/{case_id}/likeness")
-def likeness(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def likeness(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Compare some more cells of a case, for the list in the order of likeness; `known` of `cells` are compared then.
 
     Ask again until both are the same.
@@ -543,12 +558,12 @@ def likeness(me: Me, room: TheRoom, case_id: Id) -> Answer:
     return {"known": len(digests) - len(left[_AT_ONCE:]), "cells": len(digests)}
 
 
-def by_likeness(room: Room, cells: Sequence[shown.Kind], *, like: int | None) -> list[int]:
+def by_likeness(room: Room, cells: Sequence[shown.CellKind], *, like: int | None) -> list[int]:
     """Return the ids of cells, class after class, those of a class by their distance in the embedding.
 
     From the cell `like`, whose class comes first; without it from the middle of the class, the odd ones last.
     """
-    groups: dict[str, list[shown.Kind]] = defaultdict(list)
+    groups: dict[str, list[shown.CellKind]] = defaultdict(list)
     for cell in cells:
         groups[cell.shown].append(cell)
     points = {cell.id: _known_embedding(room, cell.digest) for cell in cells}
@@ -576,7 +591,7 @@ _WEBP: dict[str, Any] = PICTURE | {
 
 
 @router.get("/references/{place}/picture", **_WEBP)
-def reference_picture(me: Me, room: TheRoom, request: Request, place: Id) -> Response:
+def reference_picture(me: Me, room: CurrentRoom, request: Request, place: Id) -> Response:
     """Return a training cell as WebP; places count from 1."""
     seal = network_of(room.predictor.manifest)
     known = known_references(seal)
@@ -604,13 +619,24 @@ def _training(known: ReferenceCells, place: int, seal: str) -> dict[str, Any]:
 
 def _signed(session: Session, me: Caller, case_id: int) -> list[Any]:
     """Return the newest cells that readers named in other cases of the laboratory that were signed off."""
-    mine = (Case.laboratory_id == me.laboratory_id, Case.state == SIGNED, Case.id != case_id)
-    said = (Cell.label.not_in(("", "unsure", NOT_A_CELL)), Cell.removed.is_(False))
-    columns = (Cell.id, Cell.case_id, Cell.number, Cell.digest, Cell.label, Cell.version, Cell.box, Picture.um_per_px)
-    query = (
-        select(*columns, Picture.width).join(Case, Case.id == Cell.case_id).join(Picture, Picture.id == Cell.image_id)
+    mine = (CaseRow.laboratory_id == me.laboratory_id, CaseRow.state == SIGNED, CaseRow.id != case_id)
+    said = (CellRow.label.not_in(("", "unsure", NOT_A_CELL)), CellRow.removed.is_(False))
+    columns = (
+        CellRow.id,
+        CellRow.case_id,
+        CellRow.number,
+        CellRow.digest,
+        CellRow.label,
+        CellRow.version,
+        CellRow.box,
+        ImageRow.um_per_px,
     )
-    return list(session.execute(query.where(*mine, *said).order_by(Cell.id.desc()).limit(_LAST)))
+    query = (
+        select(*columns, ImageRow.width)
+        .join(CaseRow, CaseRow.id == CellRow.case_id)
+        .join(ImageRow, ImageRow.id == CellRow.image_id)
+    )
+    return list(session.execute(query.where(*mine, *said).order_by(CellRow.id.desc()).limit(_LAST)))
 
 
 def _nearest_signed(room: Room, point: NDArray[np.float32], signed: list[Any]) -> list[dict[str, Any]]:

@@ -22,12 +22,12 @@ from starlette.requests import ClientDisconnect
 from .. import cases as shown
 from .. import queue, readings
 from ..accounts import Caller
-from ..database import DONE, FAILED, FIELD, QUEUED, SLIDE, Case, Cell, Picture
-from ..queue import Task
-from ..refusals import LARGEST, PICTURE, Answer, Body, Id, Refusal, bad_request, picture_answer, too_large
+from ..database import DONE, FAILED, FIELD, QUEUED, SLIDE, CaseRow, CellRow, ImageRow
+from ..queue import LeasedJob
+from ..refusals import LARGEST, PICTURE, Answer, Id, Refusal, RequestBody, bad_request, picture_answer, too_large
 from ..room import Room
-from ..security import Me, Reviewer, Saw, TheRoom
-from ..uploads import Sent, Stored, Unusable, take_in
+from ..security import CurrentRoom, IfMatchHeader, Me, Reviewer
+from ..uploads import RejectedFile, StoredImage, UploadedFile, take_in
 from .accounts import who
 from .cases import sweep
 
@@ -66,7 +66,7 @@ _PIECE = 4 << 20  # bytes of a slide that are written at a time
 
 @router.post("/cases/{case_id}/images", status_code=202, openapi_extra=_UPLOAD)
 async def send_images(
-    me: Me, room: TheRoom, request: Request, case_id: Id, wait: Annotated[float, Query(ge=0, le=30)] = 0
+    me: Me, room: CurrentRoom, request: Request, case_id: Id, wait: Annotated[float, Query(ge=0, le=30)] = 0
 ) -> Answer:
     """Send cells, fields, DICOM files or zips of them; each is stored, then analysed from the queue.
 
@@ -75,7 +75,7 @@ async def send_images(
     await run_in_threadpool(_check_case, room, me, case_id)
     async with _form(request, most=room.settings.limits.files) as form:
         kind, um_per_px = _options(form)
-        sent = [Sent(part.filename or "", part.file, part.size or 0) for part in _files(form)]
+        sent = [UploadedFile(part.filename or "", part.file, part.size or 0) for part in _files(form)]
         if not sent:
             raise bad_request("Nothing was sent. Send files as multipart/form-data.")
         work = partial(_take_in, room, me, case_id, sent, kind=kind, um_per_px=um_per_px, at_once=wait > 0)
@@ -87,7 +87,7 @@ async def send_images(
 async def send_slide(
     *,
     me: Me,
-    room: TheRoom,
+    room: CurrentRoom,
     request: Request,
     case_id: Id,
     name: Annotated[str, Query(min_length=1, max_length=500)],
@@ -104,7 +104,7 @@ async def send_slide(
         if not size:
             raise bad_request("Nothing was sent. Send the slide as the body of the request.")
         with path.open("rb") as file:
-            sent = [Sent(name, file, size, path)]
+            sent = [UploadedFile(name, file, size, path)]
             work = partial(_take_in, room, me, case_id, sent, kind="auto", um_per_px=um_per_px, at_once=False)
             answer, _ = await to_thread.run_sync(work, limiter=request.app.state.uploads)
             return answer
@@ -169,20 +169,20 @@ def _check_case(room: Room, me: Caller, case_id: int) -> None:
 
 
 def _take_in(
-    room: Room, me: Caller, case_id: int, sent: list[Sent], *, kind: str, um_per_px: float | None, at_once: bool
+    room: Room, me: Caller, case_id: int, sent: list[UploadedFile], *, kind: str, um_per_px: float | None, at_once: bool
 ) -> tuple[Answer, bool]:
     """Store group after group, so that the first are analysed while the last are still being stored.
 
     Return what was accepted and refused, and whether all of it is analysed already.
     """
-    tasks: list[Task] = []
+    tasks: list[LeasedJob] = []
     refused: list[dict[str, Any]] = []
     done = False
     for group in take_in(
         sent, room.pictures, room.sandbox, kind=kind, um_per_px=um_per_px, limits=room.settings.limits
     ):
-        refused += [{"name": each.name, "error": each.error} for each in group if isinstance(each, Unusable)]
-        stored = [each for each in group if isinstance(each, Stored)]
+        refused += [{"name": each.name, "error": each.error} for each in group if isinstance(each, RejectedFile)]
+        stored = [each for each in group if isinstance(each, StoredImage)]
         if at_once and len(sent) == len(stored) == 1 and room.settings.work and stored[0].kind != SLIDE:
             with room.database.reading() as session:
                 predictor = room.models.of(session, me.laboratory_id)
@@ -195,15 +195,15 @@ def _take_in(
     return {"accepted": accepted, "refused": refused}, done
 
 
-def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: str = "") -> list[Task]:
+def _queue(room: Room, me: Caller, case_id: int, stored: list[StoredImage], owner: str = "") -> list[LeasedJob]:
     """Add images to a case and queue them, leased to an owner where one looks at them already."""
     with room.database.writing(bulk=True) as session:
         readings.check_grows(session, shown.lock_case(session, me, case_id))
         session.flush()
-        more = update(Case).where(Case.id == case_id).values(images_made=Case.images_made + len(stored))
-        last = session.scalar(more.returning(Case.images_made)) or 0
+        more = update(CaseRow).where(CaseRow.id == case_id).values(images_made=CaseRow.images_made + len(stored))
+        last = session.scalar(more.returning(CaseRow.images_made)) or 0
         rows = [
-            Picture(
+            ImageRow(
                 case_id=case_id,
                 number=number,
                 name=each.name,
@@ -224,7 +224,7 @@ def _queue(room: Room, me: Caller, case_id: int, stored: list[Stored], owner: st
             session, [each for each in rows if each.kind != SLIDE], owner=owner, seconds=room.settings.lease_seconds
         )
         tasks += [  # done already: nothing of a slide is analysed until somebody draws where
-            Task(0, each.id, case_id, SLIDE, each.digest, each.name, each.um_per_px, 0)
+            LeasedJob(0, each.id, case_id, SLIDE, each.digest, each.name, each.um_per_px, 0)
             for each in rows
             if each.kind == SLIDE
         ]
@@ -251,8 +251,8 @@ def _found(room: Room, me: Caller, case_id: int, ids: list[int]) -> Answer:
 
 
 def _left(room: Room, ids: list[int]) -> bool:
-    waiting = (Picture.id >= min(ids, default=1), Picture.id <= max(ids, default=0))
-    open_ = select(Picture.id).where(*waiting, Picture.state.in_(("queued", "running")))
+    waiting = (ImageRow.id >= min(ids, default=1), ImageRow.id <= max(ids, default=0))
+    open_ = select(ImageRow.id).where(*waiting, ImageRow.state.in_(("queued", "running")))
     with room.database.reading() as session:
         return not set(session.scalars(open_)).isdisjoint(ids)
 
@@ -260,7 +260,7 @@ def _left(room: Room, ids: list[int]) -> bool:
 @router.get("/cases/{case_id}/images")
 def list_images(
     me: Me,
-    room: TheRoom,
+    room: CurrentRoom,
     case_id: Id,
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
@@ -268,18 +268,18 @@ def list_images(
     """List the images of a case in the order in which they came."""
     with room.database.reading() as session:
         owner = shown.case_of(session, me, case_id)
-        total = session.scalar(select(func.count()).select_from(Picture).where(Picture.case_id == case_id))
-        query = select(Picture).where(Picture.case_id == case_id).order_by(Picture.number)
+        total = session.scalar(select(func.count()).select_from(ImageRow).where(ImageRow.case_id == case_id))
+        query = select(ImageRow).where(ImageRow.case_id == case_id).order_by(ImageRow.number)
         rows = session.scalars(query.offset(offset).limit(limit))
         return {"total": total, "images": [_described(row, owner) for row in rows]}
 
 
 @router.get("/images/{image_id}")
-def one_image(me: Me, room: TheRoom, response: Response, image_id: Id) -> Answer:
+def one_image(me: Me, room: CurrentRoom, response: Response, image_id: Id) -> Answer:
     """Return an image with its cells and their outlines."""
     with room.database.reading() as session:
         row = shown.image_of(session, me, image_id)
-        owner = session.get_one(Case, row.case_id)
+        owner = session.get_one(CaseRow, row.case_id)
         response.headers["ETag"] = f'"{shown.etag_of_image(row, owner)}"'
         view = readings.view_of(session, me, owner)
         told = _described(row, owner) | {"most_area": room.settings.limits.area_pixels}
@@ -289,14 +289,14 @@ def one_image(me: Me, room: TheRoom, response: Response, image_id: Id) -> Answer
         return told | {"areas": [_area(each) for each in areas], "cells": shown.cells_of_areas(session, view, areas)}
 
 
-def _area(row: Picture) -> dict[str, Any]:
+def _area(row: ImageRow) -> dict[str, Any]:
     """Return an area of a slide: its box there, and how far it is analysed."""
     at = row.facts["part_of"]
     box = [at["left"], at["top"], row.width, row.height]
     return {"id": row.id, "name": row.name, "box": box, "state": row.state, "error": row.error}
 
 
-def _described(row: Picture, owner: Case) -> dict[str, Any]:
+def _described(row: ImageRow, owner: CaseRow) -> dict[str, Any]:
     return {
         "id": row.id,
         "case": row.case_id,
@@ -322,7 +322,7 @@ def _described(row: Picture, owner: Case) -> dict[str, Any]:
 def image_picture(
     *,
     me: Me,
-    room: TheRoom,
+    room: CurrentRoom,
     request: Request,
     image_id: Id,
     side: Annotated[int, Query(ge=16, le=4096)] = 1600,
@@ -344,7 +344,7 @@ def image_picture(
 def image_tile(
     *,
     me: Me,
-    room: TheRoom,
+    room: CurrentRoom,
     request: Request,
     image_id: Id,
     level: Annotated[int, Path_(ge=0, le=40)],
@@ -376,18 +376,18 @@ def pyramid_of(room: Room, digest: str) -> Path:
     return room.sandbox.pyramid(room.pictures, digest)
 
 
-class NewArea(Body):
+class NewArea(RequestBody):
     """An area of a slide to analyse: left, top, width and height in pixels of the slide."""
 
     box: Annotated[list[Annotated[int, Field(ge=0, le=10**7)]], Field(min_length=4, max_length=4)]
 
 
 @router.post("/images/{image_id}/areas", status_code=201)
-def add_area(me: Me, room: TheRoom, image_id: Id, new: NewArea) -> Answer:
+def add_area(me: Me, room: CurrentRoom, image_id: Id, new: NewArea) -> Answer:
     """Analyse an area of a slide: it becomes a field of the case, in which cells are sought."""
     with room.database.reading() as session:
         slide = shown.image_of(session, me, image_id)
-        shown.check_open(session.get_one(Case, slide.case_id))
+        shown.check_open(session.get_one(CaseRow, slide.case_id))
         _check_area(room, slide, shown.areas_of(session, slide), new.box)
         path = room.pictures.path(slide.digest)
     digest = room.pictures.add(room.sandbox.area(path, new.box))
@@ -399,7 +399,7 @@ def add_area(me: Me, room: TheRoom, image_id: Id, new: NewArea) -> Answer:
         owner.images_made += 1
         number = 1 + max((each.facts["part_of"]["area"] for each in areas), default=0)
         facts = {"part_of": {"image": image_id, "left": left, "top": top, "area": number}}
-        row = Picture(
+        row = ImageRow(
             case_id=owner.id,
             number=owner.images_made,
             name=f"{slide.name}, area {number}"[-300:],
@@ -419,7 +419,7 @@ def add_area(me: Me, room: TheRoom, image_id: Id, new: NewArea) -> Answer:
     return told
 
 
-def _check_area(room: Room, slide: Picture, areas: Sequence[Picture], box: list[int]) -> None:
+def _check_area(room: Room, slide: ImageRow, areas: Sequence[ImageRow], box: list[int]) -> None:
     """Refuse what is no area of a slide, is too large or too small, or is analysed already in part."""
     if slide.kind != SLIDE:
         raise Refusal(409, "no_slide", "Areas are drawn on slides; all of this image is analysed anyway.")
@@ -455,7 +455,7 @@ def _box(text: str) -> tuple[int, int, int, int] | None:
 
 
 @router.delete("/images/{image_id}")
-def delete_image(me: Reviewer, room: TheRoom, image_id: Id, seen: Saw) -> Answer:
+def delete_image(me: Reviewer, room: CurrentRoom, image_id: Id, seen: IfMatchHeader) -> Answer:
     """Delete an image with its cells, what the model said and what readers said of them; a slide with its areas."""
     with room.database.writing() as session:
         row, owner = shown.lock_image(session, me, image_id)
@@ -466,9 +466,9 @@ def delete_image(me: Reviewer, room: TheRoom, image_id: Id, seen: Saw) -> Answer
         readings.check_shapes(session, owner)
         case_id, digests = row.case_id, {row.digest, row.identity} - {""}
         gone = [image_id, *(each.id for each in shown.areas_of(session, row))]
-        digests |= set(session.scalars(select(Cell.digest).where(Cell.image_id.in_(gone))))
-        digests |= set(session.scalars(select(Picture.digest).where(Picture.id.in_(gone))))
-        session.execute(delete(Picture).where(Picture.id.in_(gone)))
+        digests |= set(session.scalars(select(CellRow.digest).where(CellRow.image_id.in_(gone))))
+        digests |= set(session.scalars(select(ImageRow.digest).where(ImageRow.id.in_(gone))))
+        session.execute(delete(ImageRow).where(ImageRow.id.in_(gone)))
         room.log.add(session, who(me), "deleted", kind="image", item=image_id, case=case_id)
     sweep(room, digests)
     return {"deleted": image_id}

@@ -12,11 +12,22 @@ from ...inference.cell_types import checked_order
 from .. import cases as shown
 from .. import queue, readings
 from ..accounts import Caller
-from ..database import ADMIN, DONE, FAILED, REVIEWER, Adaptation, Case, Cell, Laboratory, Picture, Prediction
+from ..database import (
+    ADMIN,
+    DONE,
+    FAILED,
+    REVIEWER,
+    AdaptationRow,
+    CaseRow,
+    CellRow,
+    ImageRow,
+    LaboratoryRow,
+    PredictionRow,
+)
 from ..learning import ask_for, brief, choose, describe, etag_of, newest_in_words
-from ..refusals import Answer, Body, Id, Name, Readers, Refusal, Settling, bad_request
+from ..refusals import Answer, Id, Name, Readers, Refusal, RequestBody, Settling, bad_request
 from ..room import Room, check_keys
-from ..security import Admin, Me, Reviewer, Saw, TheRoom
+from ..security import Admin, CurrentRoom, IfMatchHeader, Me, Reviewer
 from ..settings import TAKEN_KEYS, checked_keys
 from ..summary import NOTICE, agreement_of_laboratory, counting_of
 from ..worklist import place_cells, stop_rule, worklist
@@ -25,7 +36,7 @@ from .accounts import who
 router = APIRouter(tags=["laboratory"])
 
 
-class Usual(Body):
+class LaboratorySettings(RequestBody):
     """What new cases of a laboratory ask for, and how it counts: in the place of `serve --order`, `--goal`, `--key`."""
 
     readers: Readers | None = None
@@ -44,7 +55,7 @@ _COUNTING = ("order", "goal", "keys")
 
 @router.get("/agreement")
 def of_laboratory(
-    me: Me, room: TheRoom, since: Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")] = ""
+    me: Me, room: CurrentRoom, since: Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")] = ""
 ) -> Answer:
     """Return how far the readers of the laboratory agree, over all cases whose readers have finished.
 
@@ -52,26 +63,26 @@ def of_laboratory(
 
     """
     with room.database.reading() as session:
-        query = select(Case).where(Case.laboratory_id == me.laboratory_id, Case.created >= since)
-        return agreement_of_laboratory(session, session.scalars(query.order_by(Case.id)).all())
+        query = select(CaseRow).where(CaseRow.laboratory_id == me.laboratory_id, CaseRow.created >= since)
+        return agreement_of_laboratory(session, session.scalars(query.order_by(CaseRow.id)).all())
 
 
 @router.get("/laboratory")
-def laboratory(me: Me, room: TheRoom) -> Answer:
+def laboratory(me: Me, room: CurrentRoom) -> Answer:
     """Return what new cases of the caller's laboratory ask for, and how it counts.
 
     `order` has every row, `keys` those that are set for a label; `taken` are keys that mean something else.
     """
     with room.database.reading() as session:
-        return _described(session, room, session.get_one(Laboratory, me.laboratory_id))
+        return _described(session, room, session.get_one(LaboratoryRow, me.laboratory_id))
 
 
 @router.patch("/laboratory")
-def change_laboratory(me: Admin, room: TheRoom, change: Usual) -> Answer:
+def change_laboratory(me: Admin, room: CurrentRoom, change: LaboratorySettings) -> Answer:
     """Change what new cases ask for (those that are there stay as they are), and how the laboratory counts."""
     wanted = _checked(room, change.model_dump(exclude_none=True))
     with room.database.writing() as session:
-        found = session.get_one(Laboratory, me.laboratory_id, with_for_update=True, populate_existing=True)
+        found = session.get_one(LaboratoryRow, me.laboratory_id, with_for_update=True, populate_existing=True)
         before = _described(session, room, found)
         told = {name: {"old": before[name], "new": value} for name, value in wanted.items()}
         for name in wanted.keys() - set(_COUNTING):
@@ -95,7 +106,7 @@ def _checked(room: Room, wanted: dict[str, Any]) -> dict[str, Any]:
     return wanted
 
 
-def _described(session: Session, room: Room, found: Laboratory) -> Answer:
+def _described(session: Session, room: Room, found: LaboratoryRow) -> Answer:
     counting = counting_of(session, found.id, room.settings)
     return {
         "name": found.name,
@@ -115,7 +126,7 @@ def _described(session: Session, room: Room, found: Laboratory) -> Answer:
 learning_router = APIRouter(tags=["learning"])
 
 
-class Choice(Body):
+class Choice(RequestBody):
     """The model that is to answer from now on."""
 
     model: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -123,20 +134,20 @@ class Choice(Body):
 
 
 @learning_router.get("/learning")
-def learning(me: Me, room: TheRoom, response: Response) -> Answer:
+def learning(me: Me, room: CurrentRoom, response: Response) -> Answer:
     """Return the signed-off cells there are to learn from, the models that were fitted to them, and which one answers.
 
     Of each model: the figures of it and of the one it was compared with, on the same cells of subjects that neither has
     learned from, with 95 % intervals over subjects; and how many cases it judged.
     """
     with room.database.reading() as session:
-        laboratory = session.get_one(Laboratory, me.laboratory_id)
+        laboratory = session.get_one(LaboratoryRow, me.laboratory_id)
         response.headers["ETag"] = f'"{etag_of(laboratory, room.models)}"'
         return _described_learning(session, room, me)
 
 
 @learning_router.post("/learning/models", status_code=202)
-def fit_model(me: Admin, room: TheRoom) -> Answer:
+def fit_model(me: Admin, room: CurrentRoom) -> Answer:
     """Begin to fit a model to the laboratory's signed-off cells, in the background; it answers nobody until chosen.
 
     Where one is under way already, nothing is begun.
@@ -157,13 +168,13 @@ def fit_model(me: Admin, room: TheRoom) -> Answer:
 
 
 @learning_router.put("/learning/model")
-def choose_model(me: Admin, room: TheRoom, choice: Choice, seen: Saw) -> Answer:
+def choose_model(me: Admin, room: CurrentRoom, choice: Choice, seen: IfMatchHeader) -> Answer:
     """Let one of the laboratory's models, or the room's own, answer from now on; `If-Match` names the choice as it was.
 
     Cases that were judged keep their answers until somebody asks for a new analysis.
     """
     with room.database.writing() as session:
-        laboratory = session.get_one(Laboratory, me.laboratory_id, with_for_update=True)
+        laboratory = session.get_one(LaboratoryRow, me.laboratory_id, with_for_update=True)
         seen.check(etag_of(laboratory, room.models), lambda: {"learning": _described_learning(session, room, me)})
         old = laboratory.bundle or room.models.own.manifest.seal
         found = choose(session, room.models, laboratory, choice.model)
@@ -174,15 +185,17 @@ def choose_model(me: Admin, room: TheRoom, choice: Choice, seen: Saw) -> Answer:
 
 
 @learning_router.get("/learning/worklist")
-def what_to_read(me: Me, room: TheRoom) -> Answer:
+def what_to_read(me: Me, room: CurrentRoom) -> Answer:
     """Return open cases in the order in which reading them teaches the model most, why, and when to stop.
 
     Cases that are read blind to the model are not among them.
     """
     with room.database.reading() as session:
         manifest = room.models.of(session, me.laboratory_id).manifest
-        last = select(Adaptation.result).where(Adaptation.laboratory_id == me.laboratory_id, Adaptation.state == DONE)
-        result = session.scalar(last.order_by(Adaptation.id.desc()).limit(1)) or {}
+        last = select(AdaptationRow.result).where(
+            AdaptationRow.laboratory_id == me.laboratory_id, AdaptationRow.state == DONE
+        )
+        result = session.scalar(last.order_by(AdaptationRow.id.desc()).limit(1)) or {}
         return {
             "cases": worklist(session, room.models, me, point=room.settings.point),
             "stop": stop_rule(session, me.laboratory_id, manifest.classes),
@@ -191,7 +204,7 @@ def what_to_read(me: Me, room: TheRoom) -> Answer:
 
 
 @learning_router.post("/cases/{case_id}/teaching-order")
-def order_cells(me: Me, room: TheRoom, case_id: Id) -> Answer:
+def order_cells(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Work out in which order the cells of an open case teach the model most; `order=teaching` then lists them so.
 
     It stays as it is until it is asked for again, so that nothing moves while somebody reads.
@@ -205,7 +218,7 @@ def order_cells(me: Me, room: TheRoom, case_id: Id) -> Answer:
 
 
 @learning_router.post("/cases/{case_id}/analysis", status_code=202)
-def analyse_again(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer:
+def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
     """Analyse all images of an open case again with the model that answers now; what people said stays.
 
     Refused where that model judged every cell already, and while several people read the case.
@@ -224,8 +237,8 @@ def analyse_again(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer
         model = room.models.of(session, me.laboratory_id).manifest
         if not _judged_by_another(session, case_id, model.seal):
             raise Refusal(409, "judged", f"The model that answers now has judged all of case {case_id} already.")
-        done = select(Picture.id).where(Picture.case_id == case_id, Picture.state.in_((DONE, FAILED)))
-        images = session.scalars(done.where(Picture.kind != "slide")).all()
+        done = select(ImageRow.id).where(ImageRow.case_id == case_id, ImageRow.state.in_((DONE, FAILED)))
+        images = session.scalars(done.where(ImageRow.kind != "slide")).all()
         queue.enqueue_again(session, images)
         room.log.add(
             session,
@@ -243,12 +256,12 @@ def analyse_again(me: Reviewer, room: TheRoom, case_id: Id, seen: Saw) -> Answer
 
 def _judged_by_another(session: Session, case_id: int, seal: str) -> bool:
     """Tell whether an answer stands in a case that another model gave."""
-    query = select(Cell.id).join(Prediction, Prediction.id == Cell.prediction_id)
-    other = (Cell.case_id == case_id, Cell.removed.is_(False), Prediction.bundle != seal)
+    query = select(CellRow.id).join(PredictionRow, PredictionRow.id == CellRow.prediction_id)
+    other = (CellRow.case_id == case_id, CellRow.removed.is_(False), PredictionRow.bundle != seal)
     return session.scalar(query.where(*other).limit(1)) is not None
 
 
 def _described_learning(session: Session, room: Room, me: Caller) -> Answer:
-    laboratory = session.get_one(Laboratory, me.laboratory_id)
+    laboratory = session.get_one(LaboratoryRow, me.laboratory_id)
     may = {"fit": me.may(ADMIN), "choose": me.may(ADMIN), "analyse": me.may(REVIEWER)}
     return describe(session, room.models, laboratory) | {"may": may, "notice": NOTICE}

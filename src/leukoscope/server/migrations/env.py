@@ -2,10 +2,10 @@
 
 from alembic import context
 
-from leukoscope.server.database import Table
+from leukoscope.server.database import Base
 
 context.configure(
-    connection=context.config.attributes["connection"], target_metadata=Table.metadata, render_as_batch=True
+    connection=context.config.attributes["connection"], target_metadata=Base.metadata, render_as_batch=True
 )
 with context.begin_transaction():
     context.run_migrations()
