@@ -77,3 +77,20 @@ def test_who_is_no_admin_sees_the_figures_and_can_press_nothing(site: Site) -> N
 def test_the_page_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_phone(site: Site) -> None:
     page = site.visitor("ada", viewport=DESK, reduced_motion="reduce")
     assert faults_of(page, lambda: page.goto("/learning")) == []
+
+
+def test_one_request_that_fails_does_not_end_the_progress_of_a_fit(site: Site) -> None:
+    page = site.visitor("ada", viewport=DESK)
+    page.goto("/learning")
+    models = page.locator("#models > li")
+    expect(models.last).to_contain_text("the model that the room was opened with")
+    before, asked = models.count(), []
+
+    def fail_once(route: Any) -> None:
+        asked.append(route)
+        route.abort() if len(asked) == 1 else route.continue_()
+
+    page.route("**/api/v1/learning", fail_once)
+    page.get_by_role("button", name="Fit a model to these cells").click()
+    expect(models).to_have_count(before + 1)
+    assert len(asked) > 1

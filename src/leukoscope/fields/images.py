@@ -94,7 +94,6 @@ def parts(mask: Mask, *, connectivity: int = 8) -> tuple[Labels, NDArray[np.int_
     return np.asarray(labels, np.int32), areas, np.asarray(middles, np.float64)
 
 
-MAX_PIXELS = 100_000_000  # more is read by tiles, as a slide
 MIN_SIDE = 64  # pixels; below it no cell stands whole
 
 
@@ -115,7 +114,7 @@ def read_field(path: Path) -> FieldImage:
     Raises:
         ImageError: the file is missing, ends early, is not an image, is black and white, too small or too large.
     """
-    picture = read_picture(path, most_pixels=MAX_PIXELS, least_side=MIN_SIDE)
+    picture = read_picture(path, least_side=MIN_SIDE)
     stated = stated_scale(path)
     return FieldImage(picture.pixels, stated.um_per_px, tuple(note for note in (*picture.notes, stated.note) if note))
 
@@ -126,7 +125,7 @@ def read_pixels(path: Path) -> Pixels:
     Raises:
         ImageError: see `read_field`.
     """
-    return read_picture(path, most_pixels=MAX_PIXELS, least_side=MIN_SIDE).pixels
+    return read_picture(path, least_side=MIN_SIDE).pixels
 
 
 def scale_in_file(path: Path) -> float | None:

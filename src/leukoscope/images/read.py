@@ -53,8 +53,9 @@ FORMATS = {
     ".heif": {"HEIF"},
     ".avif": {"AVIF"},
 }
-# A cell image of the release has 0.2 megapixels; a camera field up to 50. More is a slide, or a bomb.
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 100_000_000
+"""Of a cell or a field, on the command line and in the reading room; a camera takes up to 50 million. More is a slide,
+which is read by tiles, or a bomb."""
 MIN_SIDE = 16
 _HEAD = 4096  # bytes that are looked at to tell what a file is
 _SAVE = "Save it as 8- or 16-bit RGB."
@@ -123,13 +124,21 @@ def read_image(
 
 
 def read_picture(
-    source: Path | bytes, *, name: str = "", most_pixels: int = MAX_PIXELS, least_side: int = MIN_SIDE
+    source: Path | bytes,
+    *,
+    name: str = "",
+    suffix: str = "",
+    most_pixels: int = MAX_PIXELS,
+    least_side: int = MIN_SIDE,
 ) -> Picture:
     """Read the one picture in a file, or in the bytes of one, as uint8 RGB in sRGB, upright.
+
+    The content decides what format it is; where the suffix names another one, a note says so.
 
     Args:
         source: the file, or its content.
         name: what messages call it; the path itself where none is given.
+        suffix: of the file that the bytes came from, such as '.png'.
         most_pixels: more are refused before they are unpacked.
         least_side: pixels that width and height must have.
 
@@ -140,7 +149,7 @@ def read_picture(
     """
     name = name or (str(source) if isinstance(source, Path) else "The image")
     with _opened(source, name) as stream:
-        kind = _kind(stream, source, name)
+        kind = _kind(stream, name)
         limits = _Limits(name, most_pixels, least_side)
         if kind == "TIFF":
             values, orientation, notes = _tiff(stream, limits)
@@ -148,7 +157,8 @@ def read_picture(
             values, orientation, notes = _heif(stream, limits)
         else:
             values, orientation, notes = _by_pillow(stream, kind, limits)
-    notes = [*notes, turned_upright(orientation)]
+    mislabelled = _mislabelled(kind, source.suffix if isinstance(source, Path) else suffix)
+    notes = [*notes, turned_upright(orientation), mislabelled]
     return Picture(upright(values, orientation), tuple(note for note in notes if note))
 
 
@@ -340,13 +350,21 @@ def _head(stream: BinaryIO, size: int = _HEAD) -> bytes:
     return head
 
 
-def _kind(stream: BinaryIO, source: Path | bytes, name: str) -> str:
+def _mislabelled(kind: str, suffix: str) -> str:
+    """Say that the suffix of a file names another format than its content; an empty string where it does not.
+
+    >>> _mislabelled("PNG", ".JPG"), _mislabelled("PNG", ".png")
+    ('read as PNG, which it is, although its name ends in .jpg', '')
+    """
+    suffix = suffix.lower()
+    wrong = kind not in FORMATS.get(suffix, {kind})
+    return f"read as {kind}, which it is, although its name ends in {suffix}" if wrong else ""
+
+
+def _kind(stream: BinaryIO, name: str) -> str:
     """Return the format of a file, or say what it is instead."""
     head = _head(stream)
     kind = format_of(head)
-    expected = FORMATS.get(source.suffix.lower()) if isinstance(source, Path) else None
-    if kind and expected is not None and kind not in expected:
-        raise ImageError(f"is a {kind} file with the name of another type. Give it its true suffix.", path=name)
     if kind in ("JPEG XL", "JPEG XR"):
         raise ImageError(
             f"is a {kind} file, whose colour profile cannot be read here. Save it as PNG or TIFF.", path=name

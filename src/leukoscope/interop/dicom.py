@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import DataError, ImageError, LeukoscopeError, UnreachableError, attempt, require, why_unreachable
 from ..files import write_whole
 from ..images.colour import Profile, ValueRange, eight_bits, profile_of_label, range_of, to_srgb
-from ..images.read import RGB, file_format
+from ..images.read import MAX_PIXELS, RGB, file_format
 from ..images.scale import MM_UM, Claim, Stated, believed, number_of
 from ..progress import track
 
@@ -30,7 +30,6 @@ MICROSCOPE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.77.1.3": "VL Slide-Coordinates Microscopic Image",
     "1.2.840.10008.5.1.4.1.1.77.1.6": "VL Whole Slide Microscopy Image",
 }
-MAX_PIXELS = 100_000_000  # of an image in one frame
 _MOST_FRAMES = 2_000_000  # of a slide; the largest known have some hundred thousand
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")

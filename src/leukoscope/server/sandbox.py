@@ -346,7 +346,7 @@ def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, mos
                 slide = TiffSlide(path)
                 pixels = _whole(slide, most_pixels=most_pixels)
                 return _taken(pixels, kind, um_per_px or slide.um_per_px, notes=slide.notes)
-    picture = read_picture(content, name=_NAME, most_pixels=most_pixels)
+    picture = read_picture(content, name=_NAME, suffix=suffix, most_pixels=most_pixels)
     stated = stated_scale(io.BytesIO(content))
     return _taken(picture.pixels, kind, um_per_px or stated.um_per_px, notes=(*picture.notes, stated.note))
 

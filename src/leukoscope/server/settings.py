@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ..config import OperatingPoint, Settings
 from ..errors import ConfigError, UsageError, nearest
 from ..files import read_text
+from ..images.read import MAX_PIXELS
 from .database import ROLES
 
 MIB = 1 << 20
@@ -28,8 +29,8 @@ class Limits(Settings):
     """Of one file, and of all that a zip unpacks to."""
     files: int = Field(5000, ge=1)
     """In one request, those inside zips counted one by one."""
-    pixels: int = Field(100_000_000, ge=1)
-    """Of one picture that is not a slide."""
+    pixels: int = Field(MAX_PIXELS, ge=1)
+    """Of one picture that is not a slide, as everywhere else."""
     slide_bytes: int = Field(16384 * MIB, ge=1)
     """Of one slide that is sent by itself."""
     area_pixels: int = Field(50_000_000, ge=1)

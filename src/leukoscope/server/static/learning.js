@@ -15,7 +15,7 @@ const FIGURES = [
 ];
 
 let learning = null;
-let asked = 0;
+let polls = 0; // only the latest one counts
 
 await enter();
 find("fit-button").addEventListener("click", fit); // before anything is shown: a click while lists load counts too
@@ -84,8 +84,21 @@ function showRunning(running) {
   find("running-words").textContent = state === "queued" ? `${begun}, waits its turn.` : looked < cells ? `${begun}, looks at the cells: ${whole(looked)} of ${whole(cells)}.` : `${begun}, is fitted and judged.`;
   find("running-bar").max = cells || 1;
   find("running-bar").value = looked;
-  const turn = ++asked;
-  setTimeout(() => turn === asked && refresh().catch(complain), POLL);
+  poll();
+}
+
+/** Ask again in a moment how far the fitting is. A request that fails does not end this, unless one is signed out. */
+function poll() {
+  const turn = ++polls;
+  setTimeout(async () => {
+    if (turn !== polls) return;
+    try {
+      await refresh();
+    } catch (error) {
+      complain(error);
+      if (error.status !== 401) poll();
+    }
+  }, POLL);
 }
 
 async function fit() {
