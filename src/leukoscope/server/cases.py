@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Integer, SQLColumnExpression, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
@@ -32,7 +33,7 @@ from .database import (
     PredictionRow,
     ReviewRow,
 )
-from .readings import View
+from .readings import ReadingState, View
 from .refusals import IfMatch, bad_request, changed_meanwhile, not_found, signed_off
 from .store import CellRegion
 
@@ -212,8 +213,83 @@ def _item_of(session: Session, caller: Caller, table: type[Item], item_id: int, 
     return found
 
 
-def list_cases(session: Session, caller: Caller, *, query: str, state: str, offset: int, limit: int) -> dict[str, Any]:
-    """Return {"total", "cases"}, the newest first; `query` is sought in name and subject."""
+class Progress(BaseModel):
+    """How many images of a case are in each state of the analysis."""
+
+    queued: int
+    running: int
+    done: int
+    failed: int
+    finished: bool
+
+
+class Failure(BaseModel):
+    """An image that could not be analysed, and why."""
+
+    image: int
+    name: str
+    error: str
+
+
+class CaseProgress(Progress):
+    """How far the analysis of a case is, and what failed."""
+
+    failures: list[Failure]
+
+
+class CaseSummary(BaseModel):
+    """A case as a list shows it."""
+
+    id: int
+    name: str
+    subject: str
+    state: str
+    created: str
+    cells: int
+    unread: int
+    unsettled: int
+    images: int
+    progress: Progress
+    readers: int
+    phase: str
+
+
+class CasePage(BaseModel):
+    """Some of the cases that were asked for."""
+
+    total: int
+    cases: list[CaseSummary]
+
+
+class SignedOff(BaseModel):
+    """Who signed a case off, when, and with which note."""
+
+    by: str | None
+    time: str | None
+    note: str
+
+
+class CasePermissions(BaseModel):
+    """What a caller may do with a case now."""
+
+    review: bool
+    sign: bool
+    reopen: bool
+    delete: bool
+    accounts: bool
+
+
+class CaseDetails(CaseSummary):
+    """A case with its sign-off, its readers, and what the caller may do with it now."""
+
+    signed: SignedOff | None
+    may: CasePermissions
+    etag: str
+    reading: ReadingState
+
+
+def list_cases(session: Session, caller: Caller, *, query: str, state: str, offset: int, limit: int) -> CasePage:
+    """Return cases of the caller's laboratory, the newest first; `query` is sought in name and subject."""
     wanted = [CaseRow.laboratory_id == caller.laboratory_id]
     if state:
         wanted.append(CaseRow.state == state)
@@ -222,13 +298,11 @@ def list_cases(session: Session, caller: Caller, *, query: str, state: str, offs
             CaseRow.name.icontains(query, autoescape=True) | CaseRow.subject.icontains(query, autoescape=True)
         )
     total = session.scalar(select(func.count()).select_from(CaseRow).where(*wanted)) or 0
-    cases = session.scalars(
-        select(CaseRow).where(*wanted).order_by(CaseRow.id.desc()).offset(offset).limit(limit)
-    ).all()
-    return {"total": total, "cases": describe_cases(session, caller, cases)}
+    page = select(CaseRow).where(*wanted).order_by(CaseRow.id.desc()).offset(offset).limit(limit)
+    return CasePage(total=total, cases=describe_cases(session, caller, session.scalars(page).all()))
 
 
-def describe_cases(session: Session, caller: Caller, cases: Any) -> list[dict[str, Any]]:
+def describe_cases(session: Session, caller: Caller, cases: Sequence[CaseRow]) -> list[CaseSummary]:
     """Return cases with the numbers of their cells and images; of one that is read blind, what the caller has read."""
     ids = [each.id for each in cases]
     cells = _numbers(session, ids)
@@ -237,48 +311,55 @@ def describe_cases(session: Session, caller: Caller, cases: Any) -> list[dict[st
         if each.phase in BLIND and each.id in cells:
             cells[each.id] = (cells[each.id][0], cells[each.id][0] - own.get(each.id, 0), 0)
     states = _states(session, ids)
-    return [_case_row(each, cells.get(each.id, (0, 0, 0)), states.get(each.id, {})) for each in cases]
+    return [_case_summary(each, cells.get(each.id, (0, 0, 0)), states.get(each.id, {})) for each in cases]
 
 
-def describe_case(session: Session, caller: Caller, found: CaseRow) -> dict[str, Any]:
-    """Return one case with its sign-off and what the caller may do with it now."""
+def describe_case(session: Session, caller: Caller, found: CaseRow, *, before: bool = False) -> CaseDetails:
+    """Return one case with its sign-off and what the caller may do with it now.
+
+    before: with the etag that it had before the change that is under way.
+    """
     open_ = found.state == OPEN
-    may = {
-        "review": open_ and caller.may(READER),
-        "sign": open_ and caller.may(REVIEWER),
-        "reopen": not open_ and caller.may(REVIEWER),
-        "delete": open_ and caller.may(REVIEWER),
-        "accounts": caller.may(ADMIN),
-    }
     signed = None
     if not open_:
         by = session.scalar(select(AccountRow.name).where(AccountRow.id == found.signed_by))
-        signed = {"by": by, "time": found.signed, "note": found.note}
-    more = {"signed": signed, "may": may, "etag": etag_of_case(found)}
-    return describe_cases(session, caller, [found])[0] | more | {"reading": readings.describe(session, caller, found)}
+        signed = SignedOff(by=by, time=found.signed, note=found.note)
+    return CaseDetails(
+        **dict(describe_cases(session, caller, [found])[0]),
+        signed=signed,
+        may=CasePermissions(
+            review=open_ and caller.may(READER),
+            sign=open_ and caller.may(REVIEWER),
+            reopen=not open_ and caller.may(REVIEWER),
+            delete=open_ and caller.may(REVIEWER),
+            accounts=caller.may(ADMIN),
+        ),
+        etag=etag_of_case(found, before=before),
+        reading=readings.describe(session, caller, found),
+    )
 
 
-def _case_row(found: CaseRow, cells: tuple[int, int, int], states: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "id": found.id,
-        "name": found.name,
-        "subject": found.subject,
-        "state": found.state,
-        "created": found.created,
-        "cells": cells[0],
-        "unread": cells[1],
-        "unsettled": cells[2],
-        "images": sum(states.values()),
-        "progress": progress_of(states),
-        "readers": found.readers,
-        "phase": found.phase,
-    }
+def _case_summary(found: CaseRow, cells: tuple[int, int, int], states: Mapping[str, int]) -> CaseSummary:
+    return CaseSummary(
+        id=found.id,
+        name=found.name,
+        subject=found.subject,
+        state=found.state,
+        created=found.created,
+        cells=cells[0],
+        unread=cells[1],
+        unsettled=cells[2],
+        images=sum(states.values()),
+        progress=_progress_of(states),
+        readers=found.readers,
+        phase=found.phase,
+    )
 
 
-def progress_of(states: Mapping[str, int]) -> dict[str, Any]:
-    """Return {"queued", "running", "done", "failed", "finished"} from the number of images in each state."""
-    counts: dict[str, Any] = {name: states.get(name, 0) for name in (QUEUED, RUNNING, DONE, FAILED)}
-    return counts | {"finished": not counts[QUEUED] and not counts[RUNNING]}
+def _progress_of(states: Mapping[str, int]) -> Progress:
+    """Return the progress of a case from the number of its images in each state."""
+    counts = {name: states.get(name, 0) for name in (QUEUED, RUNNING, DONE, FAILED)}
+    return Progress(**counts, finished=not counts[QUEUED] and not counts[RUNNING])
 
 
 def fields_of_case(session: Session, case_id: int) -> list[dict[str, Any]]:
@@ -303,14 +384,14 @@ def fields_of_case(session: Session, case_id: int) -> list[dict[str, Any]]:
     ]
 
 
-def progress(session: Session, case_id: int) -> dict[str, Any]:
+def progress(session: Session, case_id: int) -> CaseProgress:
     """Return how far the analysis of a case is, and what failed."""
     failed = select(ImageRow.id, ImageRow.name, ImageRow.error).where(
         ImageRow.case_id == case_id, ImageRow.state == FAILED
     )
     rows = session.execute(failed.order_by(ImageRow.number).limit(500))
-    failures = [{"image": row.id, "name": row.name, "error": row.error} for row in rows]
-    return progress_of(_states(session, [case_id]).get(case_id, {})) | {"failures": failures}
+    failures = [Failure(image=row.id, name=row.name, error=row.error) for row in rows]
+    return CaseProgress(**dict(_progress_of(_states(session, [case_id]).get(case_id, {}))), failures=failures)
 
 
 def _numbers(session: Session, ids: list[int]) -> dict[int, tuple[int, int, int]]:

@@ -264,11 +264,11 @@ class Exporter:
             share=told["blast_share"],
             by_model=_counts(told["by_model"]),
             by_reader=_counts(told["by_reader"]),
-            signed=described["signed"],
+            signed=described.signed.model_dump() if described.signed else None,
             images=images,
             agreement=agreement_of_case(self.session, case),
             unsettled=told["unsettled"],
-            readers=[_reader(each) for each in described["reading"]["people"]],
+            readers=[_reader(each) for each in described.reading.people],
             cells=[self._report_cell(row) for row in _rows(self.session, case.id)],
             credits=self.manifest.credits,
             differential=counted,
@@ -448,13 +448,13 @@ _ANSWERS = (
 )
 
 
-def _reader(place: Mapping[str, Any]) -> str:
+def _reader(place: readings.ReaderProgress) -> str:
     """Return who read, and how far, in words."""
-    state = f"finished {place['finished'][:16].replace('T', ' ')} UTC" if place["finished"] else ""
-    left = "place given back" if place["released"] else state
-    cells = "1 cell" if place["read"] == 1 else f"{place['read']:,} cells"
-    third = "as third reader" if place["round"] == THIRD else ""
-    return f"{place['reader']}: {', '.join(part for part in (cells, third, left) if part)}"
+    state = f"finished {place.finished[:16].replace('T', ' ')} UTC" if place.finished else ""
+    left = "place given back" if place.released else state
+    cells = "1 cell" if place.read == 1 else f"{place.read:,} cells"
+    third = "as third reader" if place.round == THIRD else ""
+    return f"{place.reader}: {', '.join(part for part in (cells, third, left) if part)}"
 
 
 def _in_words(decision: str) -> str:

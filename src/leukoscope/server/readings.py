@@ -12,8 +12,9 @@ for), or once a consensus session did. Answers are rows of `reviews`; none is ev
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
@@ -39,6 +40,20 @@ from .database import (
     now,
 )
 from .refusals import Refusal, not_allowed
+
+
+class Replaced(TypedDict):
+    """The answer whose place another one takes, for the log; empty strings where there is none."""
+
+    old: str
+    old_reader: str
+
+
+class Change(TypedDict):
+    """A setting before and after."""
+
+    old: Any
+    new: Any
 
 
 @dataclass(frozen=True)
@@ -146,7 +161,7 @@ def say(
     *,
     note: str = "",
     batch: int | None = None,
-) -> tuple[ReviewRow, dict[str, Any]]:
+) -> tuple[ReviewRow, Replaced]:
     """Keep an answer; return it, and for the log what it takes the place of: {"old", "old_reader"}, empty for nothing.
 
     REMOVED takes a cell off the pages until that is undone; DRAWN, of a new cell, puts it there until that is undone.
@@ -177,9 +192,9 @@ def say(
 
 def say_all(
     session: Session, caller: Caller, case: CaseRow, labels: Sequence[tuple[CellRow, str]], *, note: str = ""
-) -> list[tuple[ReviewRow, dict[str, Any]]]:
+) -> list[tuple[ReviewRow, Replaced]]:
     """Keep the answers to several cells, which are taken back together; return each as `say` does."""
-    said: list[tuple[ReviewRow, dict[str, Any]]] = []
+    said: list[tuple[ReviewRow, Replaced]] = []
     for cell, label in labels:
         said.append(say(session, caller, case, cell, label, note=note, batch=said[0][0].id if said else None))
     first = said[0][0]
@@ -188,7 +203,7 @@ def say_all(
     return said
 
 
-def _before(session: Session, view: View, cell: CellRow) -> dict[str, Any]:
+def _before(session: Session, view: View, cell: CellRow) -> Replaced:
     """Return the answer whose place another one takes: one's own where one reads blind, else the one that stands."""
     if view.own:
         mine = last_words(
@@ -398,7 +413,7 @@ def release(session: Session, case: CaseRow, account_id: int) -> str:
 
 def ask_for(
     session: Session, case: CaseRow, *, readers: int | None, hide_model: bool | None, settling: str | None
-) -> dict[str, Any]:
+) -> dict[str, Change]:
     """Change how a case is to be read; return what has changed, for the log.
 
     Raises:
@@ -411,7 +426,7 @@ def ask_for(
         raise Refusal(409, "finished", f"The readers of case {case.id} have finished; how they read it cannot change.")
     if readers is not None and "readers" in changes:
         _check_fewer(session, case, readers)
-    told = {name: {"old": getattr(case, name), "new": value} for name, value in changes.items()}
+    told = {name: Change(old=getattr(case, name), new=value) for name, value in changes.items()}
     for name, value in changes.items():
         setattr(case, name, value)
     session.flush()
@@ -472,46 +487,103 @@ def check_settled(session: Session, case: CaseRow) -> None:
 # --- as the API shows it ---------------------------------------------------------------------------------------------
 
 
-def describe(session: Session, caller: Caller, case: CaseRow) -> dict[str, Any]:
-    """Return how a case is read: what was asked for, by whom it is read, how far they are, what the caller may do."""
+class ReaderProgress(BaseModel):
+    """One reader's place at a case, and how far they are."""
+
+    account: int
+    reader: str
+    active: bool
+    round: str
+    read: int
+    """Cells that they have read in this round."""
+    started: str
+    finished: str | None
+    released: str | None
+
+
+class ReadingState(BaseModel):
+    """How a case is read: what was asked for, by whom it is read, and how far they are."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    readers: int
+    hide_model: bool
+    settling: str
+    phase: str
+    blind: bool
+    """Whether the caller sees their own answers only."""
+    model_shown: bool
+    people: list[ReaderProgress]
+    unsettled: int
+    """Cells on which the readers differ."""
+    mine: ReaderProgress | None
+    free: int
+    """Places that nobody has taken."""
+    most: int
+    """Readers that a case may have."""
+
+
+class Answer(TypedDict):
+    """The last answer of one reader to one cell."""
+
+    reader: str
+    label: str
+    time: str
+    note: str
+    round: str
+
+
+class AnswerRecord(Answer):
+    """An answer with its place in the history of a case."""
+
+    review: int
+    cell: int
+    """Number of the cell."""
+    undone: bool
+    shown: dict[str, Any]
+    """As `ReviewRow.shown`."""
+
+
+def describe(session: Session, caller: Caller, case: CaseRow) -> ReadingState:
+    """Return how a case is read, as a caller may know it."""
     read = _numbers_read(session, case.id)
     query = select(ReadingRow, AccountRow.name, AccountRow.active).join(
         AccountRow, AccountRow.id == ReadingRow.account_id
     )
     rows = session.execute(query.where(ReadingRow.case_id == case.id).order_by(ReadingRow.id)).all()
     people = [
-        {
-            "account": row[0].account_id,
-            "reader": row[1],
-            "active": row[2],
-            "round": row[0].round,
-            "read": read.get((row[0].account_id, row[0].round), 0),
-            "started": row[0].started,
-            "finished": row[0].finished,
-            "released": row[0].released,
-        }
-        for row in rows
+        ReaderProgress(
+            account=place.account_id,
+            reader=name,
+            active=active,
+            round=place.round,
+            read=read.get((place.account_id, place.round), 0),
+            started=place.started,
+            finished=place.finished,
+            released=place.released,
+        )
+        for place, name, active in rows
     ]
     view = view_of(session, caller, case)
-    return {
-        "readers": case.readers,
-        "hide_model": case.hide_model,
-        "settling": case.settling,
-        "phase": case.phase,
-        "blind": view.own,
-        "model_shown": view.model,
-        "people": people,
-        "unsettled": unsettled(session, case.id),
-        "mine": next((each for each in people if each["account"] == caller.account_id), None),
-        "free": _free(case, people),
-        "most": MOST_READERS,
-    }
+    return ReadingState(
+        readers=case.readers,
+        hide_model=case.hide_model,
+        settling=case.settling,
+        phase=case.phase,
+        blind=view.own,
+        model_shown=view.model,
+        people=people,
+        unsettled=unsettled(session, case.id),
+        mine=next((each for each in people if each.account == caller.account_id), None),
+        free=_free(case, people),
+        most=MOST_READERS,
+    )
 
 
-def _free(case: CaseRow, people: Sequence[dict[str, Any]]) -> int:
+def _free(case: CaseRow, people: Sequence[ReaderProgress]) -> int:
     """Return how many places nobody has taken."""
     round_ = round_of(case)
-    taken = len([each for each in people if each["round"] == round_ and not each["released"]])
+    taken = len([each for each in people if each.round == round_ and not each.released])
     most = {READING: case.readers, THIRD: 1}.get(case.phase, 0)
     return max(0, most - taken)
 
@@ -536,8 +608,8 @@ def own_numbers(session: Session, caller: Caller, ids: Sequence[int]) -> dict[in
     return {row[0]: row[1] for row in session.execute(query)}
 
 
-def answers_of(session: Session, view: View, cells: Sequence[int] | None = None) -> dict[int, list[dict[str, Any]]]:
-    """Return the last words on some cells of a case, or on all, by cell and in the order in which they were said.
+def answers_of(session: Session, view: View, cells: Sequence[int] | None = None) -> dict[int, list[Answer]]:
+    """Return the last answers on some cells of a case, or on all, by cell and in the order in which they were said.
 
     One's own where one reads blind.
     """
@@ -550,7 +622,7 @@ def answers_of(session: Session, view: View, cells: Sequence[int] | None = None)
         .where(ReviewRow.id.in_(last_words(*where)))
         .order_by(ReviewRow.id)
     )
-    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[int, list[Answer]] = defaultdict(list)
     for review, name in session.execute(query):
         found[review.cell_id].append(
             {"reader": name, "label": review.label, "time": review.created, "note": review.note, "round": review.round}
@@ -558,7 +630,7 @@ def answers_of(session: Session, view: View, cells: Sequence[int] | None = None)
     return found
 
 
-def history(session: Session, view: View, *, cell_id: int | None = None) -> list[dict[str, Any]]:
+def history(session: Session, view: View, *, cell_id: int | None = None) -> list[AnswerRecord]:
     """Return every answer that was ever given, of one cell or of the whole case, with what was shown to its reader."""
     where = [ReviewRow.case_id == view.case_id] + ([ReviewRow.cell_id == cell_id] if cell_id else [])
     if view.own:

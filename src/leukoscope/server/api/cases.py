@@ -55,6 +55,13 @@ from .accounts import who
 router = APIRouter(prefix="/cases", tags=["cases"])
 
 
+class Released(shown.CaseDetails):
+    """A case, and whose place in it was released."""
+
+    released: str
+    """Name of the reader."""
+
+
 class NewCase(RequestBody):
     """A case to make."""
 
@@ -93,14 +100,14 @@ def list_cases(
     state: Literal["", "open", "signed"] = "",
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> Answer:
+) -> shown.CasePage:
     """List the cases of the caller's laboratory, the newest first; `query` is sought in name and subject."""
     with room.database.reading() as session:
         return shown.list_cases(session, me, query=query, state=state, offset=offset, limit=limit)
 
 
 @router.post("", status_code=201)
-def make_case(me: Me, room: CurrentRoom, new: NewCase) -> Answer:
+def make_case(me: Me, room: CurrentRoom, new: NewCase) -> shown.CaseDetails:
     """Make an empty case."""
     with room.database.writing() as session:
         usual = session.get_one(LaboratoryRow, me.laboratory_id)
@@ -118,7 +125,7 @@ def make_case(me: Me, room: CurrentRoom, new: NewCase) -> Answer:
 
 
 @router.get("/{case_id}")
-def one_case(me: Me, room: CurrentRoom, response: Response, case_id: Id) -> Answer:
+def one_case(me: Me, room: CurrentRoom, response: Response, case_id: Id) -> shown.CaseDetails:
     """Return a case, its sign-off, and what the caller may do with it now."""
     with room.database.reading() as session:
         found = shown.case_of(session, me, case_id)
@@ -127,7 +134,7 @@ def one_case(me: Me, room: CurrentRoom, response: Response, case_id: Id) -> Answ
 
 
 @router.patch("/{case_id}")
-def change_case(me: Me, room: CurrentRoom, case_id: Id, change: CaseChange) -> Answer:
+def change_case(me: Me, room: CurrentRoom, case_id: Id, change: CaseChange) -> shown.CaseDetails:
     """Change name or subject of an open case, or how it is read."""
     how = change.model_dump(include={"readers", "hide_model", "settling"})
     if any(value is not None for value in how.values()) and not me.may(REVIEWER):
@@ -164,7 +171,7 @@ def _seen_case(session: Session, me: Caller, case_id: int, seen: IfMatch) -> Cas
 def _case_now(session: Session, me: Caller, found: CaseRow) -> dict[str, Any]:
     """Return a case as it was before the change that is now refused."""
     session.flush()
-    return {"case": shown.describe_case(session, me, found) | {"etag": shown.etag_of_case(found, before=True)}}
+    return {"case": shown.describe_case(session, me, found, before=True).model_dump()}
 
 
 def _digests(session: Session, case_id: int) -> set[str]:
@@ -192,7 +199,7 @@ def sweep(room: Room, digests: Iterable[str]) -> None:
 
 
 @router.get("/{case_id}/progress")
-def case_progress(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
+def case_progress(me: Me, room: CurrentRoom, case_id: Id) -> shown.CaseProgress:
     """Return how far the analysis is, and what failed."""
     with room.database.reading() as session:
         shown.case_of(session, me, case_id)
@@ -261,11 +268,13 @@ def _undo_now(session: Session, me: Caller, found: CaseRow, cells: list[CellRow]
 
 
 @router.post("/{case_id}/sign-off")
-def sign_off(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader, said: SignOff | None = None) -> Answer:
+def sign_off(
+    me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader, said: SignOff | None = None
+) -> shown.CaseDetails:
     """Sign a case off as the caller saw it: from then on nothing of it can be changed."""
     with room.database.writing() as session:
         found = _seen_case(session, me, case_id, seen)
-        if not shown.progress(session, case_id)["finished"]:
+        if not shown.progress(session, case_id).finished:
             raise Refusal(409, "unfinished", f"Case {case_id} is still being analysed. Wait until that is done.")
         readings.check_settled(session, found)
         counts = shown.cell_counts(session, readings.view_of(session, me, found))
@@ -279,7 +288,7 @@ def sign_off(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader, 
 
 
 @router.delete("/{case_id}/sign-off")
-def reopen(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
+def reopen(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> shown.CaseDetails:
     """Open a signed case again."""
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id, signed=True)
@@ -298,7 +307,7 @@ reading_router = APIRouter(tags=["readers"])
 
 
 @reading_router.post("/cases/{case_id}/readings/finish")
-def finish(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
+def finish(me: Me, room: CurrentRoom, case_id: Id) -> shown.CaseDetails:
     """Say that the caller has read what they wanted to; when every reader has, all see each other's answers."""
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
@@ -310,7 +319,7 @@ def finish(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
 
 
 @reading_router.delete("/cases/{case_id}/readings/finish")
-def go_on(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
+def go_on(me: Me, room: CurrentRoom, case_id: Id) -> shown.CaseDetails:
     """Take the caller's finish back, as long as others still read."""
     with room.database.writing() as session:
         found = shown.lock_case(session, me, case_id)
@@ -320,7 +329,7 @@ def go_on(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
 
 
 @reading_router.delete("/cases/{case_id}/readings/{account_id}")
-def release(me: Me, room: CurrentRoom, case_id: Id, account_id: Id) -> Answer:
+def release(me: Me, room: CurrentRoom, case_id: Id, account_id: Id) -> Released:
     """Give a reader's place to whoever comes next: one's own, or, for reviewers, that of somebody who has left.
 
     The answers are kept, and count again if the same reader comes back to a free place.
@@ -331,7 +340,7 @@ def release(me: Me, room: CurrentRoom, case_id: Id, account_id: Id) -> Answer:
         found = shown.lock_case(session, me, case_id)
         name = readings.release(session, found, account_id)
         room.log.add(session, who(me), "released the place of", kind="account", item=account_id, case=case_id)
-        return shown.describe_case(session, me, found) | {"released": name}
+        return Released(**dict(shown.describe_case(session, me, found)), released=name)
 
 
 @reading_router.get("/cases/{case_id}/agreement")

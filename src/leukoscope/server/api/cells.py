@@ -283,14 +283,14 @@ def _check_label(session: Session, room: Room, me: Caller, label: str, cells: Se
 
 
 def _log_review(
-    session: Session, room: Room, me: Caller, answer: tuple[ReviewRow, dict[str, Any]], **more: Any
+    session: Session, room: Room, me: Caller, answer: tuple[ReviewRow, readings.Replaced], **more: Any
 ) -> None:
     """Write an answer, as `readings.say` returns it, into the log, with what is needed to find it again."""
     said, before = answer
     action = _ACTIONS.get(said.label, "settled" if said.round == CONSENSUS else "reviewed")
     image = session.get_one(CellRow, said.cell_id).image_id
     place = {"review": said.id, "case": said.case_id, "image": image, "round": said.round}
-    detail = before | place | ({"batch": said.batch} if said.batch else {}) | more
+    detail = {**before, **place} | ({"batch": said.batch} if said.batch else {}) | more
     room.log.add(session, who(me), action, kind="cell", item=said.cell_id, label=said.label, **detail)
 
 

@@ -218,7 +218,7 @@ def order_cells(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
 
 
 @learning_router.post("/cases/{case_id}/analysis", status_code=202)
-def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
+def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> shown.CaseDetails:
     """Analyse all images of an open case again with the model that answers now; what people said stays.
 
     Refused where that model judged every cell already, and while several people read the case.
@@ -227,12 +227,10 @@ def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHea
         found = shown.lock_case(session, me, case_id)
         seen.check(
             shown.etag_of_case(found, before=True),
-            lambda: {
-                "case": shown.describe_case(session, me, found) | {"etag": shown.etag_of_case(found, before=True)}
-            },
+            lambda: {"case": shown.describe_case(session, me, found, before=True).model_dump()},
         )
         readings.check_shapes(session, found)
-        if not shown.progress(session, case_id)["finished"]:
+        if not shown.progress(session, case_id).finished:
             raise Refusal(409, "unfinished", f"Case {case_id} is still being analysed. Wait until that is done.")
         model = room.models.of(session, me.laboratory_id).manifest
         if not _judged_by_another(session, case_id, model.seal):
