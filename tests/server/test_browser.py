@@ -55,7 +55,7 @@ class Site:
     browser: Any
 
     def visitor(self, name: str = "", **more: Any) -> Any:
-        """Return a new page of somebody who has signed in, or who stands at the door."""
+        """Return a new page of somebody who has signed in, or who has not."""
         context = self.browser.new_context(base_url=self.address, accept_downloads=True, **more)
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
@@ -429,7 +429,7 @@ def test_people_sign_in_through_the_hospital_and_send_what_they_signed(
         with opened(settings, browser, people={"ada": "admin"}, port=port) as site:
             page = site.visitor(viewport=DESK)
             page.goto("/login?problem=no_role")
-            playwright.expect(page.locator("#door-problem")).to_contain_text("Example Hospital knows you")
+            playwright.expect(page.locator("#sign-in-problem")).to_contain_text("Example Hospital knows you")
             assert not faults_of(page, lambda: page.goto("/login"))
             page.set_viewport_size(DESK)
             page.get_by_role("link", name="Sign in with Example Hospital").click()
@@ -493,7 +493,7 @@ def _more(page: Any, case: str) -> None:
     page.locator("#export-button").click()
 
 
-def _how(page: Any, case: str) -> None:
+def _reading_dialog(page: Any, case: str) -> None:
     _field(page, case)
     page.locator("#more-button").click()
     page.locator("#how-button").click()
@@ -528,7 +528,7 @@ VIEWS: dict[str, Callable[[Any, str], None]] = {
     "survival": lambda page, case: page.goto("/survival"),
     "accounts": lambda page, case: page.goto("/accounts"),
     "agreement": lambda page, case: page.goto("/agreement"),
-    "how it is read": _how,
+    "how it is read": _reading_dialog,
 }
 
 

@@ -33,7 +33,7 @@ from leukoscope.server.database import (
     now,
 )
 from leukoscope.server.learning import NEWEST, newest_in_words
-from leukoscope.server.readings import say
+from leukoscope.server.readings import add_answer
 from leukoscope.server.settings import RoomSettings
 from leukoscope.server.worklist import WINDOW, stop_rule
 from tests.server.conftest import Place, Visitor, cell_picture, opened, png, synthetic
@@ -81,7 +81,7 @@ def sign(place: Place, case: int, label: str) -> None:
         maker = session.get_one(AccountRow, found.created_by)
         caller = Caller(maker.id, maker.name, maker.role, maker.laboratory_id, "")
         for cell in session.scalars(select(CellRow).where(CellRow.case_id == case)):
-            say(session, caller, found, cell, label)
+            add_answer(session, caller, found, cell, label)
         found.state, found.signed, found.signed_by = SIGNED, now(), maker.id
 
 
@@ -692,7 +692,7 @@ def test_cells_that_the_model_has_learned_from_do_not_count(laboratory: Place) -
         row = AdaptationRow(
             laboratory_id=account.laboratory_id, account_id=account.id, bundle=laboratory.room.predictor.manifest.seal
         )
-        row.subjects = [learning.hidden("subject p0"), learning.hidden("subject p1")]
+        row.subjects = [learning.hash_of_subject("subject p0"), learning.hash_of_subject("subject p1")]
         session.add(row)
     assert told_to_stop(laboratory)["cells"] == 160
 

@@ -51,7 +51,7 @@ def test_a_model_is_fitted_with_one_click_chosen_with_both_figures_in_sight_and_
     expect(card).to_contain_text("answers now")
     page.get_by_role("link", name="Next").click()
     wait_for_cells(page, 4)
-    expect(page.locator("#wall-words")).to_contain_text("those that teach the model most first")
+    expect(page.locator("#wall-words")).to_contain_text("the most useful to the model first")
     expect(page.locator("#judged-words")).to_contain_text("Judged by small")
     page.locator("#again-button").click()
     page.locator("#ask-yes").click()

@@ -13,7 +13,7 @@ from tests.server.test_reading import smear
 CELLS = 5
 
 
-def say_all(me: Visitor, case: int, cells: list[dict[str, Any]], label: str) -> Any:
+def add_answers(me: Visitor, case: int, cells: list[dict[str, Any]], label: str) -> Any:
     return me.post(f"/cases/{case}/reviews", json={"label": label, "cells": [cell["etag"] for cell in cells]})
 
 
@@ -31,7 +31,7 @@ def test_one_answer_to_many_cells_is_kept_and_taken_back_as_one(laboratory: Plac
     case = ron.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
     cells = ron.cells(case, order="number")
     assert ron.review(cells[1]["id"], "normal").status_code == 201
-    answer = say_all(ron, case, cells[:4], "blast")
+    answer = add_answers(ron, case, cells[:4], "blast")
     assert answer.status_code == 201, answer.text
     assert [cell["review"]["label"] for cell in answer.json()["cells"]] == ["blast"] * 4
     assert said(ron, case) == ["blast"] * 4 + [""]
@@ -54,19 +54,19 @@ def test_of_many_answers_none_is_kept_where_one_cell_is_not_as_it_was_seen(labor
     case = ron.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
     cells = ron.cells(case, order="number")
     ada.remove(f"/cells/{cells[2]['id']}")
-    late = say_all(ron, case, cells, "blast")
+    late = add_answers(ron, case, cells, "blast")
     assert code(late) == (412, "changed")
     assert [cell["id"] for cell in late.json()["error"]["detail"]["cells"]] == [cells[2]["id"]]
     assert said(ron, case) == [""] * (CELLS - 1)
     with laboratory.room.database.reading() as session:
         assert session.query(ReviewRow).where(ReviewRow.label == "blast").count() == 0
     other = ron.case(pictures=[cell_picture(9)])
-    assert code(say_all(ron, other, cells[:1], "blast")) == (404, "not_found"), "a cell of another case"
-    assert code(say_all(ron, case, cells[:2], "no such class")) == (422, "unknown_label")
-    assert say_all(ron, case, [], "blast").status_code == 422
-    assert code(say_all(laboratory.visitor("sue"), case, cells[:2], "blast")) == (404, "not_found")
+    assert code(add_answers(ron, other, cells[:1], "blast")) == (404, "not_found"), "a cell of another case"
+    assert code(add_answers(ron, case, cells[:2], "no such class")) == (422, "unknown_label")
+    assert add_answers(ron, case, [], "blast").status_code == 422
+    assert code(add_answers(laboratory.visitor("sue"), case, cells[:2], "blast")) == (404, "not_found")
     ada.sign(case)
-    assert code(say_all(ron, case, cells[:2], "blast")) == (409, "signed")
+    assert code(add_answers(ron, case, cells[:2], "blast")) == (409, "signed")
 
 
 def test_many_answers_stand_over_those_that_another_gave_meanwhile(laboratory: Place) -> None:
@@ -74,7 +74,7 @@ def test_many_answers_stand_over_those_that_another_gave_meanwhile(laboratory: P
     case = ron.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
     cells = ron.cells(case, order="number")
     assert ada.review(cells[0]["id"], "normal").status_code == 201
-    assert say_all(ron, case, cells, "blast").status_code == 201
+    assert add_answers(ron, case, cells, "blast").status_code == 201
     assert said(ron, case) == ["blast"] * CELLS, "the last word stands"
     kept = ron.get(f"/cells/{cells[0]['id']}/answers").json()["answers"]
     assert [(each["reader"], each["label"]) for each in kept] == [("ada", "normal"), ("ron", "blast")]
@@ -84,7 +84,7 @@ def test_an_undo_of_many_names_the_case_or_every_cell(laboratory: Place) -> None
     ron, ada = laboratory.visitor("ron"), laboratory.visitor("ada")
     case = ron.case(pictures=[cell_picture(seed) for seed in range(CELLS)])
     cells = ron.cells(case, order="number")
-    say_all(ron, case, cells[:3], "blast")
+    add_answers(ron, case, cells[:3], "blast")
     before = ron.seen(f"/cases/{case}")
     ada.review(cells[4]["id"], "normal")
     assert code(ron.post(f"/cases/{case}/undo", headers=before)) == (412, "changed")
@@ -100,13 +100,13 @@ def test_many_are_read_blind_and_settled_together(laboratory: Place) -> None:
     ron, rita = laboratory.visitor("ron"), laboratory.visitor("rita")
     case = ron.case(pictures=[cell_picture(seed) for seed in range(CELLS)], readers=2)
     cells = ron.cells(case, order="number")
-    assert say_all(ron, case, cells, "blast").status_code == 201
+    assert add_answers(ron, case, cells, "blast").status_code == 201
     assert said(rita, case) == [""] * CELLS, "the second reader is told nothing"
-    assert say_all(rita, case, cells[:3], "normal").status_code == 201
-    assert say_all(rita, case, cells[3:], "blast").status_code == 201
+    assert add_answers(rita, case, cells[:3], "normal").status_code == 201
+    assert add_answers(rita, case, cells[3:], "blast").status_code == 201
     for me in (ron, rita):
         assert me.post(f"/cases/{case}/readings/finish").status_code == 200
-    settled = say_all(rita, case, cells[:3], "blast")
+    settled = add_answers(rita, case, cells[:3], "blast")
     assert settled.status_code == 201, settled.text
     assert said(rita, case) == ["blast"] * CELLS
     assert rita.get(f"/cases/{case}").json()["reading"]["phase"] == "settled"
@@ -217,7 +217,7 @@ def test_shapes_are_mended_before_several_people_read_and_not_after(laboratory: 
     one, two, three, *_ = ron.send(case, png(smear()), names=("field.png",), um_per_px=0.1).json()["cells"]
     assert replace(ron, [one, two], [hull(one, two)]).status_code == 201
     assert replace(ron, [three], halves(three)).status_code == 201, "to mend is not to read"
-    say_all(ron, case, ron.cells(case)[:1], "blast")
+    add_answers(ron, case, ron.cells(case)[:1], "blast")
     assert code(replace(rita, ron.cells(case)[:1], [hull(one)])) == (409, "being_read")
 
 

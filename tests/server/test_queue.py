@@ -212,8 +212,8 @@ def test_a_locked_database_is_waited_for(place: Place) -> None:
 
 
 def test_owners_tell_the_living_from_the_dead() -> None:
-    assert queue.lives(queue.owner_name())
-    assert not queue.lives(f"{socket.gethostname()}/{os.getpid()}/1"), "another process had this number before"
+    assert queue.is_running(queue.owner_name())
+    assert not queue.is_running(f"{socket.gethostname()}/{os.getpid()}/1"), "another process had this number before"
 
 
 def test_a_black_picture_is_refused_by_name_and_blocks_nothing(place: Place) -> None:

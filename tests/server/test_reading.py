@@ -29,7 +29,7 @@ CELLS = 12
 def test_a_case_is_read_signed_and_exported(place: Place) -> None:
     me = place.local()
     case = me.case("first", pictures=[cell_picture(seed) for seed in range(CELLS)], subject="P-7")
-    page = me.get(f"/cases/{case}/cells?order=need").json()
+    page = me.get(f"/cases/{case}/cells?order=priority").json()
     assert page["total"] == page["counts"]["every"] == page["counts"]["unread"] == CELLS
     decided = page["counts"]["unsure"] + page["counts"]["refused"] + sum(page["counts"]["classes"].values())
     assert decided == CELLS

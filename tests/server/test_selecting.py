@@ -198,13 +198,13 @@ def test_cells_are_sorted_by_their_likeness_to_the_chosen_one(wall: Any) -> None
     tile(wall, 4).click()
     number = wall.locator("#reader-title").inner_text()
     wall.keyboard.press("l")
-    expect(wall.locator("#wall-words")).to_contain_text("alike to one of them first")
+    expect(wall.locator("#wall-words")).to_contain_text("the most similar to one cell first")
     expect(wall.locator("#order")).to_have_value("likeness")
     expect_label(wall, 0, number)
     wall.locator("#order").select_option("type")
     expect(wall.locator("#wall-words")).to_contain_text("by what they are")
     wall.locator("#order").select_option("likeness")
-    expect(wall.locator("#wall-words")).to_contain_text("alike together")
+    expect(wall.locator("#wall-words")).to_contain_text("similar cells next to each other")
 
 
 def test_a_selection_keeps_the_rules_of_accessibility(wall: Any) -> None:

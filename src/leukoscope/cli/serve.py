@@ -156,7 +156,7 @@ def _run(settings: "RoomSettings", *, behind_proxy: str, browser: bool) -> None:
     import uvicorn
 
     from ..server.app import create_app
-    from ..server.security import TimeoutProtocol, most_connections
+    from ..server.security import TimeoutProtocol, max_connections
 
     place = _listen(settings.host, settings.port)
     app = create_app(settings)
@@ -172,7 +172,7 @@ def _run(settings: "RoomSettings", *, behind_proxy: str, browser: bool) -> None:
         timeout_graceful_shutdown=10,
         http=TimeoutProtocol,
         ws="none",
-        limit_concurrency=most_connections(),
+        limit_concurrency=max_connections(),
         h11_max_incomplete_event_size=32 << 10,
     )
     token = app.state.room.token
@@ -281,7 +281,7 @@ def change_password(name: str, password_file: Path | None, data: Path, database:
     from sqlalchemy import select
 
     from ..errors import UnknownNameError, UsageError
-    from ..server.accounts import hash_password, lock_account, revoke, signs_in_elsewhere
+    from ..server.accounts import has_external_sign_in, hash_password, lock_account, revoke
     from ..server.database import AccountRow
 
     hashed = hash_password(_password(password_file), about=(name,))
@@ -290,7 +290,7 @@ def change_password(name: str, password_file: Path | None, data: Path, database:
         account = lock_account(session, number) if number else None
         if account is None:
             raise UnknownNameError("account", name, session.scalars(select(AccountRow.name)))
-        if signs_in_elsewhere(session, account.id):
+        if has_external_sign_in(session, account.id):
             raise UsageError(f"{name} signs in elsewhere, where the password is changed.")
         account.password, account.active = hashed, True
         revoke(session, account.id)

@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from ..errors import UnknownNameError, UsageError
-from .audit_log import take_turn
+from .audit_log import lock_log
 from .database import (
     ADMIN,
     READER,
@@ -112,7 +112,7 @@ def add_account(session: Session, name: str, *, role: str, laboratory: str, pass
     if role not in ROLES:
         raise UnknownNameError("role", role, ROLES)
     hashed = hash_password(password, about=(name, laboratory)) if password else ""
-    take_turn(session)  # so that of two who choose the same name the second finds the first
+    lock_log(session)  # so that of two who choose the same name the second finds the first
     if session.scalar(select(AccountRow.id).where(AccountRow.name == name)):
         raise UsageError(f"There is an account '{name}' already. Choose another name.")
     account = AccountRow(
@@ -140,7 +140,7 @@ def hash_password(password: str, *, about: Sequence[str] = ()) -> str:
         return _HASHER.hash(password)
 
 
-def fits(hashed: str, password: str) -> bool:
+def password_matches(hashed: str, password: str) -> bool:
     """Tell whether a password has this hash; an empty hash takes as long, and never fits.
 
     Raises:
@@ -169,7 +169,7 @@ def _one_hash() -> Iterator[None]:
 
 def local_account(session: Session) -> AccountRow:
     """Return the account of whoever sits at this machine, making it the first time."""
-    take_turn(session)
+    lock_log(session)
     found = session.scalar(select(AccountRow).where(AccountRow.name == LOCAL))
     return found or add_account(session, LOCAL, role=ADMIN, laboratory=LOCAL)
 
@@ -179,12 +179,12 @@ def lock_account(session: Session, account_id: int) -> AccountRow | None:
     return session.get(AccountRow, account_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
-def signs_in_elsewhere(session: Session, account_id: int) -> bool:
+def has_external_sign_in(session: Session, account_id: int) -> bool:
     """Tell whether an account is that of somebody who signs in through a provider, which also says the role."""
     return session.scalar(select(IdentityRow.digest).where(IdentityRow.account_id == account_id)) is not None
 
 
-def still_in(session: Session, caller: Caller, *, role: str = READER) -> AccountRow:
+def check_signed_in(session: Session, caller: Caller, *, role: str = READER) -> AccountRow:
     """Return the caller's account, locked, once it is sure that what was checked before the transaction still holds.
 
     Raises:
@@ -327,7 +327,7 @@ class Attempts:
         with database.reading() as session:
             self._check(session, name, address)
         with database.writing() as session:
-            take_turn(session)
+            lock_log(session)
             self._check(session, name, address)
             session.execute(
                 delete(AttemptRow).where(AttemptRow.time <= time.time() - _FORGOTTEN, AttemptRow.key.not_like("=%"))

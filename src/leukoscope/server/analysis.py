@@ -24,7 +24,7 @@ from ..images.read import RGB
 from ..inference.blood_count import field_count
 from ..inference.opinions import Opinion, evidence_of, review_priority
 from ..inference.predictor import Predictor
-from .audit_log import take_turn
+from .audit_log import lock_log
 from .database import DONE, FIELD, BundleRow, CaseRow, CellRow, Database, ImageRow, PredictionRow, ReviewRow, now
 from .queue import enqueue_again
 from .store import PictureStore
@@ -49,21 +49,21 @@ class LocatedCell:
     origin: str = "model"
 
 
-def remember_bundle(session: Session, predictor: Predictor) -> None:
+def store_bundle(session: Session, predictor: Predictor) -> None:
     """Note the bundle that answers from now on, so that its answers can be understood after it has been replaced."""
     seal = predictor.manifest.seal
-    take_turn(session)  # several processes may start at once
+    lock_log(session)  # several processes may start at once
     if session.get(BundleRow, seal) is None:
         session.add(BundleRow(seal=seal, manifest=predictor.manifest.model_dump(mode="json")))
         session.flush()
 
 
-def hold_crops(session: Session, pictures: PictureStore, crops: Sequence[bytes]) -> None:
+def ensure_crops(session: Session, pictures: PictureStore, crops: Sequence[bytes]) -> None:
     """Make sure that crops are in the store while cells that name them are written.
 
     Another case may have shown the same cell, and its deletion may have swept the crop away a moment ago.
     """
-    take_turn(session)  # who sweeps takes it too
+    lock_log(session)  # who sweeps takes it too
     pictures.add_all(crops)
 
 
@@ -115,7 +115,7 @@ def store_predictions(
     session.flush()
     for (cell, opinion), each in zip(cells, said, strict=True):
         group, place = review_priority(opinion, positive=predictor.manifest.positive, threshold=threshold)
-        cell.need = 10 * group + place  # a place lies between -1 and 1
+        cell.priority = 10 * group + place  # a place lies between -1 and 1
         cell.prediction_id, cell.decision, cell.type = each.id, opinion.decision, opinion.type
         cell.chance = _chance(opinion, predictor.manifest.positive)
     session.flush()
@@ -325,7 +325,7 @@ def stated(image: ImageRow) -> float | None:
     return None if measured else image.um_per_px
 
 
-def keep_facts(session: Session, image_id: int, found: AnalysedField, *, again: dict[str, Any] | None) -> None:
+def store_field_facts(session: Session, image_id: int, found: AnalysedField, *, again: dict[str, Any] | None) -> None:
     """Note how a field was taken, so that a cell added later is cut out like these, and whether it was judged again."""
     notes = session.get_one(ImageRow, image_id).facts.get("notes")  # of its reader, when it was sent
     facts = found.facts | ({"again": again} if again else {}) | ({"notes": notes} if notes else {})
@@ -335,7 +335,7 @@ def keep_facts(session: Session, image_id: int, found: AnalysedField, *, again: 
     session.execute(update(ImageRow).where(ImageRow.id == image_id).values(**values))
 
 
-def outdated(session: Session, image_id: int, found: AnalysedField) -> list[int]:
+def requeue_outdated(session: Session, image_id: int, found: AnalysedField) -> list[int]:
     """Queue the fields again that share with this one what has changed since they were judged; return their numbers."""
     image = session.get_one(ImageRow, image_id)
     others = [
@@ -351,7 +351,7 @@ def outdated(session: Session, image_id: int, found: AnalysedField) -> list[int]
     return others
 
 
-def renew_cells(
+def update_cells(
     session: Session, image: ImageRow, cells: Sequence[tuple[LocatedCell, Opinion]], *, predictor: Predictor, point: str
 ) -> dict[str, Any]:
     """Put what was found anew in a field in the place of what was found before; return what has changed.
@@ -372,7 +372,7 @@ def renew_cells(
         if place in pairs and not cell.removed and not mine:
             drawn, opinion = cells[pairs[place]]
             changed += (cell.type, cell.decision) != (opinion.type, opinion.decision)
-            if _renewed(session, cell, drawn, opinion, predictor=predictor):
+            if _update_cell(session, cell, drawn, opinion, predictor=predictor):
                 said.append((cell, opinion))
         elif place not in pairs and not (cell.removed or mine or cell.id in read):
             cell.removed, cell.version = True, cell.version + 1
@@ -383,7 +383,7 @@ def renew_cells(
     return {"time": now(), "cells": len(cells), "changed": changed + len(fresh)}
 
 
-def judge_again(session: Session, image_id: int, opinion: Opinion, *, predictor: Predictor, point: str) -> int:
+def store_new_opinion(session: Session, image_id: int, opinion: Opinion, *, predictor: Predictor, point: str) -> int:
     """Let a new opinion stand for the cell of an image that is one cell, as its new version.
 
     Returns how many cells that is: 0 where the image has none yet. What people said stays.
@@ -396,7 +396,9 @@ def judge_again(session: Session, image_id: int, opinion: Opinion, *, predictor:
     return len(cells)
 
 
-def _renewed(session: Session, cell: CellRow, drawn: LocatedCell, opinion: Opinion, *, predictor: Predictor) -> bool:
+def _update_cell(
+    session: Session, cell: CellRow, drawn: LocatedCell, opinion: Opinion, *, predictor: Predictor
+) -> bool:
     """Draw a cell as it was found anew; return whether anything of it is new."""
     last = session.get(PredictionRow, cell.prediction_id) if cell.prediction_id else None
     same = last is not None and (last.bundle, last.probabilities, last.types, last.reason) == (

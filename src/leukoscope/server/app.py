@@ -26,7 +26,7 @@ from ..errors import DataError, LeukoscopeError, UsageError
 from .accounts import PasswordRefusedError
 from .api import routers
 from .database import first_line, is_conflict, is_full, is_gone
-from .refusals import Refusal, again, answer_of, broken
+from .refusals import Refusal, answer_of, internal_error, try_again
 from .room import Room, open_room
 from .security import Guard
 from .settings import RoomSettings
@@ -106,7 +106,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
 def _answer_errors(app: FastAPI) -> None:
     """Give every error the one shape."""
     app.add_exception_handler(Refusal, _refused)
-    app.add_exception_handler(LeukoscopeError, _mendable)
+    app.add_exception_handler(LeukoscopeError, _known_error)
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(DBAPIError, _database)
@@ -119,7 +119,7 @@ def _refused(_: Request, error: Exception) -> JSONResponse:
     return answer_of(error)
 
 
-def _mendable(_: Request, error: Exception) -> JSONResponse:
+def _known_error(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, PasswordRefusedError):
         return answer_of(Refusal(422, "password", str(error)))
     if isinstance(error, UsageError | DataError):
@@ -166,8 +166,8 @@ def _database(request: Request, error: Exception) -> JSONResponse:
     if is_full(error):
         return _full()
     if isinstance(error, IntegrityError) or is_conflict(error):
-        return answer_of(again())
-    return _away(request, error) if is_gone(error) else _broken(error)
+        return answer_of(try_again())
+    return _away(request, error) if is_gone(error) else _internal_error(error)
 
 
 def _away(_: Request, error: Exception) -> JSONResponse:
@@ -179,7 +179,7 @@ def _away(_: Request, error: Exception) -> JSONResponse:
 def _system(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OSError)
     LOG.error("system: %s", errno.errorcode.get(error.errno or 0, type(error).__name__))
-    return _full() if error.errno in (errno.ENOSPC, errno.EDQUOT) else _broken(error)
+    return _full() if error.errno in (errno.ENOSPC, errno.EDQUOT) else _internal_error(error)
 
 
 def _full() -> JSONResponse:
@@ -187,9 +187,9 @@ def _full() -> JSONResponse:
     return answer_of(Refusal(507, "disk_full", text))
 
 
-def _broken(error: Exception) -> JSONResponse:
+def _internal_error(error: Exception) -> JSONResponse:
     LOG.error("error in the program", exc_info=error)
-    return answer_of(broken())
+    return answer_of(internal_error())
 
 
 STATIC = Path(__file__).parent / "static"

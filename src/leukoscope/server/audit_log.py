@@ -59,7 +59,7 @@ class AuditLog:
         self, session: Session, who: Actor, action: str, *, kind: str, item: int | None = None, **detail: Any
     ) -> None:
         """Append a line in the same transaction as the change that it tells of."""
-        take_turn(session)
+        lock_log(session)
         session.flush()
         last = session.execute(
             select(AuditEntryRow.number, AuditEntryRow.hash).order_by(AuditEntryRow.number.desc()).limit(1)
@@ -208,7 +208,7 @@ def _differs(review: int, why: str) -> DataError:
     return DataError(f"The reviews are broken: review {review} was changed by something else ({why}).")
 
 
-def take_turn(session: Session) -> None:
+def lock_log(session: Session) -> None:
     """Let no other writer of the log, and so no other change, be under way until this transaction ends."""
     if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})

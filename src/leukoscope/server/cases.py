@@ -306,7 +306,7 @@ def describe_cases(session: Session, caller: Caller, cases: Sequence[CaseRow]) -
     """Return cases with the numbers of their cells and images; of one that is read blind, what the caller has read."""
     ids = [each.id for each in cases]
     cells = _numbers(session, ids)
-    own = readings.own_numbers(session, caller, [each.id for each in cases if each.phase in BLIND])
+    own = readings.cells_read_by(session, caller, [each.id for each in cases if each.phase in BLIND])
     for each in cases:
         if each.phase in BLIND and each.id in cells:
             cells[each.id] = (cells[each.id][0], cells[each.id][0] - own.get(each.id, 0), 0)
@@ -499,7 +499,9 @@ def labelled(query: Any, view: View) -> Any:
     if not view.own:
         return query.outerjoin(ReviewRow, ReviewRow.id == CellRow.review_id)
     mine = (ReviewRow.case_id == view.case_id, ReviewRow.account_id == view.account_id, ReviewRow.round == view.round)
-    return query.outerjoin(ReviewRow, (ReviewRow.cell_id == CellRow.id) & ReviewRow.id.in_(readings.last_words(*mine)))
+    return query.outerjoin(
+        ReviewRow, (ReviewRow.cell_id == CellRow.id) & ReviewRow.id.in_(readings.last_answers(*mine))
+    )
 
 
 def of_case(query: Any, view: View) -> Any:
@@ -663,18 +665,18 @@ def _total(counts: dict[str, Any], wanted: str) -> int:
 
 def _order(view: View, order: str) -> list[Any]:
     orders: dict[str, list[Any]] = {
-        "need": [CellRow.need, CellRow.number],
+        "priority": [CellRow.priority, CellRow.number],
         "number": [CellRow.number],
-        "type": [shown_to(view), CellRow.need, CellRow.number],
-        "teaching": [CellRow.turn.is_(None), CellRow.turn, CellRow.need, CellRow.number],
+        "type": [shown_to(view), CellRow.priority, CellRow.number],
+        "teaching": [CellRow.turn.is_(None), CellRow.turn, CellRow.priority, CellRow.number],
         "probability": [CellRow.chance.is_(None), CellRow.chance.desc(), CellRow.number],
     }
     return orders[order if view.model and order in orders else "number"]
 
 
-def forget(session: Session, cell: CellRow) -> list[int]:
+def undo_all_reviews(session: Session, cell: CellRow) -> list[int]:
     """Take back all reviews of a cell that is drawn anew, which were of another picture; return which stood."""
-    stood = sorted(session.scalars(readings.last_words(ReviewRow.cell_id == cell.id)))
+    stood = sorted(session.scalars(readings.last_answers(ReviewRow.cell_id == cell.id)))
     session.execute(update(ReviewRow).where(ReviewRow.cell_id == cell.id, ReviewRow.label != DRAWN).values(undone=True))
     cell.label, cell.review_id = "", None
     return stood

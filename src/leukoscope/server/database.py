@@ -282,8 +282,8 @@ class CellRow(Base):
     """Of the standing review; empty: not yet read, or not yet settled between its readers."""
     disputed: Mapped[bool] = mapped_column(default=False)
     """Whether its readers, when all had finished, had not all said the same of it."""
-    need: Mapped[float] = mapped_column(default=0.0)
-    """Sort key of review_priority, the neediest first."""
+    priority: Mapped[float] = mapped_column("need", default=0.0)
+    """Sort key of `review_priority`, the most urgent cell first; the column is still called need."""
     turn: Mapped[int | None]
     """Place in the order in which reading teaches the model most, as it was last worked out; empty: not in it."""
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("cells_by_need", "case_id", "need"))

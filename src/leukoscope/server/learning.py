@@ -214,7 +214,7 @@ def signed_cells(session: Session, laboratory_id: int, classes: Sequence[str]) -
     return list(found.values())[:MOST_CELLS][::-1]
 
 
-def lesson_of(session: Session, models: ModelRegistry, laboratory_id: int) -> TrainingCells:
+def training_cells_of(session: Session, models: ModelRegistry, laboratory_id: int) -> TrainingCells:
     """Return what could be learned from now, and what is missing for it."""
     manifest = models.own.manifest
     cells = signed_cells(session, laboratory_id, manifest.classes)
@@ -232,7 +232,7 @@ def learned_subjects(session: Session, laboratory_id: int, seal: str) -> frozens
     return frozenset(session.scalar(select(AdaptationRow.subjects).where(*mine).limit(1)) or ())
 
 
-def hidden(subject: str) -> str:
+def hash_of_subject(subject: str) -> str:
     """Return what is kept of a subject after its cases are deleted: no name."""
     return sha256(subject.encode()).hexdigest()
 
@@ -264,7 +264,7 @@ def _missing(
         return f"No signed-off case holds a cell that a reader called {names}. Read some cases and sign them off."
     if short := _short(cells, groups, manifest):
         return short
-    known = {groups[cell.subject] for cell in cells if hidden(cell.subject) in learned}
+    known = {groups[cell.subject] for cell in cells if hash_of_subject(cell.subject) in learned}
     fresh = [cell for cell in cells if groups[cell.subject] not in known]
     if known and (short := _short(fresh, groups, manifest) if fresh else "None is left."):
         return (
@@ -348,7 +348,7 @@ def learn(
         raise DataError(missing)
     members = heads_of(own)
     heads, unseen = fit_heads(members, seen, seed=_SEED)
-    known = {codes[groups[cell.subject]] for cell in cells if hidden(cell.subject) in learned}
+    known = {codes[groups[cell.subject]] for cell in cells if hash_of_subject(cell.subject) in learned}
     judged = ~np.isin(np.array(seen.names), sorted(known))
     old = seen.old if present in ("", own.manifest.seal) else look(models.bundle(present), given).old
     part = _part(replace(seen, old=old), judged)
@@ -360,7 +360,7 @@ def learn(
     }
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not come to its end
     written = write(own, folder, Adapted(heads, unseen, figures | {"seed": _SEED}), seen, name=name)
-    return FittedModel(written, result, sorted({hidden(cell.subject) for cell in cells}))
+    return FittedModel(written, result, sorted({hash_of_subject(cell.subject) for cell in cells}))
 
 
 def _part(seen: Reviewed, rows: NDArray[np.bool_]) -> Reviewed:
@@ -422,7 +422,7 @@ def ask_for(session: Session, models: ModelRegistry, laboratory_id: int, account
     found = session.scalar(select(AdaptationRow).where(*under_way))
     if found is not None:
         return found, False
-    lesson = lesson_of(session, models, laboratory_id)
+    lesson = training_cells_of(session, models, laboratory_id)
     if lesson.missing:
         raise Refusal(409, "too_little", lesson.missing)
     made = AdaptationRow(laboratory_id=laboratory_id, account_id=account_id, cells=len(lesson.cells))
@@ -526,7 +526,7 @@ class Fitter(queue.BackgroundThread):
             program = Actor(laboratory_id=found.laboratory_id)
             detail = {"bundle": manifest.seal, "compared_with": found.present or self._models.own.manifest.seal}
             counts = {name: made.result["learned"][name] for name in ("cells", "cases", "subjects")}
-            figures = brief(made.result)
+            figures = headline_figures(made.result)
             self._log.add(session, program, "fitted", kind="model", item=found.id, **detail, **counts, **figures)
 
     def _fail(self, session: Session, found: AdaptationRow, words: str) -> None:
@@ -576,7 +576,7 @@ def _free() -> Any:
     return (AdaptationRow.state == QUEUED) | lost
 
 
-def brief(result: dict[str, Any]) -> dict[str, Any]:
+def headline_figures(result: dict[str, Any]) -> dict[str, Any]:
     """Return the figures by which two models are told apart, for the log."""
     names = ("auroc", "balanced_accuracy", "brier")
     return {which: {name: result[which][name]["value"] for name in names} for which in ("old", "new")}
@@ -612,7 +612,7 @@ def choose(session: Session, models: ModelRegistry, laboratory: LaboratoryRow, s
 
 def describe(session: Session, models: ModelRegistry, laboratory: LaboratoryRow) -> dict[str, Any]:
     """Return what could be learned from, the models there are with their figures, and which one answers."""
-    lesson = lesson_of(session, models, laboratory.id)
+    lesson = training_cells_of(session, models, laboratory.id)
     own, present = models.own.manifest, laboratory.bundle or models.own.manifest.seal
     judged = _cases_judged(session, laboratory.id)
     query = select(AdaptationRow, AccountRow.name).join(AccountRow, AccountRow.id == AdaptationRow.account_id)

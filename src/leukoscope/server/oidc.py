@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from ..errors import LeukoscopeError, attempt, require
 from ..files import read_text
 from .accounts import laboratory_named, lock_account, revoke
-from .audit_log import take_turn
+from .audit_log import lock_log
 from .database import ROLES, AccountRow, IdentityRow
 from .settings import SingleSignOn, check_address
 
@@ -358,7 +358,7 @@ def account_of(session: Session, person: Person) -> AccountRow:
     wanted = select(IdentityRow.account_id).where(IdentityRow.digest == person.identity)
     number = session.scalar(wanted)
     if number is None:
-        take_turn(session)  # two first sign-ins of one person at once make one account
+        lock_log(session)  # two first sign-ins of one person at once make one account
         number = session.scalar(wanted)
     laboratory = laboratory_named(session, person.laboratory)
     if number is None:

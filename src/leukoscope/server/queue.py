@@ -218,7 +218,7 @@ def hand_back(session: Session, owner: str, *, counts: bool) -> None:
     session.execute(update(JobRow).where(*mine).values(state=QUEUED, owner="", attempts=attempts))
 
 
-def free_the_dead(session: Session) -> int:
+def requeue_dead(session: Session) -> int:
     """Queue again what processes of this machine held that are no longer there; return how many jobs."""
     dead = dead_among(session.scalars(select(JobRow.owner).where(JobRow.state == RUNNING).distinct()))
     if not dead:
@@ -248,10 +248,10 @@ def depth(session: Session) -> dict[str, int]:
 def dead_among(owners: Iterable[str]) -> list[str]:
     """Return the owners that were processes of this machine and are no longer there."""
     here = f"{socket.gethostname()}/"
-    return [owner for owner in owners if owner.startswith(here) and not lives(owner)]
+    return [owner for owner in owners if owner.startswith(here) and not is_running(owner)]
 
 
-def lives(owner: str) -> bool:
+def is_running(owner: str) -> bool:
     """Tell whether the process of an owner of this machine is still there."""
     _, number, started = owner.rsplit("/", 2)
     try:

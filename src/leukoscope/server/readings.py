@@ -92,7 +92,7 @@ def round_of(case: CaseRow) -> str:
     return {FREE: READING, READING: READING, THIRD: THIRD}.get(case.phase, CONSENSUS)
 
 
-def last_words(*where: Any) -> Select[Any]:
+def last_answers(*where: Any) -> Select[Any]:
     """Return the ids of the reviews that nobody took back, the last of each reader, cell and round."""
     said = (ReviewRow.undone.is_(False), ReviewRow.label.not_in(SHAPES))
     query = select(func.max(ReviewRow.id)).where(*said, *where).correlate(None)
@@ -152,7 +152,7 @@ def _has_finished(case: CaseRow) -> Refusal:
     return Refusal(409, "finished", f"You have finished reading case {case.id}. {cure}")
 
 
-def say(
+def add_answer(
     session: Session,
     caller: Caller,
     case: CaseRow,
@@ -184,19 +184,19 @@ def say(
     session.flush()
     if label == REMOVED:
         cell.removed, cell.version = True, cell.version + 1
-    stand(session, case, cell)
+    update_label(session, case, cell)
     if not view.own:
         settle_phase(session, case)
     return said, before
 
 
-def say_all(
+def add_answers(
     session: Session, caller: Caller, case: CaseRow, labels: Sequence[tuple[CellRow, str]], *, note: str = ""
 ) -> list[tuple[ReviewRow, Replaced]]:
     """Keep the answers to several cells, which are taken back together; return each as `say` does."""
     said: list[tuple[ReviewRow, Replaced]] = []
     for cell, label in labels:
-        said.append(say(session, caller, case, cell, label, note=note, batch=said[0][0].id if said else None))
+        said.append(add_answer(session, caller, case, cell, label, note=note, batch=said[0][0].id if said else None))
     first = said[0][0]
     first.batch = first.id
     session.flush()
@@ -206,7 +206,7 @@ def say_all(
 def _before(session: Session, view: View, cell: CellRow) -> Replaced:
     """Return the answer whose place another one takes: one's own where one reads blind, else the one that stands."""
     if view.own:
-        mine = last_words(
+        mine = last_answers(
             ReviewRow.cell_id == cell.id, ReviewRow.account_id == view.account_id, ReviewRow.round == view.round
         )
         query = select(ReviewRow.label, AccountRow.name).join(AccountRow).where(ReviewRow.id.in_(mine))
@@ -223,7 +223,7 @@ def _shown(session: Session, view: View, cell: CellRow) -> dict[str, Any]:
         said = session.get_one(PredictionRow, cell.prediction_id)
         shown["model"] = {"prediction": said.id, "decision": said.decision, "type": said.type, "bundle": said.bundle}
     if not view.own:
-        others = last_words(ReviewRow.cell_id == cell.id, ReviewRow.account_id != view.account_id)
+        others = last_answers(ReviewRow.cell_id == cell.id, ReviewRow.account_id != view.account_id)
         shown["reviews"] = sorted(session.scalars(others))
     return shown
 
@@ -248,7 +248,7 @@ def undo(session: Session, caller: Caller, case: CaseRow, last: Sequence[ReviewR
     for cell, review in zip(cells, last, strict=True):
         if review.label in SHAPES:
             cell.removed, cell.version = _is_gone(session, cell), cell.version + 1
-        stand(session, case, cell)
+        update_label(session, case, cell)
     if case.phase not in BLIND:
         settle_phase(session, case)
     return cells
@@ -264,7 +264,7 @@ def _is_gone(session: Session, cell: CellRow) -> bool:
 # --- what stands ---------------------------------------------------------------------------------------------------
 
 
-def stand(session: Session, case: CaseRow, cell: CellRow) -> None:
+def update_label(session: Session, case: CaseRow, cell: CellRow) -> None:
     """Let the answer that counts stand for a cell; none while its readers are blind to each other."""
     if case.phase == FREE:
         left = (ReviewRow.cell_id == cell.id, ReviewRow.undone.is_(False), ReviewRow.label.not_in(SHAPES))
@@ -291,7 +291,7 @@ def _counting(session: Session, case: CaseRow, cell_id: int | None = None) -> di
         select(ReadingRow.id).where(*place, ReadingRow.released.is_(None), ReadingRow.finished.is_not(None)).exists()
     )
     counts = finished | (ReviewRow.round == CONSENSUS)
-    query = select(ReviewRow).where(ReviewRow.id.in_(last_words(*where)), counts).order_by(ReviewRow.id)
+    query = select(ReviewRow).where(ReviewRow.id.in_(last_answers(*where)), counts).order_by(ReviewRow.id)
     found: dict[int, list[ReviewRow]] = defaultdict(list)
     for review in session.scalars(query):
         found[review.cell_id].append(review)
@@ -314,7 +314,7 @@ def settle_phase(session: Session, case: CaseRow) -> None:
     before = case.phase
     case.phase = _phase(session, case)
     if case.phase != before:
-        _stand_all(session, case)  # which tells where they differ
+        _update_labels(session, case)  # which tells where they differ
         case.phase = _phase(session, case)
     session.flush()
 
@@ -339,13 +339,13 @@ def unsettled(session: Session, case_id: int) -> int:
     return session.scalar(select(func.count()).select_from(CellRow).where(*open_)) or 0
 
 
-def _stand_all(session: Session, case: CaseRow) -> None:
+def _update_labels(session: Session, case: CaseRow) -> None:
     """Let what counts stand for every cell of a case, and note where the readers differ."""
     session.flush()
     if case.phase == FREE:
         for cell in session.scalars(select(CellRow).where(CellRow.case_id == case.id)):
             cell.disputed = False
-            stand(session, case, cell)
+            update_label(session, case, cell)
         return
     answers = {} if case.phase == READING else _counting(session, case)
     for cell in session.scalars(select(CellRow).where(CellRow.case_id == case.id)):
@@ -372,7 +372,7 @@ def finish(session: Session, caller: Caller, case: CaseRow) -> None:
         settle_phase(session, case)
 
 
-def go_on(session: Session, caller: Caller, case: CaseRow) -> None:
+def resume(session: Session, caller: Caller, case: CaseRow) -> None:
     """Take the caller's finish back; refused once the answers are open (409)."""
     place = _own_place(session, caller, case)
     place.finished = None
@@ -447,7 +447,7 @@ def _check_fewer(session: Session, case: CaseRow, readers: int) -> None:
         )
 
 
-def check_shapes(session: Session, case: CaseRow) -> None:
+def check_cells_may_change(session: Session, case: CaseRow) -> None:
     """Refuse to add, redraw or remove cells and images of a case whose readers must all read the same (409)."""
     if case.phase == FREE:
         return
@@ -460,7 +460,7 @@ def check_shapes(session: Session, case: CaseRow) -> None:
         raise Refusal(409, "being_read", text)
 
 
-def check_grows(session: Session, case: CaseRow) -> None:
+def check_images_may_be_added(session: Session, case: CaseRow) -> None:
     """Refuse images for a case that somebody has finished reading (409)."""
     done = (ReadingRow.case_id == case.id, ReadingRow.finished.is_not(None), ReadingRow.released.is_(None))
     if case.phase != FREE and session.scalar(select(ReadingRow.id).where(*done).limit(1)) is not None:
@@ -590,7 +590,7 @@ def _free(case: CaseRow, people: Sequence[ReaderProgress]) -> int:
 
 def _numbers_read(session: Session, case_id: int) -> dict[tuple[int, str], int]:
     """Return how many cells each account has read, by account and round."""
-    words = last_words(ReviewRow.case_id == case_id)
+    words = last_answers(ReviewRow.case_id == case_id)
     query = select(ReviewRow.account_id, ReviewRow.round, func.count()).join(CellRow, CellRow.id == ReviewRow.cell_id)
     query = query.where(ReviewRow.id.in_(words), CellRow.removed.is_(False)).group_by(
         ReviewRow.account_id, ReviewRow.round
@@ -598,9 +598,9 @@ def _numbers_read(session: Session, case_id: int) -> dict[tuple[int, str], int]:
     return {(row[0], row[1]): row[2] for row in session.execute(query)}
 
 
-def own_numbers(session: Session, caller: Caller, ids: Sequence[int]) -> dict[int, int]:
+def cells_read_by(session: Session, caller: Caller, ids: Sequence[int]) -> dict[int, int]:
     """Return how many cells of cases the caller has read."""
-    words = last_words(ReviewRow.case_id.in_(ids), ReviewRow.account_id == caller.account_id)
+    words = last_answers(ReviewRow.case_id.in_(ids), ReviewRow.account_id == caller.account_id)
     query = select(ReviewRow.case_id, func.count(func.distinct(ReviewRow.cell_id))).join(
         CellRow, CellRow.id == ReviewRow.cell_id
     )
@@ -619,7 +619,7 @@ def answers_of(session: Session, view: View, cells: Sequence[int] | None = None)
     query = (
         select(ReviewRow, AccountRow.name)
         .join(AccountRow)
-        .where(ReviewRow.id.in_(last_words(*where)))
+        .where(ReviewRow.id.in_(last_answers(*where)))
         .order_by(ReviewRow.id)
     )
     found: dict[int, list[Answer]] = defaultdict(list)

@@ -43,7 +43,7 @@ def changed_meanwhile(now: dict[str, Any]) -> Refusal:
     return refusal
 
 
-def again() -> Refusal:
+def try_again() -> Refusal:
     """Return the refusal for a change that met another one of the same thing at the same moment."""
     text = "Somebody else changed the same thing at the same moment, so nothing was saved. Look again, then try again."
     refusal = Refusal(409, "again", text)
@@ -85,7 +85,7 @@ def too_large(message: str) -> Refusal:
     return Refusal(413, "too_large", message)
 
 
-def broken() -> Refusal:
+def internal_error() -> Refusal:
     """Return the answer to a request that met an error in the program."""
     text = "Something went wrong in the program; nothing was changed. Its log says more. Try again, or report it."
     return Refusal(500, "broken", text)

@@ -15,7 +15,7 @@ from ..bundle.signature import check_signature
 from ..errors import UnknownNameError, UsageError
 from ..inference.predictor import Predictor, load
 from .accounts import Attempts, OneTimeToken, has_admin, has_people, local_account
-from .analysis import remember_bundle
+from .analysis import store_bundle
 from .audit_log import AuditLog
 from .database import Database
 from .hospital import Sender
@@ -115,7 +115,7 @@ def open_room(settings: RoomSettings, *, counted: Callable[[int], None] | None =
     token = _enter(database, settings)
     with database.writing() as session:
         log.begin(session)
-        remember_bundle(session, predictor)
+        store_bundle(session, predictor)
     with database.reading() as session:
         log.note_head(session, at_once=True)
     measures, models = Metrics(), ModelRegistry(predictor, settings.data)

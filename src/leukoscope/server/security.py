@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .accounts import Caller, caller_of_cookie, caller_of_token, has_people
 from .database import ADMIN, READ, REVIEW, REVIEWER, UPLOAD
-from .refusals import IfMatch, Refusal, answer_of, broken, not_allowed, too_large, unknown_caller
+from .refusals import IfMatch, Refusal, answer_of, internal_error, not_allowed, too_large, unknown_caller
 from .room import Room
 from .settings import RoomSettings
 
@@ -56,7 +56,7 @@ class TimeoutProtocol(H11Protocol):
             self._patience = None
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """Return how many connections the room keeps open at a time, and let this process have as many files."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -118,7 +118,7 @@ def caller_of(request: Request) -> Caller:
     if caller.scopes is not None:
         _check_scope(request, caller.scopes)
     elif request.method not in _SAFE:
-        _check_same_page(request, caller)
+        _check_csrf(request, caller)
     request.state.caller = caller
     return caller
 
@@ -152,7 +152,7 @@ def scope_of(method: str, path: str) -> str:
     return REVIEW if kind in ("cases", "cells", "images") else ""
 
 
-def _check_same_page(request: Request, caller: Caller) -> None:
+def _check_csrf(request: Request, caller: Caller) -> None:
     """Prove that a page of ours sends this: only ours can read the token that it must repeat."""
     sent = request.headers.get("x-csrf-token", "")
     if not (sent.isascii() and secrets.compare_digest(sent, caller.csrf)):
@@ -176,14 +176,14 @@ def _at_least(caller: Caller, role: str) -> Caller:
 _IF_MATCH = Header(description="The etag of what you saw and want to change, in quotation marks.", max_length=500)
 
 
-async def seen_of(if_match: Annotated[str | None, _IF_MATCH] = None) -> IfMatch:
+async def if_match_of(if_match: Annotated[str | None, _IF_MATCH] = None) -> IfMatch:
     """Return which states the caller has seen; "*", whatever it may be, is not one."""
     given = (each.strip().removeprefix("W/").strip('"') for each in (if_match or "").split(","))
     return IfMatch(frozenset(given) - {"", "*"}, given=bool(if_match))
 
 
 CurrentRoom = Annotated[Room, Depends(room_of)]
-IfMatchHeader = Annotated[IfMatch, Depends(seen_of)]
+IfMatchHeader = Annotated[IfMatch, Depends(if_match_of)]
 Me = Annotated[Caller, Depends(caller_of)]
 Reviewer = Annotated[Caller, Depends(_reviewer)]
 Admin = Annotated[Caller, Depends(_admin)]
@@ -220,8 +220,8 @@ class Guard:
         except Exception:  # whatever it is, the caller gets an answer of the one shape
             LOG.exception("error in the program")
             if not status:
-                await answer_of(broken())(scope, receive, send_with_headers)
-        _account_for(scope, status, time.perf_counter() - started)
+                await answer_of(internal_error())(scope, receive, send_with_headers)
+        _record_request(scope, status, time.perf_counter() - started)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         most = self._most_bytes(scope)
@@ -281,7 +281,7 @@ def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
         headers.setdefault("Strict-Transport-Security", "max-age=31536000")
 
 
-def _account_for(scope: Scope, status: int, seconds: float) -> None:
+def _record_request(scope: Scope, status: int, seconds: float) -> None:
     """Count a request by its route, never by its address; whatever the caller makes up is "other"."""
     method = scope["method"] if scope["method"] in _METHODS else "other"
     route, caller = getattr(scope.get("route"), "path", "unknown"), scope.get("state", {}).get("caller")

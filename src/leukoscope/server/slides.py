@@ -77,7 +77,7 @@ def take_slide(source: Path, target: Path, *, most_pixels: int) -> SlideFacts | 
             return None
         _check(tiff)
         stated = scale_of_tiff(tiff)
-        _proven(tiff)
+        _check_decodable(tiff)
         _copy(tiff, target)
     return SlideFacts(width, height, stated.um_per_px, tuple(filter(None, (stated.note,))))
 
@@ -104,7 +104,7 @@ def _check(tiff: Tiff) -> None:
         raise ImageError(f"{what} and is stored turned. Save it upright.")
 
 
-def _proven(tiff: Tiff) -> None:
+def _check_decodable(tiff: Tiff) -> None:
     """Decode a tile in the middle of each level: what cannot be decoded is refused now, not when it is looked at."""
     for level, (width, height) in enumerate(tiff.level_sizes):
         side = min(256, width, height)
@@ -114,7 +114,7 @@ def _proven(tiff: Tiff) -> None:
 def _copy(tiff: Tiff, target: Path) -> None:
     as_it_is = all(_copyable(page) for page in tiff.level_pages) and tiff.single_pages
     levels: list[tuple[Any, dict[str, Any]]] = [
-        (_compressed(tiff, level), _form(page)) if as_it_is else (_anew(tiff, level), _plain_form(size))
+        (_compressed(tiff, level), _form(page)) if as_it_is else (_recompressed(tiff, level), _plain_form(size))
         for level, (page, size) in enumerate(zip(tiff.level_pages, tiff.level_sizes, strict=True))
     ]
     _write(target, levels, byteorder=tiff.file.byteorder if as_it_is else None)
@@ -243,7 +243,7 @@ def _compressed(tiff: Tiff, level: int) -> Iterator[bytes]:
         yield without_comments(content) if in_jpeg else content
 
 
-def _anew(tiff: Tiff, level: int) -> Iterator[NDArray[np.uint8]]:
+def _recompressed(tiff: Tiff, level: int) -> Iterator[NDArray[np.uint8]]:
     width, height = tiff.level_sizes[level]
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):

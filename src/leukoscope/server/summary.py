@@ -195,7 +195,7 @@ def _share(
     nothing = {"value": None, "low": None, "high": None}
     if not manifest.positive:
         return nothing | {"how": "A model with more than two classes gives no share of blasts."}
-    if waits := _waits(session, view):
+    if waits := _reason_to_wait(session, view):
         return nothing | {"how": waits}
     read = sum(count for label, count in by_reader.items() if label in manifest.classes)
     blasts = by_reader.get(manifest.positive, 0)
@@ -217,7 +217,7 @@ def _share(
     bounds = {"low": min(bounds["low"], value), "high": max(bounds["high"], value)}
     all_ = cells + unsettled
     bounds = {"low": bounds["low"] * cells / all_, "high": (bounds["high"] * cells + unsettled) / all_}
-    how = _how(read, rest) + differ
+    how = _basis(read, rest) + differ
     if why := why_not_known(**bounds, cells=cells):
         called = blasts + sum(part.called for part in rest)
         counted = (
@@ -227,7 +227,7 @@ def _share(
     return {"value": value, **bounds, "how": how}
 
 
-def _waits(session: Session, view: View) -> str:
+def _reason_to_wait(session: Session, view: View) -> str:
     """Say why no share is given yet; empty where one may be."""
     if view.own:
         return "The case is being read blind; its share shows when its readers have finished."
@@ -305,7 +305,7 @@ def _accuracy(seal: str, point: str, manifest: _Hashed) -> Accuracy | None:
     return accuracy_of(Manifest.model_validate(manifest.table), point)
 
 
-def _how(read: int, rest: list[_ModelPart]) -> str:
+def _basis(read: int, rest: list[_ModelPart]) -> str:
     """Say in one sentence what the share rests on.
 
     >>> _how(12, []), _how(1, [])
@@ -441,7 +441,7 @@ def read_cases(session: Session, cases: Sequence[CaseRow]) -> list[ReadCase]:
     for case_id, name in session.execute(people.order_by(ReadingRow.id)):
         names[case_id].append(name)
     answers: dict[int, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
-    words = readings.last_words(ReviewRow.case_id.in_(list(open_)), ReviewRow.round == READING)
+    words = readings.last_answers(ReviewRow.case_id.in_(list(open_)), ReviewRow.round == READING)
     said = select(ReviewRow.case_id, CellRow.number, AccountRow.name, ReviewRow.label).join(
         CellRow, CellRow.id == ReviewRow.cell_id
     )

@@ -73,7 +73,7 @@ class RejectedFile:
     bytes: int = 0
 
 
-def take_in(
+def store_uploads(
     sent: Iterable[UploadedFile],
     pictures: PictureStore,
     sandbox: Sandbox,

@@ -32,13 +32,13 @@ from .analysis import (
     FieldsOfCases,
     LocatedCell,
     drawn_of,
-    hold_crops,
+    ensure_crops,
     is_field,
-    judge_again,
-    keep_facts,
-    outdated,
-    renew_cells,
+    requeue_outdated,
     store_cells,
+    store_field_facts,
+    store_new_opinion,
+    update_cells,
 )
 from .audit_log import Actor, AuditLog
 from .database import CROP, CaseRow, Database, ImageRow
@@ -167,7 +167,7 @@ class Worker(queue.BackgroundThread):
         """
         with self._database.writing(bulk=True) as session:
             queue.hand_back(session, self._owner, counts=failed)
-            queue.free_the_dead(session)
+            queue.requeue_dead(session)
 
     def work(self) -> bool:
         """Analyse until the queue is empty."""
@@ -285,7 +285,7 @@ class Worker(queue.BackgroundThread):
         if not opinion.readable:
             return 0
         predictor, point = each.predictor, self._point
-        if again := judge_again(session, task.image_id, opinion, predictor=predictor, point=point):
+        if again := store_new_opinion(session, task.image_id, opinion, predictor=predictor, point=point):
             return again
         cells = [(LocatedCell(task.digest), opinion)]
         return len(store_cells(session, task.case_id, task.image_id, cells, predictor=predictor, point=point))
@@ -309,17 +309,17 @@ class Worker(queue.BackgroundThread):
         with self._booking([task]) as session:
             if not queue.finish(session, task, self._owner):
                 return
-            hold_crops(session, self._pictures, crops)
+            ensure_crops(session, self._pictures, crops)
             image = session.get_one(ImageRow, task.image_id, populate_existing=True)
             again = None
             if "taken" in image.facts:
-                again = renew_cells(session, image, cells, predictor=predictor, point=self._point)
+                again = update_cells(session, image, cells, predictor=predictor, point=self._point)
                 program = _program(session, image.case_id)
                 self._log.add(session, program, "judged again", kind="image", item=image.id, changed=again["changed"])
             else:
                 store_cells(session, task.case_id, task.image_id, cells, predictor=predictor, point=self._point)
-            keep_facts(session, task.image_id, found, again=again)
-            outdated(session, task.image_id, found)
+            store_field_facts(session, task.image_id, found, again=again)
+            requeue_outdated(session, task.image_id, found)
             self._note(session, task.case_id, cells=len(cells), bundle=predictor.manifest.seal)
         self._tell(len(cells))
 

@@ -22,7 +22,7 @@ from ..evaluation.intervals import LEAST, Design, jackknife
 from .accounts import Caller
 from .analysis import embeddings_of
 from .database import BLIND, OPEN, CaseRow, CellRow, PredictionRow, ReviewRow
-from .learning import ModelRegistry, hidden, learned_subjects, same_network, subject_of
+from .learning import ModelRegistry, hash_of_subject, learned_subjects, same_network, subject_of
 
 Floats = NDArray[np.float32]
 _CASES = 100  # open cases that are compared, the newest first
@@ -57,7 +57,7 @@ def place_cells(session: Session, models: ModelRegistry, case: CaseRow, *, point
     """
     manifest = models.of(session, case.laboratory_id).manifest
     alike = PredictionRow.bundle.in_(same_network(session, models, manifest))
-    found = _asked(session, [CellRow.case_id == case.id, alike], manifest, point=point)
+    found = _open_cells(session, [CellRow.case_id == case.id, alike], manifest, point=point)
     order = _order(found, _read_points(session, case.laboratory_id, alike))
     session.execute(update(CellRow).where(CellRow.case_id == case.id).values(turn=None))
     turns = sorted((found.ids[place], turn) for turn, place in enumerate(order))
@@ -120,7 +120,7 @@ def _distance(points: Floats, others: Floats) -> Floats:
     return np.asarray(np.sqrt(np.maximum(2 - 2 * points @ others.T, 0)), np.float32)
 
 
-def _asked(
+def _open_cells(
     session: Session, where: Sequence[ColumnElement[bool]], manifest: Manifest, *, point: str, most: int = _CANDIDATES
 ) -> _OpenCells:
     """Return cells for which nobody's word stands, by their numbers; `most` of each case."""
@@ -179,14 +179,14 @@ def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: 
     }
     manifest = models.of(session, caller.laboratory_id).manifest
     alike = PredictionRow.bundle.in_(same_network(session, models, manifest))
-    found = _asked(session, [CellRow.case_id.in_(list(cases)), alike], manifest, point=point, most=_OF_A_CASE)
+    found = _open_cells(session, [CellRow.case_id.in_(list(cases)), alike], manifest, point=point, most=_OF_A_CASE)
     if not found.ids:
         return []
     read = _read_points(session, caller.laboratory_id, alike)
     likeness, covered = _likeness(found.points, read)
     near = _nearest(found.points, read)
     left = _left(session, list(cases))
-    unlike = _unlike(near, read)
+    unlike = _dissimilar(near, read)
     rows = []
     for number in dict.fromkeys(found.cases.tolist()):
         here = found.cases == number
@@ -230,7 +230,7 @@ def _left(session: Session, ids: Sequence[int]) -> dict[int, _OpenCounts]:
     return {row[0]: _OpenCounts(*map(int, row[1:])) for row in session.execute(query.group_by(CellRow.case_id))}
 
 
-def _unlike(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
+def _dissimilar(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
     """Tell which cells lie farther from those that were read than nine in ten of these do from each other."""
     if read is None or len(read) < 2 * LEAST:
         return np.zeros(len(near), dtype=bool)
@@ -299,7 +299,7 @@ def _compared(session: Session, laboratory_id: int, classes: Sequence[str]) -> t
     kept = []
     for row in rows:
         subject = subject_of(row.subject, row.id)
-        if hidden(subject) not in learned[row.bundle]:
+        if hash_of_subject(subject) not in learned[row.bundle]:
             kept.append((row.label == row.called, subject))
     kept = kept[: 2 * WINDOW]
     return np.array([same for same, _ in kept], bool), np.array([subject for _, subject in kept])

@@ -20,16 +20,16 @@ from ..accounts import (
     add_account,
     add_token,
     caller_of_cookie,
+    check_signed_in,
     close_sessions,
     deactivate,
     digest_of,
-    fits,
+    has_external_sign_in,
     hash_password,
     lock_account,
     open_session,
+    password_matches,
     revoke,
-    signs_in_elsewhere,
-    still_in,
     tokens_of,
 )
 from ..audit_log import Actor
@@ -45,7 +45,7 @@ from ..oidc import (
     end_rights,
     path_within,
 )
-from ..refusals import LARGEST, Answer, Id, Name, Password, Refusal, RequestBody, Word, again, not_found
+from ..refusals import LARGEST, Answer, Id, Name, Password, Refusal, RequestBody, Word, not_found, try_again
 from ..room import Room
 from ..security import COOKIE, Admin, CurrentRoom, Me, address_of, secure_cookies
 
@@ -107,7 +107,7 @@ def _described_token(token: TokenRow) -> Answer:
 def make_token(me: Me, room: CurrentRoom, new: NewToken) -> Answer:
     """Make an API token for the caller; it is shown this once."""
     with room.database.writing() as session:
-        still_in(session, me)  # a new password ends all tokens, also one that is made at the same moment
+        check_signed_in(session, me)  # a new password ends all tokens, also one that is made at the same moment
         token, text = add_token(session, me.account_id, name=new.name, scopes=new.scopes, days=new.days)
         detail = {"scopes": token.scopes, "days": new.days}
         room.log.add(session, who(me), "made token", kind="token", item=token.id, **detail)
@@ -155,7 +155,7 @@ def make_account(me: Admin, room: CurrentRoom, new: NewAccount) -> Answer:
         text = f"Your accounts belong to {me.laboratory}. Make others with leukoscope accounts add on the server."
         raise Refusal(403, "other_laboratory", text)
     with room.database.writing() as session:
-        still_in(session, me, role=ADMIN)
+        check_signed_in(session, me, role=ADMIN)
         try:
             made = add_account(session, new.name, role=new.role, laboratory=me.laboratory, password=new.password)
         except PasswordRefusedError:
@@ -176,7 +176,7 @@ def change_account(me: Admin, room: CurrentRoom, request: Request, account_id: I
             raise not_found("account", account_id)
         if account.id == me.account_id and (change.active is False or change.role not in (None, account.role)):
             raise Refusal(409, "own_account", "You cannot take your own rights. Ask another admin.")
-        if (change.role or change.password) and signs_in_elsewhere(session, account_id):
+        if (change.role or change.password) and has_external_sign_in(session, account_id):
             text = f"{account.name} signs in elsewhere, where role and password are changed. Here it can be closed."
             raise Refusal(409, "signs_in_elsewhere", text)
         account.role, account.password = change.role or account.role, hashed or account.password
@@ -194,7 +194,7 @@ def _locked(session: Session, me: Caller, account_id: int) -> AccountRow | None:
     Of two admins who take each other's rights at the same moment, the second no longer has any.
     """
     found = [lock_account(session, each) for each in sorted({me.account_id, account_id})]
-    still_in(session, me, role=ADMIN)
+    check_signed_in(session, me, role=ADMIN)
     return next((each for each in found if each is not None and each.id == account_id), None)
 
 
@@ -248,7 +248,7 @@ def audit_log(
                 "kind": row.kind,
                 "item": row.item,
                 "hash": row.hash,
-                "detail": _for_eyes_of(me, row, blind=row.detail.get("case") in cases),
+                "detail": _visible_detail(me, row, blind=row.detail.get("case") in cases),
             }
             for row in rows
         ]
@@ -263,7 +263,7 @@ def audit_log(
 _ANSWERS = ("label", "old", "old_reader")
 
 
-def _for_eyes_of(me: Caller, row: AuditEntryRow, *, blind: bool) -> dict[str, Any]:
+def _visible_detail(me: Caller, row: AuditEntryRow, *, blind: bool) -> dict[str, Any]:
     """Return the detail of a line, without the answer where its case is read blind and somebody else gave it."""
     if not blind or row.account == me.name:
         return row.detail
@@ -299,7 +299,7 @@ def sign_in(entry: SignIn, request: Request, response: Response, room: CurrentRo
     """Sign in with the one-time token of the start or with name and password; sets the cookie."""
     hours, guess = room.settings.session_hours, {"name": entry.name or "", "address": address_of(request)}
     room.attempts.begin(room.database, **guess)
-    found = _entering(entry, room)  # slow, so outside every transaction
+    found = _account_of(entry, room)  # slow, so outside every transaction
     with room.database.writing() as session:
         account = lock_account(session, found.id) if found else None
         right = found is not None and account is not None and account.active and account.password == found.password
@@ -325,14 +325,14 @@ def sign_in(entry: SignIn, request: Request, response: Response, room: CurrentRo
     return _described_caller(caller, csrf)
 
 
-def _entering(entry: SignIn, room: Room) -> AccountRow | None:
+def _account_of(entry: SignIn, room: Room) -> AccountRow | None:
     """Return whose password or token this is; a name that nobody has takes as long as one that somebody has."""
     with room.database.reading() as session:
         if entry.token:
             right = room.token is not None and room.token.take(entry.token)
             return session.scalar(select(AccountRow).where(AccountRow.name == LOCAL)) if right else None
         account = session.scalar(select(AccountRow).where(AccountRow.name == entry.name, AccountRow.active))
-    return account if fits(account.password if account else "", entry.password or "") else None
+    return account if password_matches(account.password if account else "", entry.password or "") else None
 
 
 @session_router.put("/password")
@@ -342,13 +342,13 @@ def change_password(me: Me, room: CurrentRoom, request: Request, change: NewPass
     room.attempts.begin(room.database, **guess)
     with room.database.reading() as session:
         before = session.get_one(AccountRow, me.account_id).password
-    if not fits(before, change.password):
+    if not password_matches(before, change.password):
         raise Refusal(403, "wrong_password", "The old password is wrong. Try again, or ask an admin for a new one.")
     hashed = hash_password(change.new, about=(me.name, me.laboratory))
     with room.database.writing() as session:
         changed = update(AccountRow).where(AccountRow.id == me.account_id, AccountRow.password == before)
         if session.execute(changed.values(password=hashed)).rowcount != 1:  # type: ignore[attr-defined]
-            raise again()
+            raise try_again()
         room.attempts.right(session, **guess)
         revoke(session, me.account_id, keep=request.cookies.get(COOKIE, ""))
         room.log.add(session, who(me), "changed password", kind="account", item=me.account_id)

@@ -9,10 +9,9 @@ from pydantic import AfterValidator, StringConstraints
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from .. import cases as shown
-from .. import readings
+from .. import cases, readings
 from ..accounts import Caller
-from ..audit_log import take_turn
+from ..audit_log import lock_log
 from ..database import (
     OPEN,
     REVIEWER,
@@ -55,7 +54,7 @@ from .accounts import who
 router = APIRouter(prefix="/cases", tags=["cases"])
 
 
-class Released(shown.CaseDetails):
+class Released(cases.CaseDetails):
     """A case, and whose place in it was released."""
 
     released: str
@@ -100,14 +99,14 @@ def list_cases(
     state: Literal["", "open", "signed"] = "",
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> shown.CasePage:
+) -> cases.CasePage:
     """List the cases of the caller's laboratory, the newest first; `query` is sought in name and subject."""
     with room.database.reading() as session:
-        return shown.list_cases(session, me, query=query, state=state, offset=offset, limit=limit)
+        return cases.list_cases(session, me, query=query, state=state, offset=offset, limit=limit)
 
 
 @router.post("", status_code=201)
-def make_case(me: Me, room: CurrentRoom, new: NewCase) -> shown.CaseDetails:
+def make_case(me: Me, room: CurrentRoom, new: NewCase) -> cases.CaseDetails:
     """Make an empty case."""
     with room.database.writing() as session:
         usual = session.get_one(LaboratoryRow, me.laboratory_id)
@@ -121,32 +120,32 @@ def make_case(me: Me, room: CurrentRoom, new: NewCase) -> shown.CaseDetails:
         session.flush()
         readings.settle_phase(session, made)
         room.log.add(session, who(me), "made", kind="case", item=made.id, **how)
-        return shown.describe_case(session, me, made)
+        return cases.describe_case(session, me, made)
 
 
 @router.get("/{case_id}")
-def one_case(me: Me, room: CurrentRoom, response: Response, case_id: Id) -> shown.CaseDetails:
+def one_case(me: Me, room: CurrentRoom, response: Response, case_id: Id) -> cases.CaseDetails:
     """Return a case, its sign-off, and what the caller may do with it now."""
     with room.database.reading() as session:
-        found = shown.case_of(session, me, case_id)
-        response.headers["ETag"] = f'"{shown.etag_of_case(found)}"'
-        return shown.describe_case(session, me, found)
+        found = cases.case_of(session, me, case_id)
+        response.headers["ETag"] = f'"{cases.etag_of_case(found)}"'
+        return cases.describe_case(session, me, found)
 
 
 @router.patch("/{case_id}")
-def change_case(me: Me, room: CurrentRoom, case_id: Id, change: CaseChange) -> shown.CaseDetails:
+def change_case(me: Me, room: CurrentRoom, case_id: Id, change: CaseChange) -> cases.CaseDetails:
     """Change name or subject of an open case, or how it is read."""
     how = change.model_dump(include={"readers", "hide_model", "settling"})
     if any(value is not None for value in how.values()) and not me.may(REVIEWER):
         raise not_allowed(REVIEWER)
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id)
+        found = cases.lock_case(session, me, case_id)
         found.name = found.name if change.name is None else change.name
         found.subject = found.subject if change.subject is None else change.subject
         fields = sorted(change.model_dump(exclude_none=True))
         reading = readings.ask_for(session, found, **how)
         room.log.add(session, who(me), "changed", kind="case", item=case_id, fields=fields, reading=reading)
-        return shown.describe_case(session, me, found)
+        return cases.describe_case(session, me, found)
 
 
 @router.delete("/{case_id}")
@@ -163,15 +162,15 @@ def delete_case(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeade
 
 def _seen_case(session: Session, me: Caller, case_id: int, seen: IfMatch) -> CaseRow:
     """Return an open case to change, locked, if it is still as the caller saw it."""
-    found = shown.lock_case(session, me, case_id)
-    seen.check(shown.etag_of_case(found, before=True), lambda: _case_now(session, me, found))
+    found = cases.lock_case(session, me, case_id)
+    seen.check(cases.etag_of_case(found, before=True), lambda: _case_now(session, me, found))
     return found
 
 
 def _case_now(session: Session, me: Caller, found: CaseRow) -> dict[str, Any]:
     """Return a case as it was before the change that is now refused."""
     session.flush()
-    return {"case": shown.describe_case(session, me, found, before=True).model_dump()}
+    return {"case": cases.describe_case(session, me, found, before=True).model_dump()}
 
 
 def _digests(session: Session, case_id: int) -> set[str]:
@@ -192,18 +191,18 @@ def in_use(session: Session, digest: str) -> bool:
 def sweep(room: Room, digests: Iterable[str]) -> None:
     """Delete pictures that nothing names any more; an upload of the same picture waits, or is told to send it again."""
     with room.database.writing() as session:
-        take_turn(session)
+        lock_log(session)
         for digest in digests:
             if not in_use(session, digest):
                 room.pictures.remove(digest)
 
 
 @router.get("/{case_id}/progress")
-def case_progress(me: Me, room: CurrentRoom, case_id: Id) -> shown.CaseProgress:
+def case_progress(me: Me, room: CurrentRoom, case_id: Id) -> cases.CaseProgress:
     """Return how far the analysis is, and what failed."""
     with room.database.reading() as session:
-        shown.case_of(session, me, case_id)
-        return shown.progress(session, case_id)
+        cases.case_of(session, me, case_id)
+        return cases.progress(session, case_id)
 
 
 @router.get("/{case_id}/summary")
@@ -213,7 +212,7 @@ def case_summary(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     the answers that stand, to so many cells each; `present` is the one that answers the laboratory now.
     """
     with room.database.reading() as session:
-        case = shown.case_of(session, me, case_id)
+        case = cases.case_of(session, me, case_id)
         view = readings.view_of(session, me, case)
         manifest = manifest_of_case(session, room.models, case)
         settings = counting_of(session, me.laboratory_id, room.settings)
@@ -222,7 +221,7 @@ def case_summary(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
         return told | {
             "differential": differentials(session, view, manifest=manifest, settings=settings),
             "blood_count": blood.as_json() if blood else None,
-            "fields": shown.fields_of_case(session, case_id),
+            "fields": cases.fields_of_case(session, case_id),
             "models": judged_by(session, room.models, case_id) if view.model else [],
             "present": room.models.of(session, me.laboratory_id).manifest.seal,
         }
@@ -236,14 +235,14 @@ def undo(me: Me, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
     matter. `cells` are those cells as they are now, `cell` the last of them.
     """
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id)
+        found = cases.lock_case(session, me, case_id)
         last = readings.last_reviews(session, me, found)
         cells = [session.get_one(CellRow, each.cell_id) for each in last]
         if not last:
             found.version -= 1  # nothing changes
-            return {"cell": None, "cells": [], "case_etag": shown.etag_of_case(found)}
-        if not {shown.etag_of_cell(cell) for cell in cells} <= seen.etags:
-            seen.check(shown.etag_of_case(found, before=True), lambda: _undo_now(session, me, found, cells))
+            return {"cell": None, "cells": [], "case_etag": cases.etag_of_case(found)}
+        if not {cases.etag_of_cell(cell) for cell in cells} <= seen.etags:
+            seen.check(cases.etag_of_case(found, before=True), lambda: _undo_now(session, me, found, cells))
         readings.undo(session, me, found, last)
         now_ = _cells_now(session, me, found, cells)
         left = {cell["id"]: cell["review"]["label"] if cell["review"] else "" for cell in now_}
@@ -252,52 +251,52 @@ def undo(me: Me, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
             detail |= {"round": each.round} | ({"batch": each.batch} if each.batch else {})
             room.log.add(session, who(me), "took back", kind="cell", item=each.cell_id, **detail)
         view = readings.view_of(session, me, found)
-        cell = shown.one_cell(session, view, cells[0].id)
-        return {"cell": cell, "cells": now_, "case_etag": shown.etag_of_case(found)}
+        cell = cases.one_cell(session, view, cells[0].id)
+        return {"cell": cell, "cells": now_, "case_etag": cases.etag_of_case(found)}
 
 
 def _cells_now(session: Session, me: Caller, found: CaseRow, cells: list[CellRow]) -> list[Answer]:
     session.flush()
-    return shown.some_cells(session, readings.view_of(session, me, found), [cell.id for cell in cells])
+    return cases.some_cells(session, readings.view_of(session, me, found), [cell.id for cell in cells])
 
 
 def _undo_now(session: Session, me: Caller, found: CaseRow, cells: list[CellRow]) -> dict[str, Any]:
     """Return the case as it is, and the cells whose reviews would be taken back."""
-    cell = shown.one_cell(session, readings.view_of(session, me, found), cells[0].id)
+    cell = cases.one_cell(session, readings.view_of(session, me, found), cells[0].id)
     return _case_now(session, me, found) | {"cell": cell, "cells": _cells_now(session, me, found, cells)}
 
 
 @router.post("/{case_id}/sign-off")
 def sign_off(
     me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader, said: SignOff | None = None
-) -> shown.CaseDetails:
+) -> cases.CaseDetails:
     """Sign a case off as the caller saw it: from then on nothing of it can be changed."""
     with room.database.writing() as session:
         found = _seen_case(session, me, case_id, seen)
-        if not shown.progress(session, case_id).finished:
+        if not cases.progress(session, case_id).finished:
             raise Refusal(409, "unfinished", f"Case {case_id} is still being analysed. Wait until that is done.")
         readings.check_settled(session, found)
-        counts = shown.cell_counts(session, readings.view_of(session, me, found))
+        counts = cases.cell_counts(session, readings.view_of(session, me, found))
         if not counts["every"]:
             text = f"Case {case_id} has no cells, so there is nothing to sign off. Add images or draw a cell first."
             raise Refusal(409, "no_cells", text)
         found.state, found.note = SIGNED, said.note if said else ""
         found.signed_by, found.signed = me.account_id, now()
         room.log.add(session, who(me), "signed off", kind="case", item=case_id, counts=counts)
-        return shown.describe_case(session, me, found)
+        return cases.describe_case(session, me, found)
 
 
 @router.delete("/{case_id}/sign-off")
-def reopen(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> shown.CaseDetails:
+def reopen(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> cases.CaseDetails:
     """Open a signed case again."""
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id, signed=True)
+        found = cases.lock_case(session, me, case_id, signed=True)
         if found.state != SIGNED:
             raise Refusal(409, "open", f"Case {case_id} is open already.")
-        seen.check(shown.etag_of_case(found, before=True), lambda: _case_now(session, me, found))
+        seen.check(cases.etag_of_case(found, before=True), lambda: _case_now(session, me, found))
         found.state, found.signed_by, found.signed = OPEN, None, None
         room.log.add(session, who(me), "opened again", kind="case", item=case_id)
-        return shown.describe_case(session, me, found)
+        return cases.describe_case(session, me, found)
 
 
 # --- its readers -----------------------------------------------------------------------------------------------------
@@ -307,25 +306,25 @@ reading_router = APIRouter(tags=["readers"])
 
 
 @reading_router.post("/cases/{case_id}/readings/finish")
-def finish(me: Me, room: CurrentRoom, case_id: Id) -> shown.CaseDetails:
+def finish(me: Me, room: CurrentRoom, case_id: Id) -> cases.CaseDetails:
     """Say that the caller has read what they wanted to; when every reader has, all see each other's answers."""
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id)
+        found = cases.lock_case(session, me, case_id)
         before = found.phase
         readings.finish(session, me, found)
         detail = {"opened": found.phase != before, "unsettled": readings.unsettled(session, case_id)}
         room.log.add(session, who(me), "finished reading", kind="case", item=case_id, **detail)
-        return shown.describe_case(session, me, found)
+        return cases.describe_case(session, me, found)
 
 
 @reading_router.delete("/cases/{case_id}/readings/finish")
-def go_on(me: Me, room: CurrentRoom, case_id: Id) -> shown.CaseDetails:
+def resume(me: Me, room: CurrentRoom, case_id: Id) -> cases.CaseDetails:
     """Take the caller's finish back, as long as others still read."""
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id)
-        readings.go_on(session, me, found)
+        found = cases.lock_case(session, me, case_id)
+        readings.resume(session, me, found)
         room.log.add(session, who(me), "reads on", kind="case", item=case_id)
-        return shown.describe_case(session, me, found)
+        return cases.describe_case(session, me, found)
 
 
 @reading_router.delete("/cases/{case_id}/readings/{account_id}")
@@ -337,17 +336,17 @@ def release(me: Me, room: CurrentRoom, case_id: Id, account_id: Id) -> Released:
     if account_id != me.account_id and not me.may(REVIEWER):
         raise not_allowed(REVIEWER)
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id)
+        found = cases.lock_case(session, me, case_id)
         name = readings.release(session, found, account_id)
         room.log.add(session, who(me), "released the place of", kind="account", item=account_id, case=case_id)
-        return Released(**dict(shown.describe_case(session, me, found)), released=name)
+        return Released(**dict(cases.describe_case(session, me, found)), released=name)
 
 
 @reading_router.get("/cases/{case_id}/agreement")
 def of_case(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Return how far the readers of a case agree: per cent and kappa with intervals over its cells, who differs how."""
     with room.database.reading() as session:
-        found = shown.case_of(session, me, case_id)
+        found = cases.case_of(session, me, case_id)
         readings.check_unblind(found)
         return {"agreement": agreement_of_case(session, found)}
 
@@ -379,7 +378,7 @@ def export(me: Me, room: CurrentRoom, case_id: Id, kind: Kind) -> Response:
     for QuPath, as DICOM, as report (page or PDF), or as a labelled data set (zip). None while the case is read blind.
     """
     with room.database.reading() as session:
-        case = shown.case_of(session, me, case_id)
+        case = cases.case_of(session, me, case_id)
         view = readings.view_of(session, me, case)
         settings = counting_of(session, me.laboratory_id, room.settings)
         manifest = manifest_of_case(session, room.models, case)
@@ -417,7 +416,7 @@ class SendRequest(RequestBody):
 def hospital(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     """Return the hospital's numbers of a case, where it can be sent, and what became of what was sent."""
     with room.database.reading() as session:
-        found = shown.case_of(session, me, case_id)
+        found = cases.case_of(session, me, case_id)
         return _described_sendings(session, room, me, found)
 
 
@@ -425,8 +424,8 @@ def hospital(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
 def set_numbers(me: Me, room: CurrentRoom, case_id: Id, numbers: Numbers, seen: IfMatchHeader) -> Answer:
     """Say what the hospital's systems call an open case."""
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id)
-        before = shown.etag_of_case(found, before=True)
+        found = cases.lock_case(session, me, case_id)
+        before = cases.etag_of_case(found, before=True)
         seen.check(before, lambda: {"hospital": _described_sendings(session, room, me, found) | {"etag": before}})
         row = session.get(HospitalNumbersRow, case_id)
         if row is None:
@@ -445,7 +444,7 @@ def send_case(me: Reviewer, room: CurrentRoom, case_id: Id, wanted: SendRequest)
     """Send a signed case to one of the hospital's systems: once, however often it is asked for; a failed one again."""
     destination = _destination(room, me, wanted.to)
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id, signed=True)
+        found = cases.lock_case(session, me, case_id, signed=True)
         found.version -= 1  # what is sent changes nothing
         manifest = manifest_of_case(session, room.models, found)
         settings = counting_of(session, me.laboratory_id, room.settings)
@@ -504,5 +503,5 @@ def _described_sendings(session: Session, room: Room, me: Caller, case: CaseRow)
             }
             for each, by in sent
         ],
-        "etag": shown.etag_of_case(case),
+        "etag": cases.etag_of_case(case),
     }

@@ -20,10 +20,9 @@ from ...explanation import transparent
 from ...images.crop import RELEASE_UM_PER_PX
 from ...inference.opinions import full_evidence
 from ...inference.predictor import Predictor
-from .. import cases as shown
-from .. import readings
+from .. import cases, readings
 from ..accounts import Caller
-from ..analysis import cell_of_outline, drawn_of, hold_crops, overlap, store_cells, store_predictions
+from ..analysis import cell_of_outline, drawn_of, ensure_crops, overlap, store_cells, store_predictions
 from ..database import (
     CONSENSUS,
     DRAWN,
@@ -119,7 +118,7 @@ def list_cells(
     room: CurrentRoom,
     case_id: Id,
     filter: Annotated[Name, Query()] = "every",
-    order: Literal["need", "number", "probability", "type", "likeness", "teaching"] = "need",
+    order: Literal["priority", "number", "probability", "type", "likeness", "teaching"] = "priority",
     like: Annotated[int | None, Query(ge=1, le=LARGEST)] = None,
     offset: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 200,
@@ -133,14 +132,14 @@ def list_cells(
     `order=teaching` is as POST /cases/ID/teaching-order last placed them.
     """
     with room.database.reading() as session:
-        view = shown.view_of(session, me, case_id)
-        if like is not None and shown.cell_of(session, me, like).case_id != case_id:
+        view = cases.view_of(session, me, case_id)
+        if like is not None and cases.cell_of(session, me, like).case_id != case_id:
             text = f"Cell {like} is of another case. `like` is the id of a cell of case {case_id}."
             raise bad_request(text, code="other_case")
         ranked = None
         if order == "likeness" and view.model:
-            ranked = by_likeness(room, shown.kinds_of_cells(session, view, filter), like=like)
-        page = shown.list_cells(session, view, wanted=filter, order=order, offset=offset, limit=limit, ranked=ranked)
+            ranked = by_likeness(room, cases.kinds_of_cells(session, view, filter), like=like)
+        page = cases.list_cells(session, view, wanted=filter, order=order, offset=offset, limit=limit, ranked=ranked)
     return JSONResponse(page)  # as it is: hundreds of cells need no second look
 
 
@@ -148,9 +147,9 @@ def list_cells(
 def one_cell(me: Me, room: CurrentRoom, response: Response, cell_id: Id) -> Answer:
     """Return a cell with its outline."""
     with room.database.reading() as session:
-        found = shown.cell_of(session, me, cell_id)
-        response.headers["ETag"] = f'"{shown.etag_of_cell(found)}"'
-        return shown.one_cell(session, shown.view_of(session, me, found.case_id), cell_id)
+        found = cases.cell_of(session, me, cell_id)
+        response.headers["ETag"] = f'"{cases.etag_of_cell(found)}"'
+        return cases.one_cell(session, cases.view_of(session, me, found.case_id), cell_id)
 
 
 @router.get("/cells/{cell_id}/answers")
@@ -160,8 +159,8 @@ def answers(me: Me, room: CurrentRoom, cell_id: Id) -> Answer:
     While the case is read blind these are the caller's own.
     """
     with room.database.reading() as session:
-        found = shown.cell_of(session, me, cell_id)
-        view = shown.view_of(session, me, found.case_id)
+        found = cases.cell_of(session, me, cell_id)
+        view = cases.view_of(session, me, found.case_id)
         return {"answers": readings.history(session, view, cell_id=cell_id)}
 
 
@@ -180,7 +179,7 @@ def thumbnail(
     `wide` shows twice the width of the field, at the same magnification.
     """
     with room.database.reading() as session:
-        place, pixels = shown.picture_of_cell(session, me, cell_id), int(side)
+        place, pixels = cases.picture_of_cell(session, me, cell_id), int(side)
     if place.box and wide:
         left, top, width, height = place.box
         place, pixels = place._replace(box=(left - width // 2, top, 2 * width, height)), 2 * pixels
@@ -194,7 +193,7 @@ def crop(
 ) -> Response:
     """Return the square that the model saw, as JPEG; the heat map lies over it."""
     with room.database.reading() as session:
-        cell = shown.cell_of(session, me, cell_id)
+        cell = cases.cell_of(session, me, cell_id)
         said, manifest = _said(session, room, cell)
     prepare = manifest.members[0].prepare
     what = f"crop-{side}-{said.bundle[:8] if said else ''}"
@@ -212,11 +211,11 @@ def heat(
     It lies over the crop that the model saw, or over the cell in its thumbnail and nothing else of that.
     """
     with room.database.reading() as session:
-        cell = shown.cell_of(session, me, cell_id)
-        if not shown.view_of(session, me, cell.case_id).model:
+        cell = cases.cell_of(session, me, cell_id)
+        if not cases.view_of(session, me, cell.case_id).model:
             raise Refusal(409, "hidden", "What the model sees is hidden until the readers of this case have finished.")
         said, manifest = _said(session, room, cell)
-        box = shown.picture_of_cell(session, me, cell_id).box
+        box = cases.picture_of_cell(session, me, cell_id).box
         um_per_px = session.get_one(ImageRow, cell.image_id).um_per_px
     if said is None or said.evidence is None:
         raise Refusal(404, "no_heat", "There is no heat map: this cell was refused, or the model draws none.")
@@ -247,10 +246,10 @@ def review(me: Me, room: CurrentRoom, cell_id: Id, new: NewReview, seen: IfMatch
     places. It is said of the outline that If-Match names: where another has redrawn the cell meanwhile, it is refused.
     """
     with room.database.writing() as session:
-        cell = shown.lock_cell(session, me, cell_id, seen)
+        cell = cases.lock_cell(session, me, cell_id, seen)
         _check_label(session, room, me, new.label, [cell])
         case = session.get_one(CaseRow, cell.case_id)
-        said = readings.say(session, me, case, cell, new.label, note=new.note)
+        said = readings.add_answer(session, me, case, cell, new.label, note=new.note)
         now = _now(session, me, cell)  # before the log, for which PostgreSQL lets one at a time write
         _log_review(session, room, me, said)
         return now
@@ -265,13 +264,13 @@ def review_many(me: Me, room: CurrentRoom, case_id: Id, new: ManyReviews) -> Ans
     answers then stand, and those of others are kept.
     """
     with room.database.writing() as session:
-        case, cells = shown.lock_cells(session, me, case_id, new.cells)
+        case, cells = cases.lock_cells(session, me, case_id, new.cells)
         _check_label(session, room, me, new.label, cells)
-        for said in readings.say_all(session, me, case, [(cell, new.label) for cell in cells], note=new.note):
+        for said in readings.add_answers(session, me, case, [(cell, new.label) for cell in cells], note=new.note):
             _log_review(session, room, me, said)
         session.flush()
-        now = shown.some_cells(session, readings.view_of(session, me, case), [cell.id for cell in cells])
-        return {"cells": now, "case_etag": shown.etag_of_case(case)}
+        now = cases.some_cells(session, readings.view_of(session, me, case), [cell.id for cell in cells])
+        return {"cells": now, "case_etag": cases.etag_of_case(case)}
 
 
 def _check_label(session: Session, room: Room, me: Caller, label: str, cells: Sequence[CellRow]) -> None:
@@ -302,7 +301,7 @@ def _now(session: Session, me: Caller, cell: CellRow) -> Answer:
     session.flush()
     owner = session.get_one(CaseRow, cell.case_id)
     view = readings.view_of(session, me, owner)
-    return shown.one_cell(session, view, cell.id) | {"case_etag": shown.etag_of_case(owner)}
+    return cases.one_cell(session, view, cell.id) | {"case_etag": cases.etag_of_case(owner)}
 
 
 def _classes(session: Session, cell: CellRow) -> tuple[str, ...]:
@@ -316,7 +315,7 @@ def _classes(session: Session, cell: CellRow) -> tuple[str, ...]:
 def add_cell(me: Me, room: CurrentRoom, case_id: Id, new: NewCell) -> Answer:
     """Add a cell that was overlooked in a field; it is analysed at once."""
     with room.database.reading() as session:
-        image = shown.image_of(session, me, new.image)
+        image = cases.image_of(session, me, new.image)
         if image.case_id != case_id:
             raise not_found("image", new.image)
         _check_shapes(session, case_id)
@@ -325,9 +324,9 @@ def add_cell(me: Me, room: CurrentRoom, case_id: Id, new: NewCell) -> Answer:
     crop = png(found.crop)
     digest = room.pictures.add(crop)
     with room.database.writing() as session:
-        image, _ = shown.lock_image(session, me, new.image)
+        image, _ = cases.lock_image(session, me, new.image)
         _check_shapes(session, case_id)
-        hold_crops(session, room.pictures, [crop])
+        ensure_crops(session, room.pictures, [crop])
         drawn = [(drawn_of(found.cell, digest, origin="reader"), found.opinion)]
         cells = store_cells(session, case_id, image.id, drawn, predictor=predictor, point=room.settings.point)
         room.log.add(session, who(me), "added", kind="cell", item=cells[0].id, case=case_id)
@@ -338,24 +337,24 @@ def add_cell(me: Me, room: CurrentRoom, case_id: Id, new: NewCell) -> Answer:
 def redraw_cell(me: Me, room: CurrentRoom, cell_id: Id, new: NewOutline, seen: IfMatchHeader) -> Answer:
     """Draw a cell's outline anew; it is analysed at once, and has to be read again."""
     with room.database.reading() as session:
-        cell = shown.cell_of(session, me, cell_id)
+        cell = cases.cell_of(session, me, cell_id)
         _check_shapes(session, cell.case_id)
-        view = shown.view_of(session, me, cell.case_id)
-        seen.check(shown.etag_of_cell(cell), lambda: {"cell": shown.one_cell(session, view, cell_id)})
+        view = cases.view_of(session, me, cell.case_id)
+        seen.check(cases.etag_of_cell(cell), lambda: {"cell": cases.one_cell(session, view, cell_id)})
         predictor = room.models.of(session, me.laboratory_id)
         image = session.get_one(ImageRow, cell.image_id)
         found = _cut_out(session, room, image, new.outline, predictor, but=[cell_id])
     crop = png(found.crop)
     digest = room.pictures.add(crop)
     with room.database.writing() as session:
-        cell = shown.lock_cell(session, me, cell_id, seen)
+        cell = cases.lock_cell(session, me, cell_id, seen)
         _check_shapes(session, cell.case_id)
-        hold_crops(session, room.pictures, [crop])
+        ensure_crops(session, room.pictures, [crop])
         drawn = drawn_of(found.cell, digest)
         cell.digest, cell.box, cell.outline = drawn.digest, drawn.box, drawn.outline
         cell.facts = drawn.facts | {"outlined_by": "reader"}
         cell.version += 1
-        taken_back = shown.forget(session, cell)
+        taken_back = cases.undo_all_reviews(session, cell)
         store_predictions(session, [(cell, found.opinion)], predictor=predictor, point=room.settings.point)
         detail = {"version": cell.version, "took_back": taken_back}
         room.log.add(session, who(me), "redrew", kind="cell", item=cell_id, **detail)
@@ -366,10 +365,10 @@ def redraw_cell(me: Me, room: CurrentRoom, cell_id: Id, new: NewOutline, seen: I
 def remove_cell(me: Me, room: CurrentRoom, cell_id: Id, seen: IfMatchHeader) -> Answer:
     """Take a cell off the case; the caller's undo brings it back, and `etag` is what it goes by until then."""
     with room.database.writing() as session:
-        cell = shown.lock_cell(session, me, cell_id, seen)
+        cell = cases.lock_cell(session, me, cell_id, seen)
         _check_shapes(session, cell.case_id)
         case = session.get_one(CaseRow, cell.case_id)
-        _log_review(session, room, me, readings.say(session, me, case, cell, REMOVED))
+        _log_review(session, room, me, readings.add_answer(session, me, case, cell, REMOVED))
         now = _now(session, me, cell)
     return {"removed": cell_id, "etag": now["etag"], "case_etag": now["case_etag"]}
 
@@ -382,7 +381,7 @@ def replace_cells(me: Me, room: CurrentRoom, image_id: Id, new: Replacement, see
     ones back with what was said of them. If-Match names each cell that is replaced.
     """
     with room.database.reading() as session:
-        image = shown.image_of(session, me, image_id)
+        image = cases.image_of(session, me, image_id)
         _check_shapes(session, image.case_id)
         etags = [_seen_cell(session, me, cell_id, image_id, seen) for cell_id in new.cells]
         _check_apart(new.outlines)
@@ -391,9 +390,9 @@ def replace_cells(me: Me, room: CurrentRoom, image_id: Id, new: Replacement, see
     crops = [png(each.crop) for each in found]
     digests = room.pictures.add_all(crops)
     with room.database.writing() as session:
-        case, old = shown.lock_cells(session, me, image.case_id, etags)
+        case, old = cases.lock_cells(session, me, image.case_id, etags)
         _check_shapes(session, case.id)
-        hold_crops(session, room.pictures, crops)
+        ensure_crops(session, room.pictures, crops)
         drawn = [
             (drawn_of(each.cell, digest, origin="reader"), each.opinion)
             for each, digest in zip(found, digests, strict=True)
@@ -401,32 +400,32 @@ def replace_cells(me: Me, room: CurrentRoom, image_id: Id, new: Replacement, see
         made = store_cells(session, case.id, image_id, drawn, predictor=predictor, point=room.settings.point)
         labels = [(cell, REMOVED) for cell in old] + [(cell, DRAWN) for cell in made]
         others = {REMOVED: {"replaced_by": [cell.id for cell in made]}, DRAWN: {"replaces": [cell.id for cell in old]}}
-        for said in readings.say_all(session, me, case, labels):
+        for said in readings.add_answers(session, me, case, labels):
             _log_review(session, room, me, said, **others[said[0].label])
         session.flush()
         view = readings.view_of(session, me, case)
         return {
-            "cells": [shown.one_cell(session, view, cell.id) for cell in made],
-            "removed": [{"id": cell.id, "etag": shown.etag_of_cell(cell)} for cell in old],
-            "case_etag": shown.etag_of_case(case),
+            "cells": [cases.one_cell(session, view, cell.id) for cell in made],
+            "removed": [{"id": cell.id, "etag": cases.etag_of_cell(cell)} for cell in old],
+            "case_etag": cases.etag_of_case(case),
         }
 
 
 def _seen_cell(session: Session, me: Caller, cell_id: int, image_id: int, seen: IfMatch) -> str:
     """Return the etag of a cell of an image, which the caller has seen as it is."""
-    cell = shown.cell_of(session, me, cell_id)
+    cell = cases.cell_of(session, me, cell_id)
     if cell.image_id != image_id:
         raise not_found("cell", cell_id)
-    view, etag = shown.view_of(session, me, cell.case_id), shown.etag_of_cell(cell)
-    seen.check(etag, lambda: {"cell": shown.one_cell(session, view, cell_id)})
+    view, etag = cases.view_of(session, me, cell.case_id), cases.etag_of_cell(cell)
+    seen.check(etag, lambda: {"cell": cases.one_cell(session, view, cell_id)})
     return etag
 
 
 def _check_shapes(session: Session, case_id: int) -> None:
     """Refuse to change the cells of a case that is signed off, or that several people are reading."""
     case = session.get_one(CaseRow, case_id)
-    shown.check_open(case)
-    readings.check_shapes(session, case)
+    cases.check_open(case)
+    readings.check_cells_may_change(session, case)
 
 
 def _cut_out(
@@ -520,11 +519,11 @@ def references(me: Me, room: CurrentRoom, cell_id: Id) -> Answer:
     `um_across` is what each picture of a training cell shows; `own_um_across` what the cell's own thumbnail does.
     """
     with room.database.reading() as session:
-        cell = shown.cell_of(session, me, cell_id)
-        if not shown.view_of(session, me, cell.case_id).model:
+        cell = cases.cell_of(session, me, cell_id)
+        if not cases.view_of(session, me, cell.case_id).model:
             raise _hidden()
         image = session.get_one(ImageRow, cell.image_id)
-        seen = shown.picture_of_cell(session, me, cell_id)
+        seen = cases.picture_of_cell(session, me, cell_id)
         signed = _signed(session, me, cell.case_id)
         scale = image.um_per_px if cell.box else RELEASE_UM_PER_PX  # a crop is taken to be like those of C-NMC 2019
         across = seen.box[2] if seen.box else max(image.width, image.height)
@@ -548,22 +547,22 @@ def likeness(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     Ask again until both are the same.
     """
     with room.database.reading() as session:
-        view = shown.view_of(session, me, case_id)
+        view = cases.view_of(session, me, case_id)
         if not view.model:
             raise _hidden()
-        digests = [each.digest for each in shown.kinds_of_cells(session, view, "every")]
+        digests = [each.digest for each in cases.kinds_of_cells(session, view, "every")]
     left = [digest for digest in digests if not room.pictures.has_drawn(digest, _what(room))]
     for digest in left[:_AT_ONCE]:
         _embedding(room, digest)
     return {"known": len(digests) - len(left[_AT_ONCE:]), "cells": len(digests)}
 
 
-def by_likeness(room: Room, cells: Sequence[shown.CellKind], *, like: int | None) -> list[int]:
+def by_likeness(room: Room, cells: Sequence[cases.CellKind], *, like: int | None) -> list[int]:
     """Return the ids of cells, class after class, those of a class by their distance in the embedding.
 
     From the cell `like`, whose class comes first; without it from the middle of the class, the odd ones last.
     """
-    groups: dict[str, list[shown.CellKind]] = defaultdict(list)
+    groups: dict[str, list[cases.CellKind]] = defaultdict(list)
     for cell in cells:
         groups[cell.shown].append(cell)
     points = {cell.id: _known_embedding(room, cell.digest) for cell in cells}
@@ -667,7 +666,7 @@ def _across(row: Any) -> float | None:
     """Return how many micrometres the thumbnail of a cell shows."""
     if row.box is None:
         return float(row.width * RELEASE_UM_PER_PX)
-    return max(shown.AROUND_UM, 1.05 * max(row.box[2:]) * row.um_per_px) if row.um_per_px else None
+    return max(cases.AROUND_UM, 1.05 * max(row.box[2:]) * row.um_per_px) if row.um_per_px else None
 
 
 def _what(room: Room) -> str:

@@ -19,15 +19,14 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
-from .. import cases as shown
-from .. import queue, readings
+from .. import cases, queue, readings
 from ..accounts import Caller
 from ..database import DONE, FAILED, FIELD, QUEUED, SLIDE, CaseRow, CellRow, ImageRow
 from ..queue import LeasedJob
 from ..refusals import LARGEST, PICTURE, Answer, Id, Refusal, RequestBody, bad_request, picture_answer, too_large
 from ..room import Room
 from ..security import CurrentRoom, IfMatchHeader, Me, Reviewer
-from ..uploads import RejectedFile, StoredImage, UploadedFile, take_in
+from ..uploads import RejectedFile, StoredImage, UploadedFile, store_uploads
 from .accounts import who
 from .cases import sweep
 
@@ -163,9 +162,9 @@ def _options(form: FormData) -> tuple[str, float | None]:
 
 def _check_case(room: Room, me: Caller, case_id: int) -> None:
     with room.database.reading() as session:
-        case = shown.case_of(session, me, case_id)
-        shown.check_open(case)
-        readings.check_grows(session, case)
+        case = cases.case_of(session, me, case_id)
+        cases.check_open(case)
+        readings.check_images_may_be_added(session, case)
 
 
 def _take_in(
@@ -178,7 +177,7 @@ def _take_in(
     tasks: list[LeasedJob] = []
     refused: list[dict[str, Any]] = []
     done = False
-    for group in take_in(
+    for group in store_uploads(
         sent, room.pictures, room.sandbox, kind=kind, um_per_px=um_per_px, limits=room.settings.limits
     ):
         refused += [{"name": each.name, "error": each.error} for each in group if isinstance(each, RejectedFile)]
@@ -198,7 +197,7 @@ def _take_in(
 def _queue(room: Room, me: Caller, case_id: int, stored: list[StoredImage], owner: str = "") -> list[LeasedJob]:
     """Add images to a case and queue them, leased to an owner where one looks at them already."""
     with room.database.writing(bulk=True) as session:
-        readings.check_grows(session, shown.lock_case(session, me, case_id))
+        readings.check_images_may_be_added(session, cases.lock_case(session, me, case_id))
         session.flush()
         more = update(CaseRow).where(CaseRow.id == case_id).values(images_made=CaseRow.images_made + len(stored))
         last = session.scalar(more.returning(CaseRow.images_made)) or 0
@@ -245,9 +244,9 @@ async def _waited(room: Room, me: Caller, case_id: int, answer: Answer, *, secon
 
 def _found(room: Room, me: Caller, case_id: int, ids: list[int]) -> Answer:
     with room.database.reading() as session:
-        view = shown.view_of(session, me, case_id)
-        cells = [cell for image in ids[:500] for cell in shown.cells_of_image(session, view, image)]
-        return {"cells": cells, "progress": shown.progress(session, case_id)}
+        view = cases.view_of(session, me, case_id)
+        cells = [cell for image in ids[:500] for cell in cases.cells_of_image(session, view, image)]
+        return {"cells": cells, "progress": cases.progress(session, case_id)}
 
 
 def _left(room: Room, ids: list[int]) -> bool:
@@ -267,7 +266,7 @@ def list_images(
 ) -> Answer:
     """List the images of a case in the order in which they came."""
     with room.database.reading() as session:
-        owner = shown.case_of(session, me, case_id)
+        owner = cases.case_of(session, me, case_id)
         total = session.scalar(select(func.count()).select_from(ImageRow).where(ImageRow.case_id == case_id))
         query = select(ImageRow).where(ImageRow.case_id == case_id).order_by(ImageRow.number)
         rows = session.scalars(query.offset(offset).limit(limit))
@@ -278,15 +277,15 @@ def list_images(
 def one_image(me: Me, room: CurrentRoom, response: Response, image_id: Id) -> Answer:
     """Return an image with its cells and their outlines."""
     with room.database.reading() as session:
-        row = shown.image_of(session, me, image_id)
+        row = cases.image_of(session, me, image_id)
         owner = session.get_one(CaseRow, row.case_id)
-        response.headers["ETag"] = f'"{shown.etag_of_image(row, owner)}"'
+        response.headers["ETag"] = f'"{cases.etag_of_image(row, owner)}"'
         view = readings.view_of(session, me, owner)
         told = _described(row, owner) | {"most_area": room.settings.limits.area_pixels}
         if row.kind != SLIDE:
-            return told | {"cells": shown.cells_of_image(session, view, image_id)}
-        areas = shown.areas_of(session, row)
-        return told | {"areas": [_area(each) for each in areas], "cells": shown.cells_of_areas(session, view, areas)}
+            return told | {"cells": cases.cells_of_image(session, view, image_id)}
+        areas = cases.areas_of(session, row)
+        return told | {"areas": [_area(each) for each in areas], "cells": cases.cells_of_areas(session, view, areas)}
 
 
 def _area(row: ImageRow) -> dict[str, Any]:
@@ -314,7 +313,7 @@ def _described(row: ImageRow, owner: CaseRow) -> dict[str, Any]:
         "notes": row.facts.get("notes", []),
         "part_of": row.facts.get("part_of"),
         "created": row.created,
-        "etag": shown.etag_of_image(row, owner),
+        "etag": cases.etag_of_image(row, owner),
     }
 
 
@@ -331,7 +330,7 @@ def image_picture(
     """Return an image, or the region box=left,top,width,height of it, as JPEG of at most `side` pixels a side."""
     region = _box(box)
     with room.database.reading() as session:
-        image = shown.image_of(session, me, image_id)
+        image = cases.image_of(session, me, image_id)
         if image.kind == SLIDE:
             raise Refusal(409, "slide", "A slide is looked at by its tiles: /images/ID/tiles/LEVEL/COLUMN/ROW.")
         digest = image.digest
@@ -357,9 +356,9 @@ def image_tile(
     image, each level below has half as many.
     """
     with room.database.reading() as session:
-        image = shown.image_of(session, me, image_id)
+        image = cases.image_of(session, me, image_id)
         digest, is_slide = image.digest, image.kind == SLIDE
-        small = image.width * image.height <= shown.SMALL
+        small = image.width * image.height <= cases.SMALL
     place = {"level": level, "column": column, "row": row}
 
     def draw() -> bytes:
@@ -386,15 +385,15 @@ class NewArea(RequestBody):
 def add_area(me: Me, room: CurrentRoom, image_id: Id, new: NewArea) -> Answer:
     """Analyse an area of a slide: it becomes a field of the case, in which cells are sought."""
     with room.database.reading() as session:
-        slide = shown.image_of(session, me, image_id)
-        shown.check_open(session.get_one(CaseRow, slide.case_id))
-        _check_area(room, slide, shown.areas_of(session, slide), new.box)
+        slide = cases.image_of(session, me, image_id)
+        cases.check_open(session.get_one(CaseRow, slide.case_id))
+        _check_area(room, slide, cases.areas_of(session, slide), new.box)
         path = room.pictures.path(slide.digest)
     digest = room.pictures.add(room.sandbox.area(path, new.box))
     left, top, width, height = new.box
     with room.database.writing() as session:
-        slide, owner = shown.lock_image(session, me, image_id)
-        areas = shown.areas_of(session, slide)
+        slide, owner = cases.lock_image(session, me, image_id)
+        areas = cases.areas_of(session, slide)
         _check_area(room, slide, areas, new.box)  # somebody may have drawn meanwhile
         owner.images_made += 1
         number = 1 + max((each.facts["part_of"]["area"] for each in areas), default=0)
@@ -458,14 +457,14 @@ def _box(text: str) -> tuple[int, int, int, int] | None:
 def delete_image(me: Reviewer, room: CurrentRoom, image_id: Id, seen: IfMatchHeader) -> Answer:
     """Delete an image with its cells, what the model said and what readers said of them; a slide with its areas."""
     with room.database.writing() as session:
-        row, owner = shown.lock_image(session, me, image_id)
+        row, owner = cases.lock_image(session, me, image_id)
         seen.check(
-            shown.etag_of_image(row, owner, before=True),
-            lambda: {"image": _described(row, owner) | {"etag": shown.etag_of_image(row, owner, before=True)}},
+            cases.etag_of_image(row, owner, before=True),
+            lambda: {"image": _described(row, owner) | {"etag": cases.etag_of_image(row, owner, before=True)}},
         )
-        readings.check_shapes(session, owner)
+        readings.check_cells_may_change(session, owner)
         case_id, digests = row.case_id, {row.digest, row.identity} - {""}
-        gone = [image_id, *(each.id for each in shown.areas_of(session, row))]
+        gone = [image_id, *(each.id for each in cases.areas_of(session, row))]
         digests |= set(session.scalars(select(CellRow.digest).where(CellRow.image_id.in_(gone))))
         digests |= set(session.scalars(select(ImageRow.digest).where(ImageRow.id.in_(gone))))
         session.execute(delete(ImageRow).where(ImageRow.id.in_(gone)))

@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 
 from ...errors import UsageError
 from ...inference.cell_types import checked_order
-from .. import cases as shown
-from .. import queue, readings
+from .. import cases, queue, readings
 from ..accounts import Caller
 from ..database import (
     ADMIN,
@@ -24,7 +23,7 @@ from ..database import (
     LaboratoryRow,
     PredictionRow,
 )
-from ..learning import ask_for, brief, choose, describe, etag_of, newest_in_words
+from ..learning import ask_for, choose, describe, etag_of, headline_figures, newest_in_words
 from ..refusals import Answer, Id, Name, Readers, Refusal, RequestBody, Settling, bad_request
 from ..room import Room, check_keys
 from ..security import Admin, CurrentRoom, IfMatchHeader, Me, Reviewer
@@ -178,7 +177,7 @@ def choose_model(me: Admin, room: CurrentRoom, choice: Choice, seen: IfMatchHead
         seen.check(etag_of(laboratory, room.models), lambda: {"learning": _described_learning(session, room, me)})
         old = laboratory.bundle or room.models.own.manifest.seal
         found = choose(session, room.models, laboratory, choice.model)
-        figures = brief(found.result) if found else {}
+        figures = headline_figures(found.result) if found else {}
         detail = {"bundle": choice.model, "instead_of": old, "figures": figures}
         room.log.add(session, who(me), "chose", kind="model", item=found.id if found else None, **detail)
         return _described_learning(session, room, me)
@@ -210,7 +209,7 @@ def order_cells(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
     It stays as it is until it is asked for again, so that nothing moves while somebody reads.
     """
     with room.database.writing(bulk=True) as session:
-        found = shown.lock_case(session, me, case_id)
+        found = cases.lock_case(session, me, case_id)
         found.version -= 1  # nothing that anybody decides on has changed
         if not readings.view_of(session, me, found).model:
             raise Refusal(409, "hidden", "The order would tell what the model says, which is hidden from its readers.")
@@ -218,19 +217,19 @@ def order_cells(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
 
 
 @learning_router.post("/cases/{case_id}/analysis", status_code=202)
-def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> shown.CaseDetails:
+def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> cases.CaseDetails:
     """Analyse all images of an open case again with the model that answers now; what people said stays.
 
     Refused where that model judged every cell already, and while several people read the case.
     """
     with room.database.writing() as session:
-        found = shown.lock_case(session, me, case_id)
+        found = cases.lock_case(session, me, case_id)
         seen.check(
-            shown.etag_of_case(found, before=True),
-            lambda: {"case": shown.describe_case(session, me, found, before=True).model_dump()},
+            cases.etag_of_case(found, before=True),
+            lambda: {"case": cases.describe_case(session, me, found, before=True).model_dump()},
         )
-        readings.check_shapes(session, found)
-        if not shown.progress(session, case_id).finished:
+        readings.check_cells_may_change(session, found)
+        if not cases.progress(session, case_id).finished:
             raise Refusal(409, "unfinished", f"Case {case_id} is still being analysed. Wait until that is done.")
         model = room.models.of(session, me.laboratory_id).manifest
         if not _judged_by_another(session, case_id, model.seal):
@@ -247,7 +246,7 @@ def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHea
             bundle=model.seal,
             images=len(images),
         )
-        told = shown.describe_case(session, me, found)
+        told = cases.describe_case(session, me, found)
     room.worker.wake()
     return told
 

@@ -1,4 +1,4 @@
-// The only way to the server: every answer is JSON, every error says in plain words what to do.
+// The only way to the server: every answer is JSON, every error tells in plain words what to do.
 
 const ROOT = "/api/v1";
 const AWAY = "The server does not answer. See that leukoscope serve still runs, then try again. What was saved stays saved.";
@@ -24,15 +24,15 @@ export async function send(method, path, body, { seen = "" } = {}) {
   return answer(await reach(path, { method, headers, body: json ? JSON.stringify(body) : body }));
 }
 
-/** Send a large file as the body of a request; `told` hears which part of it is on its way. */
-export function sendLarge(path, file, told) {
+/** Send a large file as the body of a request; `onProgress` gets the share that has been sent, 0 to 1. */
+export function sendLarge(path, file, onProgress) {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest(); // fetch does not say how far it is
+    const request = new XMLHttpRequest(); // fetch reports no progress
     request.open("POST", address(path));
     request.responseType = "text";
     request.setRequestHeader("X-CSRF-Token", csrf);
     request.setRequestHeader("Content-Type", "application/octet-stream");
-    request.upload.addEventListener("progress", ({ loaded, total }) => told(loaded / total));
+    request.upload.addEventListener("progress", ({ loaded, total }) => onProgress(loaded / total));
     request.addEventListener("load", () => answer(new Response(request.responseText, { status: request.status })).then(resolve, reject));
     request.addEventListener("error", () => reject(new ApiError(AWAY, { code: "unreachable" })));
     request.send(file);
@@ -52,7 +52,7 @@ export async function download(path) {
   return link.download;
 }
 
-/** Whether an error tells that somebody has changed the same thing meanwhile; its detail holds how it is now. */
+/** Whether an error means that somebody has changed the same thing meanwhile; its detail holds the current state. */
 export const outdated = (error) => error.status === 412;
 
 export async function session() {

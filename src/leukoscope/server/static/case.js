@@ -23,7 +23,7 @@ const caseId = location.pathname.split("/")[2];
 const NARROW = matchMedia("(max-width: 47.99rem)");
 const POLL = 700; // ms
 const MOST_AT_ONCE = 1000; // cells of which one request may say something
-const FRESH = 1500; // ms between two looks at new cells while the analysis runs
+const FRESH = 1500; // ms between two requests for new cells while the analysis runs
 
 // Listens before it knows who is here: a file that is dropped early must not be lost, or opened by the browser.
 let open;
@@ -137,11 +137,11 @@ function describeWall() {
   find("wall-words").textContent = empty ? "" : shownWords();
   find("empty").hidden = !empty;
   find("grid").hidden = empty;
-  if (empty) find("empty").textContent = watching ? "The first cells will stand here in a moment." : nothingWords();
+  if (empty) find("empty").textContent = watching ? "The first cells will appear here in a moment." : nothingWords();
 }
 
 function shownWords() {
-  const order = { need: "neediest first", probability: "surest first", number: "as they came", type: "by what they are", likeness: list.like ? "alike to one of them first, class by class" : "alike together, class by class", teaching: "those that teach the model most first" }[list.order];
+  const order = { priority: "most urgent first", probability: "surest first", number: "as they came", type: "by what they are", likeness: list.like ? "the most similar to one cell first, class by class" : "similar cells next to each other, class by class", teaching: "the most useful to the model first" }[list.order];
   return `${count(list.total, "cell")}, ${order}`;
 }
 
@@ -192,11 +192,11 @@ function label(name) {
   else showChosen();
 }
 
-/** Say the same of all selected cells, in one request that one undo takes back. */
+/** Give all selected cells the same label, in one request that one undo takes back. */
 function labelAll(name) {
   const { cells } = selection;
   if (frozen()) return void note(shut());
-  if (cells.length > MOST_AT_ONCE) return void note(`At most ${whole(MOST_AT_ONCE)} cells can be said of at once. Select fewer.`, { wrong: true });
+  if (cells.length > MOST_AT_ONCE) return void note(`At most ${whole(MOST_AT_ONCE)} cells can be labelled at once. Select fewer.`, { wrong: true });
   const last = list.placeOf(cells.at(-1).id);
   selection.clear();
   if (cells.length === 1) reviews.say(cells[0], name);
@@ -223,7 +223,7 @@ function outdatedReview({ cell, label: name, cells = [], all = [] }) {
   showChosen();
   reader.showChange({
     words: `Somebody has changed the outline of cell ${cell.number} while you looked at it. “${said}” was not saved.`,
-    yes: `Say ${said} of it as it is now`,
+    yes: `Label it ${said} as it is now`,
     keep: () => label(name),
   });
   say(`Cell ${cell.number} was changed meanwhile. ${said} was not saved.`);
@@ -247,7 +247,7 @@ async function lost(cell, name) {
     if (error.status !== 404) return void complain(error);
     notHere();
     find("desk").hidden = true;
-    note(`Somebody has deleted this case. “${words.title(name)}” for cell ${cell.number} was not saved; what was said before is kept in the audit log.`, { wrong: true });
+    note(`Somebody has deleted this case. “${words.title(name)}” for cell ${cell.number} was not saved; the answers given before are kept in the audit log.`, { wrong: true });
   }
 }
 
@@ -305,12 +305,12 @@ async function sortBy(order, like = null) {
 function sortByLikeness() {
   const cell = list.at(grid.chosen);
   if (!cell) return;
-  if (find("likeness").disabled) return void note("You read blind to the model, which says what is alike.");
+  if (find("likeness").disabled) return void note("You read blind to the model, which finds what is similar.");
   begun = true;
   sortBy("likeness", cell.id);
 }
 
-/** Let the server compare all cells, some at a time; tells whether it could. */
+/** Let the server compare all cells, some at a time; returns whether it could. */
 async function compared() {
   try {
     for (let before = -1; ; ) {
@@ -356,7 +356,7 @@ function selectingKey(event) {
   const by = movesNow()[event.key];
   const target = Math.max(0, Math.min(list.total - 1, Math.max(0, grid.chosen) + (by ?? 0)));
   if (by !== undefined && event.shiftKey) {
-    selection.extend(target, { beside: held });
+    selection.extend(target, { adding: held });
     grid.choose(target);
   } else if (by !== undefined && event.ctrlKey) grid.choose(target);
   else if (held && event.key.toLowerCase() === "a") selection.all();
@@ -407,7 +407,7 @@ export async function take(files) {
   const kind = document.querySelector("input[name=kind]:checked").value;
   const scale = find("scale").value.trim().replace(",", ".");
   try {
-    const sending = upload(caseId, files, { kind, scale, told: showSending });
+    const sending = upload(caseId, files, { kind, scale, onProgress: showSending });
     openAdd(false);
     watch();
     const state = await sending;
@@ -446,12 +446,12 @@ function showRefused(refused) {
 async function watch() {
   if (watching) return;
   watching = true;
-  let told = "";
+  let shown = "";
   for (let failures = 0; failures < 5; ) {
     try {
       const progress = await get(`/cases/${caseId}/progress`);
       failures = 0;
-      told = await follow(progress, told);
+      shown = await follow(progress, shown);
       if (progress.finished && find("work").dataset.sending !== "yes") break;
     } catch (error) {
       if (++failures === 5 || error.status === 401 || error.status === 404) complain(error);
@@ -463,7 +463,7 @@ async function watch() {
   await finish();
 }
 
-async function follow(progress, told) {
+async function follow(progress, shown) {
   const { queued, running, done, failed } = progress;
   const all = queued + running + done + failed;
   const now = `${done + failed}/${all}`;
@@ -472,7 +472,7 @@ async function follow(progress, told) {
     showWork({ part: (done + failed) / all, text: `Analysed ${whole(done + failed)} of ${count(all, "image")}` });
   }
   shownFailures(progress.failures ?? []);
-  if (now !== told && done && !progress.finished && Date.now() - looked > FRESH) await lookAnew();
+  if (now !== shown && done && !progress.finished && Date.now() - looked > FRESH) await lookAnew();
   return now;
 }
 

@@ -12,11 +12,11 @@ export const labelOf = (cell) => cell.review?.label ?? saidOf(cell);
 export class CellList extends EventTarget {
   constructor(caseId) {
     super();
-    Object.assign(this, { caseId, filter: "every", order: "need", like: null, total: 0, cells: [], counts: null, turn: 0 });
+    Object.assign(this, { caseId, filter: "every", order: "priority", like: null, total: 0, cells: [], counts: null, turn: 0 });
     this.places = new Map();
   }
 
-  /** Ask anew. Resolves when the first cells are there; the rest comes behind, with a "grown" event for each page. */
+  /** Load the list again. Resolves when the first cells are there; the rest comes behind, with a "grown" event for each page. */
   async load({ filter = this.filter, order = this.order, like = order === this.order ? this.like : null } = {}) {
     Object.assign(this, { filter, order, like });
     const mine = ++this.turn;
@@ -37,7 +37,7 @@ export class CellList extends EventTarget {
     return this.places.get(id) ?? -1;
   }
 
-  /** Put in a cell's newer state; it keeps its place until the list is asked for anew. */
+  /** Put in a cell's newer state; it keeps its place until the list is loaded again. */
   replace(cell) {
     const place = this.placeOf(cell.id);
     if (place < 0) return void this.dispatchEvent(new CustomEvent("elsewhere", { detail: cell }));

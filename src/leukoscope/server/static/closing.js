@@ -1,4 +1,4 @@
-// What is done with a case as a whole: export, sign off, reopen, rename, delete, look after its images.
+// What is done with a case as a whole: export, sign off, reopen, rename, delete, manage its images.
 
 import { address, download, get, outdated, send } from "./api.js";
 import { element, find, icon } from "./element.js";
@@ -14,7 +14,7 @@ const EXPORTS = [
   ["csv", "Table (CSV)", "one row per cell"],
   ["counts", "Counts (CSV)", "differential, red cells and platelets"],
   ["json", "Summary (JSON)", "the same, with how each field was taken"],
-  ["answers", "All answers (CSV)", "who said what, when, and what they saw"],
+  ["answers", "All answers (CSV)", "who answered what, when, and what they saw"],
   ["geojson", "Outlines (GeoJSON)", "for QuPath"],
   ["dicom", "DICOM", "reports and outlines, zipped"],
   ["dataset", "Labelled cells", "to train or adapt a model"],
@@ -107,7 +107,7 @@ export class Closing extends EventTarget {
     const left = cells - read;
     find("sign-words").replaceChildren(
       element("dl", { class: "figures" }, ...facts.map(([title, value, more]) => element("div", {}, element("dt", {}, title), element("dd", {}, element("b", {}, value), more ? element("span", {}, more) : null)))),
-      element("p", { class: left ? "caution" : "soft" }, left ? `${count(left, "cell has", "cells have")} been read by nobody. For them the model’s word stands.` : "Every cell has been read."),
+      element("p", { class: left ? "caution" : "soft" }, left ? `${count(left, "cell has", "cells have")} been read by nobody. For them the model’s answer counts.` : "Every cell has been read."),
     );
   }
 

@@ -20,7 +20,7 @@ const DOT = 7; // px on the screen below which a cell is drawn as a dot
 const HINTS = {
   look: "Click a cell to choose it. Drag to move, wheel or pinch to come nearer. F goes back to the cells.",
   add: "Draw around the cell with mouse or finger. With keys: arrows move the circle, [ and ] change its size, Enter keeps it.",
-  redraw: "Draw the outline of this cell anew. With keys: arrows move the circle, [ and ] change its size, Enter keeps it.",
+  redraw: "Draw a new outline of this cell. With keys: arrows move the circle, [ and ] change its size, Enter keeps it.",
   merge: "Choose the outlines that show this cell too; Enter makes one cell of them. With keys: comma and full stop go from cell to cell, Space takes one in or out.",
   split: "Draw a line where the two cells meet. With keys: arrows move the line, [ and ] turn it, Enter splits the cell.",
   area: "Draw the area in which cells are to be found. With keys: arrows move it, [ and ] change its size, Enter keeps it.",
@@ -143,7 +143,7 @@ export class Field extends EventTarget {
     else say("Every cell of this field has been read.");
   }
 
-  /** A cell said something new elsewhere: show it here too. */
+  /** A cell was labelled elsewhere: show it here too. */
   replace(cell) {
     const place = this.image?.cells.findIndex(({ id }) => id === cell?.id) ?? -1;
     if (place < 0) return;
@@ -333,7 +333,7 @@ export class Field extends EventTarget {
     }
   }
 
-  /** Put one outline in the place of several, or two in the place of one; both are analysed and read anew. */
+  /** Put one outline in the place of several, or two in the place of one; they are analysed, and have to be read again. */
   async replaceCells() {
     const how = this.tool === "merge" ? "merged" : "split";
     const old = how === "merged" ? this.partCells() : [this.cellNow()];
@@ -421,7 +421,7 @@ export class Field extends EventTarget {
     else this.paint();
   }
 
-  /** Take a cell as it is now, its outline too where that is told. */
+  /** Take a cell as it is now, its outline too where it is given. */
   moved(cell) {
     const now = this.placed(cell);
     this.image.cells = this.image.cells.map((each) => (each.id === cell.id ? { ...each, ...now, outline: now.outline ?? each.outline } : each));

@@ -19,7 +19,7 @@ export async function enter() {
   }
 }
 
-/** Say what went wrong and what to do. An ended session leads to the door and back to this page. */
+/** Show what went wrong and what to do. A session that has ended leads to the sign-in page and back to this one. */
 export function complain(error) {
   if (error.status === 401) {
     const here = location.pathname + location.search;
@@ -75,7 +75,7 @@ export function menu(button, list) {
   });
 }
 
-/** Show an error inside a form, beside what caused it. */
+/** Show an error inside a form, next to what caused it. */
 export function blame(form, error) {
   const place = form.querySelector(".wrong") ?? form.parentElement.querySelector(".wrong");
   place.textContent = error ? error.message : "";

@@ -8,7 +8,7 @@ import { percent, saidOf } from "./words.js";
 const WIDTHS = [4.6, 6.3, 8.2, 11, 15]; // rem, smallest to largest
 const GAP = 0.5; // rem
 const CAPTION = 1.75; // rem
-const ROOMY = 165; // px of a tile that has room for the class in doubt beside its probability
+const ROOMY = 165; // px of a tile that has room for an uncertain class and its probability
 const MOUSE = matchMedia("(pointer: fine)"); // a finger that stays on a cell selects it, and drags nothing
 const BEYOND = 2; // rows kept above and below the sight
 
@@ -19,7 +19,7 @@ export class Grid extends EventTarget {
     this.below = element("div", { class: "grid-rows", role: "presentation" });
     node.append(this.below);
     list.addEventListener("renewed", () => this.renew());
-    list.addEventListener("grown", () => this.update({ anew: true }));
+    list.addEventListener("grown", () => this.update({ redraw: true }));
     list.addEventListener("changed", ({ detail }) => this.repaint(detail));
     addEventListener("scroll", () => this.soon(), { passive: true });
     new ResizeObserver(() => this.measure()).observe(node);
@@ -29,26 +29,26 @@ export class Grid extends EventTarget {
 
   setStep(step) {
     this.step = Math.max(1, Math.min(WIDTHS.length, step));
-    this.measure({ anew: true });
+    this.measure({ redraw: true });
     if (this.chosen >= 0 && this.rowHeight) this.reveal(this.chosen); // what is looked at stays in sight
   }
 
   setHeat(on) {
     this.heat = on;
-    this.update({ anew: true });
+    this.update({ redraw: true });
   }
 
   renew() {
     this.chosen = -1;
     this.node.removeAttribute("aria-activedescendant");
-    this.measure({ anew: true });
+    this.measure({ redraw: true });
   }
 
   /** Work out columns and heights from the width there is. */
-  measure({ anew = false } = {}) {
+  measure({ redraw = false } = {}) {
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     const width = this.node.clientWidth;
-    this.stale ||= anew;
+    this.stale ||= redraw;
     if (!width) return; // hidden: measured again when it shows
     const gap = GAP * rem;
     const columns = Math.max(2, Math.floor((width + gap) / (WIDTHS[this.step - 1] * rem + gap)));
@@ -57,7 +57,7 @@ export class Grid extends EventTarget {
     this.stale = false;
     Object.assign(this, { columns, tile, rowHeight: tile + CAPTION * rem + gap });
     this.node.style.setProperty("--columns", columns);
-    if (!kept) this.update({ anew: true });
+    if (!kept) this.update({ redraw: true });
   }
 
   soon() {
@@ -68,7 +68,7 @@ export class Grid extends EventTarget {
   }
 
   /** Bring the rows in the page in step with the sight. */
-  update({ anew = false } = {}) {
+  update({ redraw = false } = {}) {
     if (!this.rowHeight) return;
     const all = Math.ceil(this.list.total / this.columns);
     this.node.setAttribute("aria-rowcount", all);
@@ -76,7 +76,7 @@ export class Grid extends EventTarget {
     this.below.style.height = `${all * this.rowHeight}px`;
     const [first, last] = this.inSight(all);
     for (const [row, node] of this.rows) {
-      if (anew || row < first || row > last) {
+      if (redraw || row < first || row > last) {
         node.remove();
         this.rows.delete(row);
       }
@@ -135,7 +135,7 @@ export class Grid extends EventTarget {
     return element("span", { class: "caption" }, mark, element("b", {}, differs(cell) ? "in dispute" : this.words.title(label)), element("span", {}, chance));
   }
 
-  /** The probability that a caption shows: of the disease where it is in doubt, of the class where it is called. */
+  /** The probability that a caption shows: of the disease where the cell is unsure, of the class where it has one. */
   chance(cell) {
     if (cell.decision === "not asked") return cell.types && cell.type !== "unsure" ? percent(cell.types[cell.type]) : "";
     if (!cell.probability) return "";
@@ -159,7 +159,7 @@ export class Grid extends EventTarget {
     old.replaceWith(fresh);
   }
 
-  /** Choose a cell: it is marked, brought into sight, and told to whoever listens. */
+  /** Choose a cell: it is marked, brought into sight, and an event reports it. */
   choose(place, { scroll = true, open = false } = {}) {
     if (!this.list.total) return;
     const before = this.chosen;

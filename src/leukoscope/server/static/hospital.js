@@ -6,7 +6,7 @@ import { blame, complain, note } from "./frame.js";
 import { count, when } from "./words.js";
 
 const NUMBERS = ["patient_id", "accession", "order", "specimen"];
-const LOOK = 2000; // ms between two looks while something is on its way
+const LOOK = 2000; // ms between two requests while something is being sent
 const STATES = { queued: "waiting", running: "on its way", done: "sent", failed: "not taken" };
 
 export class Hospital {
@@ -34,7 +34,7 @@ export class Hospital {
       elements[name].disabled = this.closing.signed;
     }
     find("hospital-form").querySelector("[type=submit]").hidden = this.closing.signed;
-    find("hospital-hint").textContent = this.closing.signed ? "The case is signed off; reopen it to change these numbers." : "These numbers go to the hospital’s systems alone. They stand in no log and in no file name.";
+    find("hospital-hint").textContent = this.closing.signed ? "The case is signed off; reopen it to change these numbers." : "These numbers go to the hospital’s systems alone. They are in no log and in no file name.";
     this.show(known);
   }
 
@@ -89,7 +89,7 @@ export class Hospital {
       try {
         this.show(await get(`/cases/${this.caseId}/hospital`));
       } catch {
-        // the next look may find it
+        // the next request may find it
       }
       this.watch();
     }, LOOK);

@@ -21,7 +21,7 @@ export class Judged extends EventTarget {
   }
 
   async again() {
-    const words = "All images are judged by the model that answers now. What people said stays; what the old model said is kept, and no longer shown.";
+    const words = "All images are analysed by the model that answers now. The readers’ answers stay; those of the old model are kept and no longer shown.";
     if (!(await confirmed({ title: "Analyse this case again?", words, yes: "Analyse again" }))) return;
     try {
       await send("POST", `/cases/${this.caseId}/analysis`, undefined, { seen: this.closing.item.etag });

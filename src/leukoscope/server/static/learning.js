@@ -81,7 +81,7 @@ function showRunning(running) {
   if (!running) return;
   const { id, state, cells, looked, by, created } = running;
   const begun = `Model ${id}, begun by ${by} ${when(created)}`;
-  find("running-words").textContent = state === "queued" ? `${begun}, waits its turn.` : looked < cells ? `${begun}, looks at the cells: ${whole(looked)} of ${whole(cells)}.` : `${begun}, is fitted and judged.`;
+  find("running-words").textContent = state === "queued" ? `${begun}, is waiting.` : looked < cells ? `${begun}, cells read by the model: ${whole(looked)} of ${whole(cells)}.` : `${begun}, is being fitted and tested.`;
   find("running-bar").max = cells || 1;
   find("running-bar").value = looked;
   poll();
@@ -124,7 +124,7 @@ function ownCard() {
     head({ title: own.name, soft: "the model that the room was opened with", here }),
     element("p", { class: "soft" }, judgedWords(own.cases)),
     print(own.hash),
-    here ? null : chooser({ hash: own.hash, title: own.name, yes: "Go back to this model", words: "New images are judged by the room’s own model again." }),
+    here ? null : chooser({ hash: own.hash, title: own.name, yes: "Go back to this model", words: "New images are answered by the room’s own model again." }),
   );
 }
 
@@ -154,7 +154,7 @@ function head({ title, soft, here }) {
 }
 
 function judgedWords(cases) {
-  return cases ? `Its answers stand in ${count(cases, "case")}.` : "It has judged no case yet.";
+  return cases ? `It gave the current answers in ${count(cases, "case")}.` : "It has answered no case yet.";
 }
 
 function print(hash) {

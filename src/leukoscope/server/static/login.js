@@ -1,4 +1,4 @@
-// The door: a one-time token from the address, or a name and a password.
+// Signing in: a one-time token from the address, or a name and a password.
 
 import { session, signIn } from "./api.js";
 import { blame, dress } from "./frame.js";
@@ -31,8 +31,8 @@ function offerOther(title) {
 
 function explain(title) {
   const words = PROBLEMS[new URLSearchParams(location.search).get("problem")];
-  find("door-problem").hidden = !words;
-  find("door-problem").textContent = (words ?? "").replace("{}", title || "The hospital's account").replace(/^./, (first) => first.toUpperCase());
+  find("sign-in-problem").hidden = !words;
+  find("sign-in-problem").textContent = (words ?? "").replace("{}", title || "The hospital's account").replace(/^./, (first) => first.toUpperCase());
 }
 
 function next() {
@@ -48,8 +48,8 @@ function tokenIn(text) {
 function offer(way) {
   for (const [name, form] of Object.entries(FORMS)) form.hidden = name !== way;
   const other = find("other-way");
-  other.hidden = find("door-wait").hidden = false;
-  find("door-wait").hidden = true;
+  other.hidden = find("sign-in-wait").hidden = false;
+  find("sign-in-wait").hidden = true;
   other.firstElementChild.textContent = OTHER[way];
   other.firstElementChild.onclick = () => offer(way === "account" ? "token" : "account");
   FORMS[way].querySelector("input").focus();

@@ -22,7 +22,7 @@ export const hasHeat = ({ decision }) => !["refused", "not asked", "hidden"].inc
 const SIDE = 48;
 const BLACK = 24;
 const MOST = 2.2;
-const MEASURED = 24; // pictures looked at before the magnification stands
+const MEASURED = 24; // pictures that are measured before the magnification is fixed
 
 /** Learns from the first pictures how far all can be magnified alike. */
 export class Magnifier {

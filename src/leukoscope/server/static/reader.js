@@ -1,4 +1,4 @@
-// One cell large: what the model says, how sure it is, its field around it, and the buttons to say what it is.
+// One cell large: the model’s answer, how sure it is, the field around the cell, and the buttons to label it.
 
 import { address, get } from "./api.js";
 import { drawn, element, find, icon } from "./element.js";
@@ -10,7 +10,7 @@ const AROUND = 2.4; // height of the field shown around a cell, in sizes of the 
 const SHAPE = 5 / 2; // its width to its height, as in the style
 
 export class Reader extends EventTarget {
-  /** `mine` tells of a cell what the reader who is signed in has said of it in this round. */
+  /** `mine` returns the answer that the reader who is signed in gave to a cell in this round. */
   constructor({ words, magnifier, frozen = () => false, mine = (cell) => cell.review?.label }) {
     super();
     Object.assign(this, { words, frozen, mine, cell: null, fields: new Map() });
@@ -86,7 +86,7 @@ export class Reader extends EventTarget {
     find("reader-file").textContent = cell.name ?? "";
   }
 
-  /** Every reader's last word, side by side, where more than one has said something. */
+  /** Every reader's last answer, side by side, where more than one has given one. */
   showAnswers() {
     const { words } = this;
     const answers = this.cell.answers ?? [];

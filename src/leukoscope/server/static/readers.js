@@ -59,13 +59,13 @@ export class Readers extends EventTarget {
   words() {
     const { phase, readers, free, hide_model: hidden, unsettled } = this.reading;
     const places = free ? ` ${count(free, "place is", "places are")} free.` : "";
-    const model = hidden ? " You do not see what the model says." : "";
-    const who = readers === 1 ? "Read by one person, who does not see what the model says." : `Read by ${readers} people, each blind to the others.${model}`;
+    const model = hidden ? " You do not see the model’s answers." : "";
+    const who = readers === 1 ? "Read by one person, who does not see the model’s answers." : `Read by ${readers} people, each blind to the others.${model}`;
     return {
-      free: "Several people have read this case. The last answer to a cell stands; the others are kept.",
+      free: "Several people have read this case. The last answer to a cell counts; the others are kept.",
       reading: who + places,
-      third: `The readers differ on ${count(unsettled, "cell")}. A third reader reads these, blind to what they said.${places}`,
-      consensus: `The readers differ on ${count(unsettled, "cell")}. Look at them together: their answers stand beside each cell, and what you say now settles it.`,
+      third: `The readers differ on ${count(unsettled, "cell")}. A third reader reads these, blind to their answers.${places}`,
+      consensus: `The readers differ on ${count(unsettled, "cell")}. Discuss them: all answers are shown with each cell, and the one that you give now settles it.`,
       settled: readers === 1 ? "The reader has finished." : "All readers have finished, and nothing is left to settle.",
     }[phase];
   }
@@ -150,7 +150,7 @@ export class Readers extends EventTarget {
   }
 }
 
-/** What a form says of how cases are read. */
+/** How cases are read, as a form states it. */
 export function howOf(form) {
   const { readers, hide_model: hidden, settling } = form.elements;
   return { readers: Number(readers.value), hide_model: hidden.checked, settling: settling.value };
@@ -165,7 +165,7 @@ export function agreementWords({ percent: agreed, kappa, statistic, cells, unit,
 }
 
 export function kappaWords({ statistic, kappa, unit }) {
-  if (kappa.value === null) return `${statistic} is not defined, since all said the same of every cell`;
+  if (kappa.value === null) return `${statistic} is not defined, since all gave every cell the same label`;
   const between = kappa.low === null ? " (no interval)" : ` (95\u00a0% interval ${fixed(kappa.low)} to ${fixed(kappa.high)}, over the ${unit})`;
   return `${statistic} ${fixed(kappa.value)}${between}`;
 }

@@ -2,10 +2,10 @@
 
 import { get, outdated, send } from "./api.js";
 
-const TRIES = 4; // others may read the same case while one takes back
+const TRIES = 4; // others may change the same case meanwhile
 
 export class Reviews extends EventTarget {
-  /** `round` tells to which round an answer belongs that is given now. */
+  /** `round` returns the round to which an answer belongs that is given now. */
   constructor({ caseId, list, reader, round = () => "reading" }) {
     super();
     Object.assign(this, { caseId, list, reader, round, line: Promise.resolve(), waiting: 0 });
@@ -50,7 +50,7 @@ export class Reviews extends EventTarget {
     this.list.replace({ id, review: said, answers: [...others, said] });
   }
 
-  /** Take back this reader's last word, or the last that was said of several cells; resolves to these cells. */
+  /** Take back this reader's last answer, or the last one that was given to several cells; resolves to these cells. */
   undo() {
     return this.next(async () => {
       const cells = await this.takeBack();
@@ -72,7 +72,7 @@ export class Reviews extends EventTarget {
     }
   }
 
-  /** One after the other: what was said last must be saved last. */
+  /** One after the other: the last answer must be saved last. */
   next(work) {
     this.waiting++;
     const done = this.line.then(work);

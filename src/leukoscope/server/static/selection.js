@@ -1,4 +1,4 @@
-// Several cells at once: selected with mouse, keys or fingers, and said of together by a key, a press or a drop.
+// Several cells at once: selected with mouse, keys or fingers, and labelled by one key, press or drop.
 
 import { element, find } from "./element.js";
 import { note, say } from "./frame.js";
@@ -63,11 +63,11 @@ export class Selection extends EventTarget {
     this.show();
   }
 
-  /** Select all from where the selection began to a place, instead of what was selected, or beside it. */
-  extend(place, { beside = false } = {}) {
+  /** Select all from where the selection began to a place, instead of what was selected, or in addition to it. */
+  extend(place, { adding = false } = {}) {
     if (!this.allowed()) return;
     if (this.anchor < 0) this.anchor = Math.max(0, this.grid.chosen);
-    if (!beside) this.ids.clear();
+    if (!adding) this.ids.clear();
     const [first, last] = [Math.min(this.anchor, place), Math.max(this.anchor, place)];
     for (let each = first; each <= last; each++) if (this.list.at(each)) this.ids.add(this.list.at(each).id);
     this.show();
@@ -86,7 +86,7 @@ export class Selection extends EventTarget {
     find("tray-words").textContent = `${count(size, "cell")} selected`;
     find("tray-merge").hidden = !this.mergeable();
     for (const button of find("tray-labels").children) button.disabled = size > MOST;
-    say(size > MOST ? `${count(size, "cell")} selected; at most ${MOST} can be said of at once.` : find("tray-words").textContent);
+    say(size > MOST ? `${count(size, "cell")} selected; at most ${MOST} can be labelled at once.` : find("tray-words").textContent);
     if (size > MOST) find("tray-words").textContent += `, at most ${MOST} at once`;
     this.dispatchEvent(new Event("changed"));
   }
@@ -104,9 +104,9 @@ export class Selection extends EventTarget {
       this.swallow = false; // the finger that has selected this cell comes off it
       return event.preventDefault();
     }
-    const beside = press.ctrlKey || press.metaKey;
-    if (press.shiftKey) this.extend(place, { beside });
-    else if (beside || this.several) this.toggle(place);
+    const adding = press.ctrlKey || press.metaKey;
+    if (press.shiftKey) this.extend(place, { adding });
+    else if (adding || this.several) this.toggle(place);
     else return void (this.clear(), (this.anchor = place));
     event.preventDefault();
     return this.grid.choose(place, { scroll: false });

@@ -18,7 +18,7 @@ export function showSummary(summary, words) {
 }
 
 export const NOT_KNOWN = "not known yet";
-/** Whether the server gives a share: none while images are analysed or people read blind, or where it says too little. */
+/** Whether the server gives a share: none while images are analysed or people read blind, or where too little is known. */
 export const isKnown = (share) => Boolean(share) && share.value !== null && share.value !== undefined;
 
 /** "95 % interval 18 to 100 %", empty where there is none. */
@@ -45,7 +45,7 @@ export function drawInterval(node, share, what) {
   if (known) dot.style.left = `${100 * share.value}%`;
 }
 
-/** The differential: the model's count, and beside it what people said. */
+/** The differential: the model's count, and the readers'. */
 export function showDifferential(counted, words) {
   find("differential").hidden = !counted;
   if (!counted) return;
@@ -102,13 +102,13 @@ function takenWords(fields) {
   if (!again.length) return said.join(" ");
   const changed = again.reduce((sum, { again: { changed: cells } }) => sum + cells, 0);
   const last = again.map(({ again: { time } }) => time).sort().at(-1);
-  return `${said.join(" ")} ${count(again.length, "field was", "fields were")} judged again since more came (${when(last)}): ${count(changed, "cell")} changed; what people said stays.`;
+  return `${said.join(" ")} ${count(again.length, "field was", "fields were")} judged again since more came (${when(last)}): ${count(changed, "cell")} changed; the readers’ answers stay.`;
 }
 
 /** One field in words, such as "0.083 µm per pixel from its red cells; stain by macenko, measured on 6 fields". */
 export function takenWord({ um_per_px: scale, scale: source, stain }) {
   const from = { user: "as stated", file: "as stated" }[source] ?? (source ? `from ${source}` : "");
-  const brought = stain ? `; stain brought to the training cells by ${titled(stain.method)}, measured on ${stain.fields > 1 ? `${whole(stain.fields)} fields together` : "this field alone"}` : "";
+  const brought = stain ? `; stain brought to the training cells by ${titled(stain.method)}, measured on ${stain.fields > 1 ? `${whole(stain.fields)} fields` : "this field alone"}` : "";
   return `${scale?.toFixed(3) ?? "?"} µm per pixel ${from}${brought}`;
 }
 

@@ -7,7 +7,7 @@ const FILES = 24;
 const BYTES = 32 * 2 ** 20;
 const AT_ONCE = 2;
 const SLIDE = /\.(svs|ndpi|scn|bif|tiff?|dcm|dicom|ima)$/i;
-const SLIDE_BYTES = 24 * 2 ** 20; // a TIFF above this is sent by itself; whether it is a slide the server says
+const SLIDE_BYTES = 24 * 2 ** 20; // a TIFF above this is sent by itself; the server decides whether it is a slide
 const HIDDEN = /(^|\/)(\.|__MACOSX|Thumbs\.db|desktop\.ini)/i;
 
 /** Accept drops on `zone` and choices of two inputs; `take` gets [{file, name}]. */
@@ -24,30 +24,30 @@ export function receive({ zone, buttons, inputs, take, over = () => {} }) {
   dropping(zone, { take, over });
 }
 
-/** Send files to a case. Calls `told({sent, total, accepted, refused})` after each batch; returns the last of it. */
-export async function upload(caseId, files, { kind = "auto", scale = "", told = () => {} } = {}) {
+/** Send files to a case. Calls `onProgress({sent, total, accepted, refused})` after each batch; returns its last state. */
+export async function upload(caseId, files, { kind = "auto", scale = "", onProgress = () => {} } = {}) {
   const state = { sent: 0, total: files.length, accepted: 0, refused: [] };
   const slides = files.filter(isSlide);
   const batches = batched(files.filter((each) => !isSlide(each)));
   const work = async () => {
     for (let batch = batches.shift(); batch; batch = batches.shift()) {
       await sendBatch(caseId, batch, { kind, scale, state });
-      told(state);
+      onProgress(state);
     }
   };
-  told(state);
+  onProgress(state);
   await Promise.all(Array.from({ length: AT_ONCE }, work));
-  for (const slide of slides) await sendSlide(caseId, slide, { scale, state, told });
+  for (const slide of slides) await sendSlide(caseId, slide, { scale, state, onProgress });
   return state;
 }
 
 const isSlide = ({ file, name }) => SLIDE.test(name) && file.size > SLIDE_BYTES;
 
 /** Send one slide by itself: it may have many gigabytes. */
-async function sendSlide(caseId, { file, name }, { scale, state, told }) {
+async function sendSlide(caseId, { file, name }, { scale, state, onProgress }) {
   const query = new URLSearchParams({ name, ...(scale ? { um_per_px: scale } : {}) });
   try {
-    const answer = await sendLarge(`/cases/${caseId}/slides?${query}`, file, (part) => told({ ...state, part, name }));
+    const answer = await sendLarge(`/cases/${caseId}/slides?${query}`, file, (part) => onProgress({ ...state, part, name }));
     state.accepted += answer.accepted.length;
     state.refused.push(...answer.refused);
   } catch (error) {
@@ -55,7 +55,7 @@ async function sendSlide(caseId, { file, name }, { scale, state, told }) {
     state.refused.push({ name, error: error.message });
   }
   state.sent += 1;
-  told(state);
+  onProgress(state);
 }
 
 async function sendBatch(caseId, batch, { kind, scale, state }) {

@@ -38,7 +38,7 @@ export function when(text, now = new Date()) {
 
 const TAKEN = "xzhfarvl"; // keys that mean something else
 
-/** What the model said of a cell: its decision, or its type where that was not asked for. */
+/** The model’s answer to a cell: its decision, or its type where that was not asked for. */
 export const saidOf = ({ decision, type }) => (decision === "not asked" ? type : decision);
 
 /** The model that is served, as the page speaks of it: classes with their words, keys and colours. */
@@ -47,7 +47,7 @@ export class Vocabulary {
     this.model = model;
     this.classes = model?.classes ?? [];
     this.positive = model?.positive ?? "";
-    this.types = model?.types ?? []; // what a cell can be beside the classes; none where the model tells no types
+    this.types = model?.types ?? []; // labels in addition to the classes; none where the model knows no types
     this.labels = [...this.classes, ...this.types];
     this.keys = this.keysOf(model?.keys ?? {});
   }
