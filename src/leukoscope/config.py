@@ -37,6 +37,9 @@ class Prepare(Settings):
     margin: float = Field(0.05, ge=0, le=1)
     """Black border around the cell, as a share of its longer side (view = cell) or of the diameter of a disc of its
     area (view = area)."""
+    canonical: bool = False
+    """Turn and mirror the image first, so that a cell and the same cell turned by 90° or mirrored give the same crop:
+    see `images.crop.canonical_view`."""
 
 
 class Split(Settings):
@@ -164,6 +167,10 @@ class Train(Settings):
     linear discriminant of the means of the classes, every subject counting alike, by how cells of one subject vary."""
     shrinkage: float = Field(0.1, gt=0, le=1)
     """Of the discriminant: how far variances and covariances of the standardised features are drawn to 1 and 0."""
+    invariance: float = Field(0, ge=0, le=1000)
+    """Of the discriminant: how many times what turning by 90° and mirroring change in a cell's features counts beside
+    what differs from cell to cell. Above 0 it learns from all eight views of each cell, which takes eight times as
+    long; the higher, the less an answer depends on how a cell lies."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     devices: int = Field(1, ge=1)
     accelerator: str = "auto"

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from leukoscope.config import Prepare
 from leukoscope.errors import ImageError
-from leukoscope.images.crop import bounding_box, cell_mask, prepare_crop
+from leukoscope.images.crop import VIEWS, bounding_box, cell_mask, prepare_crop, turn
 
 
 def disc(side: int, radius: float, centre: tuple[float, float] | None = None) -> np.ndarray:
@@ -67,3 +69,42 @@ def test_a_crop_is_resized_as_pillow_resizes() -> None:
 def test_an_all_black_image_has_no_crop() -> None:
     with pytest.raises(ImageError, match="all black"):
         prepare_crop(np.zeros((450, 450, 3), dtype=np.uint8), Prepare())
+
+
+def evened(image: np.ndarray, symmetry: str) -> np.ndarray:
+    """Return an image that is its own mirror image, so that it does not say how it is to lie."""
+    others = {
+        "none": [],
+        "left to right": [image[:, ::-1]],
+        "half a turn": [image[::-1, ::-1]],
+        "across the diagonal": [image.transpose(1, 0, 2)] if image.shape[0] == image.shape[1] else [],
+        "all": [image[:, ::-1], image[::-1], image[::-1, ::-1]],
+    }
+    return np.max([image, *others[symmetry]], axis=0)
+
+
+@given(
+    size=st.tuples(st.integers(16, 24), st.integers(16, 24)),
+    symmetry=st.sampled_from(["none", "left to right", "half a turn", "across the diagonal", "all"]),
+    levels=st.integers(2, 255),
+    seed=st.integers(0, 99),
+)
+def test_a_cell_turned_or_mirrored_gives_the_same_crop(
+    size: tuple[int, int], symmetry: str, levels: int, seed: int
+) -> None:
+    """To the last bit, also where the side is odd, or the cell so even that it has no darker half."""
+    image = np.random.default_rng(seed).integers(0, levels, (*size, 3), dtype=np.uint8)
+    image[2, 3] = 200  # not all black
+    image = evened(image, symmetry)
+    for prepare in (Prepare(window=19, size=16, canonical=True), Prepare(view="area", size=16, canonical=True)):
+        crops = [prepare_crop(turn(image, view, axes=(0, 1)), prepare) for view in VIEWS["turns"]]
+        assert all(np.array_equal(crop, crops[0]) for crop in crops)
+
+
+def test_turning_a_cell_first_changes_nothing_else() -> None:
+    image = disc(450, 100, (210, 240))
+    image[100:130, 200:260] = (90, 30, 120)
+    as_it_is = Prepare(window=320, size=128)
+    crop = prepare_crop(image, as_it_is.model_copy(update={"canonical": True}))
+    seen = [prepare_crop(turn(image, view, axes=(0, 1)), as_it_is) for view in VIEWS["turns"]]
+    assert [np.array_equal(crop, each) for each in seen].count(True) == 1

@@ -13,7 +13,7 @@ from leukoscope.data.synthetic import draw_cells
 from leukoscope.errors import UnknownNameError, UsageError
 from leukoscope.explanation import enlarge, occlude
 from leukoscope.files import read_json
-from leukoscope.images.crop import cell_mask
+from leukoscope.images.crop import canonical_view, cell_mask, turn, turn_back
 from leukoscope.inference.explaining import Explainer
 from leukoscope.inference.opinions import full_evidence
 from leukoscope.inference.predictor import Predictor
@@ -61,13 +61,15 @@ def test_of_a_map_that_says_nothing_occlusion_is_drawn(files: list[Path], tmp_pa
     (plain,), (drawn,) = (Predictor(bundle, maps=maps).predict([image]) for maps in (False, True))
     assert plain.map is None
     assert plain.probabilities == drawn.probabilities
+    view = canonical_view(image)  # in which the networks see the cell
     heat = occlude(
         lambda crops: Predictor(bundle).outputs_of_crops(crops).probabilities,
-        drawn.crop,
+        turn(drawn.crop, view, axes=(0, 1)),
         target=1,
         tiles=4,
         overlap=False,
     )
+    heat = turn_back(heat, view, axes=(0, 1))
     places = heat.reshape(8, 16, 8, 16).mean(axis=(1, 3)) / 0.5
     np.testing.assert_allclose(drawn.map[1] / full_evidence(bundle.manifest), places, atol=1e-4)
     assert not drawn.map[1][~cell_mask(drawn.crop).reshape(8, 16, 8, 16).any(axis=(1, 3))].any()

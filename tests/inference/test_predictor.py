@@ -1,5 +1,7 @@
 """From images to opinions: the same numbers on every way, in order, past every bad file."""
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from leukoscope.bundle.manifest import Bundle
-from leukoscope.errors import UsageError
+from leukoscope.errors import BundleError, UsageError
 from leukoscope.evaluation.predictions import temper as evaluated_temper
 from leukoscope.files import read_csv
-from leukoscope.images.crop import VIEWS, View, prepare_crop, turn, turn_back
+from leukoscope.images.crop import RELEASE_UM_PER_PX, VIEWS, View, prepare_crop, turn, turn_back
 from leukoscope.images.read import read_image
 from leukoscope.inference.ensemble import temper
+from leukoscope.inference.explaining import UM_ACROSS, Explainer, read_reference_cells
 from leukoscope.inference.opinions import DISEASE, NOT_JUDGED_COLOUR, OTHERS, TYPE_COLOURS, review_priority
-from leukoscope.inference.predictor import Predictor
+from leukoscope.inference.predictor import Predictor, load
 from leukoscope.inference.sources import look_at
 
 from .conftest import changed
@@ -239,3 +242,51 @@ def test_lines_in_every_colour_of_a_class_or_type_can_be_seen_on_a_bright_field(
     light = np.where(channels <= 10, channels / 255 / 12.92, ((channels / 255 + 0.055) / 1.055) ** 2.4)
     contrast = 1.05 / (light @ [0.2126, 0.7152, 0.0722] + 0.05)
     assert [name for name, each in zip(named, contrast, strict=True) if each < 3] == []
+
+
+def cells_that_lie_anyhow(count: int) -> list[np.ndarray]:
+    """Return training cells, as they are shipped to be looked at, enlarged to the scale of the release, on black."""
+    found = read_reference_cells(load().manifest.seal)
+    assert found is not None
+    images = []
+    for cell in [cell for cell in found.cells if "C-NMC" in cell.credit][:: len(found.cells) // count][:count]:
+        thumbnail = Image.open(io.BytesIO(cell.picture)).convert("RGB")
+        side = round(UM_ACROSS / RELEASE_UM_PER_PX)
+        image = Image.new("RGB", (451, 450))  # odd and even: neither has its middle where the other has it
+        image.paste(thumbnail.resize((side, side), Image.Resampling.BICUBIC), (50, 60))
+        images.append(np.asarray(image))
+    return images
+
+
+def test_the_shipped_model_says_just_the_same_of_a_cell_that_is_turned() -> None:
+    """Turned by 90° or mirrored, to the last digit: nobody can tell which side of a cell is up."""
+    shipped = load()
+    for image in cells_that_lie_anyhow(6):
+        opinions = [shipped.opinion(turn(image, view, axes=(0, 1)), with_crop=True) for view in VIEWS["turns"]]
+        told = [replace(each, crop=None, embedding=None) for each in opinions]
+        assert all(each == told[0] for each in told)
+        for opinion, view in zip(opinions, VIEWS["turns"], strict=True):
+            assert opinion.crop is not None
+            assert np.array_equal(opinion.crop, turn(opinions[0].crop, view, axes=(0, 1)))
+        outputs = shipped.outputs([turn(image, view, axes=(0, 1)) for view in VIEWS["turns"]])
+        assert np.ptp(outputs.probabilities, axis=0).max() == 0
+        assert np.ptp(outputs.embedding, axis=0).max() == 0
+        for maps, view in zip(outputs.maps, VIEWS["turns"], strict=True):
+            assert np.array_equal(maps, turn(outputs.maps[0], view, axes=(1, 2)))
+
+
+def test_an_explanation_turns_with_the_cell() -> None:
+    image, explainer = cells_that_lie_anyhow(1)[0], Explainer(load())
+    straight = explainer.explain(image)
+    for view in VIEWS["turns"][3:6]:
+        turned = explainer.explain(turn(image, view, axes=(0, 1)))
+        assert turned.probability == straight.probability
+        assert np.array_equal(turned.crop, turn(straight.crop, view, axes=(0, 1)))
+        assert np.array_equal(turned.heat, turn(straight.heat, view, axes=(0, 1)))
+
+
+def test_members_that_see_a_cell_in_two_orientations_are_refused(single: Bundle, tmp_path: Path) -> None:
+    member = single.manifest.members[0].model_dump()
+    other = member | {"prepare": member["prepare"] | {"canonical": True}}
+    with pytest.raises(BundleError, match="different orientations"):
+        Predictor(changed(single, tmp_path / "mixed", members=[member, other]))

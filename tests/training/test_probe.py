@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from leukoscope.config import Experiment, Model
 from leukoscope.data.cells import open_pack, read_cells
 from leukoscope.files import read_csv, read_json, sha256_of
+from leukoscope.images.crop import VIEWS, turn
 from leukoscope.models.catalogue import build_network
 from leukoscope.training.batches import read_prepared
 from leukoscope.training.checkpoint import export_folds, load_checkpoint, read_network
@@ -145,3 +146,34 @@ def test_the_folds_are_exported_as_one_network_with_the_mean_of_their_heads(make
     session = onnxruntime.InferenceSession(exported.onnx, providers=["CPUExecutionProvider"])
     chances = session.run(["probabilities"], {"crops": crops})[0][:, 1]
     np.testing.assert_allclose(chances, torch.sigmoid(sum(logits) / 2).numpy(), atol=1e-4)
+
+
+def test_what_turning_a_cell_changes_decides_less_in_the_discriminant() -> None:
+    """Two features tell the classes alike; one of them changes with how a cell lies."""
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(8), 50)
+    labels = (groups >= 4).astype(int)
+    cells = rng.normal(0, 1, (400, 1, 2)) + 2 * labels[:, None, None]
+    turned = np.zeros((400, 8, 2))
+    turned[..., 1] = rng.normal(0, 1, (400, 8))
+    seen = (cells + turned).astype(np.float32)
+    share = []
+    for invariance in (0, 1, 100):
+        weight, bias = discriminant(seen, labels, groups, shrinkage=1e-6, invariance=invariance)
+        share.append(abs(weight[0, 1] / weight[0, 0]))
+        assert (((seen.mean(axis=1) @ weight.T + bias)[:, 0] > 0) == labels).mean() > 0.7
+    assert share[0] > 1.5 * share[1] > 15 * share[2]
+
+
+def test_a_head_may_learn_from_all_views_of_a_cell(make_run: MakeRun) -> None:
+    run = make_run(train__mode="probe", train__head="discriminant", train__invariance=2.0)
+    train(run)
+    prepared, crops = read_prepared(run), np.array(open_pack(run / "pack"))
+    kept = np.load(next((run / "embeddings").glob("*.npy")))
+    assert kept.shape[:2] == (len(prepared.cells), 8)
+    network = read_network(run, fold=0)
+    with torch.no_grad():
+        for number, view in enumerate(VIEWS["turns"]):
+            seen = np.ascontiguousarray(turn(crops[:5], view, axes=(1, 2)))
+            features = network.embedding(torch.from_numpy(seen)).numpy()
+            np.testing.assert_allclose(kept[:5, number], features, rtol=1e-3, atol=1e-4)

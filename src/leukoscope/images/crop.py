@@ -34,6 +34,7 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
     """
     if image.max() <= BLACK:
         raise ImageError("is all black: there is no cell to see. Remove it or replace it.")
+    image = turn(image, view_of(image, prepare), axes=(0, 1))
     left, top, side = source_square(image, prepare)
     if (left, top) == (0, 0) and image.shape[:2] == (side, side) == (prepare.size, prepare.size):
         return image  # it is its own crop already, as the release's images are at 450 px
@@ -127,6 +128,7 @@ Views: TypeAlias = Literal["one", "flips", "turns"]
 View = tuple[bool, bool, bool]
 """Mirror left to right, mirror top to bottom, exchange rows and columns: in this order."""
 
+AS_IT_IS: View = (False, False, False)
 _FLIPS: list[View] = [(left, top, False) for left in (False, True) for top in (False, True)]
 VIEWS: dict[Views, list[View]] = {
     "one": _FLIPS[:1],
@@ -156,6 +158,47 @@ def turn_back(images: NDArray[Any], view: View, *, axes: tuple[int, int]) -> NDA
     left, top, exchange = view
     images = np.swapaxes(images, *axes) if exchange else images
     return turn(images, (left, top, False), axes=axes)
+
+
+def view_of(image: RGB, prepare: Prepare) -> View:
+    """Return the view of an image of which its crop is made."""
+    return canonical_view(image) if prepare.canonical else AS_IT_IS
+
+
+def canonical_view(image: RGB) -> View:
+    """Return the view in which all eight pictures that turning by 90° and mirroring make of one picture are the same.
+
+    It brings the way from the middle of the cell to the middle of its dark parts to point right, and less down than
+    right. This is worked out in whole numbers, so a picture and the same picture turned give exactly the same pixels.
+    Where a cell is so even that several views do so, the one whose pixels come last in order is taken.
+    """
+    x, y = _way_to_the_dark(image)
+    first = (x < 0, y < 0, abs(y) > abs(x))
+    if 0 < abs(x) != abs(y) > 0:
+        return first
+    found = {view: turn(image, view, axes=(0, 1)) for view in VIEWS["turns"]}
+    fitting = [view for view, seen in found.items() if _points_right(*_way_to_the_dark(seen))]
+    return max(fitting, key=lambda view: (found[view].shape, found[view].tobytes()))
+
+
+def _points_right(x: int, y: int) -> bool:
+    return x >= y >= 0
+
+
+def _way_to_the_dark(image: RGB) -> tuple[int, int]:
+    """Return how far right and down the dark parts of a cell lie of its middle, in a unit of the picture's own."""
+    cell = cell_mask(image)
+    if not cell.any():
+        return 0, 0
+    left, top, right, bottom = bounding_box(cell)
+    cell = cell[top:bottom, left:right]
+    dark = (255 - image[top:bottom, left:right, 1]) * cell  # green: where both dyes absorb
+    way = []
+    for axis in (0, 1):
+        cells, darkness = (plane.sum(axis=axis, dtype=np.int64) for plane in (cell, dark))
+        place = np.arange(1 - len(cells), len(cells), 2)
+        way.append(int(darkness @ place) * int(cells.sum()) - int(cells @ place) * int(darkness.sum()))
+    return way[0], way[1]
 
 
 SIDE, UM_PER_PX = 128, 0.17

@@ -30,7 +30,7 @@ from ..explanation import (
     overlay,
 )
 from ..files import write_whole
-from ..images.crop import cell_mask, prepare_crop
+from ..images.crop import cell_mask, prepare_crop, turn_back, view_of
 from ..images.read import RGB
 from .ensemble import Floats, Outputs
 from .opinions import full_evidence
@@ -124,7 +124,10 @@ class Explainer:
         full = full_evidence(self._predictor.manifest) if method == "cam" else FULL_LOG_ODDS
         chance = float(outputs.probabilities[0, index])
         checks = self._looked_at(crop, heat) if method == "cam" else {}  # the others hide nothing but the cell
-        return Explanation(crop, heat, classes[index], chance, method, full, checks | self._followed(crop, heat, index))
+        checks |= self._followed(crop, heat, index)
+        view = view_of(image, self._prepare)
+        crop, heat = (np.ascontiguousarray(turn_back(each, view, axes=(0, 1))) for each in (crop, heat))
+        return Explanation(crop, heat, classes[index], chance, method, full, checks)
 
     def _chosen(self, outputs: Outputs) -> str:
         places, why = min(outputs.maps.shape[2:]), ""

@@ -12,8 +12,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Bundle, open_bundle, operating_point
-from ..errors import ImageError, UsageError, attempt, refusal_of, usable
-from ..images.crop import crop_on_black, prepare_crop
+from ..errors import BundleError, ImageError, UsageError, attempt, refusal_of, usable
+from ..images.crop import View, crop_on_black, prepare_crop, turn, turn_back, view_of
 from ..images.read import MIN_SIDE, RGB, Picture, picture_of, read_picture
 from ..progress import in_parallel
 from .cell_types import CellTyper, TypeOpinion
@@ -71,6 +71,13 @@ class Predictor:
         """Tells types of cells; None where the bundle cannot, so that mature cells are not recognised."""
         self.types = self.typer.types if self.typer else ()
         self._ensemble = Ensemble(bundle)
+        if len({each.canonical for each in self._ensemble.preparations}) > 1:
+            raise BundleError(
+                f"The members of {bundle.path} see cells in different orientations, so their maps do not fit each "
+                "other. Make the bundle again with leukoscope export."
+            )
+        # A picture is turned once, for networks and for all else that is measured on it.
+        self._preparations = [each.model_copy(update={"canonical": False}) for each in self._ensemble.preparations]
         self._rejection = Rejection(bundle)
         self._occluding = maps and len(self._ensemble.preparations) == 1
 
@@ -162,7 +169,11 @@ class Predictor:
         Raises:
             ImageError: an image holds no cell.
         """
-        return self._ensemble.run(_stacked([self._prepare(image) for image in images]))
+        views = [self._view(image) for image in images]
+        seen = (turn(image, view, axes=(0, 1)) for image, view in zip(images, views, strict=True))
+        outputs = self._ensemble.run(_stacked([self._prepare(image) for image in seen]))
+        upright = [turn_back(each, view, axes=(1, 2)) for each, view in zip(outputs.maps, views, strict=True)]
+        return replace(outputs, maps=np.stack(upright))
 
     def outputs_of_crops(self, crops: Crops) -> Outputs:
         """Return the same for crops (batch, size, size, 3) that are prepared already (one preparation in the bundle).
@@ -178,8 +189,12 @@ class Predictor:
         """Return the embedding (batch, channels) of crops in the preparation of the first member, and nothing else."""
         return self._ensemble.embed(crops)
 
+    def _view(self, image: RGB) -> View:
+        return view_of(image, self._ensemble.preparations[0])
+
     def _prepare(self, image: RGB) -> list[RGB]:
-        return [prepare_crop(image, each) for each in self._ensemble.preparations]
+        """Return the crops of an image in its view."""
+        return [prepare_crop(image, each) for each in self._preparations]
 
     def _answer(
         self, named: Sequence[tuple[str, Image]], *, point: str, with_crop: bool, typed: TypeOpinion | None = None
@@ -199,7 +214,8 @@ class Predictor:
 
     def _look(self, name: str, image: Image, *, with_crop: bool, typed: TypeOpinion | None) -> "_Cell | Opinion":
         picture = _read(image)
-        read = picture.pixels
+        view = self._view(picture.pixels)
+        read = turn(picture.pixels, view, axes=(0, 1))
         try:
             crops = self._prepare(read)
         except ImageError as empty:
@@ -209,7 +225,7 @@ class Predictor:
         quality = self._rejection.of_picture(read)
         if typed is None and self.typer and not (quality and quality.reason):
             typed = self.typer.classify([crop_on_black(read)])[0]
-        cell = _Cell(name, crops, quality, typed, picture.notes)
+        cell = _Cell(name, crops, view, quality, typed, picture.notes)
         if typed and not typed.asked:
             return cell.said(Opinion(name, NOT_ASKED, typed.reason), with_crop=with_crop)
         if quality and quality.reason:
@@ -279,14 +295,18 @@ class _Cell:
     name: str
     crops: list[RGB]
     """In each of the preparations."""
+    view: View
+    """Of the picture, in which the crops show it."""
     quality: "Quality | None"
     typed: TypeOpinion | None
     notes: tuple[str, ...]
 
     def said(self, opinion: Opinion, *, with_crop: bool) -> Opinion:
-        """Return an opinion with what was told of the cell before it was judged."""
+        """Return an opinion with what was told of the cell before it was judged; crop and map lie as the picture."""
         told: dict[str, Any] = {"type": self.typed.type, "types": self.typed.probabilities} if self.typed else {}
-        crop = self.crops[0] if with_crop else None
+        crop = np.ascontiguousarray(turn_back(self.crops[0], self.view, axes=(0, 1))) if with_crop else None
+        if opinion.map is not None:
+            told["map"] = np.ascontiguousarray(turn_back(opinion.map, self.view, axes=(1, 2)))
         score = self.quality.score if self.quality else None
         return replace(opinion, quality=score, crop=crop, notes=self.notes, **told)
 

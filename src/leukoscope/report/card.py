@@ -84,7 +84,8 @@ def _prepare(prepare: dict[str, Any]) -> str:
         "cell": "a square around the cell, so that its size is taken away",
         "area": "a square in proportion to the cell's area, so that its size is taken away",
     }
-    return f"one segmented cell on black; {views[prepare['view']]}, at {prepare['size']} px"
+    turned = ", turned and mirrored to one orientation first" if prepare["canonical"] else ""
+    return f"one segmented cell on black{turned}; {views[prepare['view']]}, at {prepare['size']} px"
 
 
 def _data(manifest: Manifest) -> list[str]:

@@ -251,7 +251,8 @@ def framed(
 def crop_seen(path: Path, prepare: Prepare, *, side: int) -> bytes:
     """Return the square that the model saw of a picture, at `side` pixels, so that the heat map lies over it."""
     try:
-        return jpeg(Image.fromarray(prepare_crop(read_image(path), prepare.model_copy(update={"size": side}))))
+        shown = prepare.model_copy(update={"size": side, "canonical": False})  # as the picture lies, and the map too
+        return jpeg(Image.fromarray(prepare_crop(read_image(path), shown)))
     except ImageError:
         return thumbnail(path, side=side)  # nothing was seen of it; it is shown as it is
 

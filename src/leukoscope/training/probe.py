@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..files import fingerprint, write_whole
+from ..images.crop import VIEWS, View, turn
 from ..models.catalogue import build_network
 from ..models.export import to_onnx
 from ..models.network import Network
@@ -36,10 +37,11 @@ def probe_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
     """
     began = time.perf_counter()
     network = frozen_network(prepared)
-    features = embeddings(fabric, prepared, network)
+    seen = embeddings(fabric, prepared, network)
+    features = seen[:, 0]
     sets = fold_sets(prepared, fold=fold)
     with blas_threads(processors()):
-        strength = _fit_head(prepared, network, features, sets=sets)
+        strength = _fit_head(prepared, network, seen, sets=sets)
     row = {"epoch": 1, "learning_rate": 0.0} | _row(network, features, prepared.labels, sets=sets)
     facts = {
         "identity": prepared.identity(),
@@ -54,13 +56,13 @@ def probe_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
     write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
 
 
-def _fit_head(prepared: Prepared, network: Network, features: Features, *, sets: FoldSets) -> float:
+def _fit_head(prepared: Prepared, network: Network, seen: Features, *, sets: FoldSets) -> float:
     """Give the network the head that the settings ask for; return its shrinkage or strength."""
     settings, learnt = prepared.experiment.train, sets.train
     if settings.head != "discriminant":
-        return choose_head(network, features, prepared.labels, sets=sets)
-    given = (features[learnt], prepared.labels[learnt], groups_of(prepared)[learnt])
-    set_head(network, *discriminant(*given, shrinkage=settings.shrinkage))
+        return choose_head(network, seen[:, 0], prepared.labels, sets=sets)
+    given = (seen[learnt], prepared.labels[learnt], groups_of(prepared)[learnt])
+    set_head(network, *discriminant(*given, shrinkage=settings.shrinkage, invariance=settings.invariance))
     return settings.shrinkage
 
 
@@ -72,18 +74,25 @@ def frozen_network(prepared: Prepared) -> Network:
 
 
 def embeddings(fabric: Fabric, prepared: Prepared, network: Network) -> Features:
-    """Return the pooled features of all cells, memory-mapped float32 (cells, channels), computing them at most once.
+    """Return the pooled features of all cells, memory-mapped float32, computing them at most once.
 
-    They are kept under RUN/embeddings by what decides them: the images' bytes, their preparation, the weights.
+    (cells, views, channels): of each crop as it is and, where the head is to learn what turning changes, of its seven
+    other views. They are kept under RUN/embeddings by what decides them: bytes of the images, preparation, weights.
     """
     path = prepared.run / "embeddings" / f"{_key(prepared, network)}.npy"
     if not path.exists():
         _embed(fabric, prepared, network, path)
     try:
         features: Features = np.load(path, mmap_mode="r", allow_pickle=False)
+        return features.reshape(len(prepared.cells), len(_views(prepared)), network.channels)
     except (ValueError, EOFError) as damaged:
         raise DataError(f"{path} is damaged ({damaged}). Delete it and run the same command with --resume.") from None
-    return features
+
+
+def _views(prepared: Prepared) -> list[View]:
+    """Return the views of each cell that its head learns from."""
+    settings = prepared.experiment.train
+    return VIEWS["turns" if settings.head == "discriminant" and settings.invariance else "one"]
 
 
 def choose_head(network: Network, features: Features, labels: NDArray[np.int64], *, sets: FoldSets) -> float:
@@ -111,7 +120,12 @@ def groups_of(prepared: Prepared) -> NDArray[np.int64]:
 
 
 def discriminant(
-    features: Features, labels: NDArray[np.int64], groups: NDArray[np.int64], *, shrinkage: float
+    features: Features,
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    *,
+    shrinkage: float,
+    invariance: float = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return weight (1, channels) and bias (1,) of a linear discriminant of two classes in which subjects count alike.
 
@@ -120,21 +134,32 @@ def discriminant(
     subject, averaged over subjects: what subjects differ in by their mere number or stain is no measure of how sure a
     cell's features are. It is shrunk to the unit matrix (Friedman, Regularized discriminant analysis, JASA 1989).
 
-    features: (cells, channels). labels: (cells,) 0 or 1. groups: (cells,) subject group of each cell.
+    Of cells in several views the mean over the views counts, and `invariance` times the covariance of views around the
+    mean of their own cell is added: so directions in which turning a cell moves it decide less.
+
+    features: (cells, channels), or (cells, views, channels). labels: (cells,) 0 or 1. groups: (cells,) subject group of
+    each cell.
     """
-    middle, spread = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64) + 1e-6
-    points = (features - middle) / spread
+    seen = features if features.ndim == 3 else features[:, None]
+    middle = seen.mean(axis=(0, 1), dtype=np.float64)
+    variances = [np.square(view - middle).mean(axis=0) for view in seen.swapaxes(0, 1)]  # one by one: they are large
+    spread = np.sqrt(np.mean(variances, axis=0)) + 1e-6
+    points = (seen.mean(axis=1, dtype=np.float64) - middle) / spread
     within = np.zeros((points.shape[1], points.shape[1]))
     sums, counts, subjects = np.zeros((2, points.shape[1])), np.zeros(2), 0
     for group in np.unique(groups):
         for label in (0, 1):
-            own = points[(groups == group) & (labels == label)]
+            here = (groups == group) & (labels == label)
+            own = points[here]
             if len(own):
                 mean = own.mean(axis=0)
                 share = len(own) / (len(own) + _FEW)
                 sums[label] += share * mean
                 counts[label] += share
                 within += (own - mean).T @ (own - mean) / len(own)
+                if invariance:
+                    turned = ((seen[here] - middle) / spread - own[:, None]).reshape(-1, points.shape[1])
+                    within += invariance * turned.T @ turned / len(turned)
                 subjects += 1
     means = sums / counts[:, None]
     covariance = (1 - shrinkage) * within / subjects + shrinkage * np.eye(points.shape[1])
@@ -166,11 +191,13 @@ def set_head(network: Network, weight: NDArray[np.float64], bias: NDArray[np.flo
 def _embed(fabric: Fabric, prepared: Prepared, network: Network, path: Path) -> None:
     embed = _engine(fabric, prepared, network)
     batches = cut(np.arange(len(prepared.cells)), batch_size=prepared.experiment.train.batch_size)
+    views = _views(prepared)
     with write_whole(path) as beside:
-        shape = (len(prepared.cells), network.channels)
+        shape = (len(prepared.cells), len(views), network.channels)
         kept = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
         for rows, crops in track(read_ahead(prepared.crops, batches), "Embedding cells", total=len(batches)):
-            kept[rows] = embed(crops)
+            for number, view in enumerate(views):
+                kept[rows, number] = embed(np.ascontiguousarray(turn(crops, view, axes=(1, 2))))
         kept.flush()
     network.cpu()
 
@@ -223,6 +250,7 @@ def _key(prepared: Prepared, network: Network) -> str:
         "network": prepared.experiment.model.model_dump(mode="json", exclude={"weights", "dropout"}),
         "precision": prepared.experiment.train.precision,
         "weights": weights.hexdigest(),
+        "views": len(_views(prepared)),
     }
     return fingerprint(facts)[:32]
 
