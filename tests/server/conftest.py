@@ -151,7 +151,7 @@ class Visitor:
         return {"If-Match": self.get(path).headers["etag"]}
 
     def review(self, cell: int, label: str, **more: Any) -> Any:
-        """Say what a cell is, as it is now."""
+        """Label a cell as it is now."""
         return self.post(f"/cells/{cell}/reviews", json={"label": label, **more}, headers=self.seen(f"/cells/{cell}"))
 
     def undo(self, case: int) -> Any:

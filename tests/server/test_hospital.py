@@ -361,12 +361,12 @@ def test_the_file_is_read_and_each_mistake_is_one_sentence(tmp_path: Path) -> No
     file.write_text(FILE)
     assert [each.name for each in read_destinations(file)] == ["archive", "lab"]
     for old, new, said in (
-        ("https://", "http://", "is no https address"),
+        ("https://", "http://", "is not an https address"),
         ("10.0.0.7:2575", "10.0.0.7", "is not HOST:PORT"),
         ('"hl7"', '"hl8"', "kind"),
         ('"secret"', '"gone"', "gone does not exist"),
         ("user =", "usr =", "Did you mean 'user'"),
-        ("[archive]", "", "stands in no table"),
+        ("[archive]", "", "is not in a table"),
     ):
         file.write_text(FILE.replace(old, new, 1))
         with pytest.raises(ConfigError, match=said):

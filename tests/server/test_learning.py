@@ -499,10 +499,10 @@ def test_the_newest_cells_are_said_to_change_what_they_change() -> None:
 @pytest.mark.parametrize(
     ("changed", "difference", "said"),
     [
-        ((0.01, 0.0, 0.03), (0.01, -0.02, 0.04), "You may stop reading for the model’s sake"),
+        ((0.01, 0.0, 0.03), (0.01, -0.02, 0.04), "You may stop reading to improve the model"),
         ((0.20, 0.1, 0.30), (0.01, -0.02, 0.04), "It still changes: read on."),
         ((0.03, 0.01, 0.05), (0.04, 0.01, 0.07), "It still changes: read on."),
-        ((0.01, None, None), (0.01, None, None), "Of so few subjects nobody can say"),
+        ((0.01, None, None), (0.01, None, None), "Of so few subjects it is not known"),
     ],
 )
 def test_when_to_stop_is_said_in_words(changed: Any, difference: Any, said: str) -> None:
@@ -636,7 +636,7 @@ def test_cells_of_a_real_analysis_have_what_the_order_needs(place: Place) -> Non
     answer = me.post(f"/cases/{case}/teaching-order").json()
     judged = [cell for cell in me.cells(case) if cell["probability"]]
     assert answer["placed"] == len(judged) > 0
-    assert answer["words"].startswith("First the cells that stand for most of those not yet read")
+    assert answer["words"].startswith("First the cells that are similar to most of those not yet read")
     assert len(me.cells(case, order="teaching")) == 8
 
 
@@ -650,7 +650,7 @@ def told_to_stop(place: Place) -> dict[str, Any]:
 
 
 def read_many(place: Place, agree: Sequence[float], *, each: int = 20, name: str = "P") -> None:
-    """Add read cases of a subject each, in which model and readers say the same of this share of the cells."""
+    """Add read cases of a subject each, in which model and readers agree on this share of the cells."""
     for number, share in enumerate(agree):
         same = round(share * each)
         labels = ["blast"] * same + ["normal"] * (each - same)
@@ -670,7 +670,7 @@ def test_agreement_that_stays_the_same_lets_people_stop(laboratory: Place) -> No
     read_many(laboratory, [0.95, 0.9, 0.9, 0.95, 0.9, 0.9, 0.95, 0.9, 0.95, 0.9])
     found = told_to_stop(laboratory)
     assert found["stop"], found["words"]
-    assert "you may stop reading for its sake" in found["words"]
+    assert "you may stop reading to improve it" in found["words"]
     assert found["newer"]["value"] == pytest.approx(0.92)
     assert found["older"]["value"] == pytest.approx(0.92)
     assert found["newer"]["low"] < 0.92 < found["newer"]["high"]

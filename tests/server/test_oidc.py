@@ -501,7 +501,7 @@ def test_the_file_is_read_and_each_mistake_is_one_sentence(tmp_path: Path) -> No
     (tmp_path / "secret").write_text("s3cret\n")
     assert read_single_sign_on(file).client_secret_file == tmp_path / "secret"
     for old, new, said in (
-        ("https://login", "http://login", "is no https address"),
+        ("https://login", "http://login", "is not an https address"),
         ("[roles]\nreader", "[roles]\nboss", "roles.boss is none of"),
         ('laboratory = "north"', "", "give either laboratory"),
         ('["readers"]', "[]", "nobody could sign in"),
@@ -514,4 +514,4 @@ def test_the_file_is_read_and_each_mistake_is_one_sentence(tmp_path: Path) -> No
     file.write_text(FILE.replace("https://room", "http://room"))
     shown = CliRunner().invoke(leukoscope, ["serve", "--oidc", str(file), "--no-browser"])
     assert isinstance(shown.exception, ConfigError)
-    assert "is no https address" in str(shown.exception)
+    assert "is not an https address" in str(shown.exception)

@@ -73,7 +73,7 @@ def test_what_cannot_be_read_of_a_request_is_said_with_a_cure(place: Place) -> N
     status, words = problem(json={"name": "bell\a"})
     assert (status, words.startswith("body.name: holds control characters. Take them out")) == (422, True)
     status, words = problem(content=b'{"name": ', headers=as_json)
-    assert (status, "is no JSON" in words, "Check its commas" in words) == (422, True, True)
+    assert (status, "is not JSON" in words, "Check its commas" in words) == (422, True, True)
     status, words = problem(content=b'{"name": "\xff"}', headers=as_json)
     assert (status, words.startswith("The body of the request cannot be read. Send JSON as UTF-8")) == (400, True)
     case = me.case("lines", pictures=[cell_picture(1)])

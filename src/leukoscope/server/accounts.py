@@ -180,7 +180,7 @@ def lock_account(session: Session, account_id: int) -> AccountRow | None:
 
 
 def has_external_sign_in(session: Session, account_id: int) -> bool:
-    """Tell whether an account is that of somebody who signs in through a provider, which also says the role."""
+    """Tell whether an account is that of somebody who signs in through a provider, which also sets the role."""
     return session.scalar(select(IdentityRow.digest).where(IdentityRow.account_id == account_id)) is not None
 
 
@@ -307,12 +307,12 @@ class OneTimeToken:
 
 
 class Attempts:
-    """Delays for whoever guesses passwords, by name and address together; nobody is ever locked out by a stranger.
+    """Delays for whoever guesses passwords, for each pair of name and address; a stranger can lock nobody out.
 
     A guess is noted before it is checked, so that many at once are counted too. After `most` wrong ones of a name from
     an address, that address waits with that name: four seconds, after the next wrong guess eight, and so on up to five
     minutes. An address that guesses at many names waits with every name that has never signed in from it.
-    Names and addresses are stored as hashes, in the database, so that several processes count together.
+    Names and addresses are stored as hashes, in the database, so that several processes share the counts.
     """
 
     def __init__(self, most: int) -> None:
@@ -322,7 +322,7 @@ class Attempts:
         """Note a guess that is about to be checked.
 
         Raises:
-            Refusal: this name and address have to wait (429), for as long as its header Retry-After says.
+            Refusal: this name and address have to wait (429), for as long as its header Retry-After states.
         """
         with database.reading() as session:
             self._check(session, name, address)
@@ -366,7 +366,7 @@ class Attempts:
 _FORGOTTEN = 3600  # seconds after which a wrong guess no longer counts
 _STRANGER = 90 * 86400  # seconds after which an address that a name has signed in from is strange again
 _FIRST_WAIT, _LONGEST_WAIT = 4.0, 300.0  # seconds
-_NAMES = 5  # times as many wrong guesses as at one name an address has with all names together
+_NAMES = 5  # times as many wrong guesses as at one name an address has for all names
 
 
 def _pair(name: str, address: str) -> str:

@@ -50,7 +50,7 @@ class LocatedCell:
 
 
 def store_bundle(session: Session, predictor: Predictor) -> None:
-    """Note the bundle that answers from now on, so that its answers can be understood after it has been replaced."""
+    """Store the manifest of the bundle that answers from now on, to understand its answers once it is replaced."""
     seal = predictor.manifest.seal
     lock_log(session)  # several processes may start at once
     if session.get(BundleRow, seal) is None:
@@ -59,7 +59,7 @@ def store_bundle(session: Session, predictor: Predictor) -> None:
 
 
 def ensure_crops(session: Session, pictures: PictureStore, crops: Sequence[bytes]) -> None:
-    """Make sure that crops are in the store while cells that name them are written.
+    """Make sure that crops are in the store until the cells that refer to them are written.
 
     Another case may have shown the same cell, and its deletion may have swept the crop away a moment ago.
     """
@@ -76,7 +76,7 @@ def store_cells(
     predictor: Predictor,
     point: str,
 ) -> list[CellRow]:
-    """Add cells with what the model said of each, numbered on from those that the case has."""
+    """Add cells with the model's opinion of each; their numbers follow those that the case has."""
     if not cells:
         return []
     more = update(CaseRow).where(CaseRow.id == case_id).values(cells_made=CaseRow.cells_made + len(cells))
@@ -100,20 +100,20 @@ def store_cells(
     ]
     session.add_all(rows)
     session.flush()
-    said = [(row, opinion) for row, (_, opinion) in zip(rows, cells, strict=True)]
-    store_predictions(session, said, predictor=predictor, point=point)
+    opinions = [(row, opinion) for row, (_, opinion) in zip(rows, cells, strict=True)]
+    store_predictions(session, opinions, predictor=predictor, point=point)
     return rows
 
 
 def store_predictions(
     session: Session, cells: Sequence[tuple[CellRow, Opinion]], *, predictor: Predictor, point: str
 ) -> None:
-    """Add what the model said of cells as they are drawn now, and let it stand for them."""
+    """Store the model's opinions of cells as they are outlined now, as their current predictions."""
     threshold = predictor.manifest.operating_points.get(point, 1.0)
-    said = [_prediction(cell, opinion, predictor=predictor, point=point) for cell, opinion in cells]
-    session.add_all(said)
+    predictions = [_prediction(cell, opinion, predictor=predictor, point=point) for cell, opinion in cells]
+    session.add_all(predictions)
     session.flush()
-    for (cell, opinion), each in zip(cells, said, strict=True):
+    for (cell, opinion), each in zip(cells, predictions, strict=True):
         group, place = review_priority(opinion, positive=predictor.manifest.positive, threshold=threshold)
         cell.priority = 10 * group + place  # a place lies between -1 and 1
         cell.prediction_id, cell.decision, cell.type = each.id, opinion.decision, opinion.type
@@ -202,7 +202,7 @@ def cell_of_outline(
     from ..inference.fields import judge_cell, stain_of
 
     source = StainStatistics.from_json(stain) if stain else None
-    measured = [outline] if source else [outline, *others]  # the others only say what the stain of the field is
+    measured = [outline] if source else [outline, *others]  # the others serve to measure the stain of the field
     cells = [drawn_cell(np.array(each, float), field) for each in measured]
     drawn = cells[0]
     normalised = field_normaliser(field, cells, source=source, target=stain_of(predictor.manifest))
@@ -267,7 +267,7 @@ class FieldsOfCases:
         """Find the cells of a field in the store, and let a model judge them.
 
         Raises:
-            ImageError: it is no stained smear, or has no scale; the words say which.
+            ImageError: it is not a stained smear, or has no scale.
             MissingExtraError: the extra `fields` is not installed.
         """
         for module in ("cv2", "skimage"):
@@ -354,39 +354,39 @@ def requeue_outdated(session: Session, image_id: int, found: AnalysedField) -> l
 def update_cells(
     session: Session, image: ImageRow, cells: Sequence[tuple[LocatedCell, Opinion]], *, predictor: Predictor, point: str
 ) -> dict[str, Any]:
-    """Put what was found anew in a field in the place of what was found before; return what has changed.
+    """Replace the cells of a field by those of a new analysis; return what has changed.
 
-    A cell that is found again keeps its number and what people said of it. One that is not found again stays where
-    somebody has said something of it, or drawn it, and is taken off otherwise.
+    A cell that is found again keeps its number and its reviews. One that is not found again stays where
+    somebody has reviewed or drawn it, and is removed otherwise.
     """
     old = list(session.scalars(select(CellRow).where(CellRow.image_id == image.id).order_by(CellRow.number)))
-    said_of = select(ReviewRow.cell_id).where(
+    reviewed = select(ReviewRow.cell_id).where(
         ReviewRow.undone.is_(False), ReviewRow.cell_id.in_([cell.id for cell in old])
     )
-    read = set(session.scalars(said_of))
+    read = set(session.scalars(reviewed))
     pairs = dict(_paired([cell.box for cell in old], [drawn.box for drawn, _ in cells]))
     changed = 0
-    said: list[tuple[CellRow, Opinion]] = []
+    opinions: list[tuple[CellRow, Opinion]] = []
     for place, cell in enumerate(old):
         mine = cell.origin == "reader" or cell.facts.get("outlined_by") == "reader"
         if place in pairs and not cell.removed and not mine:
             drawn, opinion = cells[pairs[place]]
             changed += (cell.type, cell.decision) != (opinion.type, opinion.decision)
             if _update_cell(session, cell, drawn, opinion, predictor=predictor):
-                said.append((cell, opinion))
+                opinions.append((cell, opinion))
         elif place not in pairs and not (cell.removed or mine or cell.id in read):
             cell.removed, cell.version = True, cell.version + 1
             changed += 1
-    store_predictions(session, said, predictor=predictor, point=point)
+    store_predictions(session, opinions, predictor=predictor, point=point)
     fresh = [each for place, each in enumerate(cells) if place not in set(pairs.values())]
     store_cells(session, image.case_id, image.id, fresh, predictor=predictor, point=point)
     return {"time": now(), "cells": len(cells), "changed": changed + len(fresh)}
 
 
 def store_new_opinion(session: Session, image_id: int, opinion: Opinion, *, predictor: Predictor, point: str) -> int:
-    """Let a new opinion stand for the cell of an image that is one cell, as its new version.
+    """Store a new opinion of the cell of an image that is one cell, as its new version.
 
-    Returns how many cells that is: 0 where the image has none yet. What people said stays.
+    Returns how many cells that is: 0 where the image has none yet. The readers' answers stay.
     """
     cells = list(session.scalars(select(CellRow).where(CellRow.image_id == image_id)))
     for cell in cells:
@@ -399,7 +399,7 @@ def store_new_opinion(session: Session, image_id: int, opinion: Opinion, *, pred
 def _update_cell(
     session: Session, cell: CellRow, drawn: LocatedCell, opinion: Opinion, *, predictor: Predictor
 ) -> bool:
-    """Draw a cell as it was found anew; return whether anything of it is new."""
+    """Update a cell from a new analysis; return whether anything has changed."""
     last = session.get(PredictionRow, cell.prediction_id) if cell.prediction_id else None
     same = last is not None and (last.bundle, last.probabilities, last.types, last.reason) == (
         predictor.manifest.seal,
@@ -434,7 +434,7 @@ def _slide_of(image: ImageRow) -> int | None:
 
 
 def _taken(scale: Any, source: Any) -> str:
-    """Return what tells the shared scale and stain of fields from every other."""
+    """Return a fingerprint of the scale and stain that fields share."""
     return fingerprint([None if scale is None else round(scale.um_per_px, 6), source and source.to_json()])[:16]
 
 

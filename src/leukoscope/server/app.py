@@ -37,7 +37,7 @@ LOG = logging.getLogger("leukoscope.server")
 
 
 def create_app(settings: RoomSettings, *, room: Room | None = None) -> FastAPI:
-    """Return the application of a reading room; the room is opened here, so that what is wrong is said at once."""
+    """Return the application of a reading room; the room is opened here, so that an error is reported at once."""
     room = room or open_room(settings)
 
     @asynccontextmanager
@@ -138,9 +138,9 @@ def _not_understood(_: Request, error: Exception) -> JSONResponse:
 
 
 def _what(problem: Mapping[str, Any]) -> str:
-    """Say what is wrong with a part of a request, and how to mend it where that is known."""
+    """Return what is wrong with a part of a request, and how to correct it where that is known."""
     if problem["type"] == "json_invalid":
-        return f"the body is no JSON ({problem['ctx']['error']}). Check its commas, quotation marks and brackets."
+        return f"the body is not JSON ({problem['ctx']['error']}). Check its commas, quotation marks and brackets."
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
@@ -261,7 +261,7 @@ def case(case: str) -> HTMLResponse:
 
 @router.get("/agreement")
 def agreement() -> HTMLResponse:
-    """Return the page that tells how far readers agree."""
+    """Return the page of agreement between readers."""
     return _page("agreement")
 
 

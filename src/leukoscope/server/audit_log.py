@@ -3,7 +3,7 @@
 hash of a line = HMAC-SHA-256(key, hash of the line before + the line in canonical JSON)
 The key lies in DATA/audit.key, outside the database: who can write to the database alone cannot forge a line. The
 last line is also noted in DATA/audit-head.json after every minute of work, so that cutting off the end shows; a log
-that is empty, or whose note is gone, is broken. The readers' reviews are compared with what the log says of them.
+that is empty, or whose note is gone, is broken. The readers' reviews are compared with the log.
 A line has a number in the whole log, and one within its laboratory: what each laboratory sees has no gaps either.
 """
 
@@ -58,7 +58,7 @@ class AuditLog:
     def add(
         self, session: Session, who: Actor, action: str, *, kind: str, item: int | None = None, **detail: Any
     ) -> None:
-        """Append a line in the same transaction as the change that it tells of."""
+        """Append a line in the same transaction as the change that it records."""
         lock_log(session)
         session.flush()
         last = session.execute(
@@ -105,12 +105,12 @@ class AuditLog:
                     beside.write_text(json.dumps({"number": last.number, "hash": last.hash}) + "\n")
 
     def verify(self, session: Session, *, head: str = "") -> dict[str, Any]:
-        """Prove every line and return {"entries", "head"}; `head` is a last hash that was noted elsewhere.
+        """Verify every line and return {"entries", "head"}; `head` is a last hash that was noted elsewhere.
 
         Raises:
             DataError: a line was changed, removed, moved or added by something else; names the first one.
         """
-        before, number, seen, told = _FIRST, 0, {_FIRST}, _ReviewHistory()
+        before, number, seen, history = _FIRST, 0, {_FIRST}, _ReviewHistory()
         lines: Counter[int | None] = Counter()
         for entry in _entries(session):
             number += 1
@@ -125,9 +125,9 @@ class AuditLog:
                 raise DataError(f"The audit log is broken: line {number} has not the next number of its laboratory.")
             before = entry.hash
             seen.add(before)
-            told.hear(entry)
+            history.add(entry)
         self._check_end(number, seen, head=head)
-        told.compare(session)
+        history.compare(session)
         return {"entries": number, "head": before}
 
     def _check_end(self, entries: int, seen: set[str], *, head: str) -> None:
@@ -155,17 +155,17 @@ class AuditLog:
 
 
 class _ReviewHistory:
-    """What the log tells of reviews, to compare with the reviews themselves."""
+    """The reviews according to the log, to compare with those in the database."""
 
     def __init__(self) -> None:
         self.reviews: dict[int, tuple[str, str, int | None]] = {}
-        """Review -> who said what of which cell."""
+        """Review -> account, label, cell."""
         self.undone: set[int] = set()
         self._where: dict[int, tuple[int, int]] = {}
         self._deleted: set[tuple[str, int | None]] = set()
         self._of_cell: dict[int | None, list[int]] = {}
 
-    def hear(self, entry: AuditEntryRow) -> None:
+    def add(self, entry: AuditEntryRow) -> None:
         """Take in the next line."""
         number = entry.detail.get("review")
         if entry.action in ("reviewed", "removed", "settled", "added") and number is not None:
@@ -188,9 +188,9 @@ class _ReviewHistory:
         left = set(self.reviews)
         query = select(ReviewRow, AccountRow.name).join(AccountRow).order_by(ReviewRow.id)
         for review, account in session.execute(query.execution_options(yield_per=_BATCH)):
-            told = self.reviews.get(review.id)
-            if told != (account, review.label, review.cell_id) or review.undone != (review.id in self.undone):
-                raise _differs(review.id, "the log tells otherwise of it" if told else "the log does not know it")
+            logged = self.reviews.get(review.id)
+            if logged != (account, review.label, review.cell_id) or review.undone != (review.id in self.undone):
+                raise _differs(review.id, "the log differs" if logged else "the log does not know it")
             left.discard(review.id)
         for number in sorted(left):
             case, image = self._where[number]

@@ -39,10 +39,10 @@ from .store import CellRegion
 
 Item = TypeVar("Item", ImageRow, CellRow)
 
-SAID = case((CellRow.decision == NOT_ASKED, CellRow.type), else_=CellRow.decision)
-"""What the model said of a cell: its decision, or its type where it was not asked about the classes."""
-SHOWN = case((CellRow.label != "", CellRow.label), else_=SAID)
-"""What a cell counts as: what a reader said, else what the model said."""
+MODEL_ANSWER = case((CellRow.decision == NOT_ASKED, CellRow.type), else_=CellRow.decision)
+"""The model's answer to a cell: its decision, or its type where it was not asked about the classes."""
+COUNTS_AS = case((CellRow.label != "", CellRow.label), else_=MODEL_ANSWER)
+"""What a cell counts as: the reader's label, else the model's answer."""
 
 
 def case_of(session: Session, caller: Caller, case_id: int) -> CaseRow:
@@ -143,17 +143,17 @@ def _hidden(session: Session, caller: Caller, case_id: int) -> bool:
 
 
 def etag_of_case(found: CaseRow, *, before: bool = False) -> str:
-    """Return what tells one state of a case from every other; `before` the change that is under way."""
+    """Return the etag of a case; with `before`, that of its state before the change that is under way."""
     return f"case-{found.id}-{found.version - before}"
 
 
 def etag_of_cell(found: CellRow) -> str:
-    """Return what tells one outline of a cell from every other."""
+    """Return the etag of a cell: it changes with the outline."""
     return f"{found.id}-{found.version}"
 
 
 def etag_of_image(found: ImageRow, owner: CaseRow, *, before: bool = False) -> str:
-    """Return what tells one state of an image and its case from every other."""
+    """Return the etag of an image, which changes with its case."""
     return f"image-{found.id}-{owner.version - before}"
 
 
@@ -176,7 +176,7 @@ def picture_of_cell(session: Session, caller: Caller, cell_id: int) -> CellRegio
     """Return where a cell's picture lies, and what of it shows the cell.
 
     A cell of a field is shown in its field, in the colours in which people know it; a model may see others. In one
-    statement: a wall of cells asks for hundreds. Refuses as `cell_of`.
+    statement: the grid of a case asks for hundreds. Refuses as `cell_of`.
     """
     columns = (
         CellRow.digest,
@@ -426,7 +426,7 @@ def list_cells(
 ) -> dict[str, Any]:
     """Return {"total", "counts", "cells"}: a page of a case's cells, and how many there are of each kind.
 
-    Whoever reads blind to the model gets them by their numbers: any other order would tell what it said.
+    Whoever reads blind to the model gets them by their numbers: any other order would reveal its answers.
 
     ranked: ids of all wanted cells in an order that the database does not know, instead of `order`.
     """
@@ -479,9 +479,9 @@ def label_for(view: View) -> SQLColumnExpression[str]:
 
 
 def shown_to(view: View) -> ColumnElement[str]:
-    """Return what a cell counts as for a caller: what a reader said, else what the model said, if they may see that."""
-    label, said = label_for(view), SAID if view.model else literal("")
-    return case((label != "", label), else_=said)
+    """Return what a cell counts as for a caller: the reader's label, else the model's answer if they may see it."""
+    label, by_model = label_for(view), MODEL_ANSWER if view.model else literal("")
+    return case((label != "", label), else_=by_model)
 
 
 def _open_dispute(view: View) -> ColumnElement[bool]:
@@ -495,7 +495,7 @@ def _not_read(view: View) -> ColumnElement[bool]:
 
 
 def labelled(query: Any, view: View) -> Any:
-    """Join the review whose label is shown: the caller's own where they read blind, else the one that stands."""
+    """Join the review whose label is shown: the caller's own where they read blind, else the current one."""
     if not view.own:
         return query.outerjoin(ReviewRow, ReviewRow.id == CellRow.review_id)
     mine = (ReviewRow.case_id == view.case_id, ReviewRow.account_id == view.account_id, ReviewRow.round == view.round)
@@ -675,8 +675,8 @@ def _order(view: View, order: str) -> list[Any]:
 
 
 def undo_all_reviews(session: Session, cell: CellRow) -> list[int]:
-    """Take back all reviews of a cell that is drawn anew, which were of another picture; return which stood."""
-    stood = sorted(session.scalars(readings.last_answers(ReviewRow.cell_id == cell.id)))
+    """Take back all reviews of a cell that is redrawn: they were of another outline. Return those that counted."""
+    current = sorted(session.scalars(readings.last_answers(ReviewRow.cell_id == cell.id)))
     session.execute(update(ReviewRow).where(ReviewRow.cell_id == cell.id, ReviewRow.label != DRAWN).values(undone=True))
     cell.label, cell.review_id = "", None
-    return stood
+    return current

@@ -47,18 +47,18 @@ Key = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up only co
 
 NOT_A_CELL, REMOVED, DRAWN = "not_a_cell", "removed", "drawn"
 SHAPES = (REMOVED, DRAWN)
-"""Labels of reviews that say nothing of what a cell is: it was taken away, or drawn in the place of others."""
+"""Labels of reviews that give no class: the cell was removed, or drawn in place of others."""
 READER, REVIEWER, ADMIN = "reader", "reviewer", "admin"
 ROLES = (READER, REVIEWER, ADMIN)
 """Each may do what those before it may."""
 READ, UPLOAD, REVIEW = "read", "upload", "review"
 SCOPES = (READ, UPLOAD, REVIEW)
-"""What a token may do: look; make cases and send images; say what cells are, mend outlines, sign off, delete."""
+"""What a token may do: look; make cases and send images; label cells, correct outlines, sign off, delete."""
 OPEN, SIGNED = "open", "signed"
 FREE, READING, THIRD, CONSENSUS, SETTLED = "free", "reading", "third", "consensus", "settled"
 """Phases of a case, as `readings` moves them; READING, THIRD and CONSENSUS are also the rounds of a review."""
 BLIND = (READING, THIRD)
-"""Phases in which nobody sees what another reader said."""
+"""Phases in which nobody sees the answers of another reader."""
 MOST_READERS = 3
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 CROP, FIELD, SLIDE, DICOM = "crop", "field", "slide", "dicom"
@@ -218,7 +218,7 @@ class SendingRow(Base):
     stored: Mapped[int] = mapped_column(default=0)
     """Of the files, how many the other system has."""
     error: Mapped[str] = mapped_column(default="")
-    """What the other system said, or that it does not answer."""
+    """The message of the other system, or that it does not answer."""
     attempts: Mapped[int] = mapped_column(default=0)
     due: Mapped[float] = mapped_column(default=0.0)
     """Seconds since 1970 before which nobody tries; while somebody does, until when they are thought to be alive."""
@@ -271,17 +271,17 @@ class CellRow(Base):
     """One more each time that it is redrawn, removed or brought back: a review names the one that was seen."""
     removed: Mapped[bool] = mapped_column(default=False)
     prediction_id: Mapped[int | None] = mapped_column(Key)
-    """The prediction that stands, and below what it said."""
+    """The current prediction; its decision, type and probability are in the columns below."""
     decision: Mapped[str] = mapped_column(String(200), default="")
     type: Mapped[str] = mapped_column(String(200), default="")
-    """Type of the cell, 'unsure' or 'smudge'; empty where none was told."""
+    """Type of the cell, 'unsure' or 'smudge'; empty where there is none."""
     chance: Mapped[float | None]
     """Probability of the disease, or of the likeliest class with more than two; to sort by."""
     review_id: Mapped[int | None] = mapped_column(Key)
     label: Mapped[str] = mapped_column(String(200), default="")
     """Of the standing review; empty: not yet read, or not yet settled between its readers."""
     disputed: Mapped[bool] = mapped_column(default=False)
-    """Whether its readers, when all had finished, had not all said the same of it."""
+    """Whether its readers, when all had finished, did not all give the same label."""
     priority: Mapped[float] = mapped_column("need", default=0.0)
     """Sort key of `review_priority`, the most urgent cell first; the column is still called need."""
     turn: Mapped[int | None]
@@ -290,7 +290,7 @@ class CellRow(Base):
 
 
 class PredictionRow(Base):
-    """What one bundle said of one version of one cell. Never changed, never written again by another bundle."""
+    """The opinion of one bundle on one version of one cell; never changed."""
 
     __tablename__ = "predictions"
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -305,7 +305,7 @@ class PredictionRow(Base):
     probabilities: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     type: Mapped[str] = mapped_column(String(200), default="")
     types: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """Probability of each type; None where no type was told."""
+    """Probability of each type; None where there are none."""
     evidence: Mapped[bytes | None]
     """Half-precision (height, width): for the disease, or for the called class with more than two."""
     evidence_height: Mapped[int] = mapped_column(default=0)
@@ -316,7 +316,7 @@ class PredictionRow(Base):
 
 
 class ReviewRow(Base):
-    """What one reader said of one cell; taken back by `undone`, never deleted or written over."""
+    """The answer of one reader to one cell; taken back by `undone`, never deleted or overwritten."""
 
     __tablename__ = "reviews"
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -329,9 +329,9 @@ class ReviewRow(Base):
     undone: Mapped[bool] = mapped_column(default=False)
     round: Mapped[str] = mapped_column(String(20), default=READING)
     shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """What its reader had before them: version of the cell, what the model said of it, reviews of others."""
+    """What its reader was shown: version of the cell, the model's answer, reviews of others."""
     batch: Mapped[int | None] = mapped_column(Key)
-    """The first review of those that one request gave: they are taken back together. None for one alone."""
+    """The first review of those of one request, which are taken back as one. None for a single one."""
     __table_args__ = (Index("reviews_to_undo", "case_id", "account_id", "id"),)
 
 
@@ -347,7 +347,7 @@ class ReadingRow(Base):
     started: Mapped[str] = mapped_column(default=now)
     finished: Mapped[str | None]
     released: Mapped[str | None]
-    """When the place was given back: what was said there is kept and no longer counts."""
+    """When the place was given back: its answers are kept and no longer count."""
     __table_args__ = (UniqueConstraint("case_id", "account_id"),)
 
 
@@ -646,12 +646,12 @@ def is_conflict(failed: DBAPIError) -> bool:
 
 def is_full(failed: DBAPIError) -> bool:
     """Tell whether the database has no room left on its disk."""
-    said = str(failed.orig).lower()
-    return "full" in said or "no space" in said
+    message = str(failed.orig).lower()
+    return "full" in message or "no space" in message
 
 
 def first_line(failed: DBAPIError) -> str:
-    """Return what the database said, without the statement and its values."""
+    """Return the message of the database, without the statement and its values."""
     return (str(failed.orig).strip().splitlines() or [type(failed).__name__])[0].rstrip(".")
 
 

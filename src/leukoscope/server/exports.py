@@ -32,7 +32,7 @@ from ..interop.qupath import Shape, geojson
 from ..report.case import CaseCell, CaseReport, page, pdf
 from . import readings
 from .accounts import Caller
-from .cases import SAID, SHOWN, describe_case, fields_of_case, place_of
+from .cases import COUNTS_AS, MODEL_ANSWER, describe_case, fields_of_case, place_of
 from .database import THIRD, AccountRow, CaseRow, CellRow, ImageRow, PredictionRow, ReviewRow
 from .readings import View
 from .refusals import Refusal
@@ -97,8 +97,8 @@ class Exporter:
         writer.writerow([*_CSV, *(f"prob_{name}" for name in classes), *(f"prob_type_{name}" for name in types)])
         for row in rows:
             numbers = [*_numbers(row.probabilities, classes), *_numbers(row.types, types)]
-            said = "; ".join(f"{each['reader']}: {each['label']}" for each in answers.get(row.id, []))
-            writer.writerow([*map(harmless, _csv_row(case, row, said)), *numbers])
+            all_answers = "; ".join(f"{each['reader']}: {each['label']}" for each in answers.get(row.id, []))
+            writer.writerow([*map(harmless, _csv_row(case, row, all_answers)), *numbers])
         return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
     def _counts(self, case: CaseRow) -> Export:
@@ -107,13 +107,13 @@ class Exporter:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COUNTS)
         head = [case.id, harmless(case.subject)]
-        for who, told in (self._told_of(case)["differential"] or {}).items():
-            for row in told["rows"]:
-                writer.writerow([*head, who, row["name"], row["cells"], "", "", "{cells}", _NOTICE])
+        for counter, counted in (self._figures_of(case)["differential"] or {}).items():
+            for row in counted["rows"]:
+                writer.writerow([*head, counter, row["name"], row["cells"], "", "", "{cells}", _NOTICE])
                 if row["percent"] is not None:
-                    writer.writerow([*head, who, row["name"], *_ends(row, "percent"), "%", _NOTICE])
-            for name, cells in told["apart"].items():
-                writer.writerow([*head, who, f"apart: {name}", cells, "", "", "{cells}", _NOTICE])
+                    writer.writerow([*head, counter, row["name"], *_ends(row, "percent"), "%", _NOTICE])
+            for name, cells in counted["apart"].items():
+                writer.writerow([*head, counter, f"apart: {name}", cells, "", "", "{cells}", _NOTICE])
         blood = self._blood(case)
         for number in blood.rows() if blood else ():
             writer.writerow([*head, "program", number.name, *_ends(vars(number), "value"), number.unit, _NOTICE])
@@ -121,16 +121,16 @@ class Exporter:
 
     def _json(self, case: CaseRow) -> Export:
         """Return what the page shows of the case as a whole: share, differential, red cells and platelets, fields."""
-        content = json.dumps(self._told_of(case), ensure_ascii=False, indent=1).encode()
+        content = json.dumps(self._figures_of(case), ensure_ascii=False, indent=1).encode()
         return Export(f"case-{case.id}.json", "application/json", content)
 
-    def _told_of(self, case: CaseRow) -> dict[str, Any]:
+    def _figures_of(self, case: CaseRow) -> dict[str, Any]:
         blood, named = self._blood(case), {"case": case.id, "name": case.name, "subject": case.subject}
         counted = differentials(self.session, self.view, manifest=self.manifest, settings=self.settings)
-        told = summary(self.session, self.view, manifest=self.manifest, point=self.settings.point)
+        figures = summary(self.session, self.view, manifest=self.manifest, point=self.settings.point)
         by = {"model": self.manifest.name, "bundle": self.manifest.seal, "limits": limits_of(self.manifest)}
         found = {"differential": counted, "blood_count": blood.as_json() if blood else None}
-        return {**named, **by, **told, **found, "fields": fields_of_case(self.session, case.id)}
+        return {**named, **by, **figures, **found, "fields": fields_of_case(self.session, case.id)}
 
     def _blood(self, case: CaseRow, image_id: int | None = None) -> BloodSummary | None:
         return blood_of(self.session, case.id, factor=self.settings.platelet_factor, image_id=image_id)
@@ -140,24 +140,24 @@ class Exporter:
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_ANSWERS)
-        for said in readings.history(self.session, self.view):
-            model = said["shown"]["model"] or {}
+        for answer in readings.history(self.session, self.view):
+            model = answer["shown"]["model"] or {}
             row = [
                 case.id,
                 case.subject,
-                said["cell"],
-                said["reader"],
-                said["round"],
-                said["label"],
-                said["note"],
-                said["time"],
-                "yes" if said["undone"] else "",
-                said["shown"]["version"],
+                answer["cell"],
+                answer["reader"],
+                answer["round"],
+                answer["label"],
+                answer["note"],
+                answer["time"],
+                "yes" if answer["undone"] else "",
+                answer["shown"]["version"],
                 model.get("decision", "hidden"),
                 model.get("type", ""),
                 model.get("bundle", ""),
-                " ".join(map(str, said["shown"]["reviews"])),
-                said["review"],
+                " ".join(map(str, answer["shown"]["reviews"])),
+                answer["review"],
             ]
             writer.writerow([*map(harmless, row)])
         return Export(f"case-{case.id}-answers.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
@@ -230,11 +230,11 @@ class Exporter:
         from ..interop.dicom_results import DicomCell
 
         chances = row.probabilities or {}
-        area, said = float(row.facts.get("area_um2", 0.0)), title_of(row.shown)
+        area, meaning = float(row.facts.get("area_um2", 0.0)), title_of(row.shown)
         if row.shown == "unsure" and row.decision == NOT_ASKED:
-            said = "type unsure"
+            meaning = "type unsure"
         return DicomCell(
-            np.array(row.outline, float), f"Cell {row.number}", said, area, chances.get(self.manifest.positive)
+            np.array(row.outline, float), f"Cell {row.number}", meaning, area, chances.get(self.manifest.positive)
         )
 
     def _shares(self, image: ImageRow) -> list[Any]:
@@ -249,7 +249,7 @@ class Exporter:
         return Export(f"case-{case.id}.pdf", "application/pdf", pdf(self._report(case)))
 
     def _report(self, case: CaseRow) -> CaseReport:
-        told = summary(self.session, self.view, manifest=self.manifest, point=self.settings.point)
+        figures = summary(self.session, self.view, manifest=self.manifest, point=self.settings.point)
         counted = differentials(self.session, self.view, manifest=self.manifest, settings=self.settings)
         described = describe_case(self.session, self.caller, case)
         names = select(ImageRow.name).where(ImageRow.case_id == case.id).order_by(ImageRow.number)
@@ -261,13 +261,13 @@ class Exporter:
             model=self.manifest.name,
             bundle=self.manifest.seal,
             chance_of=title_of(self.manifest.positive),
-            share=told["blast_share"],
-            by_model=_counts(told["by_model"]),
-            by_reader=_counts(told["by_reader"]),
+            share=figures["blast_share"],
+            by_model=_counts(figures["by_model"]),
+            by_reader=_counts(figures["by_reader"]),
             signed=described.signed.model_dump() if described.signed else None,
             images=images,
             agreement=agreement_of_case(self.session, case),
-            unsettled=told["unsettled"],
+            unsettled=figures["unsettled"],
             readers=[_reader(each) for each in described.reading.people],
             cells=[self._report_cell(row) for row in _rows(self.session, case.id)],
             credits=self.manifest.credits,
@@ -360,10 +360,10 @@ def _corner(row: Any) -> tuple[int, int]:
     return (at["left"], at["top"]) if at else (0, 0)
 
 
-def _csv_row(case: CaseRow, row: Any, said: str) -> list[Any]:
+def _csv_row(case: CaseRow, row: Any, all_answers: str) -> list[Any]:
     left, top = _corner(row)
     box = [row.box[0] + left, row.box[1] + top, *row.box[2:]] if row.box else ["", "", "", ""]
-    reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or "", said]
+    reviewed = [row.label, row.reader or "", row.reviewed or "", row.note or "", all_answers]
     return [
         case.id,
         case.subject,
@@ -402,8 +402,8 @@ def _rows(session: Session, case_id: int) -> Iterable[Any]:
             CellRow.disputed,
             CellRow.type,
             PredictionRow.types,
-            SAID.label("said"),
-            SHOWN.label("shown"),
+            MODEL_ANSWER.label("said"),
+            COUNTS_AS.label("shown"),
             ImageRow.name.label("image"),
             ImageRow.facts.label("facts_of_image"),
             ImageRow.digest.label("field"),

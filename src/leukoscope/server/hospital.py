@@ -3,7 +3,7 @@
 The files of a sending lie in DATA/outgoing/<number>/ from the moment it is asked for until the other system has them,
 so every try sends the same, with the same identifiers: an archive is asked whether it has an object before it is sent,
 a FHIR server creates only what it has not, and HL7 messages keep their control id. A system that is away is tried
-again, for a day; one that refuses is not, and its words are shown.
+again, for a day; one that refuses is not, and its message is shown.
 """
 
 import contextlib
@@ -59,25 +59,26 @@ _LONGEST_WORDS = 1000  # of another system that are kept
 
 
 def result_of(session: Session, case: CaseRow, *, manifest: Manifest, settings: RoomSettings) -> CaseResult:
-    """Return a signed case as the hospital's systems take it: what people said, and how many cells nobody has read.
+    """Return a signed case as the hospital's systems take it: the readers' answers, and how many cells nobody has read.
 
     Its identifiers depend on the room's number of the case and on the sign-off alone.
     """
     view = view_of_all(case)
-    told = summary(session, view, manifest=manifest, point=settings.point)
+    figures = summary(session, view, manifest=manifest, point=settings.point)
     counted = differentials(session, view, manifest=manifest, settings=settings)
-    unread = told["cells"] - told["read"]
+    unread = figures["cells"] - figures["read"]
     rows = [
-        Observation("cells", told["cells"], "{cells}"),
-        Observation("cells read by people", told["read"], "{cells}"),
+        Observation("cells", figures["cells"], "{cells}"),
+        Observation("cells read by people", figures["read"], "{cells}"),
     ]
     if counted is not None:
         rows += _counted(counted["readers"])
     else:
         rows += [
-            Observation(name.replace("_", " "), count, "{cells}") for name, count in sorted(told["by_reader"].items())
+            Observation(name.replace("_", " "), count, "{cells}")
+            for name, count in sorted(figures["by_reader"].items())
         ]
-    share = told["blast_share"]
+    share = figures["blast_share"]
     if not unread and share["value"] is not None and not any(row.name == "blast" and row.unit == "%" for row in rows):
         low, high = (100 * share[end] for end in ("low", "high"))
         rows.append(Observation("blast among cells read", 100 * share["value"], "%", low, high))
@@ -86,7 +87,7 @@ def result_of(session: Session, case: CaseRow, *, manifest: Manifest, settings: 
     numbers = session.get(HospitalNumbersRow, case.id) or HospitalNumbersRow(
         patient_id="", accession="", order_number="", specimen=""
     )
-    words = f"Read by people: {told['read']:,} of {told['cells']:,} cells."
+    words = f"Read by people: {figures['read']:,} of {figures['cells']:,} cells."
     return CaseResult(
         case=f"case {case.id}",
         laboratory=session.get_one(LaboratoryRow, case.laboratory_id).name,
@@ -296,9 +297,9 @@ class Sender(queue.BackgroundThread):
         values = {"state": state, "owner": "", "error": words, "finished": now(), "stored": stored}
         with self._database.writing() as session:
             if self._change(session, sending, values):
-                said = "sent to the hospital" if state == DONE else "not taken by the hospital"
+                action = "sent to the hospital" if state == DONE else "not taken by the hospital"
                 to = sending.destination
-                self._log.add(session, Actor(), said, kind="case", item=sending.case_id, sending=sending.id, to=to)
+                self._log.add(session, Actor(), action, kind="case", item=sending.case_id, sending=sending.id, to=to)
 
     def _note(self, sending: SendingRow, values: dict[str, Any]) -> bool:
         with self._database.writing(bulk=True) as session:
@@ -315,7 +316,7 @@ def deliver(path: Path, to: Destination) -> None:
 
     Raises:
         UnreachableError: the other system does not answer.
-        DataError: it does not take the file; its words are in the error.
+        DataError: it does not take the file; its message is in the error.
     """
     token = _secret(to.token_file)
     if to.kind == "dicomweb":
@@ -348,7 +349,7 @@ def _secret(path: Path | None) -> str:
 
 
 def words_of(problem: LeukoscopeError) -> str:
-    """Return what another system said, as it may be shown: of bounded length, on one line."""
+    """Return the message of another system as it may be shown: of limited length, on one line."""
     text = " ".join(str(problem).split())
     return text if len(text) <= _LONGEST_WORDS else f"{text[:_LONGEST_WORDS]} …"
 

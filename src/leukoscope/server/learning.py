@@ -105,7 +105,7 @@ class ModelRegistry:
         try:
             found = open_bundle(self.folder / seal)
             if found.manifest.seal != seal:
-                raise BundleError("it is another model than its name says")
+                raise BundleError("it is another model than its name states")
         except BundleError as broken:
             LOG.warning("model %s cannot be loaded: %s", seal[:12], broken)
             text = (
@@ -150,7 +150,7 @@ def same_network(session: Session, models: ModelRegistry, manifest: Manifest) ->
 
 
 def judged_by(session: Session, models: ModelRegistry, case_id: int) -> list[dict[str, Any]]:
-    """Return which models gave the answers that stand in a case, and to how many cells, the most first."""
+    """Return which models gave the current answers of a case, and to how many cells, the most first."""
     query = select(PredictionRow.bundle).join(CellRow, CellRow.prediction_id == PredictionRow.id)
     seals = Counter(session.scalars(query.where(CellRow.case_id == case_id, CellRow.removed.is_(False))))
     return [
@@ -202,11 +202,13 @@ def signed_cells(session: Session, laboratory_id: int, classes: Sequence[str]) -
     One that came twice is in it once, with the newest label; of very many, the newest are.
     """
     mine = (CaseRow.laboratory_id == laboratory_id, CaseRow.state == SIGNED)
-    said = (CellRow.label.in_(list(classes)), CellRow.removed.is_(False))
+    labelled = (CellRow.label.in_(list(classes)), CellRow.removed.is_(False))
     query = select(CellRow.digest, CellRow.label, CaseRow.subject, CaseRow.id, ReviewRow.created).join(
         CaseRow, CaseRow.id == CellRow.case_id
     )
-    query = query.join(ReviewRow, ReviewRow.id == CellRow.review_id).where(*mine, *said).order_by(ReviewRow.id.desc())
+    query = (
+        query.join(ReviewRow, ReviewRow.id == CellRow.review_id).where(*mine, *labelled).order_by(ReviewRow.id.desc())
+    )
     found: dict[tuple[str, str], SignedCell] = {}
     for row in session.execute(query.limit(2 * MOST_CELLS)):
         subject = subject_of(row.subject, row.id)
@@ -254,7 +256,7 @@ def _groups(cells: Sequence[SignedCell], linked: Sequence[tuple[str, str]] = ())
 def _missing(
     cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manifest, learned: frozenset[str] = frozenset()
 ) -> str:
-    """Say in one sentence what is missing to learn from cells and to judge what was learned; '' where nothing is.
+    """Return in one sentence what is missing to learn from cells and to judge what was learned; '' where nothing is.
 
     learned: subjects that the model which answers now has learned from: on them the two cannot be compared.
     """
@@ -276,7 +278,7 @@ def _missing(
 
 
 def _short(cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manifest) -> str:
-    """Say which class has too few cells or subjects."""
+    """Return which class has too few cells or subjects."""
     titles = titles_of(manifest)
     counts = {name: sum(cell.label == name for cell in cells) for name in manifest.classes}
     rarest = min(counts, key=lambda name: counts[name])
@@ -412,7 +414,7 @@ def _newest(
 
 
 def ask_for(session: Session, models: ModelRegistry, laboratory_id: int, account_id: int) -> tuple[AdaptationRow, bool]:
-    """Queue a new model for a laboratory; one that is under way is returned instead. The second value says which.
+    """Queue a new model for a laboratory; one that is under way is returned instead. Also return whether it is new.
 
     Raises:
         Refusal: something is missing to learn (409).
@@ -477,7 +479,7 @@ class Fitter(queue.BackgroundThread):
             if found is None:
                 return None
             if found.attempts >= queue.MOST_ATTEMPTS:
-                words = f"Given up after {queue.MOST_ATTEMPTS} attempts that the program did not survive. Begin again."
+                words = f"Given up after {queue.MOST_ATTEMPTS} attempts that ended the program. Begin again."
                 self._fail(session, found, words)
                 return None
             found.state, found.owner, found.attempts = RUNNING, self._owner, found.attempts + 1
@@ -490,7 +492,7 @@ class Fitter(queue.BackgroundThread):
         with self._database.reading() as session:
             cells = signed_cells(session, task.laboratory_id, models.own.manifest.classes)
             learned = learned_subjects(session, task.laboratory_id, task.present)
-        beside = models.folder / f".adaptation-{task.id}"
+        folder = models.folder / f".adaptation-{task.id}"
         try:
             with self._held(task, total=len(cells)) as looked:
                 made = learn(
@@ -499,16 +501,16 @@ class Fitter(queue.BackgroundThread):
                     cells,
                     present=task.present,
                     learned=learned,
-                    folder=beside,
+                    folder=folder,
                     name=f"{models.own.manifest.name}, adapted {now()[:10]} (no. {task.id})",
                     looked=looked,
                 )
         except (LeukoscopeError, MemoryError) as refused:
-            words = str(refused) if isinstance(refused, LeukoscopeError) else "Needs more memory than there is."
+            reason = str(refused) if isinstance(refused, LeukoscopeError) else "Needs more memory than there is."
             with self._database.writing(bulk=True) as session:
                 found = session.get_one(AdaptationRow, task.id, with_for_update=True)
                 if self._mine(found):
-                    self._fail(session, found, words)
+                    self._fail(session, found, reason)
         else:
             self._keep(task, made)
 
@@ -577,7 +579,7 @@ def _free() -> Any:
 
 
 def headline_figures(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures by which two models are told apart, for the log."""
+    """Return the main figures of two models, for the log."""
     names = ("auroc", "balanced_accuracy", "brier")
     return {which: {name: result[which][name]["value"] for name in names} for which in ("old", "new")}
 
@@ -586,7 +588,7 @@ def headline_figures(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def etag_of(laboratory: LaboratoryRow, models: ModelRegistry) -> str:
-    """Return what tells one choice of a model from every other."""
+    """Return the etag of the choice of a model."""
     return f"model-{laboratory.id}-{(laboratory.bundle or models.own.manifest.seal)[:16]}"
 
 
@@ -652,7 +654,7 @@ def _described(found: AdaptationRow, by: str, own: str, judged: dict[str, int]) 
 
 
 def _cases_judged(session: Session, laboratory_id: int) -> dict[str, int]:
-    """Return seal -> cases of the laboratory in which answers of this model stand."""
+    """Return seal -> cases of the laboratory in which current answers are of this model."""
     query = select(PredictionRow.bundle, func.count(func.distinct(CellRow.case_id)))
     query = query.join(CellRow, CellRow.prediction_id == PredictionRow.id).join(CaseRow, CaseRow.id == CellRow.case_id)
     rows = session.execute(query.where(CaseRow.laboratory_id == laboratory_id).group_by(PredictionRow.bundle))
@@ -663,7 +665,7 @@ _LITTLE = 0.05  # of the answers, up to which the newest cells are said to chang
 
 
 def newest_in_words(newest: dict[str, Any] | None) -> str:
-    """Say what the cells read last have changed, and whether reading more for the model's sake is worth while."""
+    """Describe what the cells read last have changed, and whether reading more still improves the model."""
     if newest is None:
         return ""
     changed, with_, without = newest["changed"], newest["with"], newest["without"]
@@ -673,9 +675,9 @@ def newest_in_words(newest: dict[str, Any] | None) -> str:
         f"{_percent(without)}. "
     )
     if changed["high"] is None:
-        return text + "Of so few subjects nobody can say whether that is chance: read on."
+        return text + "Of so few subjects it is not known whether that is chance: read on."
     if changed["high"] <= _LITTLE and not _apart(newest["difference"]):
-        return text + "You may stop reading for the model’s sake: more cells like these change little."
+        return text + "You may stop reading to improve the model: more cells like these change little."
     return text + "It still changes: read on."
 
 

@@ -39,7 +39,7 @@ BEGUN_SECONDS = 600
 
 
 class SignInProblem(LeukoscopeError):  # noqa: N818  # somebody is not let in; nothing failed
-    """Why somebody is not signed in; `code` is one of those that the page of the door has words for."""
+    """Why somebody is not signed in; `code` is one of those that the sign-in page has a message for."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -86,7 +86,7 @@ class Person:
     """Somebody as the provider and the laboratory's file describe them."""
 
     identity: str
-    """SHA-256 of issuer and subject, which together never mean anybody else."""
+    """SHA-256 of issuer and subject, which identify one person."""
     name: str
     role: str
     laboratory: str
@@ -177,7 +177,7 @@ class Provider:
         for name in wanted:
             found = attempt(lambda name=name: check_endpoint(str(described[name])))  # type: ignore[misc]
             if isinstance(found, Exception):
-                raise SignInProblem("untrusted", f"{name} is missing or no https address")
+                raise SignInProblem("untrusted", f"{name} is missing or not an https address")
         return described
 
     def _token(self, code: str, begun: PendingSignIn) -> dict[str, Any]:
@@ -201,7 +201,7 @@ class Provider:
             code = "stale" if refused.error == "invalid_grant" else "not_known"
             raise SignInProblem(code, "the provider takes the code, or the room, no longer") from None
         except ValueError:
-            raise SignInProblem("untrusted", "the answer to the code is no token") from None
+            raise SignInProblem("untrusted", "the answer to the code is not a token") from None
         return token
 
     def _claims(self, token: Mapping[str, Any], begun: PendingSignIn) -> dict[str, Any]:
@@ -245,13 +245,13 @@ class Provider:
         return KeySet.import_key_set(self._fetched(self._description()["jwks_uri"], fresh=fresh))
 
     def _with_more(self, claims: dict[str, Any], access: str) -> dict[str, Any]:
-        """Add claims that stand at the provider's userinfo alone; those of the signed token go first."""
+        """Add claims that only the provider's userinfo has; those of the signed token take precedence."""
         wanted = {self.settings.name_claim, self.settings.role_claim, self.settings.laboratory_claim} - {""}
         place = self._description().get("userinfo_endpoint")
         if wanted <= claims.keys() or not place or not access:
             return claims
         if isinstance(attempt(lambda: check_endpoint(str(place))), Exception):
-            raise SignInProblem("untrusted", "userinfo_endpoint is no https address")
+            raise SignInProblem("untrusted", "userinfo_endpoint is not an https address")
         more = _get(str(place), {"Authorization": f"Bearer {access}"})
         if not isinstance(more, dict) or more.get("sub") != claims["sub"]:
             raise SignInProblem("untrusted", "the claims are those of somebody else")
@@ -297,7 +297,7 @@ def _get(place: str, headers: dict[str, str]) -> Any:
     except requests.RequestException:
         raise _away() from None
     except (ValueError, RecursionError):
-        raise SignInProblem("untrusted", "an answer of the provider is no JSON") from None
+        raise SignInProblem("untrusted", "an answer of the provider is not JSON") from None
 
 
 def _away() -> SignInProblem:
@@ -334,7 +334,7 @@ class NoRole(SignInProblem):
 
 
 def identity_of(claims: Mapping[str, Any], settings: SingleSignOn) -> str:
-    """Return what tells a person of this provider from everybody else's."""
+    """Return the identity of a person of this provider."""
     return sha256(f"{settings.issuer}\0{claims['sub']}".encode()).hexdigest()
 
 
@@ -350,7 +350,7 @@ def _texts(value: Any) -> set[str]:
 def account_of(session: Session, person: Person) -> AccountRow:
     """Return the account of a person, made the first time, with the role and laboratory of now; its row is locked.
 
-    It is never that of somebody with a password: a name alone is no evidence.
+    It is never that of somebody with a password: a name alone proves nothing.
 
     Raises:
         SignInProblem: an admin of the room has closed it, or its name is taken by two others.

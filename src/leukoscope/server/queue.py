@@ -119,13 +119,13 @@ def owner_name(part: str = "analysis") -> str:
 
 
 def enqueue_again(session: Session, images: Sequence[int]) -> None:
-    """Queue images anew that were analysed before."""
+    """Queue images again that were analysed before."""
     session.execute(update(ImageRow).where(ImageRow.id.in_(images)).values(state=QUEUED, error=""))
     session.execute(update(JobRow).where(JobRow.image_id.in_(images)).values(state=QUEUED, owner="", attempts=0))
 
 
 def enqueue(session: Session, images: Sequence[ImageRow], *, owner: str = "", seconds: float = 0) -> list[LeasedJob]:
-    """Queue images for analysis; those that an owner looks at already are leased to it."""
+    """Queue images for analysis; those that an owner is analysing already are leased to it."""
     lease = {"state": RUNNING, "owner": owner, "attempts": 1, "leased_until": time.time() + seconds} if owner else {}
     jobs = [JobRow(image_id=image.id, case_id=image.case_id, kind=image.kind, **lease) for image in images]
     session.add_all(jobs)
@@ -139,7 +139,7 @@ def enqueue(session: Session, images: Sequence[ImageRow], *, owner: str = "", se
 def lease(session: Session, owner: str, *, most: int, seconds: float, young: bool = False) -> list[LeasedJob]:
     """Take up to `most` jobs, the oldest first; to be committed before work on them begins.
 
-    What did not come to an end twice comes alone, so that a picture at which the program dies takes no other with it,
+    What did not come to an end twice comes alone, so that a picture that ends the program takes no other with it,
     and not at all where only `young` jobs are asked for.
     """
     free = (JobRow.state == QUEUED) | ((JobRow.state == RUNNING) & (JobRow.leased_until < time.time()))
@@ -174,14 +174,14 @@ def lease(session: Session, owner: str, *, most: int, seconds: float, young: boo
 
 
 def renew(session: Session, owner: str, *, seconds: float) -> None:
-    """Say that the owner is alive and still at work."""
+    """Extend the leases of an owner that is still working."""
     session.execute(
         update(JobRow).where(JobRow.owner == owner, JobRow.state == RUNNING).values(leased_until=time.time() + seconds)
     )
 
 
 def lock_cases(session: Session, tasks: Sequence[LeasedJob]) -> None:
-    """Let nobody else change the cases of these jobs until this transaction ends: whoever does locks them first too.
+    """Lock the cases of these jobs until this transaction ends, as every other change of a case does.
 
     Always in one order: without it, two writers of PostgreSQL wait for each other.
     """
@@ -201,7 +201,7 @@ def note_finished(session: Session, tasks: Sequence[LeasedJob]) -> None:
 
 
 def finish(session: Session, task: LeasedJob, owner: str, *, error: str = "") -> bool:
-    """Book a job as done or failed; False where it is no longer the owner's, so that nothing may be stored."""
+    """Mark a job as done or failed; False where it is no longer the owner's, so that nothing may be stored."""
     state = FAILED if error else DONE
     mine = (JobRow.id == task.job_id, JobRow.owner == owner, JobRow.state == RUNNING)
     booked = session.execute(update(JobRow).where(*mine).values(state=state))
@@ -234,7 +234,7 @@ def give_up(session: Session) -> None:
     hopeless = select(JobRow.image_id).where(free, JobRow.attempts >= MOST_ATTEMPTS)
     images = session.scalars(hopeless).all()
     if images:
-        error = f"Given up after {MOST_ATTEMPTS} attempts that the program did not survive. Save the picture again."
+        error = f"Given up after {MOST_ATTEMPTS} attempts that ended the program. Save the picture again."
         session.execute(update(JobRow).where(JobRow.image_id.in_(images)).values(state=FAILED))
         session.execute(update(ImageRow).where(ImageRow.id.in_(images)).values(state=FAILED, error=error))
 

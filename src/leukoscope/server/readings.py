@@ -1,12 +1,13 @@
-"""Who reads a case, what each of them sees, and what stands where they differ.
+"""Who reads a case, what each of them sees, and which answer counts where they differ.
 
-A case asks for one, two or three readers. With one, and the model shown, it is FREE: the last word stands. Else it goes
+A case asks for one, two or three readers. With one, and the model shown, it is FREE: the last answer counts.
+Else it goes
 
     READING ─ all have finished ▶ THIRD ─ that one has finished ▶ CONSENSUS ─ nothing left to settle ▶ SETTLED
 
 past the phases for which there is nothing to do. In READING each sees only their own answers; in THIRD a third reader
-reads, as blind, the cells on which two differ. An answer stands once two readers gave it (one, where one was asked
-for), or once a consensus session did. Answers are rows of `reviews`; none is ever written over.
+reads, as blind, the cells on which two differ. An answer counts once two readers gave it (one, where one was asked
+for), or once a consensus session did. Answers are rows of `reviews`; none is ever overwritten.
 """
 
 from collections import Counter, defaultdict
@@ -67,7 +68,7 @@ class View:
     own: bool
     """Whether only their own answers are shown, and nobody else's."""
     model: bool
-    """Whether they see what the model said."""
+    """Whether they see the model's answers."""
     disputed: bool
     """Whether they see only the cells on which two readers differ."""
 
@@ -94,8 +95,8 @@ def round_of(case: CaseRow) -> str:
 
 def last_answers(*where: Any) -> Select[Any]:
     """Return the ids of the reviews that nobody took back, the last of each reader, cell and round."""
-    said = (ReviewRow.undone.is_(False), ReviewRow.label.not_in(SHAPES))
-    query = select(func.max(ReviewRow.id)).where(*said, *where).correlate(None)
+    answers = (ReviewRow.undone.is_(False), ReviewRow.label.not_in(SHAPES))
+    query = select(func.max(ReviewRow.id)).where(*answers, *where).correlate(None)
     return query.group_by(ReviewRow.cell_id, ReviewRow.account_id, ReviewRow.round)
 
 
@@ -162,7 +163,7 @@ def add_answer(
     note: str = "",
     batch: int | None = None,
 ) -> tuple[ReviewRow, Replaced]:
-    """Keep an answer; return it, and for the log what it takes the place of: {"old", "old_reader"}, empty for nothing.
+    """Store an answer; return it, and for the log the answer that it replaces.
 
     REMOVED takes a cell off the pages until that is undone; DRAWN, of a new cell, puts it there until that is undone.
     Refuses as `take_place` does.
@@ -170,7 +171,7 @@ def add_answer(
     take_place(session, caller, case)
     view = view_of(session, caller, case)
     before = _before(session, view, cell)
-    said = ReviewRow(
+    review = ReviewRow(
         cell_id=cell.id,
         case_id=case.id,
         account_id=caller.account_id,
@@ -180,31 +181,33 @@ def add_answer(
         shown=_shown(session, view, cell),
         batch=batch,
     )
-    session.add(said)
+    session.add(review)
     session.flush()
     if label == REMOVED:
         cell.removed, cell.version = True, cell.version + 1
     update_label(session, case, cell)
     if not view.own:
         settle_phase(session, case)
-    return said, before
+    return review, before
 
 
 def add_answers(
     session: Session, caller: Caller, case: CaseRow, labels: Sequence[tuple[CellRow, str]], *, note: str = ""
 ) -> list[tuple[ReviewRow, Replaced]]:
-    """Keep the answers to several cells, which are taken back together; return each as `say` does."""
-    said: list[tuple[ReviewRow, Replaced]] = []
+    """Store the answers to several cells, which are taken back as one; return each as `add_answer` does."""
+    answers: list[tuple[ReviewRow, Replaced]] = []
     for cell, label in labels:
-        said.append(add_answer(session, caller, case, cell, label, note=note, batch=said[0][0].id if said else None))
-    first = said[0][0]
+        answers.append(
+            add_answer(session, caller, case, cell, label, note=note, batch=answers[0][0].id if answers else None)
+        )
+    first = answers[0][0]
     first.batch = first.id
     session.flush()
-    return said
+    return answers
 
 
 def _before(session: Session, view: View, cell: CellRow) -> Replaced:
-    """Return the answer whose place another one takes: one's own where one reads blind, else the one that stands."""
+    """Return the answer that another one replaces: one's own where one reads blind, else the current one."""
     if view.own:
         mine = last_answers(
             ReviewRow.cell_id == cell.id, ReviewRow.account_id == view.account_id, ReviewRow.round == view.round
@@ -217,11 +220,16 @@ def _before(session: Session, view: View, cell: CellRow) -> Replaced:
 
 
 def _shown(session: Session, view: View, cell: CellRow) -> dict[str, Any]:
-    """Return what a reader has before them: version of the cell, the model's word, ids of the reviews of others."""
+    """Return what a reader is shown: version of the cell, the model's answer, ids of the reviews of others."""
     shown: dict[str, Any] = {"version": cell.version, "model": None, "reviews": []}
     if view.model and cell.prediction_id:
-        said = session.get_one(PredictionRow, cell.prediction_id)
-        shown["model"] = {"prediction": said.id, "decision": said.decision, "type": said.type, "bundle": said.bundle}
+        prediction = session.get_one(PredictionRow, cell.prediction_id)
+        shown["model"] = {
+            "prediction": prediction.id,
+            "decision": prediction.decision,
+            "type": prediction.type,
+            "bundle": prediction.bundle,
+        }
     if not view.own:
         others = last_answers(ReviewRow.cell_id == cell.id, ReviewRow.account_id != view.account_id)
         shown["reviews"] = sorted(session.scalars(others))
@@ -229,7 +237,7 @@ def _shown(session: Session, view: View, cell: CellRow) -> dict[str, Any]:
 
 
 def last_reviews(session: Session, caller: Caller, case: CaseRow) -> list[ReviewRow]:
-    """Return what the caller said last in this round of a case and has not taken back: one review, or a batch."""
+    """Return the caller's last answer in this round of a case that is not taken back: one review, or a batch."""
     own = (ReviewRow.case_id == case.id, ReviewRow.account_id == caller.account_id, ReviewRow.undone.is_(False))
     query = select(ReviewRow).where(*own, ReviewRow.round == round_of(case)).order_by(ReviewRow.id.desc())
     last = session.scalar(query.limit(1))
@@ -261,11 +269,11 @@ def _is_gone(session: Session, cell: CellRow) -> bool:
     return session.scalar(select(ReviewRow.id).where(ReviewRow.cell_id == cell.id, taken | never).limit(1)) is not None
 
 
-# --- what stands ---------------------------------------------------------------------------------------------------
+# --- which answer counts -------------------------------------------------------------------------------------------
 
 
 def update_label(session: Session, case: CaseRow, cell: CellRow) -> None:
-    """Let the answer that counts stand for a cell; none while its readers are blind to each other."""
+    """Set the label of a cell to the answer that counts; none while its readers are blind to each other."""
     if case.phase == FREE:
         left = (ReviewRow.cell_id == cell.id, ReviewRow.undone.is_(False), ReviewRow.label.not_in(SHAPES))
         last = session.scalar(select(ReviewRow).where(*left).order_by(ReviewRow.id.desc()).limit(1))
@@ -299,7 +307,7 @@ def _counting(session: Session, case: CaseRow, cell_id: int | None = None) -> di
 
 
 def _agreed(answers: Iterable[ReviewRow], case: CaseRow) -> ReviewRow | None:
-    """Return the answer that stands among those of one cell: of the last consensus, else the one that enough gave."""
+    """Return the answer that counts among those of one cell: of the last consensus, else the one that enough gave."""
     answers = list(answers)
     consensus = [each for each in answers if each.round == CONSENSUS]
     if consensus:
@@ -310,7 +318,7 @@ def _agreed(answers: Iterable[ReviewRow], case: CaseRow) -> ReviewRow | None:
 
 
 def settle_phase(session: Session, case: CaseRow) -> None:
-    """Bring the phase of a case, and what stands for its cells, up to date with who has finished."""
+    """Update the phase of a case, and the labels of its cells, after a reader has finished or answered."""
     before = case.phase
     case.phase = _phase(session, case)
     if case.phase != before:
@@ -340,7 +348,7 @@ def unsettled(session: Session, case_id: int) -> int:
 
 
 def _update_labels(session: Session, case: CaseRow) -> None:
-    """Let what counts stand for every cell of a case, and note where the readers differ."""
+    """Set the labels of all cells of a case to the answers that count, and note where the readers differ."""
     session.flush()
     if case.phase == FREE:
         for cell in session.scalars(select(CellRow).where(CellRow.case_id == case.id)):
@@ -389,7 +397,7 @@ def _own_place(session: Session, caller: Caller, case: CaseRow) -> ReadingRow:
         raise Refusal(409, "not_blind", text)
     place = _place_of(session, case.id, caller.account_id, round_=round_of(case))
     if place is None:
-        raise Refusal(409, "no_reader", f"You do not read case {case.id}. Say what a cell is, to take a place.")
+        raise Refusal(409, "no_reader", f"You do not read case {case.id}. Label a cell to take a place.")
     return place
 
 
@@ -426,13 +434,13 @@ def ask_for(
         raise Refusal(409, "finished", f"The readers of case {case.id} have finished; how they read it cannot change.")
     if readers is not None and "readers" in changes:
         _check_fewer(session, case, readers)
-    told = {name: Change(old=getattr(case, name), new=value) for name, value in changes.items()}
+    made = {name: Change(old=getattr(case, name), new=value) for name, value in changes.items()}
     for name, value in changes.items():
         setattr(case, name, value)
     session.flush()
     if changes:
         settle_phase(session, case)
-    return told
+    return made
 
 
 def _check_fewer(session: Session, case: CaseRow, readers: int) -> None:
@@ -455,7 +463,7 @@ def check_cells_may_change(session: Session, case: CaseRow) -> None:
     if session.scalar(select(ReviewRow.id).where(*begun).limit(1)) is not None:
         text = (
             f"Case {case.id} is read by several people, who must all read the same cells, and reading has begun. "
-            'Say "not a cell" where there is none.'
+            'Label it "not a cell" where there is none.'
         )
         raise Refusal(409, "being_read", text)
 
@@ -609,7 +617,7 @@ def cells_read_by(session: Session, caller: Caller, ids: Sequence[int]) -> dict[
 
 
 def answers_of(session: Session, view: View, cells: Sequence[int] | None = None) -> dict[int, list[Answer]]:
-    """Return the last answers on some cells of a case, or on all, by cell and in the order in which they were said.
+    """Return the last answers on some cells of a case, or on all, by cell and in the order in which they were given.
 
     One's own where one reads blind.
     """

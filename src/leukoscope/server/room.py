@@ -112,7 +112,7 @@ def open_room(settings: RoomSettings, *, counted: Callable[[int], None] | None =
         LOG.warning("%s could be read by others on this machine; it is closed to them now (700).", settings.data)
     database, pictures, log = Database(settings.url), PictureStore(settings.data), AuditLog(settings.data)
     database.prepare()
-    token = _enter(database, settings)
+    token = _start_token(database, settings)
     with database.writing() as session:
         log.begin(session)
         store_bundle(session, predictor)
@@ -150,7 +150,7 @@ def open_room(settings: RoomSettings, *, counted: Callable[[int], None] | None =
 
 
 def check_keys(keys: Mapping[str, str], manifest: Manifest) -> None:
-    """Make sure that every key is one for a label that readers can say.
+    """Make sure that every key is one for a label that readers can give.
 
     Raises:
         UnknownNameError: a label is none of them.
@@ -171,7 +171,7 @@ def read_survival(folders: tuple[Path, ...]) -> dict[str, Any]:
     return {folder.resolve().name: read_model(folder) for folder in folders}
 
 
-def _enter(database: Database, settings: RoomSettings) -> OneTimeToken | None:
+def _start_token(database: Database, settings: RoomSettings) -> OneTimeToken | None:
     """Return the token of the start where only this machine can call and nobody has a password.
 
     Others may call where somebody has a password that makes accounts, or where a provider knows the people.

@@ -66,7 +66,7 @@ class DecodedImage:
     identity: bytes = b""
     """Header of a DICOM source."""
     notes: Sequence[str] = ()
-    """What was done to the values of the file, and what was not believed of its scale."""
+    """What was done to the values of the file, and what was rejected of its scale."""
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Sandbox:
         return pictures.drawn(digest, region.name(side), draw)
 
     def pyramid(self, pictures: PictureStore, digest: str) -> Path:
-        """Return the pyramid of a picture that is no slide, made the first time that it is looked at."""
+        """Return the pyramid of a picture that is no slide, made when it is first drawn."""
         return pictures.made(digest, "pyramid", partial(self.draw, "pyramid", pictures.path(digest)))
 
     def slide(self, source: Path, target: Path, *, most_pixels: int, seconds: float) -> SlideFacts | None:
@@ -422,7 +422,7 @@ def main() -> None:
     memory, requests, answers = int(sys.argv[1]), sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     with contextlib.suppress(AttributeError, OSError):
         os.nice(_NICE)
-    os.dup2(2, 1)  # what a library prints must not stand in an answer
+    os.dup2(2, 1)  # what a library prints must not get into an answer
     Image.MAX_IMAGE_PIXELS = None  # sizes are checked against the room's own limit
     while True:
         try:

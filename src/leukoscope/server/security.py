@@ -1,4 +1,4 @@
-"""What stands before every route: who calls, what they may, how much and how slowly they may send, and headers."""
+"""What is checked before every route: who calls, what they may, how much and how slowly they may send, and headers."""
 
 import asyncio
 import contextlib
@@ -124,7 +124,7 @@ def caller_of(request: Request) -> Caller:
 
 
 def _unknown(room: Room, *, people: bool) -> Refusal:
-    """Return the refusal for a stranger; it says which ways in there are, for the page of the door."""
+    """Return the refusal for a stranger; it lists the ways to sign in, for the sign-in page."""
     refusal = unknown_caller()
     refusal.detail = {"accounts": people} | ({"oidc": room.provider.settings.title} if room.provider else {})
     return refusal
@@ -153,7 +153,7 @@ def scope_of(method: str, path: str) -> str:
 
 
 def _check_csrf(request: Request, caller: Caller) -> None:
-    """Prove that a page of ours sends this: only ours can read the token that it must repeat."""
+    """Check that one of our own pages sends this: only ours can read the token that it must repeat."""
     sent = request.headers.get("x-csrf-token", "")
     if not (sent.isascii() and secrets.compare_digest(sent, caller.csrf)):
         raise Refusal(403, "csrf", "The header X-CSRF-Token is missing or old. Load the page again.")
@@ -195,7 +195,7 @@ def secure_cookies(request: Request, settings: RoomSettings) -> bool:
 
 
 class Guard:
-    """The outermost layer: host names, sizes, and headers that every answer carries."""
+    """The outermost middleware: host names, sizes, and headers that every answer carries."""
 
     def __init__(self, app: ASGIApp, *, settings: RoomSettings) -> None:
         self._app, self._settings = app, settings

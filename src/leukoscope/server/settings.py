@@ -54,7 +54,7 @@ class SingleSignOn(Settings):
     """Address of the room as browsers call it, such as https://room.example.org; ADDRESS/api/v1/session/oidc/callback
     is to be registered with the provider."""
     title: str = Field("the hospital's account", min_length=1, max_length=80)
-    """What the button says: Sign in with TITLE."""
+    """Text of the button: Sign in with TITLE."""
     scopes: str = "openid profile"
     name_claim: str = "preferred_username"
     """Claim with the name that the room shows."""
@@ -97,7 +97,7 @@ def check_address(value: str) -> None:
     parts = urlsplit(value)
     local = parts.scheme == "http" and parts.hostname in _LOOPBACK
     if not parts.hostname or not (parts.scheme == "https" or local):
-        raise ValueError(f"{value} is no https address")
+        raise ValueError(f"{value} is not an https address")
     if parts.query or parts.fragment or parts.username:
         raise ValueError(f"{value} has more than scheme, host and path")
 
@@ -106,7 +106,7 @@ def read_single_sign_on(path: Path) -> SingleSignOn:
     """Read the file of `serve --oidc`.
 
     Raises:
-        ConfigError: it is no TOML, or an entry is missing, unknown or wrong.
+        ConfigError: it is not TOML, or an entry is missing, unknown or wrong.
     """
     read = _validated(SingleSignOn, _read_toml(path), where=str(path))
     return read.model_copy(update={"client_secret_file": _beside(path, read.client_secret_file)})
@@ -143,12 +143,12 @@ def read_destinations(path: Path) -> tuple[Destination, ...]:
     """Read the file of `serve --hospital`: a table for each destination.
 
     Raises:
-        ConfigError: it is no TOML, or an entry is missing, unknown or wrong.
+        ConfigError: it is not TOML, or an entry is missing, unknown or wrong.
     """
     found = []
     for name, entries in _read_toml(path).items():
         if not isinstance(entries, dict):
-            raise ConfigError(f"{path}: {name} stands in no table. Begin with a name in brackets, such as [archive].")
+            raise ConfigError(f"{path}: {name} is not in a table. Begin with a name in brackets, such as [archive].")
         made = _validated(Destination, {"name": name} | entries, where=f"{path}, [{name}]")
         files = {key: _beside(path, getattr(made, key)) for key in ("password_file", "token_file")}
         found.append(made.model_copy(update=files))
@@ -166,7 +166,7 @@ def _validated(kind: type[T], table: dict[str, Any], *, where: str) -> T:
     try:
         return kind.model_validate(table)
     except ValidationError as invalid:
-        # A misspelt name is unknown, and its right spelling missing: the first says more.
+        # A misspelt name is unknown, and its right spelling missing: the first is more useful.
         first = min(invalid.errors(), key=lambda each: each["type"] != "extra_forbidden")
         place = ".".join(str(step) for step in first["loc"])
         hint = nearest(place, kind.model_fields) if first["type"] == "extra_forbidden" else ""
@@ -216,7 +216,7 @@ class RoomSettings(Settings):
     platelet_factor: float | None = Field(None, gt=0)
     """Platelets in 10⁹ per litre for one platelet in a field, as found for the laboratory's microscope."""
     keys: dict[str, str] = Field(default_factory=dict)
-    """Label that a reader can say -> the key for it; others keep theirs."""
+    """Label -> the key for it; others keep theirs."""
     lease_seconds: float = Field(30, gt=0)
     """How long a worker may be silent before its work is given to another."""
     work: bool = True

@@ -56,7 +56,7 @@ class SlideFacts:
     height: int
     um_per_px: float | None
     notes: tuple[str, ...] = ()
-    """What of its scale was not believed."""
+    """What of its scale was rejected."""
 
 
 def take_slide(source: Path, target: Path, *, most_pixels: int) -> SlideFacts | None:

@@ -31,7 +31,7 @@ from ..inference.cell_types import (
 from ..inference.opinions import Opinion
 from ..inference.prevalence import LEVEL, Accuracy, accuracy_of, rogan_gladen, why_not_known
 from . import readings
-from .cases import SAID, label_for, labelled, of_case, shown_to
+from .cases import MODEL_ANSWER, label_for, labelled, of_case, shown_to
 from .database import (
     CONSENSUS,
     QUEUED,
@@ -53,12 +53,12 @@ from .settings import RoomSettings
 
 
 def labels_of(manifest: Manifest) -> tuple[str, ...]:
-    """Return the types that a reader can say beside the classes; none where the bundle tells no types."""
+    """Return the labels that a reader can give in addition to the classes; none where the bundle knows no types."""
     return (*(name for name in TYPES if name != LYMPHOID), SMUDGE) if manifest.types else ()
 
 
 def titles_of(manifest: Manifest) -> dict[str, str]:
-    """Return what people call the classes: beside types, what is normal among lymphoid cells is a lymphocyte."""
+    """Return the titles of the classes: with types, a normal lymphoid cell is called a lymphocyte."""
     titles = {name: title_of(name) for name in manifest.classes}
     if manifest.types and manifest.positive:
         titles[manifest.classes[0]] = LYMPHOCYTE
@@ -72,7 +72,7 @@ def counting_of(session: Session, laboratory_id: int, settings: RoomSettings) ->
 
 
 def differentials(session: Session, view: View, *, manifest: Manifest, settings: RoomSettings) -> dict[str, Any] | None:
-    """Return {"model", "readers"}: what each counted; None where the bundle that serves tells no types.
+    """Return {"model", "readers"}: what each counted; None where the bundle that serves knows no types.
 
     Where the model is hidden it has counted nothing.
     """
@@ -88,7 +88,7 @@ def differentials(session: Session, view: View, *, manifest: Manifest, settings:
 def differential_of_image(
     session: Session, image: ImageRow, *, manifest: Manifest, settings: RoomSettings
 ) -> Differential | None:
-    """Return what the model counted in one image; None where the bundle that serves tells no types."""
+    """Return what the model counted in one image; None where the bundle that serves knows no types."""
     if not manifest.types:
         return None
     errors, order = errors_of(manifest, settings.point), checked_order(settings.order)
@@ -124,11 +124,11 @@ _WHITE = ("neutrophil", "eosinophil", "basophil", "monocyte", LYMPHOID, IMMATURE
 
 
 def _by_model(session: Session, where: ColumnElement[bool], manifest: Manifest) -> Kinds:
-    """Count what the model said; cells at which only a bundle without types has looked are none of its count."""
-    told = (CellRow.type != "") | (CellRow.decision == REFUSED)
+    """Count the model's answers; cells that only a bundle without types has analysed are left out."""
+    known = (CellRow.type != "") | (CellRow.decision == REFUSED)
     columns = (CellRow.type, CellRow.decision, PredictionRow.called)
     query = select(*columns, func.count()).outerjoin(PredictionRow, PredictionRow.id == CellRow.prediction_id)
-    query = query.where(where, CellRow.removed.is_(False), told).group_by(*columns)
+    query = query.where(where, CellRow.removed.is_(False), known).group_by(*columns)
     kinds = Kinds()
     for kind, decision, called, count in session.execute(query):
         kinds.add(Opinion("", decision, type=kind, called=called or ""), positive=manifest.positive, times=count)
@@ -142,7 +142,7 @@ def _by_readers(session: Session, view: View, manifest: Manifest) -> Kinds:
     for label, count in session.execute(query.group_by(column)):
         if label in manifest.classes:
             kinds.cells[BLAST if label == manifest.positive else LYMPHOCYTE] += count
-        elif label == UNSURE or label in labels_of(manifest):  # classes of older bundles are no rows
+        elif label == UNSURE or label in labels_of(manifest):  # classes of older bundles have no rows
             kinds.cells[label] += count
     return kinds
 
@@ -156,10 +156,10 @@ _NO_BETTER = 1e-6
 def summary(session: Session, view: View, *, manifest: Manifest, point: str) -> dict[str, Any]:
     """Return counts by model and by reader, and the share of the disease with value, low, high and how.
 
-    Unsure and refused are counted as the pages show them: what a reader said stands before what the model said. Cells
+    Unsure and refused are counted as the pages show them: a reader's label counts before the model's answer. Cells
     on which the readers differ are among those read, and counted as `unsettled` too; the share leaves them open.
     """
-    by_model = _counts(session, view, SAID) if view.model else {}
+    by_model = _counts(session, view, MODEL_ANSWER) if view.model else {}
     by_reader, shown = _counts(session, view, label_for(view)), _counts(session, view, shown_to(view))
     cells = sum(by_reader.values())
     unsettled = 0 if view.own else readings.unsettled(session, view.case_id)
@@ -186,10 +186,10 @@ def _counts(session: Session, view: View, column: Any) -> dict[str, int]:
 def _share(
     session: Session, view: View, by_reader: dict[str, int], manifest: Manifest, *, point: str, unsettled: int
 ) -> dict[str, Any]:
-    """Return the share over cells that a reader or the model decided; a reader's word stands before the model's.
+    """Return the share over cells that a reader or the model decided; a reader's label counts before the model's.
 
     The value is None while images are analysed and while people read blind, and, with low and high, where these leave
-    too much possible (`prevalence.why_not_known`). `how` says in words what it rests on. Cells on which the
+    too much possible (`prevalence.why_not_known`). `how` states what it is based on. Cells on which the
     readers differ are no part of the value; the interval allows for all and for none of them being the disease.
     """
     nothing = {"value": None, "low": None, "high": None}
@@ -228,7 +228,7 @@ def _share(
 
 
 def _reason_to_wait(session: Session, view: View) -> str:
-    """Say why no share is given yet; empty where one may be."""
+    """Return why no share is given yet; empty where one may be."""
     if view.own:
         return "The case is being read blind; its share shows when its readers have finished."
     waiting = (ImageRow.case_id == view.case_id, ImageRow.state.in_((QUEUED, RUNNING)))
@@ -306,7 +306,7 @@ def _accuracy(seal: str, point: str, manifest: _Hashed) -> Accuracy | None:
 
 
 def _basis(read: int, rest: list[_ModelPart]) -> str:
-    """Say in one sentence what the share rests on.
+    """Return in one sentence what the share is based on.
 
     >>> _how(12, []), _how(1, [])
     ('All 12 cells decided by readers.', 'The only cell decided by a reader.')
@@ -323,7 +323,7 @@ def _basis(read: int, rest: list[_ModelPart]) -> str:
 
 
 def _differ(unsettled: int) -> str:
-    """Say that cells are open on which the readers differ.
+    """Return a sentence on the cells on which the readers differ.
 
     >>> _differ(4)
     ' The readers differ on 4 cells, which are not settled: the interval allows for both answers.'
@@ -351,11 +351,11 @@ class ReadCase:
     answers: dict[int, dict[str, str]]
     """Number of the cell -> reader -> label, of every cell that somebody has read."""
     standing: dict[int, tuple[str, str]]
-    """Number of the cell -> what stands, and in which round it was said; empty words where nothing does."""
+    """Number of the cell -> its label, and in which round it was given; empty strings where there is none."""
 
     def complete(self, readers: Sequence[str]) -> list[list[str]]:
         """Return the answers to cells that all of these have read, one row per cell, columns in their order."""
-        rows = [[said.get(name, "") for name in readers] for said in self.answers.values()]
+        rows = [[answers.get(name, "") for name in readers] for answers in self.answers.values()]
         return [row for row in rows if all(row)]
 
     @property
@@ -367,7 +367,7 @@ class ReadCase:
 def agreement_of_case(session: Session, case: CaseRow) -> dict[str, Any] | None:
     """Return how far the readers of a case agree, and each cell on which they differ; None where one person reads.
 
-    Intervals are over its cells: they tell how sure the figures are for cells of this patient, and of no other.
+    Intervals are over its cells: they hold for cells of this patient, and of no other.
     """
     found = read_cases(session, [case])
     if not found or len(found[0].readers) < 2:
@@ -379,11 +379,11 @@ def agreement_of_case(session: Session, case: CaseRow) -> dict[str, Any] | None:
 
 
 def _cells_that_differ(read: ReadCase) -> list[dict[str, Any]]:
-    """Return the cells on which the readers did not all say the same: answers, what stands, and how it was settled."""
+    """Return the cells on which the readers differ: their answers, the label that counts, and how it was settled."""
     return [
-        {"cell": number, "answers": said, "stands": read.standing[number][0], "by": _settled_by(read, number)}
-        for number, said in sorted(read.answers.items())
-        if len(set(said.values())) > 1 or len(said) < len(read.readers)
+        {"cell": number, "answers": answers, "stands": read.standing[number][0], "by": _settled_by(read, number)}
+        for number, answers in sorted(read.answers.items())
+        if len(set(answers.values())) > 1 or len(answers) < len(read.readers)
     ]
 
 
@@ -429,7 +429,7 @@ def _over(reads: Sequence[tuple[ReadCase, list[list[str]]]], *, named: bool) -> 
 
 
 def read_cases(session: Session, cases: Sequence[CaseRow]) -> list[ReadCase]:
-    """Return what was said of cases whose readers have all finished, and are no longer blind to each other."""
+    """Return the answers of cases whose readers have all finished, and are no longer blind to each other."""
     open_ = {case.id: case for case in cases if case.phase in (CONSENSUS, SETTLED)}
     place = (ReadingRow.case_id.in_(list(open_)), ReadingRow.round == READING, ReadingRow.released.is_(None))
     names: dict[int, list[str]] = defaultdict(list)
@@ -442,19 +442,19 @@ def read_cases(session: Session, cases: Sequence[CaseRow]) -> list[ReadCase]:
         names[case_id].append(name)
     answers: dict[int, dict[int, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     words = readings.last_answers(ReviewRow.case_id.in_(list(open_)), ReviewRow.round == READING)
-    said = select(ReviewRow.case_id, CellRow.number, AccountRow.name, ReviewRow.label).join(
+    query = select(ReviewRow.case_id, CellRow.number, AccountRow.name, ReviewRow.label).join(
         CellRow, CellRow.id == ReviewRow.cell_id
     )
-    said = said.join(AccountRow, AccountRow.id == ReviewRow.account_id).where(
+    query = query.join(AccountRow, AccountRow.id == ReviewRow.account_id).where(
         ReviewRow.id.in_(words), CellRow.removed.is_(False)
     )
-    for case_id, number, name, label in session.execute(said.order_by(CellRow.number)):
+    for case_id, number, name, label in session.execute(query.order_by(CellRow.number)):
         if name in names[case_id]:
             answers[case_id][number][name] = label
-    standing: dict[int, dict[int, tuple[str, str]]] = defaultdict(dict)
-    stands = select(CellRow.case_id, CellRow.number, CellRow.label, ReviewRow.round).outerjoin(
+    current: dict[int, dict[int, tuple[str, str]]] = defaultdict(dict)
+    labels = select(CellRow.case_id, CellRow.number, CellRow.label, ReviewRow.round).outerjoin(
         ReviewRow, ReviewRow.id == CellRow.review_id
     )
-    for case_id, number, label, round_ in session.execute(stands.where(CellRow.case_id.in_(list(open_)))):
-        standing[case_id][number] = (label, round_ or "")
-    return [ReadCase(case, tuple(names[id_]), answers[id_], standing[id_]) for id_, case in open_.items()]
+    for case_id, number, label, round_ in session.execute(labels.where(CellRow.case_id.in_(list(open_)))):
+        current[case_id][number] = (label, round_ or "")
+    return [ReadCase(case, tuple(names[id_]), answers[id_], current[id_]) for id_, case in open_.items()]

@@ -1,4 +1,4 @@
-"""From what is sent to stored images: zips opened in memory, every picture decoded and written anew.
+"""From what is sent to stored images: zips opened in memory, every picture decoded and encoded again.
 
 No name that a user gives becomes a path, and nothing is unpacked onto the disk.
 """
@@ -61,7 +61,7 @@ class StoredImage:
     um_per_px: float | None = None
     identity: str = ""
     notes: tuple[str, ...] = ()
-    """What was done to the values of the file, and what was not believed of its scale."""
+    """What was done to the values of the file, and what was rejected of its scale."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _whole(file: BinaryIO) -> bytes:
 
 
 def _unzipped(name: str, file: BinaryIO, limits: Limits) -> Iterator[tuple[str, Read | str]]:
-    """Yield the pictures of a zip, read in memory one after the other; what a header promises is not believed."""
+    """Yield the pictures of a zip, read in memory one after the other; sizes in headers are not trusted."""
     left = limits.file_bytes
     try:
         if _listing_bytes(file) > _LISTING_BYTES:

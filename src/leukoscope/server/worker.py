@@ -1,7 +1,7 @@
-"""The worker: takes images from the queue, asks the model, stores what it says.
+"""The worker: takes images from the queue, asks the model, stores its answers.
 
 It runs in a process of its own, so that people who read are answered while images are analysed, and so that a picture
-at which the program dies takes no answer with it. Tests and `--no-work` rooms may run it in a thread.
+that ends the program takes no answer with it. Tests and `--no-work` rooms may run it in a thread.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """An image of one cell, what was said of it, and by which model."""
+    """An image of one cell, the opinion on it, and the model that gave it."""
 
     task: LeasedJob
     opinion: Opinion
@@ -150,7 +150,7 @@ class Worker(queue.BackgroundThread):
         try:
             image = self._cell_of(digest, kind)
         except ImageError:
-            return None  # the queue says why
+            return None  # the queue reports why
         return None if image is None else predictor.opinion(image, point=self._point)
 
     def _run(self) -> None:
@@ -238,7 +238,7 @@ class Worker(queue.BackgroundThread):
             return ReadImage(task, error=self._too_heavy(task))
 
     def _too_heavy(self, task: LeasedJob) -> str:
-        """Return what is said of a picture that needs too much memory.
+        """Return the message for a picture that needs too much memory.
 
         Raises:
             MemoryError: others were under way with it; it is tried again alone.
@@ -280,7 +280,7 @@ class Worker(queue.BackgroundThread):
         return queue.finish(session, each.task, owner, error="" if each.opinion.readable else each.opinion.reason)
 
     def _keep(self, session: Session, each: JudgedImage) -> int:
-        """Store what was said of an image that is one cell; return how many cells that is."""
+        """Store the opinion on an image that is one cell; return how many cells that is."""
         task, opinion = each.task, each.opinion
         if not opinion.readable:
             return 0
@@ -360,7 +360,7 @@ def _program(session: Session, case_id: int) -> Actor:
 
 
 class _WorkerProcess:
-    """The process that works; it is started anew when it dies, and ends with the server, however that ends."""
+    """The process that works; it is started again when it dies, and ends with the server, however that ends."""
 
     def __init__(self, settings: str, tell: Callable[[int], None]) -> None:
         self._settings, self._tell = settings, tell
@@ -389,11 +389,11 @@ class _WorkerProcess:
         self._process.wait()
 
     def wake(self) -> None:
-        """Say that there is something in the queue."""
+        """Report that there is something in the queue."""
         self._send("")
 
     def _send(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # a process that has just ended looks anyway
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # once started again, it looks for work
             self._process.stdin.write(f"{line}\n")  # type: ignore[union-attr]
             self._process.stdin.flush()  # type: ignore[union-attr]
 
@@ -411,7 +411,7 @@ class _WorkerProcess:
 
 
 def out_of_memory(failed: Exception) -> bool:
-    """Tell whether something failed for want of memory, as Python, OpenCV or ONNX Runtime says it."""
+    """Tell whether something failed for want of memory, as Python, OpenCV or ONNX Runtime reports it."""
     text = str(failed).lower()
     return isinstance(failed, MemoryError) or any(words in text for words in ("insufficient memory", "bad_alloc"))
 
@@ -425,7 +425,7 @@ _NICE = 5  # people who read go first
 
 
 def main() -> None:
-    """Work on the queue of the room whose settings come on standard input; every line after them says to look.
+    """Work on the queue of the room whose settings come on standard input; each later line means new work.
 
     How many cells were analysed goes out, a line each time. The process ends with its input.
     """
@@ -434,7 +434,7 @@ def main() -> None:
     from .room import open_room
     from .settings import RoomSettings
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server says when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server decides when to end
     with contextlib.suppress(AttributeError, OSError):
         os.nice(_NICE)
     settings = RoomSettings.model_validate_json(sys.stdin.readline())

@@ -1,6 +1,6 @@
-"""What to read next so that the model learns most from it, and when reading more for its sake is no longer worth while.
+"""What to read next so that the model learns most from it, and when reading more no longer improves it.
 
-Cells that stand for most of those not yet read come first: each next one is the cell that raises the likeness of all of
+Cells that represent most of those not yet read come first: each next one is the cell that raises the likeness of all of
 them to their most alike cell that was read or placed (facility location; Wei, Iyer and Bilmes 2015, ICML), where cells
 that the model can hardly decide count more. To read the least certain cells first is worse than no order at all: a head
 that is fitted to them alone learns that the old answer is worth nothing (benchmarks/reading_order.py). Likeness is the
@@ -39,7 +39,7 @@ _WIDE = 0.2  # of an interval, above which agreement is not known well enough
 
 @dataclass(frozen=True)
 class _OpenCells:
-    """Cells that the model was asked about and nobody's word stands for."""
+    """Cells that the model was asked about and that have no label yet."""
 
     ids: list[int]
     cases: NDArray[np.int64]
@@ -53,7 +53,7 @@ class _OpenCells:
 def place_cells(session: Session, models: ModelRegistry, case: CaseRow, *, point: str) -> dict[str, Any]:
     """Write into `CellRow.turn` of a case in which order its cells teach most; return {"placed", "words"}.
 
-    Cells for which somebody's word stands, and those of which the model was not asked, get no place.
+    Cells that have a label, and those of which the model was not asked, get no place.
     """
     manifest = models.of(session, case.laboratory_id).manifest
     alike = PredictionRow.bundle.in_(same_network(session, models, manifest))
@@ -72,7 +72,7 @@ def _words_of_case(found: _OpenCells) -> str:
     unsure = int(found.unsure.sum())
     of_these = f"the model is unsure of {unsure:,}" if unsure else "the model is unsure of none"
     return (
-        f"First the cells that stand for most of those not yet read or settled, the undecided more than others. Of "
+        f"First the cells that are similar to most of those not yet read or settled; unsure ones count more. Of "
         f"{_cells(len(found.ids))}, {of_these}."
     )
 
@@ -123,7 +123,7 @@ def _distance(points: Floats, others: Floats) -> Floats:
 def _open_cells(
     session: Session, where: Sequence[ColumnElement[bool]], manifest: Manifest, *, point: str, most: int = _CANDIDATES
 ) -> _OpenCells:
-    """Return cells for which nobody's word stands, by their numbers; `most` of each case."""
+    """Return cells that have no label yet, by their numbers; `most` of each case."""
     certain = _certainty(manifest, point)
     place = func.row_number().over(partition_by=CellRow.case_id, order_by=CellRow.number).label("place")
     columns = (CellRow.id, CellRow.case_id, CellRow.decision, certain.label("certain"), PredictionRow.embedding, place)
@@ -169,7 +169,7 @@ def _read_points(session: Session, laboratory_id: int, alike: ColumnElement[bool
 def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: str) -> list[dict[str, Any]]:
     """Return open cases of the caller's laboratory in the order in which reading them teaches the model most.
 
-    Cases that are read blind to the model are not among them: their place would tell what it says of them.
+    Cases that are read blind to the model are not among them: their place would reveal its answers.
     """
     mine = (CaseRow.laboratory_id == caller.laboratory_id, CaseRow.state == OPEN)
     shown = ~(CaseRow.hide_model & CaseRow.phase.in_(BLIND))
@@ -205,7 +205,7 @@ def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: 
 
 
 class _OpenCounts(NamedTuple):
-    """Cells of a case for which nobody's word stands."""
+    """Cells of a case that have no label yet."""
 
     unread: int
     unsettled: int
@@ -215,13 +215,13 @@ class _OpenCounts(NamedTuple):
 
     @property
     def words(self) -> str:
-        """Their number, and why nobody's word stands, such as "5 cells not yet read"."""
+        """Their number, and why they have no label, such as "5 cells not yet read"."""
         why = " or ".join(word for word, cells in (("read", self.unread), ("settled", self.unsettled)) if cells)
         return f"{_cells(self.unread + self.unsettled)} not yet {why}"
 
 
 def _left(session: Session, ids: Sequence[int]) -> dict[int, _OpenCounts]:
-    """Return by case the cells for which nobody's word stands."""
+    """Return by case the cells that have no label yet."""
     kinds = (CellRow.disputed.is_(False), CellRow.disputed.is_(True), CellRow.decision == UNSURE)
     sums = [func.sum(case_of((kind, 1), else_=0)) for kind in kinds]
     query = select(CellRow.case_id, *sums).where(
@@ -259,9 +259,9 @@ def _cells(count: int) -> str:
 
 
 def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> dict[str, Any]:
-    """Return how far model and readers say the same of the cells read last and of those before, and whether to stop.
+    """Return how far model and readers agree on the cells read last and on those before, and whether to stop.
 
-    Of each cell: the class that the model called it, and the label that stands. Cells of subjects that this model has
+    Of each cell: the class that the model called it, and its label. Cells of subjects that this model has
     learned from are left out. Intervals are over subjects. {"cells", "subjects", "newer", "older", "difference",
     "stop", "words"}
     """
@@ -270,7 +270,7 @@ def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> d
     found = {"cells": len(called), "newer": nothing, "older": nothing, "difference": nothing, "stop": False}
     if len(called) < 2 * WINDOW:
         words = (
-            f"Model and readers can be compared on {_cells(len(called))} so far. From {2 * WINDOW} on, this tells "
+            f"Model and readers can be compared on {_cells(len(called))} so far. From {2 * WINDOW} on, this shows "
             "whether reading more still changes anything."
         )
         return found | {"subjects": len(set(subjects)), "words": words}
@@ -287,7 +287,7 @@ def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> d
 
 
 def _compared(session: Session, laboratory_id: int, classes: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Return of the cells read last, the newest first, whether model and reader say the same, and whose they are."""
+    """Return of the cells read last, the newest first, whether model and reader agree, and whose they are."""
     mine = (CaseRow.laboratory_id == laboratory_id, CellRow.removed.is_(False), CellRow.label.in_(list(classes)))
     query = select(CellRow.label, PredictionRow.called, PredictionRow.bundle, CaseRow.subject, CaseRow.id)
     query = query.join(CaseRow, CaseRow.id == CellRow.case_id).join(
@@ -325,13 +325,13 @@ def _verdict(figures: dict[str, Any]) -> tuple[bool, str]:
     newer, older, difference = figures["newer"], figures["older"], figures["difference"]
     limits = f" ({100 * newer['low']:.0f} to {100 * newer['high']:.0f} %)" if newer["low"] is not None else ""
     text = (
-        f"Model and readers say the same of {100 * newer['value']:.0f} % of the last {WINDOW} cells read{limits}, "
+        f"Model and readers agree on {100 * newer['value']:.0f} % of the last {WINDOW} cells read{limits}, "
         f"and of {100 * older['value']:.0f} % of the {WINDOW} before. "
     )
     if newer["low"] is None or difference["low"] is None:
-        return False, text + "Of these subjects nobody can say whether that is chance: read on."
+        return False, text + "Of these subjects it is not known whether that is chance: read on."
     if not difference["low"] <= 0 <= difference["high"]:
         return False, text + "That is more than chance: it still changes, so read on."
     if newer["high"] - newer["low"] > _WIDE:
         return False, text + "That is not known well enough yet: read on, best cases of other subjects."
-    return True, text + f"The last {WINDOW} cells changed nothing beyond chance: you may stop reading for its sake."
+    return True, text + f"The last {WINDOW} cells changed nothing beyond chance: you may stop reading to improve it."

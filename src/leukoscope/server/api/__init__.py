@@ -46,7 +46,7 @@ def models(me: Me, room: CurrentRoom) -> Answer:
 
 @router.get("/health")
 def health(room: CurrentRoom) -> Answer:
-    """Say whether the room can work; 503 when its database or its worker is away. Needs no login."""
+    """Return whether the room can work; 503 when its database or its worker is away. Needs no login."""
     with room.database.reading() as session:
         session.execute(text("SELECT 1"))
     if room.settings.work and not room.worker.alive:
@@ -101,9 +101,14 @@ def predict(me: Me, room: CurrentRoom, name: Name, given: Patient) -> Answer:
     from ...survival.predict import as_json, ask
 
     prediction = ask(room.survival[name], given.patient)
-    said = as_json(prediction)
+    described = as_json(prediction)
     curves = {event: _points(curve) for event, curve in prediction.curves.items()}
-    return said | {"answers": said["horizons"], "last": said["last_follow_up"], "curves": curves, "notice": NOTICE}
+    return described | {
+        "answers": described["horizons"],
+        "last": described["last_follow_up"],
+        "curves": curves,
+        "notice": NOTICE,
+    }
 
 
 def _points(curve: Any) -> dict[str, Any]:

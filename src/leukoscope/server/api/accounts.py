@@ -228,8 +228,8 @@ def audit_log(
 ) -> Answer:
     """List what was done in the caller's laboratory, the latest first, and whether the whole log is intact.
 
-    Numbers are those of the laboratory, without gaps. What others said in a case that is read blind shows once its
-    readers have finished.
+    Numbers are those of the laboratory, without gaps. The answers of others in a case that is read blind are shown once
+    its readers have finished.
     """
     with room.database.reading() as session:
         own = AuditEntryRow.laboratory_id == me.laboratory_id

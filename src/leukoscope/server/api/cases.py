@@ -85,7 +85,7 @@ class CaseChange(RequestBody):
 
 
 class SignOff(RequestBody):
-    """What a reviewer says when signing a case off."""
+    """The note of a reviewer who signs a case off."""
 
     note: Note = ""
 
@@ -189,7 +189,7 @@ def in_use(session: Session, digest: str) -> bool:
 
 
 def sweep(room: Room, digests: Iterable[str]) -> None:
-    """Delete pictures that nothing names any more; an upload of the same picture waits, or is told to send it again."""
+    """Delete pictures that no case uses any more; an upload of the same picture waits, or is refused and sent again."""
     with room.database.writing() as session:
         lock_log(session)
         for digest in digests:
@@ -207,18 +207,19 @@ def case_progress(me: Me, room: CurrentRoom, case_id: Id) -> cases.CaseProgress:
 
 @router.get("/{case_id}/summary")
 def case_summary(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
-    """Return the share of blasts with its interval, the differential, what model and readers said, and of fields
-    their red cells and platelets and how they were taken: scale, where it is from, and the stain step. `models` gave
-    the answers that stand, to so many cells each; `present` is the one that answers the laboratory now.
+    """Return the share of blasts with its interval, the differential, the counts of the model and the readers, and of
+    fields their red cells and platelets and how they were taken: scale, where it is from, and the stain step.
+
+    `models` gave the current answers, to so many cells each; `present` is the one that answers the laboratory now.
     """
     with room.database.reading() as session:
         case = cases.case_of(session, me, case_id)
         view = readings.view_of(session, me, case)
         manifest = manifest_of_case(session, room.models, case)
         settings = counting_of(session, me.laboratory_id, room.settings)
-        told = summary(session, view, manifest=manifest, point=settings.point)
+        figures = summary(session, view, manifest=manifest, point=settings.point)
         blood = blood_of(session, case_id, factor=settings.platelet_factor)
-        return told | {
+        return figures | {
             "differential": differentials(session, view, manifest=manifest, settings=settings),
             "blood_count": blood.as_json() if blood else None,
             "fields": cases.fields_of_case(session, case_id),
@@ -229,7 +230,7 @@ def case_summary(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
 
 @router.post("/{case_id}/undo")
 def undo(me: Me, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> Answer:
-    """Take back the caller's last review in this case, or all that one request said last; null and none where none is.
+    """Take back the caller's last review in this case, or all those of the last request; null where there is none.
 
     If-Match names the case, or each cell whose review is to be taken back: what others read meanwhile is then no
     matter. `cells` are those cells as they are now, `cell` the last of them.
@@ -268,7 +269,7 @@ def _undo_now(session: Session, me: Caller, found: CaseRow, cells: list[CellRow]
 
 @router.post("/{case_id}/sign-off")
 def sign_off(
-    me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader, said: SignOff | None = None
+    me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader, given: SignOff | None = None
 ) -> cases.CaseDetails:
     """Sign a case off as the caller saw it: from then on nothing of it can be changed."""
     with room.database.writing() as session:
@@ -280,7 +281,7 @@ def sign_off(
         if not counts["every"]:
             text = f"Case {case_id} has no cells, so there is nothing to sign off. Add images or draw a cell first."
             raise Refusal(409, "no_cells", text)
-        found.state, found.note = SIGNED, said.note if said else ""
+        found.state, found.note = SIGNED, given.note if given else ""
         found.signed_by, found.signed = me.account_id, now()
         room.log.add(session, who(me), "signed off", kind="case", item=case_id, counts=counts)
         return cases.describe_case(session, me, found)
@@ -307,7 +308,7 @@ reading_router = APIRouter(tags=["readers"])
 
 @reading_router.post("/cases/{case_id}/readings/finish")
 def finish(me: Me, room: CurrentRoom, case_id: Id) -> cases.CaseDetails:
-    """Say that the caller has read what they wanted to; when every reader has, all see each other's answers."""
+    """Finish the caller's reading; when every reader has, all see each other's answers."""
     with room.database.writing() as session:
         found = cases.lock_case(session, me, case_id)
         before = found.phase
@@ -329,7 +330,7 @@ def resume(me: Me, room: CurrentRoom, case_id: Id) -> cases.CaseDetails:
 
 @reading_router.delete("/cases/{case_id}/readings/{account_id}")
 def release(me: Me, room: CurrentRoom, case_id: Id, account_id: Id) -> Released:
-    """Give a reader's place to whoever comes next: one's own, or, for reviewers, that of somebody who has left.
+    """Release a reader's place: one's own, or, for reviewers, that of somebody who has left.
 
     The answers are kept, and count again if the same reader comes back to a free place.
     """
@@ -422,7 +423,7 @@ def hospital(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
 
 @hospital_router.put("/hospital")
 def set_numbers(me: Me, room: CurrentRoom, case_id: Id, numbers: Numbers, seen: IfMatchHeader) -> Answer:
-    """Say what the hospital's systems call an open case."""
+    """Set the numbers that the hospital's systems use for an open case."""
     with room.database.writing() as session:
         found = cases.lock_case(session, me, case_id)
         before = cases.etag_of_case(found, before=True)

@@ -74,7 +74,7 @@ _HEAT_SIDE = 240  # pixels of a heat map
 
 
 class NewReview(RequestBody):
-    """What a reader says of a cell."""
+    """The label that a reader gives to a cell."""
 
     label: Name
     note: Note = ""
@@ -85,7 +85,7 @@ _MOST_AT_ONCE = 1000
 
 
 class ManyReviews(NewReview):
-    """What a reader says of several cells at once."""
+    """The label that a reader gives to several cells at once."""
 
     cells: Annotated[list[Etag], Field(min_length=1, max_length=_MOST_AT_ONCE)]
     """The etag of each cell as it was seen; too many for the header If-Match."""
@@ -125,7 +125,7 @@ def list_cells(
 ) -> JSONResponse:
     """Return a page of cells and the counts of every kind.
 
-    `filter`: every, unread, unsure, refused, disputed, not_a_cell or class:NAME; a reader's word stands before the
+    `filter`: every, unread, unsure, refused, disputed, not_a_cell or class:NAME; a reader's label counts before the
     model's. Where the case is read blind, the labels are the caller's own; where the model is hidden, its words are.
     `order=likeness` sorts the cells of each class by their distance in the embedding: from the cell `like`, whose class
     comes first, else from the middle of their class. Cells that /cases/ID/likeness has not compared yet come last.
@@ -140,7 +140,7 @@ def list_cells(
         if order == "likeness" and view.model:
             ranked = by_likeness(room, cases.kinds_of_cells(session, view, filter), like=like)
         page = cases.list_cells(session, view, wanted=filter, order=order, offset=offset, limit=limit, ranked=ranked)
-    return JSONResponse(page)  # as it is: hundreds of cells need no second look
+    return JSONResponse(page)  # without validation: there are hundreds of cells
 
 
 @router.get("/cells/{cell_id}")
@@ -154,7 +154,7 @@ def one_cell(me: Me, room: CurrentRoom, response: Response, cell_id: Id) -> Answ
 
 @router.get("/cells/{cell_id}/answers")
 def answers(me: Me, room: CurrentRoom, cell_id: Id) -> Answer:
-    """Return every answer that was given of a cell, those taken back or overtaken too: who, when, what was shown.
+    """Return every answer that was given of a cell, including those taken back or replaced: who, when, what was shown.
 
     While the case is read blind these are the caller's own.
     """
@@ -194,9 +194,9 @@ def crop(
     """Return the square that the model saw, as JPEG; the heat map lies over it."""
     with room.database.reading() as session:
         cell = cases.cell_of(session, me, cell_id)
-        said, manifest = _said(session, room, cell)
+        prediction, manifest = _prediction_of(session, room, cell)
     prepare = manifest.members[0].prepare
-    what = f"crop-{side}-{said.bundle[:8] if said else ''}"
+    what = f"crop-{side}-{prediction.bundle[:8] if prediction else ''}"
     path = room.pictures.path(cell.digest)
     draw = partial(room.sandbox.draw, "crop_seen", path, prepare=prepare, side=side)
     return picture_answer(request, cell.digest, what, draw)
@@ -206,7 +206,7 @@ def crop(
 def heat(
     me: Me, room: CurrentRoom, request: Request, cell_id: Id, over: Literal["crop", "thumbnail"] = "crop"
 ) -> Response:
-    """Return what speaks for (orange) and against (blue) the disease, as a transparent PNG.
+    """Return the heat map of a cell as a transparent PNG: orange for the disease, blue against it.
 
     It lies over the crop that the model saw, or over the cell in its thumbnail and nothing else of that.
     """
@@ -214,60 +214,66 @@ def heat(
         cell = cases.cell_of(session, me, cell_id)
         if not cases.view_of(session, me, cell.case_id).model:
             raise Refusal(409, "hidden", "What the model sees is hidden until the readers of this case have finished.")
-        said, manifest = _said(session, room, cell)
+        prediction, manifest = _prediction_of(session, room, cell)
         box = cases.picture_of_cell(session, me, cell_id).box
         um_per_px = session.get_one(ImageRow, cell.image_id).um_per_px
-    if said is None or said.evidence is None:
+    if prediction is None or prediction.evidence is None:
         raise Refusal(404, "no_heat", "There is no heat map: this cell was refused, or the model draws none.")
     full, signed = full_evidence(manifest), bool(manifest.positive)
     if over == "crop":
-        evidence = np.frombuffer(said.evidence, np.float16).reshape(said.evidence_height, -1).astype(np.float32)
+        evidence = (
+            np.frombuffer(prediction.evidence, np.float16).reshape(prediction.evidence_height, -1).astype(np.float32)
+        )
         draw = partial(transparent, evidence, full=full, signed=signed, side=_HEAT_SIDE)
     else:
         part = box[2] * um_per_px / RELEASE_UM_PER_PX if box and um_per_px else None
-        given = {"evidence": b64encode(said.evidence).decode(), "height": said.evidence_height, "part": part}
+        given = {
+            "evidence": b64encode(prediction.evidence).decode(),
+            "height": prediction.evidence_height,
+            "part": part,
+        }
         prepare, path = manifest.members[0].prepare, room.pictures.path(cell.digest)
         draw = partial(room.sandbox.draw, "heat_in_place", path, prepare=prepare, full=full, signed=signed, **given)
-    what = f"heat-{said.id}-{over}-{'' if box is None else '-'.join(map(str, box))}"
+    what = f"heat-{prediction.id}-{over}-{'' if box is None else '-'.join(map(str, box))}"
     return picture_answer(request, cell.digest, what, draw, media="image/png")
 
 
-def _said(session: Session, room: Room, cell: CellRow) -> tuple[PredictionRow | None, Manifest]:
-    """Return the prediction that stands for a cell, and the bundle that made it."""
-    said = session.get(PredictionRow, cell.prediction_id) if cell.prediction_id else None
-    return said, room.models.manifest(session, said.bundle) if said else room.predictor.manifest
+def _prediction_of(session: Session, room: Room, cell: CellRow) -> tuple[PredictionRow | None, Manifest]:
+    """Return the current prediction of a cell, and the manifest of the bundle that made it."""
+    prediction = session.get(PredictionRow, cell.prediction_id) if cell.prediction_id else None
+    return prediction, room.models.manifest(session, prediction.bundle) if prediction else room.predictor.manifest
 
 
 @router.post("/cells/{cell_id}/reviews", status_code=201)
 def review(me: Me, room: CurrentRoom, cell_id: Id, new: NewReview, seen: IfMatchHeader) -> Answer:
-    """Say what a cell is: a class, a type, not_a_cell or unsure. Every answer is kept.
+    """Label a cell: a class, a type, not_a_cell or unsure. Every answer is kept.
 
-    In a case with one reader it stands until somebody says otherwise; with more, the first answer takes one of the
-    places. It is said of the outline that If-Match names: where another has redrawn the cell meanwhile, it is refused.
+    In a case with one reader it counts until somebody gives another one; with more, the first answer takes one of the
+    places. It is about the outline that If-Match names: where another has redrawn the cell meanwhile, it is refused.
     """
     with room.database.writing() as session:
         cell = cases.lock_cell(session, me, cell_id, seen)
         _check_label(session, room, me, new.label, [cell])
         case = session.get_one(CaseRow, cell.case_id)
-        said = readings.add_answer(session, me, case, cell, new.label, note=new.note)
+        answer = readings.add_answer(session, me, case, cell, new.label, note=new.note)
         now = _now(session, me, cell)  # before the log, for which PostgreSQL lets one at a time write
-        _log_review(session, room, me, said)
+        _log_review(session, room, me, answer)
         return now
 
 
 @router.post("/cases/{case_id}/reviews", status_code=201)
 def review_many(me: Me, room: CurrentRoom, case_id: Id, new: ManyReviews) -> Answer:
-    """Say what several cells of a case are, all or none of them; one undo takes all of it back.
+    """Label several cells of a case, all or none of them; one undo takes all of it back.
 
     `cells` holds their etags: where another has redrawn or removed one meanwhile nothing is saved (412), and the answer
-    holds those cells as they are now. What others said of them meanwhile stops nothing: in a case with one reader these
-    answers then stand, and those of others are kept.
+    holds those cells as they are now. Answers that others gave meanwhile do not prevent it: in a case with one reader
+    these answers then count, and those of others are kept.
     """
     with room.database.writing() as session:
         case, cells = cases.lock_cells(session, me, case_id, new.cells)
         _check_label(session, room, me, new.label, cells)
-        for said in readings.add_answers(session, me, case, [(cell, new.label) for cell in cells], note=new.note):
-            _log_review(session, room, me, said)
+        for answer in readings.add_answers(session, me, case, [(cell, new.label) for cell in cells], note=new.note):
+            _log_review(session, room, me, answer)
         session.flush()
         now = cases.some_cells(session, readings.view_of(session, me, case), [cell.id for cell in cells])
         return {"cells": now, "case_etag": cases.etag_of_case(case)}
@@ -284,13 +290,13 @@ def _check_label(session: Session, room: Room, me: Caller, label: str, cells: Se
 def _log_review(
     session: Session, room: Room, me: Caller, answer: tuple[ReviewRow, readings.Replaced], **more: Any
 ) -> None:
-    """Write an answer, as `readings.say` returns it, into the log, with what is needed to find it again."""
-    said, before = answer
-    action = _ACTIONS.get(said.label, "settled" if said.round == CONSENSUS else "reviewed")
-    image = session.get_one(CellRow, said.cell_id).image_id
-    place = {"review": said.id, "case": said.case_id, "image": image, "round": said.round}
-    detail = {**before, **place} | ({"batch": said.batch} if said.batch else {}) | more
-    room.log.add(session, who(me), action, kind="cell", item=said.cell_id, label=said.label, **detail)
+    """Write an answer, as `readings.add_answer` returns it, into the log, with what is needed to find it again."""
+    review, before = answer
+    action = _ACTIONS.get(review.label, "settled" if review.round == CONSENSUS else "reviewed")
+    image = session.get_one(CellRow, review.cell_id).image_id
+    place = {"review": review.id, "case": review.case_id, "image": image, "round": review.round}
+    detail = {**before, **place} | ({"batch": review.batch} if review.batch else {}) | more
+    room.log.add(session, who(me), action, kind="cell", item=review.cell_id, label=review.label, **detail)
 
 
 _ACTIONS = {REMOVED: "removed", DRAWN: "added"}
@@ -335,7 +341,7 @@ def add_cell(me: Me, room: CurrentRoom, case_id: Id, new: NewCell) -> Answer:
 
 @router.patch("/cells/{cell_id}")
 def redraw_cell(me: Me, room: CurrentRoom, cell_id: Id, new: NewOutline, seen: IfMatchHeader) -> Answer:
-    """Draw a cell's outline anew; it is analysed at once, and has to be read again."""
+    """Replace the outline of a cell; it is analysed at once, and has to be read again."""
     with room.database.reading() as session:
         cell = cases.cell_of(session, me, cell_id)
         _check_shapes(session, cell.case_id)
@@ -378,7 +384,7 @@ def replace_cells(me: Me, room: CurrentRoom, image_id: Id, new: Replacement, see
     """Put new outlines in the place of cells of a field: merge two that are one, split one that is two.
 
     All of it happens or nothing; the new cells are analysed at once and have to be read, and one undo brings the old
-    ones back with what was said of them. If-Match names each cell that is replaced.
+    ones back with their labels. If-Match names each cell that is replaced.
     """
     with room.database.reading() as session:
         image = cases.image_of(session, me, image_id)
@@ -400,8 +406,8 @@ def replace_cells(me: Me, room: CurrentRoom, image_id: Id, new: Replacement, see
         made = store_cells(session, case.id, image_id, drawn, predictor=predictor, point=room.settings.point)
         labels = [(cell, REMOVED) for cell in old] + [(cell, DRAWN) for cell in made]
         others = {REMOVED: {"replaced_by": [cell.id for cell in made]}, DRAWN: {"replaces": [cell.id for cell in old]}}
-        for said in readings.add_answers(session, me, case, labels):
-            _log_review(session, room, me, said, **others[said[0].label])
+        for answer in readings.add_answers(session, me, case, labels):
+            _log_review(session, room, me, answer, **others[answer[0].label])
         session.flush()
         view = readings.view_of(session, me, case)
         return {
@@ -619,7 +625,7 @@ def _training(known: ReferenceCells, place: int, seal: str) -> dict[str, Any]:
 def _signed(session: Session, me: Caller, case_id: int) -> list[Any]:
     """Return the newest cells that readers named in other cases of the laboratory that were signed off."""
     mine = (CaseRow.laboratory_id == me.laboratory_id, CaseRow.state == SIGNED, CaseRow.id != case_id)
-    said = (CellRow.label.not_in(("", "unsure", NOT_A_CELL)), CellRow.removed.is_(False))
+    labelled = (CellRow.label.not_in(("", "unsure", NOT_A_CELL)), CellRow.removed.is_(False))
     columns = (
         CellRow.id,
         CellRow.case_id,
@@ -635,7 +641,7 @@ def _signed(session: Session, me: Caller, case_id: int) -> list[Any]:
         .join(CaseRow, CaseRow.id == CellRow.case_id)
         .join(ImageRow, ImageRow.id == CellRow.image_id)
     )
-    return list(session.execute(query.where(*mine, *said).order_by(CellRow.id.desc()).limit(_LAST)))
+    return list(session.execute(query.where(*mine, *labelled).order_by(CellRow.id.desc()).limit(_LAST)))
 
 
 def _nearest_signed(room: Room, point: NDArray[np.float32], signed: list[Any]) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from .cases import sweep
 router = APIRouter(tags=["images"])
 _KINDS = {"auto": "auto", "crops": "crop", "fields": "field"}
 _SMALLEST_AREA = 64  # pixels of a side
-_LOOK_SECONDS = 0.15  # between two looks whether an analysis is done
+_LOOK_SECONDS = 0.15  # between two checks whether an analysis is done
 _UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -135,10 +135,10 @@ async def _form(request: Request, *, most: int) -> AsyncIterator[FormData]:
         async with request.form(max_files=most, max_fields=20) as form:
             yield form
     except (MultiPartException, HTTPException) as broken:  # Starlette turns the first into the second
-        said = broken.message if isinstance(broken, MultiPartException) else str(broken.detail)
-        if "Too many files" in said:
+        reason = broken.message if isinstance(broken, MultiPartException) else str(broken.detail)
+        if "Too many files" in reason:
             raise too_large(f"There are more than the {most:,} files allowed at a time. Send fewer.") from None
-        raise bad_request(f"The upload cannot be read: {said} Send it again.") from None
+        raise bad_request(f"The upload cannot be read: {reason} Send it again.") from None
     except ClientDisconnect:
         raise bad_request("The upload broke off; nothing of it was kept. Send it again.") from None
 
@@ -195,7 +195,7 @@ def _take_in(
 
 
 def _queue(room: Room, me: Caller, case_id: int, stored: list[StoredImage], owner: str = "") -> list[LeasedJob]:
-    """Add images to a case and queue them, leased to an owner where one looks at them already."""
+    """Add images to a case and queue them, leased to an owner where one is analysing them already."""
     with room.database.writing(bulk=True) as session:
         readings.check_images_may_be_added(session, cases.lock_case(session, me, case_id))
         session.flush()
@@ -281,11 +281,14 @@ def one_image(me: Me, room: CurrentRoom, response: Response, image_id: Id) -> An
         owner = session.get_one(CaseRow, row.case_id)
         response.headers["ETag"] = f'"{cases.etag_of_image(row, owner)}"'
         view = readings.view_of(session, me, owner)
-        told = _described(row, owner) | {"most_area": room.settings.limits.area_pixels}
+        described = _described(row, owner) | {"most_area": room.settings.limits.area_pixels}
         if row.kind != SLIDE:
-            return told | {"cells": cases.cells_of_image(session, view, image_id)}
+            return described | {"cells": cases.cells_of_image(session, view, image_id)}
         areas = cases.areas_of(session, row)
-        return told | {"areas": [_area(each) for each in areas], "cells": cases.cells_of_areas(session, view, areas)}
+        return described | {
+            "areas": [_area(each) for each in areas],
+            "cells": cases.cells_of_areas(session, view, areas),
+        }
 
 
 def _area(row: ImageRow) -> dict[str, Any]:
@@ -371,7 +374,7 @@ def image_tile(
 
 
 def pyramid_of(room: Room, digest: str) -> Path:
-    """Return the pyramid of a picture that is no slide, made the first time that it is looked at."""
+    """Return the pyramid of a picture that is no slide, made when it is first drawn."""
     return room.sandbox.pyramid(room.pictures, digest)
 
 
@@ -413,9 +416,9 @@ def add_area(me: Me, room: CurrentRoom, image_id: Id, new: NewArea) -> Answer:
         session.flush()
         queue.enqueue(session, [row])
         room.log.add(session, who(me), "drew an area", kind="image", item=image_id, case=owner.id, area=row.id)
-        told = _area(row)
+        described = _area(row)
     room.worker.wake()
-    return told
+    return described
 
 
 def _check_area(room: Room, slide: ImageRow, areas: Sequence[ImageRow], box: list[int]) -> None:
@@ -435,9 +438,11 @@ def _check_area(room: Room, slide: ImageRow, areas: Sequence[ImageRow], box: lis
         raise bad_request(text, code="too_large")
     for other in areas:
         at = other.facts["part_of"]
-        beside = left >= at["left"] + other.width or at["left"] >= left + width
-        if other.state != FAILED and not (beside or top >= at["top"] + other.height or at["top"] >= top + height):
-            text = f"It overlaps area {at['area']}, whose cells would be counted twice. Draw beside it, or delete that."
+        apart = left >= at["left"] + other.width or at["left"] >= left + width
+        if other.state != FAILED and not (apart or top >= at["top"] + other.height or at["top"] >= top + height):
+            text = (
+                f"It overlaps area {at['area']}, whose cells would be counted twice. Draw another, or delete it."
+            )
             raise Refusal(409, "overlaps", text)
 
 
@@ -455,7 +460,7 @@ def _box(text: str) -> tuple[int, int, int, int] | None:
 
 @router.delete("/images/{image_id}")
 def delete_image(me: Reviewer, room: CurrentRoom, image_id: Id, seen: IfMatchHeader) -> Answer:
-    """Delete an image with its cells, what the model said and what readers said of them; a slide with its areas."""
+    """Delete an image with its cells, their predictions and reviews; a slide with its areas."""
     with room.database.writing() as session:
         row, owner = cases.lock_image(session, me, image_id)
         seen.check(

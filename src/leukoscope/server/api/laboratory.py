@@ -83,11 +83,11 @@ def change_laboratory(me: Admin, room: CurrentRoom, change: LaboratorySettings) 
     with room.database.writing() as session:
         found = session.get_one(LaboratoryRow, me.laboratory_id, with_for_update=True, populate_existing=True)
         before = _described(session, room, found)
-        told = {name: {"old": before[name], "new": value} for name, value in wanted.items()}
+        changes = {name: {"old": before[name], "new": value} for name, value in wanted.items()}
         for name in wanted.keys() - set(_COUNTING):
             setattr(found, name, wanted[name])
         found.counting = found.counting | {name: wanted[name] for name in _COUNTING if name in wanted}
-        room.log.add(session, who(me), "changed", kind="laboratory", item=found.id, reading=told)
+        room.log.add(session, who(me), "changed", kind="laboratory", item=found.id, reading=changes)
         session.flush()
         return _described(session, room, found)
 
@@ -161,9 +161,9 @@ def fit_model(me: Admin, room: CurrentRoom) -> Answer:
         made, new = ask_for(session, room.models, me.laboratory_id, me.account_id)
         if new:
             room.log.add(session, who(me), "began to fit", kind="model", item=made.id, cells=made.cells)
-        told = _described_learning(session, room, me) | {"begun": made.id, "new": new}
+        described = _described_learning(session, room, me) | {"begun": made.id, "new": new}
     room.worker.wake()
-    return told
+    return described
 
 
 @learning_router.put("/learning/model")
@@ -212,13 +212,14 @@ def order_cells(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
         found = cases.lock_case(session, me, case_id)
         found.version -= 1  # nothing that anybody decides on has changed
         if not readings.view_of(session, me, found).model:
-            raise Refusal(409, "hidden", "The order would tell what the model says, which is hidden from its readers.")
+            text = "The order would reveal the model's answers, which are hidden from the readers of this case."
+            raise Refusal(409, "hidden", text)
         return place_cells(session, room.models, found, point=room.settings.point)
 
 
 @learning_router.post("/cases/{case_id}/analysis", status_code=202)
 def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHeader) -> cases.CaseDetails:
-    """Analyse all images of an open case again with the model that answers now; what people said stays.
+    """Analyse all images of an open case again with the model that answers now; the readers' answers stay.
 
     Refused where that model judged every cell already, and while several people read the case.
     """
@@ -246,13 +247,13 @@ def analyse_again(me: Reviewer, room: CurrentRoom, case_id: Id, seen: IfMatchHea
             bundle=model.seal,
             images=len(images),
         )
-        told = cases.describe_case(session, me, found)
+        described = cases.describe_case(session, me, found)
     room.worker.wake()
-    return told
+    return described
 
 
 def _judged_by_another(session: Session, case_id: int, seal: str) -> bool:
-    """Tell whether an answer stands in a case that another model gave."""
+    """Return whether any cell of a case has its current answer from another model."""
     query = select(CellRow.id).join(PredictionRow, PredictionRow.id == CellRow.prediction_id)
     other = (CellRow.case_id == case_id, CellRow.removed.is_(False), PredictionRow.bundle != seal)
     return session.scalar(query.where(*other).limit(1)) is not None
