@@ -92,7 +92,7 @@ def of_shipped(predictor: Predictor, cells: list[Cell]) -> None:
     chances = np.array([(each.probabilities or {}).get(positive, np.nan) for each in opinions]).reshape(shape)
     exact, classes = said[:, :-1], predictor.classes
     both = np.logical_and.reduce([(exact == name).any(axis=1) for name in classes])
-    spread = np.nanmax(chances[:, :-1], axis=1) - np.nanmin(chances[:, :-1], axis=1)
+    spread = np.ptp(chances[~np.isnan(chances).any(axis=1), :-1], axis=1)
     print(f"{len(cells)} cells; as they lie: ", end="")
     print(", ".join(f"{name} {(said[:, 0] == name).mean():.1%}" for name in sorted(set(said[:, 0].tolist()))))
     print(f"decision changed by one of the eight views: {(exact != exact[:, :1]).any(axis=1).mean():.1%}")
@@ -100,7 +100,7 @@ def of_shipped(predictor: Predictor, cells: list[Cell]) -> None:
     print(f"  from one class to the other: {both.mean():.1%}")
     print(f"  refused in some of them: {((exact == REFUSED).any(axis=1) & (exact != REFUSED).any(axis=1)).mean():.1%}")
     print(f"  another type of cell in some: {(types[:, :-1] != types[:, :1]).any(axis=1).mean():.1%}")
-    print(f"spread of the probability over them: {np.nanmean(spread):.3f} (highest {np.nanmax(spread):.3f})")
+    print(f"spread of the probability over them: {spread.mean():.3f} (highest {spread.max():.3f})")
     print(f"decision changed by {DEGREES}°: {(said[:, -1] != said[:, 0]).mean():.1%}", end="; ")
     print(f"change of the probability {np.nanmean(np.abs(chances[:, -1] - chances[:, 0])):.3f}")
 

@@ -36,6 +36,27 @@ def test_so_does_one_of_the_older_kind(tmp_path: Path, quota: int, threads: int 
     assert processors(tmp_path) == (threads or given())
 
 
+@pytest.mark.parametrize("limited", ["system.slice/room.service", "system.slice", ""])
+def test_a_service_gets_the_threads_of_its_own_group_or_of_one_above(tmp_path: Path, limited: str) -> None:
+    own = tmp_path / "own"
+    own.write_text("0::/system.slice/room.service\n")
+    (tmp_path / "system.slice" / "room.service").mkdir(parents=True)
+    (tmp_path / limited / "cpu.max").write_text("50000 100000\n")
+    assert processors(tmp_path, own) == 1
+    own.write_text("0::/user.slice\n")
+    assert processors(tmp_path, own) == (given() if limited else 1), "the quota of another group is not its own"
+
+
+def test_so_does_a_job_of_the_older_kind(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("3:memory:/other\n2:cpu,cpuacct:/slurm/job_7\n0::/\n")
+    job = tmp_path / "cpu" / "slurm" / "job_7"
+    job.mkdir(parents=True)
+    (job / "cpu.cfs_quota_us").write_text("50000\n")
+    (job / "cpu.cfs_period_us").write_text("100000\n")
+    assert processors(tmp_path, own) == 1
+
+
 def test_a_quota_larger_than_the_machine_adds_nothing(tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text("99900000 100000\n")
     assert processors(tmp_path) == given()

@@ -54,34 +54,49 @@ def muted() -> Iterator[None]:
             os.close(nowhere)
 
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def processors(cgroup: Path = _CGROUP) -> int:
+def processors(cgroup: Path = _CGROUP, own_groups: Path = _OWN_GROUPS) -> int:
     """Return how many threads may compute: OMP_NUM_THREADS, else the processors that this process is given.
 
     That is the smallest of the machine's, of the affinity mask (taskset, Slurm) and of a container's quota, rounded up:
-    a container with half a processor gets one thread, not as many as the machine has processors.
+    a container with half a processor gets one thread, not as many as the machine has processors. A service of systemd
+    or a job of a cluster may have its quota in a control group below the root, or in any above its own.
 
-    cgroup: folder of the quota, in version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
+    cgroup: folder of the control groups, of version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
+    own_groups: file that names the groups of this process.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked):
         return int(asked)
     given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([given, *_quota(cgroup)]))
+    return max(1, min([given, *_quotas(cgroup, own_groups)]))
 
 
-def _quota(cgroup: Path) -> Iterator[int]:
-    """Yield the processors that a container's quota allows, where there is one."""
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            words = " ".join((cgroup / name).read_text(encoding="ascii") for name in names).split()
-            quota, period = int(words[0]), int(words[1])
-        except (OSError, ValueError, IndexError):  # no such file, or 'max': no quota
-            continue
-        if quota > 0 and period > 0:
-            yield -(-quota // period)
+def _quotas(cgroup: Path, own_groups: Path) -> Iterator[int]:
+    """Yield the processors that quotas allow, rounded up, where there are any."""
+    try:
+        groups = [line.split(":", 2) for line in own_groups.read_text(encoding="utf-8").splitlines()]
+    except OSError:  # no Linux
+        groups = []
+    for top, controller in ((cgroup, ""), (cgroup / "cpu", "cpu")):
+        own = [path for _, controllers, path in groups if controller in controllers.split(",")]
+        paths = [Path(), *(Path(path.lstrip("/")) for path in own)]
+        for folder in {top / above for path in paths for above in (path, *path.parents)}:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controller else ("cpu.max",)
+            if quota := _quota(folder, names):
+                yield quota
+
+
+def _quota(folder: Path, names: tuple[str, ...]) -> int:
+    """Return the processors that one control group allows; 0 where it has no quota."""
+    try:
+        words = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
+        quota, period = int(words[0]), int(words[1])
+    except (OSError, ValueError, IndexError):  # no such file, or 'max'
+        return 0
+    return -(-quota // period) if quota > 0 and period > 0 else 0
 
 
 def wait_passively() -> None:
