@@ -533,9 +533,9 @@ VIEWS: dict[str, Callable[[Any, str], None]] = {
 
 
 def test_every_view_keeps_the_rules_of_accessibility_in_both_colours_and_fits_a_phone(site: Site, case: str) -> None:
-    page, door = site.visitor("ada", viewport=DESK, reduced_motion="reduce"), site.visitor(viewport=DESK)
+    page, sign_in = site.visitor("ada", viewport=DESK, reduced_motion="reduce"), site.visitor(viewport=DESK)
     found = {name: faults_of(page, lambda shown=view: shown(page, case)) for name, view in VIEWS.items()}
-    found["door"] = faults_of(door, lambda: door.goto("/login"))
+    found["sign-in"] = faults_of(sign_in, lambda: sign_in.goto("/login"))
     assert not {name: each for name, each in found.items() if each}
 
 
@@ -597,9 +597,7 @@ def multiply_cells(room: Room, case: int, *, up_to: int) -> None:
     """Fill a case up with copies of its first cell."""
     with room.database.writing() as session:
         rows = session.scalars(select(CellRow).where(CellRow.case_id == case)).all()
-        names = [
-            column.name for column in CellRow.__table__.columns if column.name not in ("id", "number", "review_id")
-        ]
+        names = [name for name in CellRow.__mapper__.column_attrs.keys() if name not in ("id", "number", "review_id")]
         copied = {name: getattr(rows[0], name) for name in names} | {"label": ""}
         last = max(row.number for row in rows)
         fresh = [copied | {"number": last + step} for step in range(1, up_to - len(rows) + 1)]

@@ -402,11 +402,11 @@ def test_a_case_keeps_its_answers_until_somebody_asks_for_a_new_analysis(laborat
     assert judges(ada, case) == [made["hash"]]
     again = ada.cells(case, order="number")
     assert [each["number"] for each in again] == [1, 2], "no cell was added"
-    assert again[0]["review"]["label"] == "normal", "what people said stays"
+    assert again[0]["review"]["label"] == "normal", "the answers of people stay"
     assert again[0]["etag"] != cell["etag"], "who looks at the old answer is told"
     with laboratory.room.database.reading() as session:
         said = session.scalars(select(PredictionRow.bundle).where(PredictionRow.cell_id == cell["id"])).all()
-    assert sorted(said) == sorted([own, made["hash"]]), "what the old model said is kept"
+    assert sorted(said) == sorted([own, made["hash"]]), "the answers of the old model are kept"
     rows = csv.DictReader(io.StringIO(ada.get(f"/cases/{case}/exports/csv").text))
     assert {row["bundle"] for row in rows} == {made["hash"]}
     assert made["hash"] in ada.get(f"/cases/{case}/exports/html").text

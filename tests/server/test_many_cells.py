@@ -75,7 +75,7 @@ def test_many_answers_stand_over_those_that_another_gave_meanwhile(laboratory: P
     cells = ron.cells(case, order="number")
     assert ada.review(cells[0]["id"], "normal").status_code == 201
     assert add_answers(ron, case, cells, "blast").status_code == 201
-    assert said(ron, case) == ["blast"] * CELLS, "the last word stands"
+    assert said(ron, case) == ["blast"] * CELLS, "the last answer counts"
     kept = ron.get(f"/cells/{cells[0]['id']}/answers").json()["answers"]
     assert [(each["reader"], each["label"]) for each in kept] == [("ada", "normal"), ("ron", "blast")]
 

@@ -63,7 +63,7 @@ def test_two_readers_are_blind_until_both_have_finished(people: dict[str, Visito
             me.get(f"/cells/{cells[0]}/answers").text,
             me.get(f"/images/{me.cells(case)[0]['image']}").text,
         ]
-        assert not any('"ron"' in text for text in told), "nobody sees what another reader said"
+        assert not any('"ron"' in text for text in told), "nobody sees the answers of another reader"
     assert rob.get(f"/cells/{cells[0]}/answers").json()["answers"] == []
     assert rob.get(f"/cases/{case}/summary").json()["by_reader"] == {}
     assert rob.get(f"/cases/{case}/summary").json()["blast_share"]["value"] is None
