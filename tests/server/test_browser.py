@@ -597,7 +597,8 @@ def multiply_cells(room: Room, case: int, *, up_to: int) -> None:
     """Fill a case up with copies of its first cell."""
     with room.database.writing() as session:
         rows = session.scalars(select(CellRow).where(CellRow.case_id == case)).all()
-        names = [name for name in CellRow.__mapper__.column_attrs.keys() if name not in ("id", "number", "review_id")]
+        skipped = ("id", "number", "review_id")
+        names = [each.key for each in CellRow.__mapper__.column_attrs if each.key not in skipped]
         copied = {name: getattr(rows[0], name) for name in names} | {"label": ""}
         last = max(row.number for row in rows)
         fresh = [copied | {"number": last + step} for step in range(1, up_to - len(rows) + 1)]
