@@ -18,6 +18,7 @@ from .inference.predictor import Image, Predictor, load
 if TYPE_CHECKING:
     from .adaptation import Adapted
     from .bundle.manifest import Bundle
+    from .evaluation.results import Comparison
     from .fields.cells import FieldCell
     from .inference.explaining import Explanation
     from .inference.sources import Look
@@ -145,7 +146,7 @@ def run(
     return run_experiment(given, Path(output), experiment, resume=resume, until=until)
 
 
-def compare(run_a: Place, run_b: Place) -> dict[str, Any]:
+def compare(run_a: Place, run_b: Place) -> "Comparison":
     """Return the paired difference between two evaluated runs on the test cells that they share.
 
     Every figure is a dict with value, low and high: a 95 % interval over subject groups.

@@ -18,13 +18,14 @@ from scipy.sparse.csgraph import connected_components
 
 from ..errors import DataError
 from .evaluate import Evidence, experiment_of, gather
-from .intervals import LEAST, METHOD, Design, Statistics, design_of, jackknife, limits, number
+from .intervals import LEAST, METHOD, Design, Estimate, Statistics, design_of, jackknife, limits, number
 from .metrics import LOWER_IS_BETTER, METRICS, Floats, Ints
 from .outcomes import SUBJECT_METRICS, Outcome, label_statistics, measure, measure_subjects, outcome_of
 from .predictions import Predictions
+from .results import Agreement, ComparedFigures, Comparison
 
 
-def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
+def compare(run_a: Path, run_b: Path) -> Comparison:
     """Measure both runs on the test cells that they share; every difference is B minus A, cell by cell.
 
     Cells are matched by the SHA-256 of their images, wherever the files lie and whatever they are called.
@@ -41,10 +42,6 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
     groups = joined_groups(tests[0].group[rows[0]], tests[1].group[rows[1]])
     outcomes = {name: _shared(each, picked, groups) for name, each, picked in zip("ab", (a, b), rows, strict=True)}
     design = design_of(outcomes["a"].labels, groups)
-    weighted = {
-        "subject_weighted": _weighted(outcomes, design.alike(), design.share),
-        "per_cell": _weighted(outcomes, design, np.ones(len(design.share))),
-    }
     return {
         "format": 1,
         "runs": {"a": str(run_a), "b": str(run_b)},
@@ -54,14 +51,14 @@ def compare(run_a: Path, run_b: Path) -> dict[str, Any]:
         "leaky": {"a": a.plan.leaky, "b": b.plan.leaky},
         "synthetic": bool((tests[0].source[rows[0]] == "synthetic").any()),
         "headline": "subject_weighted",
-        "subject_weighted": weighted["subject_weighted"],
-        **weighted["per_cell"],
+        "subject_weighted": _weighted(outcomes, design.alike(), design.share),
+        **_weighted(outcomes, design, np.ones(len(design.share))),
         "lower_is_better": sorted(LOWER_IS_BETTER),
         "intervals": {"method": METHOD, "unit": "subject group", "least_per_class": LEAST},
     }
 
 
-def _weighted(outcomes: dict[str, Outcome], design: Design, sizes: Floats) -> dict[str, dict[str, Any]]:
+def _weighted(outcomes: dict[str, Outcome], design: Design, sizes: Floats) -> ComparedFigures:
     """Return the figures of A, of B and B minus A; sizes: what the weight of a group is divided by."""
 
     def statistic(weights: Floats) -> Statistics:
@@ -147,7 +144,7 @@ COHEN, FLEISS = "Cohen's kappa", "Fleiss' kappa"
 SUBJECTS, CELLS = "subjects", "cells"
 
 
-def agreement(answers: Sequence[Sequence[str]], subjects: Sequence[str], *, named: bool) -> dict[str, Any]:
+def agreement(answers: Sequence[Sequence[str]], subjects: Sequence[str], *, named: bool) -> Agreement:
     """Return how far readers agree on cells that all of them have read.
 
     answers: one row per cell, one label per reader; every row is as long as the others, two labels at least.
@@ -166,15 +163,21 @@ def agreement(answers: Sequence[Sequence[str]], subjects: Sequence[str], *, name
     people = len(set(subjects))
     unit = SUBJECTS if people >= LEAST else CELLS
     statistic = COHEN if named and answers and len(answers[0]) == 2 else FLEISS
-    found: dict[str, Any] = {"cells": len(answers), "subjects": people, "statistic": statistic, "unit": unit}
-    nothing = {"value": None, "low": None, "high": None}
-    if not answers:
-        return found | {"percent": nothing, "kappa": nothing}
-    codes = np.unique(np.array(answers), return_inverse=True)[1].reshape(len(answers), -1)
-    of = subjects if unit == SUBJECTS else range(len(answers))
-    groups = np.unique(np.array(of), return_inverse=True)[1]
-    measure = _cohen(codes, groups) if statistic == COHEN else _fleiss(codes, groups)
-    return found | _agreement_with_limits(measure, groups)
+    percent = kappa = Estimate(value=None, low=None, high=None)
+    if answers:
+        codes = np.unique(np.array(answers), return_inverse=True)[1].reshape(len(answers), -1)
+        of = subjects if unit == SUBJECTS else range(len(answers))
+        groups = np.unique(np.array(of), return_inverse=True)[1]
+        measure = _cohen(codes, groups) if statistic == COHEN else _fleiss(codes, groups)
+        percent, kappa = _agreement_with_limits(measure, groups)
+    return {
+        "cells": len(answers),
+        "subjects": people,
+        "statistic": statistic,
+        "unit": unit,
+        "percent": percent,
+        "kappa": kappa,
+    }
 
 
 Measure = Callable[[Floats], dict[str, Floats]]
@@ -220,19 +223,17 @@ def _beyond(agreed: Floats, chance: Floats) -> dict[str, Floats]:
     return {"percent": agreed, "kappa": kappa}
 
 
-def _agreement_with_limits(measure: Measure, groups: Ints) -> dict[str, Any]:
+def _agreement_with_limits(measure: Measure, groups: Ints) -> tuple[Estimate, Estimate]:
+    """Return share of agreement and kappa."""
     sizes = np.bincount(groups).astype(float)
     found = jackknife(measure, Design(np.zeros(len(sizes), dtype=np.int64), sizes), cells=len(groups))
     percent, kappa = found.point["percent"], found.point["kappa"]
-    without = {"value": number(kappa), "low": None, "high": None}  # at 1 or -1 Fisher's z has no limits
-    return {
-        "percent": _open(limits(percent, found.left_out["percent"], found.design)),
-        "kappa": _open(limits(kappa, found.left_out["kappa"], found.design, scale="fisher"))
-        if abs(kappa) < 1
-        else without,
-    }
+    agreed = _without_equal_limits(limits(percent, found.left_out["percent"], found.design))
+    if abs(kappa) >= 1:  # Fisher's z of 1 or -1 is infinite
+        return agreed, {"value": number(kappa), "low": None, "high": None}
+    return agreed, _without_equal_limits(limits(kappa, found.left_out["kappa"], found.design, scale="fisher"))
 
 
-def _open(found: dict[str, Any]) -> dict[str, Any]:
-    """Return a figure without its limits where they are one number."""
-    return found if found["low"] != found["high"] else found | {"low": None, "high": None}
+def _without_equal_limits(found: Estimate) -> Estimate:
+    """Return an estimate without its limits where both are the same number."""
+    return found if found["low"] != found["high"] else {"value": found["value"], "low": None, "high": None}

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from ..files import read_csv, record_stage, write_json
 from .intervals import (
     LEAST,
     METHOD,
+    Band,
     Design,
     Jackknife,
     Statistics,
@@ -52,9 +52,9 @@ from .outcomes import (
     subjects_of,
 )
 from .predictions import Calibration, Predictions, calibrate, calibration_table, read_predictions, rows_of
+from .results import CurveByClass, Curves, Figures, FoldRow, Metrics, Subgroup, SubjectRow, TestedCells
 from .verdict import verdict
 
-_KINDS = ("precision", "recall", "f1")
 _CONSTANTS = frozenset({"majority"})
 
 
@@ -82,7 +82,7 @@ class Evidence:
         }
 
 
-def evaluate(run: Path, *, by: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(run: Path, *, by: Sequence[str] = ()) -> Metrics:
     """Calibrate on validation cells, measure on test cells, and write calibration.json and metrics.json.
 
     The test cells of all folds are pooled, each calibrated and decided by its own fold. Every figure is given twice:
@@ -103,8 +103,7 @@ def evaluate(run: Path, *, by: Sequence[str] = ()) -> dict[str, Any]:
     columns = subgroup_columns(run, evidence, by or (*settings.evaluate.subgroups, *kept), needed=bool(by))
     estimators, notes = _estimators(run, evidence)
     measured = Measured(estimators, evidence.predictions.classes, settings=settings)
-    metrics = _metrics(evidence, measured, notes=notes, settings=settings)
-    metrics["subgroups"] = subgroups(measured.model, columns)
+    metrics = _metrics(evidence, measured, subgroups(measured.model, columns), notes=notes, settings=settings)
     metrics["notes"] += subgroup_notes(measured.model, columns, asked=bool(by))
     write_json(run / "calibration.json", calibration_table(evidence.calibrations, evidence.predictions.classes))
     write_json(run / "metrics.json", metrics)
@@ -147,11 +146,11 @@ class Measured:
             values |= label_statistics(measure(outcome, weights), name)
         return values
 
-    def band(self, name: str) -> dict[str, list[float | None]]:
+    def band(self, name: str) -> Band:
         """Return a curve with its band, subject groups alike."""
         return self.curves.band(name, self.alike.design)
 
-    def figures(self, found: Jackknife) -> dict[str, Any]:
+    def figures(self, found: Jackknife) -> Figures:
         """Return the figures of one weighting: of estimators, of their differences, of classes and thresholds."""
         names = (*METRICS, *SUBJECT_METRICS)
         numbers = {each: {name: found.interval(f"{each}.{name}") for name in names} for each in self.estimators}
@@ -165,7 +164,12 @@ class Measured:
                 if each != "model"
             },
             "per_class": {
-                name: {kind: found.interval(f"{kind}.{name}") for kind in _KINDS} | {"support": int(support[index])}
+                name: {
+                    "precision": found.interval(f"precision.{name}"),
+                    "recall": found.interval(f"recall.{name}"),
+                    "f1": found.interval(f"f1.{name}"),
+                    "support": int(support[index]),
+                }
                 for index, name in enumerate(self.classes)
             },
             "operating_points": {
@@ -227,7 +231,9 @@ def subgroup_columns(
     return {name: np.array([rows[row][name] or "" for row in tested]) for name in names if name not in unknown}
 
 
-def _metrics(evidence: Evidence, measured: Measured, *, notes: list[str], settings: Experiment) -> dict[str, Any]:
+def _metrics(
+    evidence: Evidence, measured: Measured, rows: list[Subgroup], *, notes: list[str], settings: Experiment
+) -> Metrics:
     predictions, plan, model = evidence.predictions, evidence.plan, measured.model
     alike, per_cell = measured.figures(measured.alike), measured.figures(measured.per_cell)
     data = _data(evidence)
@@ -268,10 +274,11 @@ def _metrics(evidence: Evidence, measured: Measured, *, notes: list[str], settin
             "replicates": settings.evaluate.replicates,
             "seed": settings.seed,
         },
+        "subgroups": rows,
     }
 
 
-def _data(evidence: Evidence) -> dict[str, Any]:
+def _data(evidence: Evidence) -> TestedCells:
     test = evidence.predictions.pick(evidence.predictions.test)
     sources = sorted(set(test.source.tolist()))
     return {
@@ -300,7 +307,7 @@ def _one_class(evidence: Evidence, model: Outcome) -> str:
     return f"the same for every cell of a fold ({', '.join(f'{said} in fold {each}' for each, said in name.items())})"
 
 
-def subject_table(predictions: Predictions, model: Outcome) -> list[dict[str, Any]]:
+def subject_table(predictions: Predictions, model: Outcome) -> list[SubjectRow]:
     """Return one row per subject group that is tested, the worst first."""
     test = predictions.pick(predictions.test)
     pure = dict(zip(subjects_of(model).code.tolist(), subjects_of(model).predicted.tolist(), strict=True))
@@ -308,11 +315,11 @@ def subject_table(predictions: Predictions, model: Outcome) -> list[dict[str, An
     return sorted(rows, key=lambda row: (row["accuracy"], -row["cells"], row["group"]))
 
 
-def _subject(test: Predictions, model: Outcome, code: int, *, decided: int | None) -> dict[str, Any]:
+def _subject(test: Predictions, model: Outcome, code: int, *, decided: int | None) -> SubjectRow:
     here = np.flatnonzero(model.groups == code)
     labels, said = model.labels[here], model.predicted[here]
     true = sorted({test.classes[label] for label in labels.tolist()})
-    row = {
+    row: SubjectRow = {
         "group": str(test.group[here[0]]),
         "subjects": sorted(set(test.subject[here].tolist())),
         "label": true[0] if len(true) == 1 else "mixed",
@@ -332,43 +339,51 @@ def _subject(test: Predictions, model: Outcome, code: int, *, decided: int | Non
     return row
 
 
-def _curves(evidence: Evidence, measured: Measured) -> dict[str, Any]:
+def _curves(evidence: Evidence, measured: Measured) -> Curves:
     """Return every curve with subject groups alike, as the headline; the reliability diagram also counts cells."""
     model, found = measured.model, measured.alike
     classes = evidence.predictions.classes[model.classes == 2 :]
     weights = 1 / np.bincount(model.groups)
     count, chance, _ = reliability(model.labels, model.probabilities, weights=weights, groups=model.groups)
     cells = reliability(model.labels, model.probabilities)[0]
-    curves = {
+    curves: Curves = {
         "roc": _by_class("roc", classes, measured, grid=RATE_GRID),
         "pr": _by_class("pr", classes, measured, grid=RECALL_GRID),
         "reliability": {
-            "edges": plain(np.linspace(0, 1, BINS + 1)),
+            "edges": _grid(np.linspace(0, 1, BINS + 1)),
             "cells": cells.astype(int).tolist(),
             "mean_probability": plain(np.divide(chance, count, out=np.full(BINS, np.nan), where=count > 0)),
             **measured.band("reliability"),
         },
-        "risk_coverage": {"grid": plain(COVERAGE_GRID), **measured.band("risk_coverage")},
+        "risk_coverage": {"grid": _grid(COVERAGE_GRID), **measured.band("risk_coverage")},
     }
     if measured.grid is not None:
-        curves["calibration"] = {"grid": plain(measured.grid), **found.band("smooth")}
-        names = {"model": "benefit", "all": "benefit_all", "gain": "benefit_gain"}
-        curves["decision"] = {"grid": plain(BENEFIT_GRID)} | {key: found.band(name) for key, name in names.items()}
+        curves["calibration"] = {"grid": _grid(measured.grid), **found.band("smooth")}
+        curves["decision"] = {
+            "grid": _grid(BENEFIT_GRID),
+            "model": found.band("benefit"),
+            "all": found.band("benefit_all"),
+            "gain": found.band("benefit_gain"),
+        }
     return curves
 
 
-def _by_class(kind: str, classes: tuple[str, ...], sampled: Measured, *, grid: Floats) -> dict[str, Any]:
+def _by_class(kind: str, classes: tuple[str, ...], sampled: Measured, *, grid: Floats) -> CurveByClass:
     """Return the curve of the disease, or of every class against the rest."""
     curves = {name: sampled.band(f"{kind}.{name}") for name in classes}
-    alone = next(iter(curves.values())) if len(curves) == 1 else {}
-    return {"grid": plain(grid), "classes": curves, **alone}
+    found: CurveByClass = {"grid": _grid(grid), "classes": curves}
+    return {**found, **next(iter(curves.values()))} if len(curves) == 1 else found
 
 
-def _folds(evidence: Evidence, model: Outcome) -> list[dict[str, Any]]:
+def _grid(values: Floats) -> list[float]:
+    return [round(float(value), 6) for value in values]
+
+
+def _folds(evidence: Evidence, model: Outcome) -> list[FoldRow]:
     return [_fold(evidence, model, fold) for fold in evidence.predictions.folds]
 
 
-def _fold(evidence: Evidence, model: Outcome, fold: int) -> dict[str, Any]:
+def _fold(evidence: Evidence, model: Outcome, fold: int) -> FoldRow:
     calibration = evidence.calibrations[fold]
     here = evidence.predictions.fold[evidence.predictions.test] == fold
     thresholds, groups = calibration.thresholds, int(model.groups.max()) + 1

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,6 +40,22 @@ _BLOCKS = 400  # more groups than this are left out in blocks
 _WEIGHTS_AT_ONCE = 1 << 20  # 8 MiB of float64: memory stays flat
 _THREADS = 2
 _NOTHING = 1e-12  # a change that is rounding
+
+
+class Estimate(TypedDict):
+    """A number with its 95 % limits: the number None where it is undefined, the limits where none are offered."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Band(TypedDict):
+    """A curve with its 95 % limits, point by point."""
+
+    value: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +117,7 @@ class Bootstrap:
     point: Statistics  # name -> (…)
     replicates: Statistics  # name -> (replicates, …)
 
-    def band(self, name: str, design: Design) -> dict[str, list[float | None]]:
+    def band(self, name: str, design: Design) -> Band:
         """Return value, low and high of every point of a curve that lies between 0 and 1.
 
         The percentiles' distances from the value, as many times longer as Student's t is than the normal quantile, and
@@ -131,7 +147,7 @@ class Jackknife:
     design: Design
     constants: frozenset[str] = frozenset()  # estimators that always say the same: known, not estimated
 
-    def interval(self, name: str) -> dict[str, Any]:
+    def interval(self, name: str) -> Estimate:
         """Return value, low and high of a number, None where undefined or where no interval is offered."""
         if _bare(name) in UNOFFERED:
             return {"value": number(self.point[name]), "low": None, "high": None}
@@ -139,18 +155,19 @@ class Jackknife:
         scale = scale_of(name)
         return limits(self.point[name], self.left_out[name], self.design, scale=scale, known=known, biased=biased)
 
-    def difference(self, name: str, other: str) -> dict[str, Any]:
+    def difference(self, name: str, other: str) -> Estimate:
         """Return value, low and high of name minus other; shifted from `name` where `other` is a constant."""
         if _bare(name) in UNOFFERED:
             return {"value": number(self.point[name] - self.point[other]), "low": None, "high": None}
         fixed = self.point[other]
         if np.isfinite(fixed) and np.all(np.abs(self.left_out[other] - fixed) < _NOTHING):
-            shifted = {key: None if each is None else each - fixed for key, each in self.interval(name).items()}
-            return {key: None if each is None else number(each) for key, each in shifted.items()}
-        value, left_out = (each[name] - each[other] for each in (self.point, self.left_out))
-        return limits(value, left_out, self.design, scale="plain")
+            found = self.interval(name)
+            value, low, high = (None if each is None else number(each - fixed) for each in _parts(found))
+            return {"value": value, "low": low, "high": high}
+        change, left_out = (each[name] - each[other] for each in (self.point, self.left_out))
+        return limits(change, left_out, self.design, scale="plain")
 
-    def band(self, name: str) -> dict[str, list[float | None]]:
+    def band(self, name: str) -> Band:
         """Return value, low and high of every point of a curve that changes smoothly with its cells."""
         low, high = _limits(self.point[name], self.left_out[name], self.design, scale=scale_of(name))
         return {"value": plain(self.point[name]), "low": plain(low), "high": plain(high)}
@@ -181,6 +198,10 @@ def jackknife(
     kept = ((block != np.arange(start, min(start + at_once, rows))[:, None]) for start in range(0, rows, at_once))
     point, left_out = _measured(statistic, groups, (each.astype(float) for each in kept))
     return Jackknife(point, left_out, design, constants)
+
+
+def _parts(found: Estimate) -> tuple[float | None, float | None, float | None]:
+    return found["value"], found["low"], found["high"]
 
 
 def _bare(name: str) -> str:
@@ -219,7 +240,7 @@ def limits(
     scale: str = "logit",
     known: bool = False,
     biased: bool = False,
-) -> dict[str, Any]:
+) -> Estimate:
     """Return one number with its limits; None where it is undefined or no interval is offered.
 
     value: on all groups; left_out: (groups,), with each group left out; known: a constant is certain, not lucky.

@@ -44,6 +44,7 @@ from .metrics import (
 from .metrics import sensitivity as sensitivity_of
 from .metrics import specificity as specificity_of
 from .predictions import Calibration, Predictions
+from .results import Estimates, Subgroup, SubgroupFigures
 
 RATE_GRID = np.linspace(0, 1, 101)
 RECALL_GRID = np.linspace(0.01, 1, 100)
@@ -215,7 +216,7 @@ _BANDS = 4
 _MOST = 20  # subgroups of a column that are shown
 
 
-def subgroups(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]]) -> list[dict[str, Any]]:
+def subgroups(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]]) -> list[Subgroup]:
     """Return a row for each value of each column, with its figures and their difference to all other cells.
 
     columns: name -> (cells,) the value of each cell; an empty one counts as 'not recorded'. A column of more than eight
@@ -274,7 +275,7 @@ def _in_order(name: str) -> tuple[int, float, str]:
         return first, 0.0, name
 
 
-def _row(outcome: Outcome, column: str, name: str, inside: NDArray[np.bool_]) -> dict[str, Any]:
+def _row(outcome: Outcome, column: str, name: str, inside: NDArray[np.bool_]) -> Subgroup:
     here = _own_groups(outcome.pick(inside))
     labels = np.bincount(here.labels, minlength=outcome.classes)
     return {
@@ -283,8 +284,20 @@ def _row(outcome: Outcome, column: str, name: str, inside: NDArray[np.bool_]) ->
         "cells": int(inside.sum()),
         "groups": int(here.groups.max()) + 1,
         "cells_per_class": labels.tolist(),
-        "subject_weighted": _figures(here, alike=True) | {"differences": _differences(outcome, inside, alike=True)},
-        "per_cell": _figures(here, alike=False) | {"differences": _differences(outcome, inside, alike=False)},
+        "subject_weighted": _compared(outcome, here, inside, alike=True),
+        "per_cell": _compared(outcome, here, inside, alike=False),
+    }
+
+
+def _compared(outcome: Outcome, here: Outcome, inside: NDArray[np.bool_], *, alike: bool) -> SubgroupFigures:
+    found = _figures(here, alike=alike)
+    return {
+        "auroc": found["auroc"],
+        "sensitivity": found["sensitivity"],
+        "specificity": found["specificity"],
+        "balanced_accuracy": found["balanced_accuracy"],
+        "accuracy": found["accuracy"],
+        "differences": _differences(outcome, inside, alike=alike),
     }
 
 
@@ -292,7 +305,7 @@ def _own_groups(outcome: Outcome) -> Outcome:
     return replace(outcome, groups=np.unique(outcome.groups, return_inverse=True)[1])
 
 
-def _figures(outcome: Outcome, *, alike: bool) -> dict[str, Any]:
+def _figures(outcome: Outcome, *, alike: bool) -> Estimates:
     design = design_of(outcome.labels, outcome.groups)
     sizes = design.share if alike else np.ones(len(design.share))
     found = jackknife(
@@ -303,7 +316,7 @@ def _figures(outcome: Outcome, *, alike: bool) -> dict[str, Any]:
     return {metric: found.interval(metric) for metric in SHOWN}
 
 
-def _differences(outcome: Outcome, inside: NDArray[np.bool_], *, alike: bool) -> dict[str, Any]:
+def _differences(outcome: Outcome, inside: NDArray[np.bool_], *, alike: bool) -> Estimates:
     parts = {"in": outcome.pick(inside), "out": outcome.pick(~inside)}
     count = int(outcome.groups.max()) + 1
     sizes = {name: np.maximum(np.bincount(each.groups, minlength=count), 1) for name, each in parts.items()}

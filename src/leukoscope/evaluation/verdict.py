@@ -1,11 +1,9 @@
 """The first line of every report: what the numbers mean, in plain words, before any of them is seen."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from .intervals import LEAST
-
-Numbers = dict[str, dict[str, Any]]
+from .intervals import LEAST, Estimate
+from .results import ComparedFigures, Comparison, Estimates, Metrics, Verdict
 
 _PLAIN = {
     "all": "leukemia cells",
@@ -31,13 +29,13 @@ def cells_called(name: str) -> str:
 def verdict(
     *,
     classes: tuple[str, ...],
-    model: Numbers,
-    differences: dict[str, Numbers],
+    model: Estimates,
+    differences: dict[str, Estimates],
     said: str,
     leaky: bool,
     synthetic: bool,
     groups: dict[str, int],
-) -> dict[str, Any]:
+) -> Verdict:
     """Judge a run by its figures with subject groups alike.
 
     model: metric -> value, low, high; differences: baseline -> metric -> model minus baseline; said: the one class that
@@ -69,12 +67,12 @@ def verdict(
     }
 
 
-def _above(difference: dict[str, Any]) -> bool:
+def _above(difference: Estimate) -> bool:
     return difference["low"] is not None and difference["low"] > 0
 
 
 def _fault(
-    model: Numbers, differences: dict[str, Numbers], *, said: str, shown: dict[str, bool], beats_size: bool | None
+    model: Estimates, differences: dict[str, Estimates], *, said: str, shown: dict[str, bool], beats_size: bool | None
 ) -> str:
     """Return why the figures carry nothing, or ''."""
     if said:
@@ -97,21 +95,21 @@ def _fault(
     return ""
 
 
-def _like_guessing(model: Numbers, more: Numbers, shown: dict[str, bool]) -> str:
+def _like_guessing(model: Estimates, more: Estimates, shown: dict[str, bool]) -> str:
     """Say which figures fail, so that one that does not cannot seem to contradict the sentence."""
     figures = {passed: [name for name in shown if shown[name] == passed] for passed in (True, False)}
     if not figures[True]:
         both = ", ".join(f"{_BESIDE_GUESSING[name]} {span(model[name])}" for name in shown)
         return f"This model is not shown to do better than guessing: {both}."
     fails, holds = figures[False][0], figures[True][0]
-    guess = model[fails]["value"] - more[fails]["value"]
+    guess = (model[fails]["value"] or 0) - (more[fails]["value"] or 0)
     return (
         f"By its {_BESIDE_GUESSING[fails]}, {span(model[fails])}, this model is not shown to do better than guessing "
         f"({guess:.2f}); only by its {_BESIDE_GUESSING[holds]}, {span(model[holds])}, it is."
     )
 
 
-def _found(classes: tuple[str, ...], model: Numbers, *, where: str) -> str:
+def _found(classes: tuple[str, ...], model: Estimates, *, where: str) -> str:
     if len(classes) > 2:
         return (
             f"On {where}, this model names {per_hundred(model['balanced_accuracy'])} of 100 cells "
@@ -144,7 +142,7 @@ def _warnings(*, leaky: bool, synthetic: bool, groups: dict[str, int]) -> list[s
     return warnings
 
 
-def per_hundred(number: dict[str, Any]) -> int:
+def per_hundred(number: Estimate) -> int:
     """Return a share as a count out of 100.
 
     >>> per_hundred({"value": 0.834})
@@ -153,7 +151,7 @@ def per_hundred(number: dict[str, Any]) -> int:
     return round(100 * (number["value"] or 0))
 
 
-def range_per_hundred(number: dict[str, Any], *, turned: bool = False) -> str:
+def range_per_hundred(number: Estimate, *, turned: bool = False) -> str:
     """Return the interval of a share, or of one minus it, in plain words.
 
     >>> range_per_hundred({"value": 0.8, "low": 0.71, "high": 0.9})
@@ -181,7 +179,7 @@ def stretches(grid: Sequence[float], chosen: Sequence[float]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def span(number: dict[str, Any]) -> str:
+def span(number: Estimate) -> str:
     """Return value and interval as text.
 
     >>> span({"value": 0.8123, "low": 0.75, "high": 0.9})
@@ -204,7 +202,7 @@ NOT_A_DIAGNOSIS = "Research use, not a diagnosis."
 _BESIDE = {"majority": "majority class", "size": "size alone", "colour": "colour alone"}
 
 
-def summary(metrics: dict[str, Any]) -> str:
+def summary(metrics: Metrics) -> str:
     """Return the verdict and the headline figures, subject groups alike and per cell, beside the baselines."""
     data, alike = metrics["data"], metrics["subject_weighted"]["estimators"]
     kind = "synthetic cells" if data["synthetic"] else "cells"
@@ -217,7 +215,7 @@ def summary(metrics: dict[str, Any]) -> str:
     return "\n".join([metrics["verdict"]["text"], "", tested, head, *rows, least, NOT_A_DIAGNOSIS])
 
 
-def comparison_table(result: dict[str, Any]) -> str:
+def comparison_table(result: Comparison) -> str:
     """Return the two runs side by side with their difference; * marks an interval that leaves out zero."""
     cells = result["cells"]
     kind = "synthetic cells" if result["synthetic"] else "cells"
@@ -227,9 +225,11 @@ def comparison_table(result: dict[str, Any]) -> str:
         f"{cells['shared']:,} shared test {kind} of {result['groups']} subject groups (A tests {cells['a']:,}, "
         f"B {cells['b']:,}).",
     ]
-    titles = {"subject_weighted": "subject groups count alike", "per_cell": "per cell"}
-    for key, title in titles.items():
-        found = result.get(key, result)
+    weightings: dict[str, ComparedFigures] = {
+        "subject groups count alike": result["subject_weighted"],
+        "per cell": result,
+    }
+    for title, found in weightings.items():
         lines += ["", f"  {title:<28} {'A':<22} {'B':<22} B minus A"]
         for name, difference in found["differences"].items():
             if difference["value"] is not None:
@@ -238,18 +238,18 @@ def comparison_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _run(result: dict[str, Any], which: str) -> str:
+def _run(result: Comparison, which: str) -> str:
     return str(result["runs"][which]) + (" (leaky split: its figures are too good)" if result["leaky"][which] else "")
 
 
-def _compared(name: str, a: dict[str, Any], b: dict[str, Any], difference: dict[str, Any]) -> str:
+def _compared(name: str, a: Estimate, b: Estimate, difference: Estimate) -> str:
     low, high = difference["low"], difference["high"]
-    sure = low is not None and (low > 0 or high < 0)
+    sure = low is not None and high is not None and (low > 0 or high < 0)
     between = "no interval" if low is None else f"{low:+.3f} to {high:+.3f}"
     return f"  {name:<28} {span(a):<22} {span(b):<22} {difference['value']:+.3f} ({between}){' *' * sure}"
 
 
-def _row(alike: dict[str, Any], per_cell: dict[str, Any], metric: str, label: str) -> str:
+def _row(alike: dict[str, Estimates], per_cell: dict[str, Estimates], metric: str, label: str) -> str:
     beside = [f"{text} {_short(alike[name][metric]['value'])}" for name, text in _BESIDE.items() if name in alike]
     numbers = (span(each["model"][metric]) for each in (alike, per_cell))
     return f"  {label:<18} {' '.join(f'{each:<22}' for each in numbers)} {', '.join(beside)}"

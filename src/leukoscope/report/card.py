@@ -7,6 +7,7 @@ import numpy as np
 from ..bundle.manifest import ALL_FOLDS, Manifest
 from ..evaluation.intervals import Design, Statistics, jackknife
 from ..evaluation.metrics import Floats, divide
+from ..evaluation.results import Estimates
 from ..evaluation.verdict import span
 
 TELLING = 10  # cells of a subject below which the share that is right says little
@@ -130,7 +131,7 @@ def _figures(manifest: Manifest) -> list[str]:
     return [*lines, "", *_points(manifest), *_other_tests(manifest)]
 
 
-def _weightings(manifest: Manifest) -> list[dict[str, Any]]:
+def _weightings(manifest: Manifest) -> list[dict[str, Estimates]]:
     """Return the estimators with subject groups alike, where a bundle has these, and those per cell."""
     metrics = manifest.metrics
     found = [metrics.get("subject_weighted", {}).get("estimators"), metrics.get("estimators")]
@@ -162,7 +163,7 @@ def _points(manifest: Manifest) -> list[str]:
     return [*lines, ""]
 
 
-def figures_at(manifest: Manifest, point: str, *, alike: bool) -> dict[str, dict[str, Any]]:
+def figures_at(manifest: Manifest, point: str, *, alike: bool) -> Estimates:
     """Return sensitivity, specificity and balanced accuracy at the bundle's threshold of an operating point.
 
     From its counts of cells that were called the disease, by subject group; groups with cells of several classes are

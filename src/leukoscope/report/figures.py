@@ -17,8 +17,10 @@ from PIL import Image
 from ..data.cells import open_pack
 from ..errors import DataError
 from ..evaluation.evaluate import Evidence
+from ..evaluation.intervals import Band
 from ..evaluation.metrics import Ints
 from ..evaluation.outcomes import Outcome
+from ..evaluation.results import CurveByClass, DecisionCurve, GridBand, ReliabilityDiagram
 from ..images.read import read_image
 
 # role -> (stand-in while drawing, on light ground, on dark ground)
@@ -236,7 +238,7 @@ _CLASS_COLOURS = (MODEL, SIZE, GOOD, BAD)
 _STYLES = ("-", "--", "-.", ":")
 
 
-def roc(curve: dict[str, Any], *, names: tuple[str, str]) -> str:
+def roc(curve: CurveByClass, *, names: tuple[str, str]) -> str:
     """Draw the ROC curve with its band, or one line per class; names: normal and ill cells, in plain words."""
     with canvas() as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
@@ -246,7 +248,7 @@ def roc(curve: dict[str, Any], *, names: tuple[str, str]) -> str:
         return drawing(figure, "roc")
 
 
-def pr(curve: dict[str, Any], *, share: float | None, names: tuple[str, str]) -> str:
+def pr(curve: CurveByClass, *, share: float | None, names: tuple[str, str]) -> str:
     """Draw the precision–recall curve with its band; share: the precision of guessing, where there is one."""
     with canvas() as (figure, axes):
         if share is not None:
@@ -265,7 +267,7 @@ def pr(curve: dict[str, Any], *, share: float | None, names: tuple[str, str]) ->
         return drawing(figure, "pr")
 
 
-def _curves(axes: Any, curve: dict[str, Any]) -> None:
+def _curves(axes: Any, curve: CurveByClass) -> None:
     classes = curve["classes"]
     for number, (name, line) in enumerate(classes.items()):
         colour = _CLASS_COLOURS[number % len(_CLASS_COLOURS)]
@@ -277,7 +279,7 @@ def _curves(axes: Any, curve: dict[str, Any]) -> None:
         axes.legend(loc="best", fontsize=9.5)
 
 
-def reliability(curve: dict[str, Any], smooth: dict[str, Any] | None = None) -> str:
+def reliability(curve: ReliabilityDiagram, smooth: GridBand | None = None) -> str:
     """Draw how often the disease was there against the claimed probability: smoothed with its band, and in bins."""
     with canvas() as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
@@ -298,7 +300,7 @@ def reliability(curve: dict[str, Any], smooth: dict[str, Any] | None = None) -> 
         return drawing(figure, "reliability")
 
 
-def decision(curve: dict[str, Any]) -> str:
+def decision(curve: DecisionCurve) -> str:
     """Draw the net benefit of the model and of calling every cell the disease, by threshold probability."""
     with canvas() as (figure, axes):
         grid, model = np.array(curve["grid"]), _floats(curve["model"]["value"])
@@ -328,7 +330,7 @@ def histograms(channels: list[dict[str, Any]], *, name: str, x: str) -> str:
         return drawing(figure, name)
 
 
-def risk_coverage(curve: dict[str, Any]) -> str:
+def risk_coverage(curve: GridBand) -> str:
     """Draw how the share of wrong decisions falls when only the surest cells are decided."""
     with canvas() as (figure, axes):
         _band(axes, curve["grid"], curve, colour=MODEL)
@@ -407,7 +409,7 @@ def _few_ticks(*, whole: bool = False) -> Any:
     return MaxNLocator(5, integer=whole, steps=[1, 2, 5, 10])
 
 
-def _band(axes: Any, grid: list[float], line: dict[str, Any], *, colour: str) -> None:
+def _band(axes: Any, grid: list[float], line: Band, *, colour: str) -> None:
     axes.fill_between(grid, _floats(line["low"]), _floats(line["high"]), color=colour, alpha=0.18, linewidth=0)
 
 

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from markupsafe import Markup
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from ..data.split import SETS, group_of_subject
 from ..errors import DataError
 from ..evaluation.evaluate import Evidence, experiment_of, gather
+from ..evaluation.intervals import Band, Estimate
 from ..evaluation.outcomes import Outcome, outcome_of
+from ..evaluation.results import Metrics
 from ..evaluation.verdict import cells_called, per_hundred, range_per_hundred, span, stretches
 from ..files import read_csv, read_json, record_stage, write_text
 from ..images.read import changes_in_words
@@ -67,12 +69,12 @@ POINTS = {
 }
 
 
-def meaning(metric: str, number: dict[str, Any], classes: list[str]) -> str:
+def meaning(metric: str, number: Estimate, classes: list[str]) -> str:
     """Return what one number says, such as 'Of 100 leukemia cells it finds 83.'"""
     if number["value"] is None:
         return "Not defined on these cells."
     many = per_hundred(number)
-    normal, ill = sides({"classes": classes, "positive": classes[1] if len(classes) == 2 else ""})
+    normal, ill = sides(classes)
     return {
         "accuracy": f"Of 100 cells it decides {many} rightly.",
         "balanced_accuracy": f"Were all classes as common: {many} of 100 right. Guessing gives {100 // len(classes)}.",
@@ -89,19 +91,20 @@ def meaning(metric: str, number: dict[str, Any], classes: list[str]) -> str:
     }.get(metric, "")
 
 
-def sides(metrics: dict[str, Any]) -> tuple[str, str]:
+def sides(classes: list[str]) -> tuple[str, str]:
     """Return what normal cells and ill cells are called."""
-    if not metrics["positive"]:
+    if len(classes) != 2:
         return "cells of other classes", "cells of the class"
-    return cells_called(metrics["classes"][0]), cells_called(metrics["positive"])
+    return cells_called(classes[0]), cells_called(classes[1])
 
 
-def roc_words(metrics: dict[str, Any]) -> str:
+def roc_words(metrics: Metrics) -> str:
     """Say what the ROC curve shows."""
     model = metrics["subject_weighted"]["estimators"]["model"]
     if not metrics["positive"]:
         return "One line per class against all others. The higher above the dotted line, the better it is told apart."
-    at = _at(metrics["curves"]["roc"], 0.1)
+    curve = metrics["curves"]["roc"]
+    at = _at(curve["grid"], curve["classes"][metrics["positive"]], 0.1)
     ill, normal = cells_called(metrics["positive"]), cells_called(metrics["classes"][0])
     if at is None:
         return "Not every class is among the test cells, so there is no curve."
@@ -111,11 +114,12 @@ def roc_words(metrics: dict[str, Any]) -> str:
     )
 
 
-def pr_words(metrics: dict[str, Any]) -> str:
+def pr_words(metrics: Metrics) -> str:
     """Say what the precision–recall curve shows."""
     if not metrics["positive"]:
         return "One line per class: how many of those named so are so, as more of the class are found."
-    at = _at(metrics["curves"]["pr"], 0.9)
+    curve = metrics["curves"]["pr"]
+    at = _at(curve["grid"], curve["classes"][metrics["positive"]], 0.9)
     if at is None:
         return "Not every class is among the test cells, so there is no curve."
     ill = cells_called(metrics["positive"])
@@ -125,7 +129,7 @@ def pr_words(metrics: dict[str, Any]) -> str:
     )
 
 
-def reliability_words(metrics: dict[str, Any]) -> str:
+def reliability_words(metrics: Metrics) -> str:
     """Say whether the probabilities can be taken at their word."""
     error = metrics["subject_weighted"]["estimators"]["model"]["ece"]
     if error["value"] is None:
@@ -145,7 +149,7 @@ def reliability_words(metrics: dict[str, Any]) -> str:
     )
 
 
-def decision_words(metrics: dict[str, Any]) -> str:
+def decision_words(metrics: Metrics) -> str:
     """Say where acting on the model is worth more than acting on all cells or on none."""
     gain, grid = metrics["curves"]["decision"]["gain"], metrics["curves"]["decision"]["grid"]
     sure = [at for at, low in zip(grid, gain["low"], strict=True) if low and low > 0]
@@ -161,10 +165,10 @@ def decision_words(metrics: dict[str, Any]) -> str:
     )
 
 
-def risk_words(metrics: dict[str, Any]) -> str:
+def risk_words(metrics: Metrics) -> str:
     """Say what is gained when the least sure cells are left to a person."""
     curve = metrics["curves"]["risk_coverage"]
-    half, all_cells = _at(curve, 0.5), _at(curve, 1.0)
+    half, all_cells = (_at(curve["grid"], curve, share) for share in (0.5, 1.0))
     if half is None or all_cells is None:
         return "Not defined on these cells."
     return (
@@ -173,7 +177,7 @@ def risk_words(metrics: dict[str, Any]) -> str:
     )
 
 
-def confusion_words(metrics: dict[str, Any]) -> str:
+def confusion_words(metrics: Metrics) -> str:
     """Say the confusion matrix in one sentence per class."""
     matrix, sentences = metrics["confusion"]["matrix"], []
     for index, name in enumerate(metrics["classes"]):
@@ -190,25 +194,13 @@ def history_words(folds: list[list[dict[str, float]]]) -> str:
     return f"Dashed: training. Solid: validation, other subjects. Validation loss was lowest at {when}.{lines}"
 
 
-def _at(curve: dict[str, Any], place: float) -> dict[str, Any] | None:
-    index = min(range(len(curve["grid"])), key=lambda i: abs(curve["grid"][i] - place))
-    if curve["value"][index] is None:
+def _at(grid: list[float], band: Band, place: float) -> Estimate | None:
+    index = min(range(len(grid)), key=lambda i: abs(grid[i] - place))
+    if band["value"][index] is None:
         return None
-    return {name: curve[name][index] for name in ("value", "low", "high")}
+    return {"value": band["value"][index], "low": band["low"][index], "high": band["high"][index]}
 
 
-_PARTS = {"classes", "positive", "verdict", "notes", "data", "split", "folds", "intervals"}
-_PARTS |= {
-    "subject_weighted",
-    "estimators",
-    "differences",
-    "per_class",
-    "operating_points",
-    "confusion",
-    "subjects",
-    "curves",
-    "subgroups",
-}
 _ROWS = 120  # subject groups on the page; all of them are in metrics.json
 _DOTS = 48  # per subject: quantiles of its cells, so that the page does not grow with their number
 
@@ -233,7 +225,7 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
-def read_metrics(run: Path) -> dict[str, Any]:
+def read_metrics(run: Path) -> Metrics:
     """Read RUN/metrics.json.
 
     Raises:
@@ -242,10 +234,10 @@ def read_metrics(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
     if not path.exists():
         raise DataError(f"{path} does not exist. Run leukoscope evaluate {run} first.")
-    metrics: dict[str, Any] = read_json(path)
-    if not isinstance(metrics, dict) or metrics.get("format") != 1 or not metrics.keys() >= _PARTS:
+    found: Any = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != 1 or not found.keys() >= Metrics.__required_keys__:
         raise DataError(f"{path} is not metrics of format 1, or not whole. Run leukoscope evaluate {run} again.")
-    return metrics
+    return cast("Metrics", found)
 
 
 def histories(run: Path) -> list[list[dict[str, float]]]:
@@ -269,8 +261,8 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
 Drawn = dict[str, tuple[str, str, str]]  # name -> (SVG in stand-in colours, title, what one sees)
 
 
-def _draw(metrics: dict[str, Any], learned: list[list[dict[str, float]]]) -> Drawn:
-    curves, table, names = metrics["curves"], metrics["confusion"], sides(metrics)
+def _draw(metrics: Metrics, learned: list[list[dict[str, float]]]) -> Drawn:
+    curves, table, names = metrics["curves"], metrics["confusion"], sides(metrics["classes"])
     drawn = {
         "confusion": (figures.confusion(table["labels"], table["matrix"]), "", confusion_words(metrics)),
         "roc": (
@@ -327,14 +319,14 @@ def _rescaling(run: Path) -> dict[str, list[float]]:
     return {"mean": [0.0] * 3, "std": [1.0] * 3} | kept
 
 
-def _share(metrics: dict[str, Any]) -> float | None:
+def _share(metrics: Metrics) -> float | None:
     """Return how common the disease is among the tested cells: the precision of guessing."""
     if not metrics["positive"]:
         return None
     return float(metrics["data"]["per_class"][metrics["positive"]] / metrics["data"]["cells"])
 
 
-def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn) -> str:
+def render(run: Path, metrics: Metrics, evidence: Evidence, drawn: Drawn) -> str:
     """Return the page as HTML."""
     outcome = outcome_of(evidence.predictions, evidence.calibrations)
     crops, stages = crops_of(run, evidence), _optional(run / "run.json") or {}
@@ -366,7 +358,7 @@ def render(run: Path, metrics: dict[str, Any], evidence: Evidence, drawn: Drawn)
     )
 
 
-def limits(number: dict[str, Any]) -> str:
+def limits(number: Estimate) -> str:
     """Return the interval of a number for a table.
 
     >>> limits({"value": 0.5, "low": 0.41, "high": 0.6}), limits({"value": 0.5, "low": None, "high": None})
@@ -384,7 +376,7 @@ def short(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _headline(metrics: dict[str, Any], name: str) -> dict[str, Any]:
+def _headline(metrics: Metrics, name: str) -> dict[str, Any]:
     alike = metrics["subject_weighted"]
     model = alike["estimators"]["model"][name]
     others = {key: numbers[name] for key, numbers in alike["estimators"].items() if key != "model"}
@@ -400,7 +392,7 @@ def _headline(metrics: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _calibration(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+def _calibration(metrics: Metrics) -> list[dict[str, Any]]:
     """Return what is known of the probabilities: title, meaning, and value with subject groups alike and per cell."""
     alike, cells = metrics["subject_weighted"]["estimators"]["model"], metrics["estimators"]["model"]
     return [
@@ -424,7 +416,7 @@ def _optional(path: Path) -> Any:
     return read_json(path) if path.exists() else None
 
 
-def strips(metrics: dict[str, Any], outcome: Outcome, evidence: Evidence) -> list[dict[str, Any]]:
+def strips(metrics: Metrics, outcome: Outcome, evidence: Evidence) -> list[dict[str, Any]]:
     """Return one row per tested subject group, the worst first: its facts and where its cells lie from 0 to 1."""
     codes = {
         str(name): code for code, name in enumerate(np.unique(evidence.predictions.group[evidence.predictions.test]))

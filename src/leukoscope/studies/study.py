@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from pydantic import Field
@@ -13,12 +13,26 @@ from scipy.stats import binomtest, t
 
 from ..config import Settings
 from ..errors import DataError, UnknownNameError, UsageError
-from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
+from ..evaluation.intervals import Estimate, Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, accuracy, auroc, balanced_accuracy, confusion
 from ..files import alone_in, provenance, read_json, write_json, write_text
 from ..report.figures import BAD, GOOD, INK, MODEL, MUTED, SIZE, canvas, drawing, for_file
 
-Number = dict[str, Any]
+Number = Estimate
+
+
+class MeanOverSeeds(Estimate):
+    """A mean over seeds; undefined: in how many of them the number is not defined, where it is in any."""
+
+    undefined: NotRequired[int]
+
+
+class Difference(Estimate):
+    """An estimate that a table shows with its sign."""
+
+    signed: bool
+
+
 TableValue = str | int | Number | None
 _BY_THE_RUN = "<!-- Written by `{command}`; do not edit. -->"
 
@@ -126,9 +140,9 @@ def shown(cell: TableValue, *, signed: bool = False) -> str:
     return f"{value} ({low} to {high})" if low is not None and high is not None else f"{value} (no interval)"
 
 
-def signed(difference: Number) -> Number:
+def signed(difference: Number) -> Difference:
     """Mark a number as a difference, so that its sign is shown."""
-    return difference | {"signed": True}
+    return {**difference, "signed": True}
 
 
 def _markdown(frame: Frame, page: Page, facts: dict[str, str]) -> str:
@@ -476,21 +490,25 @@ def over_seeds(values: Mapping[str, Sequence[float]]) -> Seeds:
     return Seeds({name: np.array(each, dtype=float) for name, each in values.items()})
 
 
-def _mean_of(values: Floats, *, least: float) -> Number:
+def _mean_of(values: Floats, *, least: float) -> MeanOverSeeds:
     """Return mean and 95 % limits by Student's t, which is wide for few seeds, as a bootstrap of them is not.
 
     No value beyond what was seen is possible below `least` or above 1, unless one was seen there.
     """
     known = values[np.isfinite(values)]
+    found: MeanOverSeeds = {"value": None, "low": None, "high": None}
+    if len(known) < len(values):
+        found["undefined"] = len(values) - len(known)
     if not len(known):
-        return {"value": None, "low": None, "high": None, "undefined": len(values)}
+        return found
     mean, count = float(known.mean()), len(known)
-    missing = {"undefined": len(values) - count} if count < len(values) else {}
+    found["value"] = mean
     if count < 2:
-        return {"value": mean, "low": None, "high": None} | missing
+        return found
     reach = float(t.ppf(0.975, count - 1)) * float(known.std(ddof=1)) / count**0.5
-    low, high = max(mean - reach, min(least, known.min())), min(mean + reach, max(1, known.max()))
-    return {"value": mean, "low": float(low), "high": float(high)} | missing
+    found["low"] = float(max(mean - reach, min(least, known.min())))
+    found["high"] = float(min(mean + reach, max(1, known.max())))
+    return found
 
 
 def guessing(truth: Truth, *, classes: int) -> Floats:
