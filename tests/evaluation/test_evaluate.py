@@ -423,4 +423,4 @@ def test_a_model_that_says_another_class_in_each_fold_is_told_so_in_plain_words(
 
     change(small, one_each)
     text = evaluate(small)["verdict"]["text"]
-    assert "the same for every cell of a fold (" in text or "for every cell:" in text
+    assert "the same class to every cell of a fold (" in text or "the same class to every cell (" in text

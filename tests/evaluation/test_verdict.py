@@ -18,7 +18,7 @@ def judged(*, balanced: dict[str, float], auroc: dict[str, float], size: dict[st
     model = {"balanced_accuracy": balanced, "auroc": auroc, "sensitivity": SOLID, "specificity": SOLID}
     more = {name: {key: value - 0.5 for key, value in model[name].items()} for name in ("balanced_accuracy", "auroc")}
     differences = {"majority": more} | ({"size": {"auroc": size}} if size else {})
-    facts: dict[str, Any] = {"said": "", "leaky": False, "synthetic": False, "groups": {"hem": 6, "all": 6}}
+    facts: dict[str, Any] = {"one_class": "", "leaky": False, "synthetic": False, "groups": {"hem": 6, "all": 6}}
     return verdict(classes=("hem", "all"), model=model, differences=differences, **facts)
 
 

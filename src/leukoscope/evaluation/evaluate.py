@@ -247,7 +247,7 @@ def _metrics(
             classes=predictions.classes,
             model=alike["estimators"]["model"],
             differences=alike["differences"],
-            said=_one_class(evidence, model),
+            one_class=_one_class(evidence, model),
             leaky=plan.leaky,
             synthetic=data["synthetic"],
             groups=data["groups_per_class"],
@@ -296,15 +296,15 @@ def _data(evidence: Evidence) -> TestedCells:
 
 
 def _one_class(evidence: Evidence, model: Outcome) -> str:
-    """Return in words which class every cell is given, of all folds or of each, or ''."""
+    """Return in words to which cells the model gives one class, all or those of each fold; else ''."""
     fold = evidence.predictions.fold[evidence.predictions.test]
     decided = {each: np.unique(model.predicted[fold == each]).tolist() for each in evidence.predictions.folds}
     if any(len(classes) > 1 for classes in decided.values()):
         return ""
     name = {each: evidence.predictions.classes[classes[0]] for each, classes in decided.items()}
     if len(set(name.values())) == 1:
-        return f"'{next(iter(name.values()))}' for every cell"
-    return f"the same for every cell of a fold ({', '.join(f'{said} in fold {each}' for each, said in name.items())})"
+        return f"every cell ({next(iter(name.values()))})"
+    return f"every cell of a fold ({', '.join(f'{one} in fold {each}' for each, one in name.items())})"
 
 
 def subject_table(predictions: Predictions, model: Outcome) -> list[SubjectRow]:
@@ -317,7 +317,7 @@ def subject_table(predictions: Predictions, model: Outcome) -> list[SubjectRow]:
 
 def _subject(test: Predictions, model: Outcome, code: int, *, decided: int | None) -> SubjectRow:
     here = np.flatnonzero(model.groups == code)
-    labels, said = model.labels[here], model.predicted[here]
+    labels, predicted = model.labels[here], model.predicted[here]
     true = sorted({test.classes[label] for label in labels.tolist()})
     row: SubjectRow = {
         "group": str(test.group[here[0]]),
@@ -326,8 +326,8 @@ def _subject(test: Predictions, model: Outcome, code: int, *, decided: int | Non
         "part": ", ".join(sorted(set(test.part[here].tolist()))),
         "fold": sorted(set(test.fold[here].tolist())),
         "cells": len(here),
-        "wrong": int((labels != said).sum()),
-        "accuracy": number((labels == said).mean()),
+        "wrong": int((labels != predicted).sum()),
+        "accuracy": number((labels == predicted).mean()),
     }
     if model.classes == 2:
         chances = model.probabilities[here, 1]

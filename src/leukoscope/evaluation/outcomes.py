@@ -343,13 +343,13 @@ def majority(outcome: Outcome, shares: Floats) -> Outcome:
     shares: (classes,), how common each class is among training cells.
     """
     cells = len(outcome.labels)
-    said = np.full(cells, int(np.argmax(shares)), dtype=np.int64)
+    constant = np.full(cells, int(np.argmax(shares)), dtype=np.int64)
     return replace(
         outcome,
         probabilities=np.tile(shares, (cells, 1)),
-        predicted=said,
+        predicted=constant,
         certainty=np.zeros(cells),
-        at=dict.fromkeys(outcome.at, said),
+        at=dict.fromkeys(outcome.at, constant),
     )
 
 

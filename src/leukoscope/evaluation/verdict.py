@@ -31,15 +31,16 @@ def verdict(
     classes: tuple[str, ...],
     model: Estimates,
     differences: dict[str, Estimates],
-    said: str,
+    one_class: str,
     leaky: bool,
     synthetic: bool,
     groups: dict[str, int],
 ) -> Verdict:
     """Judge a run by its figures with subject groups alike.
 
-    model: metric -> value, low, high; differences: baseline -> metric -> model minus baseline; said: the one class that
-    the model gives to every cell, in words, or ''; groups: class -> how many subject groups have tested cells of it.
+    differences: baseline -> metric -> model minus baseline.
+    one_class: the cells to which the model gives the same class, in words; '' if there are none such.
+    groups: class -> how many subject groups have tested cells of it.
 
     "Better than" rests on the lower limit of a 95 % interval, so a model without information passes one such test in at
     most 2.5 % of test sets, and fewer pass both (docs/benchmarks/coverage.md).
@@ -53,7 +54,7 @@ def verdict(
         f"{'synthetic ' * synthetic}subjects it has never seen" if not leaky else "cells of patients it was trained on"
     )
     main, failed = _found(classes, model, where=where), False
-    if fault := _fault(model, differences, said=said, shown=shown, beats_size=beats_size):
+    if fault := _fault(model, differences, one_class=one_class, shown=shown, beats_size=beats_size):
         main, failed = fault, True
     warnings = _warnings(leaky=leaky, synthetic=synthetic, groups=groups)
     return {
@@ -61,7 +62,7 @@ def verdict(
         "level": "fail" if failed or leaky else "caution" if warnings else "good",
         "beats_baseline": beats_baseline,
         "beats_size": beats_size,
-        "one_class": bool(said),
+        "one_class": bool(one_class),
         "leaky": leaky,
         "synthetic": synthetic,
     }
@@ -72,16 +73,21 @@ def _above(difference: Estimate) -> bool:
 
 
 def _fault(
-    model: Estimates, differences: dict[str, Estimates], *, said: str, shown: dict[str, bool], beats_size: bool | None
+    model: Estimates,
+    differences: dict[str, Estimates],
+    *,
+    one_class: str,
+    shown: dict[str, bool],
+    beats_size: bool | None,
 ) -> str:
     """Return why the figures carry nothing, or ''."""
-    if said:
-        return f"This model says {said}: it has learned nothing that a diagnosis could rest on."
+    if one_class:
+        return f"This model gives the same class to {one_class}: it has learned nothing that a diagnosis could rest on."
     if model["auroc"]["value"] is None:
-        return "Not every class is among the test cells, so it cannot be said whether this model tells them apart."
+        return "Not every class is among the test cells, so it is unknown whether this model can tell them apart."
     if model["auroc"]["low"] is None:
         return (
-            f"There are too few subjects to say whether this model does better than guessing: AUROC "
+            f"There are too few subjects to tell whether this model is better than guessing: AUROC "
             f"{model['auroc']['value']:.2f}."
         )
     if not all(shown.values()):

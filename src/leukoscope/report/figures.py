@@ -244,7 +244,7 @@ def roc(curve: CurveByClass, *, names: tuple[str, str]) -> str:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
         axes.text(0.6, 0.5, "guessing", color=MUTED, va="top", fontsize=9.5)
         _curves(axes, curve)
-        _unit(axes, x=f"{names[0]} wrongly alarmed at", y=f"{names[1]} found")
+        _unit(axes, x=f"false alarms among {names[0]}", y=f"{names[1]} found")
         return drawing(figure, "roc")
 
 
@@ -263,7 +263,7 @@ def pr(curve: CurveByClass, *, share: float | None, names: tuple[str, str]) -> s
                 va="top" if below else "bottom",
             )
         _curves(axes, curve)
-        _unit(axes, x=f"{names[1]} found", y="alarms that are right")
+        _unit(axes, x=f"{names[1]} found", y="alarms that are correct")
         return drawing(figure, "pr")
 
 
@@ -280,10 +280,10 @@ def _curves(axes: Any, curve: CurveByClass) -> None:
 
 
 def reliability(curve: ReliabilityDiagram, smooth: GridBand | None = None) -> str:
-    """Draw how often the disease was there against the claimed probability: smoothed with its band, and in bins."""
+    """Draw the observed share of the disease against its predicted probability: smoothed with its band, and in bins."""
     with canvas() as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
-        axes.text(0.66, 0.56, "as claimed", color=MUTED, va="top", fontsize=9.5)
+        axes.text(0.66, 0.56, "ideal", color=MUTED, va="top", fontsize=9.5)
         x, y = _floats(curve["mean_probability"]), _floats(curve["value"])
         low, high = _floats(curve["low"]), _floats(curve["high"])
         cells = np.array(curve["cells"], dtype=float)
@@ -296,7 +296,7 @@ def reliability(curve: ReliabilityDiagram, smooth: GridBand | None = None) -> st
             axes.vlines(x, low, high, color=MODEL, linewidth=2, alpha=0.5)
             axes.plot(x, y, color=MODEL, linewidth=1.2, alpha=0.7)
             axes.scatter(x, y, s=sizes, color=MODEL, edgecolor=PAPER, linewidth=1, zorder=3)
-        _unit(axes, x="probability claimed", y="share that came true")
+        _unit(axes, x="predicted probability", y="observed share")
         return drawing(figure, "reliability")
 
 
@@ -314,7 +314,7 @@ def decision(curve: DecisionCurve) -> str:
         axes.set_xlim(0, 1)
         axes.set_xticks(_PERCENT, [f"{value:.0%}" for value in _PERCENT])
         axes.yaxis.set_major_locator(_few_ticks())
-        axes.set_xlabel("probability at which one would act")
+        axes.set_xlabel("threshold probability")
         axes.set_ylabel("net benefit per cell")
         axes.legend(fontsize=9.5, loc="lower left")
         return drawing(figure, "decision")
@@ -331,7 +331,7 @@ def histograms(channels: list[dict[str, Any]], *, name: str, x: str) -> str:
 
 
 def risk_coverage(curve: GridBand) -> str:
-    """Draw how the share of wrong decisions falls when only the surest cells are decided."""
+    """Draw how the share of wrong decisions falls when only the most certain cells are decided."""
     with canvas() as (figure, axes):
         _band(axes, curve["grid"], curve, colour=MODEL)
         axes.plot(curve["grid"], _floats(curve["value"]), color=MODEL)
@@ -341,7 +341,7 @@ def risk_coverage(curve: GridBand) -> str:
         axes.set_xticks(_PERCENT, [f"{value:.0%}" for value in _PERCENT])
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.yaxis.set_major_locator(_few_ticks())
-        axes.set_xlabel("cells decided, the surest first")
+        axes.set_xlabel("share of cells decided, most certain first")
         axes.set_ylabel("wrong decisions among them")
         return drawing(figure, "risk")
 
@@ -359,8 +359,8 @@ def confusion(labels: list[str], matrix: list[list[int]]) -> str:
         axes.set_ylim(size - 0.5, -0.5)
         axes.set_xticks(range(size), labels)
         axes.set_yticks(range(size), labels, rotation=90 if size <= 3 else 0, va="center")
-        axes.set_xlabel("what the model says")
-        axes.set_ylabel("what the cell is")
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
         axes.grid(visible=False)
         axes.tick_params(length=0)
         for spine in axes.spines.values():

@@ -1,4 +1,4 @@
-"""report.html: everything that a run found out, with what the figures say in plain words, on one offline page."""
+"""report.html: the results of a run with explanations in plain words, on one page that opens offline."""
 
 import time
 from collections import Counter
@@ -46,19 +46,25 @@ TITLES = {
     "auprc": "AUPRC",
     "brier": "Brier score",
     "ece": "Calibration error",
-    "subject_accuracy": "Subjects decided rightly",
+    "subject_accuracy": "Subjects decided correctly",
     "subject_sensitivity": "Subjects with disease found",
-    "subject_specificity": "Healthy subjects left alone",
+    "subject_specificity": "Healthy subjects called healthy",
     "subject_auroc": "AUROC of subjects",
 }
 ESTIMATORS = {"model": "Model", "majority": "Majority class", "size": "Cell size alone", "colour": "Cell colour alone"}
 CALIBRATION = {
-    "calibration_slope": ("Calibration slope", "1 is right; below 1 the probabilities are too extreme."),
-    "calibration_intercept": ("Calibration in the large", "0 is right; above 0 the disease is commoner than claimed."),
-    "observed_expected": ("Observed over expected", "Cells with disease, over those that the probabilities add up to."),
+    "calibration_slope": ("Calibration slope", "1 is ideal; below 1 the probabilities are too extreme."),
+    "calibration_intercept": (
+        "Calibration in the large",
+        "0 is ideal; above 0 the disease is more common than predicted.",
+    ),
+    "observed_expected": ("Observed over expected", "Cells with the disease divided by the sum of probabilities."),
     "brier": ("Brier score", "Mean squared error of the probabilities; 0 is best."),
-    "ipa": ("IPA (scaled Brier)", "1 is best; 0 is no better than knowing how common each class is here."),
-    "ece": ("Calibration error", "Mean distance of probability and frequency; chance raises it: no interval is given."),
+    "ipa": ("IPA (scaled Brier)", "1 is best; 0 is no better than knowing the class shares."),
+    "ece": (
+        "Calibration error",
+        "Mean distance of probability and observed share; biased upwards: no interval.",
+    ),
 }
 SUBGROUP = {"auroc": "AUROC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
 SUBGROUP_OF_MANY = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy"}
@@ -70,24 +76,24 @@ POINTS = {
 
 
 def meaning(metric: str, number: Estimate, classes: list[str]) -> str:
-    """Return what one number says, such as 'Of 100 leukemia cells it finds 83.'"""
+    """Return one number in words, such as 'Of 100 leukemia cells, 83 are found.'"""
     if number["value"] is None:
         return "Not defined on these cells."
     many = per_hundred(number)
     normal, ill = sides(classes)
     return {
-        "accuracy": f"Of 100 cells it decides {many} rightly.",
-        "balanced_accuracy": f"Were all classes as common: {many} of 100 right. Guessing gives {100 // len(classes)}.",
-        "sensitivity": f"Of 100 {ill} it finds {many}.",
-        "specificity": f"Of 100 {normal} it leaves {many} alone.",
-        "auroc": f"Of 100 pairs of a cell with and one without the disease, it ranks {many} rightly."
+        "accuracy": f"Of 100 cells, {many} are decided correctly.",
+        "balanced_accuracy": f"With equally common classes, {many} of 100 correct (guessing: {100 // len(classes)}).",
+        "sensitivity": f"Of 100 {ill}, {many} are found.",
+        "specificity": f"Of 100 {normal}, {many} are called normal.",
+        "auroc": f"Of 100 pairs of a cell with and one without the disease, {many} are ranked correctly."
         if len(classes) == 2
-        else f"Of 100 pairs of a cell of a class and another one, it ranks {many} rightly.",
-        "auprc": "Mean share of right alarms over all thresholds. Guessing gives the share of the class.",
-        "f1_weighted": "Balance of finding and of false alarms, weighted by class. 1 is best.",
-        "mcc": "Agreement beyond chance. 0 is chance, 1 is perfect.",
+        else f"Of 100 pairs of a cell of a class and one of another, {many} are ranked correctly.",
+        "auprc": "Mean precision over all thresholds. Guessing gives the share of the class.",
+        "f1_weighted": "Harmonic mean of precision and recall, weighted by class. 1 is best.",
+        "mcc": "Correlation of decision and class. 0 is chance, 1 is perfect.",
         "brier": "Mean squared error of the probabilities. 0 is best.",
-        "ece": f"Its probabilities are off by {many} points of 100 on average. 0 is best.",
+        "ece": f"Probabilities are off by {many} percentage points on average. 0 is best.",
     }.get(metric, "")
 
 
@@ -99,95 +105,94 @@ def sides(classes: list[str]) -> tuple[str, str]:
 
 
 def roc_words(metrics: Metrics) -> str:
-    """Say what the ROC curve shows."""
+    """Describe the ROC curve."""
     model = metrics["subject_weighted"]["estimators"]["model"]
     if not metrics["positive"]:
-        return "One line per class against all others. The higher above the dotted line, the better it is told apart."
+        return "One line per class against all others. The higher above the dotted line, the better it is recognised."
     curve = metrics["curves"]["roc"]
     at = _at(curve["grid"], curve["classes"][metrics["positive"]], 0.1)
     ill, normal = cells_called(metrics["positive"]), cells_called(metrics["classes"][0])
     if at is None:
         return "Not every class is among the test cells, so there is no curve."
     return (
-        f"Where 10 of 100 {normal} are wrongly alarmed at, {per_hundred(at)} of 100 {ill} are found "
+        f"With false alarms for 10 of 100 {normal}, {per_hundred(at)} of 100 {ill} are found "
         f"({range_per_hundred(at)}). Area under the curve: {model['auroc']['value']:.2f}. Band: 95 % interval."
     )
 
 
 def pr_words(metrics: Metrics) -> str:
-    """Say what the precision–recall curve shows."""
+    """Describe the precision–recall curve."""
     if not metrics["positive"]:
-        return "One line per class: how many of those named so are so, as more of the class are found."
+        return "One line per class: how many cells called by its name belong to it, as more of the class are found."
     curve = metrics["curves"]["pr"]
     at = _at(curve["grid"], curve["classes"][metrics["positive"]], 0.9)
     if at is None:
         return "Not every class is among the test cells, so there is no curve."
     ill = cells_called(metrics["positive"])
     return (
-        f"When 90 of 100 {ill} are to be found, {per_hundred(at)} of 100 alarms are right ({range_per_hundred(at)}). "
+        f"With 90 of 100 {ill} found, {per_hundred(at)} of 100 alarms are correct ({range_per_hundred(at)}). "
         "This depends on how common the disease is among the cells tested."
     )
 
 
 def reliability_words(metrics: Metrics) -> str:
-    """Say whether the probabilities can be taken at their word."""
+    """Describe how reliable the probabilities are."""
     error = metrics["subject_weighted"]["estimators"]["model"]["ece"]
     if error["value"] is None:
         return "Not defined on these cells."
     points = 100 * error["value"]
-    judged = (
-        "close to what came true" if points < 5 else "somewhat off" if points < 10 else "not to be taken at their word"
-    )
+    judged = "close to the observed shares" if points < 5 else "somewhat off" if points < 10 else "not reliable"
     drawn = (
-        "Line: smoothed by a spline, with its 95 % band. Circles: bins, larger where they hold more cells."
+        "Line: spline with its 95 % band. Circles: bins, larger where they hold more cells."
         if metrics["curves"].get("calibration")
         else "Larger dots hold more cells."
     )
     return (
-        f"Probabilities are off by {points:.0f} points of 100 on average: {judged}. {drawn} On the dotted line, claims "
-        "come true just as often as claimed. Below it the model claims too much."
+        f"Probabilities are off by {points:.0f} percentage points on average: {judged}. {drawn} On the dotted line the "
+        "probabilities are exact; below it they are too high."
     )
 
 
 def decision_words(metrics: Metrics) -> str:
-    """Say where acting on the model is worth more than acting on all cells or on none."""
+    """Describe where the model has a higher net benefit than calling all cells the disease, or none."""
     gain, grid = metrics["curves"]["decision"]["gain"], metrics["curves"]["decision"]["grid"]
     sure = [at for at, low in zip(grid, gain["low"], strict=True) if low and low > 0]
     ill = cells_called(metrics["positive"])
     worth = (
-        f"Its interval lies above both at {len(sure)} of {len(grid)} thresholds: {stretches(grid, sure)} %."
+        f"Its whole interval is above both at {len(sure)} of {len(grid)} thresholds: {stretches(grid, sure)} %."
         if sure
-        else "At no threshold its interval lies above both."
+        else "At no threshold is its whole interval above both."
     )
     return (
-        f"Net benefit: {ill} found, less false alarms at the odds of the threshold. The model is of use where its line "
-        f"is above calling every cell the disease and above calling none. {worth} Band: 95 % interval."
+        f"Net benefit: the share of {ill} found, minus false alarms weighted by the odds of the threshold. The model "
+        "is useful where it is above calling every cell the disease and above calling none. "
+        f"{worth} Band: 95 % interval."
     )
 
 
 def risk_words(metrics: Metrics) -> str:
-    """Say what is gained when the least sure cells are left to a person."""
+    """Describe what is gained when the least certain cells are left to a person."""
     curve = metrics["curves"]["risk_coverage"]
     half, all_cells = (_at(curve["grid"], curve, share) for share in (0.5, 1.0))
     if half is None or all_cells is None:
         return "Not defined on these cells."
     return (
-        f"Deciding every cell, {per_hundred(all_cells)} of 100 decisions are wrong. Deciding only the surest half, "
-        f"{per_hundred(half)} of 100 are ({range_per_hundred(half)})."
+        f"If every cell is decided, {per_hundred(all_cells)} of 100 decisions are wrong. If only the more certain half "
+        f"is decided, {per_hundred(half)} of 100 are ({range_per_hundred(half)})."
     )
 
 
 def confusion_words(metrics: Metrics) -> str:
-    """Say the confusion matrix in one sentence per class."""
+    """Describe the confusion matrix in one sentence per class."""
     matrix, sentences = metrics["confusion"]["matrix"], []
     for index, name in enumerate(metrics["classes"]):
         total, right = sum(matrix[index]), matrix[index][index]
-        sentences.append(f"Of {total:,} {cells_called(name)}, {right:,} are called so, {total - right:,} are not.")
+        sentences.append(f"Of {total:,} {cells_called(name)}, {right:,} are recognised and {total - right:,} are not.")
     return " ".join(sentences)
 
 
 def history_words(folds: list[list[dict[str, float]]]) -> str:
-    """Say when learning was at its best."""
+    """Describe the learning curves."""
     best = [int(min(rows, key=lambda row: row["validation_loss"])["epoch"]) for rows in folds if rows]
     when = f"epoch {best[0]}" if len(set(best)) == 1 else f"epochs {min(best)} to {max(best)}"
     lines = "" if len(folds) == 1 else " One colour for each fold."
@@ -267,28 +272,28 @@ def _draw(metrics: Metrics, learned: list[list[dict[str, float]]]) -> Drawn:
         "confusion": (figures.confusion(table["labels"], table["matrix"]), "", confusion_words(metrics)),
         "roc": (
             figures.roc(curves["roc"], names=names),
-            "Found and false alarms (ROC)",
+            "ROC curve",
             roc_words(metrics),
         ),
         "pr": (
             figures.pr(curves["pr"], share=_share(metrics), names=names),
-            "Found and right alarms",
+            "Precision–recall curve",
             pr_words(metrics),
         ),
         "reliability": (
             figures.reliability(curves["reliability"], curves.get("calibration")),
-            "Claimed and true (reliability)",
+            "Reliability of the probabilities",
             reliability_words(metrics),
         ),
         "risk-coverage": (
             figures.risk_coverage(curves["risk_coverage"]),
-            "Leaving doubtful cells to a person (risk and coverage)",
+            "Leaving uncertain cells to a person (risk and coverage)",
             risk_words(metrics),
         ),
     }
     if "decision" in curves:
         said = decision_words(metrics)
-        drawn["decision"] = (figures.decision(curves["decision"]), "Worth of acting on it (decision curve)", said)
+        drawn["decision"] = (figures.decision(curves["decision"]), "Net benefit (decision curve)", said)
     if learned:
         said = history_words(learned)
         drawn["history-loss"] = (figures.history(learned, kind="loss"), "Loss", said)
@@ -304,10 +309,14 @@ def _draw_values(run: Path, evidence: Evidence) -> Drawn:
     before, after = found
     said = "Red (solid), green (dashed) and blue (dash-dotted) of the cells above, without the black around them."
     return {
-        "values-before": (figures.histograms(before, name="values-before", x="value, 0 to 255"), "As it came", said),
+        "values-before": (
+            figures.histograms(before, name="values-before", x="pixel value, 0 to 255"),
+            "Original images",
+            said,
+        ),
         "values-after": (
-            figures.histograms(after, name="values-after", x="value after standardisation"),
-            "What the network gets",
+            figures.histograms(after, name="values-after", x="input value"),
+            "Input of the network",
             said,
         ),
     }
