@@ -188,7 +188,7 @@ def _one(
     first = models[0]
     design = design_of(first.labels, first.groups)
     sizes = design.share if alike else np.ones(len(design.share))
-    design = design.alike() if alike else design
+    design = design.equal_weights() if alike else design
     seed = int(rng.integers(1 << 31))
     found = jackknife(statistic(models, sizes), design, cells=len(first.labels))
     word = "alike" if alike else "cells"

@@ -89,7 +89,7 @@ def manifest_of(subjects: tuple[tuple[str, int, int], ...]) -> Manifest:
 
 @pytest.mark.parametrize("alike", [True, False])
 def test_figures_beside_a_threshold_are_those_of_the_counts_at_this_threshold(alike: bool) -> None:
-    found = figures_at(manifest_of(SUBJECTS), "balanced", alike=alike)
+    found = figures_at(manifest_of(SUBJECTS), "balanced", subject_weighted=alike)
     labels = np.concatenate([np.full(cells, label == "all") for label, cells, _ in SUBJECTS])
     said = np.concatenate([np.arange(cells) < called for _, cells, called in SUBJECTS])
     weight = np.concatenate([np.full(cells, 1 / cells if alike else 1.0) for _, cells, _ in SUBJECTS])
@@ -103,7 +103,7 @@ def test_the_interval_at_a_threshold_is_that_of_the_subjects_of_this_class() -> 
     shares = np.array([called / cells for label, cells, called in SUBJECTS if label == "all"])
     mean, wide = shares.mean(), stats.t.ppf(0.975, len(shares) - 1) * stats.sem(shares)
     middle, half = np.log(mean / (1 - mean)), wide / (mean * (1 - mean))
-    found = figures_at(manifest_of(SUBJECTS), "balanced", alike=True)["sensitivity"]
+    found = figures_at(manifest_of(SUBJECTS), "balanced", subject_weighted=True)["sensitivity"]
     assert [found["low"], found["high"]] == pytest.approx(
         1 / (1 + np.exp(-np.array([middle - half, middle + half]))), abs=1e-6
     )
@@ -114,11 +114,12 @@ def test_the_card_shows_each_threshold_beside_its_own_figures() -> None:
     row = next(line for line in lines if line.startswith("| balanced | 0.497 |"))
     for alike in (True, False):
         for name in ("sensitivity", "specificity"):
-            assert f"{figures_at(manifest_of(SUBJECTS), 'balanced', alike=alike)[name]['value']:.2f} (" in row
+            found = figures_at(manifest_of(SUBJECTS), "balanced", subject_weighted=alike)
+            assert f"{found[name]['value']:.2f} (" in row
 
 
 def test_a_bundle_of_two_subjects_offers_no_interval_at_its_thresholds() -> None:
-    found = figures_at(manifest_of(SUBJECTS[3:5]), "balanced", alike=True)
+    found = figures_at(manifest_of(SUBJECTS[3:5]), "balanced", subject_weighted=True)
     assert found["sensitivity"] == {"value": pytest.approx(5 / 7, abs=1e-6), "low": None, "high": None}
 
 

@@ -127,7 +127,7 @@ def test_everything_that_is_promised_comes_from_the_parts_left_out() -> None:
     scores = temper(known.probabilities, temperature)[:, 1]
     called = {each.group: each.called["balanced"] for each in changes["subjects"]}
     assert called == {group: int((scores[known.groups == group] >= edge).sum()) for group in np.unique(known.groups)}
-    found = figures_at(manifest().model_copy(update=changes), "balanced", alike=False)["sensitivity"]
+    found = figures_at(manifest().model_copy(update=changes), "balanced", subject_weighted=False)["sensitivity"]
     assert found["value"] == pytest.approx((scores[known.labels == 1] >= edge).mean(), abs=1e-6)
     assert found["low"] < found["value"] < found["high"]
 

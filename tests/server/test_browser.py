@@ -567,7 +567,7 @@ def test_the_survival_form_shows_warnings_and_an_answer_without_a_curve(
     rita.locator("#survival-form select[name=stage]").select_option("II")
     answer = rita.locator("#answer-body")
     for age, warning, curves in (
-        ("100", "age 100 is outside what the model saw", 1),
+        ("100", "age 100 is outside the range of the training data", 1),
         ("6000", "No number is given", 0),
     ):
         rita.locator("#survival-form input[name=age]").fill(age)

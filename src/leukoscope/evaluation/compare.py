@@ -51,7 +51,7 @@ def compare(run_a: Path, run_b: Path) -> Comparison:
         "leaky": {"a": a.plan.leaky, "b": b.plan.leaky},
         "synthetic": bool((tests[0].source[rows[0]] == "synthetic").any()),
         "headline": "subject_weighted",
-        "subject_weighted": _weighted(outcomes, design.alike(), design.share),
+        "subject_weighted": _weighted(outcomes, design.equal_weights(), design.share),
         **_weighted(outcomes, design, np.ones(len(design.share))),
         "lower_is_better": sorted(LOWER_IS_BETTER),
         "intervals": {"method": METHOD, "unit": "subject group", "least_per_class": LEAST},
@@ -79,13 +79,13 @@ def _weighted(outcomes: dict[str, Outcome], design: Design, sizes: Floats) -> Co
 def _same_classes(run_a: Path, run_b: Path, *, classes: list[tuple[str, ...]]) -> None:
     if set(classes[0]) != set(classes[1]):
         raise DataError(
-            f"{run_a} tells {', '.join(classes[0])} apart, {run_b} {', '.join(classes[1])}. "
+            f"{run_a} has the classes {', '.join(classes[0])}, {run_b} has {', '.join(classes[1])}. "
             "Only runs with the same classes can be compared."
         )
     if classes[0] != classes[1]:
         raise DataError(
             f"{run_a} counts '{classes[0][-1]}' as disease, {run_b} '{classes[1][-1]}'. "
-            "Set evaluate.positive alike in both config.toml."
+            "Set evaluate.positive to the same class in both config.toml."
         )
 
 
@@ -152,9 +152,9 @@ def agreement(answers: Sequence[Sequence[str]], subjects: Sequence[str], *, name
     named: whether a column is always the same person; Cohen's kappa of two such, else Fleiss' kappa.
 
     Returns {"cells", "subjects", "statistic", "unit", "percent", "kappa"}: the last two with value, low and high in
-    [-1, 1], percent as a share of all pairs of answers. Kappa is None where everybody says the same of every cell:
-    then chance alone would do as well. An interval without width is None: a figure that no unit left out moves (Cohen's
-    kappa is 0 for whatever one says beside a reader who says one thing of all) is not known without error.
+    [-1, 1], percent as a share of all pairs of answers. Kappa is None where all answers are the same, since chance
+    agreement is then 1 as well. Limits are None where both would equal the value: it does not change with any unit left
+    out (such as Cohen's kappa of 0 where one reader gives every cell the same label), but is not free of error.
 
     >>> found = agreement([["blast", "blast"], ["normal", "normal"], ["blast", "normal"]], list("abc"), named=True)
     >>> round(found["percent"]["value"], 2), found["kappa"]["value"], found["statistic"]
@@ -200,12 +200,12 @@ def _cohen(codes: Ints, groups: Ints) -> Measure:
 
 
 def _fleiss(codes: Ints, groups: Ints) -> Measure:
-    """Return the same for any number of readers; agreement is the share of pairs of answers that are alike."""
+    """Return the same for any number of readers; agreement is the share of equal pairs of answers."""
     readers = codes.shape[1]
     given = (codes[:, :, None] == np.arange(int(codes.max()) + 1)).sum(1)  # (cells, classes)
-    alike = (given * (given - 1)).sum(1) / (readers * (readers - 1))
+    equal_pairs = (given * (given - 1)).sum(1) / (readers * (readers - 1))
     count = int(groups.max()) + 1
-    cells, agreed = np.bincount(groups, minlength=count), np.bincount(groups, alike, minlength=count)
+    cells, agreed = np.bincount(groups, minlength=count), np.bincount(groups, equal_pairs, minlength=count)
     labels = np.zeros((count, given.shape[1]))
     np.add.at(labels, groups, given)
 

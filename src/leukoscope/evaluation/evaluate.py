@@ -86,7 +86,7 @@ def evaluate(run: Path, *, by: Sequence[str] = ()) -> Metrics:
     """Calibrate on validation cells, measure on test cells, and write calibration.json and metrics.json.
 
     The test cells of all folds are pooled, each calibrated and decided by its own fold. Every figure is given twice:
-    with subject groups weighing alike (the headline), and per cell, where a subject counts as often as it has cells.
+    with equal weight for every subject group (the headline), and per cell.
 
     by: columns of cells.csv whose values are shown as subgroups; none: those of the settings, and those kept in the
         index.
@@ -112,14 +112,14 @@ def evaluate(run: Path, *, by: Sequence[str] = ()) -> Metrics:
 
 
 class Measured:
-    """Every estimator measured with subject groups alike and per cell, with each group left out in turn."""
+    """Every estimator, measured with equal weight for every subject group and per cell, each group left out in turn."""
 
     def __init__(self, estimators: dict[str, Outcome], classes: tuple[str, ...], *, settings: Experiment) -> None:
         self.estimators, self.classes, self.model = estimators, classes, estimators["model"]
         design = design_of(self.model.labels, self.model.groups)
         self.grid = smooth_grid(self.model.probabilities[:, 1]) if len(classes) == 2 else None
         self.per_cell = self._weighted(design, np.ones(len(design.share)))
-        self.alike = self._weighted(design.alike(), design.share)
+        self.subject_weighted = self._weighted(design.equal_weights(), design.share)
         self.curves = bootstrap(
             lambda weights: measure_curves(self.model, weights / design.share, classes),
             groups=len(design.share),
@@ -147,8 +147,8 @@ class Measured:
         return values
 
     def band(self, name: str) -> Band:
-        """Return a curve with its band, subject groups alike."""
-        return self.curves.band(name, self.alike.design)
+        """Return a curve with its band, with equal weight for every subject group."""
+        return self.curves.band(name, self.subject_weighted.design)
 
     def figures(self, found: Jackknife) -> Figures:
         """Return the figures of one weighting: of estimators, of their differences, of classes and thresholds."""
@@ -235,7 +235,7 @@ def _metrics(
     evidence: Evidence, measured: Measured, rows: list[Subgroup], *, notes: list[str], settings: Experiment
 ) -> Metrics:
     predictions, plan, model = evidence.predictions, evidence.plan, measured.model
-    alike, per_cell = measured.figures(measured.alike), measured.figures(measured.per_cell)
+    subject_weighted, per_cell = measured.figures(measured.subject_weighted), measured.figures(measured.per_cell)
     data = _data(evidence)
     subjects = subject_table(predictions, model)
     notes = [*notes, *(f"Fold {fold}: {each.note}" for fold, each in evidence.calibrations.items() if each.note)]
@@ -245,8 +245,8 @@ def _metrics(
         "positive": predictions.classes[1] if predictions.binary else "",
         "verdict": verdict(
             classes=predictions.classes,
-            model=alike["estimators"]["model"],
-            differences=alike["differences"],
+            model=subject_weighted["estimators"]["model"],
+            differences=subject_weighted["differences"],
             one_class=_one_class(evidence, model),
             leaky=plan.leaky,
             synthetic=data["synthetic"],
@@ -256,7 +256,7 @@ def _metrics(
         "data": data,
         "split": {"scheme": plan.scheme, "folds": len(plan.folds), "leaky": plan.leaky, "hash": plan.hash},
         "headline": "subject_weighted",
-        "subject_weighted": alike,
+        "subject_weighted": subject_weighted,
         **per_cell,
         "confusion": {
             "labels": list(predictions.classes),
@@ -340,8 +340,8 @@ def _subject(test: Predictions, model: Outcome, code: int, *, decided: int | Non
 
 
 def _curves(evidence: Evidence, measured: Measured) -> Curves:
-    """Return every curve with subject groups alike, as the headline; the reliability diagram also counts cells."""
-    model, found = measured.model, measured.alike
+    """Return every curve with equal weight for every subject group; the reliability diagram also counts cells."""
+    model, found = measured.model, measured.subject_weighted
     classes = evidence.predictions.classes[model.classes == 2 :]
     weights = 1 / np.bincount(model.groups)
     count, chance, _ = reliability(model.labels, model.probabilities, weights=weights, groups=model.groups)

@@ -6,16 +6,16 @@ scale on which the number is closer to normal: the logit for a share or an area 
 correlation, the logarithm for a ratio or a squared error, and for IPA that of one less it. There the limits are those
 of Student's t with Satterthwaite's degrees of freedom: what each class adds to the variance has as many as it has
 groups, less one (Kish's effective number of groups where they weigh unequally). Where subjects have one class each and
-weigh alike, the standard error of the AUROC is that of clustered DeLong (Obuchowski 1997, doi 10.2307/2533958).
+equal weights, the standard error of the AUROC is that of clustered DeLong (Obuchowski 1997, doi 10.2307/2533958).
 
-docs/benchmarks/coverage.md shows how often these intervals hold the true value, beside bootstrap percentiles, BCa and
-others. With fewer than `LEAST` groups in a class that matters for the number no interval is offered.
+docs/benchmarks/coverage.md shows how often these intervals contain the true value, and how often bootstrap percentiles,
+BCa and others do. With fewer than `LEAST` groups in a class that matters for the number no interval is offered.
 
 AUPRC and the calibration slope are too high with few subjects: their intervals lie around the value less the
-jackknife's estimate of this bias. The expected calibration error is a sum of distances, which chance alone raises, on
-fewer subjects more: no interval that was tried holds its true value as often as promised, so none is offered. Bands of
-ROC and similar curves, which jump from cell to cell, are bootstrap percentiles, made wider by as much as t is wider
-than the normal.
+jackknife's estimate of this bias. The expected calibration error is a sum of distances, which chance alone raises, most
+with few subjects: no interval that was tried contains its true value as often as it should, so none is given. Bands of
+ROC and similar curves, which jump from cell to cell, are bootstrap percentiles, widened by the ratio of the quantiles
+of t and the normal distribution.
 """
 
 from collections.abc import Callable, Iterator
@@ -83,13 +83,13 @@ class Design:
     strata: Ints  # (groups,) code of the class of its cells, or of the mixture
     share: Floats  # (groups,) weight of all its cells
 
-    def alike(self) -> "Design":
+    def equal_weights(self) -> "Design":
         """Return the same groups, each of weight one."""
         return Design(self.strata, np.ones(len(self.strata)))
 
 
 def design_of(labels: Ints, groups: Ints, *, apart: Ints | None = None) -> Design:
-    """Return the design of cells: groups of one class each, and those of several classes together.
+    """Return the design of cells: groups of one class each, and one kind for groups of several classes.
 
     apart: a further code of each group that divides them, such as inside or outside of a subgroup.
     Mixed groups, and groups that are on both sides of `apart`, join the largest kind where they are fewer than three.

@@ -34,7 +34,7 @@ class Ranking:
 
 
 def rank(positive: NDArray[np.bool_], scores: Floats, *, weights: Floats, groups: Ints | None = None) -> Ranking:
-    """Cumulate weights from the highest score down; cells with equal scores stay together.
+    """Cumulate weights from the highest score down; cells with equal scores share one step.
 
     weights: (replicates, groups); groups: the column of each cell, or None where every cell has a column of its own.
 
@@ -165,7 +165,7 @@ def confusion(
 
 
 def accuracy(table: Floats) -> Floats:
-    """Return the share of cells that are decided rightly.
+    """Return the share of cells that are decided correctly.
 
     >>> float(accuracy(np.array([[3.0, 1.0], [0.0, 4.0]])))
     0.875

@@ -284,20 +284,20 @@ def _row(outcome: Outcome, column: str, name: str, inside: NDArray[np.bool_]) ->
         "cells": int(inside.sum()),
         "groups": int(here.groups.max()) + 1,
         "cells_per_class": labels.tolist(),
-        "subject_weighted": _compared(outcome, here, inside, alike=True),
-        "per_cell": _compared(outcome, here, inside, alike=False),
+        "subject_weighted": _compared(outcome, here, inside, subject_weighted=True),
+        "per_cell": _compared(outcome, here, inside, subject_weighted=False),
     }
 
 
-def _compared(outcome: Outcome, here: Outcome, inside: NDArray[np.bool_], *, alike: bool) -> SubgroupFigures:
-    found = _figures(here, alike=alike)
+def _compared(outcome: Outcome, here: Outcome, inside: NDArray[np.bool_], *, subject_weighted: bool) -> SubgroupFigures:
+    found = _figures(here, subject_weighted=subject_weighted)
     return {
         "auroc": found["auroc"],
         "sensitivity": found["sensitivity"],
         "specificity": found["specificity"],
         "balanced_accuracy": found["balanced_accuracy"],
         "accuracy": found["accuracy"],
-        "differences": _differences(outcome, inside, alike=alike),
+        "differences": _differences(outcome, inside, subject_weighted=subject_weighted),
     }
 
 
@@ -305,18 +305,18 @@ def _own_groups(outcome: Outcome) -> Outcome:
     return replace(outcome, groups=np.unique(outcome.groups, return_inverse=True)[1])
 
 
-def _figures(outcome: Outcome, *, alike: bool) -> Estimates:
+def _figures(outcome: Outcome, *, subject_weighted: bool) -> Estimates:
     design = design_of(outcome.labels, outcome.groups)
-    sizes = design.share if alike else np.ones(len(design.share))
+    sizes = design.share if subject_weighted else np.ones(len(design.share))
     found = jackknife(
         lambda weights: measure(outcome, weights / sizes),
-        design.alike() if alike else design,
+        design.equal_weights() if subject_weighted else design,
         cells=len(outcome.labels),
     )
     return {metric: found.interval(metric) for metric in SHOWN}
 
 
-def _differences(outcome: Outcome, inside: NDArray[np.bool_], *, alike: bool) -> Estimates:
+def _differences(outcome: Outcome, inside: NDArray[np.bool_], *, subject_weighted: bool) -> Estimates:
     parts = {"in": outcome.pick(inside), "out": outcome.pick(~inside)}
     count = int(outcome.groups.max()) + 1
     sizes = {name: np.maximum(np.bincount(each.groups, minlength=count), 1) for name, each in parts.items()}
@@ -327,10 +327,10 @@ def _differences(outcome: Outcome, inside: NDArray[np.bool_], *, alike: bool) ->
         return {
             f"{name}.{metric}": value
             for name, each in parts.items()
-            for metric, value in measure(each, weights / sizes[name] if alike else weights).items()
+            for metric, value in measure(each, weights / sizes[name] if subject_weighted else weights).items()
         }
 
-    found = jackknife(statistic, design.alike() if alike else design, cells=len(outcome.labels))
+    found = jackknife(statistic, design.equal_weights() if subject_weighted else design, cells=len(outcome.labels))
     return {metric: found.difference(f"in.{metric}", f"out.{metric}") for metric in SHOWN}
 
 

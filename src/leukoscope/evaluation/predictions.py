@@ -188,7 +188,7 @@ def rows_of(path: Path, predictions: Predictions, *, cells: list[Cell], plan: Sp
     rows = _places(path, predictions, cells)
     _check_folds(path, predictions, plan)
     sets = np.array([plan.sets(cells, fold=fold) for fold in range(len(plan.folds))])
-    _check_facts(path, predictions, told=_facts(predictions), known=_known(cells, plan, sets, predictions.fold, rows))
+    _check_facts(path, predictions, stated=_facts(predictions), known=_known(cells, plan, sets, predictions.fold, rows))
     _check_complete(path, predictions, rows=rows, cells=cells, sets=sets)
     return rows
 
@@ -225,17 +225,17 @@ def _known(cells: list[Cell], plan: SplitPlan, sets: NDArray[np.str_], fold: Int
     return {name: values[rows] for name, values in facts.items()} | {"set": sets[fold, rows]}
 
 
-def _check_facts(path: Path, predictions: Predictions, *, told: Facts, known: Facts) -> None:
-    differs = {name: told[name] != known[name] for name in told}
+def _check_facts(path: Path, predictions: Predictions, *, stated: Facts, known: Facts) -> None:
+    differs = {name: stated[name] != known[name] for name in stated}
     wrong = np.any(list(differs.values()), axis=0)
     if not wrong.any():
         return
     first, count = int(np.argmax(wrong)), int(wrong.sum())
-    name = next(name for name in told if differs[name][first])
+    name = next(name for name in stated if differs[name][first])
     owner = "split.json" if name in ("group", "set") else "cells.csv"
     raise DataError(
         f"{path}, line {first + 2}: the {name} of {predictions.path[first]} in fold {predictions.fold[first]} is "
-        f"'{told[name][first]}', but '{known[name][first]}' in {owner} ({count} such row{'s' * (count > 1)}). "
+        f"'{stated[name][first]}', but '{known[name][first]}' in {owner} ({count} such row{'s' * (count > 1)}). "
         f"{_again(path)}"
     )
 
@@ -337,7 +337,7 @@ def _fallback_note(rows: Predictions, missing: list[str]) -> str:
 def _bound_note(temperature: float) -> str:
     low, high = TEMPERATURES
     if temperature <= low * 1.01:
-        return f"The temperature is at its lowest allowed value, {low}: the validation cells are told apart perfectly."
+        return f"The temperature is at its lowest allowed value, {low}: the validation cells are separated perfectly."
     if temperature >= high * 0.99:
         return f"The temperature is at its highest allowed value, {high}: the probabilities say nothing here."
     return ""

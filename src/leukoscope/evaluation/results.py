@@ -201,7 +201,7 @@ class Agreement(TypedDict):
     unit: str
     """What is left out for the intervals: subjects or cells."""
     percent: Estimate
-    """Share of all pairs of answers that are alike."""
+    """Share of equal pairs of answers."""
     kappa: Estimate
 
 

@@ -36,7 +36,7 @@ def verdict(
     synthetic: bool,
     groups: dict[str, int],
 ) -> Verdict:
-    """Judge a run by its figures with subject groups alike.
+    """Judge a run by its figures with equal weight for every subject group.
 
     differences: baseline -> metric -> model minus baseline.
     one_class: the cells to which the model gives the same class, in words; '' if there are none such.
@@ -209,13 +209,13 @@ _BESIDE = {"majority": "majority class", "size": "size alone", "colour": "colour
 
 
 def summary(metrics: Metrics) -> str:
-    """Return the verdict and the headline figures, subject groups alike and per cell, beside the baselines."""
-    data, alike = metrics["data"], metrics["subject_weighted"]["estimators"]
+    """Return the verdict and the main figures, weighted by subject group and per cell, beside the baselines."""
+    data, subject_weighted = metrics["data"], metrics["subject_weighted"]["estimators"]
     kind = "synthetic cells" if data["synthetic"] else "cells"
     leaky = ", leaky split" if metrics["split"]["leaky"] else ""
     tested = f"Tested on {data['cells']:,} {kind} of {data['groups']} subject groups, which count alike{leaky}."
     head = f"  {'':<18} {'model':<22} {'per cell':<22} baselines"
-    rows = [_row(alike, metrics["estimators"], name, label) for name, label in SHOWN.items()]
+    rows = [_row(subject_weighted, metrics["estimators"], name, label) for name, label in SHOWN.items()]
     worst = metrics["subjects"][0]
     least = f"Worst subject group: {worst['group']}, {worst['cells'] - worst['wrong']} of {worst['cells']} cells right."
     return "\n".join([metrics["verdict"]["text"], "", tested, head, *rows, least, NOT_A_DIAGNOSIS])
@@ -255,9 +255,13 @@ def _compared(name: str, a: Estimate, b: Estimate, difference: Estimate) -> str:
     return f"  {name:<28} {span(a):<22} {span(b):<22} {difference['value']:+.3f} ({between}){' *' * sure}"
 
 
-def _row(alike: dict[str, Estimates], per_cell: dict[str, Estimates], metric: str, label: str) -> str:
-    beside = [f"{text} {_short(alike[name][metric]['value'])}" for name, text in _BESIDE.items() if name in alike]
-    numbers = (span(each["model"][metric]) for each in (alike, per_cell))
+def _row(subject_weighted: dict[str, Estimates], per_cell: dict[str, Estimates], metric: str, label: str) -> str:
+    beside = [
+        f"{text} {_short(subject_weighted[name][metric]['value'])}"
+        for name, text in _BESIDE.items()
+        if name in subject_weighted
+    ]
+    numbers = (span(each["model"][metric]) for each in (subject_weighted, per_cell))
     return f"  {label:<18} {' '.join(f'{each:<22}' for each in numbers)} {', '.join(beside)}"
 
 

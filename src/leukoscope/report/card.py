@@ -110,29 +110,30 @@ def _figures(manifest: Manifest) -> list[str]:
     weightings = _weightings(manifest)
     if not weightings:
         return []
-    alike, per_cell = weightings[0], weightings[-1]
-    shown = {key: title for key, title in _OTHERS.items() if key in alike}
+    subject_weighted, per_cell = weightings[0], weightings[-1]
+    shown = {key: title for key, title in _OTHERS.items() if key in subject_weighted}
     columns = list(shown.values())
-    more = ["This model, per cell"] if alike is not per_cell else []
+    more = ["This model, per cell"] if subject_weighted is not per_cell else []
     lines = [
         "## Figures",
         "",
         "Each cell is scored by a network that has not learned from its subject, and decided at its fold's threshold. "
-        f"Value (95 % interval over subject groups{', which count alike but in the last column' if more else ''}).",
+        "Value (95 % interval over subject groups"
+        + (", which have equal weight except in the last column)." if more else ")."),
         "",
         f"| Figure | {' | '.join([*columns, *more])} |",
         f"|---|{'---|' * len(columns + more)}",
     ]
     for name, title in _FIGURES.items():
-        if name in alike["model"]:
-            values = [span(alike[key][name]) if name in alike[key] else "" for key in shown]
+        if name in subject_weighted["model"]:
+            values = [span(subject_weighted[key][name]) if name in subject_weighted[key] else "" for key in shown]
             values += [span(per_cell["model"][name])] if more else []
             lines.append(f"| {title} | {' | '.join(values)} |")
     return [*lines, "", *_points(manifest), *_other_tests(manifest)]
 
 
 def _weightings(manifest: Manifest) -> list[dict[str, Estimates]]:
-    """Return the estimators with subject groups alike, where a bundle has these, and those per cell."""
+    """Return the estimators with equal weight for every subject group, where a bundle has these, and those per cell."""
     metrics = manifest.metrics
     found = [metrics.get("subject_weighted", {}).get("estimators"), metrics.get("estimators")]
     return [estimators for estimators in found if estimators]
@@ -157,23 +158,23 @@ def _points(manifest: Manifest) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, edge in manifest.operating_points.items():
-        found = [figures_at(manifest, name, alike=alike) for alike in (True, False)]
+        found = [figures_at(manifest, name, subject_weighted=subject_weighted) for subject_weighted in (True, False)]
         values = [span(each[key]) for each in found for key in ("sensitivity", "specificity")]
         lines.append(f"| {name.replace('_', ' ')} | {edge:.3f} | {' | '.join(values)} |")
     return [*lines, ""]
 
 
-def figures_at(manifest: Manifest, point: str, *, alike: bool) -> Estimates:
+def figures_at(manifest: Manifest, point: str, *, subject_weighted: bool) -> Estimates:
     """Return sensitivity, specificity and balanced accuracy at the bundle's threshold of an operating point.
 
     From its counts of cells that were called the disease, by subject group; groups with cells of several classes are
-    not among them. alike: subject groups weigh alike, not cells.
+    not among them. subject_weighted: every subject group has equal weight; else every cell.
     """
     subjects = manifest.subjects
     cells = np.array([each.cells for each in subjects], dtype=float)
     ill = np.array([each.label == manifest.positive for each in subjects])
     called = np.array([each.called[point] for each in subjects], dtype=float)
-    size = cells if alike else np.ones_like(cells)
+    size = cells if subject_weighted else np.ones_like(cells)
 
     def statistic(weights: Floats) -> Statistics:
         each = weights / size
@@ -181,7 +182,7 @@ def figures_at(manifest: Manifest, point: str, *, alike: bool) -> Estimates:
         spared = divide(each[:, ~ill] @ (cells - called)[~ill], each[:, ~ill] @ cells[~ill])
         return {"sensitivity": found, "specificity": spared, "balanced_accuracy": (found + spared) / 2}
 
-    design = Design(ill.astype(np.int64), np.ones_like(cells) if alike else cells)
+    design = Design(ill.astype(np.int64), np.ones_like(cells) if subject_weighted else cells)
     measured = jackknife(statistic, design, cells=len(subjects))
     return {name: measured.interval(name) for name in measured.point}
 
@@ -231,7 +232,10 @@ def _promise(manifest: Manifest) -> list[str]:
         ]
     unsure = [1 - each["decided"] for row in parts for each in row["classes"].values()]
     share = f"{min(unsure):.0%} to {max(unsure):.0%}"
-    lines += ["", f"{share} of a class were left unsure there. Every subject counts alike, however many its cells."]
+    lines += [
+        "",
+        f"{share} of a class were left unsure there. Every subject has equal weight, however many cells it has.",
+    ]
     return [*lines, ""]
 
 

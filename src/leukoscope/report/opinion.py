@@ -177,7 +177,7 @@ class OpinionPage:
         """Return figures of the model by title, those of decisions at the threshold that these opinions have."""
         metrics = self._manifest.metrics
         model = (metrics.get("subject_weighted") or metrics).get("estimators", {}).get("model", {})
-        at = figures_at(self._manifest, self._point, alike=True) if tested_on(self._manifest) else {}
+        at = figures_at(self._manifest, self._point, subject_weighted=True) if tested_on(self._manifest) else {}
         known = dict(model) | at
         mark = f" at {100 * self._threshold:.0f} %"
         return {

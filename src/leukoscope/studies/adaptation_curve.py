@@ -205,7 +205,7 @@ def _measured(material: Material, rows: Ints, said: dict[int, Decisions]) -> Jac
                     values[f"{count}.{what}.{name}"] = own @ share / own.sum(axis=1)
         return values
 
-    return jackknife(statistic, design_of(labels, units).alike(), cells=len(rows))
+    return jackknife(statistic, design_of(labels, units).equal_weights(), cells=len(rows))
 
 
 def _section(part: str, found: dict[str, Any]) -> Section:

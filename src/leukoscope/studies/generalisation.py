@@ -667,7 +667,7 @@ def measured(material: Material, arms: dict[str, Answers]) -> Jackknife:
                 )
         return values
 
-    return jackknife(statistic, design_of(labels, units).alike(), cells=len(rows))
+    return jackknife(statistic, design_of(labels, units).equal_weights(), cells=len(rows))
 
 
 def sizes_alike(sizes: Floats, labels: Ints, units: Ints, *, bins: int = 12) -> Floats:

@@ -1,8 +1,8 @@
 """Outcome by stage at diagnosis: a table of patients becomes curves, tests, a model that can be judged, and a page.
 
 Knows nothing of cell images: no image carries an outcome. `table` and `cohort` read the patients, `curves` compares
-the stages, `fitting` chooses and fits the models (`cox`), `scores` judges them and `study` puts all of it
-together; `predict` answers for one patient from plain JSON.
+the stages, `fitting` chooses and fits the models (`cox`), `scores` judges them and `study` runs all of
+it; `predict` answers for one patient from plain JSON.
 """
 
 from .cohort import read_cohort

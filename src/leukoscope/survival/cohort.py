@@ -101,7 +101,7 @@ def read_cohort(path: Path, settings: StudySettings) -> Cohort:
     """Read a CSV file into a cohort.
 
     Raises:
-        DataError, UsageError, UnknownNameError: the table or the settings cannot be used; the message says why.
+        DataError, UsageError, UnknownNameError: the table or the settings cannot be used; the message names the reason.
     """
     return cohort_of(read_table(path), settings)
 
@@ -379,7 +379,7 @@ def _notes(table: PatientTable, settings: StudySettings, *, ordered: bool, stage
     if settings.landmark:
         notes.append(
             f"Landmark analysis: times count from {settings.landmark} after the start, and only patients who were "
-            "followed to then without an event are counted; what is said holds for them alone."
+            "followed to then without an event are counted; results hold for them alone."
         )
     if not ordered and len(stages) > 1:
         notes.append(

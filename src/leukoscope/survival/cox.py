@@ -33,7 +33,7 @@ class NoFitError(LeukoscopeError):
 
 @dataclass(frozen=True)
 class CoxDesign:
-    """Patients with every covariate known, and the terms that can be told apart; `notes` say what was left out."""
+    """Patients with every covariate known, and the terms that can be estimated; `notes` name what was left out."""
 
     cohort: Cohort
     terms: tuple[Term, ...]
@@ -173,7 +173,7 @@ class CauseFit:
     simple: CauseModel
     checks: tuple[Proportionality, ...]
     notes: tuple[str, ...] = ()
-    whole: ChiSquared | None = None  # of all columns together
+    whole: ChiSquared | None = None  # joint, of all columns
     checked: CauseModel | None = None  # `simple` without a penalty, which would blunt the check
 
 
@@ -317,7 +317,7 @@ def _fit(sample: _Sample, *, penalty: float) -> tuple[Array, Array]:
     rows = _rows(sample)
     if not rows.event.any():
         raise NoFitError("Nobody had the event, so the coefficients are not determined by these data.")
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a runaway coefficient is told from the result
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a runaway coefficient shows in the result
         found = maximise(rows, penalty=penalty)
     if found.runaway is not None:
         name = sample.terms[found.runaway].name
@@ -400,7 +400,7 @@ def transformed(time: Array, event: Array, *, how: str = "km", start: Array | No
 def proportionality(
     design: CoxDesign, model: CauseModel, *, cause: int, columns: Sequence[str] = (), how: str = "km"
 ) -> ChiSquared:
-    """Test proportional hazards of some columns (none named: of all together): the score test of cox.zph.
+    """Test proportional hazards of some columns (none named: jointly of all): the score test of cox.zph.
 
     `how` time is transformed: 'km' (R's default), 'rank' or 'identity'.
     """
@@ -424,7 +424,7 @@ def _growth(test: ScoreTest, model: CauseModel, *, columns: Sequence[str]) -> Ch
 def _check(
     design: CoxDesign, model: CauseModel, *, cause: int
 ) -> tuple[tuple[Proportionality, ...], ChiSquared | None]:
-    """Test every column, and all together."""
+    """Test every column, and all columns jointly."""
     columns = list(dict.fromkeys(term.column for term in model.terms))
     if not columns:
         return (), None
@@ -564,11 +564,11 @@ def late_gray(time: Array, state: Array, group: Array, *, groups: int, start: Ar
     present = [place for place in range(groups) if (group == place).any()]
     x = (group[:, None] == np.array(present[1:])).astype(float)
     _, score, information = _likelihood(_data(x, time, state, start), np.zeros(x.shape[1]))
-    told = np.diag(information) > 1e-12
-    if not told.any():
+    estimable = np.diag(information) > 1e-12
+    if not estimable.any():
         return chi_squared(0.0, 0)
-    part = np.linalg.lstsq(information[np.ix_(told, told)], score[told], rcond=None)[0]
-    return chi_squared(float(score[told] @ part), int(told.sum()))
+    part = np.linalg.lstsq(information[np.ix_(estimable, estimable)], score[estimable], rcond=None)[0]
+    return chi_squared(float(score[estimable] @ part), int(estimable.sum()))
 
 
 def _data(x: Array, time: Array, state: Array, start: Array | None) -> _Data:

@@ -70,7 +70,7 @@ def risk_table(
 class Curve:
     """A step function of time with a 95 % band: value 1 (survival) or 0 (incidence) before the first time.
 
-    times, value, low, high, variance: (times,). `last` is the longest follow-up: past it the curve says nothing.
+    times, value, low, high, variance: (times,). `last` is the longest follow-up: nothing is known after it.
     """
 
     times: Array
@@ -315,7 +315,7 @@ def chi_squared(statistic: float, df: int) -> ChiSquared:
 def _scores(table: RiskTable, *, rho: float) -> tuple[Array, Array]:
     """Return observed minus expected events per group, and their covariance (hypergeometric).
 
-    Each time counts by the survival of all groups together just before it, to the power `rho`.
+    Each time is weighted by the pooled survival just before it, to the power `rho`.
     Source: Klein and Moeschberger (2003), section 7.3; the weights of Harrington and Fleming (1982).
     """
     at_risk, deaths = table.at_risk.astype(float), table.events.sum(axis=0).astype(float)
@@ -342,13 +342,13 @@ def quadratic(score: Array, covariance: Array) -> ChiSquared:
 
     A pseudo-inverse would have to guess which eigenvalue is the zero one. Groups whose score cannot vary are left out.
     """
-    told = np.flatnonzero(np.diag(covariance) > 1e-12 * max(float(np.diag(covariance).max(initial=0)), 1e-300))[1:]
-    if not len(told):
+    estimable = np.flatnonzero(np.diag(covariance) > 1e-12 * max(float(np.diag(covariance).max(initial=0)), 1e-300))[1:]
+    if not len(estimable):
         return ChiSquared(0.0, 0, 1.0)
-    scale = 1 / np.sqrt(np.diag(covariance)[told])
-    scaled = covariance[np.ix_(told, told)] * scale[:, None] * scale
-    solved, _, rank, _ = np.linalg.lstsq(scaled, score[told] * scale, rcond=1e-10)
-    return chi_squared(max(float((score[told] * scale) @ solved), 0.0), int(rank))
+    scale = 1 / np.sqrt(np.diag(covariance)[estimable])
+    scaled = covariance[np.ix_(estimable, estimable)] * scale[:, None] * scale
+    solved, _, rank, _ = np.linalg.lstsq(scaled, score[estimable] * scale, rcond=1e-10)
+    return chi_squared(max(float((score[estimable] * scale) @ solved), 0.0), int(rank))
 
 
 def logrank_trend(table: RiskTable, *, places: Sequence[float] | None = None, rho: float = 0.0) -> ChiSquared:
@@ -422,8 +422,8 @@ def gray(table: RiskTable, *, cause: int) -> ChiSquared:
     weight, dead = groups.weight, groups.cause.sum(axis=1)
     total = weight.sum(axis=1)
     exposed = weight * (1 - groups.incidence_before)
-    together = exposed.sum(axis=1, keepdims=True)
-    expected = dead @ np.divide(exposed, together, out=np.zeros_like(exposed), where=together > 1e-12)
+    pooled_exposure = exposed.sum(axis=1, keepdims=True)
+    expected = dead @ np.divide(exposed, pooled_exposure, out=np.zeros_like(exposed), where=pooled_exposure > 1e-12)
     score = groups.cause.sum(axis=0) - expected
     pooled = np.cumsum(dead / total)
     covariance = _covariance(groups, dead=dead, total=total, pooled=pooled)

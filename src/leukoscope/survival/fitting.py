@@ -205,13 +205,13 @@ def _chances(model: CauseModel, horizon: Horizon, *, least: float, unit: float, 
 
 
 _MOST = 700.0  # logarithm of the largest ratio that a number holds
-_KEPT = 200  # times at which a model file says how many were followed so far
+_KEPT = 200  # times at which a model file keeps how many were followed so far
 FEWEST_PER_COEFFICIENT = 2  # events; below it no model is fitted
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model with how it came about: the design, one fit per cause, and what a reader must be told."""
+    """A model with its design, one fit per cause, and notes for the reader."""
 
     model: SurvivalModel
     design: CoxDesign | None = None

@@ -1,7 +1,7 @@
 """A fitted survival model as plain numbers: written and read as JSON, and asked with numpy alone.
 
-Each cause of an event has a Cox model (cause-specific hazards). For one patient the hazards of all causes together
-give survival, and each cause's share of the deaths gives its cumulative incidence, so the two always add to one.
+Each cause of an event has a Cox model (cause-specific hazards). For one patient the sum of the hazards of all causes
+gives survival, and each cause's share of the deaths gives its cumulative incidence, so the two always add to one.
 Times are in the unit of the cohort. Intervals: delta method on the log(-log) scale, from the covariance of the
 coefficients and the variance of the baseline hazard (Tsiatis 1981; Andersen et al. 1993, section VII.2).
 

@@ -58,7 +58,7 @@ class Sums:
 
 
 def strata_of(rows: Rows) -> list[Stratum]:
-    """Sort the rows of every stratum once; strata in which nobody dies say nothing and are left out."""
+    """Sort the rows of every stratum once; strata without events carry no information and are left out."""
     found = []
     for name in np.unique(rows.stratum):
         members = np.flatnonzero(rows.stratum == name)
@@ -177,7 +177,7 @@ def maximise(rows: Rows, *, penalty: float = 0.0) -> Maximum:
             if found[0] - 0.5 * ridge @ trial**2 >= worth - 1e-9 * abs(worth):
                 break
             step = step / 2
-        if not np.isfinite(found[0]):  # so far out that nobody but the dying counts; the last finite place tells who
+        if not np.isfinite(found[0]):  # a coefficient has no limit; the last finite place shows which
             break
         coefficients, (value, score, information) = trial, found
         if np.abs(step * spread).max(initial=0) < _SMALL:

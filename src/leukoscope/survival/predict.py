@@ -39,7 +39,7 @@ _BOLD = 2.0  # times the longest follow-up; what is extrapolated past it is litt
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known at one horizon; `survival` is None past the data, and `reason` says why."""
+    """What is known at one horizon; `survival` is None past the data, and `reason` explains it."""
 
     time: float
     words: str
@@ -182,7 +182,7 @@ def _borrowed(model: SurvivalModel, stage: str, asked: Sequence[Horizon], *, end
         return []
     return [
         f"Nobody with {in_stage(model.stage_column, stage)} was followed past {in_words(last, model.unit)}; "
-        "what is said of later times leans on the other stages and on hazards staying proportional."
+        "later times depend on the other stages and on proportional hazards."
     ]
 
 
@@ -281,7 +281,10 @@ def _value(facts: ColumnFacts, text: str, notes: list[str]) -> Array:
             "check the sign."
         )
     if not facts.low <= value <= facts.high:
-        notes.append(f"{facts.source} {short(value)} is outside what the model saw ({_range(facts)}): be doubtful.")
+        notes.append(
+            f"{facts.source} {short(value)} is outside the range of the training data ({_range(facts)}); "
+            "the answer is unreliable."
+        )
     if facts.logarithm and value <= 0:
         raise UsageError(f"{facts.source} is {text}, but the model takes its logarithm: give a number above zero.")
     return np.array([np.log(value) if facts.logarithm else value])
@@ -330,14 +333,14 @@ def _answer(
 
 
 def _none_seen(model: SurvivalModel, stage: str, found: Mapping[str, Interval], horizon: Horizon) -> Answer:
-    """Answer where nobody alike had the event by then: with the limit that their number allows."""
+    """Answer where no such patient had the event by then: with the limit that their number allows."""
     event, known = model.events[0], model.known_until(stage, horizon.time)
     chances = limited(found, event=event, known=known)
     return _at_an_end(model, stage, chances, horizon, none_seen(horizon.words, event=event, known=known))
 
 
 def _all_seen(model: SurvivalModel, stage: str, found: Mapping[str, Interval], horizon: Horizon) -> Answer:
-    """Answer where everybody alike had the event by then: with the limit that their number allows."""
+    """Answer where all such patients had the event by then: with the limit that their number allows."""
     event, patients = model.events[0], model.all_had(stage, horizon.time)
     chances = all_limited(found, event=event, patients=patients)
     return _at_an_end(model, stage, chances, horizon, all_seen(horizon.words, event=event, patients=patients))

@@ -585,7 +585,7 @@ def optimism(
 ) -> dict[str, Any] | None:
     """Return apparent figures, how much they flatter, and what is left: bootstrap after Harrell et al. (1996).
 
-    A sample in which nobody can be compared says nothing and is left out; None where none is left.
+    A sample without comparable patients is left out; None where none is left.
     """
     horizon, grid = horizons[len(horizons) // 2], _grid(cohort)
     pairs = concordance_pairs(cohort)

@@ -133,12 +133,12 @@ def _lost_differences(cohort: Cohort, until: float) -> dict[str, list[dict[str, 
     for cause, event in enumerate(cohort.events, start=1) if cohort.competing else ():
         lost = [_lost_to(part, until, cause) for part in parts]
         pairs = list(combinations(range(len(parts)), 2))
-        told = [lost[a].error > 0 and lost[b].error > 0 for a, b in pairs]
+        estimable = [lost[a].error > 0 and lost[b].error > 0 for a, b in pairs]
         errors = [float(np.hypot(lost[a].error, lost[b].error)) for a, b in pairs]
         gaps = [lost[b].value - lost[a].value for a, b in pairs]
         ps = [
             float(2 * norm.sf(abs(gap / error))) if some else None
-            for gap, error, some in zip(gaps, errors, told, strict=True)
+            for gap, error, some in zip(gaps, errors, estimable, strict=True)
         ]
         corrected = iter(holm([p for p in ps if p is not None]))
         differences[event] = [
@@ -148,7 +148,7 @@ def _lost_differences(cohort: Cohort, until: float) -> dict[str, list[dict[str, 
                 "p": p,
                 "p_holm": next(corrected) if some else None,
             }
-            for (a, b), gap, error, some, p in zip(pairs, gaps, errors, told, ps, strict=True)
+            for (a, b), gap, error, some, p in zip(pairs, gaps, errors, estimable, ps, strict=True)
         ]
     return differences
 
@@ -253,12 +253,12 @@ def _primary(cohort: Cohort, tests: Mapping[str, Any]) -> dict[str, Any]:
 def _mean_differences(curves: Mapping[str, Mapping[str, Curve]], until: float) -> list[dict[str, Any]]:
     pairs = list(combinations(curves, 2))
     found = [restricted_mean_difference(curves[a]["survival"], curves[b]["survival"], until=until) for a, b in pairs]
-    told = [all(_varies(curves[name]["survival"], until) for name in pair) for pair in pairs]
-    corrected = iter(holm([p for (_, p), some in zip(found, told, strict=True) if some]))
+    estimable = [all(_varies(curves[name]["survival"], until) for name in pair) for pair in pairs]
+    corrected = iter(holm([p for (_, p), some in zip(found, estimable, strict=True) if some]))
     return [
         {"stages": list(pair), **_open(difference, some)}
         | {"p": p if some else None, "p_holm": next(corrected) if some else None}
-        for pair, (difference, p), some in zip(pairs, found, told, strict=True)
+        for pair, (difference, p), some in zip(pairs, found, estimable, strict=True)
     ]
 
 
@@ -273,8 +273,8 @@ def _open(interval: Interval, some: bool) -> dict[str, float | None]:
 
 
 FORMAT = 1
-JUDGED_EVENTS = 20  # fewer events cannot be dealt into folds that each hold a few
-SAMPLED_PATIENTS = 25_000  # in all bootstrap samples together: optimism shrinks, and is surer, as a cohort grows
+JUDGED_EVENTS = 20  # with fewer events the folds would have hardly any
+SAMPLED_PATIENTS = 25_000  # in all bootstrap samples: optimism is smaller, and better known, in a large cohort
 FEWEST_SAMPLES = 10
 
 
@@ -407,8 +407,8 @@ def _emptied(cohort: Cohort, fitted: Fitted) -> list[str]:
     zero = {name: float(curve.times[curve.value <= 0][0]) for name, curve in curves.items() if (curve.value <= 0).any()}
     return [
         f"The curve of {in_stage(cohort.stage_column, name)} falls to zero at {short(when)} {cohort.unit}, where so "
-        "few were under observation (late entry) that all of them had the event; it says nothing of those who entered "
-        "later."
+        "few were under observation (late entry) that all of them had the event; it does not hold for those who "
+        "entered later."
         for name, when in zero.items()
         if when < curves[name].last
     ]

@@ -132,7 +132,7 @@ def happened(event: str) -> str:
 
 
 def in_stage(column: str, stage: str) -> str:
-    """Name a stage with its column, unless the stage's own name says it.
+    """Name a stage with its column, unless its own name contains it.
 
     >>> in_stage("Phase", "CR1"), in_stage("stage", "Stage II"), in_stage("sokal", "sokal ≤ 0.8")
     ('Phase CR1', 'Stage II', 'sokal ≤ 0.8')
@@ -146,7 +146,7 @@ class StudySettings(Settings):
     time: str
     """Column with the time from diagnosis (or treatment) to the event or to the last visit."""
     event: str
-    """Column that says what happened at that time."""
+    """Column with what happened at that time."""
     stage: str
     """Column with the stage, phase or risk group at diagnosis."""
     unit: Unit | None = None
@@ -359,7 +359,7 @@ def each(cells: Sequence[str], read: Callable[[str], _Read]) -> list[_Read]:
 
 
 def is_missing(cell: str) -> bool:
-    """Tell whether a cell says that its value is not known."""
+    """Tell whether a cell means a missing value."""
     return cell.strip().lower() in MISSING
 
 
