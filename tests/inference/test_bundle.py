@@ -46,7 +46,7 @@ def test_the_card_says_what_a_reader_needs(ensemble: Bundle) -> None:
         "Research use, not a diagnosis",
         "synthetic",
         "AUROC",
-        "subjects it is worst on",
+        "Subjects with the lowest accuracy",
         "Limits",
         "2 of them",
     ):

@@ -168,7 +168,7 @@ def test_a_run_with_nothing_but_its_tables_still_has_a_page(tmp_path: Path) -> N
     text = Page(write_report(run).read_text(encoding="utf-8")).text
     assert "no model.json" in text
     assert "no packed crops" in text
-    assert "no longer where it was" in text
+    assert "the image file is gone" in text
 
 
 def test_four_classes_have_a_page(tmp_path: Path) -> None:

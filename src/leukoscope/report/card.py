@@ -1,4 +1,4 @@
-"""card.md: what a bundle is, what it reaches, on whom it fails, in words for people."""
+"""card.md: what a bundle is, how well it performs and for whom it fails, in plain words."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..evaluation.metrics import Floats, divide
 from ..evaluation.results import Estimates
 from ..evaluation.verdict import span
 
-TELLING = 10  # cells of a subject below which the share that is right says little
+TELLING = 10  # cells of a subject below which the share of correct cells is too uncertain
 _FIGURES = {
     "auroc": "AUROC",
     "balanced_accuracy": "Balanced accuracy",
@@ -59,7 +59,7 @@ def _answers(manifest: Manifest) -> list[str]:
         f"- Image: {_prepare(member.prepare.model_dump())}",
         f"- Test-time augmentation: {_VIEWS[manifest.views]}",
         f"- Refuses images unlike its own: {'yes' if manifest.out_of_distribution else 'no detector in this bundle'}",
-        f"- Says unsure: {'yes, by conformal prediction' if manifest.conformal else 'no such rule in this bundle'}",
+        f"- Answers unsure: {'yes, by conformal prediction' if manifest.conformal else 'no such rule in this bundle'}",
         "",
     ]
 
@@ -140,7 +140,7 @@ def _weightings(manifest: Manifest) -> list[dict[str, Estimates]]:
 
 
 def tested_on(manifest: Manifest) -> str:
-    """Say on which cells `figures_at` was measured; empty where that was not."""
+    """Name the cells on which `figures_at` was measured; empty if it was not."""
     if not manifest.operating_points or not manifest.subjects:
         return ""
     return "cells of parts that the network had not seen" if manifest.conformal.get("left_out") else "the same cells"
@@ -210,18 +210,18 @@ def _other_tests(manifest: Manifest) -> list[str]:
 
 
 def _promise(manifest: Manifest) -> list[str]:
-    """What was promised about wrong decisions, and what it came to on each part when that part was left out."""
+    """Describe the guaranteed error rate, and the rate on each part when it was left out."""
     parts = manifest.conformal.get("left_out", [])
     if not parts:
         return []
     lines = [
-        "## What it promises, and what it keeps",
+        "## Error rates: guaranteed and reached",
         "",
-        f"Asked for: {manifest.conformal['guarantee']} What cannot be decided that surely is unsure. Temperature "
-        "and operating points are learnt from the same cells. To see what the promise is worth, each part was left out "
-        "once more and the rule learnt from all others:",
+        f"Guarantee: {manifest.conformal['guarantee']} Cells that cannot be decided with that error rate are unsure. "
+        "Temperature and operating points are learned from the same cells. To test the guarantee, each part was left "
+        "out once and the rule learned from all others:",
         "",
-        "| Part left out | Class | Asked for: at most | Reached: called the other class | Decided | Subjects |",
+        "| Part left out | Class | Guaranteed: at most | Reached: called the other class | Decided | Subjects |",
         "|---|---|---|---|---|---|",
     ]
     for row in parts:
@@ -234,7 +234,7 @@ def _promise(manifest: Manifest) -> list[str]:
     share = f"{min(unsure):.0%} to {max(unsure):.0%}"
     lines += [
         "",
-        f"{share} of a class were left unsure there. Every subject has equal weight, however many cells it has.",
+        f"{share} of a class were unsure there. Every subject has equal weight, however many cells it has.",
     ]
     return [*lines, ""]
 
@@ -244,13 +244,13 @@ def _subjects(manifest: Manifest) -> list[str]:
     if not worst:
         return []
     lines = [
-        "## The subjects it is worst on",
+        "## Subjects with the lowest accuracy",
         "",
-        f"Of those with {TELLING} cells or more, where there are any. The last column tells how many cells of other "
-        "subjects of the same class are smaller than the middle one of this subject: far from 50 % its cells are of "
-        "unusual size.",
+        f"Of those with {TELLING} cells or more, if there are any. The last column is the share of cells of other "
+        "subjects of the same class that are smaller than the median cell of this subject: far from 50 %, its cells "
+        "are of unusual size.",
         "",
-        "| Subject group | Is | Cells | Right | Smaller cells elsewhere |",
+        "| Subject group | Class | Cells | Correct | Smaller cells elsewhere |",
         "|---|---|---|---|---|",
     ]
     for row in worst:
@@ -264,12 +264,12 @@ def _limits(manifest: Manifest) -> list[str]:
     lines = [
         "## Limits",
         "",
-        "- For research. It is no medical device, and nothing it says is a diagnosis.",
+        "- For research. It is not a medical device, and its output is not a diagnosis.",
         "- It knows single, segmented cells of the kind named above. With cells of another laboratory, camera or stain "
         "its figures do not hold: published models fall to an AUROC of .55 to .75 there.",
     ]
     several = len(manifest.members) > 1 or manifest.members[0].fold == ALL_FOLDS
-    if several and "adapted_from" not in manifest.training:  # new heads are measured together
+    if several and "adapted_from" not in manifest.training:  # new heads are evaluated as one
         what = "single networks" if len(manifest.members) > 1 else "heads of single folds"
         lines.append(
             f"- The figures are those of the {what} on subjects they had not seen; their average cannot be "

@@ -45,7 +45,7 @@ class CaseCell:
 
 @dataclass(frozen=True)
 class CaseReport:
-    """Everything that the report says."""
+    """The content of a report."""
 
     name: str
     subject: str
@@ -107,7 +107,7 @@ class CaseReport:
         if not self.differential:
             return []
         model, readers = (_shares(self.differential[who]) for who in ("model", "readers"))
-        return [(name, said, readers[name]) for name, said in model.items()]
+        return [(name, count, readers[name]) for name, count in model.items()]
 
     @property
     def beside(self) -> list[tuple[str, str, str]]:
@@ -185,7 +185,7 @@ def pdf(report: CaseReport) -> bytes:
 
 
 def _sheet(report: CaseReport) -> Any:
-    """Return an empty A4 document whose every page says what it must not be used for."""
+    """Return an empty A4 document with a notice on every page that it is not for diagnosis."""
     from matplotlib import get_data_path
 
     from ..errors import require
@@ -271,13 +271,13 @@ def _draw_row(sheet: Any, cells: Sequence[CaseCell], *, chance_of: str) -> None:
 
 
 def _caption(cell: CaseCell, *, chance_of: str) -> list[str]:
-    """Return the lines under a cell: number and file, what the model said, its probability, what a reader said."""
+    """Return the lines under a cell: number and file, the model's decision, its probability, the reader's label."""
     lines = [f"{cell.number}  {cell.image}", f"model: {cell.decision}", _chance(cell, chance_of)]
     return [line for line in lines if line] + ([f"{cell.reader}: {cell.shown}"] if cell.reader else [])
 
 
 def in_model_words(cell: CaseCell, chance_of: str) -> str:
-    """Return what the model said, with the class that its probability is of.
+    """Return the model's decision, with the class that its probability is of.
 
     >>> in_model_words(CaseCell(1, b"", "normal", 0.36, "normal"), "blast")
     'normal (blast 36 %)'
@@ -292,7 +292,7 @@ def _chance(cell: CaseCell, chance_of: str) -> str:
 
 
 def _fitting(sheet: Any, text: str, width: float) -> str:
-    """Return a text as far as it fits a line: the end of a file's name says more than its middle."""
+    """Return a text as far as it fits a line: the end of a file's name matters more than its middle."""
     if sheet.get_string_width(text) <= width - 2:
         return text
     head, tail = text[:6], text[6:]
@@ -315,7 +315,7 @@ def _shares(counted: dict[str, Any]) -> dict[str, str]:
     for row, percent in zip(rows, percents, strict=True):
         share = "" if row["percent"] is None else f" ({percent:.0f} %, {row['low']:.0f} to {row['high']:.0f})"
         words[row["name"]] = f"{row['cells']:,}{share}"
-    words["White cells told apart"] = f"{counted['white']:,} of {counted['goal']:,}"
+    words["White cells with a type"] = f"{counted['white']:,} of {counted['goal']:,}"
     return words | {f"apart: {name}": f"{cells:,}" for name, cells in counted["apart"].items()}
 
 
@@ -336,7 +336,7 @@ def _agreement(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     if percent["value"] is None:
         return [("Agreement", "no cell was read by all of them")]
     what = "pairs of answers to" if len(found["readers"]) > 2 else "answers to"
-    alike = f"{100 * percent['value']:.0f} %{_limits(percent, 100)} of {what} {found['cells']:,} cells are alike"
+    alike = f"{100 * percent['value']:.0f} %{_limits(percent, 100)} of {what} {found['cells']:,} cells are equal"
     by = f"95 % intervals over the {found['unit']} of this case"
     return [("Agreement", f"{alike}; {kappa_in_words(found['statistic'], kappa)}; {by}")]
 
@@ -348,7 +348,7 @@ def kappa_in_words(statistic: str, kappa: dict[str, float | None]) -> str:
     "Cohen's kappa 0.61 (0.20 to 0.84)"
     """
     if kappa["value"] is None:
-        return f"{statistic} is not defined: all said the same of every cell"
+        return f"{statistic} is not defined: all answers are the same"
     return f"{statistic} {kappa['value']:.2f}{_limits(kappa, 1) or ' (no interval)'}"
 
 

@@ -23,7 +23,7 @@ from ..evaluation.outcomes import Outcome
 from ..evaluation.results import CurveByClass, DecisionCurve, GridBand, ReliabilityDiagram
 from ..images.read import read_image
 
-# role -> (stand-in while drawing, on light ground, on dark ground)
+# role -> (placeholder while drawing, on light ground, on dark ground)
 COLOURS = {
     "ink": ("#010101", "#1d2733", "#e6e9ed"),
     "muted": ("#020202", "#66717e", "#98a2ae"),
@@ -71,7 +71,7 @@ def canvas(*, height: float = HEIGHT) -> Iterator[tuple[Figure, Any]]:
 
 
 def drawing(figure: Figure, name: str) -> str:
-    """Return the figure as SVG in stand-in colours; its ids begin with `name`, so that figures share one page."""
+    """Return the figure as SVG in placeholder colours; its ids begin with `name`, so that figures share one page."""
     stream = io.StringIO()
     with mpl.rc_context(_RULES | {"svg.hashsalt": name}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -83,8 +83,8 @@ def drawing(figure: Figure, name: str) -> str:
 
 def for_page(svg: str, *, alt: str) -> str:
     """Return a drawing whose colours follow the page, with words for those who cannot see it."""
-    for role, (stand_in, *_) in COLOURS.items():
-        svg = svg.replace(stand_in, f"var(--{role})")
+    for role, (placeholder, *_) in COLOURS.items():
+        svg = svg.replace(placeholder, f"var(--{role})")
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
@@ -94,8 +94,8 @@ def for_page(svg: str, *, alt: str) -> str:
 
 def for_file(svg: str) -> str:
     """Return a drawing in the colours of light ground, as a file of its own."""
-    for stand_in, light, _ in COLOURS.values():
-        svg = svg.replace(stand_in, light)
+    for placeholder, light, _ in COLOURS.values():
+        svg = svg.replace(placeholder, light)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + svg
 
 
@@ -206,7 +206,7 @@ def _original(path: Path) -> str | None:
 def _read(path: Path) -> NDArray[np.uint8] | None:
     try:
         return read_image(path)
-    except (DataError, OSError):  # the images may have been moved since the run; the page says so
+    except (DataError, OSError):  # the images may have been moved since the run; the page shows that
         return None
 
 
@@ -222,12 +222,12 @@ def _mistake(
     evidence: Evidence, outcome: Outcome, cell: int, row: int, crops: NDArray[np.uint8] | None
 ) -> dict[str, Any]:
     classes = evidence.predictions.classes
-    said = int(outcome.predicted[cell])
+    called = int(outcome.predicted[cell])
     return {
         "picture": None if crops is None else picture(crops[row], side=128),
         "is": classes[outcome.labels[cell]],
-        "said": classes[said],
-        "probability": float(outcome.probabilities[cell, said]),
+        "called": classes[called],
+        "probability": float(outcome.probabilities[cell, called]),
         "subject": evidence.cells[row].subject,
         "name": evidence.cells[row].name,
     }

@@ -314,7 +314,7 @@ def _shown(counted: Differential) -> dict[str, Any]:
 
 
 def _by_subject(tally: Tally, counting: Counting) -> dict[str, Any] | None:
-    """Return a table of subjects: cells and per cent of each kind; None where no type is told or nobody named any."""
+    """Return a table of subjects: cells and per cent of each kind; None without types of cells or names of subjects."""
     counts = {name: each for name in tally.subjects if (each := counting.of_subject(name)) is not None}
     there = {row.name for each in counts.values() for row in each.rows if row.cells}
     rows = []
@@ -331,18 +331,18 @@ def _by_subject(tally: Tally, counting: Counting) -> dict[str, Any] | None:
 
 
 def _line(counted: Differential | None) -> str:
-    """Return a field's differential in one line; empty where no type is told."""
+    """Return a field's differential in one line; empty where cells have no types."""
     if counted is None:
         return ""
     shown = rounded([row.percent or 0.0 for row in counted.rows])
-    told = [
+    types = [
         f"{row.cells:,} {row.name}" + (f" ({percent:.0f} %)" if row.percent is not None else "")
         for row, percent in zip(counted.rows, shown, strict=True)
         if row.cells
     ]
     apart = [f"{cells:,} {name}" for name, cells in counted.apart.items() if cells]
     beside = f" Counted apart: {', '.join(apart)}." if apart else ""
-    white = f" {', '.join(told)}." if told else ""
+    white = f" {', '.join(types)}." if types else ""
     return f"{counted.said}{white}{beside}"
 
 
@@ -368,13 +368,13 @@ def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
     everyone, positive = tally.all, manifest.positive
     if not everyone.cells:
         return {"text": "No white cell was found.", "level": "fail"}
-    said = [
+    counts = [
         f"{tally.decisions[name]:,} called {title_of(name)}"
         for name in reversed(manifest.classes)
         if tally.decisions[name]
     ]
     nobody = "none was called blast or normal" if everyone.answered or everyone.not_asked else "none was judged"
-    text = f"Of {everyone.cells:,} cell{'s' * (everyone.cells != 1)}, {' and '.join(said) or nobody}"
+    text = f"Of {everyone.cells:,} cell{'s' * (everyone.cells != 1)}, {' and '.join(counts) or nobody}"
     rest = []
     if everyone.unsure:
         rest.append(f"{everyone.unsure:,} left to a person")
@@ -413,8 +413,8 @@ figure { margin: 0; min-width: 0 } img { width: 48%; background: #000 } figcapti
 </style></head><body>
 <h1>What moved the model</h1>
 <p>{% for words in methods %}{{ words }}. {% endfor %}<b class="for">Orange</b> speaks for the class whose map it is, <b class="against">blue</b>
-against it; a colour is as strong in every picture, page and in the reading room for the same evidence. {% if inside %}<i>Inside</i> is the share of the heat
-on the cell: where it is no more than the share of the picture that the cell takes, the map says nothing about where. {% endif %}A heat map shows what moved the model, not what is ill.
+against it; the same colour means the same evidence in every picture, on every page and in the reading room. {% if inside %}<i>Inside</i> is the share of the heat
+on the cell: where it is no more than the share of the picture that the cell takes, the map shows no preference for the cell. {% endif %}A heat map shows what changed the model's answer, not what is diseased.
 {% if refused %}The model gives no answer for what it refuses ({{ refused }} of {{ cells | length }} here): such a map explains none.
 {% endif %}For research; not a diagnosis.</p>
 <main>{% for cell in cells %}

@@ -263,7 +263,7 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
     return values
 
 
-Drawn = dict[str, tuple[str, str, str]]  # name -> (SVG in stand-in colours, title, what one sees)
+Drawn = dict[str, tuple[str, str, str]]  # name -> (SVG in placeholder colours, title, caption)
 
 
 def _draw(metrics: Metrics, learned: list[list[dict[str, float]]]) -> Drawn:
@@ -292,12 +292,12 @@ def _draw(metrics: Metrics, learned: list[list[dict[str, float]]]) -> Drawn:
         ),
     }
     if "decision" in curves:
-        said = decision_words(metrics)
-        drawn["decision"] = (figures.decision(curves["decision"]), "Net benefit (decision curve)", said)
+        words = decision_words(metrics)
+        drawn["decision"] = (figures.decision(curves["decision"]), "Net benefit (decision curve)", words)
     if learned:
-        said = history_words(learned)
-        drawn["history-loss"] = (figures.history(learned, kind="loss"), "Loss", said)
-        drawn["history-accuracy"] = (figures.history(learned, kind="accuracy"), "Accuracy", said)
+        words = history_words(learned)
+        drawn["history-loss"] = (figures.history(learned, kind="loss"), "Loss", words)
+        drawn["history-accuracy"] = (figures.history(learned, kind="accuracy"), "Accuracy", words)
     return drawn
 
 
@@ -307,17 +307,17 @@ def _draw_values(run: Path, evidence: Evidence) -> Drawn:
     if found is None:
         return {}
     before, after = found
-    said = "Red (solid), green (dashed) and blue (dash-dotted) of the cells above, without the black around them."
+    words = "Red (solid), green (dashed) and blue (dash-dotted) of the cells above, without the black around them."
     return {
         "values-before": (
             figures.histograms(before, name="values-before", x="pixel value, 0 to 255"),
             "Original images",
-            said,
+            words,
         ),
         "values-after": (
             figures.histograms(after, name="values-after", x="input value"),
             "Input of the network",
-            said,
+            words,
         ),
     }
 
@@ -386,9 +386,9 @@ def short(value: float | None, digits: int = 2) -> str:
 
 
 def _headline(metrics: Metrics, name: str) -> dict[str, Any]:
-    alike = metrics["subject_weighted"]
-    model = alike["estimators"]["model"][name]
-    others = {key: numbers[name] for key, numbers in alike["estimators"].items() if key != "model"}
+    by_subject = metrics["subject_weighted"]
+    model = by_subject["estimators"]["model"][name]
+    others = {key: numbers[name] for key, numbers in by_subject["estimators"].items() if key != "model"}
     return {
         "name": name,
         "title": TITLES[name],
@@ -396,16 +396,16 @@ def _headline(metrics: Metrics, name: str) -> dict[str, Any]:
         "model": model,
         "per_cell": metrics["estimators"]["model"][name],
         "others": others,
-        "differences": {key: numbers[name] for key, numbers in alike["differences"].items()},
+        "differences": {key: numbers[name] for key, numbers in by_subject["differences"].items()},
         "place": _place,
     }
 
 
 def _calibration(metrics: Metrics) -> list[dict[str, Any]]:
-    """Return what is known of the probabilities: title, meaning, and value with subject groups alike and per cell."""
-    alike, cells = metrics["subject_weighted"]["estimators"]["model"], metrics["estimators"]["model"]
+    """Return the calibration figures: title, meaning, and value weighted by subject group and per cell."""
+    by_subject, cells = metrics["subject_weighted"]["estimators"]["model"], metrics["estimators"]["model"]
     return [
-        {"title": title, "meaning": meaning, "alike": alike[name], "per_cell": cells[name]}
+        {"title": title, "meaning": meaning, "by_subject": by_subject[name], "per_cell": cells[name]}
         for name, (title, meaning) in CALIBRATION.items()
         if name in cells
     ]
@@ -416,9 +416,9 @@ def _place(value: float | None) -> str | None:
     return None if value is None else f"{100 * min(1.0, max(0.0, value)):.1f}%"
 
 
-def _figure(key: str, svg: str, title: str, said: str) -> dict[str, Any]:
-    drawn = Markup(for_page(svg, alt=f"{title or key}. {said}"))  # nosec B704
-    return {"svg": drawn, "title": title, "words": said}
+def _figure(key: str, svg: str, title: str, words: str) -> dict[str, Any]:
+    drawn = Markup(for_page(svg, alt=f"{title or key}. {words}"))  # nosec B704
+    return {"svg": drawn, "title": title, "words": words}
 
 
 def _optional(path: Path) -> Any:
@@ -435,7 +435,7 @@ def strips(metrics: Metrics, outcome: Outcome, evidence: Evidence) -> list[dict[
 
 def _dots(outcome: Outcome, code: int) -> list[dict[str, Any]]:
     here = outcome.groups == code
-    labels, said = outcome.labels[here], outcome.predicted[here]
+    labels, predicted = outcome.labels[here], outcome.predicted[here]
     chances = outcome.probabilities[here]
     shown = chances[:, 1] if outcome.classes == 2 else chances[np.arange(len(labels)), labels]
     order = np.argsort(shown, kind="stable")
@@ -444,7 +444,7 @@ def _dots(outcome: Outcome, code: int) -> list[dict[str, Any]]:
         {
             "x": round(float(shown[cell]) * 100, 1),
             "y": 4 + 7 * (index * 5 % 8) / 7,
-            "wrong": bool(labels[cell] != said[cell]),
+            "wrong": bool(labels[cell] != predicted[cell]),
         }
         for index, cell in enumerate(picked.tolist())
     ]

@@ -1,4 +1,4 @@
-"""What the numbers of survival.html say, in words that need no statistics."""
+"""survival.html: the results of a survival study in words that need no statistics."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -120,18 +120,18 @@ ALPHA = 0.05
 
 
 def verdict(result: Mapping[str, Any]) -> str:
-    """Say what the one test named beforehand found, which question it answers, and where the trend says otherwise."""
+    """Describe the result of the primary test, which question it answers, and where the trend test disagrees."""
     cohort, tests = result["cohort"], result["comparison"]["tests"]
     primary, trend = tests["primary"], tests["trend"]
     what = "The stages differ" if primary["p"] < ALPHA else "No difference between the stages is shown"
-    said = f"{what} ({primary['name']} of {primary['of']}: p {_equals(primary['p'])})."
+    words = f"{what} ({primary['name']} of {primary['of']}: p {_equals(primary['p'])})."
     if not trend or primary["df"] < 2 or (trend["p"] < ALPHA) == (primary["p"] < ALPHA):
-        return said
+        return words
     first, last = cohort["stages"][0]["name"], cohort["stages"][-1]["name"]
     counted_event = f" of {tests['of']}" if len(cohort["events"]) > 1 else ""
     if trend["p"] < ALPHA:
-        return f"{said} Yet a trend{counted_event} from {first} to {last} is shown (p {_equals(trend['p'])})."
-    return f"{said} But no trend{counted_event} from {first} to {last} is shown (p {_equals(trend['p'])})."
+        return f"{words} Yet a trend{counted_event} from {first} to {last} is shown (p {_equals(trend['p'])})."
+    return f"{words} But no trend{counted_event} from {first} to {last} is shown (p {_equals(trend['p'])})."
 
 
 def _tests_words(tests: Mapping[str, Any], cohort: Mapping[str, Any]) -> str:
@@ -144,7 +144,7 @@ def _tests_words(tests: Mapping[str, Any], cohort: Mapping[str, Any]) -> str:
     found = [(f"incidences of {event}", gray, by) for event, gray in tests.get("gray", {}).items()]
     found.append((f"curves for {some}", tests["logrank"], "log-rank test"))
     (what, test, name), *others = found
-    parts = [f"Were all stages alike, {what} this far apart would come by chance with p {_result(test, name)}."]
+    parts = [f"If all stages were the same, {what} this far apart would occur by chance with p {_result(test, name)}."]
     parts += [f"{what[0].upper()}{what[1:]}: p {_result(test, name)}." for what, test, name in others]
     parts.append(f"Early events counting more: p {_result(tests['peto'], 'Peto and Peto')}.")
     if tests["trend"] and tests["logrank"]["df"] > 1:
@@ -372,7 +372,7 @@ def _repair_words(model: Mapping[str, Any]) -> str:
     )
 
 
-Drawn = dict[str, tuple[str, str]]  # name -> (SVG in stand-in colours, what one sees)
+Drawn = dict[str, tuple[str, str]]  # name -> (SVG in stand-in colours, caption)
 
 
 def write_page(

@@ -8,7 +8,7 @@ import numpy as np
 from . import figures
 from .figures import INK, MODEL, MUTED, PAPER, SIZE, canvas, drawing
 
-# Stages from mild to grave, cool to warm: (stand-in while drawing, on light ground, on dark ground).
+# Stages from mild to grave, cool to warm: (placeholder while drawing, on light ground, on dark ground).
 STAGE_COLOURS = (
     ("#0a0a01", "#1f6fb2", "#6bb6ee"),
     ("#0a0a02", "#0b7f73", "#3fc7b4"),
@@ -28,15 +28,15 @@ def stage_roles() -> dict[str, tuple[str, str, str]]:
 
 def for_page(svg: str, *, alt: str) -> str:
     """Return a drawing whose colours, those of the stages too, follow the page."""
-    for number, (stand_in, *_) in enumerate(STAGE_COLOURS, start=1):
-        svg = svg.replace(stand_in, f"var(--stage-{number})")
+    for number, (placeholder, *_) in enumerate(STAGE_COLOURS, start=1):
+        svg = svg.replace(placeholder, f"var(--stage-{number})")
     return figures.for_page(svg, alt=alt)
 
 
 def for_file(svg: str) -> str:
     """Return a drawing in the colours of light ground, as a file of its own."""
-    for stand_in, light, _ in STAGE_COLOURS:
-        svg = svg.replace(stand_in, light)
+    for placeholder, light, _ in STAGE_COLOURS:
+        svg = svg.replace(placeholder, light)
     return figures.for_file(svg)
 
 
@@ -238,7 +238,7 @@ def nomogram(sheet: Mapping[str, Any]) -> str:
         return drawing(figure, "nomogram")
 
 
-def _room(label: str) -> float:
+def _width(label: str) -> float:
     """Return the points of a nomogram that a label takes up."""
     return 2.4 * len(label) + 2
 
@@ -250,10 +250,10 @@ def _scale(axes: Any, at: float, name: str, *, labels: Sequence[str], points: Se
     order = np.argsort(points, kind="stable")
     last = {1: -np.inf, -1: -np.inf}
     for place in order:
-        side = 1 if points[place] - last[1] >= _room(labels[place]) else -1
+        side = 1 if points[place] - last[1] >= _width(labels[place]) else -1
         axes.vlines(points[place], at, at + 0.1 * side, color=MODEL, linewidth=1.0)
-        if points[place] - last[side] < _room(labels[place]):
-            continue  # no room above or below: the mark is drawn without its number
+        if points[place] - last[side] < _width(labels[place]):
+            continue  # no space above or below: the mark is drawn without its number
         last[side] = points[place]
         axes.annotate(
             labels[place],
