@@ -25,7 +25,7 @@ _SHIPPED = "two looks"  # the recipe of the shipped model
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a head says to the cells of one part, by seed."""
+    """Predictions and decisions of a head for the cells of one part, by seed."""
 
     chances: list[Floats]
     """(cells, 2) each."""
@@ -98,25 +98,27 @@ def _others(material: Material, part: str) -> Ints:
 def _of_part(bench: Bench, material: Material, table: Features, part: str) -> dict[str, Any]:
     rows, others = np.flatnonzero(material.parts == part), _others(material, part)
     laboratory = UnseenPart(material, table, part, rows, _base(material, table, others))
-    said: dict[int, Decisions] = {}
+    decisions: dict[int, Decisions] = {}
     for count in COUNTS:
         if count and min(np.bincount(material.labels[rows])) < count:
             continue  # half of the subjects must have half of these cells of each class
         each = [_asked(bench, laboratory, count=count, seed=seed) for seed in bench.seeds]
-        said[count] = Decisions([np.array(one["chances"]) for one in each], [np.array(one["decided"]) for one in each])
-    found = _measured(material, rows, said)
+        decisions[count] = Decisions(
+            [np.array(one["chances"]) for one in each], [np.array(one["decided"]) for one in each]
+        )
+    found = _measured(material, rows, decisions)
     names = ("auroc", *(f"{what}.{label}" for what in ("called_other", "decided") for label in material.classes))
     return {
         "cells": len(rows),
         "subjects": len(set(material.groups[rows].tolist())),
         "learnt_from": len(others),
-        "counts": {str(count): {name: found.interval(f"{count}.{name}") for name in names} for count in said},
-        "gains": {str(count): found.difference(f"{count}.auroc", "0.auroc") for count in said if count},
+        "counts": {str(count): {name: found.interval(f"{count}.{name}") for name in names} for count in decisions},
+        "gains": {str(count): found.difference(f"{count}.auroc", "0.auroc") for count in decisions if count},
         "more_decided": {
             str(count): {
                 label: found.difference(f"{count}.decided.{label}", f"0.decided.{label}") for label in material.classes
             }
-            for count in said
+            for count in decisions
             if count
         },
     }
@@ -135,7 +137,7 @@ def _base(material: Material, table: Features, rows: Ints) -> DecisionRule:
 
 
 def _asked(bench: Bench, laboratory: UnseenPart, *, count: int, seed: int) -> dict[str, Any]:
-    """Return what is said to the cells of a part after `count` of it were read, of other subjects than each."""
+    """Return predictions and decisions for a part after `count` of its cells, of other subjects, were reviewed."""
     material, table, rows = laboratory.material, laboratory.table, laboratory.rows
 
     def work() -> dict[str, Any]:
@@ -184,7 +186,7 @@ def _adapted(material: Material, table: Features, rows: Ints, head: Head, *, see
     return DecisionRule(heads[0], rule_of(unseen, seen, alpha=ALPHA))
 
 
-def _measured(material: Material, rows: Ints, said: dict[int, Decisions]) -> Jackknife:
+def _measured(material: Material, rows: Ints, decisions: dict[int, Decisions]) -> Jackknife:
     """Measure each number of reviewed cells on all cells of a part, and with each subject left out."""
     labels = material.labels[rows]
     units = np.unique(material.groups[rows], return_inverse=True)[1].astype(np.int64)
@@ -193,7 +195,7 @@ def _measured(material: Material, rows: Ints, said: dict[int, Decisions]) -> Jac
 
     def statistic(weights: Floats) -> Statistics:
         values: Statistics = {}
-        for count, each in said.items():
+        for count, each in decisions.items():
             areas = [auroc(labels, chances, weights=weights / size, groups=units) for chances in each.chances]
             values[f"{count}.auroc"] = np.mean(areas, axis=0)
             sure = np.mean([one != UNSURE for one in each.decided], axis=0)
@@ -234,12 +236,12 @@ def _section(part: str, found: dict[str, Any]) -> Section:
     svg = lines(f"adaptation-{part}", drawn, x="reviewed cells of the part", y="AUROC; share of cells")
     figure = Figure(part.replace("_", "-"), svg, f"AUROC and decisions on {part} by number of reviewed cells.")
     text = (
-        f"The model has learnt from {found['learnt_from']:,} cells of other parts. Of {part} ({found['cells']:,} cells "
+        f"The model was trained on {found['learnt_from']:,} cells of other parts. Of {part} ({found['cells']:,} cells "
         f"of {found['subjects']} subject groups) half of the subjects give the reviewed cells, the other half is "
-        "judged, and the other way round. Shares are of all cells of a class, subjects equal; at most "
-        f"{ALPHA:.0%} are to be called the other class."
+        "evaluated, and vice versa. Shares are of all cells of a class, with equal weight per subject; at most "
+        f"{ALPHA:.0%} may be called the other class."
     )
-    return Section(f"{part} as a laboratory", text, columns, rows, [figure])
+    return Section(f"{part} as another laboratory", text, columns, rows, [figure])
 
 
 def _bandless(counts: dict[str, Any], name: str) -> list[Number]:
@@ -247,29 +249,31 @@ def _bandless(counts: dict[str, Any], name: str) -> list[Number]:
 
 
 def _answer(numbers: dict[str, Any]) -> str:
-    told = []
+    sentences = []
     for part, found in numbers["parts"].items():
         counts, most = found["counts"], list(found["counts"])[-1]
         words = f"On {part}, AUROC is {shown(counts['0']['auroc'])} with none of its cells reviewed"
         if most == "0":
-            told.append(f"{words}; it has too few cells to adapt to.")
+            sentences.append(f"{words}; it has too few cells to adapt to.")
             continue
-        proven = [count for count, gain in found["gains"].items() if beyond_chance(gain) > 0]
-        helped = f"from {proven[0]} on that is more than chance" if proven else "no number of them is shown to raise it"
+        shown_from = [count for count, gain in found["gains"].items() if beyond_chance(gain) > 0]
+        helped = (
+            f"from {shown_from[0]} on that is beyond chance" if shown_from else "no number of them is shown to raise it"
+        )
         decided = " and ".join(
             f"{shown(gain, signed=True)} of {label}" for label, gain in found["more_decided"][most].items()
         )
-        told.append(
-            f"{words} and {shown(counts[most]['auroc'])} with {most}; {helped}. What changes is how many cells are "
-            f"decided under the same promise: {decided}."
+        sentences.append(
+            f"{words} and {shown(counts[most]['auroc'])} with {most}; {helped}. What changes is the share of cells "
+            f"decided at the same guaranteed error rate: {decided}."
         )
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 STUDY = Study(
     "adaptation",
     "What do a laboratory's own cells bring?",
-    "Some dozens of reviewed cells adapt a model to another laboratory.",
+    "A few dozen reviewed cells adapt a model to another laboratory.",
     StudySize(seeds=3, size=128),
     run,
 )

@@ -1,4 +1,4 @@
-"""ellassir-2022: the paper's protocol, the same on subjects kept apart, and why it says one class to every cell."""
+"""ellassir-2022: the paper's protocol, the same split by subject, and why its networks predict a single class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,11 +59,11 @@ CURES = (FRESH, QUICK, SLOW, BOTH)
 
 
 def run(bench: Bench) -> Page:
-    """Train every arm once per seed, and follow what it says epoch by epoch."""
+    """Train every variant once per seed and record its predictions after every epoch."""
     material = load(bench)
     if len(material.classes) != 2:
-        raise DataError("ellassir-2022 tells two classes apart. Give a folder of cells with two classes.")
-    # Seed by seed, so that a study that is stopped has all arms of the seeds that are done.
+        raise DataError("ellassir-2022 needs two classes. Give a folder of cells with two classes.")
+    # Seed by seed, so that a stopped study has all variants of the finished seeds.
     by_seed = [{arm.name: _trained(bench, material, arm, seed) for arm in VARIANTS} for seed in bench.seeds]
     traces = {arm.name: [one[arm.name] for one in by_seed] for arm in VARIANTS}
     last = {arm.name: [judged(trace, arm.statistics, -1) for trace in traces[arm.name]] for arm in VARIANTS}
@@ -82,7 +82,7 @@ def run(bench: Bench) -> Page:
     ]
     ran_on = {
         "Images": f"{material.words()}; each seed draws {bench.scale.images or len(material.cells):,} of them",
-        "Model": "seed-cnn, Adam, batches of 32, from random weights; the last epoch answers, at a half",
+        "Model": "seed-cnn, Adam, batches of 32, from random weights; the last epoch at a threshold of 0.5",
         "Epochs": str(bench.scale.epochs),
         "Interval": INTERVAL,
     }
@@ -114,15 +114,15 @@ def _trained(bench: Bench, material: Any, arm: Variant, seed: int) -> dict[str, 
 
 
 def judged(trace: dict[str, Any], statistics: str, epoch: int) -> dict[str, float]:
-    """Return the numbers of one network at one epoch, decided at a half as the paper does."""
+    """Return the figures of one network at one epoch at a threshold of 0.5, as in the paper."""
     labels, chances = np.array(trace["labels"]), trace["said"][statistics][epoch]
-    said = at_half(chances)
-    table = confusion(labels, said, classes=2)
+    predicted = at_half(chances)
+    table = confusion(labels, predicted, classes=2)
     return {
         "accuracy": float(accuracy(table)),
         "balanced_accuracy": float(balanced_accuracy(table)),
         "auroc": float(auroc(labels, two_columns(chances))),
-        "one_class": float(len(set(said.tolist())) == 1),
+        "one_class": float(len(set(predicted.tolist())) == 1),
         "baseline": float(np.bincount(labels, minlength=2).max() / len(labels)),
     }
 
@@ -164,12 +164,12 @@ def _protocol(
     columns = [
         "split",
         "accuracy",
-        "accuracy of the commonest class",
+        "accuracy of the majority class",
         "balanced accuracy",
         "AUROC",
-        "runs that say one class",
+        "runs with a single predicted class",
     ]
-    words = f"Confusion matrices, mean over {bench.scale.seeds} seeds: what the cell is (down), what is said (across)."
+    words = f"Confusion matrices, mean over {bench.scale.seeds} seeds: true class (rows) by predicted class (columns)."
     shown_as = {"images at random": tables[PAPER.name], "subjects apart": tables[APART.name]}
     figure = Figure("confusion", confusions("ellassir-confusion", shown_as, labels=classes), words)
     text = (
@@ -188,30 +188,30 @@ def _why(epochs: dict[str, dict[str, list[Number]]], bench: Bench) -> Section:
         "training cells (accuracy)": Line(x, epochs[APART.name]["train_accuracy"], dashed=True),
     }
     arms = {"0.99, rate 0.01": APART, "0.9, rate 0.01": QUICK, "0.99, rate 0.001": SLOW, "0.9, rate 0.001": BOTH}
-    said = {name: Line(x, epochs[arm.name]["one_class"]) for name, arm in arms.items()}
+    single = {name: Line(x, epochs[arm.name]["one_class"]) for name, arm in arms.items()}
     lag = {name: Line(x, epochs[arm.name]["lag"]) for name, arm in arms.items()}
     figures = [
         Figure(
             "epochs",
             lines("ellassir-epochs", drawn, x="epoch", y="balanced accuracy", chance=0.5),
-            "The same weights at each epoch, asked with the running statistics and with those of the batch.",
+            "The same weights at each epoch, evaluated with the running statistics and with those of the batch.",
         ),
         Figure(
             "one-class",
-            lines("ellassir-one-class", said, x="epoch", y="runs that say one class"),
-            "Share of runs that call every test cell the same, by momentum of the statistics and learning rate.",
+            lines("ellassir-one-class", single, x="epoch", y="runs with a single predicted class"),
+            "Share of runs that predict one class for all test cells, by momentum of the statistics and learning rate.",
         ),
         Figure(
             "lag",
             lines("ellassir-lag", lag, x="epoch", y="lag, standard deviations"),
-            "How far the running means lie beside those of the test batches, mean over channels and layers.",
+            "Distance of the running means from those of the test batches, mean over channels and layers.",
         ),
     ]
     text = (
         "In training, batch normalisation uses the mean and variance of the batch; afterwards, running averages of "
-        "them, which with a momentum of 0.99 forget one part in a hundred per step. Each figure changes one thing."
+        "them, which change by one per cent per step with a momentum of 0.99. Each figure varies one factor."
     )
-    return Section("Why it says one class", text, figures=figures)
+    return Section("Why it predicts a single class", text, figures=figures)
 
 
 def _cure(numbers: dict[str, Any], gains: dict[str, Number]) -> Section:
@@ -223,49 +223,49 @@ def _cure(numbers: dict[str, Any], gains: dict[str, Number]) -> Section:
         ]
         for arm in (APART, *CURES)
     ]
-    columns = ["arm", "balanced accuracy", "AUROC", "runs that say one class", "gain in balanced accuracy"]
-    return Section("What cures it", "All on subjects kept apart, the smallest change first.", columns, rows)
+    columns = ["arm", "balanced accuracy", "AUROC", "runs with a single predicted class", "gain in balanced accuracy"]
+    return Section("What corrects it", "All split by subject, the smallest change first.", columns, rows)
 
 
 def _answer(numbers: dict[str, Any], gains: dict[str, Number], bench: Bench) -> str:
     paper = numbers[PAPER.name]
     often = round(paper["one_class"]["value"] * bench.scale.seeds)
-    said = f"{often} of {bench.scale.seeds} runs of the paper's protocol end by saying one class to every cell"
-    level = f"accuracy {shown(paper['accuracy'])} where saying the commonest class gives {shown(paper['baseline'])}"
-    return f"{said} ({level}). {_cause(gains)} {_smallest(numbers, gains)}"
+    runs = f"{often} of {bench.scale.seeds} runs of the paper's protocol end with one predicted class for every cell"
+    level = f"accuracy {shown(paper['accuracy'])} where the majority class gives {shown(paper['baseline'])}"
+    return f"{runs} ({level}). {_cause(gains)} {_smallest(numbers, gains)}"
 
 
 def _cause(gains: dict[str, Number]) -> str:
     fresh = gains[FRESH.name]
     if beyond_chance(fresh) > 0:
         return (
-            "The network has learnt, its running statistics lag behind: the same weights with the batch's own "
-            f"statistics gain {shown(fresh, signed=True)} in balanced accuracy on subjects kept apart."
+            "The network has learned, but its running statistics lag: the same weights with the batch's own "
+            f"statistics gain {shown(fresh, signed=True)} in balanced accuracy when split by subject."
         )
     return (
-        "Asking the same weights with the batch's own statistics is not shown to help "
-        f"({shown(fresh, signed=True)} in balanced accuracy on subjects kept apart)."
+        "Evaluating the same weights with the batch's own statistics is not shown to help "
+        f"({shown(fresh, signed=True)} in balanced accuracy when split by subject)."
     )
 
 
 def _smallest(numbers: dict[str, Any], gains: dict[str, Number]) -> str:
-    """Name the smallest change of settings that gains beyond chance and leaves no run that says one class."""
+    """Name the smallest change of settings that gains beyond chance and leaves no run with a single predicted class."""
     better = [arm.name for arm in CURES if arm.changes and beyond_chance(gains[arm.name]) > 0]
     cured = [name for name in better if not numbers[name]["one_class"]["value"]]
     partly = [name for name in better if name not in cured]
     words = [
         f"{name} helps ({shown(gains[name], signed=True)}), but {numbers[name]['one_class']['value']:.0%} of "
-        "the runs still say one class."
+        "the runs still predict a single class."
         for name in partly
     ]
     if not cured:
-        return " ".join([*words, "No change of one or two settings that was tried is shown to cure it."])
+        return " ".join([*words, "None of the changes of one or two settings is shown to correct it."])
     gain = shown(gains[cured[0]], signed=True)
-    return " ".join([*words, f"The smallest change that is shown to cure it: {_plain(cured[0])} ({gain})."])
+    return " ".join([*words, f"The smallest change that is shown to correct it: {_plain(cured[0])} ({gain})."])
 
 
 def _plain(name: str) -> str:
-    return f"{QUICK.name} and {SLOW.name} together" if name == BOTH.name else name
+    return f"{QUICK.name} and {SLOW.name}" if name == BOTH.name else name
 
 
 def _notes(bench: Bench) -> list[str]:
@@ -279,7 +279,7 @@ def _notes(bench: Bench) -> list[str]:
 
 STUDY = Study(
     "ellassir-2022",
-    "The paper's protocol, and why it says one class",
+    "The paper's protocol, and why it predicts a single class",
     "A small CNN trained on 600 images for 20 epochs works (63.6 % accuracy) and only lacks data and epochs.",
     StudySize(seeds=10, images=600, size=96, epochs=20),
     run,

@@ -113,7 +113,7 @@ class FrozenFeatures(Recipe):
     strength: float = 1e-2
     """Inverse strength of the L2 penalty on standardised features."""
     weighting: str = "subjects"
-    """'cells': all count alike. 'subjects': each subject group of a class counts alike. 'worst subjects': group DRO."""
+    """'cells': equal weight per cell; 'subjects': per subject group of a class; 'worst subjects': group DRO."""
     with_size: bool = False
     """Add the cell's size to the features."""
     kind: ClassVar[str] = "Frozen"
@@ -274,7 +274,7 @@ class _fit:  # noqa: N801  # used like a function
 
 
 def subject_weights(material: Material, rows: Ints, *, power: float = 1.0) -> Floats:
-    """Return weights (rows,) with which each class, and in it each subject group to that power, counts alike."""
+    """Return weights (rows,) with which each class has equal weight, and in it each subject group to that power."""
     weights = np.ones(len(rows))
     for label_ in np.unique(material.labels[rows]):
         own = material.labels[rows] == label_
@@ -457,17 +457,17 @@ RECIPES: tuple[Recipe, ...] = (
 
 
 LARGE = 0.1
-"""Share of all cells that a part must hold to be learnt from."""
+"""Share of all cells that a part needs to be trained on."""
 FEWEST = 5
 """Cells of a subject group; the groups with fewer are pooled by class, and count as one subject."""
 ALPHA = 0.15
-"""Share of a class that may be called the other: what the shipped model promises."""
+"""Share of a class that may be called the other: the guarantee of the shipped model."""
 POOLED, FIVE_FOLD = "each part by networks that have not seen it", "five-fold over subjects"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a recipe says to the asked cells of one test, by seed."""
+    """Predictions of a recipe for the test cells of one test, by seed."""
 
     test: Test
     seeds: list[Floats]
@@ -477,7 +477,7 @@ def run(bench: Bench) -> Page:
     """Ask the recipes that are named, or all that take minutes; show these and what was finished before."""
     material = sample(load(bench), bench.scale.images, rng=np.random.default_rng(0))
     if len(material.classes) != 2:
-        raise DataError("generalisation tells two classes apart. Give a folder of cells with two classes.")
+        raise DataError("generalisation needs two classes. Give a folder of cells with two classes.")
     material = in_thirds(material) if material.synthetic else material
     wanted = _named(bench.given.recipes)
     shifts = shifts_of(material)
@@ -550,12 +550,12 @@ def _ask(
         return _kept(bench, material, recipe, test, seed=seed, ask=ask if allowed else None)
 
     for seed in bench.seeds:
-        for test in shifts if recipe.trained or seed == 0 else ():  # what is not trained says the same again
+        for test in shifts if recipe.trained or seed == 0 else ():  # without training every seed gives the same
             if (answer := kept(test, seed)) is not None:
                 found.setdefault(test.name, Answers(test, [])).seeds.append(answer)
         folds = _folds(material, seed)
         answers = [kept(test, seed) for test in folds]
-        if all(answer is not None for answer in answers):  # of the folds only all together are a test
+        if all(answer is not None for answer in answers):  # the folds are one test only if all are there
             whole = np.empty(len(material.labels))
             for test, answer in zip(folds, answers, strict=True):
                 whole[test.asked] = answer
@@ -577,7 +577,7 @@ def _kept(bench: Bench, material: Material, recipe: Recipe, test: Test, *, seed:
     """Return the answers of a finished arm; else run it, where there is something to ask.
 
     Those of trained networks are kept beside the page, to be committed with it: the next who goes on need not train
-    them again. They hold for the very same cells and settings only.
+    them again. They are used for exactly the same cells and settings only.
     """
     if not recipe.trained:
         settings = {"recipe": recipe.key, "cells": material.key}
@@ -627,12 +627,12 @@ def pooled(material: Material, answers: dict[str, Answers]) -> Answers | None:
             chosen.append((best, places))
     if not seeds:
         return None
-    said = [np.concatenate([best.seeds[seed][places] for best, places in chosen]) for seed in range(seeds)]
-    return Answers(Test(POOLED, np.arange(0), np.concatenate(rows)), said)
+    pooled_seeds = [np.concatenate([best.seeds[seed][places] for best, places in chosen]) for seed in range(seeds)]
+    return Answers(Test(POOLED, np.arange(0), np.concatenate(rows)), pooled_seeds)
 
 
 def units_of(material: Material, rows: Ints) -> Ints:
-    """Return the number of the subject of each row; small groups of a class count together as one, (rows,)."""
+    """Return the number of the subject of each row; small groups of a class are pooled into one, (rows,)."""
     names, code, count = np.unique(material.group_names[rows], return_inverse=True, return_counts=True)
     pooled_name = np.array([f"few cells, {label}" for label in material.labels[rows].tolist()])
     named = np.where(count[code] < FEWEST, pooled_name, names[code])
@@ -643,21 +643,21 @@ def measured(material: Material, arms: dict[str, Answers]) -> Jackknife:
     """Measure the AUROC of several arms on the same rows, and once more with each subject left out.
 
     '<arm>.auroc' weighs each cell by one over the cells of its subject, '<arm>.cells' weighs cells equally, and
-    '<arm>.sizes' weighs cells of both classes so that their sizes are alike: see `sizes_alike`.
+    '<arm>.sizes' weights cells of both classes so that their sizes have one distribution: see `sizes_alike`.
     """
     rows = next(iter(arms.values())).test.asked
     labels, units = material.labels[rows], units_of(material, rows)
     size = np.bincount(units)
-    alike = sizes_alike(np.log(material.traits[rows, 0]), labels, units)
+    equal_sizes = sizes_alike(np.log(material.traits[rows, 0]), labels, units)
     # cells of one subject that count the same are one group to `auroc`, which takes weights by group
-    _, first, code = np.unique(units + 1j * np.round(alike, 9), return_index=True, return_inverse=True)
+    _, first, code = np.unique(units + 1j * np.round(equal_sizes, 9), return_index=True, return_inverse=True)
 
     def statistic(weights: Floats) -> Statistics:
         values: Statistics = {}
         kinds = (
             ("auroc", weights / size, units),
             ("cells", weights, units),
-            ("sizes", (weights / size)[:, units[first]] * alike[first], code),
+            ("sizes", (weights / size)[:, units[first]] * equal_sizes[first], code),
         )
         for name, answers in arms.items():
             tables = [two_columns(seed.tolist()) for seed in answers.seeds]
@@ -752,16 +752,16 @@ def _pooled_section(numbers: dict[str, Any]) -> Section:
         "AUROC with subjects equal on parts that a recipe has not seen.",
     )
     text = (
-        "Every part is asked by the network that learnt from most cells of the other parts; the answers are pooled. "
-        "By the first column recipes are chosen. A difference of under .05 between two recipes is noise. In the column "
-        '"sizes alike" cells are weighed so that blasts are as large as normal cells: what is left is what a recipe '
-        "sees beyond size, which is worth most where the next patients' normal cells are large."
+        "Every part is tested with the network trained on most cells of the other parts; predictions are pooled. "
+        "Recipes are chosen by the first column. A difference below .05 between two recipes is noise. In the column "
+        '"equal sizes" cells are weighted so that blasts are as large as normal cells: it shows what a recipe '
+        "uses beyond size, which matters most where the next patients' normal cells are large."
     )
     columns = [
         "recipe",
         "AUROC, subjects equal",
         "AUROC, cells equal",
-        "AUROC, sizes alike",
+        "AUROC, equal sizes",
         "against size alone",
         "seeds",
     ]
@@ -775,11 +775,11 @@ def _tests_section(numbers: dict[str, Any], tests: Sequence[str]) -> Section:
         for name in names
         if any(name in numbers["tests"][test]["recipes"] for test in tests)
     ]
-    told = "; ".join(
+    counts = "; ".join(
         f"{test}: {numbers['tests'][test]['cells']:,} cells of {numbers['tests'][test]['subjects']} subjects"
         for test in tests
     )
-    return Section("Each test by itself", f"AUROC, subjects equal. {told}.", ["recipe", *tests], rows)
+    return Section("Each test separately", f"AUROC, subjects equal. {counts}.", ["recipe", *tests], rows)
 
 
 def _promise_section(numbers: dict[str, Any]) -> Section:
@@ -799,11 +799,11 @@ def _promise_section(numbers: dict[str, Any]) -> Section:
                 for label, each in row["classes"].items()
             )
     text = (
-        "When is the answer 'unsure'? The rule is learnt from the answers to all other parts, each by networks that "
-        "had not seen it, and then tried on the part named. Asked for: at most so many of a class called the other."
+        "The rule for the answer 'unsure' is learned from predictions on all other parts, each by networks that had "
+        "not seen it, and then tested on the part named. Guaranteed: at most this share of a class is called the other."
     )
-    columns = ["recipe", "part", "class", "asked for", "called the other class", "decided", "subjects"]
-    return Section("The promise on a part left out", text, columns, rows)
+    columns = ["recipe", "part", "class", "guaranteed", "called the other class", "decided", "subjects"]
+    return Section("Guaranteed and reached error rates on a part left out", text, columns, rows)
 
 
 def _percent(value: float | None) -> str:
@@ -835,7 +835,7 @@ def _answer(numbers: dict[str, Any]) -> str:
 
 STUDY = Study(
     "generalisation",
-    "Does it hold for patients never seen?",
+    "Performance on new patients",
     "A recipe that is good in cross-validation is good on the next part of the release.",
     StudySize(seeds=1, size=128, epochs=6),
     run,

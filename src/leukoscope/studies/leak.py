@@ -131,9 +131,9 @@ def _main_section(found: dict[str, Any]) -> Section:
         for name, each in found["arms"].items()
     ]
     figure = Figure("splits", _chart("leak-splits", found), "AUROC of the same model by how its cells were split.")
-    text = "Every cell is asked for once in five-fold cross-validation; only the rule that makes the folds differs."
-    columns = ["how the cells are split", "AUROC", "accuracy", "what the leak adds to AUROC"]
-    return Section("What each split says", text, columns, rows, [figure])
+    text = "Every cell is tested once in five-fold cross-validation; only the rule that makes the folds differs."
+    columns = ["how the cells are split", "AUROC", "accuracy", "AUROC gained by the leak"]
+    return Section("AUROC by split", text, columns, rows, [figure])
 
 
 def _release_section(found: dict[str, Any]) -> Section:
@@ -141,7 +141,7 @@ def _release_section(found: dict[str, Any]) -> Section:
     rows = [[name, each["auroc"], each["accuracy"]] for name, each in found["arms"].items()]
     text = (
         "Each fold of the release's training set is tested by a model of the other folds. As published, some patients "
-        "stand in several folds under other ids. With them in training AUROC differs by "
+        "are in several folds under different ids. With them in training AUROC differs by "
         f"{shown(gain, signed=True)} from that without."
     )
     return Section("The release's own folds", text, ["folds", "AUROC", "accuracy"], rows)
@@ -155,16 +155,16 @@ def _chart(name: str, found: dict[str, Any]) -> str:
 def _answer(found: dict[str, Any]) -> str:
     lie = found["differences"][f"{IMAGE} - {MERGED}"]["auroc"]
     image, merged = (found["arms"][name]["auroc"] for name in (IMAGE, MERGED))
-    what = {1: "flatters", 0: "is not shown to flatter", -1: "belittles"}[beyond_chance(lie)]
+    what = {1: "overestimates", 0: "is not shown to overestimate", -1: "underestimates"}[beyond_chance(lie)]
     return (
-        f"Splitting by image {what} this model: AUROC {shown(image)} at random, {shown(merged)} with subjects kept "
-        f"apart, a difference of {shown(lie, signed=True)}."
+        f"Splitting by image {what} the AUROC of this model: {shown(image)} at random, {shown(merged)} split by "
+        f"subject, a difference of {shown(lie, signed=True)}."
     )
 
 
 STUDY = Study(
     "leak",
-    "What a leak is worth",
+    "How much a leak raises AUROC",
     "A random split by image, and the release's own folds, measure how a model does on new patients.",
     StudySize(seeds=3, size=128),
     run,

@@ -46,7 +46,7 @@ Crops = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Material:
-    """Labelled cells with all that can be said of them without a network; row i is always the same cell."""
+    """Labelled cells with what is known of them without a network; row i is always the same cell."""
 
     cells: list[Cell]
     traits: Floats
@@ -91,7 +91,7 @@ class Material:
 
     @cached_property
     def key(self) -> str:
-        """Return what tells these cells from others."""
+        """Return a key of exactly these cells."""
         return fingerprint([cell.sha256 for cell in self.cells])
 
     def rows(self, chosen: Ints | NDArray[np.bool_]) -> "Material":
@@ -312,7 +312,7 @@ def _compute(
 
 
 def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
-    """Open a network on as many threads as OMP_NUM_THREADS says, as the rest of the program does."""
+    """Open a network on as many threads as OMP_NUM_THREADS, as the rest of the program does."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = processors()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -424,7 +424,7 @@ class FrozenNetwork:
     def answers(self, arm: str, table: NDArray[np.floating], split: Split) -> list[Floats]:
         """Return the probabilities (cells, classes) of each seed: a head fitted in every fold on a table of features.
 
-        arm: names table and split together.
+        arm: a name for table and split.
         """
         classes, labels = len(self.material.classes), self.material.labels
         settings = {"weights": self.network.weights, "cells": self.material.key}
@@ -478,7 +478,7 @@ def prepare(material: Material, experiment: Experiment, *, by_image: bool) -> Pr
 
 
 def follow(prepared: Prepared, *, onnx: Path | None = None) -> dict[str, Any]:
-    """Train one network on the CPU and return its labels, and per epoch what it says to the test cells.
+    """Train one network on the CPU and return its labels, and its predictions for the test cells per epoch.
 
     onnx: where the trained network is written, if anywhere.
 
@@ -493,20 +493,20 @@ def follow(prepared: Prepared, *, onnx: Path | None = None) -> dict[str, Any]:
 def _follow(fabric: Fabric, prepared: Prepared, onnx: Path | None) -> dict[str, Any]:
     task = start_fold(fabric, prepared, fold=0)
     test = task.sets.test
-    said: dict[str, list[list[float]]] = {RUNNING: [], BATCH: []}
+    predictions: dict[str, list[list[float]]] = {RUNNING: [], BATCH: []}
     learnt, lags = [], []
     for epoch in range(prepared.experiment.train.epochs):
         learnt.append(round(train_epoch(task, epoch=epoch)["train_accuracy"], 6))
-        said[RUNNING].append(_chances(task, test))
+        predictions[RUNNING].append(_chances(task, test))
         with batch_statistics(task.network) as lag:
-            said[BATCH].append(_chances(task, test))
+            predictions[BATCH].append(_chances(task, test))
         lags.append(round(float(np.mean(lag or [0.0])), 6))  # no layer, no lag
     if onnx:
         with write_whole(onnx) as beside:
             beside.write_bytes(to_onnx(task.network, size=prepared.experiment.prepare.size))
     return {
         "labels": prepared.labels[test].tolist(),
-        "said": said,
+        "said": predictions,
         "train_accuracy": learnt,
         "lag": lags,
         "learnt_from": len(task.sets.train),

@@ -56,7 +56,7 @@ def run(bench: Bench) -> Page:
     """Train every network once per seed from random weights, subjects kept apart."""
     material = load(bench)
     if len(material.classes) != 2:
-        raise DataError("more-layers tells two classes apart. Give a folder of cells with two classes.")
+        raise DataError("more-layers needs two classes. Give a folder of cells with two classes.")
     by_seed = [{arm: _trained(bench, material, arm, seed) for arm in ARMS} for seed in bench.seeds]
     traces = {arm: [one[arm] for one in by_seed] for arm in ARMS}
     values = {
@@ -64,7 +64,7 @@ def run(bench: Bench) -> Page:
         for arm in ARMS
         for metric in METRICS
     }
-    # The size of the same test cells; what it says does not depend on the network.
+    # The size of the same test cells; its predictions do not depend on the network.
     values |= {
         f"{SIZE}.{metric}": [judged(trace["size"], RUNNING, -1)[metric] for trace in traces[PAPER]]
         for metric in METRICS
@@ -111,7 +111,7 @@ def _trained(bench: Bench, material: Material, arm: NetworkSettings, seed: int) 
 
 
 def _by_size(material: Material, train: Ints, test: Ints) -> dict[str, Any]:
-    """Return what cell size alone says to the test cells, in the form of a trace."""
+    """Return the predictions of cell size alone for the test cells, in the form of a trace."""
     size = material.shortcut("size")
     chances = fit_and_ask(size, material.labels, train=train, asked=size[test], classes=2)[:, 1]
     return {"labels": material.labels[test].tolist(), "said": {RUNNING: [chances.round(6).tolist()]}}
@@ -131,14 +131,14 @@ def _section(numbers: dict[str, Any], gains: dict[str, Number], parameters: dict
         for name, each in numbers.items()
     ]
     guess = numbers[PAPER.name]["baseline"]
-    rows.append(["the commonest class", None, "0.500", "0.500", guess, "1.000", ""])
+    rows.append(["the majority class", None, "0.500", "0.500", guess, "1.000", ""])
     columns = [
         "network",
         "parameters",
         "AUROC",
         "balanced accuracy",
         "accuracy",
-        "runs that say one class",
+        "runs with a single predicted class",
         "AUROC against seed-cnn",
     ]
     figure = dots("more-layers", {name: each["auroc"] for name, each in numbers.items()}, x="AUROC", chance=0.5)
@@ -148,12 +148,13 @@ def _section(numbers: dict[str, Any], gains: dict[str, Number], parameters: dict
 
 def _answer(numbers: dict[str, Any], gains: dict[str, Number]) -> str:
     others = [arm.name for arm in ARMS[1:4]]
-    said = []
+    findings = []
     for way, word in ((1, "better"), (-1, "worse")):
         if names := [name for name in others if beyond_chance(gains[name]) == way]:
-            said.append(f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} shown to be {word}")
+            findings.append(f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} shown to be {word}")
     first = f"seed-cnn reaches an AUROC of {shown(numbers[PAPER.name]['auroc'])} on subjects kept apart"
-    return f"{first}; of the three deeper or wider networks, {' and '.join(said) or 'none is shown to differ from it'}."
+    others_are = " and ".join(findings) or "none is shown to differ from it"
+    return f"{first}; of the three deeper or wider networks, {others_are}."
 
 
 STUDY = Study(

@@ -186,11 +186,11 @@ def _shipped(bench: Bench, cells: Material) -> Floats:
 
     def ask() -> list[list[float]]:
         predictor = load_bundle()
-        said = [
+        chances = [
             predictor.outputs([read_image(cell.path)]).probabilities[0]
             for cell in track(cells.cells, "The shipped model")
         ]
-        rounded: list[list[float]] = np.array(said).round(6).tolist()
+        rounded: list[list[float]] = np.array(chances).round(6).tolist()
         return rounded
 
     return np.array(bench.kept("the shipped model, fields", {"cells": cells.key}, ask))
@@ -233,7 +233,7 @@ def _section(found: dict[str, Any]) -> Section:
         plain, varied = (found["arms"][f"{kind}: {look.name}"]["auroc"] for kind in (PLAIN, VARIED))
         gain = found["differences"][f"{VARIED}: {look.name} - {PLAIN}: {look.name}"]["auroc"]
         rows.append([look.name, plain, varied, signed(gain), _calls(found, PLAIN, look)])
-    rows.append(["saying one class", "0.500", "0.500", "", "0.500"])
+    rows.append(["a single predicted class", "0.500", "0.500", "", "0.500"])
     columns = [
         "cells asked about",
         "AUROC, learnt plain",

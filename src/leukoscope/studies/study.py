@@ -1,4 +1,4 @@
-"""What every study stands on: what it was given, how large it is, arms kept once they are done, and its page."""
+"""The frame of every study: its images, its size, its stored results and its page."""
 
 import importlib
 import time
@@ -39,7 +39,7 @@ _BY_THE_RUN = "<!-- Written by `{command}`; do not edit. -->"
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing, in stand-in colours that the page replaces."""
+    """One drawing, in placeholder colours that the page replaces."""
 
     name: str
     svg: str
@@ -76,7 +76,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around the findings of every study."""
+    """Title, claim, command and settings of a page."""
 
     name: str
     title: str
@@ -200,9 +200,9 @@ def dots(
     beside: Mapping[str, Number] | None = None,
     legend: tuple[str, str] = ("", ""),
 ) -> str:
-    """Draw one dot with its interval per row, the first on top; a dotted line where guessing stands.
+    """Draw one dot with its interval per row, the first on top; a dotted line for guessing.
 
-    beside: a second dot of some rows, a little lower; `legend` then says what the first and the second are.
+    beside: a second dot of some rows, a little lower; `legend` then names the first and the second.
     """
     with canvas(height=0.9 + 0.34 * len(rows) + (0.6 if beside else 0)) as (figure, axes):
         if chance is not None:
@@ -234,7 +234,7 @@ def _dot(axes: Any, number: Number, place: float, *, series: int) -> None:
 def lines(
     name: str, drawn: Mapping[str, Line], *, x: str, y: str, log: bool = False, chance: float | None = None
 ) -> str:
-    """Draw lines with their bands, told apart by colour and by mark."""
+    """Draw lines with their bands, each with its colour and marker."""
     with canvas(height=3.2) as (figure, axes):
         if chance is not None:
             axes.axhline(chance, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
@@ -284,7 +284,7 @@ def _matrix(axes: Any, matrix: Any, *, labels: Sequence[str]) -> None:
     axes.set_ylim(size - 0.5, -0.5)
     axes.set_xticks(range(size), labels, fontsize=9)
     axes.set_yticks(range(size), labels, fontsize=9, rotation=90, va="center")
-    axes.set_xlabel("said", fontsize=9)
+    axes.set_xlabel("predicted", fontsize=9)
     axes.set_ylabel("is", fontsize=9)
     axes.grid(visible=False)
     axes.tick_params(length=0)
@@ -473,7 +473,7 @@ class Seeds:
     values: dict[str, Floats]
 
     def interval(self, name: str) -> Number:
-        """Return the mean over seeds with its limits: exact ones where a seed says yes or no, else Student's t."""
+        """Return the mean over seeds with its limits: exact ones where a seed gives yes or no, else Student's t."""
         each = self.values[name]
         if np.isin(each, (0, 1)).all():
             low, high = binomtest(int(each.sum()), len(each)).proportion_ci(method="exact")
@@ -512,7 +512,7 @@ def _mean_of(values: Floats, *, least: float) -> MeanOverSeeds:
 
 
 def guessing(truth: Truth, *, classes: int) -> Floats:
-    """Return the probabilities of who says the commonest class to every cell."""
+    """Return the probabilities of always predicting the majority class."""
     share = np.bincount(truth.labels, minlength=classes) / len(truth.labels)
     return np.tile(share, (len(truth.labels), 1))
 

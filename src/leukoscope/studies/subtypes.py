@@ -1,4 +1,4 @@
-"""subtypes: four kinds of smear field told apart, with neighbours at random on both sides and kept apart."""
+"""subtypes: four kinds of smear field, with neighbouring fields split at random and kept on one side."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ from .study import (
 )
 
 IMAGE, APART, COLOUR = "fields at random", "blocks of neighbours apart", "mean colour alone, blocks apart"
-# WBC-Benign-001.jpg: no patient is named, so ten neighbours in number stand for one.
+# WBC-Benign-001.jpg: no patient is named, so ten neighbours in number are taken for one.
 _TEN_NEIGHBOURS = Layout(subject_pattern=r"(.*\d)\d\.")
 
 
@@ -91,7 +91,7 @@ def _sections(frozen: FrozenNetwork, numbers: dict[str, Any]) -> list[Section]:
             "",
             ["kind", "found (recall)"],
             each,
-            [Figure("confusion", matrix, "What the field is (down) and what is said (across), mean over seeds.")],
+            [Figure("confusion", matrix, "True kind (rows) by predicted kind (columns), mean over seeds.")],
         ),
     ]
 
@@ -119,7 +119,7 @@ def _answer(numbers: dict[str, Any], classes: int) -> str:
     apart, more = numbers["arms"][APART], numbers["differences"][f"{APART} - {COLOUR}"]["balanced_accuracy"]
     beats = "beats" if beyond_chance(more) > 0 else "is not shown to beat"
     return (
-        f"With neighbours kept apart, a frozen network names {shown(apart['balanced_accuracy'])} of the fields rightly "
+        f"Split by blocks of neighbours, a frozen network recognises {shown(apart['balanced_accuracy'])} of the fields "
         f"when the {classes} kinds are as common (guessing: {1 / classes:.2f}), and {beats} mean colour alone (by "
         f"{shown(more, signed=True)}). These are kinds of field from one laboratory, not stages of a patient's disease."
     )

@@ -116,7 +116,7 @@ _TOO_SHORT = "random weights, one epoch: too short to mean anything"
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What one model said in every seed."""
+    """Predictions of one model in every seed."""
 
     traces: list[dict[str, Any]]
     weights: str
@@ -129,7 +129,7 @@ def run(bench: Bench) -> Page:
     """Train or fit every model once per seed on the same subjects."""
     material = load(bench)
     if len(material.classes) != 2:
-        raise DataError("transfer tells two classes apart. Give a folder of cells with two classes.")
+        raise DataError("transfer needs two classes. Give a folder of cells with two classes.")
     rows = _rows(bench, material)
     values = {
         f"{name}.{metric}": [judged(trace, RUNNING, -1)[metric] for trace in row.traces]
@@ -242,11 +242,11 @@ def _trace(material: Material, test: Any, chances: Floats) -> dict[str, Any]:
 
 
 def _mean(rows: dict[str, ModelRow], names: list[str]) -> ModelRow:
-    """Return the mean of what several models say to each cell."""
+    """Return the mean prediction of several models."""
     traces = []
     for seed in range(len(rows[names[0]].traces)):
-        said = np.mean([rows[name].traces[seed]["said"][RUNNING][-1] for name in names], axis=0)
-        traces.append({"labels": rows[names[0]].traces[seed]["labels"], "said": {RUNNING: [said.tolist()]}})
+        mean = np.mean([rows[name].traces[seed]["said"][RUNNING][-1] for name in names], axis=0)
+        traces.append({"labels": rows[names[0]].traces[seed]["labels"], "said": {RUNNING: [mean.tolist()]}})
     learnt = all(rows[name].learnt for name in names)
     return ModelRow(traces, "of its members", f"{len(names)} models", learnt)
 
@@ -264,7 +264,7 @@ def _section(rows: dict[str, ModelRow], numbers: dict[str, Any], gains: dict[str
         ]
         for name, row in rows.items()
     ]
-    table.append(["the commonest class", "", "", "0.500", "0.500", numbers[SEED_CNN]["baseline"], ""])
+    table.append(["the majority class", "", "", "0.500", "0.500", numbers[SEED_CNN]["baseline"], ""])
     columns = [
         "model",
         "weights at the start",
@@ -275,7 +275,7 @@ def _section(rows: dict[str, ModelRow], numbers: dict[str, Any], gains: dict[str
         "AUROC against seed-cnn",
     ]
     svg = dots("transfer", {name: each["auroc"] for name, each in numbers.items()}, x="AUROC", chance=0.5)
-    text = "Rows that start at random weights and are not trained long enough say nothing about their network."
+    text = "Rows that start from random weights and are trained too briefly do not measure their network."
     return Section("Models side by side", text, columns, table, [Figure("auroc", svg, "AUROC of each model.")])
 
 
@@ -324,7 +324,7 @@ def _answer(rows: dict[str, ModelRow], numbers: dict[str, Any], gains: dict[str,
         f"{shown(numbers[best]['auroc'])} and an accuracy of {shown(numbers[best]['accuracy'])}; it is {better} "
         f"seed-cnn ({shown(gains[best], signed=True)})."
     )
-    return text + f" {untold} rows start at random weights and say nothing about theirs." * bool(untold)
+    return text + f" {untold} rows start from random weights and do not measure their network." * bool(untold)
 
 
 STUDY = Study(
