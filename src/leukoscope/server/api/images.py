@@ -440,9 +440,7 @@ def _check_area(room: Room, slide: ImageRow, areas: Sequence[ImageRow], box: lis
         at = other.facts["part_of"]
         apart = left >= at["left"] + other.width or at["left"] >= left + width
         if other.state != FAILED and not (apart or top >= at["top"] + other.height or at["top"] >= top + height):
-            text = (
-                f"It overlaps area {at['area']}, whose cells would be counted twice. Draw another, or delete it."
-            )
+            text = f"It overlaps area {at['area']}, whose cells would be counted twice. Draw another, or delete it."
             raise Refusal(409, "overlaps", text)
 
 
