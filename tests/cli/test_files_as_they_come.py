@@ -77,7 +77,7 @@ def test_depth_planes_and_codecs_change_no_answer(field: NDArray[np.uint8], leni
     said = answers(tmp_path / "out.csv")
     assert len(said) == 20
     assert all(cells == said["twin.png"] for cells in said.values())
-    assert "12 bits per channel, told by the brightest pixel" in result.output
+    assert "12 bits per channel, judged by the brightest pixel" in result.output
 
 
 def test_a_phones_colours_change_no_decision(field: NDArray[np.uint8], lenient: Bundle, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_an_impossible_spacing_is_said_and_measured_instead(
     told = json.loads(run("predict", *tmp_path.glob("*.dcm"), "--model", lenient.path, "--json").stdout)
     scales = {Path(row["field"]).stem: (row["um_per_px"], row["problem"]) for row in told["fields"]}
     assert scales["wrong"] == scales["none"]
-    assert any("PixelSpacing says" in note and "left out" in note for note in told["changes"])
+    assert any("PixelSpacing states" in note and "left out" in note for note in told["changes"])
 
 
 @pytest.mark.parametrize("command", ["predict", "cells"])
@@ -380,7 +380,7 @@ def test_what_was_done_to_pictures_is_counted_where_they_are_indexed_and_trained
     want = {
         profile: 3,
         "turned upright (orientation 6)": 2,
-        "12 bits per channel, told by the brightest pixel": 1,
+        "12 bits per channel, judged by the brightest pixel": 1,
     }
     lines = [f"{number} file{'s' * (number > 1)}: {note}" for note, number in want.items()]
     table = tmp_path / "table" / "cells.csv"

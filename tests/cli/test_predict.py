@@ -81,6 +81,19 @@ def test_no_word_of_a_reason_is_broken_on_a_narrow_terminal(
     assert max(map(len, lines[:2])) <= width
 
 
+def test_cells_refused_for_one_reason_take_one_row(strict: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, tally = ShownOpinions(strict.manifest, point="balanced"), Tally(strict.manifest, point="balanced")
+    reasons = [f"Too small: {px} px." for px in range(80, 84)] + ["Too large: 900 px."]
+    for number, reason in enumerate(reasons):
+        shown.add(opinion := Opinion(f"{number}.png", "refused", reason))
+        tally.add(opinion)
+    shown.print(tally)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Too small: 80 px. (and 3 more cells like this)" in printed
+    assert "Too large: 900 px. 5 cells: 5 refused" in printed
+    assert not any(f"{number}.png" in printed for number in (1, 2, 3))
+
+
 def test_json_of_a_name_that_is_not_utf_8_is_json(cells: Path, lenient: Bundle) -> None:
     (cells / "cell-3.png").rename(cells / ODD)
     told = json.loads(run("predict", cells, "--model", lenient.path, "--kind", "crops", "--json").stdout_bytes)

@@ -129,7 +129,7 @@ def test_a_picture_of_any_depth_is_the_same_as_with_eight_bits(
     )
     picture = read_picture(content.getvalue())
     assert np.array_equal(picture.pixels, pixels)
-    assert picture.notes == (f"{depth} bits per channel, told by the brightest pixel",)
+    assert picture.notes == (f"{depth} bits per channel, judged by the brightest pixel",)
 
 
 def test_bits_and_ranges_that_the_file_states_are_obeyed(eight: np.ndarray, tmp_path: Path) -> None:
@@ -536,7 +536,7 @@ def test_numbers_with_a_sign_have_one_bit_less(eight: np.ndarray, dtype: type, b
     tifffile.imwrite(content, values, photometric="rgb")
     picture = read_picture(content.getvalue())
     assert np.array_equal(picture.pixels, np.floor(values / (2.0**bits - 1) * 255 + 0.5))
-    assert picture.notes == (f"{bits} bits per channel, told by the brightest pixel",)
+    assert picture.notes == (f"{bits} bits per channel, judged by the brightest pixel",)
 
 
 def test_white_is_zero_in_three_channels_is_refused(eight: np.ndarray) -> None:

@@ -110,8 +110,8 @@ def _quiet(_: str) -> None:
 
 
 def test_what_is_stored_is_fetched_again_pixel_by_pixel(orthanc: Orthanc, images: list[Path], tmp_path: Path) -> None:
-    assert store(orthanc.archive, images, say=_quiet) == 3
-    fetched = fetch(orthanc.archive, tmp_path / "out", study=STUDY, say=_quiet)
+    assert store(orthanc.archive, images, report=_quiet) == 3
+    fetched = fetch(orthanc.archive, tmp_path / "out", study=STUDY, report=_quiet)
     sent = {pydicom.dcmread(path).SOPInstanceUID: pydicom.dcmread(path).PixelData for path in images}
     assert {pydicom.dcmread(path).SOPInstanceUID: pydicom.dcmread(path).PixelData for path in fetched} == sent
 
@@ -119,34 +119,34 @@ def test_what_is_stored_is_fetched_again_pixel_by_pixel(orthanc: Orthanc, images
 def test_an_archive_that_dies_in_the_middle_gets_the_rest_and_nothing_twice(
     orthanc: Orthanc, images: list[Path]
 ) -> None:
-    assert store(orthanc.archive, images[:1], say=_quiet) == 1
+    assert store(orthanc.archive, images[:1], report=_quiet) == 1
     orthanc.kill()
     with pytest.raises(DataError, match="cannot be reached.*sends the rest"):
-        store(orthanc.archive, images, say=_quiet)
+        store(orthanc.archive, images, report=_quiet)
     orthanc.start()
-    assert store(orthanc.archive, images, say=_quiet) == 2
-    assert store(orthanc.archive, images, say=_quiet) == 0
+    assert store(orthanc.archive, images, report=_quiet) == 2
+    assert store(orthanc.archive, images, report=_quiet) == 0
     assert orthanc.count() == 3
 
 
 def test_a_stopped_fetch_continues(orthanc: Orthanc, images: list[Path], tmp_path: Path) -> None:
-    store(orthanc.archive, images, say=_quiet)
-    first = fetch(orthanc.archive, tmp_path / "out", study=STUDY, say=_quiet)
+    store(orthanc.archive, images, report=_quiet)
+    first = fetch(orthanc.archive, tmp_path / "out", study=STUDY, report=_quiet)
     kept = first[0].stat().st_mtime_ns
     first[1].unlink()
-    assert fetch(orthanc.archive, tmp_path / "out", study=STUDY, say=_quiet) == first
+    assert fetch(orthanc.archive, tmp_path / "out", study=STUDY, report=_quiet) == first
     assert first[0].stat().st_mtime_ns == kept
 
 
 def test_refusals_are_one_sentence(orthanc: Orthanc, images: list[Path], tmp_path: Path) -> None:
     stranger = Archive(orthanc.archive.url, "eve", "guess")
     with pytest.raises(DataError, match="refused \\(HTTP 401\\)"):
-        store(stranger, images, say=_quiet)
+        store(stranger, images, report=_quiet)
     with pytest.raises(DataError, match="has no images of study"):
-        fetch(orthanc.archive, tmp_path / "out", study=generate_uid(), say=_quiet)
+        fetch(orthanc.archive, tmp_path / "out", study=generate_uid(), report=_quiet)
     (tmp_path / "x.dcm").write_text("not DICOM")
     with pytest.raises(DataError, match="not a DICOM file"):
-        store(orthanc.archive, [tmp_path / "x.dcm"], say=_quiet)
+        store(orthanc.archive, [tmp_path / "x.dcm"], report=_quiet)
 
 
 def test_the_commands_say_what_they_did(

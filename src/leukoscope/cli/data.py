@@ -165,7 +165,7 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
 @data.command("split")
 @click.argument("table", type=_FILE)
 @click.option("-o", "--output", required=True, type=_FILE, help="The split to write.")
-@click.option("--audit", "audited", type=_FILE, help="Also keep together the subjects that this audit joined.")
+@click.option("--audit", "audited", type=_FILE, help="Also keep the subjects that this audit joined in one group.")
 @click.option("--scheme", type=click.Choice(["kfold", "holdout", "parts"]), help="How to split.")
 @click.option("--folds", type=int, help="Number of folds (kfold).")
 @click.option("--train-part", multiple=True, help="Part to train on (parts); repeatable.")
@@ -272,18 +272,18 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     if "dicom" in formats and (others := [path.name for path in files if path not in foreign]):
         raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is not one.")
     also = cell_writers_of(formats, output)
-    results = extract(files, output, options=FieldOptions(**options), report=_say, also=also, foreign=foreign)
+    results = extract(files, output, options=FieldOptions(**options), report=_report, also=also, foreign=foreign)
     usable = [result for result in results if result.scale]
     count = sum(len(result.cells) for result in results)
-    told = f"{many(count, 'white cell')} in {len(usable)} of {many(len(results), 'field')}"
-    click.echo(f"{told}: {printable(output / 'cells.csv')}")
+    summary = f"{many(count, 'white cell')} in {len(usable)} of {many(len(results), 'field')}"
+    click.echo(f"{summary}: {printable(output / 'cells.csv')}")
     for line in (*found.notes, *passed_over(found.passed, hidden=found.hidden)):
         click.echo(printable(line))
     if found.empty or any(result.problem for result in results):
         raise SystemExit(ImageError.exit_status)
 
 
-def _say(line: str, problem: bool) -> None:
+def _report(line: str, problem: bool) -> None:
     if problem:
         complain(line)
     else:

@@ -26,7 +26,7 @@ _LONGEST = 40  # letters of a file's name that the name of its picture repeats
 @click.option(
     "--method",
     type=click.Choice(["cam", "occlusion", "lime"]),
-    help="[default: cam; occlusion where the network's map does not say where]",
+    help="[default: cam; occlusion where the network's map does not show where]",
 )
 @click.option("--class", "target", default="", metavar="NAME", help="Explain this class. [default: the likeliest]")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and JSON.")
@@ -39,10 +39,10 @@ def explain(
 ) -> None:
     """Draw over every cell in IMAGES what speaks for a class (orange) and against it (blue).
 
-    cam is the network's own map: exact and instant, for models whose map says where. occlusion covers one square after
+    cam is the network's own map: exact and instant, for models whose map shows where. occlusion covers one square after
     the other, lime hides patches; both only ask the model and take seconds per cell. A heat map shows what moved the
     model, not what is ill. "inside" is the share of the heat on the cell, beside the share of the picture that the cell
-    takes: if the two are alike, the map says nothing about where. Each map is shown beside the decision of leukoscope
+    takes: if the two are alike, the map shows nothing about where. Each map is shown beside the decision of leukoscope
     predict; that of a refused picture explains no answer, is marked, and the exit status is 1.
 
     \b
@@ -104,14 +104,14 @@ class _Case:
         return None if self.refused or self.found is None else round(self.found.probability, 6)
 
     def line(self) -> str:
-        said = f"{self.source.path}  {self.opinion.decision}"
-        said += f": {self.opinion.reason}" if self.opinion.reason else ""
-        said += "".join(f" ({note})" for note in self.notes)
+        line = f"{self.source.path}  {self.opinion.decision}"
+        line += f": {self.opinion.reason}" if self.opinion.reason else ""
+        line += "".join(f" ({note})" for note in self.notes)
         if self.found is None:
-            return said
+            return line
         chance = "" if self.probability is None else f" {self.probability:.3f}"
         numbers = "".join(f"  {words}" for words in self.found.said())
-        return f"{said}  {self.found.method} map of {self.found.target}{chance}{numbers}"
+        return f"{line}  {self.found.method} map of {self.found.target}{chance}{numbers}"
 
     def row(self) -> dict[str, Any]:
         opinion = self.opinion
@@ -138,7 +138,7 @@ def _looked_at(
         opinion = predictor.opinion(image.pixels, name=str(source.path), point=point)
         try:
             found = explainer.explain(image.pixels, target=target)
-        except ImageError:  # no cell in it; the opinion says so
+        except ImageError:  # no cell in it; the opinion states that
             found = None
         return _Case(source, opinion, found, image.notes)
 
@@ -179,7 +179,7 @@ def _write_pictures(folder: Path, done: list[_Case]) -> None:
 
 
 def _write_picture(folder: Path, case: _Case, number: int) -> str:
-    """Write the cell beside its map and return the file's name, which says so where the cell was refused."""
+    """Write the cell beside its map and return the file's name, which shows where the cell was refused."""
     from PIL import Image
 
     from ..files import write_whole

@@ -208,12 +208,14 @@ def export(
 @click.command()
 @click.argument("bundle")
 @click.argument("reviewed", type=click.Path(exists=True, path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the adapted bundle here; else only say.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the adapted bundle here; else only report."
+)
 @click.option("--even-if-worse", is_flag=True, help="Write it although it is not shown to be better.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
 @click.option("--seed", default=0, show_default=True, help="Of the folds and of the intervals.")
 def adapt(bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool, as_json: bool, seed: int) -> None:
-    """Fit a new head of BUNDLE to REVIEWED cells of your laboratory, and say whether it is better.
+    """Fit a new head of BUNDLE to REVIEWED cells of your laboratory, and report whether it is better.
 
     REVIEWED is what the reading room exports as a data set (unpacked), or any labelled folder or table. A few dozen
     cells will do; cells of several subjects of each class tell more. Old and new are compared on subjects that the

@@ -76,7 +76,7 @@ def experiment_options(command: Command) -> Command:
 
 
 def layout_options(command: Command) -> Command:
-    """Add the options that say how labels and subjects are read from names or a table, named as in Layout."""
+    """Add the options for how labels and subjects are read from names or a table, named as in Layout."""
     meaning = {
         "--subject-pattern": "Regular expression on the file name; its first group is the subject.",
         "--path-column": "Column of a table that holds the image's path.",
@@ -106,9 +106,9 @@ def model_option(command: Command) -> Command:
 
 
 def field_options(command: Command) -> Command:
-    """Add the options that say how cells are found in fields and slides, named as in fields.extraction.FieldOptions."""
+    """Add the options for how cells are found in fields and slides, named as in fields.extraction.FieldOptions."""
     scale = "Scale of the fields, if you know it."
-    each = "Estimate the scale of every field by itself, not of all together."
+    each = "Estimate the scale of each field separately instead of one for all."
     stain = "How cells of fields are brought to the colours of the training cells."
     for add in (
         click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes, for slides."),

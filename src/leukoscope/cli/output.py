@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,7 +67,7 @@ def _in_the_way(path: Path, place: Path) -> bool:
 
 
 def _key(path: Path) -> tuple[int, int] | None:
-    """Return what tells an existing file from every other; None for a folder and where nothing is."""
+    """Return what identifies an existing file; None for a folder and where nothing is."""
     try:
         found = path.stat()
     except OSError:
@@ -100,7 +101,7 @@ _NAME, _LEAST_NAME, _GAP = 30, 12, 2  # columns of a file's name at most and at 
 
 
 class Problems:
-    """What is wrong with some files, told in one line for each reason; memory does not grow with their number."""
+    """What is wrong with some files, one line for each reason; memory does not grow with their number."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
@@ -139,13 +140,19 @@ class ShownOpinions:
         self._first: list[Opinion] = []
         self._first_to_review: list[tuple[tuple[int, float], int, Opinion]] = []
         self._unusable = Problems()
+        self._alike: Counter[str] = Counter()
+        """Reason of refusal, its numbers left out -> how many cells were refused for it."""
         self._count = 0
 
     def add(self, opinion: Opinion) -> None:
         """Look at one more opinion."""
-        if not opinion.readable:  # told by its reason, below the table
+        if not opinion.readable:  # listed by its reason, below the table
             self._unusable.add(opinion.name, opinion.reason)
             return
+        if opinion.decision == REFUSED:
+            self._alike[_without_numbers(opinion.reason)] += 1
+            if self._alike[_without_numbers(opinion.reason)] > 1:  # the first one is shown, with their number
+                return
         self._count += 1
         if self._count <= _ALL_SHOWN + 1:
             self._first.append(opinion)
@@ -164,15 +171,15 @@ class ShownOpinions:
         tally: Tally,
         *,
         fields: Sequence[dict[str, Any]] = (),
-        told: Sequence[str] = (),
+        notes: Sequence[str] = (),
         err: bool = False,
         differential: Differential | None = None,
         blood: BloodSummary | None = None,
     ) -> None:
         """Print the table of cells, the counts, the fields (rows of fields.csv), and the subjects.
 
-        told: lines about how files were read and what was passed over. err: print to standard error.
-        differential: of all cells; None where the bundle tells no types. blood: red cells and platelets of fields.
+        notes: lines about how files were read and what was passed over. err: print to standard error.
+        differential: of all cells; None where the bundle knows no types. blood: red cells and platelets of fields.
         """
         console = Console(highlight=False, soft_wrap=False, stderr=err)
         if 0 < self._count <= _ALL_SHOWN:
@@ -185,7 +192,7 @@ class ShownOpinions:
             _print_differential(console, differential)
         for line in limits_of(self._manifest, fields=bool(fields)):
             console.print(Text(line), style="yellow", soft_wrap=True)
-        for line in (*(blood.said if blood else ()), *map(printable, told)):
+        for line in (*(blood.said if blood else ()), *map(printable, notes)):
             console.print(Text(line), soft_wrap=True)
         if any(row["width"] for row in fields):
             console.print(_field_table(fields[:_SUBJECTS], self._manifest, width=console.width))
@@ -204,7 +211,7 @@ class ShownOpinions:
             numbers = [f"{100 * chances[name]:.0f} %" if name in chances else "–" for name in shown]
             kind = [opinion.type or "–"] if self._manifest.types else []
             middle.append([*numbers, *kind, title_of(opinion.decision)])
-        reasons = [printable(worded(opinion.reason)) for opinion in opinions]
+        reasons = [self._reason(opinion) for opinion in opinions]
         longest = max(cell_len(word) for word in " ".join(["reason", *reasons]).split())
 
         def room(titles: list[str], middle: list[list[str]]) -> int:
@@ -226,13 +233,28 @@ class ShownOpinions:
             table.add_row(shortened, *map(Text, row[:-1]), decision, Text(reason))
         return table
 
+    def _reason(self, opinion: Opinion) -> str:
+        """Return the reason of an opinion; of a refusal with the number of cells that were refused for the same."""
+        reason = printable(worded(opinion.reason))
+        more = self._alike[_without_numbers(opinion.reason)] - 1 if opinion.decision == REFUSED else 0
+        return f"{reason} (and {many(more, 'more cell')} like this)" if more > 0 else reason
+
     def _style(self, opinion: Opinion) -> str:
         styles = {UNSURE: "yellow", REFUSED: "magenta", self._manifest.positive: "bold red"}
         return styles.get(opinion.decision, "")
 
 
+def _without_numbers(reason: str) -> str:
+    """Return a reason as it is shared by cells that differ in their numbers alone.
+
+    >>> _without_numbers("Too small: the cell is 100 px across.")
+    'Too small: the cell is # px across.'
+    """
+    return re.sub(r"\d+(?:[.,]\d+)*", "#", reason)
+
+
 def counts(tally: Tally) -> str:
-    """Say in one line what was decided.
+    """Return one line of what was decided.
 
     For example '1,000 cells: 512 blast, 430 normal, 50 unsure, 8 refused (3 cannot be used as images)'.
     """
@@ -246,7 +268,7 @@ def _print_differential(console: Console, counted: Differential) -> None:
     console.print(Text(counted.said), soft_wrap=True)
     if counted.white:
         console.print(differential_table(counted))
-    console.print(Text(apart_words(counted)), soft_wrap=True)
+    console.print(Text(counted_apart(counted)), soft_wrap=True)
 
 
 def differential_table(counted: Differential) -> Table:
@@ -261,8 +283,8 @@ def differential_table(counted: Differential) -> Table:
     return table
 
 
-def apart_words(counted: Differential) -> str:
-    """Say in one line what was counted beside a differential.
+def counted_apart(counted: Differential) -> str:
+    """Return one line of what was counted beside a differential.
 
     For example 'Counted apart: 3 platelet, 2 unsure. Per 100 white cells: 4.1 erythroblast.'
     """
@@ -274,8 +296,8 @@ def apart_words(counted: Differential) -> str:
         each = ", ".join(f"{row.percent:.1f} {name}" for name, row in counted.per_100.items())
         parts.append(f"Per 100 white cells: {each}.")
     if of := counted.blasts_of_lymphoid:
-        said = NOT_KNOWN if of.percent is None else f"{of.percent:.0f} %"
-        parts.append(f"Blasts among lymphoid cells: {said} ({of.low:.0f} to {of.high:.0f}).")
+        share = NOT_KNOWN if of.percent is None else f"{of.percent:.0f} %"
+        parts.append(f"Blasts among lymphoid cells: {share} ({of.low:.0f} to {of.high:.0f}).")
     return " ".join(parts)
 
 
@@ -336,7 +358,7 @@ def _field_table(rows: Sequence[dict[str, Any]], manifest: Manifest, *, width: i
 
 
 def _end_of(path: str, *, room: int = _NAME) -> str:
-    """Return the end of a long path: the name says more than the folder.
+    """Return the end of a long path: the name matters more than the folder.
 
     >>> _end_of("a/" * 40 + "cell.png", room=12)
     '…/a/cell.png'
@@ -410,7 +432,7 @@ def _dicom_writer(folder: Path, manifest: Manifest, counting: "Counting", blood:
 
 
 def dicom_class(opinion: Opinion, manifest: Manifest) -> str:
-    """Return the name under which a cell is coded in DICOM: blast and normal where the bundle tells just these."""
+    """Return the name under which a cell is coded in DICOM: blast and normal where these are the bundle's classes."""
     decision = opinion.decision
     if decision == NOT_ASKED:
         return "type unsure" if opinion.type == "unsure" else opinion.type

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..report.opinion import OpinionPage
 
 
-_NOTES = 6  # kinds of changes to files that are told one by one
+_NOTES = 6  # kinds of changes to files that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class PredictionRun:
             facts = {"model": self._predictor.manifest.name, "operating_point": self._point.replace("_", "-")}
             echo_json(json_text(facts)[:-1] + ', "cells": [', nl=False)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of what is wrong with a file we say one line ourselves
+            warnings.simplefilter("ignore", UserWarning)  # the program reports what is wrong with a file itself
             self._answer_all()
         fields = self._field_rows()
         written = attempt(lambda: self._write(fields))  # before anything is printed: a terminal must not cost a table
@@ -115,7 +115,7 @@ class PredictionRun:
             self.shown.print(
                 self.tally,
                 fields=fields,
-                told=self._told(),
+                notes=self._file_notes(),
                 err=self._request.quiet,
                 differential=counted,
                 blood=self.blood(),
@@ -124,7 +124,7 @@ class PredictionRun:
             raise written
 
     def _facts_of_files(self) -> dict[str, Any]:
-        """Return what JSON says of how files were read and what was passed over."""
+        """Return what the JSON holds about how files were read and what was passed over."""
         passed = self._found.passed
         return {
             "passed_over": [str(one.path) for one in passed],
@@ -134,7 +134,7 @@ class PredictionRun:
             "changes": dict(self._notes),
         }
 
-    def _told(self) -> list[str]:
+    def _file_notes(self) -> list[str]:
         """Return the same in words, what was done to most files first."""
         from ..images.listing import passed_over
         from ..images.read import changes_in_words
@@ -145,27 +145,27 @@ class PredictionRun:
         return [*self._found.notes, *asked, *done, *passed_over(self._found.passed, hidden=self._found.hidden)]
 
     def _subjects(self) -> list[dict[str, Any]]:
-        """Return the summary of each subject, with its differential where the bundle tells types."""
+        """Return the summary of each subject, with its differential where the bundle has a model of types."""
         rows, of = self.tally.summaries(), self.counting.of_subject
-        told = [row | ({"differential": _json_of(of(row["subject"]))} if self.counting.told else {}) for row in rows]
-        return [row | {"blood_count": _json_of(self.blood(subject=row["subject"]))} for row in told]
+        rows = [row | ({"differential": _json_of(of(row["subject"]))} if self.counting.told else {}) for row in rows]
+        return [row | {"blood_count": _json_of(self.blood(subject=row["subject"]))} for row in rows]
 
     def _counted(self, fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return fields with their differentials where the bundle tells types."""
+        """Return fields with their differentials where the bundle has a model of types."""
         of = self.counting.of_field
         return [row | ({"differential": _json_of(of(row["field"]))} if self.counting.told else {}) for row in fields]
 
     @property
     def all_used(self) -> bool:
         """Return whether every place held images, every file could be used, and every field be trusted."""
-        doubtful = any(smear.problem for smear, _ in self._smears)
-        return not (self._found.empty or self.tally.all.unreadable or doubtful)
+        unreliable = any(smear.problem for smear, _ in self._smears)
+        return not (self._found.empty or self.tally.all.unreadable or unreliable)
 
     def _answer_all(self) -> None:
         from ..progress import track
 
-        told = track(zip(self._sources, self._looks(), strict=True), "Looking at cells", total=len(self._sources))
-        for kind, group in groupby(told, key=lambda pair: pair[1][0]):
+        looked = track(zip(self._sources, self._looks(), strict=True), "Looking at cells", total=len(self._sources))
+        for kind, group in groupby(looked, key=lambda pair: pair[1][0]):
             if kind == "crop":
                 self._answer_crops((source, file) for source, (_, file) in group)
             else:
@@ -548,7 +548,7 @@ def predict_on_cluster(
     help="Processor cores of each worker.",
 )
 def predict(images: tuple[str, ...], model: str | None, output: str | None, **options: Any) -> None:
-    """Say of every cell in IMAGES its type and, of a lymphoid one, its class, or unsure, or refused and why.
+    """Give each cell in IMAGES a type and, if it is lymphoid, a class; or unsure; or refused, with the reason.
 
     IMAGES are files, folders or CSV tables (columns path and, if you like, subject): cells cut out on black, or smear
     fields, DICOM microscope images and slides, whose cells are found, cut out and brought to the model's scale and

@@ -1,4 +1,4 @@
-"""leukoscope run: the main job in one command, and what the terminal says of each of its stages."""
+"""leukoscope run: the main job in one command, and what the terminal shows of each of its stages."""
 
 import signal
 import threading
@@ -26,7 +26,7 @@ def lines_of(stage: str, result: Any) -> list[str]:
 
 
 def describe_cells(cells: Sequence[Cell]) -> str:
-    """Say in one line how many images of how many subjects and classes there are."""
+    """Return one line: how many images of how many subjects and classes there are."""
     subjects = len({cell.subject for cell in cells if cell.subject})
     counts = [f"{sum(cell.label == name for cell in cells):,} {name}" for name in classes_of(cells)]
     if unlabelled := sum(not cell.label for cell in cells):
@@ -35,14 +35,14 @@ def describe_cells(cells: Sequence[Cell]) -> str:
 
 
 def describe_changes(found: dict[str, Any]) -> list[str]:
-    """Say what the reader did to the values of how many files."""
+    """Return what the reader did to the values of how many files."""
     from ..images.read import changes_in_words
 
     return changes_in_words(Counter(found["changes"]))
 
 
 def describe_audit(found: dict[str, Any]) -> str:
-    """Say in one sentence what an audit found."""
+    """Return one sentence: what an audit found."""
     exact, near = found["exact_duplicates"], found["near_duplicates"]
     text = f"{many(exact['pairs'], 'identical pair')} ({exact['across_subjects']} across subject ids), "
     text += f"{near['pairs']} near-identical ({near['across_subjects']} across)"
@@ -58,7 +58,7 @@ def describe_audit(found: dict[str, Any]) -> str:
 
 
 def describe_shortcuts(measured: dict[str, Any]) -> str:
-    """Say in one sentence how far the shortcuts go."""
+    """Return one sentence: how far the shortcuts go."""
     if "not_measured" in measured:
         return f"Shortcuts were not measured: {measured['not_measured']}."
     size, colour = (_with_interval(measured[name]) for name in ("size", "colour"))
@@ -83,7 +83,7 @@ def describe_parts(found: dict[str, Any]) -> str:
 
 
 def describe_split(plan: SplitPlan, cells: Sequence[Cell]) -> str:
-    """Say in one sentence who is trained and tested on."""
+    """Return one sentence: who is trained and tested on."""
     labelled = sum(bool(cell.label) for cell in cells)
     tested = np.unique(
         np.concatenate([np.flatnonzero(plan.sets(cells, fold=k) == "test") for k in range(len(plan.folds))])
@@ -331,7 +331,7 @@ def reproduce(
     """Run the study NAME and write OUTPUT/NAME.md with its figures and all numbers.
 
     Finished arms are kept: repeat the command to go on where it was stopped. A study that is made smaller by --seeds,
-    --images, --size or --epochs says so on its page.
+    --images, --size or --epochs is marked as such on its page.
 
     generalisation runs all recipes that take minutes, or those that --recipe names; of the others it shows what was
     finished before. One that trains networks takes hours and is kept network by network.
@@ -355,14 +355,14 @@ def reproduce(
     if not name:
         raise UsageError(f"Name a study: {', '.join(names())}. What they test: leukoscope reproduce --list")
     asked = {key: value for key, value in smaller.items() if value is not None}
-    say = lambda text: note(text, err=True)  # noqa: E731
+    report = lambda text: note(text, err=True)  # noqa: E731
     page = run(
         name,
         Given(data, fields, synthetic, offline, recipes),
         output,
         work=work or output / "work",
         smaller=asked,
-        say=say,
+        say=report,
     )
     click.echo(page)
 

@@ -419,7 +419,7 @@ def fetch_dicomweb(url: str, study: str, series: str, folder: Path, user: str) -
     """
     from ..interop.dicom import Archive, fetch
 
-    fetch(Archive(url, user, *_secrets()), folder, study=study, series=series, say=click.echo)
+    fetch(Archive(url, user, *_secrets()), folder, study=study, series=series, report=click.echo)
 
 
 @click.group(epilog=_SECRETS)
@@ -447,7 +447,7 @@ def send_dicomweb(url: str, files: tuple[Path, ...], user: str) -> None:
     """
     from ..interop.dicom import Archive, store
 
-    store(Archive(url, user, *_secrets()), files, say=click.echo)
+    store(Archive(url, user, *_secrets()), files, report=click.echo)
 
 
 @send.command("fhir")

@@ -56,7 +56,7 @@ def demo_command(output: Path, show: bool) -> None:
 @click.option(
     "--unit",
     type=click.Choice(["days", "weeks", "months", "years"]),
-    help="Unit of all times; read from the name of the time column if it says so.",
+    help="Unit of all times; read from the name of the time column if it contains it.",
 )
 @click.option("--event", required=True, help="Column: what happened (0/1, true/false, alive/dead, or see --events).")
 @click.option("--events", default="", help="What its values mean: '0=censored,1=relapse,2=death'.")
@@ -176,11 +176,11 @@ def _study(table: Path, settings: Any, output: Path, *, title: str, source: str 
     write_page(output, study.result, source=source, links=links)
     write_study(output, study)
     record_stage(output, "survival", started=started, seed=settings.seed)
-    _say(study.result)
+    _print_study(study.result)
     note(f"Wrote {output / 'survival.html'}")
 
 
-def _say(result: dict[str, Any]) -> None:
+def _print_study(result: dict[str, Any]) -> None:
     """Print what was found, in the sentences of the page."""
     from ..report.survival import lines_of_c_index, lines_of_tests
     from ..survival.predict import NOTICE
@@ -222,7 +222,7 @@ def predict_command(
     """Predict for a patient, whose values follow as options named like the columns, or for a TABLE of patients.
 
     Needs only what `survival fit` wrote. A TABLE is a CSV with the columns that were fitted, and any others.
-    Past the last follow-up it gives no number, unless you say --extrapolate.
+    Past the last follow-up it gives no number without --extrapolate.
 
     \b
     Examples:

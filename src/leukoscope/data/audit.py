@@ -34,7 +34,7 @@ _AT_ONCE = 2**21  # pairs compared at once: 8 MiB, of which a cache holds much
 
 @dataclass(frozen=True)
 class CellTraits:
-    """What can be said of each cell without a model; row i belongs to row i of the table."""
+    """What is measured on each cell without a model; row i belongs to row i of the table."""
 
     area_px: NDArray[np.float64]
     """Pixels that are not background, (cells,); NaN where the image cannot be used."""
@@ -62,7 +62,7 @@ def measure_traits(cells: Sequence[Cell]) -> CellTraits:
 
 
 def audit(cells: Sequence[Cell], traits: CellTraits | None) -> dict[str, Any]:
-    """Return the content of audit.json: counts, unusable images, doubles, and the subjects that must stay together.
+    """Return the content of audit.json: counts, unusable images, doubles, and the subjects to keep in one group.
 
     Without traits no image was opened: then only what names and digests tell is in it.
     """

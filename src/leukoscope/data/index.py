@@ -56,7 +56,7 @@ _CLASSES = {
 
 @dataclass(frozen=True)
 class Place:
-    """What the place of an image says; empty where it says nothing."""
+    """Label and subject that the folder and name of an image state; empty where they state none."""
 
     label: str
     subject: str

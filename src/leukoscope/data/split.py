@@ -305,7 +305,7 @@ def _check_enough(labelled: Sequence[Cell], classes: tuple[str, ...]) -> None:
     if len({cell.subject for cell in labelled}) < 3:
         raise SplitError(
             "Cells of one or two subjects cannot be split into train, validation and test without sharing a patient. "
-            "Add subjects, or say where the subject is named: leukoscope data index --subject-pattern."
+            "Add subjects, or state where the subject is named: leukoscope data index --subject-pattern."
         )
 
 

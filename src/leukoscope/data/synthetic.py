@@ -1,7 +1,7 @@
 """Synthetic cells, drawn from a seed: the built-in default, so that every command runs before any data are at hand.
 
 What is true of real cells is drawn as well: each subject has a stain and a cell size of its own, blasts are larger on
-average but the sizes overlap, and what really tells the classes apart is the chromatin: fine and even in blasts,
+average but the sizes overlap, and what really distinguishes the classes is the chromatin: fine and even in blasts,
 coarse and clumped in normal cells. Nothing else is claimed; they are marked as synthetic wherever they appear.
 """
 

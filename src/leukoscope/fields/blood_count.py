@@ -1,7 +1,7 @@
 """Red cells and platelets of a field, found by form and colour beside the white cells.
 
-A red cell's rim is a closed curve about as wide as the field's scale says, dark inside and bright outside, also where
-cells lie over each other: overlap only makes the inside darker. Edges vote for middles as in `fields.scale`; from each
+A red cell's rim is a closed curve about as wide as the scale implies, dark inside and bright outside, also where cells
+lie over each other: overlap only makes the inside darker. Edges vote for middles as in `fields.scale`; from each
 middle the best closed curve is sought along rays (dynamic programming, Timp & Karssemeijer, Med Phys 2004; 31: 958), so
 that every cell of a clump gets its own. A platelet is a small patch that absorbs more red than blue, which red cells
 and glass do not. Which curves and patches are kept is a logistic rule of a few numbers, learnt from the boxes of 275
@@ -34,7 +34,7 @@ _RADII = (0.65, 0.75, 0.85, 0.95, 1.05, 1.15, 1.3)  # of the usual radius: circl
 _LEAST_VOTES = 0.16  # share of the rim
 _RAYS, _STEPS = 40, 40
 _REACH = (0.5, 1.65)  # of the usual radius: where along a ray the rim is sought
-_STRONGEST_EDGE = 0.22  # optical density; a stronger one says no more
+_STRONGEST_EDGE = 0.22  # optical density; a stronger one means no more
 _BEND = 0.012  # what a step of the curve from ray to ray costs, times its length to the power 1.5
 _ROUND = 0.02, 0.35  # what leaving the usual radius costs, and at which share of it
 _SEEN_EDGE = 0.03
@@ -179,7 +179,7 @@ def _overlap(box: Floats, boxes: Floats) -> Floats:
 
 
 def _platelets(found: Candidates, um: float) -> tuple[Platelet, ...]:
-    """Keep what is sure enough, and say which of these lie in clumps."""
+    """Keep what is sure enough, and mark which of these lie in clumps."""
     kept = np.flatnonzero(found.probability(PLATELET_RULE) > PLATELET_SURE)
     boxes, gap = found.boxes[kept], _CLUMP_UM / um
     near = np.array(

@@ -1,4 +1,4 @@
-"""From a field to its white cells: where they are, how large, how sharp, what speaks against trusting them; and drawn.
+"""Find the white cells of a field: where they are, how large and how sharp; flag the less reliable ones; draw them.
 
 Everything here looks only a few cell diameters around, so that a slide cut into overlapping tiles gives the cells of
 the uncut slide. Lengths are in micrometres; `um` is the working scale, micrometres per pixel of the planes.
@@ -43,7 +43,7 @@ from .scale import Scale, estimate_scale
 from .stain import Stain, learn_stain, nuclear_part, optical_density, purple, why_not_a_smear
 
 SMOOTH_UM = 0.32  # blur of the planes, standard deviation
-MIN_NUCLEUS_UM2 = 14.0  # a platelet is smaller; the lobes of a granulocyte are counted together
+MIN_NUCLEUS_UM2 = 14.0  # a platelet is smaller; the lobes of a granulocyte are added up
 MIN_CELL_UM2 = 24.0  # 5.5 µm across
 MAX_CELL_UM2 = 900.0  # 34 µm across: clumps and smears of stain
 _REACH_UM = 4.5  # cytoplasm farther than this from a nucleus is somebody else's
@@ -261,7 +261,7 @@ class Field:
 
 @dataclass(frozen=True)
 class FieldCell:
-    """One white cell of a field. Lengths in pixels of the field (x right, y down) unless the name says otherwise."""
+    """One white cell of a field. Lengths in pixels of the field (x right, y down) unless the name states otherwise."""
 
     number: int
     box: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
@@ -292,7 +292,7 @@ def open_field(
     shared: gives for width and height the scale of fields like this one, or None; its own is then not measured.
 
     Raises:
-        ImageError: the file cannot be read, or is no stained smear; the words say which.
+        ImageError: the file cannot be read, or is not a stained smear; the message states which.
     """
     image = read_field(path)
     known = Scale.exact(um_per_px, source="user") if um_per_px else None
@@ -308,7 +308,7 @@ def field_of(pixels: Pixels, *, name: str, scale: Scale | None = None) -> Field:
     """Make a field of pixels: learn its stain, and estimate its scale unless it is given.
 
     Raises:
-        ImageError: these pixels are no stained smear, or show nothing whose size is known.
+        ImageError: these pixels are not a stained smear, or show nothing whose size is known.
     """
     if (view := field_of_view(pixels)) is not None:
         pixels = filled(pixels, view)
@@ -484,7 +484,7 @@ def draw_outlines(
 ) -> Pixels:
     """Return the field as uint8 RGB with outlines and numbers; `colours` by cell number overrides the default.
 
-    Without colours, cells with flags stand out in magenta.
+    Without colours, cells with flags are drawn in magenta.
     """
     zoom = min(1.0, LONGEST / max(field.pixels.shape[:2]))
     picture = rescaled(field.pixels, zoom).copy()

@@ -64,7 +64,7 @@ def _outside(outline: NDArray[np.float64], *, side: int) -> Mask:
 
 
 def crops_for_types(field: Field, cells: Sequence[FieldCell]) -> list[Pixels]:
-    """Return for each cell of a field the crop that tells its type, uint8 RGB (SIDE, SIDE, 3)."""
+    """Return for each cell of a field the crop for the model of types, uint8 RGB (SIDE, SIDE, 3)."""
     table = table_of_field(field)
     return [shown(*frame(field, cell), table) for cell in cells]
 

@@ -1,7 +1,7 @@
 """Fields that were taken alike share one scale and one stain; their cells are cut out and written to tables.
 
-A field alone tells little: its few red cells mislead about the scale, and to bring each field's cells to one mean
-colour takes away what tells a field of blasts from a field of normal cells.
+A single field is a poor sample: its few red cells mislead about the scale, and bringing each field's cells to one mean
+colour removes the difference between a field of blasts and a field of normal cells.
 """
 
 from __future__ import annotations
@@ -150,15 +150,15 @@ _CELLS = 20  # of each of them, so that no crowded field decides
 _FEWEST = 3
 _FAR = 2.5  # times that a stated scale may differ from the one that the cells show
 
-Likeness = tuple[Path | None, int, int]  # folder, or None where all lie together; width, height
+Likeness = tuple[Path | None, int, int]  # folder, or None where folders do not count; width, height
 
 
 class SharedScales:
     """The scales of a set of fields, each group measured when its first field comes."""
 
-    def __init__(self, files: Sequence[Path], *, together: bool = False) -> None:
-        """Group the files by folder and size; `together`: by size alone, as if they lay in one folder."""
-        self._files, self._together = list(files), together
+    def __init__(self, files: Sequence[Path], *, one_folder: bool = False) -> None:
+        """Group the files by folder and size; `one_folder`: by size alone, as if they lay in one folder."""
+        self._files, self._one_folder = list(files), one_folder
         self._known: dict[Likeness, Scale | None] = {}
 
     def open(self, path: Path, *, um_per_px: float | None = None) -> Field:
@@ -171,7 +171,7 @@ class SharedScales:
 
     def shared(self, path: Path, size: tuple[int, int]) -> Scale | None:
         """Return the scale that fields of this width and height share; None where there are fewer than three."""
-        key = _likeness(path, size, together=self._together)
+        key = _likeness(path, size, one_folder=self._one_folder)
         if key not in self._known:
             self._known[key] = self._pooled(key)
         return self._known[key]
@@ -190,18 +190,18 @@ class SharedStains:
         files: Sequence[Path],
         *,
         um_per_px: float | None = None,
-        together: bool = False,
+        one_folder: bool = False,
         scales: SharedScales | None = None,
     ) -> None:
         """Group the files as SharedScales does; `scales` of the same files are measured once where they are given."""
-        self._files, self._um_per_px, self._together = list(files), um_per_px, together
-        self._scales = scales or SharedScales(files, together=together)
+        self._files, self._um_per_px, self._one_folder = list(files), um_per_px, one_folder
+        self._scales = scales or SharedScales(files, one_folder=one_folder)
         self._known: dict[Likeness, StainStatistics | None] = {}
 
     def of(self, path: Path, field: Field) -> StainStatistics | None:
         """Return the stain shared by three or more fields like this one, or None where there are fewer with cells."""
         height, width = field.pixels.shape[:2]
-        key = _likeness(path, (width, height), together=self._together)
+        key = _likeness(path, (width, height), one_folder=self._one_folder)
         if key not in self._known:
             if self._um_per_px is None:
                 self._scales.shared(path, (width, height))  # measured once, before the threads ask for it
@@ -219,12 +219,12 @@ class SharedStains:
             whole = [cell for cell in find_cells(field) if "cut off" not in cell.flags]
             return sample_crops(cut_crop(field, cell) for cell in whole[:_CELLS])
 
-        found = attempt(sample)  # what is wrong with a file is said when its own turn comes
+        found = attempt(sample)  # what is wrong with a file is reported when its own turn comes
         return sample_crops([]) if isinstance(found, Exception) else found
 
 
-def _likeness(path: Path, size: tuple[int, int], *, together: bool) -> Likeness:
-    return None if together else path.parent, *size
+def _likeness(path: Path, size: tuple[int, int], *, one_folder: bool) -> Likeness:
+    return None if one_folder else path.parent, *size
 
 
 def _some(files: Sequence[Path], likeness: Likeness, *, most: int) -> list[Path]:
@@ -249,7 +249,7 @@ _BLURRED = "out of focus: take it again"
 _NAMED = 3  # damaged tiles of a slide that are named one by one
 _SMALL = 30_000_000  # pixels; a slide no larger than this is read whole, as a field
 
-Report = Callable[[str, bool], None]  # a line, and whether it tells of a problem
+Report = Callable[[str, bool], None]  # a line, and whether it reports a problem
 Also = Callable[[Path, str, Sequence[FieldCell]], None]  # another format: source, name for its files, cells
 Foreign = Callable[[Path], Slide]  # opens what is no ordinary image, such as DICOM
 

@@ -94,7 +94,7 @@ def parts(mask: Mask, *, connectivity: int = 8) -> tuple[Labels, NDArray[np.int_
     return np.asarray(labels, np.int32), areas, np.asarray(middles, np.float64)
 
 
-MIN_SIDE = 64  # pixels; below it no cell stands whole
+MIN_SIDE = 64  # pixels; below it no whole cell fits
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Scale: micrometres per pixel, from the file, from the user, or measured on the red cells and said so.
+"""Scale: micrometres per pixel, from the file, from the user, or measured on the red cells and marked as such.
 
 The red cell is the ruler of every smear: 6.2–8.2 µm across, 7.2 on average, whoever the patient is (Bain, Blood
 Cells, 5th ed.). Its rim is a circle, so each edge pixel votes for the middle of every circle it could lie on
@@ -24,7 +24,7 @@ NUCLEUS_UM = 9.0  # a typical nucleus of a lymphoblast or granulocyte; a last re
 # across (median of 441) and its normal cells 10.6 µm (median of 259), as lymphoblasts and lymphocytes on smears are.
 RELEASE_UM_PER_PX = 0.060
 
-_NUCLEUS_CONTRAST = 0.4  # purple above red cells; rims of red cells reach 0.3, pale nuclei stand among red cells
+_NUCLEUS_CONTRAST = 0.4  # purple above red cells; rims of red cells reach 0.3, pale nuclei lie among red cells
 _WINDOW = 288  # side of the square that is searched at each level, in pixels
 _RADII = np.geomspace(4.5, 42, 17)  # pixels of the level
 _BLUR = 0.13  # of the radius: red cells are not perfect circles

@@ -108,7 +108,7 @@ class TiffSlide:
     def notes(self) -> tuple[str, ...]:
         """What was done to depth, colours and orientation, and what was not believed of the scale."""
         turned = turned_upright(self._orientation)
-        return tuple(note for note in (self._tiff.said, self._colours, turned, self._scale_note) if note)
+        return tuple(note for note in (self._tiff.note, self._colours, turned, self._scale_note) if note)
 
     def read(self, left: int, top: int, width: int, height: int) -> Pixels:
         """Return a rectangle at full resolution, uint8 sRGB, upright."""
@@ -164,14 +164,14 @@ def is_slide(path: Path) -> bool:
         with Tiff(path, name=str(path)) as tiff:
             return tiff.tiled and tiff.size[0] * tiff.size[1] > _LARGE
 
-    return attempt(by_content) is True  # what cannot be read is no slide: the reader of fields says why
+    return attempt(by_content) is True  # what cannot be read is not a slide: the reader of fields reports why
 
 
 def measure_slide(slide: Slide, *, um_per_px: float | None = None) -> SlideMeasures:
     """Learn stain, scale and focus of a slide from windows where most is stained.
 
     Raises:
-        ImageError: nothing stained is on the slide, or its scale cannot be told.
+        ImageError: nothing stained is on the slide, or its scale cannot be determined.
     """
     windows = [pixels for _, pixels in _windows(slide)]
     mosaic = np.concatenate([_square(rescaled(window, 0.4)) for window in windows])
@@ -374,7 +374,7 @@ def extract_slide(
 ) -> SlideResult:
     """Cut out the cells of a slide into `output`/crops/`name`, with a picture of where they lie.
 
-    type_crops: also write the crops from which their types are told, into `output`/type-crops/`name`.
+    type_crops: also write the crops for the model of types, into `output`/type-crops/`name`.
 
     Raises:
         ImageError: the slide cannot be opened, is blank, or has no scale. A damaged tile does not raise: it is named.
@@ -400,7 +400,7 @@ def crop_path(work: Work, cell: FieldCell) -> Path:
 
 
 def type_crop_path(work: Work, cell: FieldCell) -> Path:
-    """Return where the crop lies from which a cell's type is told."""
+    """Return the path of the crop for the model of types."""
     return work.crops.parent.parent / "type-crops" / work.name / crop_path(work, cell).name
 
 
@@ -462,7 +462,7 @@ def _tile(slide: Slide, work: Work, tile: Tile) -> _Done:
         _write_crops(slide, work, cells)
     except ImageError as problem:
         return _Done([], str(problem))
-    write_json(path, [_to_json(cell) for cell in cells])  # last: its presence says that the tile is done
+    write_json(path, [_to_json(cell) for cell in cells])  # last: its presence means that the tile is done
     return _Done(cells)
 
 

@@ -1,6 +1,6 @@
 """Stain: optical density, and the two colours of a Romanowsky smear, learned from each field.
 
-A nucleus takes up azure B and eosin together and so absorbs green far more than blue, whatever the laboratory;
+A nucleus takes up both azure B and eosin and so absorbs green far more than blue, whatever the laboratory;
 a red cell does not. That difference ("purple") finds nuclei. Then every pixel is written as a mix of the field's own
 red-cell colour and its own nucleus colour, as Ruifrok & Johnston (Anal Quant Cytol Histol 2001; 23: 291–299) do
 with fixed colours: in the nuclear part red cells vanish and pale cytoplasm stays.
@@ -148,7 +148,7 @@ DEFAULT_METHOD = "macenko"
 """By measurement (`benchmarks/other_laboratory.py`): Reinhard's way turns the order of ALL's fields round."""
 
 _BLACK = 12  # grey level up to which a pixel of a crop is the black around the cell
-_LEAST_SAMPLES = 200  # fewer pixels than this say nothing about a stain
+_LEAST_SAMPLES = 200  # fewer pixels than this are too few to measure a stain
 _GAIN = (0.4, 2.5)  # how far a spread may be stretched; beyond it noise is enlarged, not stain
 _FULL = 263.0  # 255 grey levels and the offset of 8 before the logarithm
 
@@ -197,7 +197,7 @@ def sample_crops(crops: Iterable[Pixels], *, every: int = 37) -> Samples:
 
 
 def measure(samples: Samples) -> StainStatistics | None:
-    """Return the statistics of cell pixels, or None where there are too few to say anything."""
+    """Return the statistics of cell pixels, or None where there are too few to measure."""
     if len(samples) < _LEAST_SAMPLES:
         return None
     lab = _lab(samples[None])[0]

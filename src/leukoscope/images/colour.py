@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _DEPTHS = (8, 10, 12, 14, 16, 24, 32, 64)  # bits of which cameras and programs make use, whatever they are stored in
-_STORED = (8, 16, 32, 64)  # bits of a number in memory: they say nothing of the camera
+_STORED = (8, 16, 32, 64)  # bits of a number in memory: they tell nothing about the camera
 _ROWS = 256  # worked on at once, so that floating point takes little memory
 _ROUNDING = 1e-3  # that a fraction of white may exceed 1
 
@@ -32,8 +32,8 @@ class ValueRange:
 
     low: float
     high: float
-    said: str
-    """In words, such as '12 bits per channel, told by the brightest pixel'; empty where nothing was changed."""
+    note: str
+    """In words, such as '12 bits per channel, judged by the brightest pixel'; empty where nothing was changed."""
 
 
 EIGHT = ValueRange(0, 255, "")
@@ -83,14 +83,14 @@ def _of_fractions(high: float) -> ValueRange:
     if high <= 1 + _ROUNDING:
         return ValueRange(0, 1, "floating point from 0 to 1")
     depth = _of_depth(high)
-    return ValueRange(0, depth.high, f"floating point, read as {depth.said}")
+    return ValueRange(0, depth.high, f"floating point, read as {depth.note}")
 
 
 def _of_depth(high: float, *, most: int = 2**64 - 1) -> ValueRange:
     """Return the range of the smallest depth that holds the brightest pixel, and that its numbers can hold."""
     depth = next((bits for bits in _DEPTHS if high < 2**bits), _DEPTHS[-1])
     depth = min(depth, most.bit_length())  # 15 where numbers of 16 bits have a sign
-    return ValueRange(0, 2**depth - 1, f"{depth} bits per channel, told by the brightest pixel")
+    return ValueRange(0, 2**depth - 1, f"{depth} bits per channel, judged by the brightest pixel")
 
 
 def _scaled(values: NDArray[Any], given: ValueRange) -> NDArray[np.uint8]:
@@ -131,10 +131,10 @@ def to_srgb(pixels: NDArray[np.uint8], profile: Profile | None) -> tuple[NDArray
         raise ValueError("is a CMYK (print) image without a colour profile. Save it as RGB.")
     if found is None:
         return pixels, ""
-    transform, said = found
+    transform, note = found
     if profile and profile.name and transform is not None:
-        said = f"colours brought from {profile.name} to sRGB"
-    return (pixels if transform is None else _applied(pixels, transform, mode)), said
+        note = f"colours brought from {profile.name} to sRGB"
+    return (pixels if transform is None else _applied(pixels, transform, mode)), note
 
 
 @lru_cache(maxsize=32)
@@ -239,7 +239,7 @@ def profile_of(image: Image.Image, head: bytes = b"", *, name: str) -> Profile |
         return _of_jp2(head, name)
     if image.format == "BMP":
         return _of_bmp(head)
-    return icc or (_made(_ADOBE, _D65, 2.2, "Adobe RGB", name) if _says_adobe(image) else None)
+    return icc or (_made(_ADOBE, _D65, 2.2, "Adobe RGB", name) if _states_adobe(image) else None)
 
 
 def profile_of_boxes(head: bytes, *, name: str) -> Profile | None:
@@ -292,8 +292,8 @@ def _of_png(image: Image.Image, head: bytes, icc: Profile | None, name: str) -> 
     white, primaries = (tuple(points[:2]), tuple(points[2:])) if points else (_D65, _SRGB)
     if curve is None and _same((*white, *primaries), (*_D65, *_SRGB)):
         return None
-    said = f"gamma {curve:.2g}" if curve else "the stated primaries"
-    return _made(primaries, white, curve, said, name)
+    title = f"gamma {curve:.2g}" if curve else "the stated primaries"
+    return _made(primaries, white, curve, title, name)
 
 
 def _chunks(head: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -319,8 +319,8 @@ def _of_code_points(primaries: int, transfer: int, *, name: str) -> Profile | No
             "Save it as sRGB.",
             path=name,
         )
-    said, points, white = known
-    return _made(points, white, _GAMMAS.get(transfer), said, name)
+    title, points, white = known
+    return _made(points, white, _GAMMAS.get(transfer), title, name)
 
 
 def colours_of_jp2(head: bytes) -> tuple[int, bytes]:
@@ -353,22 +353,24 @@ def _of_bmp(head: bytes) -> Profile | None:
     return Profile(head[14 + at : 14 + at + size])
 
 
-def _says_adobe(image: Image.Image) -> bool:
-    """Tell whether a camera says in EXIF that its colours are Adobe RGB."""
+def _states_adobe(image: Image.Image) -> bool:
+    """Return whether a camera states in EXIF that its colours are Adobe RGB."""
 
-    def says() -> bool:
+    def stated() -> bool:
         exif = image.getexif()
-        stated = exif.get_ifd(0x8769).get(0xA001)
-        return stated == 2 or (stated == 0xFFFF and str(exif.get_ifd(0xA005).get(1, "")).startswith("R03"))
+        colours = exif.get_ifd(0x8769).get(0xA001)
+        return colours == 2 or (colours == 0xFFFF and str(exif.get_ifd(0xA005).get(1, "")).startswith("R03"))
 
-    return attempt(says) is True
+    return attempt(stated) is True
 
 
 def _same(one: Any, other: Any) -> bool:
     return len(one) == len(other) and bool(np.abs(np.subtract(one, other)).max() < _NEAR)
 
 
-def _made(primaries: tuple[float, ...], white: tuple[float, ...], gamma: float | None, said: str, name: str) -> Profile:
+def _made(
+    primaries: tuple[float, ...], white: tuple[float, ...], gamma: float | None, title: str, name: str
+) -> Profile:
     """Return a profile of primaries and a gamma, or of the curve of sRGB where there is none."""
     try:
         content = _written(primaries, white, gamma)
@@ -378,7 +380,7 @@ def _made(primaries: tuple[float, ...], white: tuple[float, ...], gamma: float |
         raise ImageError(
             "states colours that cannot be (its primaries span nothing). Save it as sRGB.", path=name
         ) from None
-    return Profile(content, said)
+    return Profile(content, title)
 
 
 @lru_cache(maxsize=32)

@@ -1,8 +1,8 @@
 """From an image of one cell to the crops that a network sees: for its kind, and for blast or normal.
 
 NumPy alone, since the small install judges such cells too; `fields.crops` makes the same crop of a cell that lies
-in its field. A cell on black shows no glass: its brightest part stands in for it, and its nucleus for the strength of
-the stain. Around the cell stands glass, so that a crop never tells where it is from.
+in its field. A cell on black shows no glass: its brightest part is used instead, and its nucleus for the strength of
+the stain. The cell is surrounded by glass, so that a crop does not show which laboratory it comes from.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def is_cut_out(image: RGB) -> bool:
 def shows_view(pixels: RGB) -> bool:
     """Return whether a picture that is partly black shows a field of view, and not a cell cut out on black.
 
-    Glass tells them apart: bright, hardly coloured, and much of it. No cell shows any.
+    Glass distinguishes them: bright, hardly coloured, and much of it. No cell shows any.
     """
     every = pixels[::2, ::2]
     brightest = _brightest(every)
@@ -246,7 +246,7 @@ def crop_on_black(image: RGB) -> RGB:
 
 
 def frame_on_black(image: RGB, *, um_per_px: float = RELEASE_UM_PER_PX) -> tuple[RGB, Mask]:
-    """Return a cell that stands on black in the middle of a frame, (FRAME_SIDE, FRAME_SIDE, 3), and its mask.
+    """Return a cell on black in the middle of a frame, (FRAME_SIDE, FRAME_SIDE, 3), and its mask.
 
     The rim, blurred with black as it is shrunk, gets back the colour that black took from it.
     """

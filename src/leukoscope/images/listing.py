@@ -87,7 +87,7 @@ def list_folder(folder: Path, *, suffixes: Collection[str] = FORMATS, dicom: boo
     """List a folder and all folders in it; links are followed, each folder once, so that circles end.
 
     A file with one of the suffixes is taken, and so is a link with one that leads nowhere: both are refused by name
-    when they cannot be read. Where the suffix says nothing the content does.
+    when they cannot be read. Where there is no suffix, the content decides.
 
     Args:
         folder: where to look.
@@ -115,14 +115,14 @@ def passed_over(passed: Sequence[Passed], *, hidden: int = 0) -> list[str]:
     """
     pictures = [one for one in passed if one.picture]
     others = Counter(one.reason for one in passed if not one.picture)
-    told = [_of_pictures(pictures)] if pictures else []
+    lines = [_of_pictures(pictures)] if pictures else []
     if others:
         counts = ", ".join(f"{number:,} {reason}{'s' * (number > 1)}" for reason, number in others.most_common())
         files = f"{others.total():,} other file{'s' * (others.total() > 1)}"
-        told.append(f"Passed over {files}: {counts}.")
+        lines.append(f"Passed over {files}: {counts}.")
     if hidden:
-        told.append(f"Left alone: {hidden:,} hidden file{'s' * (hidden > 1)} or files of the system.")
-    return told
+        lines.append(f"Left alone: {hidden:,} hidden file{'s' * (hidden > 1)} or files of the system.")
+    return lines
 
 
 def _of_pictures(pictures: Sequence[Passed]) -> str:
@@ -255,11 +255,15 @@ class Table:
         return [{name: row[place] for name, place in places.items()} for row in self.rows]
 
     def note_on_subjects(self) -> list[str]:
-        """Say so where no column is called subject and others look as if they named patients."""
+        """Return a note where no column is called subject and others look as if they named patients."""
         if self._place("subject") is not None:
             return []
         alike = [name for name in self.header if _SUBJECTS.search(name)]
-        return [f"{self.path.name} has no column subject, so nobody is told apart; is it {alike[0]}?"] if alike else []
+        return (
+            [f"{self.path.name} has no column subject, so subjects cannot be distinguished; is it {alike[0]}?"]
+            if alike
+            else []
+        )
 
     def _place(self, name: str) -> int | None:
         exact = [place for place, found in enumerate(self.header) if found == name]

@@ -168,9 +168,9 @@ def changes_in_words(changes: Counter[str], *, most: int = 8) -> list[str]:
     >>> changes_in_words(Counter({"turned upright (orientation 6)": 2, "colours brought from P3 to sRGB": 1}), most=1)
     ['2 files: turned upright (orientation 6)', 'and 1 more kind of change']
     """
-    told = [f"{number:,} file{'s' * (number != 1)}: {note}" for note, number in changes.most_common(most)]
+    lines = [f"{number:,} file{'s' * (number != 1)}: {note}" for note, number in changes.most_common(most)]
     more = len(changes) - most
-    return [*told, *([f"and {more:,} more kind{'s' * (more > 1)} of change"] if more > 0 else [])]
+    return [*lines, *([f"and {more:,} more kind{'s' * (more > 1)} of change"] if more > 0 else [])]
 
 
 def read_size(source: Path | bytes, *, name: str = "") -> tuple[int, int]:
@@ -223,7 +223,7 @@ def format_of(head: bytes) -> str:
 
 
 def file_format(path: Path) -> str:
-    """Return what `format_of` says of a file; of a pipe or a device nothing."""
+    """Return what `format_of` finds in a file; nothing for a pipe or a device."""
     if path.exists() and not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -241,7 +241,7 @@ def _is_dicom(head: bytes) -> bool:
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return pixels turned as the orientation of EXIF and TIFF (1 to 8) says; the rule is one for all formats.
+    """Return pixels turned as the orientation of EXIF and TIFF (1 to 8) states; one rule for all formats.
 
     >>> upright(np.array([[1, 2], [3, 4]]), 6).tolist()
     [[3, 1], [4, 2]]
@@ -309,8 +309,8 @@ def picture_of(image: Image.Image, *, name: str = "") -> Picture:
         raise ImageError(
             f"is a PIL image of mode {image.mode}. Pass image.convert('RGB'), the cell on black.", path=name
         )
-    pixels, said = _srgb(_eight(image, name), profile_of(image, name=name), name)
-    return Picture(upright(pixels, orientation_of(image)), (said,) if said else ())
+    pixels, note = _srgb(_eight(image, name), profile_of(image, name=name), name)
+    return Picture(upright(pixels, orientation_of(image)), (note,) if note else ())
 
 
 Read = tuple[RGB, int, list[str]]  # pixels as stored, orientation, notes
@@ -351,7 +351,7 @@ def _head(stream: BinaryIO, size: int = _HEAD) -> bytes:
 
 
 def _mislabelled(kind: str, suffix: str) -> str:
-    """Say that the suffix of a file names another format than its content; an empty string where it does not.
+    """Return a note where the suffix of a file names another format than its content, else an empty string.
 
     >>> _mislabelled("PNG", ".JPG"), _mislabelled("PNG", ".png")
     ('read as PNG, which it is, although its name ends in .jpg', '')
@@ -362,7 +362,7 @@ def _mislabelled(kind: str, suffix: str) -> str:
 
 
 def _kind(stream: BinaryIO, name: str) -> str:
-    """Return the format of a file, or say what it is instead."""
+    """Return the format of a file, or raise an error that states what it is instead."""
     head = _head(stream)
     kind = format_of(head)
     if kind in ("JPEG XL", "JPEG XR"):
@@ -383,14 +383,14 @@ def _kind(stream: BinaryIO, name: str) -> str:
     if other := next((what for start, what in _OTHERS.items() if head.startswith(start)), ""):
         raise ImageError(f"is a {other} file, a kind that is not read. Export its pictures as PNG or TIFF.", path=name)
     if _is_text(head):
-        raise ImageError("is not an image but text, whatever its name says. Give the image itself.", path=name)
+        raise ImageError("is not an image but text, whatever its name suggests. Give the image itself.", path=name)
     raise ImageError(
         f"is of a kind that is not known here (it begins with {head[:8].hex(' ')}). Save it as PNG or TIFF.", path=name
     )
 
 
 def _other_jpeg(head: bytes) -> str:
-    """Name a JPEG that is coded in a way of which Pillow says that it is damaged; nothing for others."""
+    """Return how a JPEG is coded that Pillow would report as damaged; nothing for others."""
     at = 2
     while at + 9 < len(head) and head[at] == 0xFF:
         marker = head[at + 1]
@@ -416,8 +416,8 @@ def _tiff(stream: BinaryIO, limits: _Limits) -> Read:
     try:
         with Tiff(stream, name=limits.name) as tiff:
             limits.check(*tiff.size)
-            pixels, said = tiff.whole()
-            return pixels, tiff.orientation, [tiff.said, said]
+            pixels, note = tiff.whole()
+            return pixels, tiff.orientation, [tiff.note, note]
     except NotByTifffileError as other:
         stream.seek(0)
         try:
@@ -429,7 +429,7 @@ def _tiff(stream: BinaryIO, limits: _Limits) -> Read:
 def _tiff_without_tifffile(stream: BinaryIO, limits: _Limits) -> Read:
     """Read what Pillow is known to read right: one page of 8-bit RGB.
 
-    Whatever else it says of a file, it may be that it merely cannot decode it.
+    Any other error of Pillow may mean only that it cannot decode the file.
     """
     opened = quietly(lambda: Image.open(stream))
     if not isinstance(opened, Image.Image) or not _plain(opened):
@@ -464,8 +464,8 @@ def _by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:
             values, notes = _deep(stream, kind, bits, name)
         else:
             values, notes = _eight(image, name), []
-    pixels, said = _srgb(values, profile, name)
-    return pixels, orientation, [*notes, said]
+    pixels, note = _srgb(values, profile, name)
+    return pixels, orientation, [*notes, note]
 
 
 def _srgb(values: NDArray[np.uint8], profile: Profile | None, name: str) -> tuple[RGB, str]:
@@ -487,7 +487,7 @@ def _pillow(stream: BinaryIO, name: str) -> Image.Image:
 
 
 def quietly(work: Callable[[], T]) -> T | Exception:
-    """Return what a library returns or raises, without its warnings: what is wrong with a file is said once, by us."""
+    """Return what a library returns or raises, without its warnings: the program itself reports what is wrong."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return attempt(work)
@@ -580,7 +580,7 @@ def _deep(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np
         given = range_of(colours, bits=bits)
     except ValueError as unknown:
         raise ImageError(f"has {unknown}. {_SAVE}", path=name) from None
-    return eight_bits(colours, given), [given.said]
+    return eight_bits(colours, given), [given.note]
 
 
 def _opened_heif(stream: BinaryIO, name: str) -> Any:
@@ -617,8 +617,8 @@ def _heif(stream: BinaryIO, limits: _Limits) -> Read:
     )
     icc = image.info.get("icc_profile")
     profile = Profile(icc) if icc else profile_of_boxes(_head(stream, HEADER), name=name)
-    pixels, said = _srgb(eight_bits(colours, given), profile, name)
-    return pixels, 1, [given.said, said]
+    pixels, note = _srgb(eight_bits(colours, given), profile, name)
+    return pixels, 1, [given.note, note]
 
 
 def _box(head: bytes) -> int:
@@ -626,6 +626,6 @@ def _box(head: bytes) -> int:
 
 
 def _line(raised: object) -> str:
-    """Return the first line of what a library says; how many bytes of its buffer it has not processed tells nobody."""
+    """Return the first line of a library's message, without the number of bytes that it has not processed."""
     text = re.sub(r" \(\d+ bytes not processed\)", "", (str(raised).splitlines() or [""])[0])
     return text[:120] or type(raised).__name__

@@ -1,7 +1,7 @@
 """The one reader of scale: micrometres per pixel as files state them, judged by one rule.
 
-Units of OME: the schema's UnitsLength (OME data model, 2016-06). A value that no microscope gives is said, left out,
-and measured on the red cells instead.
+Units of OME: the schema's UnitsLength (OME data model, 2016-06). A value that no microscope gives is reported and left
+out, and the scale is measured on the red cells instead.
 """
 
 import html
@@ -88,7 +88,7 @@ _NO_LENGTH = ("pixel", "pixels", "reference frame", "px", "")
 
 @dataclass(frozen=True)
 class Stated:
-    """What a file says of its scale."""
+    """What a file states about its scale."""
 
     um_per_px: float | None = None
     """None where it states none that a microscope gives."""
@@ -148,7 +148,7 @@ def believed(claims: Iterable[Claim]) -> Stated:
         if not problem:
             return Stated(claim.x, " ".join(wrong))
         if not (claim.printed and _for_printers(claim)):
-            wrong.append(f"{claim.where} says {claim.written}, {problem}; it is left out.")
+            wrong.append(f"{claim.where} states {claim.written}, {problem}; it is left out.")
     return Stated(None, " ".join(wrong))
 
 
@@ -240,7 +240,7 @@ def _ome(description: str) -> Iterator[Claim]:
         return
     units = {axis: html.unescape(sizes.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"}
     if units["X"].strip().lower() in _NO_LENGTH:
-        return  # says of itself that it is not calibrated
+        return  # states that it is not calibrated
     x = length_um(sizes["PhysicalSizeX"], units["X"])
     y = length_um(sizes.get("PhysicalSizeY", ""), units["Y"])
     yield Claim("OME PhysicalSizeX", f"{sizes['PhysicalSizeX']} {units['X']}", x, y)

@@ -115,18 +115,18 @@ class Tiff:
         return bool(self.page.is_tiled)
 
     @property
-    def said(self) -> str:
+    def note(self) -> str:
         """How planes were taken for colours and what was done to the depth, in words; known when something was read."""
-        return "; ".join(filter(None, (self._levels[0].said, self._range.said if self._range else "")))
+        return "; ".join(filter(None, (self._levels[0].note, self._range.note if self._range else "")))
 
     def read(self, left: int, top: int, width: int, height: int, *, level: int = 0) -> tuple[NDArray[np.uint8], str]:
         """Return a rectangle of a level as stored (not turned): uint8 sRGB, (height, width, 3), and what was done."""
         first = self._levels[level]
         values, empty = _library_call(lambda: first.read(left, top, width, height), self.name, page=first.page)
-        pixels, said = self._coloured(_opaque(values, first.alphas, self.name), first)
+        pixels, note = self._coloured(_opaque(values, first.alphas, self.name), first)
         for rows, columns in empty:
             pixels[rows, columns] = 255  # glass: a scanner leaves such tiles out
-        return pixels, said
+        return pixels, note
 
     def _coloured(self, values: NDArray[Any], level: "_Level") -> tuple[NDArray[np.uint8], str]:
         """Return values without alpha as sRGB, and what was done to their colours."""
@@ -180,7 +180,7 @@ class _Level:
     """A picture in one page, or in one page for each colour."""
 
     def __init__(self, stored: "_Stored", name: str, lock: Any) -> None:
-        self.pages, self.said, self.name, self._lock = stored.pages, stored.said, name, lock
+        self.pages, self.note, self.name, self._lock = stored.pages, stored.note, name, lock
         self.page = page = stored.pages[0]
         self.size = (int(page.imagewidth), int(page.imagelength))
         self.channels = len(stored.pages) * int(page.samplesperpixel)
@@ -212,9 +212,7 @@ class _Level:
     def _check_colours(self, photometric: int) -> None:
         name = self.name
         if photometric == 0 and self.channels >= 3:
-            raise ImageError(
-                "says of its colours that 0 is white, which no camera means. Save it as plain RGB.", path=name
-            )
+            raise ImageError("states that 0 is white, which no camera means. Save it as plain RGB.", path=name)
         if photometric in (_CIELAB, _ICCLAB) and (self.channels < 3 or self.dtype not in (np.uint8, np.uint16)):
             raise ImageError(f"is in L*a*b* colours of {self.dtype}, a kind that is not read. {_SAVE}", path=name)
         if photometric not in (*_NAMES, 2, _PALETTE, _CMYK, _YCBCR, _CIELAB, _ICCLAB):
@@ -267,7 +265,7 @@ class NotByTifffileError(ImageError):
 
 
 def library() -> Any:
-    """Return tifffile, made silent: what is wrong with a file is said once, by us.
+    """Return tifffile, made silent: the program reports what is wrong with a file itself, once.
 
     Raises:
         MissingExtraError: the extra `fields` is not installed.
@@ -279,7 +277,7 @@ def library() -> Any:
 
 
 def _library_call(work: Any, name: str, *, page: Any = None) -> Any:
-    """Return what tifffile or a decoder returns; whatever they raise is said of the file."""
+    """Return what tifffile or a decoder returns; whatever they raise is reported as an error of the file."""
     done = attempt(work)
     if not isinstance(done, Exception):
         return done
@@ -321,7 +319,7 @@ def _check_pages(source: Path | BinaryIO, name: str) -> None:
 def _tags_per_page(stream: BinaryIO) -> Iterator[int | None]:
     """Yield the number of tags of each page, and None where the list comes back to a page it has had.
 
-    Nothing is said of NDPI above 4 GiB, which keeps its offsets elsewhere.
+    NDPI above 4 GiB, which keeps its offsets elsewhere, is not checked.
     """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
@@ -351,7 +349,7 @@ class _Stored:
     """Where the colours of one level lie: in one page, or in one page each, in the order red, green, blue."""
 
     pages: Sequence[Any]
-    said: str = ""
+    note: str = ""
 
 
 def _levels(file: Any, name: str) -> list[_Stored]:
@@ -391,10 +389,10 @@ def _pages_of(series: Any, file: Any, name: str) -> "_Stored":
     if length[rest[0]] == 4:
         raise ImageError(f"has 4 channels, not red, green and blue. {_SAVE}", path=name)
     whole = [_library_call(page.aspage, name) for page in pages]
-    order, said = _order_of_colours(file, whole, rest[0], name)
+    order, note = _order_of_colours(file, whole, rest[0], name)
     if len(whole) != length[rest[0]]:
         raise ImageError(f"keeps its {length[rest[0]]} channels in a way that cannot be read. {_SAVE}", path=name)
-    return _Stored([whole[number] for number in order], said)
+    return _Stored([whole[number] for number in order], note)
 
 
 def _hidden(series: Any, page: Any) -> bool:
@@ -403,13 +401,13 @@ def _hidden(series: Any, page: Any) -> bool:
 
 
 def _order_of_colours(file: Any, pages: Sequence[Any], axis: str, name: str) -> tuple[tuple[int, ...], str]:
-    """Return which of three planes is red, green and blue, and what to say about it.
+    """Return which of three planes is red, green and blue, and a note about it.
 
     Colours and names that the file gives decide. Without them, planes that it calls channels are red, green and blue
-    in this order, and that is said; pages of which it says nothing could be anything.
+    in this order, with a note; pages without such a statement could be anything.
 
     Raises:
-        ImageError: the channels have other colours, as in fluorescence, or nothing says that the pages are colours.
+        ImageError: the channels have other colours, as in fluorescence, or nothing states that the pages are colours.
     """
     found = _ome_colours(file) or _imagej_colours(file) or _colours_named(_page_names(file, pages))
     if found is not None and sorted(found) != ["b", "g", "r"]:
@@ -420,7 +418,7 @@ def _order_of_colours(file: Any, pages: Sequence[Any], axis: str, name: str) -> 
         return (0, 1, 2), ""
     if axis != "C" or (file.is_imagej and (file.imagej_metadata or {}).get("mode") == "grayscale"):
         raise ImageError(
-            f"holds {len(pages)} grey pages and does not say whether they are the red, green and blue of one picture "
+            f"holds {len(pages)} grey pages and does not state whether they are the red, green and blue of one picture "
             f"or several pictures ({len(pages)} pages). Save it as RGB, or one picture per file.",
             path=name,
         )
@@ -444,7 +442,7 @@ def _ome_colours(file: Any) -> str | None:
 
 
 def _colours_named(names: Sequence[str]) -> str | None:
-    """Return the colours of three planes by their names; question marks for dyes, None where they say nothing.
+    """Return the colours of three planes by their names; question marks for dyes, None where the names are unknown.
 
     >>> _colours_named(["Camera blue", "Camera green", "Camera red"])
     'bgr'
@@ -498,7 +496,7 @@ def _is_slide(file: Any) -> bool:
 
 
 def _aside(series: Any) -> bool:
-    """Return whether a series is a level, mask, label or macro, by what it says of itself."""
+    """Return whether a series is a level, mask, label or macro, by what it states."""
     kind = int(getattr(series.keyframe, "subfiletype", 0) or 0)
     return bool(kind & (_REDUCED | _MASKED)) or any(word in (series.name or "").lower() for word in _ASIDE)
 

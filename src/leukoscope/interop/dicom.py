@@ -37,7 +37,7 @@ _GREY = "is black and white; finding stained cells needs colour. Take the field 
 
 T = TypeVar("T")
 _PREAMBLE = 128  # bytes before the letters DICM
-_META_BYTES = 4096  # in which the file meta information says how the rest is packed
+_META_BYTES = 4096  # in which the file meta information states how the rest is packed
 _MOST_INFLATED = 400 << 20  # bytes: a hundred million pixels of three bytes, and a header
 
 
@@ -48,7 +48,7 @@ class DicomImage:
         """Open an image.
 
         Raises:
-            ImageError: the file is no DICOM, shows something other than a microscope's field, holds several frames,
+            ImageError: the file is not DICOM, shows something other than a microscope's field, holds several frames,
                 or has no pixels.
             MissingExtraError: the extra `dicom` is not installed.
         """
@@ -58,7 +58,7 @@ class DicomImage:
         facts = _decoded(lambda: _facts(head, path), f"{path} cannot be read as DICOM", cure="Export it again.")
         self._whole_slide, self.size = facts.whole_slide, facts.size
         self.stated = facts.stated
-        """What the file says of its scale."""
+        """What the file states about its scale."""
         self.um_per_px = self.stated.um_per_px
         self.notes: tuple[str, ...] = (self.stated.note,) if self.stated.note else ()
         """What was done to depth and colours, and what was not believed of the scale."""
@@ -133,12 +133,12 @@ class DicomImage:
                 self._range = range_of(values, bits=8 if palette else int(self._header.BitsStored))
             except ValueError as unknown:
                 raise ImageError(f"has {unknown}. Export it again.", path=self.path) from None
-        pixels, said = to_srgb(eight_bits(values, self._range), self._profile)
-        self.notes = tuple(note for note in (self._range.said, said, self.stated.note) if note)
+        pixels, change = to_srgb(eight_bits(values, self._range), self._profile)
+        self.notes = tuple(note for note in (self._range.note, change, self.stated.note) if note)
         return pixels
 
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 _TIMEOUT_S = 60.0  # for one answer
 _INSTANCE, _SERIES = "00080018", "0020000E"  # tags in QIDO-RS answers
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -166,7 +166,7 @@ def read_dataset(source: Path | bytes, *, pixels: bool = True) -> Any:
         MissingExtraError: the extra `dicom` is not installed.
     """
     pydicom = require("pydicom", feature="DICOM", extra="dicom")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # what is wrong with a file is said once, by us
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # the program itself reports what is wrong
     name = source if isinstance(source, Path) else "The object"
 
     def read() -> Any:
@@ -214,7 +214,7 @@ class _Facts:
 
 
 def _facts(head: Any, path: Path) -> _Facts:
-    """Return what the header says, once it is known to be that of a microscope image."""
+    """Return what the header states, once it is known to be that of a microscope image."""
     whole_slide = _kind(head, path) == _WHOLE_SLIDE
     _check(head, path, whole_slide=whole_slide)
     size = _size(head, path, whole_slide=whole_slide)
@@ -313,7 +313,7 @@ def _check_frames(head: Any, path: Path, size: tuple[int, int]) -> None:
 
 def _opened(path: Path, head: Any, *, whole_slide: bool) -> Any:
     highdicom = require("highdicom", feature="DICOM", extra="dicom")
-    logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)  # what is wrong with a file is said once, by us
+    logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)  # the program itself reports what is wrong
     big = not head.file_meta.TransferSyntaxUID.is_little_endian
     if not whole_slide and (big or head.PhotometricInterpretation == "PALETTE COLOR"):
         return None  # highdicom reads neither; pydicom does
@@ -332,7 +332,7 @@ def _has_preamble(path: Path) -> bool:
 
 
 def _claims(head: Any, width: int, height: int) -> Iterator[Claim]:
-    """Yield what a DICOM object says of its scale, all of it in millimetres."""
+    """Yield what a DICOM object states about its scale, all of it in millimetres."""
     for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         measures = attempt(lambda name=name: head[name][0].PixelMeasuresSequence[0].PixelSpacing)  # type: ignore[misc]
         if not isinstance(measures, Exception) and measures:
@@ -366,7 +366,7 @@ def _profile(head: Any, path: Path) -> Profile | None:
 
 
 def _decoded(work: Callable[[], T], what: str, *, cure: str = "Copy it again.") -> T:
-    """Return what a library decodes; whatever it raises is said of the file."""
+    """Return what a library decodes; whatever it raises is reported as an error of the file."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # highdicom prints what it raises
         warnings.simplefilter("ignore")
         done = attempt(work)
@@ -413,7 +413,7 @@ class Archive:
         return client
 
 
-def fetch(archive: Archive, folder: Path, *, study: str, series: str = "", say: Say) -> list[Path]:
+def fetch(archive: Archive, folder: Path, *, study: str, series: str = "", report: Report) -> list[Path]:
     """Fetch all images of a study, or of one of its series, as FOLDER/<SOP instance UID>.dcm.
 
     A file that is there already is not fetched again, so a stopped call continues when it is repeated.
@@ -439,11 +439,11 @@ def fetch(archive: Archive, folder: Path, *, study: str, series: str = "", say: 
             with write_whole(path) as beside:
                 data.save_as(beside, enforce_file_format=True)
         paths.append(path)
-    say(f"Fetched {len(paths)} images of study {study} to {folder}.")
+    report(f"Fetched {len(paths)} images of study {study} to {folder}.")
     return paths
 
 
-def store(archive: Archive, files: Sequence[Path], *, say: Say) -> int:
+def store(archive: Archive, files: Sequence[Path], *, report: Report) -> int:
     """Store DICOM files one by one and return how many were new; what the archive has already is not sent again.
 
     Raises:
@@ -465,7 +465,7 @@ def store(archive: Archive, files: Sequence[Path], *, say: Say) -> int:
             answer = client.store_instances([data])
         _check_stored(answer, path, archive)
         stored += 1
-    say(f"Stored {stored} of {len(files)} files in {archive.url}; {len(files) - stored} were there already.")
+    report(f"Stored {stored} of {len(files)} files in {archive.url}; {len(files) - stored} were there already.")
     return stored
 
 
@@ -502,7 +502,7 @@ def _connection_errors(archive: Archive, *, done: int | None = None) -> Iterator
 
 
 def _check_stored(answer: Any, path: Path, archive: Archive) -> None:
-    """Refuse an answer that says the instance was not stored."""
+    """Raise DataError where the archive answers that the instance was not stored."""
     failed = getattr(answer, "FailedSOPSequence", [])
     if failed:
         code = int(getattr(failed[0], "FailureReason", 0))

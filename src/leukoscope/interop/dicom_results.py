@@ -211,7 +211,7 @@ def _share(sr: Any, source: Any, row: CellShare, *, identification: Any) -> Any:
         )
     ]
     for code, meaning, value in (
-        ("PERCENT", "Share of the white cells that were told apart", row.percent),
+        ("PERCENT", "Share of the white cells whose type was determined", row.percent),
         ("PERCENT_LOW", "Lower limit of its 95 % confidence interval", row.low),
         ("PERCENT_HIGH", "Upper limit of its 95 % confidence interval", row.high),
     ):
@@ -315,7 +315,7 @@ def _uid() -> Any:
 
 
 def _maker(*, instance: int, series: int) -> dict[str, Any]:
-    """Return who has made an object and where it belongs: what every new DICOM object must say."""
+    """Return who has made an object and where it belongs: what every new DICOM object must state."""
     common = {"manufacturer": MANUFACTURER, "series_number": series, "instance_number": instance}
     return common | {"series_instance_uid": _uid(), "sop_instance_uid": _uid()} | _device(series)
 

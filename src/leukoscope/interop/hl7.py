@@ -63,7 +63,7 @@ class CellShare:
     name: str
     cells: int
     percent: float | None = None
-    """Of the white cells that were told apart, which sum to 100; None for other things, or too few cells."""
+    """Of the white cells whose type was determined, which sum to 100; None for other things, or too few cells."""
     low: float | None = None
     high: float | None = None
     """95 % interval of `percent`."""
@@ -278,7 +278,7 @@ def oru_r01(result: CaseResult) -> str:
 
     Raises:
         MissingExtraError: the extra `hospital` is not installed.
-        DataError: something in the result cannot be said in HL7.
+        DataError: something in the result cannot be written as HL7.
     """
     core = require("hl7apy.core", feature="HL7", extra="hospital")
     consts = require("hl7apy.consts", feature="HL7", extra="hospital")

@@ -311,8 +311,8 @@ class FieldsOfCases:
 
         key = (alike.paths, alike.um_per_px)
         if key not in self._shared:
-            scales = SharedScales(alike.paths, together=True)
-            stains = SharedStains(alike.paths, um_per_px=alike.um_per_px, together=True, scales=scales)
+            scales = SharedScales(alike.paths, one_folder=True)
+            stains = SharedStains(alike.paths, um_per_px=alike.um_per_px, one_folder=True, scales=scales)
             self._shared[key] = scales, stains
             while len(self._shared) > _KEPT:
                 self._shared.popitem(last=False)

@@ -322,7 +322,7 @@ def deliver(path: Path, to: Destination) -> None:
     if to.kind == "dicomweb":
         from ..interop.dicom import Archive, store
 
-        store(Archive(to.address, to.user, _secret(to.password_file), token), [path], say=lambda _: None)
+        store(Archive(to.address, to.user, _secret(to.password_file), token), [path], report=lambda _: None)
     elif to.kind == "fhir":
         from ..interop.hl7 import send_fhir
 
