@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from leukoscope.errors import ImageError
 from leukoscope.fields.cells import Field, FieldCell, find_cells
-from leukoscope.fields.crops import frame, granule_colours, moved, shown, table_of_field
+from leukoscope.fields.crops import crop_of_frame, frame, granule_colours, table_of_field, transform_frame
 from leukoscope.fields.extraction import SharedScales
 from leukoscope.fields.images import blur, grown, parts
 from leukoscope.fields.stain import optical_density, purple
@@ -290,7 +290,7 @@ def variant(material: Material, number: int, colours: dict[str, Any], rng: np.ra
     gain = np.exp(rng.normal(0, 0.16, 3) + rng.normal(0, 0.2))
     density = np.sign(density) * np.abs(density) ** np.exp(rng.normal(0, 0.15)) * gain + rng.normal(0, 0.04, 3)
     levels = np.clip((GLASS + OFFSET) * np.exp(-density) - OFFSET, 0, 255).astype(np.float32)
-    image = moved(pixels, mask, levels, _movement(rng), grow=rng.uniform(-0.3, 0.35))
+    image = transform_frame(pixels, mask, levels, _movement(rng), grow=rng.uniform(-0.3, 0.35))
     if rng.random() < 0.7:
         image = _hue(image, rng)
     image = _optics(image, rng)
@@ -407,7 +407,7 @@ def write_said(network: Any, material: Material, path: Path, *, leave_out: str) 
     said = []
     with torch.no_grad():
         for place in range(0, len(unseen), 64):
-            crops = np.stack([_small(shown(*material.look(number))) for number in unseen[place : place + 64]])
+            crops = np.stack([_small(crop_of_frame(*material.look(number))) for number in unseen[place : place + 64]])
             said.append(network.logits(torch.from_numpy(crops)).numpy())
     rows = [asdict(material.cells[number]) for number in unseen]
     path.write_text(json.dumps({"cells": rows, "logits": np.concatenate(said).tolist()}))
@@ -608,7 +608,7 @@ def learn_granules(work: Path) -> None:
 
     material = Material.read(work)
     own = [n for n, cell in enumerate(material.cells) if cell.type in _PAIR and cell.laboratory != "cnmc"]
-    colours = {n: found for n in own if (found := granule_colours(shown(*material.look(n)))) is not None}
+    colours = {n: found for n in own if (found := granule_colours(crop_of_frame(*material.look(n)))) is not None}
     learnt = [n for n in colours if not material.held[n]]
     right = np.array([material.cells[n].type == EOSINOPHIL for n in learnt])
     places = np.array([material.cells[n].laboratory for n in learnt])

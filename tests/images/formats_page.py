@@ -151,7 +151,7 @@ def _yes(value: object) -> str:
 def refused() -> str:
     """Return the table of what is refused, in the words that the program says."""
     eight = picture()
-    rows = ["| file | what is said |", "|---|---|"]
+    rows = ["| file | message |", "|---|---|"]
 
     def tiff(values: NDArray[np.generic], **options: object) -> bytes:
         content = io.BytesIO()

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from leukoscope.fields.crops import shown
+from leukoscope.fields.crops import crop_of_frame
 from leukoscope.images.crop import (
     FRAME_SIDE,
     FRAME_UM_PER_PX,
@@ -34,7 +34,7 @@ def cell_on_black(*, side: int = 450, shift: int = 0, radius: int = 120, square:
 def test_numpy_and_opencv_make_the_same_crop(side: int, shift: int, radius: int) -> None:
     image = cell_on_black(side=side, shift=shift, radius=radius)
     frame, mask = frame_on_black(image)
-    expected = shown(frame, mask, table_on_black(frame, mask))
+    expected = crop_of_frame(frame, mask, table_on_black(frame, mask))
     apart = np.abs(crop_on_black(image).astype(int) - expected)
     assert apart.mean() < 0.6  # grey levels
     assert np.quantile(apart, 0.999) <= 6

@@ -61,7 +61,7 @@ def _be_verbose(_: click.Context, __: click.Parameter, verbose: bool) -> None:
 
 
 def note(text: str, *, err: bool = False) -> None:
-    """Print a line that is no result, such as where a file was written; --quiet leaves it out."""
+    """Print a line that is not a result, such as where a file was written; --quiet leaves it out."""
     context = click.get_current_context(silent=True)
     if context is None or not context.meta.get(_QUIET):
         click.echo(text, err=err)

@@ -164,7 +164,9 @@ class PredictionRun:
     def _answer_all(self) -> None:
         from ..progress import track
 
-        looked = track(zip(self._sources, self._looks(), strict=True), "Looking at cells", total=len(self._sources))
+        looked = track(
+            zip(self._sources, self._kinds_of_files(), strict=True), "Looking at cells", total=len(self._sources)
+        )
         for kind, group in groupby(looked, key=lambda pair: pair[1][0]):
             if kind == "crop":
                 self._answer_crops((source, file) for source, (_, file) in group)
@@ -172,7 +174,7 @@ class PredictionRun:
                 for source, _ in group:
                     self._answer_smear(source, kind)
 
-    def _looks(self) -> "Iterator[tuple[Kind, Path | ReadFile]]":
+    def _kinds_of_files(self) -> "Iterator[tuple[Kind, Path | ReadFile]]":
         """Yield what each file shows, and the file, read already where it is a crop."""
         from ..inference.sources import look_at, look_for
         from ..progress import in_parallel

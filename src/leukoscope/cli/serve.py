@@ -122,7 +122,7 @@ def _order(given: str) -> tuple[str, ...]:
     """Return the rows of the differential in the laboratory's order.
 
     Raises:
-        UnknownNameError: a name is no row of a differential.
+        UnknownNameError: a name is not a row of a differential.
         UsageError: a name is given twice.
     """
     from ..inference.cell_types import checked_order

@@ -296,7 +296,7 @@ def _patient(words: list[str]) -> dict[str, str]:
     """Read '--stage CR2 --age=34' into {'stage': 'CR2', 'age': '34'}."""
     from ..errors import UsageError
 
-    words = [part for word in words for part in _parted(word)]
+    words = [part for word in words for part in _split_at_equals(word)]
     patient: dict[str, str] = {}
     while words:
         name, *words = words
@@ -308,7 +308,7 @@ def _patient(words: list[str]) -> dict[str, str]:
     return patient
 
 
-def _parted(word: str) -> list[str]:
+def _split_at_equals(word: str) -> list[str]:
     name, equals, value = word.partition("=")
     return [name, value] if word.startswith("--") and equals else [word]
 

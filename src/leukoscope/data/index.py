@@ -141,12 +141,12 @@ class Indexed:
 
     cells: list[Cell]
     ignored: Counter[str] = field(default_factory=Counter)
-    """Suffix of files that are no images -> how many."""
+    """Suffix of files that are not images -> how many."""
     notes: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     """Files that are listed and cannot be opened at all, each with its reason."""
     passed: list[Passed] = field(default_factory=list)
-    """Files of a folder that are no images, each with its reason."""
+    """Files of a folder that are not images, each with its reason."""
     hidden: int = 0
     """Hidden files, and those that systems leave behind."""
     changes: Counter[str] = field(default_factory=Counter)
@@ -212,7 +212,7 @@ def note_of_kind(cells: Sequence[Cell]) -> list[str]:
     if 2 * whole <= seen:
         return []
     return [
-        f"{whole} of {seen} pictures looked at are no single cells cut out on black. A model learns them as they "
+        f"{whole} of {seen} pictures looked at are not single cells cut out on black. A model learns them as they "
         "are, whole, and its bundle is then asked with pictures like these. To learn from cells, cut them out first: "
         "leukoscope cells."
     ]
@@ -243,7 +243,7 @@ def _index_folder(root: Path, layout: Layout, labels: Path | None) -> Indexed:
         raise listing.unread[0]
     ignored = Counter(one.path.suffix or one.path.name for one in listing.passed)
     found = [PurePosixPath(path.relative_to(root)) for path in listing.files]
-    images = [inside for inside in found if str(inside).isprintable()]  # no line breaks, nor bytes that are no text
+    images = [inside for inside in found if str(inside).isprintable()]  # no line breaks, nor bytes that are not text
     strange = [repr(str(inside)) for inside in found if not str(inside).isprintable()]
     refused = [(name, f"{name} has characters that cannot be written to a table. Rename the file.") for name in strange]
     if not images and refused:

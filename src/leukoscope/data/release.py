@@ -170,7 +170,7 @@ def fetch(source: str, folder: Path) -> Path:
         folder: where to unpack.
 
     Raises:
-        DataError: the source cannot be reached, ends early, is no zip archive, or has unsafe names in it.
+        DataError: the source cannot be reached, ends early, is not a zip archive, or has unsafe names in it.
     """
     if source == "kaggle":
         archive = download(KAGGLE, folder.parent / "cnmc-leukemia.zip", headers=_kaggle_headers())

@@ -112,7 +112,7 @@ def _markers(depth: Plane, *, um: float) -> Labels:
 
 
 def _necks(places: NDArray[np.int_], *, depth: Plane) -> Iterator[tuple[float, int, int]]:
-    """Yield the narrowest depth between two maxima, and the two, for all that nearly touch; 0 is no maximum."""
+    """Yield the narrowest depth between two maxima, and the two, for all that nearly touch; 0 is not a maximum."""
     radius = depth[places[:, 1], places[:, 0]]
     for first in range(1, len(places)):
         gaps = np.hypot(*(places[first + 1 :] - places[first]).T)
@@ -228,7 +228,7 @@ def _describe(labels: Labels, label: int, where: tuple[slice, slice], *, nuclei:
 
 def _roundness(nucleus: Mask) -> float:
     """Return the share of a nucleus that the largest circle inside it takes: of three lobes at most a third."""
-    radius = float(depth_of(np.pad(nucleus, 1)).max())  # holes stay: a ring is no round nucleus
+    radius = float(depth_of(np.pad(nucleus, 1)).max())  # holes stay: a ring is not a round nucleus
     return min(1.0, float(np.pi * radius**2 / max(nucleus.sum(), 1)))
 
 

@@ -66,7 +66,7 @@ def _outside(outline: NDArray[np.float64], *, side: int) -> Mask:
 def crops_for_types(field: Field, cells: Sequence[FieldCell]) -> list[Pixels]:
     """Return for each cell of a field the crop for the model of types, uint8 RGB (SIDE, SIDE, 3)."""
     table = table_of_field(field)
-    return [shown(*frame(field, cell), table) for cell in cells]
+    return [crop_of_frame(*frame(field, cell), table) for cell in cells]
 
 
 def frame(field: Field, cell: FieldCell) -> tuple[Pixels, Mask]:
@@ -102,15 +102,17 @@ def table_of_field(field: Field) -> ColourTable:
     return colour_table(field.stain.background, gain)
 
 
-def shown(pixels: Pixels, mask: Mask, table: ColourTable) -> Pixels:
+def crop_of_frame(pixels: Pixels, mask: Mask, table: ColourTable) -> Pixels:
     """Return the crop that the network sees of a frame: recoloured, shrunk, glass around the cell."""
     zoom = FRAME_UM_PER_PX / UM_PER_PX
     shift = (SIDE / 2 - 0.5) - zoom * (FRAME_SIDE / 2 - 0.5)
-    return moved(pixels, mask, table, np.array([[zoom, 0, shift], [0, zoom, shift]]))
+    return transform_frame(pixels, mask, table, np.array([[zoom, 0, shift], [0, zoom, shift]]))
 
 
-def moved(pixels: Pixels, mask: Mask, table: ColourTable, move: NDArray[np.float64], *, grow: float = 0.0) -> Pixels:
-    """Return the same under any affine movement (2, 3); `grow` shifts the outline, 0.3 is about .1 µm outwards."""
+def transform_frame(
+    pixels: Pixels, mask: Mask, table: ColourTable, move: NDArray[np.float64], *, grow: float = 0.0
+) -> Pixels:
+    """Return the crop of a frame under an affine transform (2, 3); `grow` shifts the outline, 0.3 is about .1 µm outwards."""
     zoom = float(np.sqrt(abs(np.linalg.det(move[:, :2]))))
     if zoom < 0.9:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), 0.405 / zoom), np.uint8)
@@ -123,7 +125,7 @@ def moved(pixels: Pixels, mask: Mask, table: ColourTable, move: NDArray[np.float
 
 
 def granule_colours(crop: Pixels) -> NDArray[np.float64] | None:
-    """Return twelve optical densities by which eosinophils differ from neutrophils, of a crop as `shown` makes it.
+    """Return twelve optical densities by which eosinophils differ from neutrophils, of a crop by `crop_of_frame`.
 
     The mean of cytoplasm and of nucleus (red, green, blue each), how much more green than red the cytoplasm absorbs
     (ninth decile, median), blue less red, and the spread of its grain (red, green, blue). None where a crop shows too

@@ -150,7 +150,7 @@ _CELLS = 20  # of each of them, so that no crowded field decides
 _FEWEST = 3
 _FAR = 2.5  # times that a stated scale may differ from the one that the cells show
 
-Likeness = tuple[Path | None, int, int]  # folder, or None where folders do not count; width, height
+Group = tuple[Path | None, int, int]  # folder, or None where folders do not count; width, height
 
 
 class SharedScales:
@@ -159,25 +159,25 @@ class SharedScales:
     def __init__(self, files: Sequence[Path], *, one_folder: bool = False) -> None:
         """Group the files by folder and size; `one_folder`: by size alone, as if they lay in one folder."""
         self._files, self._one_folder = list(files), one_folder
-        self._known: dict[Likeness, Scale | None] = {}
+        self._known: dict[Group, Scale | None] = {}
 
     def open(self, path: Path, *, um_per_px: float | None = None) -> Field:
         """Open a field; its scale is stated by user or file, else shared by three or more like it, else its own.
 
         Raises:
-            ImageError: the file cannot be read, or is no stained smear.
+            ImageError: the file cannot be read, or is not a stained smear.
         """
         return open_field(path, um_per_px=um_per_px, shared=partial(self.shared, path))
 
     def shared(self, path: Path, size: tuple[int, int]) -> Scale | None:
         """Return the scale that fields of this width and height share; None where there are fewer than three."""
-        key = _likeness(path, size, one_folder=self._one_folder)
+        key = _group_of(path, size, one_folder=self._one_folder)
         if key not in self._known:
             self._known[key] = self._pooled(key)
         return self._known[key]
 
-    def _pooled(self, likeness: Likeness) -> Scale | None:
-        chosen = _some(self._files, likeness, most=_SAMPLE)
+    def _pooled(self, group: Group) -> Scale | None:
+        chosen = _sample_files(self._files, group, most=_SAMPLE)
         scales = [scale for path in chosen if (scale := _estimated(path)) is not None]
         return common_scale(scales) if len(scales) >= _FEWEST else None
 
@@ -196,20 +196,20 @@ class SharedStains:
         """Group the files as SharedScales does; `scales` of the same files are measured once where they are given."""
         self._files, self._um_per_px, self._one_folder = list(files), um_per_px, one_folder
         self._scales = scales or SharedScales(files, one_folder=one_folder)
-        self._known: dict[Likeness, StainStatistics | None] = {}
+        self._known: dict[Group, StainStatistics | None] = {}
 
     def of(self, path: Path, field: Field) -> StainStatistics | None:
         """Return the stain shared by three or more fields like this one, or None where there are fewer with cells."""
         height, width = field.pixels.shape[:2]
-        key = _likeness(path, (width, height), one_folder=self._one_folder)
+        key = _group_of(path, (width, height), one_folder=self._one_folder)
         if key not in self._known:
             if self._um_per_px is None:
                 self._scales.shared(path, (width, height))  # measured once, before the threads ask for it
             self._known[key] = self._pooled(key)
         return self._known[key]
 
-    def _pooled(self, likeness: Likeness) -> StainStatistics | None:
-        chosen = _some(self._files, likeness, most=_STAINED)
+    def _pooled(self, group: Group) -> StainStatistics | None:
+        chosen = _sample_files(self._files, group, most=_STAINED)
         samples = [found for found in in_parallel(self._sampled, chosen) if len(found)]
         return measure(np.concatenate(samples)) if len(samples) >= _FEWEST else None
 
@@ -223,13 +223,13 @@ class SharedStains:
         return sample_crops([]) if isinstance(found, Exception) else found
 
 
-def _likeness(path: Path, size: tuple[int, int], *, one_folder: bool) -> Likeness:
+def _group_of(path: Path, size: tuple[int, int], *, one_folder: bool) -> Group:
     return None if one_folder else path.parent, *size
 
 
-def _some(files: Sequence[Path], likeness: Likeness, *, most: int) -> list[Path]:
+def _sample_files(files: Sequence[Path], group: Group, *, most: int) -> list[Path]:
     """Return some of the files that are like this, from the first to the last."""
-    folder, *size = likeness
+    folder, *size = group
     alike = [path for path in files if folder in (None, path.parent) and _size(path) == tuple(size)]
     return [alike[place] for place in np.linspace(0, len(alike) - 1, min(most, len(alike))).round().astype(int)]
 
@@ -251,7 +251,7 @@ _SMALL = 30_000_000  # pixels; a slide no larger than this is read whole, as a f
 
 Report = Callable[[str, bool], None]  # a line, and whether it reports a problem
 Also = Callable[[Path, str, Sequence[FieldCell]], None]  # another format: source, name for its files, cells
-Foreign = Callable[[Path], Slide]  # opens what is no ordinary image, such as DICOM
+Foreign = Callable[[Path], Slide]  # opens what is not an ordinary image, such as DICOM
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def extract(
 ) -> list[Extracted]:
     """Cut out the cells of all fields and slides into `output`; tell `report` one line for each, after the tables.
 
-    `foreign` names, by path, what opens the files that are no ordinary images.
+    `foreign` names, by path, what opens the files that are not ordinary images.
     """
     openers = {path: opener for path in files if (opener := opener_of(path, foreign or {})) is not None}
     plain = [path for path in files if path not in openers]

@@ -32,7 +32,7 @@ from .cells import (
     numbered,
     write_png,
 )
-from .crops import cut_crop, frame, shown, table_of_field
+from .crops import crop_of_frame, cut_crop, frame, table_of_field
 from .images import Pixels, darkest, rescaled
 from .scale import Scale, common_scale, estimate_scale
 from .stain import (
@@ -90,7 +90,7 @@ class TiffSlide:
         """Open a slide.
 
         Raises:
-            ImageError: the file is no slide, is black and white, or its directory of tiles is broken.
+            ImageError: the file is not a slide, is black and white, or its directory of tiles is broken.
             MissingExtraError: the extra `fields` is not installed.
         """
         from ..images.tiff import Tiff
@@ -472,7 +472,7 @@ def _write_crops(slide: Slide, work: Work, cells: list[FieldCell]) -> None:
         field, inside = window_field(slide, work.measures, cell)
         write_png(crop_path(work, cell), stain(cut_crop(field, inside)))
         if work.colours is not None:
-            write_png(type_crop_path(work, cell), shown(*frame(field, inside), work.colours))
+            write_png(type_crop_path(work, cell), crop_of_frame(*frame(field, inside), work.colours))
 
 
 def _to_json(cell: FieldCell) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def range_of(values: NDArray[Any], *, bits: int, stated: tuple[float, float] | N
         return EIGHT
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("values that are no numbers (NaN or infinite)")
+        raise ValueError("values that are not numbers (NaN or infinite)")
     if stated and stated[0] <= low and high <= stated[1] and stated[0] < stated[1]:
         return ValueRange(*stated, f"values from {stated[0]:g} to {stated[1]:g}, as the file states")
     if low < 0:
@@ -239,7 +239,7 @@ def profile_of(image: Image.Image, head: bytes = b"", *, name: str) -> Profile |
         return _of_jp2(head, name)
     if image.format == "BMP":
         return _of_bmp(head)
-    return icc or (_made(_ADOBE, _D65, 2.2, "Adobe RGB", name) if _states_adobe(image) else None)
+    return icc or (_profile_of_primaries(_ADOBE, _D65, 2.2, "Adobe RGB", name) if _states_adobe(image) else None)
 
 
 def profile_of_boxes(head: bytes, *, name: str) -> Profile | None:
@@ -263,7 +263,11 @@ def profile_of_tags(white: list[float], primaries: list[float], *, name: str) ->
     if len(primaries) != 6 or not all(0 < value < 1 for value in primaries):
         return None
     whole = tuple(white) if len(white) == 2 and all(0 < value < 1 for value in white) else _D65
-    return None if _same(primaries, _SRGB) else _made(tuple(primaries), whole, 2.2, "the stated primaries", name)
+    return (
+        None
+        if _same(primaries, _SRGB)
+        else _profile_of_primaries(tuple(primaries), whole, 2.2, "the stated primaries", name)
+    )
 
 
 def profile_of_label(label: str, *, name: str) -> Profile | None:
@@ -275,7 +279,7 @@ def profile_of_label(label: str, *, name: str) -> Profile | None:
     if label in ("", "SRGB"):
         return None
     if label == "ADOBERGB":
-        return _made(_ADOBE, _D65, 2.2, "Adobe RGB", name)
+        return _profile_of_primaries(_ADOBE, _D65, 2.2, "Adobe RGB", name)
     raise ImageError(f"names colours ({label[:40]}) and lacks their profile. Export it as sRGB.", path=name)
 
 
@@ -293,7 +297,7 @@ def _of_png(image: Image.Image, head: bytes, icc: Profile | None, name: str) -> 
     if curve is None and _same((*white, *primaries), (*_D65, *_SRGB)):
         return None
     title = f"gamma {curve:.2g}" if curve else "the stated primaries"
-    return _made(primaries, white, curve, title, name)
+    return _profile_of_primaries(primaries, white, curve, title, name)
 
 
 def _chunks(head: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -320,7 +324,7 @@ def _of_code_points(primaries: int, transfer: int, *, name: str) -> Profile | No
             path=name,
         )
     title, points, white = known
-    return _made(points, white, _GAMMAS.get(transfer), title, name)
+    return _profile_of_primaries(points, white, _GAMMAS.get(transfer), title, name)
 
 
 def colours_of_jp2(head: bytes) -> tuple[int, bytes]:
@@ -368,12 +372,12 @@ def _same(one: Any, other: Any) -> bool:
     return len(one) == len(other) and bool(np.abs(np.subtract(one, other)).max() < _NEAR)
 
 
-def _made(
+def _profile_of_primaries(
     primaries: tuple[float, ...], white: tuple[float, ...], gamma: float | None, title: str, name: str
 ) -> Profile:
     """Return a profile of primaries and a gamma, or of the curve of sRGB where there is none."""
     try:
-        content = _written(primaries, white, gamma)
+        content = _icc_profile(primaries, white, gamma)
     except MissingExtraError as missing:
         raise ImageError(f"cannot be read here: {missing}", path=name) from None
     except (ValueError, RuntimeError):
@@ -384,7 +388,7 @@ def _made(
 
 
 @lru_cache(maxsize=32)
-def _written(primaries: tuple[float, ...], white: tuple[float, ...], gamma: float | None) -> bytes:
+def _icc_profile(primaries: tuple[float, ...], white: tuple[float, ...], gamma: float | None) -> bytes:
     codecs = require("imagecodecs", feature="Reading colours of this kind", extra="fields")
     level = np.linspace(0, 1, 1024)
     curve = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)

@@ -133,7 +133,7 @@ def read_picture(
 ) -> Picture:
     """Read the one picture in a file, or in the bytes of one, as uint8 RGB in sRGB, upright.
 
-    The content decides what format it is; where the suffix names another one, a note says so.
+    The content decides what format it is; where the suffix names another one, a note reports it.
 
     Args:
         source: the file, or its content.

@@ -164,7 +164,7 @@ def length_um(value: str, unit: str) -> float | None:
 
 
 def unit_um(unit: str) -> float | None:
-    """Return the micrometres of a unit of the OME schema, or as ImageJ and others write it; None if it is no length."""
+    """Return the micrometres of a unit of the OME schema, or as ImageJ and others write it; None if not a length."""
     unit = html.unescape(unit).strip().replace("μ", "µ").replace("Å", "Å")
     return UNITS_UM.get(unit) or UNITS_UM.get(_OTHER_NAMES.get(unit.lower(), ""))
 
@@ -185,7 +185,7 @@ def number_of(text: str) -> float | None:
 def _problem(claim: Claim) -> str:
     low, high = PLAUSIBLE_UM_PER_PX
     if claim.x is None:
-        return "which is no length"
+        return "which is not a length"
     if not low <= claim.x <= high:
         return f"{claim.x:.4g} µm per pixel, which no microscope gives"
     if claim.y and not 1 / _SQUARE < claim.x / claim.y < _SQUARE:

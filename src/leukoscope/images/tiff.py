@@ -38,7 +38,7 @@ _NAMES = {
 _LOUD = (22610, 34934, 34933)  # JPEG XR and PNG: their libraries write to standard error
 _REDUCED, _MASKED = 1, 4  # bits of NewSubfileType
 _RGB_CODECS = {6, 7, 34892, 33007, 50001, 50002, 52546, 33004, 33005, 34712}  # decoded to RGB whatever was stored
-_ASIDE = ("label", "macro", "thumbnail", "overview", "map")  # pictures of a slide that are no fields of it
+_ASIDE = ("label", "macro", "thumbnail", "overview", "map")  # pictures of a slide that show no field of it
 _MOST_CHANNELS, _MOST_TAGS, _MOST_PAGES = 16, 1_000, 2_000
 _MOST_BYTES = 1_500_000_000  # of one picture before it is brought to 8 bits
 _SAVE = "Save it as 8- or 16-bit RGB."
@@ -134,7 +134,7 @@ class Tiff:
         if photometric in (_CIELAB, _ICCLAB):
             return lab_to_srgb(values, signed=photometric == _CIELAB), "L*a*b* colours brought to sRGB"
         if self._range is None:
-            self._range = self._told(values)
+            self._range = self._range_of_values(values)
         pixels = eight_bits(_expanded(values, self.page), self._range)
         profile = _profile(self.page, self.name)
         try:
@@ -150,7 +150,7 @@ class Tiff:
             raise ImageError(f"takes {bytes_needed / 1e9:.1f} GB when it is unpacked. Crop it.", path=self.name)
         return self.read(0, 0, width, height)
 
-    def _told(self, values: NDArray[Any]) -> ValueRange:
+    def _range_of_values(self, values: NDArray[Any]) -> ValueRange:
         """Return the range of the picture: of these values where they are all of it, else of what the slide shows."""
         if self.page.photometric == _PALETTE:
             return range_of(np.zeros(1, np.uint8), bits=8)
@@ -206,7 +206,7 @@ class _Level:
         if photometric == _YCBCR and int(page.compression) not in _RGB_CODECS:
             raise NotByTifffileError(name)
         if page.dtype is None or page.dtype.kind not in "uif":
-            raise ImageError(f"has pixels of a kind that is no colour ({page.dtype}). {_SAVE}", path=name)
+            raise ImageError(f"has pixels of a kind that is not a colour ({page.dtype}). {_SAVE}", path=name)
         self._check_colours(photometric)
 
     def _check_colours(self, photometric: int) -> None:
@@ -546,7 +546,7 @@ def _place(result: NDArray[Any], part: NDArray[Any], at: Any, *, left: int, top:
 
 
 def _alphas(page: Any, channels: int) -> int:
-    """Return how many channels are no colours."""
+    """Return how many channels are not colours."""
     colours = 1 if page.photometric == _PALETTE else 4 if page.photometric == _CMYK else 3
     return channels - colours
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from ..bundle.manifest import NOT_ASKED, REFUSED, Manifest
 from ..fields.blood_count import BloodCount, count_blood
 from ..fields.cells import Field, FieldCell, draw_marks, draw_outlines, find_cells
-from ..fields.crops import cut_crop, frame, granule_colours, shown, table_of_field
+from ..fields.crops import crop_of_frame, cut_crop, frame, granule_colours, table_of_field
 from ..fields.extraction import (
     FieldOptions,
     SharedScales,
@@ -99,7 +99,7 @@ def judge_cell(
     crop = stain(cut_crop(field, cell))
 
     def for_type() -> Pixels:
-        return shown(*frame(field, cell), table_of_field(field) if colours is None else colours)
+        return crop_of_frame(*frame(field, cell), table_of_field(field) if colours is None else colours)
 
     opinion = judge_crop(
         crop,

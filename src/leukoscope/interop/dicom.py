@@ -94,11 +94,11 @@ class DicomImage:
             return np.asarray(values if values.dtype == np.uint8 else (values.astype(np.uint32) + 128) // 257, np.uint8)
         if self._image is None:
             pixels = require("pydicom.pixels", feature="DICOM", extra="dicom")
-            return self._meant(np.asarray(pixels.pixel_array(self._header)))
-        return self._meant(np.asarray(self._image.get_frame(1, dtype=self._dtype, apply_icc_profile=False)))
+            return self._used_bits(np.asarray(pixels.pixel_array(self._header)))
+        return self._used_bits(np.asarray(self._image.get_frame(1, dtype=self._dtype, apply_icc_profile=False)))
 
     def _matrix(self, left: int, top: int, width: int, height: int) -> NDArray[Any]:
-        return self._meant(
+        return self._used_bits(
             np.asarray(
                 self._image.get_total_pixel_matrix(
                     row_start=top,
@@ -112,7 +112,7 @@ class DicomImage:
             )
         )
 
-    def _meant(self, values: NDArray[Any]) -> NDArray[Any]:
+    def _used_bits(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the bits that hold the picture; above and below them uncompressed pixels may hold anything."""
         stored, high = int(self._header.BitsStored), _high_bit(self._header)
         packed = self._header.file_meta.TransferSyntaxUID.is_encapsulated
@@ -431,7 +431,7 @@ def fetch(archive: Archive, folder: Path, *, study: str, series: str = "", repor
     for instance in track(found, "Fetching", total=len(found)):
         uid = _first(instance, _INSTANCE)
         if not _UID.fullmatch(uid):  # it becomes a file's name
-            raise DataError(f"{archive.url} names an image {uid!r}, which is no UID. Ask who runs the archive.")
+            raise DataError(f"{archive.url} names an image {uid!r}, which is not a UID. Ask who runs the archive.")
         path = folder / f"{uid}.dcm"
         if not path.exists():
             with _connection_errors(archive):
