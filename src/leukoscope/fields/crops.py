@@ -112,7 +112,7 @@ def crop_of_frame(pixels: Pixels, mask: Mask, table: ColourTable) -> Pixels:
 def transform_frame(
     pixels: Pixels, mask: Mask, table: ColourTable, move: NDArray[np.float64], *, grow: float = 0.0
 ) -> Pixels:
-    """Return the crop of a frame under an affine transform (2, 3); `grow` shifts the outline, 0.3 is about .1 µm outwards."""
+    """Return the crop under an affine transform (2, 3); `grow` shifts the outline, 0.3 is about .1 µm outwards."""
     zoom = float(np.sqrt(abs(np.linalg.det(move[:, :2]))))
     if zoom < 0.9:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), 0.405 / zoom), np.uint8)
