@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import leukoscope
-from leukoscope.bundle.manifest import NOT_ASKED, REFUSED, Manifest
+from leukoscope.bundle.manifest import NOT_ASKED, REFUSED, TYPES, Manifest
 from leukoscope.files import read_csv
 from leukoscope.images.read import RGB, read_image
-from leukoscope.inference.cell_types import LYMPHOID, TYPES, UNSURE_TYPE, wilson
+from leukoscope.inference.cell_types import LYMPHOID, UNSURE_TYPE, wilson
 from leukoscope.inference.opinions import Opinion
 
 NAMES = {"lymphocyte": LYMPHOID, "ig": "immature granulocyte"} | {name: name for name in TYPES}
@@ -150,7 +150,7 @@ def cnmc(predictor: leukoscope.Predictor, data: Path, every: int) -> Iterator[Ju
 
 def left_out(manifest: Manifest) -> list[str]:
     """Return the confusion in laboratories that were left out of training."""
-    counts = np.asarray(manifest.types["confusion"], int)
+    counts = np.asarray(manifest.types.confusion, int)
     table = {
         name: Counter(dict(zip((*TYPES, UNSURE_TYPE), row.tolist(), strict=True)))
         for name, row in zip(TYPES, counts, strict=True)

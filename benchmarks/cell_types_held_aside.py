@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from leukoscope.bundle.manifest import open_bundle
+from leukoscope.bundle.manifest import TYPES, open_bundle
 from leukoscope.errors import ImageError
 from leukoscope.fields.cells import find_cells
 from leukoscope.fields.extraction import SharedScales
-from leukoscope.inference.cell_types import TYPES
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def wilson(hits: int, of: int, z: float = 1.96) -> str:
 def tables() -> None:
     """Print, for each kind of test, the confusion matrix as Markdown."""
     entry = open_bundle().manifest.types
-    for name, counts in entry["figures"].items():
+    for name, counts in entry.figures.items():
         matrix = np.array(counts)
         print(f"\n### {name}\n\n| is | {' | '.join((*TYPES, 'unsure'))} | right |")
         print("|---" * (len(TYPES) + 3) + "|")

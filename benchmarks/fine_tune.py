@@ -28,7 +28,7 @@ from leukoscope.data.cells import pack, write_cells
 from leukoscope.data.index import index
 from leukoscope.data.split import make_split, write_split
 from leukoscope.training.batches import Prepared, read_prepared
-from leukoscope.training.loop import Task, start_fold, train_epoch
+from leukoscope.training.loop import FoldTraining, start_fold, train_epoch
 from leukoscope.training.probe import choose_head, embed_in_onnx
 
 BACKBONE, SIZE, BATCH, MANY = "tf_efficientnet_lite0", 224, 32, 10_000
@@ -84,7 +84,7 @@ def prepare(folder: Path, *, images: int) -> tuple[Prepared, Spent]:
     return read_prepared(run), packing
 
 
-def compare(task: Task, images: Path, *, rounds: int, threads: int) -> dict[str, Spent]:
+def compare(task: FoldTraining, images: Path, *, rounds: int, threads: int) -> dict[str, Spent]:
     """Return the medians of an epoch of either side, and of embedding the same images in probe mode."""
     times: dict[str, list[Spent]] = {"leukoscope": [], "plain PyTorch": [], "embedding": []}
     embed = embed_in_onnx(task.network.eval(), size=SIZE)
@@ -98,7 +98,7 @@ def compare(task: Task, images: Path, *, rounds: int, threads: int) -> dict[str,
     return {name: median(each[1:]) for name, each in times.items()}
 
 
-def probe_extra(task: Task) -> dict[str, Spent]:
+def probe_extra(task: FoldTraining) -> dict[str, Spent]:
     """Return what exporting the backbone and fitting the head to many drawn embeddings take."""
     _, exporting = spent(lambda: embed_in_onnx(task.network, size=SIZE))
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from sklearn.datasets import load_sample_images
 from sklearn.neighbors import NearestNeighbors
 
+from leukoscope.bundle.manifest import QualityLimits
 from leukoscope.config import Model, Prepare
 from leukoscope.evaluation.intervals import Design, jackknife
 from leukoscope.files import write_json
@@ -115,7 +116,7 @@ def _embedded(images: list[RGB], embed: Embed) -> np.ndarray:
     return points
 
 
-def by_both(traits: list[Traits], points: np.ndarray, limits: dict, detector: object) -> Refused:
+def by_both(traits: list[Traits], points: np.ndarray, limits: QualityLimits, detector: object) -> Refused:
     """Return which images quality refuses and which the distance."""
     quality = np.array([bool(judge(each, limits).reason) for each in traits])
     return quality, ~(detector.distances(points) <= 1)  # NaN is refused

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leukoscope.bundle.manifest import TYPES
 from leukoscope.errors import ImageError
 from leukoscope.fields.cells import Field, FieldCell, find_cells
 from leukoscope.fields.crops import crop_of_frame, frame, granule_colours, table_of_field, transform_frame
@@ -45,7 +46,7 @@ from leukoscope.images.crop import (
     table_on_black,
 )
 from leukoscope.images.read import read_image
-from leukoscope.inference.cell_types import EOSINOPHIL, GRAPH, NEUTROPHIL, TORN, TYPES, entry_of
+from leukoscope.inference.cell_types import EOSINOPHIL, GRAPH, NEUTROPHIL, TORN, entry_of
 from leukoscope.inference.rejection import fit_appearance
 
 LABORATORIES = ("pbc", "bccd", "cnmc")
@@ -578,20 +579,23 @@ def learn_appearance(data: Path, bundle: Path) -> None:
             ]
         smears += seen * max(1, round(len(traits) / 4 / len(seen)))
     opened = open_bundle(bundle)
-    quality = {**opened.manifest.quality, "side": learned["side"]}
-    quality["appearance"] = fit_appearance([each.appearance for each in (*traits, *smears)])
-    quality["grain"] = learned["grain"]
+    old = opened.manifest.quality
+    assert old is not None
     # Fields of most cameras are noisier than the release, which was taken with twice as many pixels as its optics show.
-    quality["detail"] = [*learned["detail"][:2], fit_quality([*traits, *smears])["detail"][2]]
+    detail = [*learned.detail[:2], fit_quality([*traits, *smears]).detail[2]]
+    appearance = fit_appearance([each.appearance for each in (*traits, *smears)])
+    quality = old.model_copy(
+        update={"side": learned.side, "appearance": appearance, "grain": learned.grain, "detail": detail}
+    )
     amend_bundle(opened, quality=quality)
     from leukoscope.inference.rejection import judge
 
     for name, some in {"C-NMC": traits, "smears": smears}.items():
         reasons = [judge(each, quality).reason for each in some]
-        before = [judge(each, opened.manifest.quality).reason for each in some]
+        before = [judge(each, old).reason for each in some]
         share, old = np.mean([bool(reason) for reason in reasons]), np.mean([bool(reason) for reason in before])
         print(f"{name}: {share:.3f} of {len(some)} refused ({old:.3f} before)", Counter(each[:30] for each in reasons))
-    print("side", quality["side"], "limit of appearance", quality["appearance"]["limit"])
+    print("side", quality.side, "limit of appearance", appearance and appearance.limit)
 
 
 _KNOWN = 20  # cells of each subject group

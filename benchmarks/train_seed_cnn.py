@@ -24,7 +24,7 @@ from leukoscope.data.cells import pack, write_cells
 from leukoscope.data.index import index
 from leukoscope.data.split import make_split, write_split
 from leukoscope.training.batches import Prepared, cut, read_prepared, rng_of
-from leukoscope.training.loop import Task, start_fold, train_epoch
+from leukoscope.training.loop import FoldTraining, start_fold, train_epoch
 
 BATCH, RATE = 32, 0.001
 EPOCHS = 20  # of the paper, for the figure that has the packing in it
@@ -95,7 +95,7 @@ def prepare(folder: Path, *, images: int) -> tuple[Prepared, Spent]:
     return read_prepared(run), packing
 
 
-def keras_weights(task: Task, path: Path) -> None:
+def keras_weights(task: FoldTraining, path: Path) -> None:
     """Write the network's weights in the order and layout of Keras."""
     kept = [value for name, value in task.network.state_dict().items() if "num_batches" not in name]
     arrays = [value.detach().contiguous().numpy() for value in kept]
@@ -103,7 +103,7 @@ def keras_weights(task: Task, path: Path) -> None:
     np.savez(path, **{str(number): value for number, value in enumerate(order)})  # type: ignore[arg-type]
 
 
-def compare(python: Path, *, task: Task, weights: Path, rounds: int) -> tuple[dict[str, list[Spent]], Any, Any]:
+def compare(python: Path, *, task: FoldTraining, weights: Path, rounds: int) -> tuple[dict[str, list[Spent]], Any, Any]:
     """Return what each epoch of each side took, the losses, and the versions of the other side."""
     times: dict[str, list[Spent]] = {"tf.data": [], "array": [], "leukoscope": []}
     losses: dict[str, list[float]] = {name: [] for name in times}

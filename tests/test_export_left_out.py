@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leukoscope.bundle.manifest import Manifest, Member
+from leukoscope.bundle.manifest import ConformalRule, Manifest, Member, Reached
 from leukoscope.config import Prepare
 from leukoscope.errors import DataError, UsageError
 from leukoscope.evaluation.predictions import fit_temperature, temper
@@ -44,7 +44,7 @@ def manifest() -> Manifest:
     return Manifest(name="two", classes=("hem", "all"), positive="all", members=members, metrics={"notes": ["kept"]})
 
 
-def by_hand(known: LeftOut) -> dict[str, list[float]]:
+def by_hand(known: LeftOut) -> ConformalRule:
     """Return the lowest limits of the rule of all parts together and of the laxer ones of each part alone."""
     chosen = [(np.ones(len(known.labels), bool), ALPHA)]
     chosen += [(known.parts == part, ALPHA + TOLERANCE) for part in np.unique(known.parts)]
@@ -52,7 +52,8 @@ def by_hand(known: LeftOut) -> dict[str, list[float]]:
         fit_conformal(known.probabilities[rows], known.labels[rows], known.groups[rows], alpha=alpha)
         for rows, alpha in chosen
     ]
-    return {"smallest_plausible": np.min([rule["smallest_plausible"] for rule in rules], axis=0).tolist()}
+    lowest = np.min([rule.smallest_plausible for rule in rules], axis=0).tolist()
+    return ConformalRule(alpha=ALPHA, smallest_plausible=lowest)
 
 
 def test_a_rule_learnt_on_parts_nearly_keeps_its_promise_in_each_of_them() -> None:
@@ -66,7 +67,7 @@ def test_a_rule_learnt_on_parts_nearly_keeps_its_promise_in_each_of_them() -> No
                 reached(rule, part.probabilities, part.labels, part.groups, classes=known.classes)
                 for part in (known.pick(known.parts == name) for name in np.unique(known.parts))
             ]
-            worst.append(max(row["called_another"] for table in tables for row in table.values()))
+            worst.append(max(row.called_another for table in tables for row in table.values()))
     assert max(each) <= ALPHA + TOLERANCE == pytest.approx(0.2)
     assert np.mean(mixture) > ALPHA + TOLERANCE
 
@@ -74,7 +75,7 @@ def test_a_rule_learnt_on_parts_nearly_keeps_its_promise_in_each_of_them() -> No
 def test_a_part_with_too_few_subjects_to_promise_anything_does_not_silence_the_others() -> None:
     known = parts_that_differ()
     few = known.pick((known.parts != "fold_2") | np.isin(known.groups.astype(int), range(12)))
-    assert None not in fit_rule(few, alpha=ALPHA)["smallest_plausible"]
+    assert None not in fit_rule(few, alpha=ALPHA).smallest_plausible
 
 
 def test_what_is_reached_is_counted_on_a_part_that_the_rule_has_not_seen() -> None:
@@ -87,18 +88,18 @@ def test_what_is_reached_is_counted_on_a_part_that_the_rule_has_not_seen() -> No
     said = decide(temper(known.probabilities[here], temperature), rule)
     label, group = known.labels[here], known.groups[here]
     wrong = [np.mean((said == 0)[(group == each)]) for each in np.unique(group[label == 1])]
-    row = next(row for row in promise(known, alpha=ALPHA) if row["part"] == "fold_1")
-    assert row["classes"]["all"]["called_another"] == pytest.approx(np.mean(wrong), abs=1e-6)
-    assert row["classes"]["all"]["subjects"] == len(wrong)
+    row = next(row for row in promise(known, alpha=ALPHA) if row.part == "fold_1")
+    assert row.classes["all"].called_another == pytest.approx(np.mean(wrong), abs=1e-6)
+    assert row.classes["all"].subjects == len(wrong)
     decided = [np.mean((said != UNSURE)[group == each]) for each in np.unique(group[label == 1])]
-    assert row["classes"]["all"]["decided"] == pytest.approx(np.mean(decided), abs=1e-6)
+    assert row.classes["all"].decided == pytest.approx(np.mean(decided), abs=1e-6)
 
 
 def test_subjects_count_alike_whatever_the_number_of_their_cells() -> None:
-    rule = {"smallest_plausible": [0.3, 0.2]}
+    rule = ConformalRule(alpha=0.1, smallest_plausible=[0.3, 0.2])
     chances = np.array([[0.9, 0.1]] * 9 + [[0.1, 0.9]])
     table = reached(rule, chances, np.zeros(10, int), np.array(["many"] * 9 + ["one"]), classes=("hem", "all"))
-    assert table == {"hem": {"called_another": 0.5, "decided": 1.0, "subjects": 2, "cells": 10}}
+    assert table == {"hem": Reached(called_another=0.5, decided=1.0, subjects=2, cells=10)}
 
 
 def test_a_promise_learnt_across_parts_holds_on_one_between_them_where_that_of_one_part_breaks() -> None:
@@ -106,12 +107,12 @@ def test_a_promise_learnt_across_parts_holds_on_one_between_them_where_that_of_o
     across, within = [], []
     for seed in range(12):
         known = parts_that_differ(seed)
-        row = next(row for row in promise(known, alpha=ALPHA) if row["part"] == "fold_1")
-        across.append([each["called_another"] for each in row["classes"].values()])
+        row = next(row for row in promise(known, alpha=ALPHA) if row.part == "fold_1")
+        across.append([each.called_another for each in row.classes.values()])
         one, asked = known.pick(known.parts == "fold_0"), known.pick(known.parts == "fold_1")
         rule = fit_conformal(one.probabilities, one.labels, one.groups, alpha=ALPHA)
         table = reached(rule, asked.probabilities, asked.labels, asked.groups, classes=known.classes)
-        within.append([each["called_another"] for each in table.values()])
+        within.append([each.called_another for each in table.values()])
     assert np.mean(across, axis=0).max() < ALPHA
     assert np.mean(within, axis=0).max() > 2 * ALPHA
 
@@ -121,7 +122,7 @@ def test_everything_that_is_promised_comes_from_the_parts_left_out() -> None:
     changes = learnt_from(known, manifest(), alpha=ALPHA)
     temperature = fit_temperature(known.labels, known.probabilities)
     assert [each.temperature for each in changes["members"]] == [temperature] * 2
-    assert changes["conformal"]["smallest_plausible"] == by_hand(known.tempered(temperature))["smallest_plausible"]
+    assert changes["conformal"].smallest_plausible == by_hand(known.tempered(temperature)).smallest_plausible
     assert not changes.keys() & {"metrics", "name", "classes"}
     edge = changes["operating_points"]["balanced"]
     scores = temper(known.probabilities, temperature)[:, 1]
@@ -135,8 +136,8 @@ def test_everything_that_is_promised_comes_from_the_parts_left_out() -> None:
 def test_the_card_says_what_was_asked_and_what_was_reached() -> None:
     changes = learnt_from(parts_that_differ(), manifest(), alpha=ALPHA)
     text = card(manifest().model_copy(update=changes))
-    row = changes["conformal"]["left_out"][0]["classes"]["hem"]
-    assert f"| fold_0 | hem | 15% | {row['called_another']:.0%} | {row['decided']:.0%} | {row['subjects']} |" in text
+    row = changes["conformal"].left_out[0].classes["hem"]
+    assert f"| fold_0 | hem | 15% | {row.called_another:.0%} | {row.decided:.0%} | {row.subjects} |" in text
 
 
 def test_small_parts_are_judged_together() -> None:

@@ -15,7 +15,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from .bundle.graph import read_head, with_head
-from .bundle.manifest import CARD, Bundle, Manifest, SubjectFigures, made, write_bundle
+from .bundle.manifest import (
+    CARD,
+    Bundle,
+    ConformalRule,
+    Manifest,
+    Metrics,
+    QualityLimits,
+    SubjectFigures,
+    made,
+    write_bundle,
+)
 from .config import OPERATING_POINTS
 from .data.cells import Cell
 from .errors import DataError, ImageError, UsageError, usable
@@ -227,8 +237,8 @@ def write(bundle: Bundle, folder: Path, adapted: Adapted, seen: Reviewed, *, nam
             "made": made(seed=adapted.result["seed"]),
             "before": old.training,
         },
-        "conformal": rule_of(adapted.unseen, seen, alpha=float(old.conformal["alpha"])) if old.conformal else {},
-        "quality": _wider(old.quality, seen),
+        "conformal": rule_of(adapted.unseen, seen, alpha=old.conformal.alpha) if old.conformal else None,
+        "quality": _wider(old.quality, seen) if old.quality else None,
         "files": {},
         "seal": "",
     }
@@ -398,7 +408,7 @@ def _figures(adapted: Adapted, seen: Reviewed, old: Manifest, points: dict[str, 
     return tuple(figures)
 
 
-def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> dict[str, Any]:
+def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> Metrics:
     result = adapted.result
     counts = np.bincount(seen.labels, minlength=len(bundle.manifest.classes))
     per_class = {name: int(count) for name, count in zip(bundle.manifest.classes, counts, strict=True)}
@@ -415,7 +425,7 @@ def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> dict[str, Any]
     }
 
 
-def rule_of(unseen: Floats, seen: Reviewed, *, alpha: float) -> dict[str, Any]:
+def rule_of(unseen: Floats, seen: Reviewed, *, alpha: float) -> ConformalRule:
     """Return when new heads are unsure, from what they said of cells they had not seen, (cells, classes).
 
     A promise for new subjects needs enough of them; with fewer it is one for new cells of these subjects.
@@ -426,16 +436,13 @@ def rule_of(unseen: Floats, seen: Reviewed, *, alpha: float) -> dict[str, Any]:
     return fit_conformal(unseen, seen.labels, groups, alpha=alpha, unit="subject" if enough else "cell")
 
 
-def _wider(limits: dict[str, Any], seen: Reviewed) -> dict[str, Any]:
-    """Return limits of quality that let pass what this laboratory's pictures are like as well."""
-    if not limits:
-        return {}
-    new = fit_quality(seen.traits)
-    return limits | {
-        name: [min(old[0], new[name][0]), new[name][1], max(old[2], new[name][2])]
-        for name, old in limits.items()
-        if isinstance(old, list)
-    }
+def _wider(old: QualityLimits, seen: Reviewed) -> QualityLimits:
+    """Return limits of quality that let pass what this laboratory's images are like as well."""
+    new, ranges = fit_quality(seen.traits), {}
+    for name in ("side", "detail", "contrast"):
+        (low, _, high), (new_low, middle, new_high) = old.range_of(name), new.range_of(name)
+        ranges[name] = [min(low, new_low), middle, max(high, new_high)]
+    return QualityLimits.model_validate(old.model_dump() | ranges)
 
 
 def refuse_existing(folder: Path) -> None:

@@ -8,8 +8,9 @@ out: each part is judged by networks that have seen nothing of it. Where the nex
 far, the guarantee can still break, so `promise` returns what it came to on each part in turn.
 """
 
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.manifest import ALL_FOLDS, CARD, Bundle, Manifest, Member, SubjectFigures, amend_bundle, made, write_bundle
+from .bundle.manifest import (
+    ALL_FOLDS,
+    CARD,
+    Bundle,
+    ConformalRule,
+    DistanceLimit,
+    LeftOutPart,
+    Manifest,
+    ManifestEntry,
+    Member,
+    Metrics,
+    StainColours,
+    SubjectFigures,
+    amend_bundle,
+    made,
+    write_bundle,
+)
 from .config import OPERATING_POINTS, Experiment
 from .data.audit import read_traits
 from .data.cells import open_pack
@@ -30,7 +47,7 @@ from .files import read_json, record_stage
 from .images.read import read_image
 from .inference.ensemble import CLASSES_KEY
 from .inference.predictor import Predictor
-from .inference.rejection import FILE, Fitted, fit_conformal, fit_detector, fit_quality, measure, reached
+from .inference.rejection import FILE, fit_conformal, fit_detector, fit_quality, measure, reached
 from .progress import in_parallel, track
 from .report.card import TELLING, card
 
@@ -134,7 +151,7 @@ def learn_rejection(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: flo
 
     A rule for which the run has too few cells or subjects is left out, said aloud, and noted in the card.
     """
-    rules: dict[str, Callable[[], Mapping[str, Any]]] = {
+    rules: dict[str, Callable[[], ManifestEntry]] = {
         "conformal": lambda: fit_conformal(*_scored(evidence), alpha=alpha),
         "quality": lambda: fit_quality(_traits(evidence)),
         "out_of_distribution": lambda: _detector(bundle, run, evidence, files),
@@ -150,15 +167,16 @@ def learn_rejection(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: flo
         except DataError as too_few:
             notes.append(f"No {name} rule: {too_few}")
             say(f"          {notes[-1]}")
-    metrics = bundle.manifest.metrics | {"notes": [*bundle.manifest.metrics.get("notes", []), *notes]}
+    old = bundle.manifest.metrics
+    metrics: Metrics = {**old, "notes": [*old.get("notes", []), *notes]}
     manifest = bundle.manifest.model_copy(update=learned | {"metrics": metrics})
     return amend_bundle(bundle, files=files | {CARD: card(manifest).encode()}, metrics=metrics, **learned)
 
 
-def _detector(bundle: Bundle, run: Path, evidence: Evidence, files: dict[str, bytes]) -> dict[str, Any]:
+def _detector(bundle: Bundle, run: Path, evidence: Evidence, files: dict[str, bytes]) -> DistanceLimit:
     detector = fit_detector(*_embedded(bundle, run, evidence))
     files[FILE] = detector.content()
-    return detector.table()
+    return detector.limit
 
 
 def _scored(evidence: Evidence) -> tuple[Floats, Any, Any]:
@@ -173,7 +191,7 @@ def _traits(evidence: Evidence) -> list[Any]:
     return list(track(measured, "Measuring pictures", total=len(paths)))
 
 
-def _stain(evidence: Evidence) -> dict[str, Any]:
+def _stain(evidence: Evidence) -> StainColours:
     """Return the colours of the cells learned from, to which cells of smear fields are brought."""
     try:
         from .fields.stain import measure as measure_stain
@@ -184,7 +202,7 @@ def _stain(evidence: Evidence) -> dict[str, Any]:
     found = measure_stain(sample_crops(read_image(path) for path in paths[:: 1 + len(paths) // _STAINED]))
     if found is None:
         raise DataError("there are too few stained pixels.")
-    return found.to_json()
+    return StainColours.model_validate(json.loads(json.dumps(found.to_json())))
 
 
 def _embedded(bundle: Bundle, run: Path, evidence: Evidence) -> tuple[Any, Any]:
@@ -406,11 +424,11 @@ def learnt_from(left_out: LeftOut, manifest: Manifest, *, alpha: float) -> dict[
         "members": tuple(each.model_copy(update={"temperature": temperature}) for each in manifest.members),
         "operating_points": thresholds,
         "subjects": _figures(calibrated, thresholds) if thresholds else (),
-        "conformal": rule | {"left_out": promise(left_out, alpha=alpha)},
+        "conformal": ConformalRule(**rule.model_dump(), left_out=promise(left_out, alpha=alpha)),
     }
 
 
-def fit_rule(calibrated: LeftOut, *, alpha: float) -> Fitted:
+def fit_rule(calibrated: LeftOut, *, alpha: float) -> ConformalRule:
     """Return a conformal rule that keeps its promise for a new subject of all parts, and nearly in each of them.
 
     Of each class, the strictest of the rule of all parts together at alpha, and of those at alpha + TOLERANCE of each
@@ -423,22 +441,19 @@ def fit_rule(calibrated: LeftOut, *, alpha: float) -> Fitted:
     at_most = min(alpha + TOLERANCE, _MOST)
     rules = [fit_conformal(each.probabilities, each.labels, each.groups, alpha=at_most) for each in parts]
     strictest: list[float | None] = []
-    for index, together in enumerate(pooled["smallest_plausible"]):
-        alone = [each["smallest_plausible"][index] for each in rules]
+    for index, together in enumerate(pooled.smallest_plausible):
+        alone = [each.smallest_plausible[index] for each in rules]
         limits = [value for value in (together, *alone) if value is not None]
         strictest.append(None if together is None else min(limits))
     words = (
-        f"{pooled['guarantee']} Learnt on parts that the networks had not seen, and held to at most {at_most:.0%} in "
+        f"{pooled.guarantee} Learnt on parts that the networks had not seen, and held to at most {at_most:.0%} in "
         "each of them."
     )
-    return pooled | {"smallest_plausible": strictest, "guarantee": words}
+    return ConformalRule(**pooled.model_dump() | {"smallest_plausible": strictest, "guarantee": words})
 
 
-def promise(left_out: LeftOut, *, alpha: float) -> list[dict[str, Any]]:
-    """Return, for each part, what a rule learnt on all other parts comes to on it.
-
-    Keys: `part`, `asked` (alpha), and `classes`: what `rejection.reached` gives.
-    """
+def promise(left_out: LeftOut, *, alpha: float) -> list[LeftOutPart]:
+    """Return, for each part, what a rule learned on all other parts comes to on it."""
     rows = []
     for names in judged_parts(left_out.parts):
         here = np.isin(left_out.parts, names)
@@ -449,7 +464,7 @@ def promise(left_out: LeftOut, *, alpha: float) -> list[dict[str, Any]]:
         others, part = others.tempered(temperature), left_out.pick(here).tempered(temperature)
         rule = fit_rule(others, alpha=alpha)
         table = reached(rule, part.probabilities, part.labels, part.groups, classes=left_out.classes)
-        rows.append({"part": " + ".join(names), "asked": alpha, "classes": table})
+        rows.append(LeftOutPart(part=" + ".join(names), asked=alpha, classes=table))
     return rows
 
 

@@ -1,16 +1,18 @@
 """Bundles made by real exports of small real runs."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic_core import to_jsonable_python
 
-from leukoscope.bundle.manifest import Bundle, Manifest, open_bundle, write_bundle
+from leukoscope.bundle.manifest import Bundle, open_bundle, write_bundle
 from leukoscope.config import Experiment
 from leukoscope.exporting import export_run
-from leukoscope.files import read_json
+from leukoscope.files import fingerprint, read_json
 from leukoscope.pipeline import Input, run_experiment
 
 SETTINGS = {
@@ -65,7 +67,10 @@ def copy_of(tmp_path: Path) -> Callable[[Bundle], Path]:
 def changed(bundle: Bundle, folder: Path, **changes: object) -> Bundle:
     """Write the bundle again with other entries, properly sealed: as somebody would who means it."""
     files = {name: bundle.read(name) for name in bundle.manifest.files}
-    write_bundle(folder, Manifest.model_validate(bundle.manifest.model_dump() | changes), files=files)
+    write_bundle(folder, bundle.manifest, files=files)
+    table = read_json(folder / "bundle.json") | to_jsonable_python(changes)
+    del table["seal"]
+    (folder / "bundle.json").write_text(json.dumps(table | {"seal": fingerprint(table)}))
     return open_bundle(folder)
 
 

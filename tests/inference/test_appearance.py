@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from leukoscope.bundle.manifest import QualityLimits
 from leukoscope.inference.rejection import fit_quality, judge, measure
 
 Picture = np.ndarray
@@ -31,11 +32,11 @@ def enlarged(picture: Picture) -> Picture:
 
 
 @pytest.fixture(scope="module")
-def limits() -> dict:
+def limits() -> QualityLimits:
     return fit_quality([measure(stained(seed)) for seed in range(150)])
 
 
-def test_hardly_any_sound_cell_is_refused(limits: dict) -> None:
+def test_hardly_any_sound_cell_is_refused(limits: QualityLimits) -> None:
     refused = [bool(judge(measure(stained(seed)), limits).reason) for seed in range(1000, 1060)]
     assert np.mean(refused) <= 0.05
 
@@ -49,17 +50,17 @@ def test_hardly_any_sound_cell_is_refused(limits: dict) -> None:
     ],
     ids=["grey", "channels exchanged", "inverted"],
 )
-def test_colours_of_no_stained_cell_are_refused(limits: dict, changed: Callable[[Picture], Picture]) -> None:
+def test_colours_of_no_stained_cell_are_refused(limits: QualityLimits, changed: Callable[[Picture], Picture]) -> None:
     reasons = [judge(measure(changed(stained(seed))), limits).reason for seed in range(1000, 1020)]
     assert all(reasons)
     assert any("colours of a stained cell" in reason for reason in reasons)
 
 
-def test_an_enlarged_cell_is_refused(limits: dict) -> None:
+def test_an_enlarged_cell_is_refused(limits: QualityLimits) -> None:
     reasons = [judge(measure(enlarged(stained(seed))), limits).reason for seed in range(1000, 1020)]
     assert np.mean([bool(reason) for reason in reasons]) >= 0.95
 
 
-def test_a_bundle_without_these_limits_judges_as_before(limits: dict) -> None:
-    older = {name: limits[name] for name in ("cells", "side", "detail", "contrast")}
+def test_a_bundle_without_these_limits_judges_as_before(limits: QualityLimits) -> None:
+    older = QualityLimits(**{name: getattr(limits, name) for name in ("cells", "side", "detail", "contrast")})
     assert judge(measure(stained(1000)[..., [2, 0, 1]]), older).reason == ""

@@ -63,7 +63,7 @@ def test_a_card_shows_what_the_same_settings_reach_on_another_split(synthetic_ru
     auroc = bundle.manifest.metrics["estimators"]["model"]["auroc"]["value"]
     row = next(line for line in card.splitlines() if line.startswith("| kfold, seed 0 |"))
     assert f"{auroc:.2f}" in row
-    assert bundle.manifest.stain["pixels"] > 1000
+    assert bundle.manifest.stain.pixels > 1000
 
 
 def test_a_bundle_names_no_folder_of_the_machine_that_made_it(ensemble: Bundle, synthetic_run: Path) -> None:

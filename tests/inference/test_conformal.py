@@ -1,12 +1,11 @@
 """The promise of the conformal rule, kept for subjects that took no part in the fit."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leukoscope.bundle.manifest import ConformalRule
 from leukoscope.errors import ConfigError, DataError
 from leukoscope.inference.rejection import UNSURE, decide, fit_conformal, plausible_classes, why_unsure
 
@@ -64,7 +63,7 @@ def test_with_one_cell_per_subject_both_rules_are_one() -> None:
     chances, label, _ = subjects_of(np.random.default_rng(3), subjects=60)
     rows = np.arange(len(label))
     by_subject, by_cell = (fit_conformal(chances, label, rows, unit=unit) for unit in ("subject", "cell"))
-    assert by_subject["smallest_plausible"] == by_cell["smallest_plausible"]
+    assert by_subject.smallest_plausible == by_cell.smallest_plausible
 
 
 @pytest.mark.parametrize(("subjects", "place"), [(9, 0), (18, 0), (19, 1), (28, 1), (29, 2)])
@@ -73,14 +72,14 @@ def test_the_new_subject_counts_as_the_worst_possible(subjects: int, place: int)
     chance = np.linspace(0.1, 0.9, subjects)
     chances = np.stack([chance, 1 - chance], axis=1)
     fitted = fit_conformal(chances, np.zeros(subjects, int), np.arange(subjects), alpha=ALPHA)
-    assert fitted["smallest_plausible"][0] == pytest.approx(chance[place], abs=2e-9)
+    assert fitted.smallest_plausible[0] == pytest.approx(chance[place], abs=2e-9)
 
 
 def test_a_class_with_too_few_subjects_is_never_ruled_out() -> None:
     chances, label, group = subjects_of(np.random.default_rng(4), subjects=16)  # 8 per class; alpha 0.1 needs 9
     fitted = fit_conformal(chances, label, group, alpha=ALPHA)
-    assert fitted["smallest_plausible"] == [None, None]
-    assert "fewer than 9 subjects" in fitted["guarantee"]
+    assert fitted.smallest_plausible == [None, None]
+    assert "fewer than 9 subjects" in fitted.guarantee
     assert (decide(chances, fitted) == UNSURE).all()
 
 
@@ -95,7 +94,7 @@ def test_whoever_wants_fewer_mistakes_rules_out_less(seed: int, alpha: float, le
 def test_what_is_fitted_survives_json() -> None:
     chances, label, group = subjects_of(np.random.default_rng(5), subjects=60)
     fitted = fit_conformal(chances, label, group)
-    read = json.loads(json.dumps(fitted))
+    read = ConformalRule.model_validate_json(fitted.model_dump_json())
     np.testing.assert_array_equal(decide(chances, read), decide(chances, fitted))
     assert (decide(chances, fitted) != UNSURE).any()
 
@@ -105,7 +104,7 @@ def test_three_classes_are_told_apart_and_unsure_in_words() -> None:
     label = rng.integers(0, 3, 600)
     chances = rng.dirichlet([1, 1, 1], 600) + 1.2 * np.eye(3)[label]
     fitted = fit_conformal(chances / chances.sum(1, keepdims=True), label, rng.integers(0, 40, 600))
-    assert len(fitted["smallest_plausible"]) == 3
+    assert len(fitted.smallest_plausible) == 3
     assert why_unsure(np.array([True, True, True]), ("a", "b", "c")) == "a, b and c are plausible."
     assert why_unsure(np.array([False, False]), ("hem", "all")) == "Not typical of hem or all."
 

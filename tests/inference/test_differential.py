@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from leukoscope.bundle.manifest import TYPES
 from leukoscope.errors import UnknownNameError, UsageError
 from leukoscope.inference.cell_types import (
     APART,
     FEWEST,
     ORDER,
-    TYPES,
     Errors,
     Kinds,
     checked_order,

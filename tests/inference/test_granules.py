@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from leukoscope.bundle.manifest import TYPES
 from leukoscope.fields.crops import granule_colours
 from leukoscope.images.crop import GLASS, SIDE
-from leukoscope.inference.cell_types import EOSINOPHIL, LYMPHOID, NEUTROPHIL, TYPES, TypeOpinion, by_granules
+from leukoscope.inference.cell_types import EOSINOPHIL, LYMPHOID, NEUTROPHIL, TypeOpinion, by_granules
 
 PALE, ORANGE, NUCLEUS = (205, 190, 205), (225, 130, 110), (90, 60, 140)
 

@@ -28,7 +28,7 @@ from tests.server.small_bundle import CHANNELS, SIZE, network
 Place = tuple[str | int, ...]
 GONE = object()
 UNSEEN = ("conformal", "out_of_distribution", "quality", "stain", "training", "files")  # by the page
-OTHERS: tuple[Any, ...] = (GONE, None, "x", {}, -1, [0.5])
+OTHERS: tuple[Any, ...] = (GONE, None, "x", {}, -1, [0.5], [], 1e300, float("nan"))
 DEEP = (("metrics", "verdict"), ("metrics", "data"), ("metrics", "estimators", "model", "auroc"))
 
 

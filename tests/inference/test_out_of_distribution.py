@@ -1,13 +1,19 @@
 """The distance is Mahalanobis', and its threshold holds for subjects that it never saw."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy.spatial.distance import mahalanobis
 
+from leukoscope.bundle.manifest import DistanceLimit
 from leukoscope.errors import BundleError, DataError
-from leukoscope.inference.rejection import Detector, Space, fit_detector, fit_space, read_detector, why_far
+from leukoscope.inference.rejection import (
+    OutOfDistributionDetector,
+    Space,
+    fit_detector,
+    fit_space,
+    read_detector,
+    why_far,
+)
 
 CHANNELS = 40
 
@@ -37,7 +43,7 @@ def test_few_cells_of_unseen_subjects_are_refused() -> None:
         detector = fit_detector(*cells_of(rng, subjects=40), rate=0.05)
         shares.append((detector.distances(cells_of(rng, subjects=40, first=100)[0]) > 1).mean())
     assert 0.02 < np.mean(shares) < 0.08
-    assert detector.facts["refused_across_subjects"] == pytest.approx(0.05, abs=0.03)
+    assert detector.limit.refused_across_subjects == pytest.approx(0.05, abs=0.03)
 
 
 def test_with_fewer_cells_than_channels_unseen_subjects_still_pass() -> None:
@@ -61,9 +67,9 @@ def test_what_leaves_the_plane_of_the_training_cells_is_refused() -> None:
 def test_a_detector_survives_its_files() -> None:
     points, group = cells_of(np.random.default_rng(3), subjects=20)
     detector = fit_detector(points, group)
-    again = read_detector(json.loads(json.dumps(detector.table())), detector.content())
+    again = read_detector(DistanceLimit.model_validate_json(detector.limit.model_dump_json()), detector.content())
     np.testing.assert_allclose(again.distances(points), detector.distances(points), rtol=1e-6)
-    assert again.facts == detector.facts
+    assert again.limit == detector.limit
 
 
 def test_weak_directions_survive_the_files_beside_strong_ones() -> None:
@@ -71,13 +77,13 @@ def test_weak_directions_survive_the_files_beside_strong_ones() -> None:
     points, group = cells_of(np.random.default_rng(4), subjects=20)
     points *= np.geomspace(1, 1e-4, points.shape[1])
     detector = fit_detector(points, group)
-    again = read_detector(detector.table(), detector.content())
+    again = read_detector(detector.limit, detector.content())
     np.testing.assert_allclose(again.distances(points), detector.distances(points), rtol=1e-5)
 
 
 def test_the_file_of_a_large_network_is_small() -> None:
     channels, axes = np.ones(1280, np.float32), np.ones((32, 1280), np.float32)
-    detector = Detector(Space(channels, axes, np.ones(33, np.float32)), threshold=1.0, facts={})
+    detector = OutOfDistributionDetector(Space(channels, axes, np.ones(33, np.float32)), DistanceLimit(threshold=1.0))
     assert len(detector.content()) < 200_000
 
 
@@ -90,7 +96,7 @@ def test_dead_channels_do_no_harm() -> None:
 def test_damaged_arrays_are_refused() -> None:
     detector = fit_detector(*cells_of(np.random.default_rng(6), subjects=20))
     with pytest.raises(BundleError, match="damaged"):
-        read_detector(detector.table(), detector.content()[:50])
+        read_detector(detector.limit, detector.content()[:50])
 
 
 def test_a_threshold_needs_subjects() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as pieces
 
+from leukoscope.bundle.manifest import QualityLimits
 from leukoscope.errors import DataError
 from leukoscope.images.crop import cell_mask
 from leukoscope.images.read import read_image
@@ -31,11 +32,11 @@ def cell(seed: int = 0, *, radius: float = 60, middle: tuple[float, float] = (15
 
 
 @pytest.fixture(scope="module")
-def limits() -> dict:
+def limits() -> QualityLimits:
     return fit_quality([measure(cell(seed)) for seed in range(1, 40)])
 
 
-def test_a_sound_cell_passes_with_a_good_score(limits: dict) -> None:
+def test_a_sound_cell_passes_with_a_good_score(limits: QualityLimits) -> None:
     quality = judge(measure(cell(100)), limits)
     assert quality.reason == ""
     assert quality.score > 0.3
@@ -72,14 +73,14 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("words", FAULTS)
-def test_a_fault_is_named(words: str, limits: dict) -> None:
+def test_a_fault_is_named(words: str, limits: QualityLimits) -> None:
     quality = judge(measure(FAULTS[words](cell(200))), limits)
     assert words in quality.reason
     assert quality.score == 0
 
 
 @pytest.mark.parametrize("colour", [255, 200, 60])
-def test_a_sharp_cell_on_another_ground_is_told_so(limits: dict, colour: int) -> None:
+def test_a_sharp_cell_on_another_ground_is_told_so(limits: QualityLimits, colour: int) -> None:
     picture = cell(9)
     cut_out = np.where(cell_mask(picture)[..., None], picture, colour).astype(np.uint8)
     stream = io.BytesIO()
@@ -92,13 +93,13 @@ def test_a_plain_picture_holds_no_cell() -> None:
     assert not measure(np.full((90, 90, 3), 200, np.uint8)).plain
 
 
-def test_a_speck_of_dirt_is_not_a_second_cell(limits: dict) -> None:
+def test_a_speck_of_dirt_is_not_a_second_cell(limits: QualityLimits) -> None:
     picture = cell(5)
     picture[10:16, 10:16] = 120
     assert judge(measure(picture), limits).reason == ""
 
 
-def test_a_tight_crop_is_not_cut_off(limits: dict) -> None:
+def test_a_tight_crop_is_not_cut_off(limits: QualityLimits) -> None:
     picture = cell(6)
     rows, columns = np.flatnonzero(cell_mask(picture).any(1)), np.flatnonzero(cell_mask(picture).any(0))
     tight = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -114,11 +115,11 @@ def test_traits_are_those_of_plain_arithmetic() -> None:
     assert traits.contrast == pytest.approx(picture[120:180, 120:180, 1].std(), rel=0.25)
 
 
-def test_the_score_falls_towards_the_limit(limits: dict) -> None:
+def test_the_score_falls_towards_the_limit(limits: QualityLimits) -> None:
     traits = measure(cell(8))
-    low, middle, _ = limits["side"]
+    low, middle, _ = limits.side
     sides = np.linspace(middle, low, 6)
-    scores = [judge(replace(traits, side=side, detail=limits["detail"][1]), limits).score for side in sides]
+    scores = [judge(replace(traits, side=side, detail=limits.detail[1]), limits).score for side in sides]
     assert scores == sorted(scores, reverse=True)
 
 

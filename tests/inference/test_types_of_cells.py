@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from leukoscope.bundle.manifest import Bundle
+from leukoscope.bundle.manifest import TYPES, Bundle
 from leukoscope.cli import leukoscope as program
 from leukoscope.errors import BundleError, UnknownNameError
 from leukoscope.fields.cells import field_of
 from leukoscope.fields.scale import Scale
 from leukoscope.files import read_csv
-from leukoscope.inference.cell_types import TYPES, limits_of
+from leukoscope.inference.cell_types import limits_of
 from leukoscope.inference.fields import judge_cells
 from leukoscope.inference.predictor import Predictor
 from tests.fields.conftest import NUCLEUS, Painting
@@ -243,4 +243,4 @@ def test_a_smudged_cell_is_counted_apart(mature: Bundle) -> None:
 )
 def test_a_wrong_entry_for_types_is_refused_by_name(mature: Bundle, tmp_path: Path, entry: dict, said: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(BundleError, match=said):
-        Predictor(changed(mature, tmp_path / "bundle", types=mature.manifest.types | entry))
+        Predictor(changed(mature, tmp_path / "bundle", types=mature.manifest.types.model_dump() | entry))

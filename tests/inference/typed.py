@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from leukoscope.bundle.manifest import Bundle, Manifest, write_bundle
+from leukoscope.bundle.manifest import TYPES, Bundle, Manifest, write_bundle
 from leukoscope.images.crop import GLASS, SIDE
-from leukoscope.inference.cell_types import GRAPH, TYPES, entry_of
+from leukoscope.inference.cell_types import GRAPH, entry_of
 
 CONFUSION = (np.eye(len(TYPES), len(TYPES) + 1, dtype=int) * 90 + 1).tolist()
 """(true type, called type or unsure): 91 of 100 right."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukoscope.bundle.manifest import Manifest, Member, SubjectFigures, open_bundle
+from leukoscope.bundle.manifest import ConformalRule, Manifest, Member, SubjectFigures, open_bundle
 from leukoscope.config import OPERATING_POINTS, Prepare
 from leukoscope.inference.opinions import Opinion, Tally
 from leukoscope.inference.rejection import decide
@@ -202,7 +202,7 @@ def test_a_map_of_too_few_places_is_not_shown(places: int, offered: bool) -> Non
 @pytest.mark.parametrize("smallest", [(0.17, 0.45), (0.7, 0.6), (0.0, 0.2)])
 @pytest.mark.parametrize("point", ["balanced", "high_sensitivity", "high_specificity"])
 def test_the_page_says_between_which_probabilities_a_cell_is_unsure(smallest: tuple[float, float], point: str) -> None:
-    rule = {"smallest_plausible": list(smallest)}
+    rule = ConformalRule(alpha=0.1, smallest_plausible=list(smallest))
     manifest = BINARY.model_copy(update={"conformal": rule})
     low, high = unsure_zone(manifest, point) or (1, 0)
     chances = np.linspace(0.005, 0.995, 100)

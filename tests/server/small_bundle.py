@@ -25,7 +25,7 @@ def small_bundle(folder: Path, *, name: str = "small", seed: int = 0) -> Path:
         members=(Member(graph="model.onnx", network="by hand", prepare=Prepare(view="frame", size=SIZE)),),
         subjects=figures(),
         credits=({"data": "none", "licence": "none needed", "credit": "Written by hand."},),
-        metrics={"data": {"synthetic": True}},
+        metrics={"data": {"cells": 1, "groups": 1, "synthetic": True}},
         conformal={"format": 1, "alpha": 0.1, "unit": "subject", "smallest_plausible": [0.45, 0.45]},
     )
     write_bundle(folder, manifest, files={"model.onnx": network(seed), CARD: b"# A model made by hand\n"})

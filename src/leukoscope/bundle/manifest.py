@@ -1,8 +1,8 @@
 """A model bundle: a folder whose bundle.json says everything about it, on the disk or in a model hub.
 
-Entries of bundle.json that Manifest leaves open to what is added later stay the plain dicts that they are in the file.
-It is only made sure that what will be read is there, and of its kind, so that a bundle is refused when it is opened
-and not halfway through somebody's cells. A hub address is `hf://owner/name` or `hf://owner/name@revision`.
+Every entry is validated when a bundle is opened, so that a wrong one is refused then, and by name, and not halfway
+through somebody's cells. Entries that are only shown (metrics, training, credits) stay the plain dicts that they are in
+the file; names that a later version adds are kept. A hub address is `hf://owner/name` or `hf://owner/name@revision`.
 """
 
 import json
@@ -13,19 +13,63 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+    model_serializer,
+    model_validator,
+    with_config,
+)
+from typing_extensions import TypedDict
 
 from ..config import OPERATING_POINTS, Prepare, Settings
 from ..errors import BundleError, DataError, LeukoscopeError, UnknownNameError, UsageError, require
 from ..files import fingerprint, provenance, read_json, sha256_of
 
+TYPES = (
+    "neutrophil",
+    "eosinophil",
+    "basophil",
+    "monocyte",
+    "lymphoid",
+    "immature granulocyte",
+    "erythroblast",
+    "platelet",
+    "other",
+)
+"""Types of cells that a bundle with an entry `types` distinguishes, in the order of its network's outputs."""
+_APPEARANCE, _GRAIN = 15, 3  # numbers that inference.rejection measures on a cell
 
-class _Entry(BaseModel):
-    """A part of bundle.json: nothing is turned into another kind, more names than these are welcome."""
+_TABLE = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+class ManifestEntry(BaseModel):
+    """A part of bundle.json: values are not converted; names that a later version adds are kept."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="allow", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not given, so that a bundle is written as it was read."""
+        return {name: value for name, value in write(self).items() if name in self.model_fields_set}
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if isinstance(value, Mapping) and not value else value
+
+
+def _empty_if_none(value: Any, write: SerializerFunctionWrapHandler) -> Any:
+    return {} if value is None else write(value)
 
 
 def _ascending(values: list[float]) -> list[float]:
@@ -34,107 +78,305 @@ def _ascending(values: list[float]) -> list[float]:
     return values
 
 
-Three = Annotated[list[float], Field(min_length=3, max_length=3)]
-Range = Annotated[Three, AfterValidator(_ascending)]
+T = TypeVar("T")
+Maybe = Annotated[T | None, BeforeValidator(_none_if_empty), WrapSerializer(_empty_if_none)]
+"""An entry that may be missing: {} in the file, None here."""
+Number = Annotated[float, Field(ge=-1e12, le=1e12)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
+Three = Annotated[list[Number], Field(min_length=3, max_length=3)]
+Range = Annotated[Three, AfterValidator(_ascending)]
+"""[lowest, middle, highest]"""
 
 
-class _Quality(_Entry):
+class Gaussian(ManifestEntry):
+    """How some numbers that are measured on a cell are distributed, and how far from their mean a cell may lie."""
+
+    mean: list[Number]
+    """(n,)"""
+    inverse: list[list[Number]]
+    """(n, n): inverse of the covariance."""
+    limit: Positive
+    """Largest Mahalanobis distance that is accepted."""
+
+    @model_validator(mode="after")
+    def _is_square(self) -> Self:
+        if {len(row) for row in self.inverse} != {len(self.mean)} or len(self.inverse) != len(self.mean):
+            raise ValueError(f"inverse is not square, with {len(self.mean)} rows as mean has numbers")
+        return self
+
+
+def _of(count: int) -> AfterValidator:
+    def check(value: Gaussian | None) -> Gaussian | None:
+        if value is not None and len(value.mean) != count:
+            raise ValueError(f"mean has {len(value.mean)} numbers, not {count}")
+        return value
+
+    return AfterValidator(check)
+
+
+class QualityLimits(ManifestEntry):
+    """What images of training cells are like; learned and applied by inference.rejection."""
+
+    cells: Count = 0
+    """Training cells from which this was learned."""
     side: Range
+    """Longer side of a cell, in source pixels."""
     detail: Range
+    """Fine detail: grey levels of green, at half resolution."""
     contrast: Range
+    """Standard deviation of green inside the cell, in grey levels."""
+    appearance: Annotated[Maybe[Gaussian], _of(_APPEARANCE)] = None
+    """Optical densities and their correlations."""
+    grain: Annotated[Maybe[Gaussian], _of(_GRAIN)] = None
+    """Logarithms of side, detail and contrast."""
+
+    def range_of(self, name: str) -> tuple[float, float, float]:
+        """Return lowest, middle and highest of side, detail or contrast."""
+        low, middle, high = getattr(self, name)
+        return low, middle, high
 
 
-class _OutOfDistribution(_Entry):
-    threshold: float = Field(gt=0)
+class DistanceLimit(ManifestEntry):
+    """How far from the training cells an embedding may lie; its space is in the file that is named."""
+
+    format: int = 1
+    file: str = "out_of_distribution.safetensors"
+    threshold: Positive
+    """Mahalanobis distance above which a cell is refused."""
+    rate: Share = 0
+    """Share of the cells of new subjects that was allowed to lie beyond it."""
+    cells: Count = 0
+    subjects: Count = 0
+    refused_across_subjects: Share = 0
+    """Share of the cells that lay beyond it when the space had not seen their subject."""
 
 
-class _Reached(_Entry):
+class Reached(ManifestEntry):
+    """What a conformal rule comes to on cells of one class that it was not learned from; means over subjects."""
+
     called_another: Share
+    """Share of the cells that was called another class."""
     decided: Share
-    subjects: int
+    """Share of the cells that was not left unsure."""
+    subjects: Count
+    cells: Count = 0
 
 
-class _LeftOut(_Entry):
+class LeftOutPart(ManifestEntry):
+    """What a conformal rule comes to on one part of the data when it is learned from all others."""
+
     part: str
     asked: Share
-    classes: dict[str, _Reached]
+    """Largest share of a class that should be called another: alpha."""
+    classes: dict[str, Reached] = Field(min_length=1)
 
 
-class _Conformal(_Entry):
+class ConformalRule(ManifestEntry):
+    """When a cell is unsure; learned and applied by inference.rejection."""
+
+    format: int = 1
     alpha: float = Field(gt=0, lt=0.5)
+    """Largest share of a class that should be called another."""
+    unit: Literal["subject", "cell"] = "subject"
+    """Whom the guarantee is for: new subjects, or new cells of the same subjects."""
     smallest_plausible: list[Share | None]
-    """One for each class."""
-    left_out: list[_LeftOut] = []
-    """What the rule comes to on each part when it is learnt from all others."""
+    """(classes,): probability of a class below which it is ruled out; None: it is never ruled out."""
+    cells: list[Count] = []
+    """(classes,): cells from which this was learned."""
+    subjects: list[Count] = []
+    """(classes,)"""
+    guarantee: str = ""
+    """The guarantee in words."""
+    left_out: list[LeftOutPart] = []
 
 
-class _Stain(_Entry):
-    lab_mean: Three
-    lab_spread: Three
-    colours: list[Three] = Field(min_length=2, max_length=2)
-    amounts: list[float] = Field(min_length=2, max_length=2)
-    pixels: int
+class TypeNetwork(ManifestEntry):
+    """The network that tells types of cells; written and used by inference.cell_types."""
 
-
-class _Types(_Entry):
     format: Literal[1]
     graph: str
-    classes: list[str] = Field(min_length=2)
-    temperature: float = Field(gt=0)
+    """File of the ONNX graph, inside the bundle."""
+    classes: list[str]
+    """TYPES."""
+    temperature: Temperature
+    """What its logits are divided by."""
     least: Share
+    """Probability of the likeliest type below which the type is unsure."""
     lymphoid: Share
-    confusion: list[list[Annotated[int, Field(ge=0)]]]
+    """Probability of lymphoid from which a cell is asked about blasts."""
+    confusion: list[list[Count]]
     """(true type, called type or unsure): counts of cells of laboratories that were left out of training."""
+    figures: dict[str, list[list[Count]]] = {}
+    """Laboratory -> the same of its cells alone."""
+
+    @model_validator(mode="after")
+    def _is_of_types(self) -> Self:
+        if tuple(self.classes) != TYPES:
+            raise ValueError("classes names other cell types than this leukoscope knows")
+        if [len(row) for row in self.confusion] != [len(TYPES) + 1] * len(TYPES):
+            raise ValueError(f"confusion is not a table of {len(TYPES)} rows and {len(TYPES) + 1} columns")
+        return self
 
 
-class _Verdict(_Entry):
-    text: str
+class StainColours(ManifestEntry):
+    """Colours of the training cells, to which those of fields are brought: fields.stain.StainStatistics."""
+
+    lab_mean: Three
+    """Mean in CIE L*a*b*."""
+    lab_spread: Annotated[list[Positive], Field(min_length=3, max_length=3)]
+    """Standard deviation in CIE L*a*b*."""
+    colours: Annotated[list[Three], Field(min_length=2, max_length=2)]
+    """Unit vectors of optical density, of nucleus and cytoplasm stain."""
+    amounts: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    """99th percentile of the amount of each stain."""
+    pixels: Count
+    """Pixels that were measured."""
 
 
-class _DataFacts(_Entry):
-    synthetic: bool = False
+@with_config(_TABLE)
+class MetricValue(TypedDict):
+    """A measured number with its 95 % interval; None where it is not defined."""
 
-
-class _Figure(_Entry):
     value: float | None
     low: float | None
     high: float | None
 
 
-class _Weighted(_Entry):
-    estimators: dict[str, dict[str, _Figure]] = {}
+def _with_model(estimators: dict[str, dict[str, MetricValue]]) -> dict[str, dict[str, MetricValue]]:
+    if estimators and "model" not in estimators:
+        raise ValueError("there are no figures of 'model'")
+    return estimators
 
 
-class _Metrics(_Weighted):
-    subject_weighted: _Weighted | None = None
-    verdict: _Verdict | None = None
-    data: _DataFacts = _DataFacts()
+Estimators = Annotated[dict[str, dict[str, MetricValue]], AfterValidator(_with_model)]
+"""What is measured, 'model' and baselines -> name of a metric -> its figure."""
 
 
-class _Credit(_Entry):
+@with_config(_TABLE)
+class Verdict(TypedDict):
+    """The result in one paragraph."""
+
+    text: str
+    beats_baseline: NotRequired[bool]
+    one_class: NotRequired[bool]
+
+
+@with_config(_TABLE)
+class TestedOn(TypedDict):
+    """The cells that a model was tested on."""
+
+    cells: Count
+    subjects: NotRequired[Count]
+    groups: Count
+    """Subject groups."""
+    synthetic: NotRequired[bool]
+    per_class: NotRequired[dict[str, Count]]
+
+
+@with_config(_TABLE)
+class SplitFacts(TypedDict):
+    """How cells were divided into training and test."""
+
+    scheme: str
+    folds: Count
+    leaky: bool
+    hash: NotRequired[str]
+
+
+@with_config(_TABLE)
+class Weighted(TypedDict, total=False):
+    """Figures in which subject groups weigh alike."""
+
+    estimators: Estimators
+
+
+@with_config(_TABLE)
+class OtherTest(TypedDict):
+    """What the same settings reach with another split."""
+
+    test: str
+    data: TestedOn
+    estimators: Estimators
+    subject_weighted: NotRequired[Weighted]
+
+
+@with_config(_TABLE)
+class WorstSubject(TypedDict):
+    """A subject group with many errors."""
+
+    group: str
+    label: str
+    cells: Count
+    accuracy: Share
+    smaller: NotRequired[Share]
+    """Share of the cells of others of its class that are smaller than its median cell."""
+
+
+@with_config(_TABLE)
+class Metrics(TypedDict, total=False):
+    """From metrics.json of the run."""
+
+    verdict: Verdict
+    data: TestedOn
+    split: SplitFacts
+    estimators: Estimators
+    """Every cell weighs the same."""
+    subject_weighted: Weighted
+    worst_subjects: list[WorstSubject]
+    other_tests: list[OtherTest]
+    notes: list[str]
+    before: dict[str, MetricValue]
+    """Of an adapted bundle: what the old one reaches on the same cells."""
+    differences: dict[str, MetricValue]
+    """Of an adapted bundle: new minus old."""
+
+
+@with_config(_TABLE)
+class Made(TypedDict):
+    """Versions, seed and time: files.provenance without the command."""
+
+    version: str
+    packages: dict[str, str]
+    seed: int | None
+    started: str
+    commit: NotRequired[str | None]
+
+
+@with_config(_TABLE)
+class TrainedWith(TypedDict, total=False):
+    """Settings of the experiment, by section."""
+
+    model: dict[str, Any]
+    train: dict[str, Any]
+
+
+@with_config(_TABLE)
+class Training(TypedDict, total=False):
+    """What a model learned from, and how."""
+
+    cells: str | int
+    """Fingerprint of the cells; of an adapted bundle their number."""
+    split: str
+    """Hash of the split."""
+    scheme: str
+    settings: TrainedWith
+    made: Made
+    adapted_from: str
+    """Seal of the bundle whose head was replaced."""
+    before: "Training"
+    """Of that bundle."""
+
+
+@with_config(_TABLE)
+class Credit(TypedDict):
+    """A data set and its licence."""
+
     data: str
     credit: str
     licence: str
-
-
-class _Entries(_Entry):
-    quality: _Quality | None = None
-    out_of_distribution: _OutOfDistribution | None = None
-    conformal: _Conformal | None = None
-    stain: _Stain | None = None
-    types: _Types | None = None
-    metrics: _Metrics | None = None
-    credits: list[_Credit] = []
-
-
-def check_entries(table: Mapping[str, Any]) -> None:
-    """Make sure of the entries of bundle.json; one that is missing or empty is none, and right.
-
-    Raises:
-        pydantic.ValidationError: something that will be read is missing or of another kind.
-    """
-    _Entries.model_validate({name: table[name] for name in _Entries.model_fields if table.get(name)})
 
 
 UNSURE, REFUSED = "unsure", "refused"  # decisions that are not classes
@@ -164,7 +406,7 @@ class Member(Settings):
     fold: int = 0
     """Fold whose validation and test subjects this member has not learned from; ALL_FOLDS where its head is the mean of
     the heads of all folds on one frozen backbone."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     """What its logits are divided by."""
 
 
@@ -174,7 +416,7 @@ class SubjectFigures(Settings):
     group: str
     label: str
     """Class that all these cells have; groups with several classes are left out."""
-    cells: int = Field(gt=0)
+    cells: int = Field(gt=0, le=10**12)
     called: dict[str, int]
     """Operating point -> how many of them were called the disease."""
 
@@ -197,24 +439,24 @@ class Manifest(Settings):
     """Whether the networks' class-activation maps say where in a cell the answer comes from. Those of a head on all
     stages do not: effects of single places cancel. Occlusion is drawn in their place."""
     subjects: tuple[SubjectFigures, ...] = ()
-    metrics: dict[str, Any] = Field(default_factory=dict)
-    """From metrics.json of the run: verdict, data, split, figures with intervals, worst subjects."""
-    training: dict[str, Any] = Field(default_factory=dict)
+    metrics: Metrics = Field(default_factory=Metrics)
+    """Verdict, data, split, figures with intervals, worst subjects."""
+    training: Training = Field(default_factory=Training)
     """Fingerprint of the cells, hash and scheme of the split, settings, versions."""
-    credits: tuple[dict[str, str], ...] = ()
+    credits: tuple[Credit, ...] = ()
     """Data sets and their licences."""
-    quality: dict[str, Any] = Field(default_factory=dict)
-    """What pictures of training cells are like: written and read by inference.rejection."""
-    out_of_distribution: dict[str, Any] = Field(default_factory=dict)
-    """How far from the training cells is too far: written and read by inference.rejection."""
-    conformal: dict[str, Any] = Field(default_factory=dict)
-    """When a cell is unsure: written and read by inference.rejection."""
+    quality: Maybe[QualityLimits] = None
+    """What images of training cells are like."""
+    out_of_distribution: Maybe[DistanceLimit] = None
+    """How far from the training cells is too far."""
+    conformal: Maybe[ConformalRule] = None
+    """When a cell is unsure."""
     pictures: Literal["cells", "fields"] = "cells"
     """What its training pictures show: single cells cut out on black, or whole fields. It is asked about the same."""
-    types: dict[str, Any] = Field(default_factory=dict)
-    """The network that tells types of cells: written and read by inference.cell_types; empty: there is none."""
-    stain: dict[str, Any] = Field(default_factory=dict)
-    """Colours of the training cells, to which those of fields are brought: fields.stain.StainStatistics."""
+    types: Maybe[TypeNetwork] = None
+    """The network that tells types of cells."""
+    stain: Maybe[StainColours] = None
+    """Colours of the training cells."""
     files: dict[str, str] = Field(default_factory=dict)
     """Every other file of the bundle -> SHA-256."""
     seal: str = ""
@@ -367,11 +609,10 @@ def _read_manifest(folder: Path) -> Manifest:
         raise _changed(folder / MANIFEST)
     try:
         manifest = Manifest.model_validate(table)
-        check_entries(table)
     except ValidationError as invalid:
         first = invalid.errors()[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise BundleError(f"{folder / MANIFEST} cannot be used: {where}: {first['msg']}. {_AGAIN}") from None
+        where, reason = ".".join(str(step) for step in first["loc"]), first["msg"].removeprefix("Value error, ")
+        raise BundleError(f"{folder / MANIFEST} cannot be used: {where}: {reason}. {_AGAIN}") from None
     for contradiction in _contradictions(manifest):
         raise BundleError(f"{folder / MANIFEST} {contradiction}. {_AGAIN}")
     return manifest
@@ -403,11 +644,11 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"names in files '{wrong}', which is not part of the bundle"
     for wrong in sorted(named - manifest.files.keys()):
         yield f"names in members the file '{wrong}', which is not part of the bundle"
-    if manifest.types and manifest.types["graph"] not in manifest.files:
-        yield f"names in types the file '{manifest.types['graph']}', which is not part of the bundle"
+    if manifest.types and manifest.types.graph not in manifest.files:
+        yield f"names in types the file '{manifest.types.graph}', which is not part of the bundle"
     if set(manifest.operating_points) != (set(OPERATING_POINTS) if binary else set()):
         yield f"lacks operating_points: {', '.join(OPERATING_POINTS)} with two classes, none with more"
-    plausible = manifest.conformal.get("smallest_plausible", classes)
+    plausible = manifest.conformal.smallest_plausible if manifest.conformal else classes
     if len(plausible) != len(classes):
         yield f"has {len(plausible)} numbers in conformal.smallest_plausible, but {len(classes)} classes"
     for number, each in enumerate(manifest.subjects):

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Bundle, Manifest, title_of
+from ..bundle.manifest import TYPES, Bundle, Manifest, TypeNetwork, title_of
 from ..errors import BundleError, UnknownNameError, UsageError
 from ..images.crop import SIDE
 from ..images.read import RGB
@@ -31,17 +31,6 @@ from .prevalence import FEWEST, LEVEL, Accuracy, accuracy_of, why_not_known
 if TYPE_CHECKING:
     from .opinions import Opinion
 
-TYPES = (
-    "neutrophil",
-    "eosinophil",
-    "basophil",
-    "monocyte",
-    "lymphoid",
-    "immature granulocyte",
-    "erythroblast",
-    "platelet",
-    "other",
-)
 LYMPHOID = "lymphoid"
 UNSURE_TYPE = "unsure"
 """In place of a type where the network cannot decide between some."""
@@ -73,18 +62,11 @@ class CellTyper:
             BundleError: the entry `types` of bundle.json, or the graph, cannot be used.
         """
         entry = bundle.manifest.types
-        try:
-            self.types: tuple[str, ...] = tuple(entry["classes"])
-            self.confusion: NDArray[np.float64] = np.asarray(entry["confusion"], float)
-            """(true type, called type or unsure): counts, of laboratories that the network had not learned from."""
-            self._temperature = float(entry["temperature"])
-            self._least, self._lymphoid = float(entry["least"]), float(entry["lymphoid"])
-            graph = str(entry["graph"])
-        except (KeyError, TypeError, ValueError) as wrong:
-            raise BundleError(f"{bundle.path}/bundle.json cannot be used: types: {wrong!r}. {_AGAIN}") from None
-        if self.types != TYPES or self.confusion.shape != (len(TYPES), len(TYPES) + 1):
-            raise BundleError(f"{bundle.path}/bundle.json names other cell types than this leukoscope knows. {_AGAIN}")
-        self._session = _open(bundle, graph)
+        if entry is None:
+            raise BundleError(f"{bundle.path} has no network that tells types of cells. {_AGAIN}")
+        self.types: tuple[str, ...] = TYPES
+        self._entry = entry
+        self._session = _open(bundle, entry.graph)
 
     @classmethod
     def of(cls, bundle: Bundle) -> "CellTyper | None":
@@ -102,15 +84,15 @@ class CellTyper:
             return np.zeros((0, len(TYPES)))
         chances = np.concatenate(said)
         check_answer(chances, where=GRAPH)
-        return np.asarray(temper(chances, self._temperature), float)
+        return np.asarray(temper(chances, self._entry.temperature), float)
 
     def judge(self, probabilities: NDArray[np.float64]) -> TypeOpinion:
         """Return the opinion that follows from probabilities (types,)."""
         table = dict(zip(self.types, probabilities.tolist(), strict=True))
         first, second = sorted(table, key=lambda name: -table[name])[:2]
-        if first == LYMPHOID and table[LYMPHOID] >= self._lymphoid:
+        if first == LYMPHOID and table[LYMPHOID] >= self._entry.lymphoid:
             return TypeOpinion(LYMPHOID, table, True, "")
-        if first == LYMPHOID or table[first] < self._least:
+        if first == LYMPHOID or table[first] < self._entry.least:
             between = f"{first} {table[first]:.2f}, {second} {table[second]:.2f}"
             return TypeOpinion(UNSURE_TYPE, table, False, f"unsure ({between}): {_ONLY}")
         return TypeOpinion(first, table, False, f"{first}: {_ONLY}")
@@ -168,9 +150,9 @@ _ONLY = "blast or normal is asked of lymphoid cells only"
 _AGAIN = "Make the bundle again, or update leukoscope."
 
 
-def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: Any, figures: Any) -> dict[str, Any]:
+def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: Any, figures: Any) -> TypeNetwork:
     """Return the entry `types` of bundle.json."""
-    return {
+    table = {
         "format": FORMAT,
         "graph": GRAPH,
         "classes": list(TYPES),
@@ -180,6 +162,7 @@ def entry_of(*, temperature: float, least: float, lymphoid: float, confusion: An
         "confusion": confusion,
         "figures": figures,
     }
+    return TypeNetwork.model_validate(table)
 
 
 def _open(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
@@ -328,8 +311,7 @@ def errors_of(manifest: Manifest, point: str) -> Errors | None:
     """Return how often a bundle is wrong about types and blasts; None where it has no type head."""
     if not manifest.types:
         return None
-    entry = manifest.types
-    return Errors(tuple(entry["classes"]), np.asarray(entry["confusion"], float), accuracy_of(manifest, point))
+    return Errors(TYPES, np.asarray(manifest.types.confusion, float), accuracy_of(manifest, point))
 
 
 def checked_order(names: Sequence[str]) -> tuple[str, ...]:
@@ -514,7 +496,7 @@ def limits_of(manifest: Manifest, *, fields: bool = True) -> list[str]:
     return [
         f"The model tells types of cells, and asks {asked} of lymphoid cells alone. It has learned no {_UNKNOWN}: it "
         "takes each of them for something that it knows.",
-        *_how_often_wrong(manifest),
+        *_how_often_wrong(manifest.types),
     ]
 
 
@@ -526,18 +508,17 @@ def _no_types(manifest: Manifest) -> str:
     )
 
 
-def _how_often_wrong(manifest: Manifest) -> list[str]:
+def _how_often_wrong(network: TypeNetwork) -> list[str]:
     """Return how often the types of white cells were wrong in laboratories that the model had not learned from."""
-    types = list(manifest.types["classes"])
-    confusion = np.asarray(manifest.types["confusion"], float)  # (true, called)
-    white = [number for number, name in enumerate(types) if name in (*ORDER, LYMPHOID)]
+    confusion = np.asarray(network.confusion, float)  # (true, called)
+    white = [number for number, name in enumerate(TYPES) if name in (*ORDER, LYMPHOID)]
     cells = int(confusion[white].sum())
     if not cells:
         return ["How often its types are wrong in a laboratory that it has not learned from was not measured."]
     wrong = cells - int(confusion[white, white].sum())
     low, high = wilson(wrong, cells)
-    mature = [number for number in white if types[number] != LYMPHOID]
-    taken = f"{100 * confusion[mature, types.index(LYMPHOID)].sum() / max(confusion[mature].sum(), 1):.0f}"
+    mature = [number for number in white if TYPES[number] != LYMPHOID]
+    taken = f"{100 * confusion[mature, TYPES.index(LYMPHOID)].sum() / max(confusion[mature].sum(), 1):.0f}"
     return [
         f"In a laboratory that it had not learned from, {100 * wrong / cells:.0f} of 100 white cells got a wrong type "
         f"or none ({100 * low:.0f} to {100 * high:.0f}; {cells:,} cells), {taken} of 100 mature ones were taken for "

@@ -154,7 +154,7 @@ def why_not_judged(cell: FieldCell, *, um_per_px: float) -> str:
 
 def stain_of(manifest: Manifest) -> StainStatistics:
     """Return the colours that a bundle's cells have: its own, or those of C-NMC 2019 where it states none."""
-    return StainStatistics.from_json(manifest.stain) if manifest.stain else RELEASE_STAIN
+    return StainStatistics.from_json(manifest.stain.model_dump()) if manifest.stain else RELEASE_STAIN
 
 
 Colours = Mapping[int, tuple[int, int, int]]  # number of the cell -> RGB

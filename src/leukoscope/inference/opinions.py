@@ -17,7 +17,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 from numpy.typing import NDArray
 
-from ..bundle.manifest import NOT_ASKED, REFUSED, TITLES, UNSURE, Manifest, title_of
+from ..bundle.manifest import NOT_ASKED, REFUSED, TITLES, TYPES, UNSURE, Manifest, title_of
 from ..errors import require
 from ..explanation import LEAST_PLACES, Heat, enlarge, overlay
 from ..files import write_csv
@@ -337,7 +337,7 @@ class Opinions(Sequence[Opinion]):
     @property
     def types(self) -> tuple[str, ...]:
         """The types of cells that the model tells; empty where it tells none."""
-        return tuple(self.manifest.types.get("classes", ()))
+        return TYPES if self.manifest.types else ()
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with one row per cell, and the columns of `to_csv`.

@@ -34,14 +34,15 @@ the fit (another hospital, stain or microscope). Fitted on out-of-fold probabili
 the networks of all folds averaged, it is the cross-conformal method: close to the same, but without its guarantee.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import ValidationError
 
-from ..bundle.manifest import Bundle
+from ..bundle.manifest import Bundle, ConformalRule, DistanceLimit, Gaussian, QualityLimits, Reached
 from ..errors import BundleError, ConfigError, DataError
 from ..images.crop import BLACK, bounding_box, cell_mask
 from ..images.read import RGB
@@ -96,26 +97,26 @@ def _tiled(plane: NDArray[Any], rows: int, columns: int, *, step: int) -> list[N
     return [cut[down::step, across::step] for down in range(step) for across in range(step)]
 
 
-def fit_appearance(known: Sequence[Appearance], *, margin: float = MARGIN) -> dict[str, Any]:
-    """Learn from known cells what a stained cell looks like; plain numbers for bundle.json, {} where there are few."""
+def fit_appearance(known: Sequence[Appearance], *, margin: float = MARGIN) -> Gaussian | None:
+    """Learn from known cells what a stained cell looks like; None where there are too few of them."""
     table = np.array([each for each in known if each])
     if len(table) < 4 * (table.shape[1] if table.ndim == 2 else 1):
-        return {}
+        return None
     mean, spread = table.mean(axis=0), np.cov(table.T)
     spread = (
         (1 - _APPEARANCE_SHRINKAGE) * spread
         + _APPEARANCE_SHRINKAGE * np.diag(np.diag(spread))
         + 1e-6 * np.eye(len(mean))
     )
-    learned = {"mean": mean.round(5).tolist(), "inverse": np.linalg.inv(spread).round(4).tolist()}
+    learned = Gaussian(mean=mean.round(5).tolist(), inverse=np.linalg.inv(spread).round(4).tolist(), limit=1.0)
     usual = float(np.quantile([distance(each, learned) for each in table], 1 - _APPEARANCE_RATE))
-    return learned | {"limit": round(margin * usual, 4)}
+    return Gaussian(mean=learned.mean, inverse=learned.inverse, limit=round(margin * usual, 4))
 
 
-def distance(seen: Appearance, learned: dict[str, Any]) -> float:
+def distance(seen: Appearance, learned: Gaussian) -> float:
     """Return how far an appearance lies from those of known cells."""
-    offset = np.asarray(seen) - np.asarray(learned["mean"])
-    return float(np.sqrt(max(0.0, offset @ np.asarray(learned["inverse"]) @ offset)))
+    offset = np.asarray(seen) - np.asarray(learned.mean)
+    return float(np.sqrt(max(0.0, offset @ np.asarray(learned.inverse) @ offset)))
 
 
 def _rim(places: Floats, whole: Mask) -> Floats:
@@ -148,9 +149,6 @@ def _correlations(places: ArrayLike) -> Floats:
     return np.asarray(products / np.maximum(np.outer(lengths, lengths), 1e-12))
 
 
-Limits = Mapping[str, Any]
-"""What `fit_quality` learned: trait -> [lowest, middle, highest]; plain numbers for bundle.json."""
-
 _STEP = 2  # components are counted on every second pixel, four times as fast
 _SATURATED = 250  # of 255, in any channel
 _SPECK = 0.1  # a component smaller than this share of the largest is dirt, not a second cell
@@ -172,6 +170,7 @@ _WIDER = {"side": 1.15, "detail": 1.15, "contrast": 1.5}
 """Trait -> the factor by which its range is widened: less for what a microscope keeps, more for what varies."""
 _HIGHER = {"side": 1.06}
 """The same for its upper end: a cell of twice its size must not pass for a large one."""
+_TINY = 1e-6  # a trait of 0 has no logarithm
 _FEWEST_CELLS = 20  # cells below which percentiles mean nothing
 
 
@@ -290,21 +289,30 @@ def _saturated(box: RGB, inside: Mask) -> float:
     return float(bright.sum() / max(1, inside.sum()))
 
 
-def fit_quality(traits: Sequence[Traits]) -> Limits:
-    """Learn from training cells what the model has seen: {trait: [lowest, middle, highest]}.
+def fit_quality(traits: Sequence[Traits]) -> QualityLimits:
+    """Learn from training cells what images the model has seen.
 
     Raises:
         DataError: there are too few cells.
     """
     if len(traits) < _FEWEST_CELLS:
         raise DataError(f"The limits of quality need {_FEWEST_CELLS} training cells or more; there are {len(traits)}.")
-    limits: dict[str, Any] = {"cells": len(traits)}
+    ranges: dict[str, list[float]] = {}
     for name, wider in _WIDER.items():
         low, middle, high = np.percentile([getattr(each, name) for each in traits], _PERCENTILES[name])
-        limits[name] = [round(float(value), 4) for value in (low / wider, middle, high * _HIGHER.get(name, wider))]
-    limits["appearance"] = fit_appearance([each.appearance for each in traits])
-    limits["grain"] = fit_appearance([_grain(each) for each in traits], margin=1.0)
-    return limits
+        ranges[name] = [round(float(value), 4) for value in (low / wider, middle, high * _HIGHER.get(name, wider))]
+    try:
+        return QualityLimits(
+            cells=len(traits),
+            side=ranges["side"],
+            detail=ranges["detail"],
+            contrast=ranges["contrast"],
+            appearance=fit_appearance([each.appearance for each in traits]),
+            grain=fit_appearance([_grain(each) for each in traits], margin=1.0),
+        )
+    except ValidationError as alike:  # images that are all the same have no range
+        first = alike.errors()[0]
+        raise DataError(f"The training images set no limits of quality ({first['loc'][0]}: {first['msg']}).") from None
 
 
 def _grain(traits: Traits) -> Appearance:
@@ -314,7 +322,7 @@ def _grain(traits: Traits) -> Appearance:
     return float(np.log(traits.side)), float(np.log(traits.detail)), float(np.log(traits.contrast))
 
 
-def judge(traits: Traits, limits: Limits, *, pictures: str = "cells") -> Quality:
+def judge(traits: Traits, limits: QualityLimits, *, pictures: str = "cells") -> Quality:
     """Say whether a measured picture can be judged, and if not, the first reason in the order of what to mend.
 
     pictures: what the bundle learned from, 'cells' cut out on black or whole 'fields'.
@@ -342,21 +350,21 @@ def _why_no_cell(traits: Traits) -> str:
     return ""
 
 
-def _why_not_whole(traits: Traits, limits: Limits) -> str:
+def _why_not_whole(traits: Traits, limits: QualityLimits) -> str:
     """Return why a picture is unlike the whole fields that a bundle learned from."""
     if not traits.cells:
         return "Empty: the image is all black. Remove it, or save the picture again."
     if traits.framed <= _FRAMED:
         return "A cell cut out on black; this bundle learned from whole pictures. Give it pictures like those."
-    if traits.detail < limits["detail"][0]:
+    if traits.detail < limits.detail[0]:
         return "Blurred: less fine detail than in any training picture. Focus again; do not enlarge small images."
-    if not limits["contrast"][0] <= traits.contrast <= limits["contrast"][2]:
+    if not limits.contrast[0] <= traits.contrast <= limits.contrast[2]:
         return "Its contrast is unlike that of any training picture. Check stain, exposure and camera."
     return ""
 
 
-def _why_unlike(traits: Traits, limits: Limits) -> str:
-    low, middle, high = limits["side"]
+def _why_unlike(traits: Traits, limits: QualityLimits) -> str:
+    low, middle, high = limits.side
     if not low <= traits.side <= high:
         size = "small" if traits.side < low else "large"
         return (
@@ -365,35 +373,35 @@ def _why_unlike(traits: Traits, limits: Limits) -> str:
         )
     if traits.saturated > _BLEACHED:
         return f"Overexposed: {traits.saturated:.0%} of the cell is at full brightness. Take it with less light."
-    if traits.detail < limits["detail"][0]:
+    if traits.detail < limits.detail[0]:
         return "Blurred: less fine detail than in any training cell. Focus again; do not enlarge small images."
-    if traits.detail > limits["detail"][2] or traits.contrast > limits["contrast"][2]:
+    if traits.detail > limits.detail[2] or traits.contrast > limits.contrast[2]:
         return "Rougher or noisier inside than any training cell: another stain, a noisy camera, or no cell at all."
-    if traits.contrast < limits["contrast"][0]:
+    if traits.contrast < limits.contrast[0]:
         return "Almost plain inside: no structure to be judged. Check stain and exposure, or remove it."
     return _why_unknown(traits, limits)
 
 
-def _why_unknown(traits: Traits, limits: Limits) -> str:
+def _why_unknown(traits: Traits, limits: QualityLimits) -> str:
     """Return why several traits together are not those of a cell, or ''."""
-    if traits.appearance and limits.get("appearance"):
-        times = distance(traits.appearance, limits["appearance"]) / limits["appearance"]["limit"]
+    if traits.appearance and limits.appearance:
+        times = distance(traits.appearance, limits.appearance) / limits.appearance.limit
         if times > 1:
             return f"Not the colours of a stained cell ({times:.1f} times the distance allowed). Check stain, camera."
-    large = traits.side > limits["side"][1]  # a small one is told by the limits of detail alone
+    large = traits.side > limits.side[1]  # a small one is told by the limits of detail alone
     seen = _grain(traits)
-    if large and seen and limits.get("grain") and distance(seen, limits["grain"]) > limits["grain"]["limit"]:
+    if large and seen and limits.grain and distance(seen, limits.grain) > limits.grain.limit:
         return "Size and fine detail do not go together as in training cells: an enlarged picture. Give the true scale."
     return ""
 
 
-def _score(traits: Traits, limits: Limits) -> float:
+def _score(traits: Traits, limits: QualityLimits) -> float:
     """Return 1 in the middle of the training cells, falling to 0 at the nearest limit, on a ratio scale."""
     scores = [1.0]
     for name in _WIDER:
-        low, middle, high = limits[name]
-        value = getattr(traits, name)
-        end = low if value < middle else high
+        low, middle, high = limits.range_of(name)
+        value = max(getattr(traits, name), _TINY)
+        end = max(low, _TINY) if value < middle else high
         scores.append(1 - np.log(value / middle) / np.log(end / middle))
     return round(float(np.clip(min(scores), 0, 1)), 3)
 
@@ -433,21 +441,15 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Detector:
+class OutOfDistributionDetector:
     """A space, and the distance beyond which a cell is refused."""
 
     space: Space
-    threshold: float
-    facts: dict[str, Any]
-    """How the threshold was found: rate, cells, subjects, what share was refused across subjects."""
+    limit: DistanceLimit
 
     def distances(self, embeddings: ArrayLike) -> Floats:
         """Return how far each embedding (cells, channels) lies from the training cells; above 1 it is refused."""
-        return np.asarray(self.space.distances(embeddings) / self.threshold)
-
-    def table(self) -> dict[str, Any]:
-        """Return what goes into bundle.json."""
-        return {"format": _FORMAT, "file": FILE, "threshold": round(self.threshold, 6), **self.facts}
+        return np.asarray(self.space.distances(embeddings) / self.limit.threshold)
 
     def content(self) -> bytes:
         """Return what goes into the bundle's FILE: 170 KB for 1,280 channels.
@@ -462,7 +464,7 @@ class Detector:
         return bytes(save({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}))
 
 
-def read_detector(table: Mapping[str, Any], content: bytes) -> Detector:
+def read_detector(limit: DistanceLimit, content: bytes) -> OutOfDistributionDetector:
     """Return the out-of-distribution detector of a bundle from its entry in bundle.json and the bytes of FILE.
 
     Raises:
@@ -474,15 +476,13 @@ def read_detector(table: Mapping[str, Any], content: bytes) -> Detector:
     try:
         arrays = {name: array.astype(np.float32) for name, array in load(content).items()}
         space = Space(arrays["mean"], arrays["axes"], arrays["spread"])
-        facts = {name: value for name, value in table.items() if name not in ("format", "file", "threshold")}
-        detector = Detector(space, float(table["threshold"]), facts)
     except (KeyError, SafetensorError) as broken:
         raise BundleError(f"{FILE} is damaged or incomplete ({broken}). Export the bundle again.") from None
     if space.axes.shape != (len(space.spread) - 1, len(space.mean)):
         raise BundleError(f"{FILE} holds arrays that do not fit each other. Export the bundle again.")
     if not (all(np.isfinite(each).all() for each in arrays.values()) and (space.spread > 0).all()):
         raise BundleError(f"{FILE} holds numbers that are none, or spreads below 0. Export the bundle again.")
-    return detector
+    return OutOfDistributionDetector(space, limit)
 
 
 def why_far(distance: float) -> str:
@@ -497,7 +497,9 @@ def why_far(distance: float) -> str:
     return f"Unlike the training cells ({times}): another stain, camera or kind of picture."
 
 
-def fit_detector(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, seed: int = 0) -> Detector:
+def fit_detector(
+    embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, seed: int = 0
+) -> OutOfDistributionDetector:
     """Learn the space from all cells, and the threshold from distances of subjects that their space had not seen.
 
     embeddings: (cells, channels); groups: the subject group of each cell. Every subject weighs the same: on average
@@ -517,13 +519,16 @@ def fit_detector(embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE
         for held_out in _folds(subject, seed=seed):
             unseen[held_out] = fit_space(points[~held_out]).distances(points[held_out])
     threshold = _threshold(unseen, subject, rate=rate)
-    facts = {
-        "rate": rate,
-        "cells": len(points),
-        "subjects": len(names),
-        "refused_across_subjects": round(float((unseen > threshold).mean()), 4),
-    }
-    return Detector(fit_space(points), threshold, facts)
+    limit = DistanceLimit(
+        format=_FORMAT,
+        file=FILE,
+        threshold=round(threshold, 6),
+        rate=rate,
+        cells=len(points),
+        subjects=len(names),
+        refused_across_subjects=round(float((unseen > threshold).mean()), 4),
+    )
+    return OutOfDistributionDetector(fit_space(points), limit)
 
 
 def fit_space(points: Floats) -> Space:
@@ -558,9 +563,6 @@ def _threshold(distances: Floats, subject: NDArray[np.intp], *, rate: float) -> 
     return float(distances[order[min(int(reached), len(order) - 1)]])
 
 
-Fitted = dict[str, Any]
-"""Plain values for bundle.json: alpha, unit, and per class the smallest plausible probability, cells, subjects."""
-
 UNSURE = -1
 _ROUNDING = 1e-9  # bundle.json and predictions.csv hold nine digits; a tie must not fall to the wrong side
 
@@ -572,7 +574,7 @@ def fit_conformal(
     *,
     alpha: float = 0.1,
     unit: Literal["subject", "cell"] = "subject",
-) -> Fitted:
+) -> ConformalRule:
     """Learn from calibrated probabilities (cells, classes) of cells that the model has not learned from.
 
     labels: class index of each cell; groups: its subject group.
@@ -591,15 +593,15 @@ def fit_conformal(
         plausible.append(_smallest_plausible(chances[own, index], owners, alpha=alpha))
         cells.append(int(own.sum()))
         counts.append(len(np.unique(subjects[own])))
-    return {
-        "format": _FORMAT,
-        "alpha": alpha,
-        "unit": unit,
-        "smallest_plausible": plausible,
-        "cells": cells,
-        "subjects": counts,
-        "guarantee": _guarantee(alpha, unit, plausible),
-    }
+    return ConformalRule(
+        format=_FORMAT,
+        alpha=alpha,
+        unit=unit,
+        smallest_plausible=plausible,
+        cells=cells,
+        subjects=counts,
+        guarantee=_guarantee(alpha, unit, plausible),
+    )
 
 
 def _check(chances: Floats, classes: NDArray[Any], subjects: NDArray[Any], *, alpha: float) -> None:
@@ -640,36 +642,35 @@ def _guarantee(alpha: float, unit: str, plausible: list[float | None]) -> str:
     return said
 
 
-def plausible_classes(probabilities: ArrayLike, fitted: Mapping[str, Any]) -> NDArray[np.bool_]:
+def plausible_classes(probabilities: ArrayLike, rule: ConformalRule) -> NDArray[np.bool_]:
     """Return which classes are plausible for calibrated probabilities (cells, classes), in the same shape."""
-    smallest = np.array([0.0 if value is None else value for value in fitted["smallest_plausible"]])
+    smallest = np.array([0.0 if value is None else value for value in rule.smallest_plausible])
     return np.asarray(np.asarray(probabilities, dtype=float) >= smallest)
 
 
-def decide(probabilities: ArrayLike, fitted: Fitted) -> NDArray[np.int64]:
+def decide(probabilities: ArrayLike, rule: ConformalRule) -> NDArray[np.int64]:
     """Return the only plausible class of each cell, or UNSURE where none or several are.
 
-    >>> fitted = {"smallest_plausible": [0.3, 0.2]}
-    >>> decide([[0.9, 0.1], [0.5, 0.5], [0.25, 0.75]], fitted).tolist()
+    >>> rule = ConformalRule(alpha=0.1, smallest_plausible=[0.3, 0.2])
+    >>> decide([[0.9, 0.1], [0.5, 0.5], [0.25, 0.75]], rule).tolist()
     [0, -1, 1]
     """
-    plausible = plausible_classes(probabilities, fitted)
+    plausible = plausible_classes(probabilities, rule)
     return np.where(plausible.sum(1) == 1, plausible.argmax(1), UNSURE).astype(np.int64)
 
 
 def reached(
-    fitted: Fitted, probabilities: ArrayLike, labels: ArrayLike, groups: ArrayLike, *, classes: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+    rule: ConformalRule, probabilities: ArrayLike, labels: ArrayLike, groups: ArrayLike, *, classes: Sequence[str]
+) -> dict[str, Reached]:
     """Return what a rule comes to on labelled cells that it was not fitted on, by class, subjects weighted equally.
 
-    probabilities: calibrated, (cells, classes). Keys of each class that occurs: `called_another` and `decided`, both
-    shares from 0 to 1 and means over subject groups, `subjects` and `cells`.
+    probabilities: calibrated, (cells, classes). Only classes that occur are in the answer.
 
-    >>> rule = {"smallest_plausible": [0.3, 0.2]}
-    >>> reached(rule, [[0.9, 0.1], [0.1, 0.9]], [0, 0], ["a", "b"], classes=["hem", "all"])["hem"]["called_another"]
+    >>> rule = ConformalRule(alpha=0.1, smallest_plausible=[0.3, 0.2])
+    >>> reached(rule, [[0.9, 0.1], [0.1, 0.9]], [0, 0], ["a", "b"], classes=["hem", "all"])["hem"].called_another
     0.5
     """
-    said, true, subjects = decide(probabilities, fitted), np.asarray(labels), np.asarray(groups)
+    said, true, subjects = decide(probabilities, rule), np.asarray(labels), np.asarray(groups)
     table = {}
     for index, name in enumerate(classes):
         own = true == index
@@ -679,7 +680,7 @@ def reached(
         decided = said[own] != UNSURE
         shares = (np.bincount(owner, each) / sizes for each in (decided & (said[own] != index), decided))
         wrong, sure = (round(float(each.mean()), 6) for each in shares)
-        table[name] = {"called_another": wrong, "decided": sure, "subjects": len(sizes), "cells": int(own.sum())}
+        table[name] = Reached(called_another=wrong, decided=sure, subjects=len(sizes), cells=int(own.sum()))
     return table
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle.manifest import ALL_FOLDS, Manifest
+from ..bundle.manifest import ALL_FOLDS, Estimators, LeftOutPart, Manifest
 from ..evaluation.intervals import Design, Statistics, jackknife
 from ..evaluation.metrics import Floats, divide
 from ..evaluation.results import Estimates
@@ -30,7 +30,6 @@ _OTHERS = {
     "size": "Cell size alone",
     "colour": "Cell colour alone",
 }
-_FINGERPRINTS = {"cells": "Cells", "split": "Split"}
 _VIEWS = {"one": "none", "flips": "4 mirrorings", "turns": "8 mirrorings and turns"}
 
 
@@ -42,8 +41,8 @@ def card(manifest: Manifest) -> str:
 
 def _head(manifest: Manifest) -> list[str]:
     lines = [f"# {manifest.name}", "", "**Research use, not a diagnosis.**", ""]
-    text = manifest.metrics.get("verdict", {}).get("text")
-    return [*lines, text, ""] if text else lines
+    verdict = manifest.metrics.get("verdict")
+    return [*lines, verdict["text"], ""] if verdict and verdict["text"] else lines
 
 
 def _answers(manifest: Manifest) -> list[str]:
@@ -90,17 +89,17 @@ def _prepare(prepare: dict[str, Any]) -> str:
 
 
 def _data(manifest: Manifest) -> list[str]:
-    data, split = manifest.metrics.get("data", {}), manifest.metrics.get("split", {})
+    data, split = manifest.metrics.get("data"), manifest.metrics.get("split")
     lines = ["## Data", ""]
     lines += [f"- {each['data']}: {each['credit']} Licence: {each['licence']}." for each in manifest.credits]
     if data:
         per_class = ", ".join(f"{count:,} {name}" for name, count in data.get("per_class", {}).items())
         lines.append(f"- Tested on {data['cells']:,} cells of {data['groups']} subject groups: {per_class}.")
-        if split.get("leaky"):
+        if split and split["leaky"]:
             lines.append(
                 "- **Leaky split: cells of one patient are in training and test. Do not believe the figures.**"
             )
-        else:
+        elif split:
             folds = f"{split['folds']} fold{'s' * (split['folds'] != 1)}"
             lines.append(f"- Split: {split['scheme']}, {folds}, subject groups kept whole.")
     return [*lines, ""]
@@ -132,7 +131,7 @@ def _figures(manifest: Manifest) -> list[str]:
     return [*lines, "", *_points(manifest), *_other_tests(manifest)]
 
 
-def _weightings(manifest: Manifest) -> list[dict[str, Estimates]]:
+def _weightings(manifest: Manifest) -> list[Estimators]:
     """Return the estimators with equal weight for every subject group, where a bundle has these, and those per cell."""
     metrics = manifest.metrics
     found = [metrics.get("subject_weighted", {}).get("estimators"), metrics.get("estimators")]
@@ -143,7 +142,11 @@ def tested_on(manifest: Manifest) -> str:
     """Name the cells on which `figures_at` was measured; empty if it was not."""
     if not manifest.operating_points or not manifest.subjects:
         return ""
-    return "cells of parts that the network had not seen" if manifest.conformal.get("left_out") else "the same cells"
+    return "cells of parts that the network had not seen" if _left_out(manifest) else "the same cells"
+
+
+def _left_out(manifest: Manifest) -> list[LeftOutPart]:
+    return manifest.conformal.left_out if manifest.conformal else []
 
 
 def _points(manifest: Manifest) -> list[str]:
@@ -211,13 +214,13 @@ def _other_tests(manifest: Manifest) -> list[str]:
 
 def _promise(manifest: Manifest) -> list[str]:
     """Describe the guaranteed error rate, and the rate on each part when it was left out."""
-    parts = manifest.conformal.get("left_out", [])
-    if not parts:
+    parts, rule = _left_out(manifest), manifest.conformal
+    if rule is None or not parts:
         return []
     lines = [
         "## Error rates: guaranteed and reached",
         "",
-        f"Guarantee: {manifest.conformal['guarantee']} Cells that cannot be decided with that error rate are unsure. "
+        f"Guarantee: {rule.guarantee} Cells that cannot be decided with that error rate are unsure. "
         "Temperature and operating points are learned from the same cells. To test the guarantee, each part was left "
         "out once and the rule learned from all others:",
         "",
@@ -226,11 +229,11 @@ def _promise(manifest: Manifest) -> list[str]:
     ]
     for row in parts:
         lines += [
-            f"| {row['part']} | {name} | {row['asked']:.0%} | {each['called_another']:.0%} | {each['decided']:.0%} | "
-            f"{each['subjects']} |"
-            for name, each in row["classes"].items()
+            f"| {row.part} | {name} | {row.asked:.0%} | {each.called_another:.0%} | {each.decided:.0%} | "
+            f"{each.subjects} |"
+            for name, each in row.classes.items()
         ]
-    unsure = [1 - each["decided"] for row in parts for each in row["classes"].values()]
+    unsure = [1 - each.decided for row in parts for each in row.classes.values()]
     share = f"{min(unsure):.0%} to {max(unsure):.0%}"
     lines += [
         "",
@@ -282,9 +285,10 @@ def _provenance(manifest: Manifest) -> list[str]:
     training = manifest.training
     if not training:
         return []
-    made = training.get("made", {})
+    made = training.get("made")
     lines = ["## How it was made", ""]
-    lines += [f"- {title}: {training[key]}" for key, title in _FINGERPRINTS.items() if key in training]
+    fingerprints = {"Cells": training.get("cells"), "Split": training.get("split")}
+    lines += [f"- {title}: {value}" for title, value in fingerprints.items() if value is not None]
     if made:
         packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
         commit = f", commit {made['commit']}" if made.get("commit") else ""

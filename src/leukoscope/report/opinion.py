@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest, title_of
+from ..bundle.manifest import NOT_ASKED, REFUSED, TYPES, UNSURE, Manifest, title_of
 from ..evaluation.verdict import span
 from ..explanation import AGAINST, FOR, SIDE, Heat, magnified, transparent
 from ..files import write_text
-from ..inference.cell_types import TYPES, Counting, Differential, limits_of, rounded
+from ..inference.cell_types import Counting, Differential, limits_of, rounded
 from ..inference.explaining import Explanation
 from ..inference.opinions import (
     TYPE_COLOURS,
@@ -176,7 +176,8 @@ class OpinionPage:
     def _figures(self) -> dict[str, str]:
         """Return figures of the model by title, those of decisions at the threshold that these opinions have."""
         metrics = self._manifest.metrics
-        model = (metrics.get("subject_weighted") or metrics).get("estimators", {}).get("model", {})
+        weighted = metrics.get("subject_weighted") or {}
+        model = (weighted.get("estimators") or metrics.get("estimators") or {}).get("model", {})
         at = figures_at(self._manifest, self._point, subject_weighted=True) if tested_on(self._manifest) else {}
         known = dict(model) | at
         mark = f" at {100 * self._threshold:.0f} %"
@@ -285,10 +286,10 @@ def unsure_zone(manifest: Manifest, point: str) -> tuple[float, float] | None:
     None where a bundle has no rule to be unsure, or its classes have no operating point. The rule (rejection) asks that
     one class alone be plausible, and that the operating point call this one.
     """
-    smallest, threshold = manifest.conformal.get("smallest_plausible"), manifest.operating_points.get(point)
-    if smallest is None or threshold is None or len(manifest.classes) != 2:
+    rule, threshold = manifest.conformal, manifest.operating_points.get(point)
+    if rule is None or threshold is None or len(manifest.classes) != 2:
         return None
-    least = dict(zip(manifest.classes, (each or 0.0 for each in smallest), strict=True))
+    least = dict(zip(manifest.classes, (each or 0.0 for each in rule.smallest_plausible), strict=True))
     other = next(name for name in manifest.classes if name != manifest.positive)
     ends = (least[manifest.positive], 1 - least[other], threshold)
     return min(ends), max(ends)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
-from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest, title_of
+from ..bundle.manifest import NOT_ASKED, REFUSED, TYPES, UNSURE, Manifest, title_of
 from ..evaluation.compare import agreement
 from ..inference.blood_count import BloodSummary, FieldCount, summary_of, with_cells
 from ..inference.cell_types import (
@@ -21,7 +21,6 @@ from ..inference.cell_types import (
     LYMPHOCYTE,
     LYMPHOID,
     SMUDGE,
-    TYPES,
     Differential,
     Kinds,
     checked_order,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..adaptation import Head, Reviewed, fit_heads, held_out_by, rule_of
+from ..bundle.manifest import ConformalRule
 from ..errors import DataError
 from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, auroc
@@ -38,7 +39,7 @@ class DecisionRule:
     """A head, and when it is unsure."""
 
     head: Head
-    rule: dict[str, Any]
+    rule: ConformalRule
 
 
 @dataclass(frozen=True)

@@ -689,7 +689,8 @@ def _promised(material: Material, answers: Answers) -> list[dict[str, Any]]:
     """Return what a promise learnt on all other parts comes to on each (first seed)."""
     rows = answers.test.asked
     columns = (material.labels[rows], material.group_names[rows], material.parts[rows])
-    return promise(LeftOut(material.classes, two_columns(answers.seeds[0].tolist()), *columns), alpha=ALPHA)
+    left_out = LeftOut(material.classes, two_columns(answers.seeds[0].tolist()), *columns)
+    return [part.model_dump() for part in promise(left_out, alpha=ALPHA)]
 
 
 def _page(bench: Bench, material: Material, shifts: Sequence[Test], found: dict[str, dict[str, Answers]]) -> Page:

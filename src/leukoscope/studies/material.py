@@ -38,7 +38,7 @@ from ..progress import processors, track
 from ..training.batches import Crops as PackedCrops
 from ..training.batches import Prepared
 from ..training.device import launch
-from ..training.loop import Task, predict, start_fold, train_epoch
+from ..training.loop import FoldTraining, predict, start_fold, train_epoch
 from .study import Bench, Truth
 
 Crops = NDArray[np.uint8]
@@ -513,7 +513,7 @@ def _follow(fabric: Fabric, prepared: Prepared, onnx: Path | None) -> dict[str, 
     }
 
 
-def _chances(task: Task, rows: Ints) -> list[float]:
+def _chances(task: FoldTraining, rows: Ints) -> list[float]:
     chances: list[float] = predict(task, rows)[:, 1].round(6).tolist()
     return chances
 

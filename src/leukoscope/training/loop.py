@@ -141,7 +141,7 @@ def train_folds(fabric: Fabric, prepared: Prepared, resume: bool) -> None:
 
 
 @dataclass(frozen=True)
-class Task:
+class FoldTraining:
     """One fold in training."""
 
     fabric: Fabric
@@ -187,7 +187,7 @@ def train_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
         write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
 
 
-def resume_epochs(task: Task, last: Path) -> None:
+def resume_epochs(task: FoldTraining, last: Path) -> None:
     """Train all epochs of a fold without looking at validation cells, from the checkpoint `last` where there is one."""
     history = _restore(last, task)
     for epoch in range(len(history), task.prepared.experiment.train.epochs):
@@ -196,7 +196,7 @@ def resume_epochs(task: Task, last: Path) -> None:
         save_checkpoint(last, task.network, facts=facts, optimizer=task.optimizer, average=task.average)
 
 
-def start_fold(fabric: Fabric, prepared: Prepared, *, fold: int) -> Task:
+def start_fold(fabric: Fabric, prepared: Prepared, *, fold: int) -> FoldTraining:
     """Return a fold with fresh weights."""
     keep_memory()
     torch.manual_seed(seed_of("weights", prepared.experiment.seed, fold))
@@ -206,10 +206,12 @@ def start_fold(fabric: Fabric, prepared: Prepared, *, fold: int) -> Task:
     average = copy.deepcopy(network).to(fabric.device) if prepared.experiment.train.average else None
     whole = in_one_pass(network) if fabric.world_size == 1 else network  # AsOneBatch answers for layers, not for blocks
     model, stepper = fabric.setup(whole, optimizer)
-    return Task(fabric, prepared, fold, fold_sets(prepared, fold=fold), network, optimizer, model, stepper, average)
+    return FoldTraining(
+        fabric, prepared, fold, fold_sets(prepared, fold=fold), network, optimizer, model, stepper, average
+    )
 
 
-def train_epoch(task: Task, *, epoch: int) -> Epoch:
+def train_epoch(task: FoldTraining, *, epoch: int) -> Epoch:
     """Show every training cell once, or as many draws; return learning rate, loss and accuracy."""
     settings = task.prepared.experiment.train
     order = task.sets.order(rng_of("order", *task.where(epoch, 0)))
@@ -234,7 +236,9 @@ def train_epoch(task: Task, *, epoch: int) -> Epoch:
     return {"learning_rate": rate, "train_loss": loss_mean, "train_accuracy": share_right}
 
 
-def train_step(task: Task, rows: Rows, crops: NDArray[np.uint8], *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+def train_step(
+    task: FoldTraining, rows: Rows, crops: NDArray[np.uint8], *, epoch: int, step: int
+) -> tuple[Tensor, Tensor]:
     """Learn from one batch, of which `crops` are this process's share.
 
     Return the batch's mean loss, as the mean over the processes, and how many cells of the share were right.
@@ -267,13 +271,13 @@ def follow(average: Network, network: Network, *, decay: float, step: int) -> No
             mean.lerp_(now, share) if mean.is_floating_point() else mean.copy_(now)
 
 
-def validate(task: Task) -> Epoch:
+def validate(task: FoldTraining) -> Epoch:
     """Return the measures of the network as it is now on the validation subjects."""
     rows = task.sets.validation
     return measures(predict(task, rows), task.prepared.labels[rows], weights=task.sets.validation_weights)
 
 
-def predict(task: Task, rows: Rows) -> NDArray[np.float64]:
+def predict(task: FoldTraining, rows: Rows) -> NDArray[np.float64]:
     """Return the raw probabilities (rows, classes) of some cells, averaged over the views of each."""
     views = VIEWS[task.prepared.experiment.model.views]
     model = (task.average or task.model).eval()
@@ -295,7 +299,7 @@ def _on(fabric: Fabric, array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array).to(fabric.device, non_blocking=True)
 
 
-def _over_all(task: Task, value: Tensor, operation: str) -> float:
+def _over_all(task: FoldTraining, value: Tensor, operation: str) -> float:
     """Return a number of every process as their mean or sum."""
     return float(cast(Tensor, task.fabric.all_reduce(value.clone(), reduce_op=operation)))
 
@@ -310,7 +314,7 @@ def _check_batches(batches: list[Rows], *, processes: int) -> None:
         )
 
 
-def _set_mode(task: Task, *, frozen: bool) -> None:
+def _set_mode(task: FoldTraining, *, frozen: bool) -> None:
     """Let everything learn but the frozen stages, or only the head; a frozen backbone keeps its statistics too."""
     network = task.network.train()
     network.backbone.train(not frozen)
@@ -324,7 +328,7 @@ def _set_mode(task: Task, *, frozen: bool) -> None:
             weight.requires_grad = False
 
 
-def _keep(folder: Path, task: Task, history: list[Epoch]) -> None:
+def _keep(folder: Path, task: FoldTraining, history: list[Epoch]) -> None:
     """Write the epoch to predict with, the history, then the last epoch.
 
     The last one counts: after a kill before it, the epoch is trained again and the same files are written again.
@@ -340,7 +344,7 @@ def _keep(folder: Path, task: Task, history: list[Epoch]) -> None:
     save_checkpoint(last, task.network, facts=facts, optimizer=task.optimizer, average=task.average)
 
 
-def _restore(last: Path, task: Task) -> list[Epoch]:
+def _restore(last: Path, task: FoldTraining) -> list[Epoch]:
     """Go back to the last checkpoint, where there is one; return the history up to it."""
     if task.fabric.is_global_zero:
         sweep(last.parent)
@@ -375,7 +379,7 @@ def _write_layers(prepared: Prepared) -> None:
     write_json(prepared.run / "model.json", describe(network, name=settings.name, size=size))
 
 
-def _stop_on_nan(task: Task, loss: float, *, epoch: int, step: int) -> None:
+def _stop_on_nan(task: FoldTraining, loss: float, *, epoch: int, step: int) -> None:
     if math.isfinite(loss):
         return
     train = task.prepared.experiment.train
@@ -387,6 +391,6 @@ def _stop_on_nan(task: Task, loss: float, *, epoch: int, step: int) -> None:
     )
 
 
-def _label(task: Task, epoch: int) -> str:
+def _label(task: FoldTraining, epoch: int) -> str:
     folds, epochs = len(task.prepared.plan.folds), task.prepared.experiment.train.epochs
     return f"Fold {task.fold + 1} of {folds}, epoch {epoch + 1} of {epochs}"

@@ -25,7 +25,7 @@ def models(me: Me, room: CurrentRoom) -> Answer:
         predictor = room.models.of(session, me.laboratory_id)
         keys = counting_of(session, me.laboratory_id, room.settings).keys
     manifest = predictor.manifest
-    data: dict[str, Any] = manifest.metrics.get("data", {})
+    data = manifest.metrics.get("data")
     served = {
         "name": manifest.name,
         "hash": manifest.seal,
@@ -37,7 +37,7 @@ def models(me: Me, room: CurrentRoom) -> Answer:
         "limits": limits_of(manifest),
         "thresholds": manifest.operating_points,
         "point": room.settings.point,
-        "synthetic": bool(data.get("synthetic", False)),
+        "synthetic": bool(data and data.get("synthetic")),
         "credits": list(manifest.credits),
         "card": predictor.bundle.read(CARD).decode("utf-8", "replace"),
     }
