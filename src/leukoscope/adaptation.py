@@ -66,7 +66,7 @@ class Reviewed:
     """(cells, classes): calibrated probabilities of the bundle as it is."""
     traits: tuple[Any, ...]
     refused: tuple[str, ...] = ()
-    """One sentence for each picture that could not be used; its cell is left out."""
+    """One sentence for each image that could not be used; its cell is left out."""
     kept: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     """(cells,): place of each among the labelled cells that were given."""
 
@@ -145,8 +145,8 @@ def predict_unseen(members: Sequence[Head], seen: Reviewed, learned: NDArray[np.
         if len(np.unique(seen.labels[rows])) < len(np.unique(seen.labels)):
             raise DataError("One subject has nearly all cells of a class. Read cells of more subjects.")
         fitted = [_fit(seen, member, number, rows, seed=seed) for number, member in enumerate(members)]
-        said = [head.probabilities(seen.embeddings[number][test]) for number, head in enumerate(fitted)]
-        unseen[test] = np.mean(said, axis=0)
+        answers = [head.probabilities(seen.embeddings[number][test]) for number, head in enumerate(fitted)]
+        unseen[test] = np.mean(answers, axis=0)
     return unseen
 
 
@@ -162,7 +162,7 @@ def heads_of(bundle: Bundle) -> tuple[Head, ...]:
 
 
 def look(bundle: Bundle, cells: Sequence[Cell], *, looked: Callable[[], None] = lambda: None) -> Reviewed:
-    """Read reviewed cells and let every member of a bundle look at them, as it does when it is asked.
+    """Read reviewed cells and let every member of a bundle embed them, as it does in prediction.
 
     looked: called, from any thread, for each cell that was looked at.
 
@@ -202,8 +202,8 @@ def look(bundle: Bundle, cells: Sequence[Cell], *, looked: Callable[[], None] = 
     subjects = tuple(cell.subject for cell in labelled)
     groups, by_subject = held_out_by(subjects, labels)
     embeddings = tuple(np.stack([each[0][number] for each in found]) for number in range(len(heads)))
-    said = [head.probabilities(seen) for head, seen in zip(heads, embeddings, strict=True)]
-    old = np.mean(said, axis=0)
+    probabilities = [head.probabilities(seen) for head, seen in zip(heads, embeddings, strict=True)]
+    old = np.mean(probabilities, axis=0)
     traits = tuple(each[1] for each in found)
     return Reviewed(labels, groups, by_subject, subjects, embeddings, old, traits, refused, kept)
 
@@ -268,7 +268,7 @@ def _check_counts(labels: Ints, classes: Sequence[str]) -> None:
 
 
 def held_out_by(subjects: Sequence[str], labels: Ints) -> tuple[Ints, bool]:
-    """Return what is held out together: subjects, or single cells where a class has too few of them."""
+    """Return what is held out as one: subjects, or single cells where a class has too few of them."""
     names, codes = np.unique(np.array(subjects), return_inverse=True)
     fewest = min(len(set(codes[labels == label].tolist())) for label in np.unique(labels))
     if fewest < 2 or len(names) < 4:
@@ -369,11 +369,11 @@ def _sampled(manifest: Manifest, seen: Reviewed, unseen: Floats) -> Jackknife:
     codes = np.unique(seen.groups, return_inverse=True)[1].astype(np.int64)
     edges = {"old": manifest.operating_points.get("balanced"), "new": None}
     edges["new"] = None if edges["old"] is None else 0.5  # fixed beforehand, not chosen on these cells
-    said = {"old": seen.old, "new": unseen}
+    answers = {"old": seen.old, "new": unseen}
 
     def statistic(weights: Floats) -> Statistics:
         values: Statistics = {}
-        for name, chances in said.items():
+        for name, chances in answers.items():
             values |= {f"{name}.{key}": value for key, value in _measured(chances, edges[name], weights).items()}
         return values
 
@@ -426,9 +426,9 @@ def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> Metrics:
 
 
 def rule_of(unseen: Floats, seen: Reviewed, *, alpha: float) -> ConformalRule:
-    """Return when new heads are unsure, from what they said of cells they had not seen, (cells, classes).
+    """Return when new heads are unsure, from their answers on cells they had not seen, (cells, classes).
 
-    A promise for new subjects needs enough of them; with fewer it is one for new cells of these subjects.
+    A guarantee for new subjects needs enough of them; with fewer it is one for new cells of these subjects.
     """
     per_class = [len(set(np.array(seen.names)[seen.labels == label])) for label in np.unique(seen.labels)]
     enough = seen.by_subject and min(per_class) >= 1 / alpha - 1

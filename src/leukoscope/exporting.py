@@ -111,12 +111,12 @@ def export_run(
         raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")
     members: list[Member] = []
     files: dict[str, bytes] = {}
-    together = [chosen] if experiment.train.mode == "probe" else [[fold] for fold in chosen]
-    for own in together:
+    groups = [chosen] if experiment.train.mode == "probe" else [[fold] for fold in chosen]
+    for own in groups:
         say(f"export    fold {', '.join(map(str, own))}")
         metadata = {CLASSES_KEY: "\n".join(evidence.predictions.classes), "leukoscope.fold": " ".join(map(str, own))}
         exported = export_folds(run, folds=own, metadata=metadata, store=store)
-        place = f"member-{len(members)}/" if len(together) > 1 else ""
+        place = f"member-{len(members)}/" if len(groups) > 1 else ""
         member = Member(
             graph=f"{place}model.onnx",
             weights=f"{place}weights.safetensors" if weights else "",
@@ -140,7 +140,7 @@ def export_run(
 
 
 def promise_again(bundle: Bundle, left_out: "LeftOut", *, alpha: float) -> Bundle:
-    """Write a bundle again in its place with all that it promises learnt from parts left out."""
+    """Write a bundle again in its place with all that it guarantees learned from parts left out."""
     changes = learnt_from(left_out, bundle.manifest, alpha=alpha)
     changed = Manifest.model_validate(bundle.manifest.model_dump() | changes)
     return amend_bundle(bundle, files={CARD: card(changed).encode()}, **changes)
@@ -149,7 +149,7 @@ def promise_again(bundle: Bundle, left_out: "LeftOut", *, alpha: float) -> Bundl
 def learn_rejection(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: float, say: Say) -> Bundle:
     """Add to a bundle when it refuses and when it is unsure, learned from the cells of its run.
 
-    A rule for which the run has too few cells or subjects is left out, said aloud, and noted in the card.
+    A rule for which the run has too few cells or subjects is left out, reported, and noted in the card.
     """
     rules: dict[str, Callable[[], ManifestEntry]] = {
         "conformal": lambda: fit_conformal(*_scored(evidence), alpha=alpha),
@@ -229,7 +229,7 @@ def _read_metrics(run: Path) -> dict[str, Any]:
 
 
 def _other_test(run: Path) -> dict[str, Any]:
-    """Return what a card says about another run of the same settings."""
+    """Return what a card shows of another run of the same settings."""
     experiment, metrics = Experiment.read(run / "config.toml"), _read_metrics(run)
     split = experiment.split
     test = f"{split.scheme}, seed {experiment.seed}"
@@ -285,7 +285,7 @@ def _manifest(
 
 
 def _without_paths(experiment: Experiment) -> dict[str, Any]:
-    """Return the settings as a bundle tells them: it travels, and folders of the machine that made it stay at home."""
+    """Return the settings as a bundle keeps them: without folders of the machine that made it."""
     settings = experiment.model_dump(mode="json")
     settings["model"]["weights"] = Path(experiment.model.weights).name
     return settings
@@ -347,14 +347,14 @@ def _calibrated(evidence: Evidence, chosen: Any) -> Floats:
 
 
 TOLERANCE = 0.05
-"""So much more of a class may be called another one in a single part than in all parts together."""
-_MOST = 0.49  # of a class; more than half would be no promise
+"""So much more of a class may be called another one in a single part than over all parts."""
+_MOST = 0.49  # of a class; more than half would guarantee nothing
 _FEWEST = 0.1  # share of all cells of a part that is judged by itself; smaller ones are judged together
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What networks said to the cells of parts that they had not learnt from; row i is always the same cell."""
+    """The answers of networks to cells of parts that they had not learned from; row i is always the same cell."""
 
     classes: tuple[str, ...]
     probabilities: Floats
@@ -377,7 +377,7 @@ class LeftOut:
 def read_left_out(runs: Sequence[Path]) -> LeftOut | None:
     """Return the answers to parts left out of some runs; None where no run left a part out.
 
-    A part that several runs left out is judged by the one that learnt from most cells.
+    A part that several runs left out is judged by the one that learned from most cells.
 
     Raises:
         UsageError: the runs tell different classes apart.
@@ -401,7 +401,7 @@ def read_left_out(runs: Sequence[Path]) -> LeftOut | None:
 
 
 def learnt_from(left_out: LeftOut, manifest: Manifest, *, alpha: float) -> dict[str, Any]:
-    """Return the entries of bundle.json that hold what a bundle promises, learnt from parts left out.
+    """Return the entries of bundle.json behind the guarantees of a bundle, learned from parts left out.
 
     Temperature, operating points, the unsure band and the accuracy on subjects; the networks stay.
 
@@ -429,11 +429,11 @@ def learnt_from(left_out: LeftOut, manifest: Manifest, *, alpha: float) -> dict[
 
 
 def fit_rule(calibrated: LeftOut, *, alpha: float) -> ConformalRule:
-    """Return a conformal rule that keeps its promise for a new subject of all parts, and nearly in each of them.
+    """Return a conformal rule whose guarantee holds for a new subject of all parts, and nearly in each of them.
 
     Of each class, the strictest of the rule of all parts together at alpha, and of those at alpha + TOLERANCE of each
-    part that has subjects enough to promise anything: conformal prediction by class and part. The parts are few, and no
-    rule covers the next one for sure; this one at least does not buy the decisions in one part with errors in another.
+    part that has subjects enough for a guarantee: conformal prediction by class and part. The parts are few, and no
+    rule covers the next one for sure; this one at least does not trade errors in one part for decisions in another.
     Alpha itself in each part would be too strict: of seven subjects, the next one alone is an eighth.
     """
     pooled = fit_conformal(calibrated.probabilities, calibrated.labels, calibrated.groups, alpha=alpha)

@@ -22,7 +22,7 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
-# Operators of networks that look at pictures, each of which ends whatever its input: no Loop, Scan, If or SequenceMap.
+# Operators of networks for images, each of which terminates whatever its input: no Loop, Scan, If or SequenceMap.
 _NAMES = (
     "Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat Constant "
     "ConstantOfShape Conv ConvInteger ConvTranspose CumSum DepthToSpace DequantizeLinear Div Dropout "
@@ -42,8 +42,8 @@ _TAKEN, _GIVEN, _OPERATOR, _DOMAIN = 1, 2, 4, 7  # of a node
 _LARGEST_KEY = 1 << 32  # other readers cut larger ones off, and would find fields where this one finds none
 _ORT = b"ORTM"  # at byte 4 of ONNX Runtime's own format, which it would read instead of ONNX
 
-# Operator -> which of its inputs say how large its output is. What a picture shows must not reach these: memory and
-# time of a network are then the same for every picture, and one trial tells them.
+# Operator -> which of its inputs give the size of its output. Pixel values must not reach these: memory and time of a
+# network are then the same for every image, and one trial shows them.
 _SIZES = {
     "ConstantOfShape": (0,),
     "Expand": (1,),
@@ -68,7 +68,7 @@ def check_graph(onnx: bytes, where: Path) -> None:
 
     Raises:
         BundleError: it is none, points to other files, uses operators that are not on the list, or needs more memory
-            for one picture than for another.
+            for one image than for another.
     """
     try:
         outside, strange = points_outside(onnx), sorted(strange_operators(onnx))
@@ -87,7 +87,7 @@ def check_graph(onnx: bytes, where: Path) -> None:
         )
     if growing:
         raise BundleError(
-            f"{where} takes the size of what {growing} gives from the picture's values, so its memory has no bound. "
+            f"{where} takes the size of what {growing} gives from the image's values, so its memory has no bound. "
             "Do not trust this bundle; ask who made it."
         )
 

@@ -1,4 +1,4 @@
-"""A model bundle: a folder whose bundle.json says everything about it, on the disk or in a model hub.
+"""A model bundle: a folder whose bundle.json describes it in full, on the disk or in a model hub.
 
 Every entry is validated when a bundle is opened, so that a wrong one is refused then, and by name, and not halfway
 through somebody's cells. Entries that are only shown (metrics, training, credits) stay the plain dicts that they are in
@@ -422,7 +422,7 @@ class SubjectFigures(Settings):
 
 
 class Manifest(Settings):
-    """Everything that bundle.json says."""
+    """The content of bundle.json."""
 
     format: Literal[2] = 2
     name: str
@@ -452,7 +452,7 @@ class Manifest(Settings):
     conformal: Maybe[ConformalRule] = None
     """When a cell is unsure."""
     pictures: Literal["cells", "fields"] = "cells"
-    """What its training pictures show: single cells cut out on black, or whole fields. It is asked about the same."""
+    """What its training images show, and what it expects: single cells cut out on black, or whole fields."""
     types: Maybe[TypeNetwork] = None
     """The network that tells types of cells."""
     stain: Maybe[StainColours] = None
@@ -747,7 +747,7 @@ def _fetch(hub: Any, repository: str, name: str, *, revision: str | None, addres
 
 
 def _files_in(manifest: Path, address: str) -> list[str]:
-    """Return the names of the other files; opening the bundle says what is wrong with bundle.json."""
+    """Return the names of the other files; opening the bundle reports what is wrong with bundle.json."""
     try:
         names = json.loads(manifest.read_text(encoding="utf-8"))["files"]
         named = [str(name) for name in names]

@@ -1,7 +1,8 @@
 """Who vouches for a bundle: an Ed25519 signature over its seal, in a file beside bundle.json.
 
 The seal of a bundle finds damage, and whoever changes a file can make a new one. A signature cannot be made without the
-private key. What it is worth depends on how the public key was received: hand it over on another way than the bundle.
+private key. It is only worth as much as the way in which the public key was received: hand it over
+separately from the bundle.
 """
 
 import base64
@@ -19,7 +20,7 @@ from .manifest import Bundle
 
 SIGNATURE = "signature.json"
 FORMAT = 1
-_SAID = "leukoscope bundle signature 1"  # so that a signature is good for nothing else
+_PURPOSE = "leukoscope bundle signature 1"  # so that a signature cannot be used for anything else
 
 
 @dataclass(frozen=True)
@@ -153,4 +154,4 @@ def _fingerprint(public: Any) -> str:
 
 
 def _message(seal: str, name: str) -> bytes:
-    return json.dumps([_SAID, seal, name], ensure_ascii=False).encode()
+    return json.dumps([_PURPOSE, seal, name], ensure_ascii=False).encode()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .fields import JudgedCell
 
 FEWEST_RED_CELLS = 50
-"""Red cells below which nothing is said about their size."""
+"""Red cells below which their size is not reported."""
 MEASURED = {"red cells": (0.9, 0.47), "platelets": (0.86, 0.73)}
 """Recall and precision against the boxes of BCCD at IoU .5, as docs/benchmarks/blood-count.json has them."""
 
@@ -42,7 +42,7 @@ class FieldCount:
     clumped: int
     """Platelets that lie in clumps, and what is as large as a clump."""
     white: int
-    """White cells that were told apart."""
+    """White cells that were classified."""
     diameters_um: tuple[float, ...] = ()
     """Of whole red cells, where the scale is stated."""
 
@@ -59,7 +59,7 @@ class FieldCount:
 
 @dataclass(frozen=True)
 class BloodSummary:
-    """What fields show beside white cells, together."""
+    """What all fields show beside white cells."""
 
     fields: int
     red_cells: int
@@ -70,7 +70,7 @@ class BloodSummary:
     platelets_per_100_red_cells: Estimate | None
     """None without red cells."""
     platelets_per_white_cell: Estimate | None
-    """None without white cells that were told apart."""
+    """None without white cells that were classified."""
     platelets_e9_per_l: Estimate | None
     """Platelets in 10⁹ per litre; None where the user gives no factor."""
     red_cell_um: Estimate | None
@@ -150,13 +150,13 @@ def together(counts: Sequence[FieldCount]) -> FieldCount | None:
 def with_cells(found: FieldCount, *, white: int, large: int) -> FieldCount:
     """Return the same beside the cells of the field.
 
-    white: those that were told apart. large: those called platelet, which are clumps or giant platelets.
+    white: those that were classified. large: those called platelet, which are clumps or giant platelets.
     """
     return replace(found, white=white, platelets=found.platelets + large, clumped=found.clumped + large)
 
 
 def summary_of(fields: Sequence[FieldCount], *, factor: float | None = None) -> BloodSummary | None:
-    """Return what some fields show together; None without any.
+    """Return what some fields show in total; None without any.
 
     factor: platelets in 10⁹ per litre for one platelet in a field, as the laboratory found it for its microscope.
     """

@@ -1,4 +1,4 @@
-"""Types of cells, told before "blast or normal?", which has a meaning for lymphoid cells alone; and the differential.
+"""Types of cells, classified before "blast or normal?", which is asked of lymphoid cells alone; and the differential.
 
 One small network (see docs/explanation/cell-types.md) gives a probability for each of TYPES. The rule on top of it is
 careful in one direction: a cell is asked about blasts only where lymphoid is the likeliest type and nothing else that
@@ -40,7 +40,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TypeOpinion:
-    """What the model says about the type of one cell."""
+    """The model's opinion on the type of one cell."""
 
     type: str
     """One of TYPES, or UNSURE_TYPE."""
@@ -79,10 +79,10 @@ class CellTyper:
 
     def probabilities(self, crops: Sequence[RGB]) -> NDArray[np.float64]:
         """Return calibrated probabilities (crops, types)."""
-        said = [self._session.run(["probabilities"], {"crops": crop[None]})[0] for crop in crops]
-        if not said:
+        answers = [self._session.run(["probabilities"], {"crops": crop[None]})[0] for crop in crops]
+        if not answers:
             return np.zeros((0, len(TYPES)))
-        chances = np.concatenate(said)
+        chances = np.concatenate(answers)
         check_answer(chances, where=GRAPH)
         return np.asarray(temper(chances, self._entry.temperature), float)
 
@@ -120,10 +120,10 @@ def require_round_nucleus(opinion: TypeOpinion, *, share: float, roundness: floa
 
 
 def by_granules(opinion: TypeOpinion, colours: Callable[[], NDArray[np.float64] | None]) -> TypeOpinion:
-    """Return the opinion on a cell of a field of which the network is torn between neutrophil and eosinophil.
+    """Return the opinion on a cell of a field of which the network is undecided between neutrophil and eosinophil.
 
-    colours: gives the numbers of fields.crops.granule_colours, which are then heard with equal weight. The two
-    types may change places; nothing else changes, and no cell comes to be asked about blasts.
+    colours: gives the numbers of fields.crops.granule_colours, which then count with equal weight. The two
+    types may be exchanged; nothing else changes, and no further cell is asked about blasts.
     """
     table = opinion.probabilities
     pair = table.get(NEUTROPHIL, 0.0), table.get(EOSINOPHIL, 0.0)
@@ -139,7 +139,7 @@ def by_granules(opinion: TypeOpinion, colours: Callable[[], NDArray[np.float64] 
 NEUTROPHIL, EOSINOPHIL = "neutrophil", "eosinophil"
 TORN = 0.05  # least probability of the less likely of the two
 # Logistic weights that speak for an eosinophil; `benchmarks/train_cell_types.py granules` learns them from the cells of
-# PBC and BCCD that the network has learnt from too.
+# PBC and BCCD that the network has learned from too.
 GRANULES = (15.02, 3.46, 11.62, 4.07, -7.34, -6.83, 22.68, 11.42, 2.85, -43.13, -20.5, 6.23)
 GRANULES_CONSTANT = -6.13
 
@@ -189,18 +189,18 @@ GOAL = 200
 
 _Z = 1.959963984540054  # of the normal distribution, for 95 %
 _DRAWS, _STEPS = 400, 150
-_KNOWN = 15  # cells of a type below which its row of the confusion matrix says too little to be used
+_KNOWN = 15  # cells of a type below which its row of the confusion matrix is too uncertain to be used
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Differential:
-    """White cells by kind, and beside them what is no white cell or could not be told."""
+    """White cells by kind, and separately cells that are not white cells or could not be classified."""
 
     rows: tuple[CellShare, ...]
     white: int
-    """White cells that were told apart: the sum of the rows."""
+    """White cells that were classified: the sum of the rows."""
     goal: int
     apart: dict[str, int]
     """APART -> cells."""
@@ -210,7 +210,7 @@ class Differential:
     per_100: dict[str, CellShare]
     """Immature granulocytes and erythroblasts, for each 100 white cells (of which erythroblasts are none)."""
     said: str
-    """One sentence: how many were told apart, and whether that is enough."""
+    """One sentence: how many were classified, and whether that is enough."""
     how: str
     """What the intervals rest on; empty where there are none."""
 
@@ -242,10 +242,10 @@ class Kinds:
     called: int = 0
     """Lymphoid cells that the operating point calls blasts, the undecided among them too."""
     answered: int = 0
-    """Lymphoid cells of which it says anything."""
+    """Lymphoid cells that have a class."""
 
     def add(self, opinion: "Opinion", *, positive: str, times: int = 1) -> None:
-        """Count one more cell, or `times` of which the same was said."""
+        """Count one more cell, or `times` cells with the same opinion."""
         kind = kind_of(opinion, positive=positive)
         self.cells[kind] += times
         if kind in (BLAST, LYMPHOCYTE, UNDECIDED) and opinion.called:
@@ -270,7 +270,7 @@ class Counting:
     def __init__(self, manifest: Manifest, *, point: str, order: Sequence[str] = ORDER, goal: int = GOAL) -> None:
         """Begin; `point` is an operating point as the bundle spells it. A bundle without a type head counts nothing."""
         self.told = bool(manifest.types)
-        """Whether the bundle tells types at all."""
+        """Whether the bundle classifies types at all."""
         self._positive, self._order, self._goal = manifest.positive, checked_order(order), goal
         self._errors = errors_of(manifest, point)
         self._all = Kinds()
@@ -283,15 +283,15 @@ class Counting:
             kinds.add(opinion, positive=self._positive)
 
     def everything(self) -> Differential | None:
-        """Return the differential of all cells; None where the bundle tells no types."""
+        """Return the differential of all cells; None where the bundle classifies no types."""
         return self._counted(self._all) if self.told else None
 
     def of_subject(self, name: str) -> Differential | None:
-        """Return that of a subject; None where the bundle tells no types."""
+        """Return that of a subject; None where the bundle classifies no types."""
         return self._counted(self._of.get(("subject", name), Kinds())) if self.told else None
 
     def of_field(self, path: str) -> Differential | None:
-        """Return that of a field; None where the bundle tells no types."""
+        """Return that of a field; None where the bundle classifies no types."""
         return self._counted(self._of.get(("field", path), Kinds())) if self.told else None
 
     def _counted(self, kinds: Kinds) -> Differential:

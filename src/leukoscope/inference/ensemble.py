@@ -46,7 +46,7 @@ _QUIET = 4  # ONNX Runtime's level for fatal errors: our own errors say what is 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a bundle says about a batch."""
+    """The answers of a bundle to a batch."""
 
     probabilities: Floats
     """(batch, classes) float64, calibrated."""
@@ -60,7 +60,7 @@ class Outputs:
 class Ensemble:
     """The sessions of a bundle, each on one thread; every look of a member at a crop is a task for some threads.
 
-    There are as many threads as OMP_NUM_THREADS says, else as processors: so a cell that comes alone has all of them,
+    There are as many threads as OMP_NUM_THREADS, or else as processors: so a cell that comes alone has all of them,
     and callers that bring several cells at once share them.
     """
 
@@ -257,7 +257,7 @@ def try_bundle(bundle: Bundle) -> None:
     """Make sure that a bundle can be loaded and asked with bounded memory and time; the shipped one is known to be.
 
     Raises:
-        BundleError: it cannot; what is wrong with it is said, or that it broke the process that tried it.
+        BundleError: it cannot; the message gives the reason, or that the process that tried it crashed.
     """
     seal = bundle.manifest.seal
     note = _cache() / f"{seal}-{metadata.version('onnxruntime')}"

@@ -54,7 +54,7 @@ class Explanation:
     full: float
     """Heat that is drawn as strong as tanh(1): see explanation.to_rgba."""
     checks: dict[str, float]
-    """Of cam, `inside`, the share of heat on the cell, and `cell_share`, the share of the picture that the cell takes,
+    """Of cam, `inside`, the share of heat on the cell, and `cell_share`, the share of the crop that the cell takes,
     which even heat would have on it; areas under the deletion and insertion curves where they were asked for."""
 
     def row(self) -> dict[str, Any]:
@@ -71,10 +71,10 @@ class Explanation:
 
     def said(self) -> list[str]:
         """Return the checks in words, such as 'inside 0.81 (the cell takes 0.55)'."""
-        said = {name: f"{name} {value:.2f}" for name, value in self.checks.items() if name != "cell_share"}
-        if "inside" in said:
-            said["inside"] += f" (the cell takes {self.checks['cell_share']:.2f})"
-        return list(said.values())
+        words = {name: f"{name} {value:.2f}" for name, value in self.checks.items() if name != "cell_share"}
+        if "inside" in words:
+            words["inside"] += f" (the cell takes {self.checks['cell_share']:.2f})"
+        return list(words.values())
 
 
 class Explainer:
@@ -89,7 +89,7 @@ class Explainer:
 
         Raises:
             UnknownNameError: there is no such method.
-            UsageError: the bundle's members see different crops, so that there is not one picture to draw on.
+            UsageError: the bundle's members see different crops, so that there is no single image to draw on.
         """
         if method and method not in METHODS:
             raise UnknownNameError("method", method, METHODS)
@@ -123,8 +123,8 @@ class Explainer:
         heat = self._heat(method, crop, outputs.maps[0, index], index)
         full = full_evidence(self._predictor.manifest) if method == "cam" else FULL_LOG_ODDS
         chance = float(outputs.probabilities[0, index])
-        checks = self._looked_at(crop, heat) if method == "cam" else {}  # the others hide nothing but the cell
-        checks |= self._followed(crop, heat, index)
+        checks = self._inside(crop, heat) if method == "cam" else {}  # the others hide nothing but the cell
+        checks |= self._curve_areas(crop, heat, index)
         view = view_of(image, self._prepare)
         crop, heat = (np.ascontiguousarray(turn_back(each, view, axes=(0, 1))) for each in (crop, heat))
         return Explanation(crop, heat, classes[index], chance, method, full, checks)
@@ -146,11 +146,11 @@ class Explainer:
             return lime(self.predict, crop, target=index, rng=np.random.default_rng(self._seed))
         return enlarge(evidence, size=len(crop))
 
-    def _looked_at(self, crop: RGB, heat: Heat) -> dict[str, float]:
+    def _inside(self, crop: RGB, heat: Heat) -> dict[str, float]:
         inside, share = inside_share(heat, crop), float(cell_mask(crop).mean())
         return {} if np.isnan(inside) else {"inside": round(inside, 4), "cell_share": round(share, 4)}
 
-    def _followed(self, crop: RGB, heat: Heat, index: int) -> dict[str, float]:
+    def _curve_areas(self, crop: RGB, heat: Heat, index: int) -> dict[str, float]:
         curves = (deletion, insertion) if self._curves else ()
         return {curve.__name__: round(curve(self.predict, crop, heat, target=index).area, 4) for curve in curves}
 

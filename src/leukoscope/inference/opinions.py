@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Opinion:
-    """What a bundle says about one cell."""
+    """The opinion of a bundle on one cell."""
 
     name: str
     """Path of the file as it was given, or 'image 3' for the third array."""
@@ -62,7 +62,7 @@ class Opinion:
     embedding: NDArray[np.float32] | None = None
     """(channels,): the cell as the first member describes it; None for an image that is refused or not asked about."""
     subject: str = ""
-    """Whose cell it is: the sub-folder or the column subject; empty where nobody said."""
+    """Whose cell it is: the sub-folder or the column subject; empty where it is not known."""
     field: str = ""
     """Path or name of the smear field or slide in which the cell was found; empty for a cell that came cut out."""
     found: FieldCell | None = None
@@ -71,9 +71,9 @@ class Opinion:
     """What was done to the values of the file to read it: depth, colour profile, orientation."""
 
     type: str = ""
-    """Type of the cell (inference.cell_types), 'unsure', or 'smudge'; empty where none was told."""
+    """Type of the cell (inference.cell_types), 'unsure', or 'smudge'; empty where the bundle classifies none."""
     types: dict[str, float] | None = None
-    """Calibrated probability of each type; None where no type was told."""
+    """Calibrated probability of each type; None where the bundle classifies none."""
 
     def __repr__(self) -> str:
         chances = "".join(f", {name} {chance:.3f}" for name, chance in (self.probabilities or {}).items())
@@ -82,12 +82,12 @@ class Opinion:
         return f"<Opinion on {self.name}: {kind}{self.decision}{chances}{reason}>"
 
     def row(self, classes: Sequence[str], types: Sequence[str] = ()) -> dict[str, Any]:
-        """Return it as a row of predictions.csv; what was not told is empty. `types`: those that the bundle tells."""
+        """Return it as a row of predictions.csv; what is not known is empty. `types`: those of the bundle."""
         chances, kinds = self.probabilities or {}, self.types or {}
-        told = {"type": self.type} if types else {}
+        type_of = {"type": self.type} if types else {}
         return {
             "path": self.name,
-            **told,
+            **type_of,
             **{f"prob_type_{name}": round(kinds[name], 6) if name in kinds else "" for name in types},
             **{f"prob_{name}": round(chances[name], 6) if name in chances else "" for name in classes},
             "decision": self.decision,
@@ -116,7 +116,7 @@ def review_priority(opinion: Opinion, *, positive: str, threshold: float) -> tup
 
 
 def evidence_of(opinion: Opinion, manifest: Manifest) -> Heat | None:
-    """Return what each place of the crop says (h, w): for the disease, or for the called class with more than two.
+    """Return how much each place of the crop speaks for the disease (h, w), or with more classes for the called one.
 
     None where the cell was not judged, or the network's map has fewer than LEAST_PLACES places along a side.
     """
@@ -142,7 +142,7 @@ def worded(reason: str) -> str:
 
 
 def columns_of(classes: Sequence[str], *, subject: bool = False, types: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the columns of predictions.csv, with or without one for the subject; `types`: those the bundle tells.
+    """Return the columns of predictions.csv, with or without one for the subject; `types`: those the bundle classifies.
 
     >>> columns_of(("hem", "all"))
     ('path', 'prob_hem', 'prob_all', 'decision', 'reason', 'quality')
@@ -308,7 +308,7 @@ class Opinions(Sequence[Opinion]):
         self._opinions = tuple(opinions)
         self._counts_of_fields = counts
         self.manifest = manifest
-        """What the bundle says about itself."""
+        """The manifest of the bundle."""
         self.point = point
         """The operating point, such as 'high_sensitivity'."""
 
@@ -336,7 +336,7 @@ class Opinions(Sequence[Opinion]):
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The types of cells that the model tells; empty where it tells none."""
+        """The types of cells that the model classifies; empty where it classifies none."""
         return TYPES if self.manifest.types else ()
 
     def to_pandas(self) -> pd.DataFrame:
@@ -384,7 +384,7 @@ class Opinions(Sequence[Opinion]):
         return rows
 
     def differential(self, *, order: Sequence[str] = ORDER, goal: int = GOAL) -> Differential | None:
-        """Return how many white cells of each kind there are, with 95 % intervals; None where no types are told.
+        """Return white cells by kind, with 95 % intervals; None where the bundle classifies no types.
 
         order: rows in a laboratory's own order; others follow. goal: white cells that the laboratory counts.
 

@@ -65,8 +65,8 @@ def share_in_words(share: Mapping[str, float | None], *, cells: int) -> str:
     'not known yet'
     """
     value, low, high = share["value"], share["low"], share["high"]
-    said = f"{100 * value:.0f} %" if value is not None and is_known(share, cells=cells) else NOT_KNOWN
-    return said if low is None or high is None else f"{said} ({100 * low:.0f} to {100 * high:.0f})"
+    text = f"{100 * value:.0f} %" if value is not None and is_known(share, cells=cells) else NOT_KNOWN
+    return text if low is None or high is None else f"{text} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def rogan_gladen(apparent: float, sensitivity: float, specificity: float) -> float | None:
@@ -93,7 +93,7 @@ class Accuracy:
     def share(self, called: int, *, cells: int, rng: np.random.Generator) -> dict[str, float | None]:
         """Return value, low and high of the share of diseased cells when `called` of `cells` are called diseased.
 
-        The value is None when the model is no better than guessing; the interval then says nothing: 0 to 1.
+        The value is None when the model is no better than guessing; the interval is then 0 to 1.
         """
         if cells == 0:
             return {"value": None, "low": None, "high": None}
@@ -141,7 +141,7 @@ def accuracy_of(manifest: Manifest, point: str, *, seed: int = 0) -> Accuracy | 
 
 
 def draw_rates(right: Floats, cells: Floats, *, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
-    """Draw the rate at which a new subject's cells are decided rightly, from counts per known subject (subjects,).
+    """Draw the rate at which a new subject's cells are classified correctly, from counts per known subject (subjects,).
 
     Each draw picks the subjects anew with replacement, estimates mean and spread between them (the analysis-of-
     variance estimator of the intraclass correlation: Ridout et al. 1999, doi 10.1111/j.0006-341X.1999.00137.x), and

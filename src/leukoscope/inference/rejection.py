@@ -77,8 +77,8 @@ def appearance(box: RGB, inside: Mask) -> Appearance:
     ordered = places[np.argsort(places.sum(axis=1))]
     fifth = len(ordered) // 5
     fifths = (ordered[:fifth], ordered[2 * fifth : 3 * fifth], ordered[-fifth:])
-    together = _correlations(places)
-    linked = np.arctanh(np.clip((together[0, 1], together[1, 2]), -0.99, 0.99))
+    correlations = _correlations(places)
+    linked = np.arctanh(np.clip((correlations[0, 1], correlations[1, 2]), -0.99, 0.99))
     return tuple(
         float(value)
         for value in (
@@ -92,7 +92,7 @@ def appearance(box: RGB, inside: Mask) -> Appearance:
 
 
 def _tiled(plane: NDArray[Any], rows: int, columns: int, *, step: int) -> list[NDArray[Any]]:
-    """Return what lies at each place of a tile of `step` pixels: arrays (rows, columns, ...)."""
+    """Return the pixels at each place of a tile of `step` pixels: arrays (rows, columns, ...)."""
     cut = plane[: rows * step, : columns * step]
     return [cut[down::step, across::step] for down in range(step) for across in range(step)]
 
@@ -190,7 +190,7 @@ class Traits:
     """Longer side of the largest piece's box, in source pixels; 0 when the image is black."""
     detail: float
     """Mean step from each place to the mean of its four neighbours at half resolution, in grey levels of green.
-    Of nine measures tried it tells blur best: at a standard deviation of 1.5 px all cells fall below all sharp ones."""
+    Of nine measures tried it finds blur best: at a standard deviation of 1.5 px all cells fall below all sharp ones."""
     contrast: float
     """Standard deviation of green well inside the cell, in grey levels."""
     saturated: float
@@ -201,12 +201,12 @@ class Traits:
 
 @dataclass(frozen=True)
 class Quality:
-    """Whether a picture is fit to be judged."""
+    """Whether an image is fit to be judged."""
 
     score: float
-    """1 for a picture like the middle of the training cells, 0 for one that is refused."""
+    """1 for an image like the median training cell, 0 for one that is refused."""
     reason: str
-    """Empty when the picture can be judged."""
+    """Empty when the image can be judged."""
 
 
 def measure(image: RGB) -> Traits:
@@ -241,7 +241,7 @@ def measure(image: RGB) -> Traits:
 
 
 def on_plain_ground(image: RGB) -> bool:
-    """Return whether a picture shows something cut out on one colour other than black, such as white."""
+    """Return whether an image shows something cut out on one colour other than black, such as white."""
     frame = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     ground = np.median(frame, axis=0)
     if ground.max() <= BLACK or not _alike(frame, ground) > _ALL_AROUND:
@@ -316,14 +316,14 @@ def fit_quality(traits: Sequence[Traits]) -> QualityLimits:
 
 
 def _grain(traits: Traits) -> Appearance:
-    """Return what an enlarged picture changes together: the cell grows, and its detail does not."""
+    """Return logarithms of side, detail and contrast: in an enlarged image the cell grows, and its detail does not."""
     if not (traits.side and traits.detail and traits.contrast):
         return ()
     return float(np.log(traits.side)), float(np.log(traits.detail)), float(np.log(traits.contrast))
 
 
 def judge(traits: Traits, limits: QualityLimits, *, pictures: str = "cells") -> Quality:
-    """Say whether a measured picture can be judged, and if not, the first reason in the order of what to mend.
+    """Return whether a measured image can be judged, and if not, the first reason in the order of what to correct.
 
     pictures: what the bundle learned from, 'cells' cut out on black or whole 'fields'.
     """
@@ -351,7 +351,7 @@ def _why_no_cell(traits: Traits) -> str:
 
 
 def _why_not_whole(traits: Traits, limits: QualityLimits) -> str:
-    """Return why a picture is unlike the whole fields that a bundle learned from."""
+    """Return why an image is unlike the whole fields that a bundle learned from."""
     if not traits.cells:
         return "Empty: the image is all black. Remove it, or save the picture again."
     if traits.framed <= _FRAMED:
@@ -388,7 +388,7 @@ def _why_unknown(traits: Traits, limits: QualityLimits) -> str:
         times = distance(traits.appearance, limits.appearance) / limits.appearance.limit
         if times > 1:
             return f"Not the colours of a stained cell ({times:.1f} times the distance allowed). Check stain, camera."
-    large = traits.side > limits.side[1]  # a small one is told by the limits of detail alone
+    large = traits.side > limits.side[1]  # a small one is found by the limits of detail alone
     seen = _grain(traits)
     if large and seen and limits.grain and distance(seen, limits.grain) > limits.grain.limit:
         return "Size and fine detail do not go together as in training cells: an enlarged picture. Give the true scale."
@@ -460,7 +460,7 @@ class OutOfDistributionDetector:
         from safetensors.numpy import save
 
         arrays = {"mean": self.space.mean, "axes": self.space.axes, "spread": self.space.spread}
-        # safetensors writes the memory as it lies: an array in Fortran order would come back scrambled
+        # safetensors writes the memory in its order: an array in Fortran order would come back scrambled
         return bytes(save({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}))
 
 
@@ -581,7 +581,7 @@ def fit_conformal(
 
     Raises:
         ConfigError: alpha is not between 0 and 0.5.
-        DataError: there are no cells, or the arrays do not belong together.
+        DataError: there are no cells, or the arrays differ in length.
     """
     chances, classes, subjects = np.asarray(probabilities, dtype=float), np.asarray(labels), np.asarray(groups)
     _check(chances, classes, subjects, alpha=alpha)
@@ -635,11 +635,11 @@ def _guarantee(alpha: float, unit: str, plausible: list[float | None]) -> str:
         if unit == "subject"
         else ("cells exchangeable with those of the fit, which cells of new subjects are not")
     )
-    said = f"Of each class at most {alpha:.0%} of the cells are called another class, for {whose}."
+    text = f"Of each class at most {alpha:.0%} of the cells are called another class, for {whose}."
     if None in plausible:
         needed = int(np.ceil(1 / alpha - 1 - _ROUNDING))
-        said += f" A class with fewer than {needed} subjects in the fit is never ruled out."
-    return said
+        text += f" A class with fewer than {needed} subjects in the fit is never ruled out."
+    return text
 
 
 def plausible_classes(probabilities: ArrayLike, rule: ConformalRule) -> NDArray[np.bool_]:
@@ -670,15 +670,15 @@ def reached(
     >>> reached(rule, [[0.9, 0.1], [0.1, 0.9]], [0, 0], ["a", "b"], classes=["hem", "all"])["hem"].called_another
     0.5
     """
-    said, true, subjects = decide(probabilities, rule), np.asarray(labels), np.asarray(groups)
+    called, true, subjects = decide(probabilities, rule), np.asarray(labels), np.asarray(groups)
     table = {}
     for index, name in enumerate(classes):
         own = true == index
         if not own.any():
             continue
         _, owner, sizes = np.unique(subjects[own], return_inverse=True, return_counts=True)
-        decided = said[own] != UNSURE
-        shares = (np.bincount(owner, each) / sizes for each in (decided & (said[own] != index), decided))
+        decided = called[own] != UNSURE
+        shares = (np.bincount(owner, each) / sizes for each in (decided & (called[own] != index), decided))
         wrong, sure = (round(float(each.mean()), 6) for each in shares)
         table[name] = Reached(called_another=wrong, decided=sure, subjects=len(sizes), cells=int(own.sum()))
     return table
@@ -725,7 +725,7 @@ class Rejection:
     def of_decision(self, probabilities: Floats, *, called: int) -> str:
         """Return why a cell with these probabilities (classes,) must not be called this class, or ''.
 
-        The conformal rule must find this class plausible and no other: then its promise holds at every operating
+        The conformal rule must find this class plausible and no other: then its guarantee holds at every operating
         point, since an operating point can only make more cells unsure.
         """
         if not self._conformal:

@@ -204,7 +204,9 @@ def _other_tests(manifest: Manifest) -> list[str]:
     for other in others:
         weightings = [other.get("subject_weighted", {}).get("estimators", {}), other["estimators"]]
         values = [
-            span(each[name]["auroc"]) if name in each else "–" for each in weightings for name in ("model", "size")
+            span(each[name]["auroc"]) if "auroc" in each.get(name, {}) else "–"
+            for each in weightings
+            for name in ("model", "size")
         ]
         lines.append(
             f"| {other['test']} | {other['data']['cells']:,} | {other['data']['groups']} | {' | '.join(values)} |"

@@ -59,12 +59,12 @@ def class_weights(labels: Ints, *, classes: int) -> Floats:
 
 
 def class_draws(labels: Ints, *, classes: int) -> Floats:
-    """Return the probability of drawing each cell so that all classes come equally often, (cells,)."""
+    """Return the probability of drawing each cell so that all classes are drawn equally often, (cells,)."""
     return _as_shares(class_weights(labels, classes=classes)[labels])
 
 
 def size_draws(labels: Ints, area: Floats, *, classes: int) -> Floats:
-    """Return the probability of drawing each cell so that cell size says little about the class, (cells,).
+    """Return the probability of drawing each cell so that cell size predicts the class as little as possible, (cells,).
 
     Cells are sorted into bins of equal count by area (px), and every class is drawn with the same distribution over
     the bins: the smallest of the classes' own shares. No cell is drawn more often than its like for that. A tenth of
@@ -229,7 +229,7 @@ def read_prepared(run: Path) -> Prepared:
     """Read a prepared run folder.
 
     Raises:
-        DataError, SplitError: a file is missing or does not fit the others; says which command to run again.
+        DataError, SplitError: a file is missing or does not fit the others; the message names the command to run again.
     """
     experiment = Experiment.read(run / "config.toml")
     cells = read_cells(run / "cells.csv")
@@ -307,7 +307,7 @@ class Draws:
     mirror: Tensor
     """1 or -1."""
     zoom: Tensor
-    """Above 1 the cell looks larger."""
+    """Above 1 the cell appears larger."""
     shift: Tensor
     """(batch, 2): across and down, where 2 is the side of the crop."""
     stain: Tensor

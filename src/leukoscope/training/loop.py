@@ -108,7 +108,7 @@ def train(run: Path, *, resume: bool = False, devices: int | None = None, accele
     """Train every fold of a prepared run; write its checkpoints, histories and predictions.csv.
 
     RUN holds config.toml, cells.csv, split.json and pack/. Folds that are finished are kept. `devices` and
-    `accelerator` take the place of the run's own settings: where it is computed does not change what is learnt.
+    `accelerator` take the place of the run's own settings: where it is computed does not change what is learned.
 
     Raises:
         UsageError: the run has checkpoints and `resume` is not set; or the device does not exist.
