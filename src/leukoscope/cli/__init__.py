@@ -98,7 +98,7 @@ class LazyCommands(click.Group):
 @click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="leukoscope")
 def leukoscope() -> None:
-    """Tell leukemia blasts from normal blood-cell precursors in microscope images, with the certainty of each answer.
+    """Distinguish leukemia blasts from normal blood-cell precursors in microscope images.
 
     For research; not a diagnosis. Every command takes --help, --quiet and --verbose.
 

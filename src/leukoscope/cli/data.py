@@ -71,9 +71,9 @@ def index_command(
 @data.command("audit")
 @click.argument("table", type=_FILE)
 @click.option("-o", "--output", required=True, type=_FILE, help="The audit to write; traits.csv is written beside it.")
-@click.option("--names-only", is_flag=True, help="Look at digests and names alone and open no image.")
+@click.option("--names-only", is_flag=True, help="Compare digests and names only, without opening the images.")
 def audit_command(table: Path, output: Path, names_only: bool) -> None:
-    """Find unusable images, doubles, near doubles, and how far size or colour alone tell the classes.
+    """Find unusable images and duplicates, and measure how well size or colour alone separates the classes.
 
     Ends with status 1 when an image cannot be used; the audit is written all the same and names each of them.
 
@@ -142,11 +142,11 @@ def verify_command(folder: Path, output: Path | None) -> None:
 
 @data.command("fetch")
 @click.argument("release", type=click.Choice(["cnmc"]))
-@click.option("--from", "source", required=True, metavar="kaggle|URL|ZIP", help="Where to take it from.")
+@click.option("--from", "source", required=True, metavar="kaggle|URL|ZIP", help="Source of the images.")
 @click.option("-o", "--output", required=True, type=_FOLDER, help="Folder to unpack to.")
 @click.pass_context
 def fetch_command(context: click.Context, release: str, source: str, output: Path) -> None:
-    """Download, unpack and verify C-NMC 2019 (9.2 GB unpacked). A broken download goes on where it ended.
+    """Download, unpack and verify C-NMC 2019 (9.2 GB unpacked). An interrupted download is resumed.
 
     The images are in The Cancer Imaging Archive (doi 10.7937/tcia.2019.dc64i46r, CC BY 3.0) and, as one archive, on
     Kaggle, which wants an account: set KAGGLE_USERNAME and KAGGLE_KEY.
@@ -166,12 +166,16 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
 @click.argument("table", type=_FILE)
 @click.option("-o", "--output", required=True, type=_FILE, help="The split to write.")
 @click.option("--audit", "audited", type=_FILE, help="Also keep the subjects that this audit joined in one group.")
-@click.option("--scheme", type=click.Choice(["kfold", "holdout", "parts"]), help="How to split.")
+@click.option("--scheme", type=click.Choice(["kfold", "holdout", "parts"]), help="Kind of split.")
 @click.option("--folds", type=int, help="Number of folds (kfold).")
 @click.option("--train-part", multiple=True, help="Part to train on (parts); repeatable.")
 @click.option("--test-part", multiple=True, help="Part to test on (parts); repeatable.")
-@click.option("--leaky", is_flag=True, help="Split by image, as the paper did: cells of one patient are on both sides.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option(
+    "--leaky",
+    is_flag=True,
+    help="Split by image, as the paper did: cells of one patient are in both training and test.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of the split.")
 def split_command(
     table: Path,
     output: Path,
@@ -183,7 +187,7 @@ def split_command(
     leaky: bool,
     seed: int,
 ) -> None:
-    """Plan which subjects to train, tune and test on; no subject is on two sides.
+    """Assign subjects to training, validation and test; without --leaky, no subject is in two of them.
 
     \b
     Examples:
@@ -215,7 +219,7 @@ def split_command(
 @data.command("pack")
 @click.argument("table", type=_FILE)
 @click.option("-o", "--output", required=True, type=_FOLDER, help="Folder for crops.npy and pack.json.")
-@click.option("--view", type=click.Choice(["frame", "window", "cell"]), help="What of the image becomes the crop.")
+@click.option("--view", type=click.Choice(["frame", "window", "cell"]), help="Part of the image that becomes the crop.")
 @click.option("--size", type=int, help="Side of the crop in pixels.")
 @click.option("--window", type=int, help="Side of the square cut from the source, in source pixels (view window).")
 def pack_command(table: Path, output: Path, view: str | None, size: int | None, window: int | None) -> None:
@@ -242,7 +246,13 @@ def pack_command(table: Path, output: Path, view: str | None, size: int | None, 
 @field_options
 @click.option("--subject", default="", help="Name of the subject all these fields belong to; written to cells.csv.")
 @click.option("--whole-only", is_flag=True, help="Leave out cells that the border of the field cuts off.")
-@click.option("--to", "formats", multiple=True, type=click.Choice(["qupath", "dicom"]), help="Write this as well.")
+@click.option(
+    "--to",
+    "formats",
+    multiple=True,
+    type=click.Choice(["qupath", "dicom"]),
+    help="Also write the cells in this format; repeatable.",
+)
 def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **options: Any) -> None:
     """Find the white cells in smear FIELDS and cut each one out.
 

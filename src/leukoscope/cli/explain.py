@@ -26,14 +26,14 @@ _LONGEST = 40  # letters of a file's name that the name of its picture repeats
 @click.option(
     "--method",
     type=click.Choice(["cam", "occlusion", "lime"]),
-    help="[default: cam; occlusion where the network's map does not show where]",
+    help="How the map is computed. [default: cam, or occlusion for networks whose own map does not show where]",
 )
 @click.option("--class", "target", default="", metavar="NAME", help="Explain this class. [default: the likeliest]")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and JSON.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write all pictures as one page.")
 @point_option
-@click.option("--check", is_flag=True, help="Measure deletion and insertion of every cell as well (slower).")
-@click.option("--seed", default=0, show_default=True, help="For the random sets of lime.")
+@click.option("--check", is_flag=True, help="Also measure deletion and insertion for every cell (slower).")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random samples of lime.")
 def explain(
     images: tuple[Path, ...], model: str | None, target: str, output: Path | None, html: Path | None, **how: Any
 ) -> None:

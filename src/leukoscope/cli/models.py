@@ -64,7 +64,7 @@ def key(path: Path) -> None:
 @models.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--key", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Private key.")
-@click.option("--name", required=True, help="Who signs, as others shall read it.")
+@click.option("--name", required=True, help="Name of the signer, as shown to others.")
 def sign(bundle: Path, key: Path, name: str) -> None:
     """Sign a model BUNDLE: whoever has the public key can tell that it is as you made it.
 
@@ -144,22 +144,22 @@ def _require() -> None:
     type=click.Choice(["single", "half", "int8"]),
     default="single",
     show_default=True,
-    help="How large weights are kept: 4, 2 or 1 bytes each. int8 moves probabilities by about 0.01.",
+    help="Precision of the stored weights: 4, 2 or 1 bytes each. int8 changes probabilities by about 0.01.",
 )
 @click.option("--no-weights", is_flag=True, help="Leave out weights.safetensors, which only further training needs.")
 @click.option(
     "--also",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Run of the same settings, split otherwise, whose figures the card shows too; repeatable. "
-    "If it left whole parts out, calibration and the unsure band are learnt from these.",
+    help="Run with the same settings and another split, whose results the card also shows; repeatable. "
+    "If it left whole parts out, temperature, operating points and conformal thresholds are fitted on these.",
 )
 @click.option(
     "--alpha",
     type=click.FloatRange(0.001, 0.499),
     default=0.1,
     show_default=True,
-    help="Share of each class that may be called another; more cells are unsure when it is small.",
+    help="Largest share of each class that may be called another class; a smaller one makes more cells unsure.",
 )
 def export(
     run: Path,
@@ -209,11 +209,11 @@ def export(
 @click.argument("bundle")
 @click.argument("reviewed", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write the adapted bundle here; else only report."
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the adapted bundle here; without it, only report."
 )
-@click.option("--even-if-worse", is_flag=True, help="Write it although it is not shown to be better.")
+@click.option("--even-if-worse", is_flag=True, help="Write the bundle even if it is not shown to be better.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table.")
-@click.option("--seed", default=0, show_default=True, help="Of the folds and of the intervals.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the folds and the intervals.")
 def adapt(bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool, as_json: bool, seed: int) -> None:
     """Fit a new head of BUNDLE to REVIEWED cells of your laboratory, and report whether it is better.
 

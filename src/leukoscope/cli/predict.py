@@ -503,23 +503,23 @@ def predict_on_cluster(
     "formats",
     multiple=True,
     type=click.Choice(["qupath", "dicom", "csv", "fhir", "hl7"]),
-    help="Write this into the folder -o: qupath and dicom for every field, fhir and hl7 for every subject. Repeatable.",
+    help="Format of results in -o, a folder: qupath and dicom per field, fhir and hl7 per subject. Repeatable.",
 )
 @click.option(
     "--specimen",
     type=click.Choice(["blood", "bone marrow"]),
-    help="What the smears are of; only for blood do FHIR and HL7 carry LOINC codes.",
+    help="Specimen of the smears; FHIR and HL7 contain LOINC codes only for blood.",
 )
 @field_options
 @click.option(
     "--platelet-factor",
     type=click.FloatRange(min=0, min_open=True),
-    help="Platelets in 10⁹ per litre for one platelet in a field, as found for your microscope: adds an estimate.",
+    help="Platelets in 10⁹ per litre for one platelet per field, measured for your microscope: adds an estimate.",
 )
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep the work on slides here: a killed run goes on.",
+    help="Keep intermediate results of slides here, so that an interrupted run can be resumed.",
 )
 @click.option(
     "--order",
@@ -532,16 +532,18 @@ def predict_on_cluster(
     type=click.IntRange(1, 100_000),
     default=200,
     show_default=True,
-    help="White cells that your laboratory counts for a differential.",
+    help="Number of white cells that your laboratory counts for a differential.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Where cells cut out on black are answered: here, or on a Ray cluster; then -o is a folder of Parquet files.",
+    help="Where crops are classified: on this machine, or on a Ray cluster; then -o is a folder of Parquet files.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="With --engine ray. [default: all there is room for]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Number of Ray workers. [default: as many as fit in the cluster]"
+)
 @click.option(
     "--cpus-per-worker",
     type=click.IntRange(min=1),
@@ -550,7 +552,7 @@ def predict_on_cluster(
     help="Processor cores of each worker.",
 )
 def predict(images: tuple[str, ...], model: str | None, output: str | None, **options: Any) -> None:
-    """Give each cell in IMAGES a type and, if it is lymphoid, a class; or unsure; or refused, with the reason.
+    """Classify each cell in IMAGES: its type and, if lymphoid, its class; or unsure; or refused, with the reason.
 
     IMAGES are files, folders or CSV tables (columns path and, if you like, subject): cells cut out on black, or smear
     fields, DICOM microscope images and slides, whose cells are found, cut out and brought to the model's scale and

@@ -110,8 +110,10 @@ _TEXTS: dict[str, Callable[[Any], list[str]]] = {
 @click.command(short_help="From a folder of images to a trained model and a report.")
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--synthetic", type=int, default=0, metavar="N", help="Make N synthetic cells instead of reading images.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option(
+    "--synthetic", type=int, default=0, metavar="N", help="Generate N synthetic cells instead of reading images."
+)
+@click.option("--resume", is_flag=True, help="Resume a run that was stopped.")
 @click.option(
     "--until",
     default="report",
@@ -189,7 +191,7 @@ def _stopping() -> Iterator[Callable[[str, object], None]]:
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--resume", is_flag=True, help="Go on after a stop; finished folds and epochs are kept.")
+@click.option("--resume", is_flag=True, help="Resume after a stop; finished folds and epochs are kept.")
 @click.option("--devices", type=click.IntRange(min=1), help="Processes, one per device. [default: train.devices]")
 @click.option("--accelerator", metavar="NAME", help="cpu, cuda, mps or auto. [default: train.accelerator]")
 def train(run: Path, resume: bool, devices: int | None, accelerator: str | None) -> None:
@@ -197,8 +199,8 @@ def train(run: Path, resume: bool, devices: int | None, accelerator: str | None)
 
     RUN is a folder that holds config.toml, cells.csv, split.json and pack/, as `leukoscope run --until pack` leaves
     it. Each fold gets its history.csv and checkpoints; predictions.csv holds the raw probabilities of all validation
-    and test cells. A run that was killed and resumed ends with the same weights as one that was not. Several processes
-    share every batch and learn what one would; torchrun starts them over several machines.
+    and test cells. A run that was interrupted and resumed ends with the same weights as one that was not. Several
+    processes share each batch, with the same result as one; torchrun starts them on several machines.
 
     \b
     Examples:
@@ -226,7 +228,7 @@ def evaluate(run: Path, by: tuple[str, ...]) -> None:
     """Calibrate on validation subjects and measure on test subjects.
 
     Reads RUN/predictions.csv, cells.csv, split.json and traits.csv; writes RUN/calibration.json and
-    RUN/metrics.json, every number with its 95 % interval over subject groups, which count alike.
+    RUN/metrics.json, every number with its 95 % interval over subject groups, which are weighted equally.
 
     \b
     Examples:
@@ -271,8 +273,8 @@ def compare(run_a: Path, run_b: Path, output: Path | None) -> None:
     """Paired difference between two runs on the test cells that they share.
 
     Both runs are measured on the same cells, with the same subject groups left out in turn, so the interval of the
-    difference is far narrower than the two intervals side by side suggest. Subject groups count alike; the same per
-    cell is shown below.
+    difference is far narrower than the two intervals side by side suggest. Subject groups are weighted equally; the
+    differences with equal weight per cell follow below.
 
     \b
     Examples:
@@ -310,11 +312,13 @@ _FOLDER = click.Path(exists=True, path_type=Path)
 @click.option(
     "--work", type=click.Path(path_type=Path), help="Folder for what is kept between runs. [default: OUTPUT/work]"
 )
-@click.option("--offline", is_flag=True, help="Ask no model hub; weights that are not at hand are random.")
-@click.option("--seeds", type=click.IntRange(1, 100), help="How often each arm is run anew.")
-@click.option("--images", type=click.IntRange(0), help="How many images are looked at; 0 takes all.")
-@click.option("--size", type=click.IntRange(16, 1024), help="Side of the crops, px.")
-@click.option("--epochs", type=click.IntRange(1), help="Where a network is trained.")
+@click.option(
+    "--offline", is_flag=True, help="Do not contact a model hub; weights that are not in the cache are random."
+)
+@click.option("--seeds", type=click.IntRange(1, 100), help="Number of seeds; each arm is run once with each.")
+@click.option("--images", type=click.IntRange(0), help="Number of images to use; 0: all.")
+@click.option("--size", type=click.IntRange(16, 1024), help="Side of the crops in pixels.")
+@click.option("--epochs", type=click.IntRange(1), help="Number of epochs, in studies that train a network.")
 @click.option("--recipe", "recipes", multiple=True, help="Run only this recipe of generalisation; repeatable.")
 def reproduce(
     name: str | None,
@@ -330,11 +334,11 @@ def reproduce(
 ) -> None:
     """Run the study NAME and write OUTPUT/NAME.md with its figures and all numbers.
 
-    Finished arms are kept: repeat the command to go on where it was stopped. A study that is made smaller by --seeds,
+    Finished arms are kept: repeat the command to resume after a stop. A study that is made smaller by --seeds,
     --images, --size or --epochs is marked as such on its page.
 
-    generalisation runs all recipes that take minutes, or those that --recipe names; of the others it shows what was
-    finished before. One that trains networks takes hours and is kept network by network.
+    generalisation runs all recipes that take minutes, or only those given by --recipe, and shows the earlier results
+    of the others. A recipe that trains networks takes hours; each finished network is kept.
 
     \b
     Examples:

@@ -35,17 +35,17 @@ _HELP = {
     "model": "Model bundle: a folder, or hf://owner/name. [default: the shipped one]",
     "trust": "Public key (leukoscope models key): serve only a bundle that it signed; repeatable.",
     "survival": "Folder that `leukoscope survival` wrote; repeatable.",
-    "host": "Address to open on; others than this machine's own need accounts.",
-    "name": "Host name that browsers call it by; repeatable.",
-    "plain": "Cookies without Secure although open to others: for a trial without TLS.",
+    "host": "Address to listen on; any that other machines can reach requires accounts.",
+    "name": "Host name under which browsers reach the server; repeatable.",
+    "plain": "Send cookies without the Secure attribute although other machines can connect: for a trial without TLS.",
     "hospital": "TOML file of the hospital's systems that take results of signed cases: DICOMweb, FHIR, HL7.",
     "oidc": "TOML file of the OpenID Connect provider through which people sign in, beside passwords.",
-    "proxy": "Address of the proxy that does TLS; its headers are believed.",
+    "proxy": "Address of the proxy that terminates TLS; its X-Forwarded headers are trusted.",
     "order": "Rows of the differential in your laboratory's order, such as blast,neutrophil,lymphocyte; others follow.",
-    "goal": "White cells that your laboratory counts for a differential.",
-    "platelet_factor": "Platelets in 10⁹ per litre for one platelet in a field, as found for your microscope.",
-    "key": "Key for a label in the room, such as neutrophil=n; repeatable.",
-    "work": "Leave the analysis to other processes on the same database.",
+    "goal": "Number of white cells that your laboratory counts for a differential.",
+    "platelet_factor": "Platelets in 10⁹ per litre for one platelet per field, measured for your microscope.",
+    "key": "Keyboard shortcut of a label, such as neutrophil=n; repeatable.",
+    "work": "Do not start a worker; other processes on the same database analyse the images.",
     "password": "Read the password from this file instead of asking.",
 }
 _FOLDER = click.Path(path_type=Path)
@@ -68,7 +68,9 @@ _PASSWORD = click.option(
 @click.option("--survival", multiple=True, type=_FOLDER, help=_HELP["survival"])
 @point_option
 @click.option("--host", default="127.0.0.1", show_default=True, help=_HELP["host"])
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port to listen on; 0: any free one."
+)
 @click.option("--name", "names", multiple=True, metavar="HOST", help=_HELP["name"])
 @click.option("--plain-http", is_flag=True, help=_HELP["plain"])
 @click.option("--oidc", type=click.Path(exists=True, dir_okay=False, path_type=Path), help=_HELP["oidc"])
@@ -218,8 +220,10 @@ def accounts() -> None:
 
 @accounts.command("add")
 @click.argument("name")
-@click.option("--role", type=_ROLES, default="reader", show_default=True)
-@click.option("--laboratory", default="", help="Laboratories do not see each other's cases. [default: the only one]")
+@click.option("--role", type=_ROLES, default="reader", show_default=True, help="What the account may do.")
+@click.option(
+    "--laboratory", default="", help="Laboratory of the account; it sees no other's cases. [default: the only one]"
+)
 @_PASSWORD
 @_place_options
 def add(name: str, role: str, laboratory: str, password_file: Path | None, data: Path, database: str) -> None:
@@ -406,11 +410,13 @@ def fetch() -> None:
 @fetch.command("dicomweb")
 @click.argument("url")
 @click.option("--study", required=True, help="Study instance UID.")
-@click.option("--series", default="", help="Series instance UID; all series of the study without it.")
-@click.option("-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--series", default="", help="Series instance UID. [default: all series of the study]")
+@click.option(
+    "-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write."
+)
 @_USER
 def fetch_dicomweb(url: str, study: str, series: str, folder: Path, user: str) -> None:
-    """Fetch the images of a study through DICOMweb; a stopped call continues when it is repeated.
+    """Fetch the images of a study through DICOMweb; repeat the command to resume an interrupted download.
 
     \b
     Examples:

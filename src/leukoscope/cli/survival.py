@@ -31,7 +31,7 @@ def survival() -> None:
 @click.option("-o", "--output", default=Path("demo/survival"), show_default=True, type=_FOLDER, help="Folder to write.")
 @click.option("--open/--no-open", "show", default=True, help="Open the page in a browser when it is done.")
 def demo_command(output: Path, show: bool) -> None:
-    """Study three real tables: larynx cancer and lymphoma by stage, leukemia remission by treatment.
+    """Analyse three public data sets: larynx cancer and lymphoma by stage, leukemia remission by treatment.
 
     \b
     Examples:
@@ -60,20 +60,28 @@ def demo_command(output: Path, show: bool) -> None:
 )
 @click.option("--event", required=True, help="Column: what happened (0/1, true/false, alive/dead, or see --events).")
 @click.option("--events", default="", help="What its values mean: '0=censored,1=relapse,2=death'.")
-@click.option("--event-name", default="", help="The event in a word, for the page: 'death'.")
-@click.option("--competing", default="", help="Competing events: names from --events, or 0/1 columns, with commas.")
+@click.option("--event-name", default="", help="Name of the event on the page: 'death'.")
+@click.option(
+    "--competing", default="", help="Competing events: names from --events, or 0/1 columns, separated by commas."
+)
 @click.option("--competing-time", default="", help="Column: time of the competing event, if not --time.")
 @click.option("--stage", required=True, help="Column: stage, phase or risk group at diagnosis.")
 @click.option("--stage-order", default="", help="Stages, mildest first: 'A<B<C'. Usual names are recognised.")
-@click.option("--stage-cuts", default="", help="Limits that cut a numeric index into stages: '0.8,1.2'.")
-@click.option("--entry", default="", help="Column: time at which the patient came under observation.")
-@click.option("--landmark", default="", help="Count from this time on, who got there without an event: '6 months'.")
-@click.option("--id", "id_column", default="", help="Column that names the patient, to find repeated rows.")
-@click.option("--covariates", default="", help="More predictors, with commas: 'age,log(wbc)'.")
+@click.option("--stage-cuts", default="", help="Cut points that divide a numeric index into stages: '0.8,1.2'.")
+@click.option("--entry", default="", help="Column: time of entry into observation (left truncation).")
 @click.option(
-    "--horizons", default="", help="Times to answer for: '1 year,2 years'; chosen from the follow-up if absent."
+    "--landmark",
+    default="",
+    help="Landmark: count time from here, only for patients without an event until then: '6 months'.",
 )
-@click.option("--folds", default=5, show_default=True, type=click.IntRange(2, 20))
+@click.option("--id", "id_column", default="", help="Column that identifies the patient, to find repeated rows.")
+@click.option("--covariates", default="", help="More predictors, separated by commas: 'age,log(wbc)'.")
+@click.option(
+    "--horizons", default="", help="Times to predict for: '1 year,2 years'; chosen from the follow-up if absent."
+)
+@click.option(
+    "--folds", default=5, show_default=True, type=click.IntRange(2, 20), help="Folds of the cross-validation."
+)
 @click.option(
     "--repeats", default=5, show_default=True, type=click.IntRange(1, 100), help="Repeats of the cross-validation."
 )
@@ -82,13 +90,13 @@ def demo_command(output: Path, show: bool) -> None:
     default=50,
     show_default=True,
     type=click.IntRange(0, 1000),
-    help="Samples for the optimism; 0 leaves it out.",
+    help="Bootstrap samples for the optimism correction; 0 skips it.",
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option("--title", default="Survival by stage", show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Seed of the folds and the bootstrap.")
+@click.option("--title", default="Survival by stage", show_default=True, help="Title of the page.")
 @click.option("-o", "--output", required=True, type=_FOLDER, help="Folder to write.")
 def fit_command(cohort: Path, output: Path, title: str, **options: Any) -> None:
-    """Compare the stages of a COHORT (CSV, one row per patient), fit a model, judge it, write the page.
+    """Compare the stages of a COHORT (CSV, one row per patient), fit and evaluate a model, write the page.
 
     Writes survival.html (the page), survival.json (all numbers), model.json (for predict) and figures/.
 
@@ -203,11 +211,13 @@ def _latest(stage: dict[str, Any]) -> str:
 @survival.command("predict", context_settings=_DYNAMIC)
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.argument("table", required=False, type=_FILE)
-@click.option("--horizons", default="", help="Times to answer for: '1 year,2 years'; those of the model if absent.")
-@click.option("--extrapolate", is_flag=True, help="Answer past the last follow-up with a smooth curve, marked as such.")
+@click.option("--horizons", default="", help="Times to predict for: '1 year,2 years'; those of the model if absent.")
+@click.option(
+    "--extrapolate", is_flag=True, help="Predict past the last follow-up with a smooth curve; such values are marked."
+)
 @click.option("--json", "as_json_text", is_flag=True, help="Print JSON instead of sentences (a list for a TABLE).")
 @click.option("--picture", type=_FILE, help="Write the curve of one patient as SVG.")
-@click.option("-o", "--output", type=_FILE, help="Write the answers as CSV (else they go to the screen).")
+@click.option("-o", "--output", type=_FILE, help="Write the predictions as CSV instead of printing them.")
 @click.pass_context
 def predict_command(
     context: click.Context,
