@@ -88,7 +88,7 @@ class LaboratoryRow(Base):
     name: Mapped[str] = mapped_column(String(200), unique=True)
     created: Mapped[str] = mapped_column(default=now)
     readers: Mapped[int] = mapped_column(default=1)
-    """What a new case asks for, like the two below."""
+    """Default of a new case, like the two below."""
     hide_model: Mapped[bool] = mapped_column(default=False)
     settling: Mapped[str] = mapped_column(String(20), default=CONSENSUS)
     counting: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -98,7 +98,7 @@ class LaboratoryRow(Base):
 
 
 class AccountRow(Base):
-    """A person, or the one local account of a machine that nobody else can call."""
+    """A person, or the single local account of a server that only its own machine can reach."""
 
     __tablename__ = "accounts"
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -112,7 +112,7 @@ class AccountRow(Base):
 
 
 class IdentityRow(Base):
-    """Whom a provider of sign-ins (OpenID Connect) means by an account: SHA-256 of issuer and subject."""
+    """Links an account to an identity at an OpenID Connect provider: SHA-256 of issuer and subject."""
 
     __tablename__ = "identities"
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -132,7 +132,7 @@ class LoginRow(Base):
 
 
 class AttemptRow(Base):
-    """A failed login of a name or an address, of which only the SHA-256 is stored; forgotten after minutes."""
+    """A failed login by name or address, of which only the SHA-256 is stored; deleted after minutes."""
 
     __tablename__ = "attempts"
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -151,11 +151,11 @@ class TokenRow(Base):
     name: Mapped[str] = mapped_column(String(200))
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     scopes: Mapped[list[Any]] = mapped_column(default=list)
-    """What it may do, of SCOPES; what its account may not do, it may not do either."""
+    """Subset of SCOPES; never more than its account may do."""
     created: Mapped[str] = mapped_column(default=now)
     expires: Mapped[str]
     last_used: Mapped[str | None]
-    """Known to the minute."""
+    """Precise to the minute."""
 
 
 class CaseRow(Base):
@@ -168,27 +168,27 @@ class CaseRow(Base):
     subject: Mapped[str] = mapped_column(String(200), default="")
     state: Mapped[str] = mapped_column(String(20), default=OPEN)
     note: Mapped[str] = mapped_column(default="")
-    """Of the sign-off."""
+    """Note of the sign-off."""
     signed_by: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"))
     signed: Mapped[str | None]
     created_by: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
     created: Mapped[str] = mapped_column(default=now)
     images_made: Mapped[int] = mapped_column(default=0)
     cells_made: Mapped[int] = mapped_column(default=0)
-    """The next cell gets one more as its number."""
+    """The next cell gets this number plus one."""
     version: Mapped[int] = mapped_column(default=1)
-    """One more with each change of the case or of anything in it: whoever signs it off names the one they saw."""
+    """Incremented with each change of the case or anything in it; a sign-off names the version that was seen."""
     readers: Mapped[int] = mapped_column(default=1)
     """How many people read it, 1 to MOST_READERS; with more than one, each blind to the others."""
     hide_model: Mapped[bool] = mapped_column(default=False)
     """Whether they read blind to the model too."""
     settling: Mapped[str] = mapped_column(String(20), default=CONSENSUS)
-    """What becomes of cells on which two readers differ: THIRD or CONSENSUS."""
+    """How cells on which two readers disagree are settled: THIRD or CONSENSUS."""
     phase: Mapped[str] = mapped_column(String(20), default=FREE)
 
 
 class HospitalNumbersRow(Base):
-    """What the hospital's systems call a case: apart from the case, and in no log, export's name or metric."""
+    """Identifiers of a case in the hospital's systems; kept out of the case, of logs, metrics and file names."""
 
     __tablename__ = "hospital_numbers"
     case_id: Mapped[int] = mapped_column(ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True)
@@ -216,12 +216,12 @@ class SendingRow(Base):
     state: Mapped[str] = mapped_column(String(20), default=QUEUED)
     files: Mapped[int] = mapped_column(default=0)
     stored: Mapped[int] = mapped_column(default=0)
-    """Of the files, how many the other system has."""
+    """Number of the files that the other system has stored."""
     error: Mapped[str] = mapped_column(default="")
     """The message of the other system, or that it does not answer."""
     attempts: Mapped[int] = mapped_column(default=0)
     due: Mapped[float] = mapped_column(default=0.0)
-    """Seconds since 1970 before which nobody tries; while somebody does, until when they are thought to be alive."""
+    """Seconds since 1970 of the next attempt; during an attempt, when its lease ends."""
     owner: Mapped[str] = mapped_column(String(200), default="")
     __table_args__ = (UniqueConstraint("case_id", "destination", "signed"), Index("sendings_to_do", "state", "due"))
 
@@ -253,7 +253,7 @@ class ImageRow(Base):
 
 
 class CellRow(Base):
-    """One cell of an image, with what is thought of it now."""
+    """One cell of an image, with its current prediction and label."""
 
     __tablename__ = "cells"
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -266,9 +266,9 @@ class CellRow(Base):
     outline: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     origin: Mapped[str] = mapped_column(String(20), default="model")
-    """model or reader: who has drawn it."""
+    """'model' or 'reader': who drew it."""
     version: Mapped[int] = mapped_column(default=1)
-    """One more each time that it is redrawn, removed or brought back: a review names the one that was seen."""
+    """Incremented when it is redrawn, removed or restored; a review names the version that was seen."""
     removed: Mapped[bool] = mapped_column(default=False)
     prediction_id: Mapped[int | None] = mapped_column(Key)
     """The current prediction; its decision, type and probability are in the columns below."""
@@ -285,7 +285,7 @@ class CellRow(Base):
     priority: Mapped[float] = mapped_column("need", default=0.0)
     """Sort key of `review_priority`, the most urgent cell first; the column is still called need."""
     turn: Mapped[int | None]
-    """Place in the order in which reading teaches the model most, as it was last worked out; empty: not in it."""
+    """Position in the active-learning order, as last computed; None: not in it."""
     __table_args__ = (UniqueConstraint("case_id", "number"), Index("cells_by_need", "case_id", "need"))
 
 
@@ -316,7 +316,7 @@ class PredictionRow(Base):
 
 
 class ReviewRow(Base):
-    """The answer of one reader to one cell; taken back by `undone`, never deleted or overwritten."""
+    """The label that one reader gave to one cell; withdrawn by `undone`, never deleted or overwritten."""
 
     __tablename__ = "reviews"
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -329,9 +329,9 @@ class ReviewRow(Base):
     undone: Mapped[bool] = mapped_column(default=False)
     round: Mapped[str] = mapped_column(String(20), default=READING)
     shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """What its reader was shown: version of the cell, the model's answer, reviews of others."""
+    """What its reader was shown: version of the cell, prediction of the model, reviews of others."""
     batch: Mapped[int | None] = mapped_column(Key)
-    """The first review of those of one request, which are taken back as one. None for a single one."""
+    """Id of the first review of the same request; they are undone together. None for a single review."""
     __table_args__ = (Index("reviews_to_undo", "case_id", "account_id", "id"),)
 
 
@@ -368,7 +368,7 @@ class JobRow(Base):
 
 
 class BundleRow(Base):
-    """A bundle that has answered here, as it described itself."""
+    """The manifest of a bundle that has been used in this reading room."""
 
     __tablename__ = "bundles"
     seal: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -389,7 +389,7 @@ class AdaptationRow(Base):
     error: Mapped[str] = mapped_column(default="")
     cells: Mapped[int] = mapped_column(default=0)
     looked: Mapped[int] = mapped_column(default=0)
-    """Of the cells, how many the model has looked at."""
+    """Number of the cells that have been processed."""
     present: Mapped[str] = mapped_column(String(64), default="")
     """Seal of the model that answered when it began, with which it is compared."""
     bundle: Mapped[str] = mapped_column(String(64), default="")
@@ -397,7 +397,7 @@ class AdaptationRow(Base):
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Figures of both on the same cells, as `adaptation.compare` gives them, and what was learned from."""
     subjects: Mapped[list[Any]] = mapped_column(default=list)
-    """SHA-256 of whose cells it has learned from: it cannot be judged on them."""
+    """SHA-256 of each subject it was fitted on; it cannot be evaluated on them."""
     attempts: Mapped[int] = mapped_column(default=0)
     owner: Mapped[str] = mapped_column(String(200), default="")
     leased_until: Mapped[float] = mapped_column(default=0.0)
@@ -443,7 +443,7 @@ class Database:
         """Prepare to connect; nothing is opened yet.
 
         Raises:
-            UsageError: the address is none, or of a kind that is not supported.
+            UsageError: the URL is malformed, or of a kind of database that is not supported.
         """
         self.engine = _engine(url)
         self.embedded = self.engine.dialect.name == "sqlite"
@@ -510,14 +510,14 @@ class Database:
         return self.engine.url.render_as_string(hide_password=True)
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.engine.dispose()
 
 
 class _WriteQueue:
-    """Whose turn it is to write: people first, then bulk, each in the order in which they came.
+    """Order of writers: interactive ones first, then bulk, each first come, first served.
 
-    SQLite itself lets whoever asks at the right moment go first, so that somebody may wait for many seconds.
+    SQLite itself does not queue writers, so that one of them may wait for many seconds.
     """
 
     def __init__(self) -> None:
@@ -623,7 +623,7 @@ class _SharedTransaction:
 
 
 def is_gone(failed: DBAPIError) -> bool:
-    """Tell whether a failure is the database's being away, locked or full, rather than a wrong statement."""
+    """Return whether the database was unreachable, locked or full, rather than the statement wrong."""
     text_of = str(failed.orig).lower()
     away = (
         "locked",
@@ -640,12 +640,12 @@ def is_gone(failed: DBAPIError) -> bool:
 
 
 def is_conflict(failed: DBAPIError) -> bool:
-    """Tell whether another transaction got in the way: the same statement may well succeed when it is sent again."""
+    """Return whether a transaction conflicted with another one, so that a retry may succeed."""
     return getattr(failed.orig, "sqlstate", "") in _CONFLICTS
 
 
 def is_full(failed: DBAPIError) -> bool:
-    """Tell whether the database has no room left on its disk."""
+    """Return whether the disk of the database is full."""
     message = str(failed.orig).lower()
     return "full" in message or "no space" in message
 

@@ -1,4 +1,4 @@
-"""generalisation: how far each way of learning holds on parts of the release, and on subjects, that are new to it."""
+"""generalisation: how well each way of training performs on parts of the release, and on subjects, not trained on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -53,7 +53,7 @@ _ROUNDS, _STEP = 8, 1.0  # of group DRO
 
 @dataclass(frozen=True)
 class Test:
-    """Cells to learn from and cells to ask about; no subject group is in both."""
+    """Cells to train on and cells to predict; no subject group is in both."""
 
     name: str
     learnt: Ints
@@ -66,7 +66,7 @@ Ask = Callable[[Test, int], Floats]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of learning to tell two classes apart."""
+    """A way of training a classifier of two classes."""
 
     name: str
     words: str
@@ -102,11 +102,11 @@ class OneFeature(Recipe):
 
 @dataclass(frozen=True)
 class FrozenFeatures(Recipe):
-    """A logistic head on the features of networks that stay as ImageNet taught them."""
+    """A logistic head on the features of frozen networks pretrained on ImageNet."""
 
     backbones: tuple[str, ...] = (LITE0,)
     change: Callable[[Crops], Crops] | None = None
-    """What is done to crops before the network sees them; its name is the look."""
+    """Transformation of crops before the network; its name identifies the stored features."""
     view: Literal["area", "window"] = "area"
     """area: the cell fills the crop. window: 450 px of the source, so that size is seen."""
     gain: float = 2.0
@@ -146,7 +146,7 @@ class FrozenFeatures(Recipe):
 
 @dataclass(frozen=True)
 class StageMeans(Recipe):
-    """A linear head on the means of all stages of EfficientNet-Lite0, which stays as ImageNet taught it."""
+    """A linear head on the means of all stages of a frozen EfficientNet-Lite0 pretrained on ImageNet."""
 
     looks: Literal["crop", "crop-and-cell"] = "crop-and-cell"
     view: Literal["window", "area"] = "window"
@@ -201,7 +201,7 @@ class Trained(Recipe):
         return Experiment.of(table)
 
     def on(self, bench: Bench, material: Material) -> Ask:
-        """Return what trains a network and asks it; a training that was killed goes on by epoch."""
+        """Return a function that trains a network and predicts; interrupted training resumes at the last epoch."""
         return lambda test, seed: self._answers(bench, material, test, seed=seed)
 
     def _answers(self, bench: Bench, material: Material, test: Test, *, seed: int) -> Floats:
@@ -253,10 +253,10 @@ def _logistic(
     features: NDArray[np.floating], material: Material, test: Test, *, strength: float, by_subject: bool = True
 ) -> Floats:
     weights = subject_weights(material, test.learnt, power=float(by_subject))
-    return _fit(features, material, test, weights, strength=strength).predict_proba(test.asked)
+    return _LogisticHead(features, material, test, weights, strength=strength).predict_proba(test.asked)
 
 
-class _fit:  # noqa: N801  # used like a function
+class _LogisticHead:
     """A logistic head fitted on standardised features of the learnt rows."""
 
     def __init__(
@@ -274,7 +274,7 @@ class _fit:  # noqa: N801  # used like a function
 
 
 def subject_weights(material: Material, rows: Ints, *, power: float = 1.0) -> Floats:
-    """Return weights (rows,) with which each class has equal weight, and in it each subject group to that power."""
+    """Return weights (rows,): equal total per class; within a class, (cells of its subject group) ** -power."""
     weights = np.ones(len(rows))
     for label_ in np.unique(material.labels[rows]):
         own = material.labels[rows] == label_
@@ -285,7 +285,7 @@ def subject_weights(material: Material, rows: Ints, *, power: float = 1.0) -> Fl
 
 
 def _group_dro(features: NDArray[np.floating], material: Material, test: Test, *, strength: float) -> Floats:
-    """Fit again and again with more weight on the subjects of the highest loss; return the mean answer.
+    """Refit repeatedly with more weight on the subjects with the highest loss; return the mean prediction.
 
     Source: Sagawa et al., Distributionally robust neural networks, ICLR 2020 (online algorithm, here with an exact
     fit in each round). Classes keep equal weight.
@@ -295,7 +295,7 @@ def _group_dro(features: NDArray[np.floating], material: Material, test: Test, *
     label_of = np.array([labels[group == code][0] for code in range(group.max() + 1)])
     base, emphasis, total = subject_weights(material, rows), np.ones(len(label_of)), np.zeros(len(test.asked))
     for done in range(_ROUNDS):
-        fitted = _fit(features, material, test, base * emphasis[group], strength=strength)
+        fitted = _LogisticHead(features, material, test, base * emphasis[group], strength=strength)
         chances = fitted.predict_proba(rows)
         loss = -np.log(np.clip(np.where(labels == 1, chances, 1 - chances), 1e-6, 1))
         emphasis *= np.exp(_STEP / np.sqrt(done + 1) * np.bincount(group, loss) / np.bincount(group))
@@ -306,11 +306,11 @@ def _group_dro(features: NDArray[np.floating], material: Material, test: Test, *
 
 
 def clean(crops: Crops) -> Crops:
-    """Cut off what hangs on the cell, leftovers of red cells and tails, by colour and by shape; the rest stays."""
-    return np.stack([_cleaned(crop) for crop in crops])
+    """Remove leftovers of red cells and tails that are attached to the cell, by colour and by shape."""
+    return np.stack([_without_attachments(crop) for crop in crops])
 
 
-def _cleaned(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _without_attachments(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Keep the largest piece of what is stained at least half as densely as the cell's median, after an opening."""
     cell = cell_mask(crop)
     if not cell.any():
@@ -325,7 +325,7 @@ def _cleaned(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def optical_density(crops: Crops) -> Crops:
-    """Return how much each pixel absorbs, -log(I / 255), on a scale that fills the byte at a density of 2.5."""
+    """Return the optical density of each pixel, -log(I / 255), scaled so that 2.5 becomes 255."""
     table = np.round(np.clip(-np.log(np.maximum(np.arange(256), 1) / 255) / 2.5, 0, 1) * 255).astype(np.uint8)
     return np.stack([np.where(cell_mask(crop)[..., None], table[crop], 0) for crop in crops]).astype(np.uint8)
 
@@ -335,10 +335,10 @@ def one_stain(crops: Crops) -> Crops:
 
     After Reinhard et al., Color transfer between images, 2001, in optical density instead of their colour space.
     """
-    return np.stack([_restained(crop) for crop in crops])
+    return np.stack([_standardised(crop) for crop in crops])
 
 
-def _restained(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _standardised(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     cell = cell_mask(crop)
     if not cell.any():
         return crop

@@ -53,8 +53,8 @@ def columns_of(cohort: Cohort) -> dict[str, Array]:
 def make_design(cohort: Cohort, *, stages: Sequence[str]) -> CoxDesign:
     """Choose patients of the given stages with all covariates known, then terms that vary and are not collinear.
 
-    A column that is known of nobody is left out. Cases are complete: nothing is imputed, and the notes say how many
-    patients that costs, column by column.
+    A column without any values is left out. This is a complete-case analysis: nothing is imputed, and the notes say how
+    many patients are excluded by each column.
     """
     notes: list[str] = []
     known = {name: _known(values) for name, values in cohort.covariates.items()}
@@ -65,7 +65,7 @@ def make_design(cohort: Cohort, *, stages: Sequence[str]) -> CoxDesign:
     staged = np.isin(np.array(cohort.stages)[cohort.stage], list(stages))
     chosen = cohort.take(staged & np.all(list(known.values()) or [np.ones(len(cohort), dtype=bool)], axis=0))
     if len(chosen) < len(cohort):
-        notes.append(_lost(cohort, chosen, staged, known))
+        notes.append(_excluded_patients(cohort, chosen, staged, known))
     terms = [term for name in (cohort.stage_column, *cohort.covariates) for term in _terms(chosen, name, stages, notes)]
     return CoxDesign(chosen, tuple(_independent(terms, chosen, notes)), tuple(notes))
 
@@ -74,8 +74,8 @@ def _known(values: Array) -> Array:
     return np.asarray(values != "" if values.dtype.kind == "U" else ~np.isnan(values))
 
 
-def _lost(cohort: Cohort, chosen: Cohort, staged: Array, known: Mapping[str, Array]) -> str:
-    """Say how many patients the model cannot use, and for want of what."""
+def _excluded_patients(cohort: Cohort, chosen: Cohort, staged: Array, known: Mapping[str, Array]) -> str:
+    """Say how many patients the model excludes, and which values are missing."""
     gone = len(cohort) - len(chosen)
     unknown = {bare_name(name): int((staged & ~there).sum()) for name, there in known.items()}
     why = [f"{name} unknown: {count:,}" for name, count in unknown.items() if count]
@@ -95,17 +95,17 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
             notes.append(f"'{name}' is the same for every patient: nothing can be learned from it, so it is left out.")
         return []
     if values.dtype.kind != "U":
-        return [Term(name, name, centre=float(values.mean())), *_bends(name, values, notes)]
+        return [Term(name, name, centre=float(values.mean())), *_spline_terms(name, values, notes)]
     levels = list(stages) if name == cohort.stage_column else _levels(values)
     eventful = [level for level in levels if (cohort.state[values == level] == 1).any()]
     silent = [level for level in levels if level not in eventful]
     if silent:
-        notes.append(_silent(name, values, silent, eventful[0] if eventful else "the rest"))
+        notes.append(_levels_without_events(name, values, silent, eventful[0] if eventful else "the rest"))
     return [Term(f"{name} = {level}", name, level=level) for level in eventful[1:]]
 
 
-def _silent(name: str, values: Array, levels: Sequence[str], rest: str) -> str:
-    """Say which levels of a category nobody with the event had: their hazard ratio would be zero, without a limit."""
+def _levels_without_events(name: str, values: Array, levels: Sequence[str], rest: str) -> str:
+    """Say which levels of a category have no events: their log hazard ratio would be minus infinity."""
     patients = int(np.isin(values, levels).sum())
     return (
         f"'{name}' = {join_words(levels)}: none of {counted(patients, 'patient')} had the event there, so its effect "
@@ -114,8 +114,8 @@ def _silent(name: str, values: Array, levels: Sequence[str], rest: str) -> str:
     )
 
 
-def _bends(name: str, values: Array, notes: list[str]) -> list[Term]:
-    """Return the bends of a covariate written as spline(…): a restricted cubic spline with up to four knots."""
+def _spline_terms(name: str, values: Array, notes: list[str]) -> list[Term]:
+    """Return the nonlinear terms of a covariate written as spline(…): a restricted cubic spline, up to four knots."""
     if not name.startswith("spline("):
         return []
     knots = knots_of(values)
@@ -136,7 +136,7 @@ def _levels(values: Array) -> list[str]:
 
 
 def _independent(terms: list[Term], cohort: Cohort, notes: list[str]) -> list[Term]:
-    """Leave out terms that earlier ones determine (collinear): nothing of them is left beside the others."""
+    """Leave out terms that are linear combinations of earlier ones."""
     if not len(cohort):
         return []
     matrix = term_matrix(terms, columns_of(cohort), patients=len(cohort))
@@ -217,7 +217,7 @@ def _without_penalty(design: CoxDesign, model: CauseModel, *, cause: int) -> Cau
 
 
 def split_time(cohort: Cohort, *, cause: int) -> float:
-    """Return the median time of the events of a cause, where early and late effects part."""
+    """Return the median time of the events of a cause, which separates early from late effects."""
     return float(np.median(cohort.time[cohort.state == cause + 1]))
 
 
@@ -267,8 +267,8 @@ def fit_terms(
 def choose_penalty(design: CoxDesign, *, cause: int, folds: int = 5) -> float:
     """Return the ridge penalty with the highest cross-validated partial likelihood among PENALTIES; 0 is one of them.
 
-    Folds hold events and censored patients evenly over time, so the choice needs no chance. A penalty may stand in
-    where without one the coefficients are not determined.
+    Folds are stratified by event and time, so the choice is deterministic. A positive penalty may be chosen where the
+    coefficients are not determined without one.
     Source: Verweij and van Houwelingen (1993), doi 10.1002/sim.4780122407.
     """
     rows = _rows(_sample(design, design.terms, cause=cause))
@@ -281,7 +281,7 @@ def choose_penalty(design: CoxDesign, *, cause: int, folds: int = 5) -> float:
 
 
 def likelihood_ratio(design: CoxDesign, *, cause: int) -> float | None:
-    """Return twice what all terms add to the log partial likelihood, no penalty; None where a term has no limit."""
+    """Return the likelihood-ratio statistic of all terms, without a penalty; None where a coefficient diverges."""
     if not design.terms:
         return 0.0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

@@ -280,7 +280,7 @@ def review_many(me: Me, room: CurrentRoom, case_id: Id, new: ManyReviews) -> Ans
 
 
 def _check_label(session: Session, room: Room, me: Caller, label: str, cells: Sequence[CellRow]) -> None:
-    """Refuse a label that is none of the bundle that answers, nor a class of the one that looked at a cell."""
+    """Refuse a label unless the serving bundle, or the bundle that classified the cell, has such a class."""
     manifest = room.models.of(session, me.laboratory_id).manifest
     known = (*manifest.classes, *labels_of(manifest), NOT_A_CELL, "unsure")
     if label not in known and not all(label in _classes(session, cell) for cell in cells):
@@ -311,7 +311,7 @@ def _now(session: Session, me: Caller, cell: CellRow) -> Answer:
 
 
 def _classes(session: Session, cell: CellRow) -> tuple[str, ...]:
-    """Return the classes of the bundle that looked at a cell, which need not be the one that serves now."""
+    """Return the classes of the bundle that classified a cell, which need not be the serving one."""
     query = select(BundleRow.manifest).join(PredictionRow, PredictionRow.bundle == BundleRow.seal)
     manifest: dict[str, Any] | None = session.scalar(query.where(PredictionRow.id == cell.prediction_id))
     return tuple(manifest["classes"]) if manifest else ()
@@ -369,7 +369,7 @@ def redraw_cell(me: Me, room: CurrentRoom, cell_id: Id, new: NewOutline, seen: I
 
 @router.delete("/cells/{cell_id}")
 def remove_cell(me: Me, room: CurrentRoom, cell_id: Id, seen: IfMatchHeader) -> Answer:
-    """Take a cell off the case; the caller's undo brings it back, and `etag` is what it goes by until then."""
+    """Remove a cell from the case; the caller's undo restores it, and until then it has the returned `etag`."""
     with room.database.writing() as session:
         cell = cases.lock_cell(session, me, cell_id, seen)
         _check_shapes(session, cell.case_id)
@@ -458,7 +458,7 @@ def _cut_out(
 
 
 def _check_place(outline: list[list[float]], others: Sequence[Any]) -> None:
-    """Refuse what would make two cells of one."""
+    """Refuse an outline that repeats an existing cell."""
     for each in others:
         if each.box and _share(outline, each.outline or _corners(each.box)) > _SAME:
             text = f"Cell {each.number} is there already. Redraw that one, or draw another."
@@ -466,14 +466,14 @@ def _check_place(outline: list[list[float]], others: Sequence[Any]) -> None:
 
 
 def _check_apart(outlines: list[list[list[float]]]) -> None:
-    """Refuse outlines that are to be several cells and are one."""
+    """Refuse new outlines that coincide with each other."""
     for one, other in combinations(outlines, 2):
         if _share(one, other) > _SAME:
             raise bad_request("Two of these outlines show the same cell. Draw each cell once.", code="twice")
 
 
 def _share(one: list[list[float]], other: list[list[float]]) -> float:
-    """Return the intersection over the union of two outlines; of their boxes where these already tell them apart."""
+    """Return the intersection over union of two outlines, or of their boxes where that already tells them apart."""
     boxes = [_box_of(each) for each in (one, other)]
     share = overlap(*boxes)
     if share <= _SAME:
@@ -513,14 +513,14 @@ def _check_outline(outline: list[list[float]], image: ImageRow) -> None:
 # --- cells to compare one with ----------------------------------------------------------------------------------------
 
 
-_TRAINING, _OWN = 5, 3  # cells that are shown
-_LAST = 400  # of the laboratory's cells that are compared, the newest first
-_AT_ONCE = 24  # of these whose embedding is computed for one request; the next does more
+_TRAINING_SHOWN, _SIGNED_SHOWN = 5, 3  # number of cells shown
+_MOST_COMPARED = 400  # cells of the laboratory that are compared, newest first
+_AT_ONCE = 24  # embeddings computed in one request; the next request continues
 
 
 @router.get("/cells/{cell_id}/references")
 def references(me: Me, room: CurrentRoom, cell_id: Id) -> Answer:
-    """Return cells that lie near this one in the embedding: of the training data, and signed off by this laboratory.
+    """Return the nearest cells in the embedding: training cells, and cells that this laboratory has signed off.
 
     `um_across` is what each picture of a training cell shows; `own_um_across` what the cell's own thumbnail does.
     """
@@ -530,43 +530,44 @@ def references(me: Me, room: CurrentRoom, cell_id: Id) -> Answer:
             raise _hidden()
         image = session.get_one(ImageRow, cell.image_id)
         seen = cases.picture_of_cell(session, me, cell_id)
-        signed = _signed(session, me, cell.case_id)
+        signed = _signed_cells(session, me, cell.case_id)
         scale = image.um_per_px if cell.box else RELEASE_UM_PER_PX  # a crop is taken to be like those of C-NMC 2019
         across = seen.box[2] if seen.box else max(image.width, image.height)
         digest = cell.digest
     seal = network_of(room.predictor.manifest)
     known = known_references(seal)
     point = _embedding(room, digest) if known or signed else None
-    near = known.nearest(point, _TRAINING) if known and point is not None else []
+    near = known.nearest(point, _TRAINING_SHOWN) if known and point is not None else []
     return {
         "um_across": UM_ACROSS,
         "own_um_across": across * scale if scale else None,
-        "training": [_training(known, place, seal) for place, _ in near] if known else [],
+        "training": [_reference_answer(known, place, seal) for place, _ in near] if known else [],
         "signed_off": [] if point is None else _nearest_signed(room, point, signed),
     }
 
 
 @router.get("/cases/{case_id}/likeness")
 def likeness(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
-    """Compare some more cells of a case, for the list in the order of likeness; `known` of `cells` are compared then.
+    """Compute the embeddings of some more cells of a case, by which `order=likeness` sorts them.
 
-    Ask again until both are the same.
+    Returns how many of the `cells` are `known`; repeat the request until both are the same.
     """
     with room.database.reading() as session:
         view = cases.view_of(session, me, case_id)
         if not view.model:
             raise _hidden()
         digests = [each.digest for each in cases.kinds_of_cells(session, view, "every")]
-    left = [digest for digest in digests if not room.pictures.has_drawn(digest, _what(room))]
+    left = [digest for digest in digests if not room.pictures.has_drawn(digest, _embedding_key(room))]
     for digest in left[:_AT_ONCE]:
         _embedding(room, digest)
     return {"known": len(digests) - len(left[_AT_ONCE:]), "cells": len(digests)}
 
 
 def by_likeness(room: Room, cells: Sequence[cases.CellKind], *, like: int | None) -> list[int]:
-    """Return the ids of cells, class after class, those of a class by their distance in the embedding.
+    """Return the ids of cells, grouped by class and sorted by distance in the embedding within a class.
 
-    From the cell `like`, whose class comes first; without it from the middle of the class, the odd ones last.
+    The distance is from the cell `like`, whose class comes first, or else from the mean of the class. Cells without an
+    embedding come last.
     """
     groups: dict[str, list[cases.CellKind]] = defaultdict(list)
     for cell in cells:
@@ -613,7 +614,7 @@ def known_references(seal: str) -> ReferenceCells | None:
     return read_reference_cells(seal)
 
 
-def _training(known: ReferenceCells, place: int, seal: str) -> dict[str, Any]:
+def _reference_answer(known: ReferenceCells, place: int, seal: str) -> dict[str, Any]:
     cell = known.cells[place]
     return {
         "label": cell.label,
@@ -622,8 +623,8 @@ def _training(known: ReferenceCells, place: int, seal: str) -> dict[str, Any]:
     }
 
 
-def _signed(session: Session, me: Caller, case_id: int) -> list[Any]:
-    """Return the newest cells that readers named in other cases of the laboratory that were signed off."""
+def _signed_cells(session: Session, me: Caller, case_id: int) -> list[Any]:
+    """Return the newest cells that readers labelled in other signed-off cases of the laboratory."""
     mine = (CaseRow.laboratory_id == me.laboratory_id, CaseRow.state == SIGNED, CaseRow.id != case_id)
     labelled = (CellRow.label.not_in(("", "unsure", NOT_A_CELL)), CellRow.removed.is_(False))
     columns = (
@@ -641,13 +642,13 @@ def _signed(session: Session, me: Caller, case_id: int) -> list[Any]:
         .join(CaseRow, CaseRow.id == CellRow.case_id)
         .join(ImageRow, ImageRow.id == CellRow.image_id)
     )
-    return list(session.execute(query.where(*mine, *labelled).order_by(CellRow.id.desc()).limit(_LAST)))
+    return list(session.execute(query.where(*mine, *labelled).order_by(CellRow.id.desc()).limit(_MOST_COMPARED)))
 
 
 def _nearest_signed(room: Room, point: NDArray[np.float32], signed: list[Any]) -> list[dict[str, Any]]:
     left, found = _AT_ONCE, []
     for row in signed:
-        new = not room.pictures.has_drawn(row.digest, _what(room))
+        new = not room.pictures.has_drawn(row.digest, _embedding_key(room))
         if new and not left:
             continue
         left -= new
@@ -662,25 +663,25 @@ def _nearest_signed(room: Room, point: NDArray[np.float32], signed: list[Any]) -
             "number": row.number,
             "label": row.label,
             "etag": f"{row.id}-{row.version}",
-            "um_across": _across(row),
+            "um_across": _thumbnail_um(row),
         }
-        for _, row in found[:_OWN]
+        for _, row in found[:_SIGNED_SHOWN]
     ]
 
 
-def _across(row: Any) -> float | None:
+def _thumbnail_um(row: Any) -> float | None:
     """Return how many micrometres the thumbnail of a cell shows."""
     if row.box is None:
         return float(row.width * RELEASE_UM_PER_PX)
     return max(cases.AROUND_UM, 1.05 * max(row.box[2:]) * row.um_per_px) if row.um_per_px else None
 
 
-def _what(room: Room) -> str:
+def _embedding_key(room: Room) -> str:
     return f"embedding-{network_of(room.predictor.manifest)[:12]}"
 
 
 def _embedding(room: Room, digest: str) -> NDArray[np.float32] | None:
-    """Return the embedding of a cell by the crop that is stored of it; None where there is nothing to see."""
+    """Return the embedding of the stored crop of a cell; None where the crop cannot be used."""
 
     def compute() -> bytes:
         try:
@@ -688,15 +689,15 @@ def _embedding(room: Room, digest: str) -> NDArray[np.float32] | None:
         except ImageError:
             return b""
 
-    return _point(room.pictures.drawn(digest, _what(room), compute))
+    return _from_bytes(room.pictures.drawn(digest, _embedding_key(room), compute))
 
 
 def _known_embedding(room: Room, digest: str) -> NDArray[np.float32] | None:
-    """Return the embedding of a cell if it was computed before."""
-    if not room.pictures.has_drawn(digest, _what(room)):
+    """Return the embedding of a cell if it has been computed already."""
+    if not room.pictures.has_drawn(digest, _embedding_key(room)):
         return None
-    return _point(room.pictures.drawn(digest, _what(room), bytes))
+    return _from_bytes(room.pictures.drawn(digest, _embedding_key(room), bytes))
 
 
-def _point(content: bytes) -> NDArray[np.float32] | None:
+def _from_bytes(content: bytes) -> NDArray[np.float32] | None:
     return np.frombuffer(content, np.float32) if content else None
