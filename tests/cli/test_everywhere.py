@@ -9,6 +9,7 @@ from leukoscope.cli import COMMANDS, LazyCommands, leukoscope
 from leukoscope.cli.output import Problems
 from leukoscope.config import Experiment, list_settings
 from leukoscope.errors import DataError, UsageError
+from leukoscope.files import read_csv
 
 
 def call(*arguments: object) -> Result:
@@ -68,10 +69,9 @@ def test_very_many_different_faults_do_not_fill_the_memory() -> None:
 def test_the_terminal_counts_as_the_page_does(cells: Path, tmp_path: Path) -> None:
     files, table = sorted(cells.rglob("*.png")), tmp_path / "cells.csv"
     table.write_text("path,subject\n" + "".join(f"{path},P1\n" for path in files))
-    said = call("predict", table, "--html", tmp_path / "page.html").output
+    said = call("predict", table, "--html", tmp_path / "page.html", "-o", tmp_path / "answers.csv").output
     row = next(line for line in said.splitlines() if line.startswith("P1"))
-    known = {"blast", "normal", "unsure", "refused", "asked"}  # "not asked" is two words
-    decisions = [next(word for word in line.split() if word in known) for line in said.splitlines() if ".png" in line]
+    decisions = [answer["decision"] for answer in read_csv(tmp_path / "answers.csv")]
     assert row.split()[1:5] == [
         str(len(files)),
         *(str(decisions.count(name)) for name in ("blast", "unsure", "refused")),

@@ -163,7 +163,7 @@ def test_what_nobody_foresaw_is_one_row_with_a_log(
     prepare = predictor.prepare_crop
 
     def fails(image: NDArray[np.uint8], settings: object) -> object:
-        if image[0, 0, 0] == 77:
+        if 77 in image[[0, 0, -1, -1], [0, -1, 0, -1], 0]:  # the picture has been turned
             raise ZeroDivisionError("nobody foresaw this")
         return prepare(image, settings)
 
@@ -341,7 +341,7 @@ def test_a_bundle_that_learned_from_whole_pictures_is_asked_about_whole_pictures
     indexed = index(folder)
     assert picture_kind(indexed.cells) == "fields"
     assert picture_kind([replace(indexed.cells[0], path=path) for path in cells.glob("*.png")]) == "cells"
-    assert "no single cells cut out on black" in " ".join(indexed.notes)
+    assert "not single cells cut out on black" in " ".join(indexed.notes)
     limits = fit_quality([measure(read_image(cell.path)) for cell in indexed.cells])
     bundle = changed(lenient, tmp_path / "bundle", pictures="fields", quality=limits)
     told = json.loads(run("predict", folder, cells, "--model", bundle.path, "--json").stdout)
