@@ -1,4 +1,4 @@
-"""What is wrong with a table of cells before anything is learnt from it: damage, doubles, leaks."""
+"""Faults of a table of cells before training: damaged images, duplicates, leakage."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -62,9 +62,9 @@ def measure_traits(cells: Sequence[Cell]) -> CellTraits:
 
 
 def audit(cells: Sequence[Cell], traits: CellTraits | None) -> dict[str, Any]:
-    """Return the content of audit.json: counts, unusable images, doubles, and the subjects to keep in one group.
+    """Return the content of audit.json: counts, unusable images, duplicates, and the subjects to keep in one group.
 
-    Without traits no image was opened: then only what names and digests tell is in it.
+    Without traits, the audit contains only what names and digests show.
     """
     near = near_duplicates(cells, traits) if traits else []
     linked = sorted({(a.subject, b.subject) for a, b, _ in near if _across(a, b)})
@@ -220,7 +220,7 @@ def _several(groups: dict[str, tuple[str, ...]]) -> list[list[str]]:
 
 
 def _across(a: Cell, b: Cell) -> bool:
-    """Say whether two images claim to be of two different people."""
+    """Return whether two images have different subject ids."""
     return bool(a.subject and b.subject and a.subject != b.subject)
 
 
@@ -246,7 +246,7 @@ def _exact_duplicates(cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _identical_pairs(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Cell]]:
-    """Yield pairs of byte-identical images; of a large crowd of them, each with the first only."""
+    """Yield pairs of byte-identical images; in a large group of them, each with the first only."""
     alike: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         alike[cell.sha256].append(cell)

@@ -18,7 +18,7 @@ from . import release as cnmc
 from .cells import COLUMNS, Cell, natural, refuse_double_names
 
 SUBJECT_PATTERN = r"([^_]+)_"
-# Names of folders that are classes and no subjects, in the words of data sets and wards.
+# Names of folders that are classes rather than subjects, as data sets and laboratories call them.
 _CLASSES = {
     "all",
     "aml",
@@ -76,7 +76,7 @@ def in_class_folders(inside: PurePosixPath, pattern: "re.Pattern[str]") -> Place
 def places_of(
     images: Sequence[PurePosixPath], *, classes: Collection[str] = (), pattern: str = SUBJECT_PATTERN
 ) -> list[Place]:
-    """Say of images that nobody has labelled whose they are: as a run reads them where the folders are classes.
+    """Return the subjects of unlabelled images, read from folders and names as a run reads them.
 
     Names of the C-NMC release speak for themselves. Where the first folders are not classes they are subjects.
 
@@ -97,7 +97,7 @@ def places_of(
 def folders_are_classes(
     images: Sequence[PurePosixPath], *, classes: Collection[str] = (), pattern: "re.Pattern[str]"
 ) -> bool:
-    """Tell whether the first folders are classes: by their names, or since each holds several subjects of its own."""
+    """Return whether the first folders are classes: by their names, or because each has several subjects of its own."""
     if not images or any(len(inside.parts) < 2 for inside in images):
         return False
     tops = {inside.parts[0] for inside in images}
@@ -105,7 +105,7 @@ def folders_are_classes(
     if all(top.casefold() in known for top in tops):
         return True
     if any(sign.isdigit() for top in tops for sign in top):
-        return False  # people are numbered, classes are not
+        return False  # subjects are numbered, classes are not
     subjects: dict[str, set[str]] = defaultdict(set)
     for inside in images:
         found = pattern.match(inside.name)
@@ -116,7 +116,7 @@ def folders_are_classes(
     return len(tops) > 1 and len(every) == len(set(every)) and min(map(len, subjects.values())) > 1
 
 
-_LOOKED_AT = 12  # pictures, to tell what all of them show
+_LOOKED_AT = 12  # pictures examined to find out what all of them show
 _PART = re.compile(r"(?i)fold[_-]?\d+|train(ing)?|test(ing)?|val(id(ation)?)?")
 
 

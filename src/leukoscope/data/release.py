@@ -1,4 +1,4 @@
-"""What is known of C-NMC 2019: its names, its parts, its labels and the digest of every file.
+"""The C-NMC 2019 release: its names, its parts, its labels and the digest of every file.
 
 Source: Gupta & Gupta, ALL Challenge dataset of ISBI 2019 (C-NMC 2019), The Cancer Imaging Archive, 2019,
 doi 10.7937/tcia.2019.dc64i46r, CC BY 3.0.
@@ -83,7 +83,7 @@ def label_and_subject(name: str) -> tuple[str, str] | None:
 
 
 def is_cnmc(paths: list[PurePosixPath]) -> bool:
-    """Say whether these files lie in the release's own folders and carry its names."""
+    """Return whether these files have the folders and names of the release."""
     return any(part_of(path) and (label_and_subject(path.name) or part_of(path).endswith("_test")) for path in paths)
 
 
@@ -159,10 +159,10 @@ _MOST_DOWNLOAD = 20_000_000_000  # the archive of the whole release has less tha
 
 
 def fetch(source: str, folder: Path) -> Path:
-    """Bring the release into FOLDER and return FOLDER.
+    """Download and unpack the release into FOLDER, and return FOLDER.
 
-    The archive lies beside FOLDER, not in it. A broken download goes on where it ended when the same command is given
-    again; files that were already unpacked whole are kept.
+    The archive lies beside FOLDER, not in it. An interrupted download resumes when the same command is given
+    again; files that are already unpacked completely are kept.
 
     Args:
         source: 'kaggle' (needs KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle/kaggle.json), an http(s) URL of a zip
@@ -263,7 +263,7 @@ _TOO_LONG = f"sends more than {_MOST_DOWNLOAD // 10**9} GB. It is not the releas
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect without the key, unless it leads to the same host; and never from https to http."""
+    """Follows redirects, without the key to other hosts, and never from https to http."""
 
     def redirect_request(  # noqa: PLR0917  # as its base calls it
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
