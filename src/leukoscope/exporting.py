@@ -32,7 +32,9 @@ from .bundle.manifest import (
     StainColours,
     SubjectFigures,
     amend_bundle,
+    bundle_beside,
     made,
+    open_bundle,
     write_bundle,
 )
 from .config import OPERATING_POINTS, Experiment
@@ -130,11 +132,13 @@ def export_run(
     metrics["other_tests"] = [_other_test(other) for other in also]
     manifest = _manifest(run, experiment, evidence, metrics, members, folds=chosen)
     manifest = manifest.model_copy(update={"name": name or manifest.name})
-    bundle = write_bundle(folder, manifest, files=files | {CARD: card(manifest).encode()})
-    bundle = learn_rejection(bundle, run, evidence, alpha=alpha, say=say)
-    if left_out := read_left_out(also):
-        say(f"export    promise, from parts left out: {', '.join(sorted(set(left_out.parts.tolist())))}")
-        bundle = promise_again(bundle, left_out, alpha=alpha)
+    with bundle_beside(folder) as beside:
+        bundle = write_bundle(beside, manifest, files=files | {CARD: card(manifest).encode()})
+        bundle = learn_rejection(bundle, run, evidence, alpha=alpha, say=say)
+        if left_out := read_left_out(also):
+            say(f"export    promise, from parts left out: {', '.join(sorted(set(left_out.parts.tolist())))}")
+            promise_again(bundle, left_out, alpha=alpha)
+    bundle = open_bundle(folder)
     record_stage(run, "export", started=started, folds=chosen, store=store, seal=bundle.manifest.seal)
     return bundle
 

@@ -207,3 +207,13 @@ def test_weights_in_the_bundle_are_those_of_the_checkpoint(single: Bundle, synth
     trained = load_tensors((synthetic_run / "fold-1" / "checkpoints" / "best.safetensors").read_bytes())
     assert {f"weights.{name}" for name in kept} == set(trained)
     assert all(np.array_equal(value, trained[f"weights.{name}"]) for name, value in kept.items())
+
+
+def test_an_export_appears_only_when_it_is_whole(synthetic_run: Path, tmp_path: Path) -> None:
+    there: list[bool] = []
+    folder = tmp_path / "out" / "bundle"
+    bundle = export_run(synthetic_run, folder, folds=[1], say=lambda _: there.append(folder.exists()))
+    assert len(there) >= 5, "also called while rules are learned"
+    assert not any(there)
+    assert bundle.path == folder
+    assert [each.name for each in folder.parent.iterdir()] == ["bundle"]

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -513,8 +514,7 @@ def write_bundle(folder: Path, manifest: Manifest, *, files: Mapping[str, bytes]
     Raises:
         UsageError: `folder` exists already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")
+    _check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -524,6 +524,27 @@ def write_bundle(folder: Path, manifest: Manifest, *, files: Mapping[str, bytes]
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return open_bundle(folder)
+
+
+@contextmanager
+def bundle_beside(folder: Path) -> Iterator[Path]:
+    """Yield where to write and amend a bundle that appears as `folder` only when it is whole, or not at all.
+
+    Raises:
+        UsageError: `folder` exists already.
+    """
+    _check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as hidden:
+        beside = Path(hidden) / folder.name
+        yield beside
+        _check_free(folder)
+        beside.replace(folder)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")
 
 
 def amend_bundle(bundle: Bundle, *, files: Mapping[str, bytes] | None = None, **changes: Any) -> Bundle:
