@@ -115,7 +115,7 @@ def test_a_model_that_says_one_class_is_called_out_in_the_first_line(small: Path
     change(small, lambda rows: [row | {"prob_hem": "0.300000000", "prob_all": "0.700000000"} for row in rows])
     verdict = evaluate(small)["verdict"]
     assert verdict["one_class"]
-    assert verdict["text"].startswith("This model says")
+    assert verdict["text"].startswith("This model gives the same class to every cell")
     assert verdict["level"] == "fail"
 
 

@@ -63,8 +63,8 @@ def test_what_is_not_calibrated_has_no_scale(tmp_path: Path, unit: str) -> None:
         (0.5, "thou", "12.7 µm"),
         (0.0, "µm", "no microscope"),
         (-0.1, "µm", "no microscope"),
-        ("NaN", "µm", "no length"),
-        (0.0818, "parsec-ish", "no length"),
+        ("NaN", "µm", "not a length"),
+        (0.0818, "parsec-ish", "not a length"),
     ],
 )
 def test_an_implausible_scale_is_said_and_left_out(tmp_path: Path, x: object, unit: str, said: str) -> None:
@@ -87,7 +87,7 @@ def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
         ("0,0818", 0.0818, ""),
         ("0.0818 um", 0.0818, ""),
         ("81.8 nm;", 0.0818, ""),
-        ("unknown", None, "MPP says unknown"),
+        ("unknown", None, "MPP states unknown"),
         ("", None, "nothing"),
         ("250", None, "which no microscope gives"),
     ],

@@ -647,7 +647,7 @@ def _read_table(path: Path) -> dict[str, Any]:
     except (DataError, RecursionError, UnicodeEncodeError):  # nested too deeply; half a character
         raise _changed(path) from None
     except ValueError:
-        raise BundleError(f"{path} holds numbers that are none (NaN or Infinity). {_AGAIN}") from None
+        raise BundleError(f"{path} holds NaN or Infinity, which JSON does not allow. {_AGAIN}") from None
     if not isinstance(table, dict) or not isinstance(table.get("format"), int):
         raise BundleError(f"{path} does not describe a model bundle: it has no number 'format'. {_AGAIN}")
     return table
