@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from leukoscope.bundle.graph import OPERATORS, check_graph, strange_operators
-from leukoscope.bundle.manifest import MANIFEST, SHIPPED, amend_bundle, open_bundle, write_bundle
+from leukoscope.bundle.manifest import MANIFEST, SHIPPED, DistanceLimit, amend_bundle, open_bundle, write_bundle
 from leukoscope.bundle.signature import SIGNATURE, check_signature, make_key, sign, signature_of
 from leukoscope.cli.models import models
 from leukoscope.errors import BundleError, DataError, UsageError
 from leukoscope.files import fingerprint, read_json, write_json
 from leukoscope.inference import ensemble
 from leukoscope.inference.predictor import load
-from leukoscope.inference.rejection import Detector, fit_space, read_detector
+from leukoscope.inference.rejection import OutOfDistributionDetector, fit_space, read_detector
 from tests.server.small_bundle import network, small_bundle
 
 
@@ -186,8 +186,9 @@ def test_limits_that_are_no_numbers_are_refused(tmp_path: Path, array: str, valu
     """A distance that is no number would compare as near, or as far, of every picture."""
     space = fit_space(np.random.default_rng(0).normal(size=(40, 8)))
     getattr(space, array)[:] = value
-    with pytest.raises(BundleError, match="numbers that are none"):
-        read_detector({"threshold": 1.0}, Detector(space, 1.0, {}).content())
+    limit = DistanceLimit(threshold=1.0)
+    with pytest.raises(BundleError, match="NaN or Infinity"):
+        read_detector(limit, OutOfDistributionDetector(space, limit).content())
 
 
 def test_the_list_holds_what_networks_need_and_nothing_with_a_graph_inside(tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_thresholds_that_are_none_are_refused(tmp_path: Path, entry: str, value:
     table["operating_points"][entry] = value
     table["seal"] = fingerprint({name: each for name, each in table.items() if name != "seal"})
     (folder / MANIFEST).write_text(__import__("json").dumps(table))
-    with pytest.raises(BundleError, match="operating_points|numbers that are none"):
+    with pytest.raises(BundleError, match="operating_points|NaN or Infinity"):
         open_bundle(folder)
 
 

@@ -378,7 +378,7 @@ def test_a_cell_that_another_redraws_shows_it_and_keeps_the_readers_choice(site:
     expect_label(rita, 0, "not yet read")
     playwright.expect(tile(rita, 0)).to_have_attribute("aria-selected", "true")
     assert rita.locator("#stage img.cell").get_attribute("src") != before, "the new outline is shown"
-    notice.get_by_role("button", name="Say blast").click()
+    notice.get_by_role("button", name="Label it blast as it is now").click()
     expect_label(rita, 0, "read as blast")
     playwright.expect(rita.locator("#read-words")).to_have_text(f"1 of {len(cells)} read")
     assert ada.client.get(f"/cells/{cells[0]['id']}").json()["review"]["label"] == "blast"

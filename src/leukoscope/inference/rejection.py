@@ -481,7 +481,7 @@ def read_detector(limit: DistanceLimit, content: bytes) -> OutOfDistributionDete
     if space.axes.shape != (len(space.spread) - 1, len(space.mean)):
         raise BundleError(f"{FILE} holds arrays that do not fit each other. Export the bundle again.")
     if not (all(np.isfinite(each).all() for each in arrays.values()) and (space.spread > 0).all()):
-        raise BundleError(f"{FILE} holds numbers that are none, or spreads below 0. Export the bundle again.")
+        raise BundleError(f"{FILE} holds NaN or Infinity, or spreads below 0. Export the bundle again.")
     return OutOfDistributionDetector(space, limit)
 
 
