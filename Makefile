@@ -62,7 +62,7 @@ test: lint
 
 # Hours on two cores; a stopped run continues where it was.
 mutants: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -c constraints.txt cosmic-ray
+	$(BIN)/python -m pip install --quiet -c constraints.txt cosmic-ray coverage
 	$(BIN)/python benchmarks/mutants.py --count 200 --seed 0
 
 FUZZ ?= 10000

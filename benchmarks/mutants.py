@@ -6,10 +6,12 @@ The code at HEAD is copied to build/mutants and changed there, one fault at a ti
 the order in which they were drawn, so that a run that is stopped early has tried a fair sample. Every result is stored
 at once, and the same command continues after a stop.
 
-The tests run in a fork of this process, which has imported the large libraries already. Those in files that name the
-changed module come first, and the first failure ends the run. A test that fails without the fault as well is left out
-and named. A fault that changes nothing that can be seen counts as a survivor: `docs/benchmarks/mutants.md` lists all
-survivors, with what is written of them in `benchmarks/mutants.toml`.
+The tests run in a fork of this process, which has imported the large libraries already. All tests of a package run once
+without a fault, and coverage.py records which of them run which line. Against a fault, the tests that run its line come
+first, the shortest before the longest, then the other tests of the same files; the first failure ends the run. Tests of
+other files do not run: a fault that only they could find, in a process of their own, counts as a survivor. A test that
+fails without the fault as well is left out and named. A fault that changes nothing that can be seen counts as a
+survivor: `docs/benchmarks/mutants.md` lists all survivors, with what is written of them in `benchmarks/mutants.toml`.
 """
 
 import argparse
@@ -21,7 +23,6 @@ import json
 import os
 import py_compile
 import random
-import re
 import resource
 import signal
 import subprocess
@@ -30,7 +31,7 @@ import tarfile
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ from cosmic_ray.mutating import use_mutation
 from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkItem, WorkResult
+from coverage import Coverage, CoverageData
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "mutants.md"
@@ -49,6 +51,7 @@ REMARKS = ROOT / "benchmarks" / "mutants.toml"
 SECONDS_A_TEST = 120  # of processor time, after which a test counts as hung
 SECONDS_A_RUN = 1800  # of processor time, of one part of the tests
 LONGEST = 6 * 3600  # by the clock, for a run that waits for ever; a busy machine must not be taken for one
+_FIXTURE = "fixture "  # before its name: the context of what a shared fixture runs
 # Package or module of src/leukoscope -> the tests that have to find a fault in it.
 PACKAGES = {
     "evaluation": ["tests/evaluation"],
@@ -175,16 +178,27 @@ class Tests:
     tree: Path
     sound: set[str] = field(default_factory=set)
     unsound: set[str] = field(default_factory=set)
+    lines: dict[str, "TestedLines"] = field(default_factory=dict)
 
     def against(self, mutation: MutationSpec) -> tuple[str | None, str]:
         """Return the test that fails with this fault, or None where none does; and the change as a diff."""
         operator = get_operator(mutation.operator_name)(**(mutation.operator_args or {}))
-        files = ordered(PACKAGES[package_of(mutation.module_path)], mutation.module_path)
+        parts = self._lines_of(package_of(mutation.module_path)).parts(mutation)
         while True:
             with use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
-                failed = next(filter(None, (self._first_failure(part) for part in files if part)), None)
+                failed = next(filter(None, (self._first_failure(part) for part in parts if part)), None)
             if failed is None or self._is_sound(failed):
                 return failed, changed_lines(before, after or before, mutation.module_path)
+
+    def _lines_of(self, package: str) -> "TestedLines":
+        """Return which test runs which line of a package: recorded once, and kept beside the copy."""
+        if package not in self.lines:
+            path = self.tree.with_name(f"{self.tree.name}-{package.replace('/', '-')}.coverage")
+            if not path.with_suffix(".json").exists():
+                print(f"recording which tests of {package} run which line", flush=True)
+                self._first_failure(PACKAGES[package], record=path)
+            self.lines[package] = TestedLines(self.tree, path)
+        return self.lines[package]
 
     def _is_sound(self, test: str) -> bool:
         """Whether this test passes without the fault; one that does not is left out from now on."""
@@ -195,13 +209,16 @@ class Tests:
                 print(f"left out, since it fails without a fault: {test}", flush=True)
         return test in self.sound
 
-    def _first_failure(self, files: Sequence[str]) -> str | None:
-        """Return the name of the first test of these files that fails, or None. "(hung)" is added to one that hangs."""
+    def _first_failure(self, tests: Sequence[str], *, record: Path | None = None) -> str | None:
+        """Return the name of the first of these tests that fails, or None. "(hung)" is added to one that hangs.
+
+        record: all of them run, and the lines that each runs are written to this file.
+        """
         reads, writes = os.pipe()
         process = os.fork()
         if not process:
             os.close(reads)
-            _child(self.tree, files, self.unsound, writes)
+            _child(self.tree, tests, self.unsound, writes, record)
         os.close(writes)
         code = _waited(process)
         with os.fdopen(reads, encoding="utf-8") as told:
@@ -210,23 +227,38 @@ class Tests:
             return None
         failed = next((line["failed"] for line in lines if "failed" in line), None)
         started = next((line["started"] for line in reversed(lines) if "started" in line), None)
-        return failed or (f"{started} (hung)" if started else f"{files[0]} (cannot be collected)")
+        return failed or (f"{started} (hung)" if started else f"{tests[0]} (cannot be collected)")
 
 
-def ordered(tests: list[str], module: Path) -> list[list[str]]:
-    """Return the test files in two parts: those that name the module, and the rest."""
-    files = sorted(
-        (file for test in tests for file in ([Path(test)] if test.endswith(".py") else Path(test).glob("test_*.py"))),
-        key=lambda file: file.stat().st_size,
-    )
-    package, name = (
-        module.relative_to("src/leukoscope").with_suffix("").as_posix().replace("/", ".").rpartition(".")[::2]
-    )
-    named = re.compile(
-        rf"leukoscope\.{re.escape(f'{package}.{name}'.strip('.'))}\b|leukoscope\.{package} import .*\b{name}\b"
-    )
-    first = [str(file) for file in files if named.search(file.read_text(encoding="utf-8"))]
-    return [first, [str(file) for file in files if str(file) not in first]]
+class TestedLines:
+    """Which test runs which line of a package, by coverage.py's contexts.
+
+    What a fixture runs that tests share counts for all tests that ask for the fixture.
+    """
+
+    def __init__(self, tree: Path, path: Path) -> None:
+        told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        self.seconds: dict[str, float] = told["seconds"]
+        self._fixtures: dict[str, list[str]] = told["fixtures"]
+        self._tree = tree
+        self._data = CoverageData(str(path))
+        self._data.read()
+
+    def parts(self, mutation: MutationSpec) -> list[list[str]]:
+        """Return the tests that run a mutation's lines, the shortest first, and the others of their files."""
+        contexts = self._data.contexts_by_lineno(str(self._tree / mutation.module_path))
+        lines = range(mutation.start_pos[0], mutation.end_pos[0] + 1)
+        found = {context for line in lines for context in contexts.get(line, [])}
+        shared = {name.removeprefix(_FIXTURE) for name in found if name.startswith(_FIXTURE)}
+        first = {test for test in self.seconds if test in found or shared & set(self._fixtures[test])}
+        if "" in found and not first:  # it runs when the module is imported
+            return [self._by_time(self.seconds)]
+        files = {test.partition("::")[0] for test in first}
+        rest = [test for test in self.seconds if test.partition("::")[0] in files and test not in first]
+        return [self._by_time(first), self._by_time(rest)]
+
+    def _by_time(self, tests: Iterable[str]) -> list[str]:
+        return sorted(tests, key=lambda test: self.seconds[test])
 
 
 def _waited(process: int) -> int:
@@ -242,7 +274,7 @@ def _waited(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def _child(tree: Path, files: Sequence[str], left_out: set[str], writes: int) -> None:
+def _child(tree: Path, tests: Sequence[str], left_out: set[str], writes: int, record: Path | None) -> None:
     os.setsid()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -251,18 +283,59 @@ def _child(tree: Path, files: Sequence[str], left_out: set[str], writes: int) ->
     sys.dont_write_bytecode = True
     sys.path[:0] = [str(tree / "src"), str(tree)]
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_A_RUN, SECONDS_A_RUN))
-    options = ["-x", "-q", "-p", "no:cacheprovider", *(f"--deselect={test.split(' ')[0]}" for test in left_out)]
+    options = ["-q", "-p", "no:cacheprovider", *(f"--deselect={test.split(' ')[0]}" for test in left_out)]
     with os.fdopen(writes, "w", encoding="utf-8") as told:
-        code = pytest.main([*options, *files], plugins=[_Told(told)])
+        if record:
+            code = pytest.main([*options, *tests], plugins=[_Recorder(tree, record)])
+        else:
+            code = pytest.main(["-x", *options, *tests], plugins=[_Told(told, tests)])
         told.flush()
     os._exit(int(code))
 
 
-class _Told:
-    """A plugin of pytest: tells which test starts and which fails, ends one that hangs, and puts slow ones last."""
+class _Recorder:
+    """A plugin of pytest: records which test or shared fixture runs which line, and how long each test takes."""
 
-    def __init__(self, told: Any) -> None:
-        self.told = told
+    def __init__(self, tree: Path, path: Path) -> None:
+        self.path, self.seconds, self.fixtures = path, defaultdict[str, float](float), dict[str, list[str]]()
+        self.context = [""]
+        self.coverage = Coverage(data_file=str(path), source=[str(tree / "src" / "leukoscope")], config_file=False)
+        self.coverage.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self.fixtures[item.nodeid] = list(getattr(item, "fixturenames", ()))
+        return (yield from self._within(item.nodeid))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, object, object]:
+        shared = fixturedef.scope != "function"
+        return (yield from self._within(f"{_FIXTURE}{fixturedef.argname}" if shared else self.context[-1]))
+
+    def _within(self, context: str) -> Generator[None, object, object]:
+        self.context.append(context)
+        self.coverage.switch_context(context)
+        try:
+            return (yield)
+        finally:
+            self.context.pop()
+            self.coverage.switch_context(self.context[-1])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        self.coverage.stop()
+        self.coverage.save()
+        told = {"seconds": self.seconds, "fixtures": self.fixtures}
+        self.path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
+
+
+class _Told:
+    """A plugin of pytest: reports which test starts and which fails, ends one that hangs, keeps the order asked for."""
+
+    def __init__(self, told: Any, tests: Sequence[str]) -> None:
+        self.told, self.place = told, {test: number for number, test in enumerate(tests)}
         signal.signal(signal.SIGPROF, lambda *_: os._exit(int(pytest.ExitCode.TESTS_FAILED)))
 
     def _tell(self, **what: str) -> None:
@@ -270,7 +343,7 @@ class _Told:
         self.told.flush()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+        items.sort(key=lambda item: self.place.get(item.nodeid, 0))
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         signal.setitimer(signal.ITIMER_PROF, SECONDS_A_TEST)

@@ -4,7 +4,7 @@ A subject has one class, its own shift of the score, and 20 to 100 cells (or as 
 set the program's own intervals, and others for comparison, are measured on the same cells. What holds was chosen on the
 settings under "choose" and is shown on the others, which it was not chosen on.
 
-Usage: python benchmarks/coverage.py [--sets 1000] [--only SETTING]
+Usage: python benchmarks/interval_coverage.py [--sets 1000] [--only SETTING]
 Each setting is kept in build/coverage/SETTING.json, so a run that was stopped goes on; the table comes from these.
 """
 
