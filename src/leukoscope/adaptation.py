@@ -20,8 +20,8 @@ from .bundle.manifest import (
     Bundle,
     ConformalRule,
     Manifest,
-    Metrics,
     QualityLimits,
+    RecordedMetrics,
     SubjectFigures,
     made,
     write_bundle,
@@ -408,7 +408,7 @@ def _figures(adapted: Adapted, seen: Reviewed, old: Manifest, points: dict[str, 
     return tuple(figures)
 
 
-def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> Metrics:
+def _metrics(bundle: Bundle, adapted: Adapted, seen: Reviewed) -> RecordedMetrics:
     result = adapted.result
     counts = np.bincount(seen.labels, minlength=len(bundle.manifest.classes))
     per_class = {name: int(count) for name, count in zip(bundle.manifest.classes, counts, strict=True)}

@@ -28,7 +28,7 @@ from .bundle.manifest import (
     Manifest,
     ManifestEntry,
     Member,
-    Metrics,
+    RecordedMetrics,
     StainColours,
     SubjectFigures,
     amend_bundle,
@@ -172,7 +172,7 @@ def learn_rejection(bundle: Bundle, run: Path, evidence: Evidence, *, alpha: flo
             notes.append(f"No {name} rule: {too_few}")
             say(f"          {notes[-1]}")
     old = bundle.manifest.metrics
-    metrics: Metrics = {**old, "notes": [*old.get("notes", []), *notes]}
+    metrics: RecordedMetrics = {**old, "notes": [*old.get("notes", []), *notes]}
     manifest = bundle.manifest.model_copy(update=learned | {"metrics": metrics})
     return amend_bundle(bundle, files=files | {CARD: card(manifest).encode()}, metrics=metrics, **learned)
 

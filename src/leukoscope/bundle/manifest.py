@@ -257,7 +257,7 @@ Estimators = Annotated[dict[str, dict[str, MetricValue]], AfterValidator(_with_m
 
 
 @with_config(_TABLE)
-class Verdict(TypedDict):
+class RecordedVerdict(TypedDict):
     """The result in one paragraph."""
 
     text: str
@@ -278,7 +278,7 @@ class TestedOn(TypedDict):
 
 
 @with_config(_TABLE)
-class SplitFacts(TypedDict):
+class RecordedSplit(TypedDict):
     """How cells were divided into training and test."""
 
     scheme: str
@@ -317,12 +317,12 @@ class WorstSubject(TypedDict):
 
 
 @with_config(_TABLE)
-class Metrics(TypedDict, total=False):
+class RecordedMetrics(TypedDict, total=False):
     """From metrics.json of the run."""
 
-    verdict: Verdict
+    verdict: RecordedVerdict
     data: TestedOn
-    split: SplitFacts
+    split: RecordedSplit
     estimators: Estimators
     """Every cell weighs the same."""
     subject_weighted: Weighted
@@ -440,7 +440,7 @@ class Manifest(Settings):
     """Whether the networks' class-activation maps say where in a cell the answer comes from. Those of a head on all
     stages do not: effects of single places cancel. Occlusion is drawn in their place."""
     subjects: tuple[SubjectFigures, ...] = ()
-    metrics: Metrics = Field(default_factory=Metrics)
+    metrics: RecordedMetrics = Field(default_factory=RecordedMetrics)
     """Verdict, data, split, figures with intervals, worst subjects."""
     training: Training = Field(default_factory=Training)
     """Fingerprint of the cells, hash and scheme of the split, settings, versions."""

@@ -25,7 +25,7 @@ MEASURED = {"red cells": (0.9, 0.47), "platelets": (0.86, 0.73)}
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RateEstimate:
     """A number with its 95 % interval over fields; no interval for one field."""
 
     value: float
@@ -65,15 +65,15 @@ class BloodSummary:
     red_cells: int
     platelets: int
     clumped: int
-    red_cells_per_field: Estimate
-    platelets_per_field: Estimate
-    platelets_per_100_red_cells: Estimate | None
+    red_cells_per_field: RateEstimate
+    platelets_per_field: RateEstimate
+    platelets_per_100_red_cells: RateEstimate | None
     """None without red cells."""
-    platelets_per_white_cell: Estimate | None
+    platelets_per_white_cell: RateEstimate | None
     """None without white cells that were classified."""
-    platelets_e9_per_l: Estimate | None
+    platelets_e9_per_l: RateEstimate | None
     """Platelets in 10⁹ per litre; None where the user gives no factor."""
-    red_cell_um: Estimate | None
+    red_cell_um: RateEstimate | None
     """Mean diameter in µm; None without a stated scale, or with few red cells."""
     red_cell_um_sd: float | None
     """Standard deviation of the diameter over red cells: anisocytosis."""
@@ -184,25 +184,25 @@ def summary_of(fields: Sequence[FieldCount], *, factor: float | None = None) -> 
     return replace(found, said=_said(found))
 
 
-def ratio(above: Sequence[float] | Any, below: Sequence[float] | Any, *, times: float = 1.0) -> Estimate:
+def ratio(above: Sequence[float] | Any, below: Sequence[float] | Any, *, times: float = 1.0) -> RateEstimate:
     """Return the ratio of two sums over fields times a factor, with its 95 % interval.
 
     Where nothing was counted above, fields do not differ, and the upper end is that of a Poisson count of none.
 
     >>> ratio([2, 4, 3], [1, 1, 1]), ratio([0, 0, 0], [10, 12, 8], times=100)
-    (Estimate(value=3.0, low=0.516, high=5.484), Estimate(value=0.0, low=0.0, high=12.296))
+    (RateEstimate(value=3.0, low=0.516, high=5.484), RateEstimate(value=0.0, low=0.0, high=12.296))
     """
     from scipy import stats  # a first answer should not wait for SciPy
 
     above, below = np.asarray(above, float), np.asarray(below, float) / times
     value, count = float(above.sum() / below.sum()), len(above)
     if count < 2:
-        return Estimate(_rounded(value))
+        return RateEstimate(_rounded(value))
     if not above.any():
-        return Estimate(0.0, 0.0, _rounded(_MOST_OF_NONE / below.sum()))
+        return RateEstimate(0.0, 0.0, _rounded(_MOST_OF_NONE / below.sum()))
     error = np.sqrt(count / (count - 1) * np.square(above - value * below).sum()) / below.sum()
     reach = float(stats.t.ppf(0.975, count - 1) * error)
-    return Estimate(_rounded(value), _rounded(max(0.0, value - reach)), _rounded(value + reach))
+    return RateEstimate(_rounded(value), _rounded(max(0.0, value - reach)), _rounded(value + reach))
 
 
 _MOST_OF_NONE = (
@@ -242,7 +242,7 @@ _ERRORS = (
 )
 
 
-def _shown(each: Estimate, *, digits: int = 1) -> str:
+def _shown(each: RateEstimate, *, digits: int = 1) -> str:
     """Return a number with its interval in words, such as '3.1 (2.0 to 4.2)'."""
     value = f"{each.value:.{digits}f}"
     ends = (each.low, each.high)

@@ -531,7 +531,7 @@ class ReadingState(BaseModel):
     """Readers that a case may have."""
 
 
-class Answer(TypedDict):
+class ReaderAnswer(TypedDict):
     """The last answer of one reader to one cell."""
 
     reader: str
@@ -541,7 +541,7 @@ class Answer(TypedDict):
     round: str
 
 
-class AnswerRecord(Answer):
+class AnswerRecord(ReaderAnswer):
     """An answer with its place in the history of a case."""
 
     review: int
@@ -616,7 +616,7 @@ def cells_read_by(session: Session, caller: Caller, ids: Sequence[int]) -> dict[
     return {row[0]: row[1] for row in session.execute(query)}
 
 
-def answers_of(session: Session, view: View, cells: Sequence[int] | None = None) -> dict[int, list[Answer]]:
+def answers_of(session: Session, view: View, cells: Sequence[int] | None = None) -> dict[int, list[ReaderAnswer]]:
     """Return the last answers on some cells of a case, or on all, by cell and in the order in which they were given.
 
     One's own where one reads blind.
@@ -630,7 +630,7 @@ def answers_of(session: Session, view: View, cells: Sequence[int] | None = None)
         .where(ReviewRow.id.in_(last_answers(*where)))
         .order_by(ReviewRow.id)
     )
-    found: dict[int, list[Answer]] = defaultdict(list)
+    found: dict[int, list[ReaderAnswer]] = defaultdict(list)
     for review, name in session.execute(query):
         found[review.cell_id].append(
             {"reader": name, "label": review.label, "time": review.created, "note": review.note, "round": review.round}

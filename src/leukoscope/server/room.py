@@ -31,7 +31,7 @@ LOG = logging.getLogger("leukoscope.server")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 15, 60)
 
 
-class Metrics:
+class RequestMetrics:
     """The counters of one process."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Room:
     """It, and those that laboratories have adapted: `models.of` says which one answers."""
     worker: Worker
     sandbox: Sandbox
-    measures: Metrics
+    measures: RequestMetrics
     attempts: Attempts
     token: OneTimeToken | None
     """Of the start; None where accounts have passwords."""
@@ -118,7 +118,7 @@ def open_room(settings: RoomSettings, *, counted: Callable[[int], None] | None =
         store_bundle(session, predictor)
     with database.reading() as session:
         log.note_head(session, at_once=True)
-    measures, models = Metrics(), ModelRegistry(predictor, settings.data)
+    measures, models = RequestMetrics(), ModelRegistry(predictor, settings.data)
     worker = Worker(
         database,
         pictures,
