@@ -7,9 +7,11 @@ import pytest
 from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
+from leukoscope.config import Experiment, shipped
 from leukoscope.data.cells import Cell
+from leukoscope.models.catalogue import build_network
 from leukoscope.studies.adaptation_curve import _drawn, _halves, laboratories
-from leukoscope.studies.generalisation import RECIPES, Answers, Test, measured, sizes_alike
+from leukoscope.studies.generalisation import RECIPES, Answers, Test, Trained, measured, sizes_alike
 from leukoscope.studies.material import Material
 
 
@@ -84,3 +86,12 @@ def test_stored_answers_are_found_under_the_keys_they_were_written_with() -> Non
     assert kinds["frozen Lite0"] == "Frozen"
     assert kinds["two looks"] == "Stages"
     assert next(recipe.key for recipe in RECIPES if recipe.name == "fine-tune") == "Trained: {'settings': ()}"
+
+
+def test_the_network_of_the_paper_starts_from_random_weights() -> None:
+    """The recipe changes an experiment that names ImageNet weights, which seed-cnn does not have."""
+    recipe = next(each for each in RECIPES if each.name == "seed-cnn")
+    assert isinstance(recipe, Trained)
+    experiment = Experiment.read(shipped("fine-tune"), overrides=recipe.settings)
+    network = build_network(experiment.model, classes=2, size=experiment.prepare.size)
+    assert sum(each.numel() for each in network.parameters()) == 44_049

@@ -442,6 +442,7 @@ RECIPES: tuple[Recipe, ...] = (
         "The network of the paper at 450 px.",
         (
             "model.name=seed-cnn",
+            "model.weights=''",
             "model.reduce=1",
             "model.gain=1",
             "prepare.view=window",
