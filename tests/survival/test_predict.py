@@ -73,7 +73,7 @@ def test_a_graver_stage_has_the_lower_survival(model: SurvivalModel) -> None:
 
 
 def test_a_value_outside_what_was_seen_is_answered_with_a_warning(model: SurvivalModel) -> None:
-    assert "outside what the model saw" in ask(model, {"stage": "II", "age": "150"}).notes[0]
+    assert "outside the range of the training data" in ask(model, {"stage": "II", "age": "150"}).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_far_outside_what_was_seen_no_number_is_invented(model: SurvivalModel, t
     found = answer(model, "II", {"age": 6000})
     assert found["horizons"][0]["survival"] is None
     assert found["median"] == {"value": None, "low": None, "high": None}
-    assert "far outside what the model saw" in found["warnings"][0]
+    assert "far outside the range of the training data" in found["warnings"][0]
 
 
 @pytest.mark.parametrize(("text", "value"), [("60,5", 60.5), (" 60.5 ", 60.5), ("+60", 60.0)])
@@ -289,7 +289,7 @@ def test_the_table_of_answers_has_incidences_warnings_and_the_notice(tmp_path: P
     total = float(row["event-free"]) + float(row["relapse"]) + float(row["death"])
     assert total == pytest.approx(1, abs=2e-4)
     assert float(row["relapse low"]) < float(row["relapse"]) < float(row["relapse high"])
-    assert "outside what the model saw" in row["warnings"]
+    assert "outside the range of the training data" in row["warnings"]
     assert "not a diagnosis" in row["notice"]
 
 
@@ -319,7 +319,7 @@ def test_prediction_needs_neither_lifelines_nor_pandas(model: SurvivalModel, tmp
 def test_times_past_the_stages_own_follow_up_are_said_to_lean_on_the_others(cohort: Cohort) -> None:
     short = cohort.take((cohort.stage < 2) | (cohort.time < 10))
     model = replace(fit_model(short).model, horizons=((24.0, "two years"),))
-    assert "leans on the other stages" in ask(model, {"stage": "III", "age": "60"}).notes[0]
+    assert "later times depend on the other stages" in ask(model, {"stage": "III", "age": "60"}).notes[0]
     assert ask(model, {"stage": "I", "age": "60"}).notes == ()
 
 

@@ -202,7 +202,7 @@ def survivor(model: SurvivalModel, columns: Mapping[str, Array]) -> Any:
 
 
 def _columns(model: SurvivalModel, patient: Mapping[str, str]) -> tuple[dict[str, Array], dict[str, str], list[str]]:
-    """Return the patient as columns of one row, as stated, and notes on values outside what the model saw."""
+    """Return the patient as columns of one row, as stated, and notes on values outside the training data."""
     known = _known(model)
     given = _given(patient, [*known, *model.left_out])
     unused = [name for name in model.left_out if given.pop(name, "")]
@@ -303,7 +303,7 @@ def _far(facts: ColumnFacts, columns: Mapping[str, Array]) -> list[str]:
     if max(low - value, value - high) <= high - low:
         return []
     stated = short(float(np.exp(value)) if facts.logarithm else value)
-    return [f"{facts.source} {stated} is far outside what the model saw ({_range(facts)})"]
+    return [f"{facts.source} {stated} is far outside the range of the training data ({_range(facts)})"]
 
 
 def _number(name: str, text: str) -> float:
