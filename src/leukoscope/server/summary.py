@@ -307,7 +307,7 @@ def _accuracy(seal: str, point: str, manifest: _Hashed) -> Accuracy | None:
 def _basis(read: int, rest: list[_ModelPart]) -> str:
     """Return in one sentence what the share is based on.
 
-    >>> _how(12, []), _how(1, [])
+    >>> _basis(12, []), _basis(1, [])
     ('All 12 cells decided by readers.', 'The only cell decided by a reader.')
     """
     cells = sum(part.cells for part in rest)
