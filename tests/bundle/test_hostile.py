@@ -132,7 +132,7 @@ def by_values(model: onnx.ModelProto) -> None:
 
 
 def test_a_picture_does_not_say_how_much_memory_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="what ConstantOfShape gives from the picture's values"):
+    with pytest.raises(BundleError, match="what ConstantOfShape gives from the image's values"):
         load(resealed(tmp_path, by_values))
 
 

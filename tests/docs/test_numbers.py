@@ -82,7 +82,7 @@ def test_the_figures_of_a_page_of_evidence_are_those_of_its_json(page: Path) -> 
 
 def test_the_page_of_coverage_is_written_from_its_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    coverage = _module(ROOT / "benchmarks" / "coverage.py")
+    coverage = _module(ROOT / "benchmarks" / "interval_coverage.py")
     written = (ROOT / "docs" / "benchmarks" / "coverage.md").read_text(encoding="utf-8")
     new = coverage.page(coverage.kept())
     assert written.partition("Machine:")[0] == new.partition("Machine:")[0]
