@@ -36,7 +36,7 @@ from leukoscope.inference.rejection import decide, reached
 from leukoscope.pipeline import Input, stage_cells
 from leukoscope.progress import blas_threads, in_parallel, processors, track
 from leukoscope.studies.generalisation import ALPHA, Answers, Test, measured, pooled, shifts_of
-from leukoscope.studies.material import Material
+from leukoscope.studies.material import Material, two_columns
 from leukoscope.training.probe import discriminant
 
 TURNS = VIEWS["turns"]
@@ -282,10 +282,6 @@ def row(
         f"{(decisions != decisions[:, :1]).any(axis=1).mean():.1%}",
         f"{by_tilting:.1%}",
     ]
-
-
-def two_columns(chances: Floats) -> Floats:
-    return np.stack([1 - chances, chances], axis=1)
 
 
 if __name__ == "__main__":

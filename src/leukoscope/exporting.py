@@ -33,6 +33,7 @@ from .bundle.manifest import (
     SubjectFigures,
     amend_bundle,
     bundle_beside,
+    check_free,
     made,
     open_bundle,
     write_bundle,
@@ -109,8 +110,7 @@ def export_run(
     if metrics["split"]["hash"] != evidence.plan.hash:
         raise DataError(f"{run / 'metrics.json'} belongs to another split. Run leukoscope evaluate {run} again.")
     chosen = _choose(evidence, folds)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")
+    check_free(folder)
     members: list[Member] = []
     files: dict[str, bytes] = {}
     groups = [chosen] if experiment.train.mode == "probe" else [[fold] for fold in chosen]

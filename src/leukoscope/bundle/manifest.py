@@ -514,15 +514,10 @@ def write_bundle(folder: Path, manifest: Manifest, *, files: Mapping[str, bytes]
     Raises:
         UsageError: `folder` exists already.
     """
-    _check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with bundle_beside(folder) as beside:
+        beside.mkdir()
         beside.chmod(0o755)
         _fill(beside, manifest, files)
-        beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return open_bundle(folder)
 
 
@@ -533,16 +528,21 @@ def bundle_beside(folder: Path) -> Iterator[Path]:
     Raises:
         UsageError: `folder` exists already.
     """
-    _check_free(folder)
+    check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as hidden:
         beside = Path(hidden) / folder.name
         yield beside
-        _check_free(folder)
+        check_free(folder)
         beside.replace(folder)
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """Refuse to write a bundle over anything but an empty folder.
+
+    Raises:
+        UsageError: `folder` exists already.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists already. Choose another folder, or delete it first.")
 

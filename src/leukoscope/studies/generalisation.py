@@ -661,7 +661,7 @@ def measured(material: Material, arms: dict[str, Answers]) -> Jackknife:
             ("sizes", (weights / size)[:, units[first]] * equal_sizes[first], code),
         )
         for name, answers in arms.items():
-            tables = [two_columns(seed.tolist()) for seed in answers.seeds]
+            tables = [two_columns(seed) for seed in answers.seeds]
             for kind, each, groups in kinds:
                 values[f"{name}.{kind}"] = np.mean(
                     [auroc(labels, table, weights=each, groups=groups) for table in tables], axis=0
@@ -690,7 +690,7 @@ def _promised(material: Material, answers: Answers) -> list[dict[str, Any]]:
     """Return what a promise learnt on all other parts comes to on each (first seed)."""
     rows = answers.test.asked
     columns = (material.labels[rows], material.group_names[rows], material.parts[rows])
-    left_out = LeftOut(material.classes, two_columns(answers.seeds[0].tolist()), *columns)
+    left_out = LeftOut(material.classes, two_columns(answers.seeds[0]), *columns)
     return [part.model_dump() for part in promise(left_out, alpha=ALPHA)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from lightning_fabric import Fabric, seed_everything
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_erosion
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
@@ -562,7 +562,7 @@ def at_half(chances: Sequence[float]) -> Ints:
     return (np.array(chances) >= 0.5).astype(np.int64)
 
 
-def two_columns(chances: Sequence[float]) -> Floats:
-    """Return (cells, 2) probabilities."""
+def two_columns(chances: ArrayLike) -> Floats:
+    """Return (cells, 2) probabilities from those of the disease, (cells,)."""
     disease = np.array(chances, dtype=float)
     return np.stack([1 - disease, disease], axis=1)
