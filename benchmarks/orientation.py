@@ -225,7 +225,7 @@ def learnt_views(learnt: str, canonical: Ints) -> Ints:
 
 
 def head(material: Material, seen: Seen, test: Test, views: Ints, invariance: float) -> tuple[Floats, Floats]:
-    rows = test.learnt
+    rows = test.train_rows
     features = np.take_along_axis(seen.features[rows], views[rows][..., None], axis=1)
     with blas_threads(processors()):
         labels, groups = material.labels[rows], material.groups[rows]
@@ -245,7 +245,7 @@ def row(
         return np.stack([expit(np.take_along_axis(each, views, axis=1)).mean(axis=1) for each in logits])
 
     def over_parts(chances: Floats) -> Answers:
-        given = {test.name: Answers(test, [each[test.asked]]) for test, each in zip(tests, chances, strict=True)}
+        given = {test.name: Answers(test, [each[test.test_rows]]) for test, each in zip(tests, chances, strict=True)}
         found = pooled(material, given)
         assert found is not None
         return found
@@ -254,7 +254,7 @@ def row(
     if variant.canonical:
         starts = [seen.canonical]  # whatever way the picture lies
     said = [over_parts(answers(seen.features, start)) for start in starts]
-    rows, first = said[0].test.asked, two_columns(said[0].seeds[0])
+    rows, first = said[0].test.test_rows, two_columns(said[0].seeds[0])
     columns = (material.labels[rows], material.group_names[rows], material.parts[rows])
     left_out = LeftOut(material.classes, first, *columns)
     temperature = fit_temperature(left_out.labels, first)

@@ -84,7 +84,7 @@ def test_stored_answers_are_found_under_the_keys_they_were_written_with() -> Non
     kinds = {recipe.name: recipe.key.partition(":")[0] for recipe in RECIPES}
     assert kinds["size alone"] == "OneFeature"
     assert kinds["frozen Lite0"] == "Frozen"
-    assert kinds["two looks"] == "Stages"
+    assert kinds["crop and enlarged cell"] == "Stages"
     assert next(recipe.key for recipe in RECIPES if recipe.name == "fine-tune") == "Trained: {'settings': ()}"
 
 

@@ -12,7 +12,6 @@ from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, auroc
 from ..evaluation.predictions import fit_temperature, temper
 from ..inference.rejection import UNSURE, decide, fit_conformal
-from ..training.probe import discriminant
 from .generalisation import ALPHA, RECIPES, StageMeans, in_thirds
 from .material import INTERVAL, Features, Material, folds_by, load, sample
 from .study import Bench, Figure, Line, Number, Page, Section, Study, StudySize, TableValue, beyond_chance, lines, shown
@@ -21,7 +20,7 @@ COUNTS = (0, 20, 50, 200, 500)
 """Reviewed cells, half of them of each class."""
 FEWEST = 4
 """Subject groups of each class that a part must have to be a laboratory: two to be read, two to be judged."""
-_SHIPPED = "two looks"  # the recipe of the shipped model
+_SHIPPED = next(each for each in RECIPES if isinstance(each, StageMeans) and each.name == "shipped recipe")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class UnseenPart:
 
     material: Material
     table: Features
-    """(all cells, channels): what the network sees of each."""
+    """(all cells, views, channels): features of each; the first view is the one that is predicted from."""
     part: str
     rows: Ints
     """Its cells in material and table."""
@@ -60,9 +59,7 @@ def run(bench: Bench) -> Page:
     """Take each large part for a laboratory that the model has not seen, and adapt to more and more of its cells."""
     material = sample(load(bench), bench.scale.images, rng=np.random.default_rng(0))
     material = in_thirds(material) if material.synthetic else material
-    recipe = next(each for each in RECIPES if each.name == _SHIPPED)
-    assert isinstance(recipe, StageMeans)
-    table = recipe.features(bench, material).astype(np.float32)
+    table = _SHIPPED.features(bench, material)
     numbers: dict[str, Any] = {"alpha": ALPHA, "parts": {}}
     for part in laboratories(material):
         numbers["parts"][part] = _of_part(bench, material, table, part)
@@ -72,7 +69,7 @@ def run(bench: Bench) -> Page:
         )
     ran_on = {
         "Images": material.words(),
-        "Model": "the recipe of the shipped model, learnt from all other parts",
+        "Model": "the recipe of the shipped model, trained on all other parts",
         "Interval": INTERVAL,
     }
     return Page(_answer(numbers), ran_on, [_section(part, each) for part, each in numbers["parts"].items()], numbers)
@@ -112,7 +109,7 @@ def _of_part(bench: Bench, material: Material, table: Features, part: str) -> di
     return {
         "cells": len(rows),
         "subjects": len(set(material.groups[rows].tolist())),
-        "learnt_from": len(others),
+        "training_cells": len(others),
         "counts": {str(count): {name: found.interval(f"{count}.{name}") for name in names} for count in decisions},
         "gains": {str(count): found.difference(f"{count}.auroc", "0.auroc") for count in decisions if count},
         "more_decided": {
@@ -127,13 +124,13 @@ def _of_part(bench: Bench, material: Material, table: Features, part: str) -> di
 
 def _base(material: Material, table: Features, rows: Ints) -> DecisionRule:
     """Return what a laboratory starts from, learnt from other parts alone."""
-    features, labels, groups = table[rows], material.labels[rows], material.groups[rows]
+    labels, groups = material.labels[rows], material.groups[rows]
     unseen = np.zeros((len(rows), 2))
     for train, test in folds_by(groups, labels, seed=0):
-        part = Head(*discriminant(features[train], labels[train], groups[train], shrinkage=0.1))
-        unseen[test] = part.raw(features[test][:, None])
+        part = Head(*_SHIPPED.fit(table, material, rows[train]))
+        unseen[test] = part.raw(table[rows[test], :1])
     temperature = float(fit_temperature(labels, unseen))
-    head = Head(*discriminant(features, labels, groups, shrinkage=0.1), temperature=temperature)
+    head = Head(*_SHIPPED.fit(table, material, rows), temperature=temperature)
     return DecisionRule(head, fit_conformal(temper(unseen, temperature), labels, groups, alpha=ALPHA))
 
 
@@ -148,11 +145,11 @@ def _asked(bench: Bench, laboratory: UnseenPart, *, count: int, seed: int) -> di
             if count:
                 drawn = _drawn(material, rows, read, count, np.random.default_rng([seed, count]))
                 judge = _adapted(material, table, rows[drawn], judge.head, seed=seed)
-            chances[judged] = judge.head.probabilities(table[rows[judged]][:, None])
+            chances[judged] = judge.head.probabilities(table[rows[judged], :1])
             decided[judged] = decide(chances[judged], judge.rule)
         return {"chances": chances.round(6).tolist(), "decided": decided.tolist()}
 
-    settings = {"cells": material.key, "alpha": ALPHA, "recipe": _SHIPPED}
+    settings = {"cells": material.key, "alpha": ALPHA, "recipe": _SHIPPED.key}
     found: dict[str, Any] = bench.kept(f"{laboratory.part}, {count} cells, seed {seed}", settings, work)
     return found
 
@@ -181,7 +178,7 @@ def _adapted(material: Material, table: Features, rows: Ints, head: Head, *, see
     """Return the head that `leukoscope adapt` fits to these cells, and when it is unsure."""
     labels, names = material.labels[rows], tuple(material.group_names[rows].tolist())
     groups, by_subject = held_out_by(names, labels)
-    embeddings = table[rows][:, None].astype(np.float32)
+    embeddings = table[rows, :1]
     seen = Reviewed(labels, groups, by_subject, names, (embeddings,), head.probabilities(embeddings), ())
     heads, unseen = fit_heads([head], seen, seed=seed)
     return DecisionRule(heads[0], rule_of(unseen, seen, alpha=ALPHA))
@@ -237,10 +234,10 @@ def _section(part: str, found: dict[str, Any]) -> Section:
     svg = lines(f"adaptation-{part}", drawn, x="reviewed cells of the part", y="AUROC; share of cells")
     figure = Figure(part.replace("_", "-"), svg, f"AUROC and decisions on {part} by number of reviewed cells.")
     text = (
-        f"The model was trained on {found['learnt_from']:,} cells of other parts. Of {part} ({found['cells']:,} cells "
-        f"of {found['subjects']} subject groups) half of the subjects give the reviewed cells, the other half is "
-        "evaluated, and vice versa. Shares are of all cells of a class, with equal weight per subject; at most "
-        f"{ALPHA:.0%} may be called the other class."
+        f"The model was trained on {found['training_cells']:,} cells of other parts. Of {part} "
+        f"({found['cells']:,} cells of {found['subjects']} subject groups) half of the subjects give the reviewed "
+        "cells, the other half is evaluated, and vice versa. Shares are of all cells of a class, with equal weight "
+        f"per subject; at most {ALPHA:.0%} may be called the other class."
     )
     return Section(f"{part} as another laboratory", text, columns, rows, [figure])
 

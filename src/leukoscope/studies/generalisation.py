@@ -21,7 +21,7 @@ from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, auroc
 from ..exporting import LeftOut, promise
 from ..files import fingerprint, read_json, write_json
-from ..images.crop import cell_mask
+from ..images.crop import AS_IT_IS, VIEWS, View, cell_mask, turn
 from ..training.batches import Crops as PackedCrops
 from ..training.batches import Prepared
 from ..training.device import launch
@@ -32,7 +32,9 @@ from .material import (
     LITE0,
     LITE1,
     LITE2,
+    Backbone,
     Crops,
+    Features,
     Material,
     backbone,
     features_of,
@@ -56,12 +58,12 @@ class Test:
     """Cells to train on and cells to predict; no subject group is in both."""
 
     name: str
-    learnt: Ints
+    train_rows: Ints
     """Rows of the material."""
-    asked: Ints
+    test_rows: Ints
 
 
-Ask = Callable[[Test, int], Floats]
+Predict = Callable[[Test, int], Floats]
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class Recipe:
         plain = {name: getattr(value, "__name__", value) for name, value in values.items()}
         return f"{self.kind}: {plain}"
 
-    def on(self, bench: Bench, material: Material) -> Ask:
-        """Return a function of a test and a seed that gives the probability of the disease of its cells, (asked,)."""
+    def on(self, bench: Bench, material: Material) -> Predict:
+        """Return a function of a test and a seed that gives the probability of the disease, (test cells,)."""
         raise NotImplementedError
 
 
@@ -95,8 +97,8 @@ class OneFeature(Recipe):
     feature: str = "size"
     kind: ClassVar[str] = "OneFeature"
 
-    def on(self, bench: Bench, material: Material) -> Ask:
-        """Return what asks this recipe; the seed changes nothing."""
+    def on(self, bench: Bench, material: Material) -> Predict:
+        """Return the function that fits and predicts; the seed changes nothing."""
         return lambda test, _: _logistic(material.shortcut(self.feature), material, test, strength=1.0)
 
 
@@ -118,8 +120,8 @@ class FrozenFeatures(Recipe):
     """Add the cell's size to the features."""
     kind: ClassVar[str] = "Frozen"
 
-    def on(self, bench: Bench, material: Material) -> Ask:
-        """Return what asks this recipe; the seed changes nothing, and features are read once, when they are needed."""
+    def on(self, bench: Bench, material: Material) -> Predict:
+        """Return the function that fits and predicts; the seed changes nothing, and features are read once."""
         table = cache(lambda: self._table(bench, material))
 
         def ask(test: Test, _: int) -> Floats:
@@ -154,28 +156,47 @@ class StageMeans(Recipe):
     """Side of what the network sees, px."""
     shrinkage: float = 0.1
     """Of the linear discriminant; 0: a logistic regression instead."""
+    invariance: float = 0
+    """Weight of what turning a cell changes; 0: images as they lie, otherwise canonical views."""
     kind: ClassVar[str] = "Stages"
 
-    def on(self, bench: Bench, material: Material) -> Ask:
-        """Return what asks this recipe; the seed changes nothing, and features are read once, when they are needed."""
+    def on(self, bench: Bench, material: Material) -> Predict:
+        """Return the function that fits and predicts; the seed changes nothing, and features are read once."""
         table = cache(lambda: self.features(bench, material))
 
         def ask(test: Test, _: int) -> Floats:
             if not self.shrinkage:
-                return _logistic(table(), material, test, strength=1e-2)
-            rows = test.learnt
-            given = (table()[rows], material.labels[rows], material.groups[rows])
-            weight, bias = discriminant(*given, shrinkage=self.shrinkage)
-            return np.asarray(expit((table()[test.asked] @ weight.T + bias)[:, 0]))
+                return _logistic(table()[:, 0], material, test, strength=1e-2)
+            weight, bias = self.fit(table(), material, test.train_rows)
+            return np.asarray(expit((table()[test.test_rows, 0] @ weight.T + bias)[:, 0]))
 
         return ask
 
-    def features(self, bench: Bench, material: Material) -> NDArray[np.floating]:
-        """Return the features of all cells, (cells, channels)."""
-        prepare = Prepare(view=self.view, window=320, size=2 * self.seen, margin=0.075)
+    def fit(self, features: Features, material: Material, rows: Ints) -> tuple[Floats, Floats]:
+        """Return weight (1, channels) and bias (1,) of the discriminant of some cells."""
+        labels, groups = material.labels[rows], material.groups[rows]
+        return discriminant(features[rows], labels, groups, shrinkage=self.shrinkage, invariance=self.invariance)
+
+    def features(self, bench: Bench, material: Material) -> Features:
+        """Return the features of all cells, (cells, views, channels): of all eight views if turning them counts."""
+        prepare = Prepare(view=self.view, window=320, size=2 * self.seen, margin=0.075, canonical=bool(self.invariance))
         settings = {"gain": 2.0, "reduce": 2, "pool": "stages", "looks": self.looks}
         network = backbone(bench, LITE0, size=prepare.size, **settings)
-        return features_of(bench, material, network, prepare=prepare)
+        views = VIEWS["turns" if self.invariance else "one"]
+        return np.stack([_features_in(bench, material, network, prepare, view) for view in views], axis=1)
+
+
+def _features_in(
+    bench: Bench, material: Material, network: Backbone, prepare: Prepare, view: View
+) -> NDArray[np.float32]:
+    if view == AS_IT_IS:
+        return features_of(bench, material, network, prepare=prepare).astype(np.float32)
+
+    def turned(crops: Crops) -> Crops:
+        return turn(crops, view, axes=(1, 2))
+
+    name = f"view {VIEWS['turns'].index(view)}"
+    return features_of(bench, material, network, prepare=prepare, look=name, change=turned).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -200,7 +221,7 @@ class Trained(Recipe):
         table["prepare"]["size"] = 2 * bench.scale.size
         return Experiment.of(table)
 
-    def on(self, bench: Bench, material: Material) -> Ask:
+    def on(self, bench: Bench, material: Material) -> Predict:
         """Return a function that trains a network and predicts; interrupted training resumes at the last epoch."""
         return lambda test, seed: self._answers(bench, material, test, seed=seed)
 
@@ -212,7 +233,7 @@ class Trained(Recipe):
         prepared = _Prepared(Path(), experiment, material.cells, plan, packed, material.labels, material.traits[:, 0])
         folder = bench.work / bench.study.name / "networks" / f"{self.name}, {test.name}, seed {seed}"
         settings = experiment.train.model_copy(update={"accelerator": "cpu"})
-        chances: Floats = launch(settings, _train, prepared, folder, test.asked)
+        chances: Floats = launch(settings, _train, prepared, folder, test.test_rows)
         return chances
 
 
@@ -234,10 +255,12 @@ def _train(fabric: "Fabric", prepared: Prepared, folder: Path, asked: Ints) -> F
 
 
 def plan_of(material: Material, test: Test) -> SplitPlan:
-    """Return a split without validation cells that learns from and asks about just the rows of a test."""
-    learnt, asked = (tuple(sorted(set(material.group_names[rows].tolist()))) for rows in (test.learnt, test.asked))
+    """Return a split without validation cells that has just the rows of a test."""
+    train, test_groups = (
+        tuple(sorted(set(material.group_names[rows].tolist()))) for rows in (test.train_rows, test.test_rows)
+    )
     used = np.zeros(len(material.cells), dtype=bool)
-    used[test.learnt] = used[test.asked] = True
+    used[test.train_rows] = used[test.test_rows] = True
     here = set(zip(material.group_names[used].tolist(), material.parts[used].tolist(), strict=True))
     pairs = zip(material.group_names[~used].tolist(), material.parts[~used].tolist(), strict=True)
     left_out = sorted(set(pairs) - here)
@@ -246,26 +269,26 @@ def plan_of(material: Material, test: Test) -> SplitPlan:
     for cell, group in zip(material.cells, material.group_names.tolist(), strict=True):
         groups[group] = tuple(sorted({*groups.get(group, ()), cell.subject}))
     cells = cells_fingerprint(material.cells)
-    return SplitPlan("parts", 0, False, material.classes, groups, (Fold(learnt, (), asked),), excluded, cells)
+    return SplitPlan("parts", 0, False, material.classes, groups, (Fold(train, (), test_groups),), excluded, cells)
 
 
 def _logistic(
     features: NDArray[np.floating], material: Material, test: Test, *, strength: float, by_subject: bool = True
 ) -> Floats:
-    weights = subject_weights(material, test.learnt, power=float(by_subject))
-    return _LogisticHead(features, material, test, weights, strength=strength).predict_proba(test.asked)
+    weights = subject_weights(material, test.train_rows, power=float(by_subject))
+    return _LogisticHead(features, material, test, weights, strength=strength).predict_proba(test.test_rows)
 
 
 class _LogisticHead:
-    """A logistic head fitted on standardised features of the learnt rows."""
+    """A logistic head fitted on standardised features of the training rows."""
 
     def __init__(
         self, features: NDArray[np.floating], material: Material, test: Test, weights: Floats, *, strength: float
     ) -> None:
         self._features = features
-        self._scaler = StandardScaler().fit(features[test.learnt])
+        self._scaler = StandardScaler().fit(features[test.train_rows])
         self._model = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(
-            self._scaler.transform(features[test.learnt]), material.labels[test.learnt], weights
+            self._scaler.transform(features[test.train_rows]), material.labels[test.train_rows], weights
         )
 
     def predict_proba(self, rows: Ints) -> Floats:
@@ -290,10 +313,10 @@ def _group_dro(features: NDArray[np.floating], material: Material, test: Test, *
     Source: Sagawa et al., Distributionally robust neural networks, ICLR 2020 (online algorithm, here with an exact
     fit in each round). Classes keep equal weight.
     """
-    rows = test.learnt
+    rows = test.train_rows
     labels, group = material.labels[rows], np.unique(material.groups[rows], return_inverse=True)[1]
     label_of = np.array([labels[group == code][0] for code in range(group.max() + 1)])
-    base, emphasis, total = subject_weights(material, rows), np.ones(len(label_of)), np.zeros(len(test.asked))
+    base, emphasis, total = subject_weights(material, rows), np.ones(len(label_of)), np.zeros(len(test.test_rows))
     for done in range(_ROUNDS):
         fitted = _LogisticHead(features, material, test, base * emphasis[group], strength=strength)
         chances = fitted.predict_proba(rows)
@@ -301,7 +324,7 @@ def _group_dro(features: NDArray[np.floating], material: Material, test: Test, *
         emphasis *= np.exp(_STEP / np.sqrt(done + 1) * np.bincount(group, loss) / np.bincount(group))
         for each in (0, 1):
             emphasis[label_of == each] /= emphasis[label_of == each].mean()
-        total += fitted.predict_proba(test.asked)
+        total += fitted.predict_proba(test.test_rows)
     return total / _ROUNDS
 
 
@@ -351,9 +374,12 @@ def _standardised(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 _TWICE = StageMeans(
-    "two looks", "All stages of Lite0, of the crop and of the cell enlarged, at 64 px; a linear discriminant."
+    "crop and enlarged cell",
+    "All stages of Lite0, of the crop and of the cell enlarged, at 64 px; a linear discriminant.",
 )
-_FIRST = FrozenFeatures("frozen Lite0", "EfficientNet-Lite0 as ImageNet taught it; a logistic head, subjects equal.")
+_FIRST = FrozenFeatures(
+    "frozen Lite0", "EfficientNet-Lite0, pretrained on ImageNet and frozen; a logistic head, subjects equal."
+)
 RECIPES: tuple[Recipe, ...] = (
     OneFeature("size alone", "The area of the cell and nothing else."),
     OneFeature("colour alone", "The mean colour of the cell and nothing else.", feature="colour"),
@@ -385,12 +411,15 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     replace(
         _FIRST,
-        name="frozen Lite0, at its scale",
+        name="frozen Lite0, fixed window",
         words="Lite0 of a window of 450 px, so that size is seen.",
         view="window",
     ),
     replace(
-        _FIRST, name="frozen Lite0, clean cells", words="Lite0 of cells cleaned by colour and shape.", change=clean
+        _FIRST,
+        name="frozen Lite0, attachments removed",
+        words="Lite0 of cells cleaned by colour and shape.",
+        change=clean,
     ),
     replace(
         _FIRST,
@@ -401,11 +430,11 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     replace(
         _FIRST,
-        name="frozen Lite0, one stain",
+        name="frozen Lite0, stain normalised",
         words="Lite0 of cells brought to one mean and spread of stain.",
         change=one_stain,
     ),
-    replace(_FIRST, name="frozen Lite0, full brightness", words="Lite0 without brightening the dark cells.", gain=1.0),
+    replace(_FIRST, name="frozen Lite0, not brightened", words="Lite0 without brightening the dark cells.", gain=1.0),
     replace(
         _TWICE,
         name="all stages, logistic",
@@ -421,11 +450,22 @@ RECIPES: tuple[Recipe, ...] = (
         looks="crop",
         view="area",
     ),
-    replace(_TWICE, name="two looks, logistic", words="Both side by side, of one crop; a logistic head.", shrinkage=0),
+    replace(
+        _TWICE,
+        name="crop and enlarged cell, logistic",
+        words="Features of both side by side; a logistic head.",
+        shrinkage=0,
+    ),
     _TWICE,
-    replace(_TWICE, name="two looks, less shrunk", words="Two looks with a third of the shrinkage.", shrinkage=0.03),
-    replace(_TWICE, name="two looks, more shrunk", words="Two looks with three times the shrinkage.", shrinkage=0.3),
-    replace(_TWICE, name="two looks, at 128 px", words="Two looks at twice the pixels along a side.", seen=128),
+    replace(_TWICE, name="crop and enlarged cell, less shrunk", words="With a third of the shrinkage.", shrinkage=0.03),
+    replace(_TWICE, name="crop and enlarged cell, more shrunk", words="With three times the shrinkage.", shrinkage=0.3),
+    replace(_TWICE, name="crop and enlarged cell, at 128 px", words="At twice the pixels along a side.", seen=128),
+    replace(
+        _TWICE,
+        name="shipped recipe",
+        words="Of the canonical view; learned from all eight views, with what turning changes counted five times.",
+        invariance=5.0,
+    ),
     Trained("fine-tune", "The recipe of the model that was shipped until version 0.2."),
     Trained(
         "fine-tune, frozen statistics",
@@ -434,7 +474,7 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Trained(
         "fine-tune Lite2",
-        "The recipe of the shipped model with EfficientNet-Lite2.",
+        "Fine-tuning with EfficientNet-Lite2.",
         ("model.name=timm:tf_efficientnet_lite2",),
     ),
     Trained(
@@ -509,8 +549,8 @@ def _named(names: Sequence[str]) -> list[Recipe]:
 def shifts_of(material: Material) -> list[Test]:
     """Return the tests on parts left out: from each large part to all others, and from all large parts to the rest.
 
-    Where every part is large, the last kind is from all others to each part. A subject group of the cells learnt from
-    is never asked about.
+    Where every part is large, the last kind is from all others to each part. A subject group of the
+    training cells is never tested.
 
     Raises:
         DataError: the cells have no parts, or only one is large.
@@ -525,16 +565,16 @@ def shifts_of(material: Material) -> list[Test]:
         tests.append(_shift(material, large, small))
     elif len(large) > 2:
         tests += [_shift(material, [name for name in large if name != part], [part]) for part in large]
-    usable = [test for test in tests if _both(material, test.learnt) and _both(material, test.asked)]
+    usable = [test for test in tests if _both(material, test.train_rows) and _both(material, test.test_rows)]
     if not usable:
         raise DataError("No part of these cells has subjects of both classes. Give cells of other parts too.")
     return usable
 
 
-def _shift(material: Material, learnt: Sequence[str], asked: Sequence[str]) -> Test:
-    rows = np.isin(material.parts, learnt)
-    others = np.isin(material.parts, asked) & ~np.isin(material.group_names, material.group_names[rows])
-    return Test(f"{' + '.join(learnt)} → {' + '.join(asked)}", np.flatnonzero(rows), np.flatnonzero(others))
+def _shift(material: Material, train: Sequence[str], test: Sequence[str]) -> Test:
+    rows = np.isin(material.parts, train)
+    others = np.isin(material.parts, test) & ~np.isin(material.group_names, material.group_names[rows])
+    return Test(f"{' + '.join(train)} → {' + '.join(test)}", np.flatnonzero(rows), np.flatnonzero(others))
 
 
 def _both(material: Material, rows: Ints) -> bool:
@@ -559,7 +599,7 @@ def _ask(
         if all(answer is not None for answer in answers):  # the folds are one test only if all are there
             whole = np.empty(len(material.labels))
             for test, answer in zip(folds, answers, strict=True):
-                whole[test.asked] = answer
+                whole[test.test_rows] = answer
             test = Test(FIVE_FOLD, np.arange(0), np.arange(len(material.labels)))
             found.setdefault(FIVE_FOLD, Answers(test, [])).seeds.append(whole)
     return found
@@ -574,7 +614,9 @@ def _folds(material: Material, seed: int) -> list[Test]:
     ]
 
 
-def _kept(bench: Bench, material: Material, recipe: Recipe, test: Test, *, seed: int, ask: Ask | None) -> Floats | None:
+def _kept(
+    bench: Bench, material: Material, recipe: Recipe, test: Test, *, seed: int, ask: Predict | None
+) -> Floats | None:
     """Return the answers of a finished arm; else run it, where there is something to ask.
 
     Those of trained networks are kept beside the page, to be committed with it: the next who goes on need not train
@@ -606,25 +648,25 @@ def _kept(bench: Bench, material: Material, recipe: Recipe, test: Test, *, seed:
 
 
 def _identity(bench: Bench, material: Material, recipe: Recipe, test: Test) -> str:
-    rows = [[material.cells[row].sha256 for row in part] for part in (test.learnt, test.asked)]
+    rows = [[material.cells[row].sha256 for row in part] for part in (test.train_rows, test.test_rows)]
     return fingerprint([rows, recipe.key, bench.scale.epochs, bench.scale.size])[:16]
 
 
 def pooled(material: Material, answers: dict[str, Answers]) -> Answers | None:
-    """Return the answers to each part by the networks that learnt from most cells of the others.
+    """Return the predictions for each part by the networks trained on most cells of the others.
 
-    None where a part that could be asked about was not.
+    None where a part that could be predicted was not.
     """
     shifts = [each for name, each in answers.items() if name != FIVE_FOLD]
     seeds = min((len(each.seeds) for each in shifts), default=0)
     rows: list[Ints] = []
     chosen: list[tuple[Answers, Ints]] = []
     for part in np.unique(material.parts).tolist():
-        able = [each for each in shifts if (material.parts[each.test.asked] == part).any()]
+        able = [each for each in shifts if (material.parts[each.test.test_rows] == part).any()]
         if able:
-            best = max(able, key=lambda each: len(each.test.learnt))
-            places = np.flatnonzero(material.parts[best.test.asked] == part)
-            rows.append(best.test.asked[places])
+            best = max(able, key=lambda each: len(each.test.train_rows))
+            places = np.flatnonzero(material.parts[best.test.test_rows] == part)
+            rows.append(best.test.test_rows[places])
             chosen.append((best, places))
     if not seeds:
         return None
@@ -646,7 +688,7 @@ def measured(material: Material, arms: dict[str, Answers]) -> Jackknife:
     '<arm>.auroc' weighs each cell by one over the cells of its subject, '<arm>.cells' weighs cells equally, and
     '<arm>.sizes' weights cells of both classes so that their sizes have one distribution: see `sizes_alike`.
     """
-    rows = next(iter(arms.values())).test.asked
+    rows = next(iter(arms.values())).test.test_rows
     labels, units = material.labels[rows], units_of(material, rows)
     size = np.bincount(units)
     equal_sizes = sizes_alike(np.log(material.traits[rows, 0]), labels, units)
@@ -686,9 +728,9 @@ def sizes_alike(sizes: Floats, labels: Ints, units: Ints, *, bins: int = 12) -> 
     return np.asarray(common[labels, place])
 
 
-def _promised(material: Material, answers: Answers) -> list[dict[str, Any]]:
-    """Return what a promise learnt on all other parts comes to on each (first seed)."""
-    rows = answers.test.asked
+def _reached_by_part(material: Material, answers: Answers) -> list[dict[str, Any]]:
+    """Return the error rates on each part of the rule that is fitted on all others (first seed)."""
+    rows = answers.test.test_rows
     columns = (material.labels[rows], material.group_names[rows], material.parts[rows])
     left_out = LeftOut(material.classes, two_columns(answers.seeds[0]), *columns)
     return [part.model_dump() for part in promise(left_out, alpha=ALPHA)]
@@ -708,7 +750,7 @@ def _page(bench: Bench, material: Material, shifts: Sequence[Test], found: dict[
     for test in tests:
         arms = {name: answers[test] for name, answers in found.items() if test in answers}
         each = measured(material, arms)
-        rows = next(iter(arms.values())).test.asked
+        rows = next(iter(arms.values())).test.test_rows
         numbers["tests"][test] = {
             "cells": len(rows),
             "subjects": int(units_of(material, rows).max()) + 1,
@@ -718,12 +760,12 @@ def _page(bench: Bench, material: Material, shifts: Sequence[Test], found: dict[
                 for name in arms
             },
         }
-    numbers["promise"] = {name: _promised(material, answer) for name, answer in complete.items()}
+    numbers["guarantee"] = {name: _reached_by_part(material, answer) for name, answer in complete.items()}
     unfinished = [recipe.name for recipe in RECIPES if recipe.name not in complete]
     sections = [
         _pooled_section(numbers),
         _tests_section(numbers, tests),
-        _promise_section(numbers),
+        _guarantee_section(numbers),
         _recipes_section(numbers, unfinished),
     ]
     ran_on = {
@@ -784,9 +826,9 @@ def _tests_section(numbers: dict[str, Any], tests: Sequence[str]) -> Section:
     return Section("Each test separately", f"AUROC, subjects equal. {counts}.", ["recipe", *tests], rows)
 
 
-def _promise_section(numbers: dict[str, Any]) -> Section:
+def _guarantee_section(numbers: dict[str, Any]) -> Section:
     rows: list[list[TableValue]] = []
-    for name, parts in numbers["promise"].items():
+    for name, parts in numbers["guarantee"].items():
         for row in parts:
             rows.extend(
                 [
