@@ -27,7 +27,7 @@ from leukoscope.data.audit import read_traits
 from leukoscope.data.cells import Cell
 from leukoscope.data.split import group_of_subject, subject_groups
 from leukoscope.evaluation.predictions import fit_temperature, temper
-from leukoscope.exporting import LeftOut, fit_rule, promise
+from leukoscope.exporting import LeftOutPredictions, fit_rule, guarantee_by_part
 from leukoscope.files import read_json, write_whole
 from leukoscope.images.crop import AS_IT_IS, VIEWS, View, canonical_view, prepare_crop, turn
 from leukoscope.images.read import RGB, read_image
@@ -256,7 +256,7 @@ def row(
     said = [over_parts(answers(seen.features, start)) for start in starts]
     rows, first = said[0].test.test_rows, two_columns(said[0].seeds[0])
     columns = (material.labels[rows], material.group_names[rows], material.parts[rows])
-    left_out = LeftOut(material.classes, first, *columns)
+    left_out = LeftOutPredictions(material.classes, first, *columns)
     temperature = fit_temperature(left_out.labels, first)
     calibrated = left_out.tempered(temperature)
     rule = fit_rule(calibrated, alpha=ALPHA)
@@ -273,7 +273,9 @@ def row(
     by_tilting = (decided(np.nan_to_num(after)) != decisions[:, 0])[there].mean()
     sampled = measured(material, {"all": said[0]})
     cover = reached(rule, calibrated.probabilities, *columns[:2], classes=material.classes)
-    worst = max(each["called_another"] for part in promise(left_out, alpha=ALPHA) for each in part["classes"].values())
+    worst = max(
+        each["called_another"] for part in guarantee_by_part(left_out, alpha=ALPHA) for each in part["classes"].values()
+    )
     interval = "{value:.3f} ({low:.3f} to {high:.3f})"
     return [
         *(interval.format(**sampled.interval(f"all.{kind}")) for kind in ("auroc", "sizes")),

@@ -1,4 +1,4 @@
-"""A promise that is learnt on parts left out, and what it comes to on the next one."""
+"""A guarantee that is fitted on parts left out, and the error rates that it reaches on the next one."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from leukoscope.errors import DataError, UsageError
 from leukoscope.evaluation.predictions import fit_temperature, temper
 from leukoscope.exporting import (
     TOLERANCE,
-    LeftOut,
+    LeftOutPredictions,
     fit_rule,
     judged_parts,
-    learnt_from,
-    promise,
+    fit_on_left_out,
+    guarantee_by_part,
     read_left_out,
 )
 from leukoscope.files import read_csv
@@ -27,7 +27,7 @@ ALPHA = 0.15
 PREPARE = Prepare(size=64)
 
 
-def parts_that_differ(seed: int = 0, *, subjects: int = 90, shift: float = 1.2) -> LeftOut:
+def parts_that_differ(seed: int = 0, *, subjects: int = 90, shift: float = 1.2) -> LeftOutPredictions:
     """Subjects of three parts; a part moves the scores of all its cells, as another lamp or stain does."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(subjects), rng.integers(5, 60, subjects))
@@ -36,7 +36,7 @@ def parts_that_differ(seed: int = 0, *, subjects: int = 90, shift: float = 1.2) 
     score = 3 * label - 1.5 + moved + rng.normal(0, 1, len(group))
     chance = 1 / (1 + np.exp(-2 * score))
     names = np.array([f"fold_{each}" for each in part])
-    return LeftOut(("hem", "all"), np.stack([1 - chance, chance], 1), label, group.astype(str), names)
+    return LeftOutPredictions(("hem", "all"), np.stack([1 - chance, chance], 1), label, group.astype(str), names)
 
 
 def manifest() -> Manifest:
@@ -44,7 +44,7 @@ def manifest() -> Manifest:
     return Manifest(name="two", classes=("hem", "all"), positive="all", members=members, metrics={"notes": ["kept"]})
 
 
-def by_hand(known: LeftOut) -> ConformalRule:
+def by_hand(known: LeftOutPredictions) -> ConformalRule:
     """Return the lowest limits of the rule of all parts together and of the laxer ones of each part alone."""
     chosen = [(np.ones(len(known.labels), bool), ALPHA)]
     chosen += [(known.parts == part, ALPHA + TOLERANCE) for part in np.unique(known.parts)]
@@ -56,7 +56,7 @@ def by_hand(known: LeftOut) -> ConformalRule:
     return ConformalRule(alpha=ALPHA, smallest_plausible=lowest)
 
 
-def test_a_rule_learnt_on_parts_nearly_keeps_its_promise_in_each_of_them() -> None:
+def test_a_rule_fitted_on_parts_nearly_keeps_its_guarantee_in_each_of_them() -> None:
     """One for the mixture alone may err in one part what it saves in another."""
     mixture, each = [], []
     for seed in range(12):
@@ -72,7 +72,7 @@ def test_a_rule_learnt_on_parts_nearly_keeps_its_promise_in_each_of_them() -> No
     assert np.mean(mixture) > ALPHA + TOLERANCE
 
 
-def test_a_part_with_too_few_subjects_to_promise_anything_does_not_silence_the_others() -> None:
+def test_a_part_with_too_few_subjects_for_a_guarantee_does_not_silence_the_others() -> None:
     known = parts_that_differ()
     few = known.pick((known.parts != "fold_2") | np.isin(known.groups.astype(int), range(12)))
     assert None not in fit_rule(few, alpha=ALPHA).smallest_plausible
@@ -88,7 +88,7 @@ def test_what_is_reached_is_counted_on_a_part_that_the_rule_has_not_seen() -> No
     said = decide(temper(known.probabilities[here], temperature), rule)
     label, group = known.labels[here], known.groups[here]
     wrong = [np.mean((said == 0)[(group == each)]) for each in np.unique(group[label == 1])]
-    row = next(row for row in promise(known, alpha=ALPHA) if row.part == "fold_1")
+    row = next(row for row in guarantee_by_part(known, alpha=ALPHA) if row.part == "fold_1")
     assert row.classes["all"].called_another == pytest.approx(np.mean(wrong), abs=1e-6)
     assert row.classes["all"].subjects == len(wrong)
     decided = [np.mean((said != UNSURE)[group == each]) for each in np.unique(group[label == 1])]
@@ -102,12 +102,12 @@ def test_subjects_count_alike_whatever_the_number_of_their_cells() -> None:
     assert table == {"hem": Reached(called_another=0.5, decided=1.0, subjects=2, cells=10)}
 
 
-def test_a_promise_learnt_across_parts_holds_on_one_between_them_where_that_of_one_part_breaks() -> None:
+def test_a_guarantee_fitted_across_parts_holds_on_one_between_them_where_that_of_one_part_breaks() -> None:
     """The reason for it all. A part that lies beyond all that were seen would break it too; no rule can know."""
     across, within = [], []
     for seed in range(12):
         known = parts_that_differ(seed)
-        row = next(row for row in promise(known, alpha=ALPHA) if row.part == "fold_1")
+        row = next(row for row in guarantee_by_part(known, alpha=ALPHA) if row.part == "fold_1")
         across.append([each.called_another for each in row.classes.values()])
         one, asked = known.pick(known.parts == "fold_0"), known.pick(known.parts == "fold_1")
         rule = fit_conformal(one.probabilities, one.labels, one.groups, alpha=ALPHA)
@@ -117,9 +117,9 @@ def test_a_promise_learnt_across_parts_holds_on_one_between_them_where_that_of_o
     assert np.mean(within, axis=0).max() > 2 * ALPHA
 
 
-def test_everything_that_is_promised_comes_from_the_parts_left_out() -> None:
+def test_everything_that_is_guaranteed_comes_from_the_parts_left_out() -> None:
     known = parts_that_differ()
-    changes = learnt_from(known, manifest(), alpha=ALPHA)
+    changes = fit_on_left_out(known, manifest(), alpha=ALPHA)
     temperature = fit_temperature(known.labels, known.probabilities)
     assert [each.temperature for each in changes["members"]] == [temperature] * 2
     assert changes["conformal"].smallest_plausible == by_hand(known.tempered(temperature)).smallest_plausible
@@ -134,7 +134,7 @@ def test_everything_that_is_promised_comes_from_the_parts_left_out() -> None:
 
 
 def test_the_card_says_what_was_asked_and_what_was_reached() -> None:
-    changes = learnt_from(parts_that_differ(), manifest(), alpha=ALPHA)
+    changes = fit_on_left_out(parts_that_differ(), manifest(), alpha=ALPHA)
     text = card(manifest().model_copy(update=changes))
     row = changes["conformal"].left_out[0].classes["hem"]
     assert f"| fold_0 | hem | 15% | {row.called_another:.0%} | {row.decided:.0%} | {row.subjects} |" in text
@@ -144,7 +144,7 @@ def test_small_parts_are_judged_together() -> None:
     assert judged_parts(np.array(["a"] * 50 + ["b"] * 45 + ["c"] * 3 + ["d"] * 2)) == [["a"], ["b"], ["c", "d"]]
 
 
-def test_a_part_is_judged_by_the_run_that_learnt_from_most_cells(tmp_path: Path) -> None:
+def test_a_part_is_judged_by_the_run_trained_on_most_cells(tmp_path: Path) -> None:
     """fold_2 is left out of both runs; the one that learnt from two parts knows more."""
     settings = {"split": {"scheme": "parts", "test_parts": ["fold_2"]}}
     most = write_run(tmp_path / "most", settings=settings)
@@ -159,7 +159,7 @@ def test_a_part_is_judged_by_the_run_that_learnt_from_most_cells(tmp_path: Path)
     assert "fold_1" not in {row["part"] for row in rows}
 
 
-def test_runs_that_leave_no_part_out_promise_nothing_new(tmp_path: Path) -> None:
+def test_runs_that_leave_no_part_out_change_no_guarantee(tmp_path: Path) -> None:
     assert read_left_out([write_run(tmp_path / "kfold")]) is None
     assert read_left_out([]) is None
 
@@ -168,6 +168,6 @@ def test_other_classes_and_a_missing_class_are_named() -> None:
     known = parts_that_differ()
     strange = manifest().model_copy(update={"classes": ("normal", "blast"), "positive": "blast"})
     with pytest.raises(UsageError, match="normal, blast apart, the runs hem, all"):
-        learnt_from(known, strange, alpha=ALPHA)
+        fit_on_left_out(known, strange, alpha=ALPHA)
     with pytest.raises(DataError, match="lack a class"):
-        learnt_from(known.pick(known.labels == 0), manifest(), alpha=ALPHA)
+        fit_on_left_out(known.pick(known.labels == 0), manifest(), alpha=ALPHA)

@@ -5,7 +5,7 @@ cross-validation are alike: their cells were prepared, stained and photographed 
 part are not, and a guarantee learned in cross-validation breaks on it. So temperature, operating points, the unsure
 band and the accuracy behind the share of blasts can be learned from runs of the same settings that leave whole parts
 out: each part is judged by networks that have seen nothing of it. Where the next part lies beyond all parts seen so
-far, the guarantee can still break, so `promise` returns what it came to on each part in turn.
+far, the guarantee can still break, so `guarantee_by_part` returns what it came to on each part in turn.
 """
 
 import json
@@ -136,16 +136,16 @@ def export_run(
         bundle = write_bundle(beside, manifest, files=files | {CARD: card(manifest).encode()})
         bundle = learn_rejection(bundle, run, evidence, alpha=alpha, say=say)
         if left_out := read_left_out(also):
-            say(f"export    promise, from parts left out: {', '.join(sorted(set(left_out.parts.tolist())))}")
-            promise_again(bundle, left_out, alpha=alpha)
+            say(f"export    guarantee, from parts left out: {', '.join(sorted(set(left_out.parts.tolist())))}")
+            refit_on_left_out(bundle, left_out, alpha=alpha)
     bundle = open_bundle(folder)
     record_stage(run, "export", started=started, folds=chosen, store=store, seal=bundle.manifest.seal)
     return bundle
 
 
-def promise_again(bundle: Bundle, left_out: "LeftOut", *, alpha: float) -> Bundle:
+def refit_on_left_out(bundle: Bundle, left_out: "LeftOutPredictions", *, alpha: float) -> Bundle:
     """Write a bundle again in its place with all that it guarantees learned from parts left out."""
-    changes = learnt_from(left_out, bundle.manifest, alpha=alpha)
+    changes = fit_on_left_out(left_out, bundle.manifest, alpha=alpha)
     changed = Manifest.model_validate(bundle.manifest.model_dump() | changes)
     return amend_bundle(bundle, files={CARD: card(changed).encode()}, **changes)
 
@@ -336,7 +336,9 @@ def subject_figures(evidence: Evidence, thresholds: dict[str, float]) -> tuple[S
     if not predictions.binary:
         return ()
     test = predictions.pick(predictions.test)
-    tested = LeftOut(test.classes, _calibrated(evidence, predictions.test), test.label, test.group, test.part)
+    tested = LeftOutPredictions(
+        test.classes, _calibrated(evidence, predictions.test), test.label, test.group, test.part
+    )
     return _figures(tested, thresholds)
 
 
@@ -357,7 +359,7 @@ _FEWEST = 0.1  # share of all cells of a part that is judged by itself; smaller 
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutPredictions:
     """The answers of networks to cells of parts that they had not learned from; row i is always the same cell."""
 
     classes: tuple[str, ...]
@@ -368,17 +370,19 @@ class LeftOut:
     """Subject group of each cell."""
     parts: NDArray[np.str_]
 
-    def pick(self, chosen: NDArray[np.bool_]) -> "LeftOut":
+    def pick(self, chosen: NDArray[np.bool_]) -> "LeftOutPredictions":
         """Return only these cells."""
         chances, labels = self.probabilities[chosen], self.labels[chosen]
-        return LeftOut(self.classes, chances, labels, self.groups[chosen], self.parts[chosen])
+        return LeftOutPredictions(self.classes, chances, labels, self.groups[chosen], self.parts[chosen])
 
-    def tempered(self, temperature: float) -> "LeftOut":
+    def tempered(self, temperature: float) -> "LeftOutPredictions":
         """Return the same with calibrated probabilities."""
-        return LeftOut(self.classes, temper(self.probabilities, temperature), self.labels, self.groups, self.parts)
+        return LeftOutPredictions(
+            self.classes, temper(self.probabilities, temperature), self.labels, self.groups, self.parts
+        )
 
 
-def read_left_out(runs: Sequence[Path]) -> LeftOut | None:
+def read_left_out(runs: Sequence[Path]) -> LeftOutPredictions | None:
     """Return the answers to parts left out of some runs; None where no run left a part out.
 
     A part that several runs left out is judged by the one that learned from most cells.
@@ -401,10 +405,10 @@ def read_left_out(runs: Sequence[Path]) -> LeftOut | None:
         known |= set(test.part.tolist())
         columns.append((test.probabilities[new], test.label[new], test.group[new], test.part[new]))
     joined = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return LeftOut(found[0].predictions.classes, *joined)
+    return LeftOutPredictions(found[0].predictions.classes, *joined)
 
 
-def learnt_from(left_out: LeftOut, manifest: Manifest, *, alpha: float) -> dict[str, Any]:
+def fit_on_left_out(left_out: LeftOutPredictions, manifest: Manifest, *, alpha: float) -> dict[str, Any]:
     """Return the entries of bundle.json behind the guarantees of a bundle, learned from parts left out.
 
     Temperature, operating points, the unsure band and the accuracy on subjects; the networks stay.
@@ -419,7 +423,7 @@ def learnt_from(left_out: LeftOut, manifest: Manifest, *, alpha: float) -> dict[
             "Give runs of the same settings to --also."
         )
     if len(set(left_out.labels.tolist())) < len(manifest.classes):
-        raise DataError("The parts left out lack a class, so nothing can be promised from them. Leave out others.")
+        raise DataError("The parts left out lack a class, so nothing can be guaranteed from them. Leave out others.")
     temperature = fit_temperature(left_out.labels, left_out.probabilities)
     calibrated = left_out.tempered(temperature)
     thresholds = fit_thresholds(left_out.labels, calibrated.probabilities[:, 1]) if manifest.positive else {}
@@ -428,11 +432,11 @@ def learnt_from(left_out: LeftOut, manifest: Manifest, *, alpha: float) -> dict[
         "members": tuple(each.model_copy(update={"temperature": temperature}) for each in manifest.members),
         "operating_points": thresholds,
         "subjects": _figures(calibrated, thresholds) if thresholds else (),
-        "conformal": ConformalRule(**rule.model_dump(), left_out=promise(left_out, alpha=alpha)),
+        "conformal": ConformalRule(**rule.model_dump(), left_out=guarantee_by_part(left_out, alpha=alpha)),
     }
 
 
-def fit_rule(calibrated: LeftOut, *, alpha: float) -> ConformalRule:
+def fit_rule(calibrated: LeftOutPredictions, *, alpha: float) -> ConformalRule:
     """Return a conformal rule whose guarantee holds for a new subject of all parts, and nearly in each of them.
 
     Of each class, the strictest of the rule of all parts together at alpha, and of those at alpha + TOLERANCE of each
@@ -456,7 +460,7 @@ def fit_rule(calibrated: LeftOut, *, alpha: float) -> ConformalRule:
     return ConformalRule(**pooled.model_dump() | {"smallest_plausible": strictest, "guarantee": words})
 
 
-def promise(left_out: LeftOut, *, alpha: float) -> list[LeftOutPart]:
+def guarantee_by_part(left_out: LeftOutPredictions, *, alpha: float) -> list[LeftOutPart]:
     """Return, for each part, what a rule learned on all other parts comes to on it."""
     rows = []
     for names in judged_parts(left_out.parts):
@@ -480,7 +484,7 @@ def judged_parts(parts: NDArray[np.str_]) -> list[list[str]]:
     return [*large, small] if small else large
 
 
-def _figures(calibrated: LeftOut, thresholds: dict[str, float]) -> tuple[SubjectFigures, ...]:
+def _figures(calibrated: LeftOutPredictions, thresholds: dict[str, float]) -> tuple[SubjectFigures, ...]:
     """Count, for every subject group, the cells that each operating point calls the disease."""
     scores, figures = calibrated.probabilities[:, 1], []
     for group in sorted(set(calibrated.groups.tolist())):

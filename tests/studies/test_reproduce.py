@@ -22,7 +22,12 @@ SMALL = ("--synthetic", "144", "--seeds", "2", "--images", "120", "--size", "32"
 
 
 # One recipe of each kind; all of them take minutes.
-RECIPES = ("frozen Lite0", "frozen Lite0, optical density", "crop and enlarged cell, logistic", "crop and enlarged cell")
+RECIPES = (
+    "frozen Lite0",
+    "frozen Lite0, optical density",
+    "crop and enlarged cell, logistic",
+    "crop and enlarged cell",
+)
 MORE = {"generalisation": [word for recipe in RECIPES for word in ("--recipe", recipe)]}
 
 

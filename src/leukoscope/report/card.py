@@ -35,7 +35,7 @@ _VIEWS = {"one": "none", "flips": "4 mirrorings", "turns": "8 mirrorings and tur
 
 def card(manifest: Manifest) -> str:
     """Return the card of a bundle as Markdown, from bundle.json alone."""
-    sections = (_head, _answers, _data, _figures, _promise, _subjects, _limits, _provenance)
+    sections = (_head, _answers, _data, _figures, _guarantee, _subjects, _limits, _provenance)
     return "\n".join(line for section in sections for line in section(manifest))
 
 
@@ -214,7 +214,7 @@ def _other_tests(manifest: Manifest) -> list[str]:
     return [*lines, ""]
 
 
-def _promise(manifest: Manifest) -> list[str]:
+def _guarantee(manifest: Manifest) -> list[str]:
     """Describe the guaranteed error rate, and the rate on each part when it was left out."""
     parts, rule = _left_out(manifest), manifest.conformal
     if rule is None or not parts:

@@ -19,7 +19,7 @@ from ..data.split import Excluded, Fold, SplitPlan
 from ..errors import DataError, UsageError, nearest
 from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, auroc
-from ..exporting import LeftOut, promise
+from ..exporting import LeftOutPredictions, guarantee_by_part
 from ..files import fingerprint, read_json, write_json
 from ..images.crop import AS_IT_IS, VIEWS, View, cell_mask, turn
 from ..training.batches import Crops as PackedCrops
@@ -732,8 +732,8 @@ def _reached_by_part(material: Material, answers: Answers) -> list[dict[str, Any
     """Return the error rates on each part of the rule that is fitted on all others (first seed)."""
     rows = answers.test.test_rows
     columns = (material.labels[rows], material.group_names[rows], material.parts[rows])
-    left_out = LeftOut(material.classes, two_columns(answers.seeds[0]), *columns)
-    return [part.model_dump() for part in promise(left_out, alpha=ALPHA)]
+    left_out = LeftOutPredictions(material.classes, two_columns(answers.seeds[0]), *columns)
+    return [part.model_dump() for part in guarantee_by_part(left_out, alpha=ALPHA)]
 
 
 def _page(bench: Bench, material: Material, shifts: Sequence[Test], found: dict[str, dict[str, Answers]]) -> Page:
