@@ -12,10 +12,10 @@ from leukoscope.evaluation.predictions import fit_temperature, temper
 from leukoscope.exporting import (
     TOLERANCE,
     LeftOutPredictions,
-    fit_rule,
-    judged_parts,
     fit_on_left_out,
+    fit_rule,
     guarantee_by_part,
+    judged_parts,
     read_left_out,
 )
 from leukoscope.files import read_csv
