@@ -62,7 +62,7 @@ def write_run(
 
 
 def narrow(run: Path, keep: Callable[[str, str, str], bool]) -> None:
-    """Take subject groups out of validation and test, in split.json and predictions.csv alike.
+    """Take subject groups out of validation and test, in both split.json and predictions.csv.
 
     keep: takes set, group and label.
     """

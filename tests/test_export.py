@@ -87,12 +87,12 @@ def manifest_of(subjects: tuple[tuple[str, int, int], ...]) -> Manifest:
     )
 
 
-@pytest.mark.parametrize("alike", [True, False])
-def test_figures_beside_a_threshold_are_those_of_the_counts_at_this_threshold(alike: bool) -> None:
-    found = figures_at(manifest_of(SUBJECTS), "balanced", subject_weighted=alike)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_figures_beside_a_threshold_are_those_of_the_counts_at_this_threshold(weighted: bool) -> None:
+    found = figures_at(manifest_of(SUBJECTS), "balanced", subject_weighted=weighted)
     labels = np.concatenate([np.full(cells, label == "all") for label, cells, _ in SUBJECTS])
     said = np.concatenate([np.arange(cells) < called for _, cells, called in SUBJECTS])
-    weight = np.concatenate([np.full(cells, 1 / cells if alike else 1.0) for _, cells, _ in SUBJECTS])
+    weight = np.concatenate([np.full(cells, 1 / cells if weighted else 1.0) for _, cells, _ in SUBJECTS])
     for name, positive in (("sensitivity", True), ("specificity", False)):
         expected = recall_score(labels, said, pos_label=positive, sample_weight=weight)
         assert found[name]["value"] == pytest.approx(expected, abs=1e-6)
@@ -112,9 +112,9 @@ def test_the_interval_at_a_threshold_is_that_of_the_subjects_of_this_class() -> 
 def test_the_card_shows_each_threshold_beside_its_own_figures() -> None:
     lines = _points(manifest_of(SUBJECTS))
     row = next(line for line in lines if line.startswith("| balanced | 0.497 |"))
-    for alike in (True, False):
+    for weighted in (True, False):
         for name in ("sensitivity", "specificity"):
-            found = figures_at(manifest_of(SUBJECTS), "balanced", subject_weighted=alike)
+            found = figures_at(manifest_of(SUBJECTS), "balanced", subject_weighted=weighted)
             assert f"{found[name]['value']:.2f} (" in row
 
 

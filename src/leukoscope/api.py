@@ -41,7 +41,7 @@ def predict(
     """Return the opinions on one image or several: one per cell, in the order of the images.
 
     images: paths of image files, folders or CSV tables, arrays uint8 (height, width, 3) with red first, or PIL images;
-    cells cut out on black, smear fields and slides alike.
+    cells cut out on black, smear fields or slides.
     point: 'balanced', 'high-sensitivity' or 'high-specificity'.
     kind: 'crops' or 'fields' says what all images show; 'auto' looks at each.
     um_per_px: scale of the fields in micrometres per pixel; estimated where it is not given.

@@ -164,7 +164,7 @@ class Train(Settings):
     """Stop after this many epochs without a better validation loss; 0 never stops early."""
     head: Literal["logistic", "discriminant"] = "logistic"
     """Of mode probe. logistic: a logistic regression whose penalty is chosen on validation subjects. discriminant: a
-    linear discriminant of the means of the classes, every subject counting alike, by how cells of one subject vary."""
+    linear discriminant of class means (subjects weighted equally) and the covariance within subjects."""
     shrinkage: float = Field(0.1, gt=0, le=1)
     """Of the discriminant: how far variances and covariances of the standardised features are drawn to 1 and 0."""
     invariance: float = Field(0, ge=0, le=1000)

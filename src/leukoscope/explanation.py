@@ -42,7 +42,7 @@ FULL_LOG_ODDS = 0.5
 """Change of the log-odds by what is hidden that is drawn as strong as tanh(1): see to_rgba."""
 LEAST_PLACES = 4
 """Places along a side of a network's map below which it is not drawn: a cell fills most of such a place, so the map
-would be an even wash, and occlusion says more."""
+would be nearly uniform, and occlusion is more informative."""
 SIDE = 256
 """Pixels of a crop in pictures and pages that explain it."""
 
@@ -173,12 +173,12 @@ def lime(
     there = rng.integers(0, 2, (samples, number)).astype(bool)
     there[0] = True
     hidden = np.column_stack([~there, np.zeros(samples, dtype=bool)])  # the last column answers for outside, patch -1
-    said = [
+    answers = [
         log_odds(predict, without(crop, hidden[start : start + BATCH][:, patches]), target=target)
         for start in range(0, samples, BATCH)
     ]
     distance = 1 - np.sqrt(there.mean(axis=1))  # cosine distance between a set and the whole
-    fitted = Ridge(alpha=_RIDGE).fit(there, np.concatenate(said), sample_weight=np.exp(-((distance / _WIDTH) ** 2)))
+    fitted = Ridge(alpha=_RIDGE).fit(there, np.concatenate(answers), sample_weight=np.exp(-((distance / _WIDTH) ** 2)))
     return np.append(fitted.coef_, 0.0)[patches].astype(np.float32)
 
 
@@ -269,7 +269,7 @@ def rank_correlation(first: Heat, second: Heat, *, crop: RGB) -> float:
 def check(
     predict: Predict, explain: Explain, crops: Crops, *, rng: np.random.Generator, randomised: Explain | None = None
 ) -> dict[str, Any]:
-    """Check one method on cells (cells, size, size, 3), each explained for the class that the model says.
+    """Check one method on cells (cells, size, size, 3), each explained for the class that the model predicts.
 
     Returns plain numbers for JSON: mean of each check over the cells, the mean curves, and the cells' own numbers.
     """

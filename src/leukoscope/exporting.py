@@ -1,11 +1,11 @@
 """A finished run becomes a bundle: networks, calibration, figures and card in one folder that needs no PyTorch.
 
-What a bundle guarantees can be learned on parts of the data that its networks have not seen. Subjects of
-cross-validation are alike: their cells were prepared, stained and photographed in the same weeks. Those of the next
-part are not, and a guarantee learned in cross-validation breaks on it. So temperature, operating points, the unsure
-band and the accuracy behind the share of blasts can be learned from runs of the same settings that leave whole parts
-out: each part is judged by networks that have seen nothing of it. Where the next part lies beyond all parts seen so
-far, the guarantee can still break, so `guarantee_by_part` returns what it came to on each part in turn.
+The guarantee of a bundle can be calibrated on parts of the data that its networks were not trained on. Subjects of a
+cross-validation are exchangeable: their cells were prepared, stained and photographed in the same weeks. Those of the
+next part are not, and a guarantee calibrated in cross-validation fails on it. So temperature, operating points, the
+unsure band and the accuracy behind the share of blasts can be fitted to runs of the same settings that leave out
+complete parts: each part is predicted by networks that were not trained on any of it. Where the next part differs from
+all earlier ones, the guarantee can still fail, so `guarantee_by_part` measures it on each part in turn.
 """
 
 import json

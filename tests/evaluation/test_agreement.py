@@ -71,7 +71,7 @@ def test_subjects_are_the_clusters() -> None:
 
 
 def test_the_interval_holds_the_true_kappa_of_clustered_cells() -> None:
-    """Readers who err alike on all cells of a subject: nine in ten intervals or more hold the kappa of very many."""
+    """Errors are correlated within subjects: at least nine in ten intervals contain the kappa of very many cells."""
     error, held, rounds = (0.05, 0.6), 0, 200
 
     def drawn(rng: np.random.Generator, subjects: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +92,7 @@ def test_what_chance_alone_would_do_as_well_has_no_kappa() -> None:
     found = agreement([["blast", "blast"]] * 8, [f"P{number}" for number in range(8)], named=True)
     assert found["kappa"] == {"value": None, "low": None, "high": None}
     assert found["percent"]["value"] == 1
-    assert found["percent"]["low"] < 0.7, "eight alike are not certainty"
+    assert found["percent"]["low"] < 0.7, "eight equal answers are not certainty"
     assert agreement([], [], named=True)["percent"]["value"] is None
 
 

@@ -127,21 +127,21 @@ def test_the_command_prints_a_table_and_writes_json(runs: tuple[Path, Path], tmp
 def test_the_headline_weighs_subject_groups_alike_as_scikit_learn_does(runs: tuple[Path, Path]) -> None:
     result = compare(*runs)
     assert result["headline"] == "subject_weighted"
-    alike = result["subject_weighted"]
+    weighted = result["subject_weighted"]
     for name, run in zip("ab", runs, strict=True):
         evidence = gather(run)
         outcome = outcome_of(evidence.predictions, evidence.calibrations)
         weight = 1 / np.bincount(outcome.groups)[outcome.groups]
         expected = roc_auc_score(outcome.labels, outcome.probabilities[:, 1], sample_weight=weight)
-        assert alike[name]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
+        assert weighted[name]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
         per_cell = roc_auc_score(outcome.labels, outcome.probabilities[:, 1])
         assert result[name]["auroc"]["value"] == pytest.approx(per_cell, abs=1e-6)
-    gap = alike["b"]["auroc"]["value"] - alike["a"]["auroc"]["value"]
-    assert alike["differences"]["auroc"]["value"] == pytest.approx(gap, abs=2e-6)
-    assert alike["differences"]["auroc"]["low"] < gap < alike["differences"]["auroc"]["high"]
+    gap = weighted["b"]["auroc"]["value"] - weighted["a"]["auroc"]["value"]
+    assert weighted["differences"]["auroc"]["value"] == pytest.approx(gap, abs=2e-6)
+    assert weighted["differences"]["auroc"]["low"] < gap < weighted["differences"]["auroc"]["high"]
 
 
 def test_the_command_shows_subject_groups_alike_before_cells(runs: tuple[Path, Path]) -> None:
     output = CliRunner().invoke(command, [*map(str, runs)]).output
-    assert output.index("subject groups count alike") < output.index("per cell")
+    assert output.index("subject groups weighted equally") < output.index("per cell")
     assert output.count("B minus A") == 2

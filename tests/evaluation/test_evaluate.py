@@ -373,18 +373,18 @@ def test_figures_of_whole_subjects_are_scikit_learns_on_one_row_per_subject(run:
 
 def test_the_verdict_speaks_of_subject_groups_alike(run: Path) -> None:
     metrics = read_json(run / "metrics.json")
-    alike, per_cell = (each["estimators"]["model"]["sensitivity"] for each in (metrics["subject_weighted"], metrics))
-    assert alike["low"] != per_cell["low"]
-    between = f"{round(100 * alike['low'])} and {round(100 * alike['high'])}"
-    assert f"{round(100 * alike['value'])} of 100 leukemia cells (between {between})" in metrics["verdict"]["text"]
+    weighted, per_cell = (each["estimators"]["model"]["sensitivity"] for each in (metrics["subject_weighted"], metrics))
+    assert weighted["low"] != per_cell["low"]
+    between = f"{round(100 * weighted['low'])} and {round(100 * weighted['high'])}"
+    assert f"{round(100 * weighted['value'])} of 100 leukemia cells (between {between})" in metrics["verdict"]["text"]
 
 
 def test_a_subject_with_most_of_the_cells_rules_the_figures_per_cell_alone(tmp_path: Path) -> None:
     metrics = evaluate(write_run(tmp_path / "run", cells=400, subjects=20))
     row = max(metrics["subjects"], key=lambda row: row["cells"])
     shares = [each["accuracy"] for each in metrics["subjects"]]
-    alike = metrics["subject_weighted"]["estimators"]["model"]["accuracy"]["value"]
-    assert alike == pytest.approx(np.mean(shares), abs=1e-5)
+    weighted = metrics["subject_weighted"]["estimators"]["model"]["accuracy"]["value"]
+    assert weighted == pytest.approx(np.mean(shares), abs=1e-5)
     assert row["cells"] > 20
 
 

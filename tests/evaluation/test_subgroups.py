@@ -27,8 +27,8 @@ def test_figures_are_scikit_learns_on_the_cells_of_the_subgroup_and_differences_
         here = sex == value
         asked = (outcome.labels[here], outcome.probabilities[here, 1])
         assert row["per_cell"]["auroc"]["value"] == pytest.approx(roc_auc_score(*asked), abs=1e-6)
-        alike = roc_auc_score(*asked, sample_weight=weight[here])
-        assert row["subject_weighted"]["auroc"]["value"] == pytest.approx(alike, abs=1e-6)
+        weighted = roc_auc_score(*asked, sample_weight=weight[here])
+        assert row["subject_weighted"]["auroc"]["value"] == pytest.approx(weighted, abs=1e-6)
         found = recall_score(outcome.labels[here], outcome.predicted[here], sample_weight=weight[here])
         assert row["subject_weighted"]["sensitivity"]["value"] == pytest.approx(found, abs=1e-6)
         assert row["cells"] == here.sum()

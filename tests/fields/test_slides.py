@@ -21,7 +21,7 @@ from leukoscope.fields.slides import (
     tiles_of,
 )
 from leukoscope.fields.stain import learn_stain
-from leukoscope.inference.blood_count import counts_of, together
+from leukoscope.inference.blood_count import counts_of, sum_counts
 from leukoscope.inference.fields import JudgedCell
 from leukoscope.inference.opinions import Opinion
 
@@ -121,7 +121,7 @@ def test_red_cells_and_platelets_of_a_slide_are_counted_where_it_was_learned(tmp
     judged = [JudgedCell(cell, np.zeros((0, 0, 3), np.uint8), opinion) for cell in cells]
     fields = counts_of(counted, judged, positive="blast")
     assert sum(field.white for field in fields) == 4, "each white cell lies in one window"
-    whole = together(fields)
+    whole = sum_counts(fields)
     assert (whole.platelets, whole.white) == (1, 4)
 
 

@@ -78,7 +78,7 @@ def revision(room: Path) -> str:
 
 
 def headline(run: Path) -> dict[str, Any]:
-    """Return the figures of the model, subjects weighing alike."""
+    """Return the metrics of the model with every subject weighted equally."""
     found: dict[str, Any] = read_json(run / "metrics.json")["subject_weighted"]["estimators"]["model"]
     return found
 

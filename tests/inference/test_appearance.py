@@ -14,7 +14,7 @@ Picture = np.ndarray
 
 
 def stained(seed: int, *, side: int = 300) -> Picture:
-    """Paint a cell with a purple nucleus in blue cytoplasm on black; no two cells are alike."""
+    """Paint a cell with a purple nucleus in blue cytoplasm on black; no two cells are the same."""
     rng = np.random.default_rng(seed)
     down, right = np.mgrid[:side, :side] - side / 2
     radius = 60 * rng.uniform(0.8, 1.25)

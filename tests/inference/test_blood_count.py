@@ -59,7 +59,7 @@ def test_platelets_per_litre_need_the_factor_of_the_microscope() -> None:
     assert given is not None
     assert given.platelets_e9_per_l is not None
     assert given.platelets_e9_per_l.value == pytest.approx(180)
-    assert any("180.0" in line and "per litre" in line for line in given.said)
+    assert any("180.0" in line and "per litre" in line for line in given.sentences)
 
 
 def test_fields_without_red_or_white_cells_have_no_ratio_to_them() -> None:
@@ -73,7 +73,7 @@ def test_what_is_called_platelet_among_the_cells_is_a_clump() -> None:
     assert with_cells(FieldCount(20, 3, 0, 0), white=2, large=1) == FieldCount(20, 4, 1, 2)
     found = summary_of([with_cells(FieldCount(20, 3, 0, 0), white=2, large=1)])
     assert found is not None
-    assert any(line.startswith("1 of them in clumps") for line in found.said)
+    assert any(line.startswith("1 of them in clumps") for line in found.sentences)
 
 
 def test_size_needs_enough_red_cells() -> None:

@@ -39,7 +39,7 @@ def test_the_rows_are_the_white_cells_and_sum_to_a_hundred(cells: dict[str, int]
     assert sum(row.cells for row in counted.rows) == counted.white == sum(cells.values())
     if counted.white < FEWEST:
         assert all(row.percent is row.low is row.high is None for row in counted.rows)
-        assert "too few" in counted.said or "no differential" in counted.said
+        assert "too few" in counted.summary or "no differential" in counted.summary
         return
     assert sum(row.percent or 0 for row in counted.rows) == pytest.approx(100)
     assert sum(rounded([row.percent or 0 for row in counted.rows], digits=1)) == pytest.approx(100)
@@ -156,6 +156,6 @@ def test_the_order_is_the_laboratorys_and_wrong_names_are_refused() -> None:
 
 
 def test_the_goal_is_named_until_it_is_reached() -> None:
-    assert differential(Kinds(Counter({"neutrophil": 100}))).said == "100 of 200 white cells told apart."
-    assert differential(Kinds(Counter({"neutrophil": 250}))).said == "250 white cells told apart."
-    assert "no differential" in differential(Kinds(Counter({"platelet": 9, "smudge": 3}))).said
+    assert differential(Kinds(Counter({"neutrophil": 100}))).summary == "100 of 200 white cells classified."
+    assert differential(Kinds(Counter({"neutrophil": 250}))).summary == "250 white cells classified."
+    assert "no differential" in differential(Kinds(Counter({"platelet": 9, "smudge": 3}))).summary

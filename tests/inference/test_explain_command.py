@@ -50,7 +50,10 @@ def test_a_map_of_enough_places_is_the_default(files: list[Path], tmp_path: Path
     assert (found.method, found.probability) == ("cam", pytest.approx(outputs.probabilities[0, row], abs=1e-6))
     np.testing.assert_array_equal(found.heat, enlarge(outputs.maps[0, row], size=len(found.crop)))
     assert found.checks["cell_share"] == pytest.approx(cell_mask(found.crop).mean(), abs=1e-4)
-    assert f"inside {found.checks['inside']:.2f} (the cell takes {found.checks['cell_share']:.2f})" in found.said()
+    assert (
+        f"inside {found.checks['inside']:.2f} (the cell takes {found.checks['cell_share']:.2f})"
+        in found.checks_in_words()
+    )
 
 
 def test_of_a_map_that_says_nothing_occlusion_is_drawn(files: list[Path], tmp_path: Path) -> None:

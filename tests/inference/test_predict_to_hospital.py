@@ -60,7 +60,7 @@ def test_the_numbers_are_those_of_the_differential(answered: Path) -> None:
 
 
 def test_every_row_says_what_it_counts(answered: Path) -> None:
-    """Platelets among the cells are told apart from those that fields count; 'called' says called what."""
+    """Platelets among the cells are separate from those that fields count; 'called' names the class."""
     codings = {
         coding["code"]: coding["display"]
         for entry in read_json(answered / "fhir" / "P-8.json")["entry"][:-1]

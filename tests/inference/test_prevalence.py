@@ -103,9 +103,9 @@ def test_the_interval_holds_the_true_share_of_new_subjects() -> None:
 def test_chance_within_subjects_is_not_taken_for_a_difference_between_them() -> None:
     rng = np.random.default_rng(2)
     cells = np.full(30, 40.0)
-    alike = draw_rates(rng.binomial(40, 0.8, 30).astype(float), cells, rng=rng)
+    rates = draw_rates(rng.binomial(40, 0.8, 30).astype(float), cells, rng=rng)
     unlike = draw_rates(rng.binomial(40, rng.beta(4, 1, 30)).astype(float), cells, rng=rng)
-    assert alike.std() < 0.06
+    assert rates.std() < 0.06
     assert unlike.std() == pytest.approx(np.sqrt(0.8 * 0.2 / 6), rel=0.35)  # of beta(4, 1)
 
 

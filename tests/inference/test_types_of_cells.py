@@ -62,7 +62,7 @@ def test_fields_without_a_white_cell_say_so_instead_of_a_table_of_noughts(mature
     assert "20 red cells" in done.output
     html = page.read_text(encoding="utf-8")
     assert "No white cell was found." in html
-    assert "White cells told apart" not in html
+    assert "White cells classified" not in html
     assert "What the model knows, and what not." in html
 
 
@@ -153,15 +153,15 @@ def test_json_and_page_carry_the_differential(lymphoid: Bundle, tmp_path: Path) 
     assert told["cells"][0]["type"] == "lymphoid"
     counted = told["differential"]
     assert counted["white"] == 24
-    assert counted["said"] == "24 of 200 white cells told apart."
+    assert counted["said"] == "24 of 200 white cells classified."
     assert sum(row["percent"] for row in counted["rows"]) == pytest.approx(100)
     assert {row["name"] for row in counted["rows"]} >= {"neutrophil", "blast", "lymphocyte"}
     assert told["subjects"][0]["differential"]["white"] == 24
-    assert told["fields"][0]["differential"]["said"].startswith("6 white cells were told apart: too few")
+    assert told["fields"][0]["differential"]["said"].startswith("6 white cells were classified: too few")
     assert "myeloblasts" in " ".join(told["limits"])
     html = page.read_text()
-    assert "24 of 200 white cells told apart." in html
-    assert html.index("It has learned no myeloblasts") < html.index("Subject by subject")
+    assert "24 of 200 white cells classified." in html
+    assert html.index("It was not trained on myeloblasts") < html.index("Subject by subject")
 
 
 def test_honest_words_count_white_cells_of_laboratories_left_out(mature: Bundle) -> None:
@@ -173,7 +173,7 @@ def test_honest_words_count_white_cells_of_laboratories_left_out(mature: Bundle)
 def test_fewer_than_twenty_cells_get_a_sentence_and_no_percentages(mature: Bundle, tmp_path: Path) -> None:
     page = tmp_path / "opinion.html"
     result = predict(smear_of(tmp_path / "smear", fields=1), "--model", mature.path, "--html", page)
-    assert "6 white cells were told apart: too few for percentages, which need 20 at least." in result.output
+    assert "6 white cells were classified: too few for percentages, which need at least 20." in result.output
     section = page.read_text().partition('<section id="differential">')[2].partition("</section>")[0]
     assert "too few for percentages" in section
     assert '<th class="n">%</th>' not in section
@@ -213,8 +213,8 @@ def test_a_field_without_white_cells_has_no_differential_and_says_so(mature: Bun
     page = tmp_path / "opinion.html"
     result = predict(tmp_path / "smear", "--model", mature.path, "--html", page)
     assert result.exit_code == 0, result.output
-    assert "No white cell was told apart, so there is no differential." in result.output
-    assert "No white cell was told apart" in page.read_text()
+    assert "No white cell was classified, so there is no differential." in result.output
+    assert "No white cell was classified" in page.read_text()
 
 
 def test_a_smudged_cell_is_counted_apart(mature: Bundle) -> None:

@@ -248,7 +248,7 @@ def test_every_export_carries_the_types(place: Place) -> None:
     assert "prob_type_neutrophil" in table[0].split(",")
     html = me.get(f"/cases/{case}/exports/html").text
     assert "Differential" in html
-    assert "It has learned no myeloblasts" in html
+    assert "It was not trained on myeloblasts" in html
     assert me.get(f"/cases/{case}/exports/pdf").content.startswith(b"%PDF")
     outlines = me.get(f"/cases/{case}/exports/geojson")
     assert outlines.status_code == 200

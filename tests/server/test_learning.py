@@ -593,7 +593,7 @@ def test_cells_that_stand_for_the_others_and_are_unlike_what_was_read_come_first
     ]
     case = add_cells(laboratory, "next", cells)
     order = placed(ada, case)
-    assert order[0] in (3, 4), "one of the two that are alike"
+    assert order[0] in (3, 4), "one of the two that are similar"
     assert order[1] == 5, "then the other kind"
     first = next(each["id"] for each in ada.cells(case) if each["number"] == order[0])
     assert ada.review(first, "blast").status_code == 201

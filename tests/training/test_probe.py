@@ -149,7 +149,7 @@ def test_the_folds_are_exported_as_one_network_with_the_mean_of_their_heads(make
 
 
 def test_what_turning_a_cell_changes_decides_less_in_the_discriminant() -> None:
-    """Two features tell the classes alike; one of them changes with how a cell lies."""
+    """Two features separate the classes equally well; one of them changes with how a cell lies."""
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(8), 50)
     labels = (groups >= 4).astype(int)

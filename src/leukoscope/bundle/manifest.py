@@ -195,7 +195,7 @@ class ConformalRule(ManifestEntry):
 
 
 class TypeNetwork(ManifestEntry):
-    """The network that tells types of cells; written and used by inference.cell_types."""
+    """The network that classifies types of cells; written and used by inference.cell_types."""
 
     format: Literal[1]
     graph: str
@@ -289,7 +289,7 @@ class RecordedSplit(TypedDict):
 
 @with_config(_TABLE)
 class Weighted(TypedDict, total=False):
-    """Figures in which subject groups weigh alike."""
+    """Metrics in which every subject group has equal weight."""
 
     estimators: Estimators
 
@@ -455,7 +455,7 @@ class Manifest(Settings):
     pictures: Literal["cells", "fields"] = "cells"
     """What its training images show, and what it expects: single cells cut out on black, or whole fields."""
     types: Maybe[TypeNetwork] = None
-    """The network that tells types of cells."""
+    """The network that classifies types of cells."""
     stain: Maybe[StainColours] = None
     """Colours of the training cells."""
     files: dict[str, str] = Field(default_factory=dict)

@@ -42,8 +42,8 @@ def explain(
     cam is the network's own map: exact and instant, for models whose map shows where. occlusion covers one square after
     the other, lime hides patches; both only ask the model and take seconds per cell. A heat map shows what moved the
     model, not what is ill. "inside" is the share of the heat on the cell, beside the share of the picture that the cell
-    takes: if the two are alike, the map shows nothing about where. Each map is shown beside the decision of leukoscope
-    predict; that of a refused picture explains no answer, is marked, and the exit status is 1.
+    takes: if the two are similar, the map does not locate anything. Each map is shown beside the decision of leukoscope
+    predict; the map of a refused picture is marked, as it explains no answer, and the exit status is 1.
 
     \b
     Examples:
@@ -110,7 +110,7 @@ class _Case:
         if self.found is None:
             return line
         chance = "" if self.probability is None else f" {self.probability:.3f}"
-        numbers = "".join(f"  {words}" for words in self.found.said())
+        numbers = "".join(f"  {words}" for words in self.found.checks_in_words())
         return f"{line}  {self.found.method} map of {self.found.target}{chance}{numbers}"
 
     def row(self) -> dict[str, Any]:

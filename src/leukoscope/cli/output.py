@@ -192,7 +192,7 @@ class ShownOpinions:
             _print_differential(console, differential)
         for line in limits_of(self._manifest, fields=bool(fields)):
             console.print(Text(line), style="yellow", soft_wrap=True)
-        for line in (*(blood.said if blood else ()), *map(printable, notes)):
+        for line in (*(blood.sentences if blood else ()), *map(printable, notes)):
             console.print(Text(line), soft_wrap=True)
         if any(row["width"] for row in fields):
             console.print(_field_table(fields[:_SUBJECTS], self._manifest, width=console.width))
@@ -265,7 +265,7 @@ def counts(tally: Tally) -> str:
 
 
 def _print_differential(console: Console, counted: Differential) -> None:
-    console.print(Text(counted.said), soft_wrap=True)
+    console.print(Text(counted.summary), soft_wrap=True)
     if counted.white:
         console.print(differential_table(counted))
     console.print(Text(counted_apart(counted)), soft_wrap=True)

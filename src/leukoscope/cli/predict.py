@@ -1,4 +1,4 @@
-"""All images of one `leukoscope predict`, crops and fields alike, answered one after the other."""
+"""Predictions for all images of one `leukoscope predict`, crops or fields, one after the other."""
 
 import warnings
 from collections import Counter
@@ -147,13 +147,17 @@ class PredictionRun:
     def _subjects(self) -> list[dict[str, Any]]:
         """Return the summary of each subject, with its differential where the bundle has a model of types."""
         rows, of = self.tally.summaries(), self.counting.of_subject
-        rows = [row | ({"differential": _json_of(of(row["subject"]))} if self.counting.told else {}) for row in rows]
+        rows = [
+            row | ({"differential": _json_of(of(row["subject"]))} if self.counting.has_types else {}) for row in rows
+        ]
         return [row | {"blood_count": _json_of(self.blood(subject=row["subject"]))} for row in rows]
 
     def _counted(self, fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return fields with their differentials where the bundle has a model of types."""
         of = self.counting.of_field
-        return [row | ({"differential": _json_of(of(row["field"]))} if self.counting.told else {}) for row in fields]
+        return [
+            row | ({"differential": _json_of(of(row["field"]))} if self.counting.has_types else {}) for row in fields
+        ]
 
     @property
     def all_used(self) -> bool:
@@ -295,7 +299,7 @@ class PredictionRun:
     def _field_rows(self) -> list[dict[str, Any]]:
         if not self._smears and not self._unusable:
             return []
-        from ..inference.blood_count import together
+        from ..inference.blood_count import sum_counts
         from ..inference.opinions import Count, field_values, unusable_field
 
         for smear, _ in self._smears:
@@ -303,7 +307,7 @@ class PredictionRun:
         summaries = {row["subject"]: row for row in self._per_field.summaries()}
         rows = [
             field_values(
-                smear, subject=whose, summary=summaries[str(smear.path)], blood=together(self._blood[str(smear.path)])
+                smear, subject=whose, summary=summaries[str(smear.path)], blood=sum_counts(self._blood[str(smear.path)])
             )
             for smear, whose in self._smears
         ]
@@ -346,7 +350,7 @@ class PredictionRun:
         summaries = self.tally.summaries()
         subjects = [subject_row(summary) for summary in summaries]
         write_csv(folder / "subjects.csv", subjects, columns=SUBJECT_COLUMNS)
-        if self.counting.told:
+        if self.counting.has_types:
             write_csv(folder / "differential.csv", self._differentials(fields), columns=DIFFERENTIAL_COLUMNS)
         if self._smears:
             write_csv(folder / "blood_count.csv", self._blood_rows(), columns=BLOOD_COLUMNS)

@@ -106,8 +106,8 @@ def near_duplicates(cells: Sequence[Cell], traits: CellTraits) -> list[tuple[Cel
     sides = np.log(traits.sides[usable])
     pairs = np.concatenate(list(_candidates(_shortened(vectors), np.floor(sides / _SAME_SIZE).astype(int))))
     correlation = np.einsum("ij,ij->i", vectors[pairs[:, 0]], vectors[pairs[:, 1]])
-    alike = (correlation >= _SAME_CELL) & (abs(sides[pairs[:, 0]] - sides[pairs[:, 1]]).max(axis=1) < _SAME_SIZE)
-    found = zip(usable[pairs[alike]], correlation[alike], strict=True)
+    same_cell = (correlation >= _SAME_CELL) & (abs(sides[pairs[:, 0]] - sides[pairs[:, 1]]).max(axis=1) < _SAME_SIZE)
+    found = zip(usable[pairs[same_cell]], correlation[same_cell], strict=True)
     named = ((cells[a], cells[b], float(value)) for (a, b), value in found)
     return sorted((pair for pair in named if pair[0].sha256 != pair[1].sha256), key=lambda pair: -pair[2])
 
@@ -138,8 +138,8 @@ def _candidates(vectors: NDArray[np.float32], squares: NDArray[np.int_]) -> Iter
         start, end, below, low, high = np.searchsorted(number, square + reach)
         for first, last in ((start, below), (low, high)):
             for some in _slices(start, end, step=_AT_ONCE // max(last - first, 1) + 1):
-                alike = vectors[some] @ vectors[first:last].T > _SAME_CELL - 1e-4  # room for single precision
-                a, b = np.divmod(np.flatnonzero(alike), last - first)  # fifty times faster than nonzero
+                close = vectors[some] @ vectors[first:last].T > _SAME_CELL - 1e-4  # room for single precision
+                a, b = np.divmod(np.flatnonzero(close), last - first)  # fifty times faster than nonzero
                 a, b = a + some.start, b + first
                 yield np.sort(order[np.column_stack([a, b])[b > a]], axis=1)
 
@@ -247,11 +247,11 @@ def _exact_duplicates(cells: Sequence[Cell]) -> dict[str, Any]:
 
 def _identical_pairs(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Cell]]:
     """Yield pairs of byte-identical images; in a large group of them, each with the first only."""
-    alike: dict[str, list[Cell]] = defaultdict(list)
+    by_digest: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
-        alike[cell.sha256].append(cell)
-    for crowd in alike.values():
-        yield from combinations(crowd, 2) if len(crowd) <= 10 else ((crowd[0], other) for other in crowd[1:])
+        by_digest[cell.sha256].append(cell)
+    for same in by_digest.values():
+        yield from combinations(same, 2) if len(same) <= 10 else ((same[0], other) for other in same[1:])
 
 
 def _near_summary(near: Sequence[tuple[Cell, Cell, float]]) -> dict[str, Any]:

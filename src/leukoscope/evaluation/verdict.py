@@ -213,7 +213,7 @@ def summary(metrics: Metrics) -> str:
     data, subject_weighted = metrics["data"], metrics["subject_weighted"]["estimators"]
     kind = "synthetic cells" if data["synthetic"] else "cells"
     leaky = ", leaky split" if metrics["split"]["leaky"] else ""
-    tested = f"Tested on {data['cells']:,} {kind} of {data['groups']} subject groups, which count alike{leaky}."
+    tested = f"Tested on {data['cells']:,} {kind} of {data['groups']} subject groups, each weighted equally{leaky}."
     head = f"  {'':<18} {'model':<22} {'per cell':<22} baselines"
     rows = [_row(subject_weighted, metrics["estimators"], name, label) for name, label in SHOWN.items()]
     worst = metrics["subjects"][0]
@@ -232,11 +232,11 @@ def comparison_table(result: Comparison) -> str:
         f"B {cells['b']:,}).",
     ]
     weightings: dict[str, ComparedFigures] = {
-        "subject groups count alike": result["subject_weighted"],
+        "subject groups weighted equally": result["subject_weighted"],
         "per cell": result,
     }
     for title, found in weightings.items():
-        lines += ["", f"  {title:<28} {'A':<22} {'B':<22} B minus A"]
+        lines += ["", f"  {title:<30} {'A':<22} {'B':<22} B minus A"]
         for name, difference in found["differences"].items():
             if difference["value"] is not None:
                 lines.append(_compared(name, found["a"][name], found["b"][name], difference))

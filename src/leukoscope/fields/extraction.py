@@ -1,4 +1,4 @@
-"""Fields that were taken alike share one scale and one stain; their cells are cut out and written to tables.
+"""Extraction of cells from smear fields into crops and tables; fields of one microscope share scale and stain.
 
 A single field is a poor sample: its few red cells mislead about the scale, and bringing each field's cells to one mean
 colour removes the difference between a field of blasts and a field of normal cells.
@@ -230,8 +230,10 @@ def _group_of(path: Path, size: tuple[int, int], *, one_folder: bool) -> Group:
 def _sample_files(files: Sequence[Path], group: Group, *, most: int) -> list[Path]:
     """Return some of the files that are like this, from the first to the last."""
     folder, *size = group
-    alike = [path for path in files if folder in (None, path.parent) and _size(path) == tuple(size)]
-    return [alike[place] for place in np.linspace(0, len(alike) - 1, min(most, len(alike))).round().astype(int)]
+    same_size = [path for path in files if folder in (None, path.parent) and _size(path) == tuple(size)]
+    return [
+        same_size[place] for place in np.linspace(0, len(same_size) - 1, min(most, len(same_size))).round().astype(int)
+    ]
 
 
 def _size(path: Path) -> tuple[int, int] | None:
@@ -308,8 +310,8 @@ def extract(
     """
     openers = {path: opener for path in files if (opener := opener_of(path, foreign or {})) is not None}
     plain = [path for path in files if path not in openers]
-    alike = () if options.each_scale else plain
-    scales, stains = SharedScales(alike), SharedStains(alike, um_per_px=options.um_per_px)
+    shared = () if options.each_scale else plain
+    scales, stains = SharedScales(shared), SharedStains(shared, um_per_px=options.um_per_px)
     results: list[Extracted] = []
 
     def extracted(path: Path, name: str) -> Extracted:

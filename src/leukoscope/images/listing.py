@@ -258,10 +258,10 @@ class Table:
         """Return a note where no column is called subject and others look as if they named patients."""
         if self._place("subject") is not None:
             return []
-        alike = [name for name in self.header if _SUBJECTS.search(name)]
+        similar = [name for name in self.header if _SUBJECTS.search(name)]
         return (
-            [f"{self.path.name} has no column subject, so subjects cannot be distinguished; is it {alike[0]}?"]
-            if alike
+            [f"{self.path.name} has no column subject, so subjects cannot be distinguished; is it {similar[0]}?"]
+            if similar
             else []
         )
 

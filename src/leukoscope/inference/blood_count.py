@@ -77,12 +77,12 @@ class BloodSummary:
     """Mean diameter in µm; None without a stated scale, or with few red cells."""
     red_cell_um_sd: float | None
     """Standard deviation of the diameter over red cells: anisocytosis."""
-    said: tuple[str, ...]
+    sentences: tuple[str, ...]
     """All of it in sentences."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return asdict(self)
+        return {"said" if name == "sentences" else name: value for name, value in asdict(self).items()}
 
     def rows(self) -> list[Observation]:
         """Return each number with its unit (UCUM) and interval, as tables and a hospital's systems take them."""
@@ -114,7 +114,7 @@ SPREAD = "standard deviation of red cell diameter"
 
 
 def field_count(counted: "BloodCount") -> FieldCount:
-    """Return what was found in one field in numbers; `with_cells` adds what its cells tell."""
+    """Return what was found in one field in numbers; `with_cells` adds its white cells."""
     diameters = tuple(round(each, 2) for each in counted.diameters_um)
     return FieldCount(len(counted.red_cells), len(counted.platelets), counted.clumped, 0, diameters)
 
@@ -137,8 +137,8 @@ def _lies_in(middle: tuple[float, float], area: tuple[int, int, int, int]) -> bo
     return area[0] <= middle[0] < area[2] and area[1] <= middle[1] < area[3]
 
 
-def together(counts: Sequence[FieldCount]) -> FieldCount | None:
-    """Return the counts of a slide's windows as one; None without any."""
+def sum_counts(counts: Sequence[FieldCount]) -> FieldCount | None:
+    """Return the sum of the counts of a slide's windows; None without any."""
     if not counts:
         return None
     red, platelets, clumped, white = (
@@ -179,9 +179,9 @@ def summary_of(fields: Sequence[FieldCount], *, factor: float | None = None) -> 
         platelets_e9_per_l=ratio(platelets, np.ones(len(fields)), times=factor) if factor else None,
         red_cell_um=ratio([each.sum() for each in sizes], [len(each) for each in sizes]) if enough else None,
         red_cell_um_sd=_rounded(np.std(np.concatenate(sizes), ddof=1)) if enough else None,
-        said=(),
+        sentences=(),
     )
-    return replace(found, said=_said(found))
+    return replace(found, sentences=_sentences(found))
 
 
 def ratio(above: Sequence[float] | Any, below: Sequence[float] | Any, *, times: float = 1.0) -> RateEstimate:
@@ -214,7 +214,7 @@ def _rounded(value: Any) -> float:
     return round(float(value), 3)
 
 
-def _said(found: BloodSummary) -> tuple[str, ...]:
+def _sentences(found: BloodSummary) -> tuple[str, ...]:
     fields = f"{found.fields:,} field{'s' * (found.fields != 1)}"
     lines = [
         f"{found.red_cells:,} red cells and {found.platelets:,} platelets in {fields}: "

@@ -63,7 +63,7 @@ class CellTyper:
         """
         entry = bundle.manifest.types
         if entry is None:
-            raise BundleError(f"{bundle.path} has no network that tells types of cells. {_AGAIN}")
+            raise BundleError(f"{bundle.path} has no network that classifies types of cells. {_AGAIN}")
         self.types: tuple[str, ...] = TYPES
         self._entry = entry
         self._session = _open(bundle, entry.graph)
@@ -209,14 +209,14 @@ class Differential:
     interval is too wide for a share to be shown (`prevalence.why_not_known`)."""
     per_100: dict[str, CellShare]
     """Immature granulocytes and erythroblasts, for each 100 white cells (of which erythroblasts are none)."""
-    said: str
+    summary: str
     """One sentence: how many were classified, and whether that is enough."""
     how: str
     """What the intervals rest on; empty where there are none."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return asdict(self)
+        return {"said" if name == "summary" else name: value for name, value in asdict(self).items()}
 
     def beside(self) -> list[CellShare]:
         """Return what is counted beside the white cells, under names that are clear where other counts stand beside.
@@ -259,9 +259,9 @@ class Errors:
 
     types: tuple[str, ...]
     confusion: Floats
-    """(true type, called type or unsure): counts of cells of laboratories that it had not learned from."""
+    """(true type, called type or unsure): counts of cells of laboratories that it was not trained on."""
     accuracy: Accuracy | None
-    """Of its blasts; None where it was tested on too few subjects to say."""
+    """Of its blasts; None where it was tested on too few subjects to estimate it."""
 
 
 class Counting:
@@ -269,7 +269,7 @@ class Counting:
 
     def __init__(self, manifest: Manifest, *, point: str, order: Sequence[str] = ORDER, goal: int = GOAL) -> None:
         """Begin; `point` is an operating point as the bundle spells it. A bundle without a type head counts nothing."""
-        self.told = bool(manifest.types)
+        self.has_types = bool(manifest.types)
         """Whether the bundle classifies types at all."""
         self._positive, self._order, self._goal = manifest.positive, checked_order(order), goal
         self._errors = errors_of(manifest, point)
@@ -284,15 +284,15 @@ class Counting:
 
     def everything(self) -> Differential | None:
         """Return the differential of all cells; None where the bundle classifies no types."""
-        return self._counted(self._all) if self.told else None
+        return self._counted(self._all) if self.has_types else None
 
     def of_subject(self, name: str) -> Differential | None:
         """Return that of a subject; None where the bundle classifies no types."""
-        return self._counted(self._of.get(("subject", name), Kinds())) if self.told else None
+        return self._counted(self._of.get(("subject", name), Kinds())) if self.has_types else None
 
     def of_field(self, path: str) -> Differential | None:
         """Return that of a field; None where the bundle classifies no types."""
-        return self._counted(self._of.get(("field", path), Kinds())) if self.told else None
+        return self._counted(self._of.get(("field", path), Kinds())) if self.has_types else None
 
     def _counted(self, kinds: Kinds) -> Differential:
         return differential(kinds, errors=self._errors, order=self._order, goal=self._goal)
@@ -354,7 +354,7 @@ def differential(
         apart={name: cells[name] for name in APART},
         blasts_of_lymphoid=_of_lymphoid(kinds, lymphoid, errors, seed=seed) if lymphoid >= FEWEST else None,
         per_100=_per_100(cells, white) if enough else {},
-        said=_said(white, goal),
+        summary=_summary(white, goal),
         how=_how(errors) if enough else "",
     )
 
@@ -465,21 +465,21 @@ def _numbers(row: CellShare) -> dict[str, Any]:
     return {name: "" if value is None else round(value, 2) for name, value in ends.items()}
 
 
-def _said(white: int, goal: int) -> str:
+def _summary(white: int, goal: int) -> str:
     if not white:
-        return "No white cell was told apart, so there is no differential."
+        return "No white cell was classified, so there is no differential."
     many = f"{white:,} white cell{'s' * (white != 1)}"
     if white < FEWEST:
         were = "was" if white == 1 else "were"
-        return f"{many} {were} told apart: too few for percentages, which need {FEWEST} at least. The goal is {goal:,}."
-    return f"{white:,} of {goal:,} white cells told apart." if white < goal else f"{many} told apart."
+        return f"{many} {were} classified: too few for percentages, which need at least {FEWEST}. The goal is {goal:,}."
+    return f"{white:,} of {goal:,} white cells classified." if white < goal else f"{many} classified."
 
 
 def _how(errors: Errors | None) -> str:
     if errors is None:
         return "95 % intervals by Wilson."
     cells = round(float(errors.confusion.sum()))
-    types = f"types: on {cells:,} cells of laboratories that it had not learned from" if cells else "not measured"
+    types = f"types: on {cells:,} cells of laboratories that it was not trained on" if cells else "not measured"
     blasts = "" if errors.accuracy else " How often it is wrong about blasts is not known, so any share is possible."
     return f"95 % intervals by Wilson, widened by how often the model was wrong ({types}).{blasts}"
 
@@ -488,14 +488,14 @@ _UNKNOWN = "myeloblasts, plasma cells, hairy cells or atypical lymphocytes"
 
 
 def limits_of(manifest: Manifest, *, fields: bool = True) -> list[str]:
-    """Return what must be known before an answer is believed; `fields`: whether whole fields are shown."""
+    """Return the limits that a reader of the answers must know; `fields`: whether complete fields are shown."""
     if not manifest.types:
         return [_no_types(manifest)] if fields or manifest.positive else []
     disease = title_of(manifest.positive) if manifest.positive else ""
-    asked = f'"{disease} or {title_of(manifest.classes[0])}?"' if disease else "its classes"
+    question = f'"{disease} or {title_of(manifest.classes[0])}?"' if disease else "its classes"
     return [
-        f"The model tells types of cells, and asks {asked} of lymphoid cells alone. It has learned no {_UNKNOWN}: it "
-        "takes each of them for something that it knows.",
+        f"The model classifies types of cells, and asks {question} of lymphoid cells only. It was not trained on "
+        f"{_UNKNOWN}: it assigns each of them to a type that it knows.",
         *_how_often_wrong(manifest.types),
     ]
 
@@ -504,23 +504,23 @@ def _no_types(manifest: Manifest) -> str:
     named = " or ".join(title_of(name) for name in reversed(manifest.classes))
     return (
         f"This model does not recognise mature cells: a neutrophil, a monocyte or any other cell is called {named} "
-        "too. Look at every cell, and use a model that tells types for fields."
+        "too. Look at every cell, and use a model that classifies types for fields."
     )
 
 
 def _how_often_wrong(network: TypeNetwork) -> list[str]:
-    """Return how often the types of white cells were wrong in laboratories that the model had not learned from."""
+    """Return how often the types of white cells were wrong in laboratories that the model was not trained on."""
     confusion = np.asarray(network.confusion, float)  # (true, called)
     white = [number for number, name in enumerate(TYPES) if name in (*ORDER, LYMPHOID)]
     cells = int(confusion[white].sum())
     if not cells:
-        return ["How often its types are wrong in a laboratory that it has not learned from was not measured."]
+        return ["How often its types are wrong in a laboratory that it was not trained on was not measured."]
     wrong = cells - int(confusion[white, white].sum())
     low, high = wilson(wrong, cells)
     mature = [number for number in white if TYPES[number] != LYMPHOID]
     taken = f"{100 * confusion[mature, TYPES.index(LYMPHOID)].sum() / max(confusion[mature].sum(), 1):.0f}"
     return [
-        f"In a laboratory that it had not learned from, {100 * wrong / cells:.0f} of 100 white cells got a wrong type "
+        f"In a laboratory that it was not trained on, {100 * wrong / cells:.0f} of 100 white cells got a wrong type "
         f"or none ({100 * low:.0f} to {100 * high:.0f}; {cells:,} cells), {taken} of 100 mature ones were taken for "
         "lymphoid, and answers about blasts are worth little there."
     ]

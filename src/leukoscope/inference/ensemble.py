@@ -77,17 +77,17 @@ class Ensemble:
         self._threads = ThreadPoolExecutor(processors(), "leukoscope-look")
 
     def run(self, crops: list[Crops]) -> Outputs:
-        """Return what the members say together about the same cells, prepared in each of `preparations`."""
+        """Return the mean outputs of the members for the same cells, prepared in each of `preparations`."""
         views, members = VIEWS[self.manifest.views], self.manifest.members
         looked = self._looks(list(self._tasks(crops, views)))
-        said = [
-            _together(looked[place :: len(members)], member, views=len(views)) for place, member in enumerate(members)
+        outputs = [
+            _outputs_of(looked[place :: len(members)], member, views=len(views)) for place, member in enumerate(members)
         ]
-        plane = said[0].maps.shape[2:]
+        plane = outputs[0].maps.shape[2:]
         return Outputs(
-            np.stack([each.probabilities for each in said]).mean(axis=0),
-            np.stack([_enlarge(each.maps, plane) for each in said]).mean(axis=0),
-            said[0].embedding,
+            np.stack([each.probabilities for each in outputs]).mean(axis=0),
+            np.stack([_enlarge(each.maps, plane) for each in outputs]).mean(axis=0),
+            outputs[0].embedding,
         )
 
     def _looks(self, tasks: list[Task]) -> list[list[Arrays]]:
@@ -131,7 +131,7 @@ def _look(session: onnxruntime.InferenceSession, seen: Crops, views: Sequence[Vi
     return [probabilities, np.stack(upright), embedding]
 
 
-def _together(seen: Sequence[list[Arrays]], member: Member, *, views: int) -> Outputs:
+def _outputs_of(seen: Sequence[list[Arrays]], member: Member, *, views: int) -> Outputs:
     """Join the looks of one member: mean over the views, the embedding of the crop as it is."""
     probabilities, maps, embedding = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     check_answer(probabilities, where=member.graph)
@@ -160,7 +160,7 @@ def open_graph(bundle: Bundle, name: str, *, batch: int = 0) -> onnxruntime.Infe
     """Return a graph of a bundle on one thread.
 
     batch: how many crops it will always be asked about at once; 0 where that varies. Where it is known, what a graph
-    computes about shapes is computed once: a quarter of the time of the network that tells types.
+    computes about shapes is computed once: a quarter of the time of the network of cell types.
 
     Raises:
         BundleError: it may not end, keeps data elsewhere, or cannot be loaded.
@@ -291,7 +291,7 @@ def _cache() -> Path:
 
 
 def main() -> None:
-    """Load the bundle that is named; say on standard output what is wrong with it."""
+    """Load the bundle that is named; print on standard output what is wrong with it."""
     from .predictor import Predictor
 
     bound_memory(int(sys.argv[2]))

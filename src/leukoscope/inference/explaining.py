@@ -69,7 +69,7 @@ class Explanation:
         """Return the crop beside the crop under its heat, as `leukoscope explain` writes it."""
         return magnified(np.hstack([self.crop, self.over()]))
 
-    def said(self) -> list[str]:
+    def checks_in_words(self) -> list[str]:
         """Return the checks in words, such as 'inside 0.81 (the cell takes 0.55)'."""
         words = {name: f"{name} {value:.2f}" for name, value in self.checks.items() if name != "cell_share"}
         if "inside" in words:

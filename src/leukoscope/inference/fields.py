@@ -193,12 +193,12 @@ class Reader:
         with_crops: bool = False,
         keep: Path | None = None,
     ) -> None:
-        """Alike ones of `files` share scale and stain; `keep` is where the work on slides is kept, to go on."""
+        """Share scale and stain among similar fields of `files`; store the results of slides in `keep`, to resume."""
         self._predictor, self._point, self._with_crops, self._keep = predictor, point, with_crops, keep
         self._options = options or FieldOptions()
-        alike = () if self._options.each_scale else files
-        self._scales = SharedScales(alike)
-        self._stains = SharedStains(alike, um_per_px=self._options.um_per_px, scales=self._scales)
+        shared = () if self._options.each_scale else files
+        self._scales = SharedScales(shared)
+        self._stains = SharedStains(shared, um_per_px=self._options.um_per_px, scales=self._scales)
 
     def open(self, path: Path, *, name: str = "") -> Smear:
         """Open a field, a slide or a DICOM image.

@@ -443,8 +443,8 @@ class Opinions(Sequence[Opinion]):
         images = "".join(f'<img src="{_data_url(each)}" width="{_SIDE}" alt="">' for each in self._pictures(opinion))
         reason = f"<br><i>{escape(worded(opinion.reason))}</i>" if opinion.reason else ""
         name = escape(Path(opinion.name).name)
-        said = escape(self._said(opinion))
-        return f'<div style="width:{2 * _SIDE}px">{images}<br><b>{said}</b>{reason}<br><small>{name}</small></div>'
+        caption = escape(self._caption(opinion))
+        return f'<div style="width:{2 * _SIDE}px">{images}<br><b>{caption}</b>{reason}<br><small>{name}</small></div>'
 
     def _draw(self, sheet: PIL.Image.Image, opinion: Opinion, left: int, top: int, *, wide: int, heat: bool) -> None:
         pictures = self._pictures(opinion)[: 2 if heat else 1]
@@ -454,7 +454,7 @@ class Opinions(Sequence[Opinion]):
         if not pictures:
             sheet.paste("#dddddd", (left, top, left + wide, top + _SIDE))
         pen, letters = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(11)
-        pen.text((left, top + _SIDE + 3), self._said(opinion), fill="black", font=letters)
+        pen.text((left, top + _SIDE + 3), self._caption(opinion), fill="black", font=letters)
         name = Path(opinion.name).name
         pen.text((left, top + _SIDE + 3 + _LINE), name[-wide // 6 :], fill="#555555", font=letters)
 
@@ -468,7 +468,7 @@ class Opinions(Sequence[Opinion]):
         heat = enlarge(evidence, size=len(opinion.crop))
         return [opinion.crop, overlay(opinion.crop, heat, full=full_evidence(self.manifest))]
 
-    def _said(self, opinion: Opinion) -> str:
+    def _caption(self, opinion: Opinion) -> str:
         if opinion.decision == NOT_ASKED:
             likely = max((opinion.types or {}).values(), default=0.0)
             return f"{opinion.type} {likely:.0%}, not asked" if opinion.type != UNSURE else "type unsure, not asked"
@@ -682,5 +682,5 @@ def case_result(
         specimen=specimen,
         algorithm=f"leukoscope {metadata.version('leukoscope')}, {manifest.name} {manifest.seal[:16]}",
         patient_id=summary["subject"],
-        conclusion=counted.said if counted is not None else "",
+        conclusion=counted.summary if counted is not None else "",
     )

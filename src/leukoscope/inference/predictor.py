@@ -93,7 +93,7 @@ class Predictor:
         """Return the opinions on one image or several, in their order: one per cell.
 
         images: paths of image files, folders or CSV tables (columns path and, if there is one, subject), arrays uint8
-        (height, width, 3) with red first, or PIL images; cells cut out on black, smear fields and slides alike. The
+        (height, width, 3) with red first, or PIL images; cells cut out on black, smear fields or slides. The
         cells of fields and slides are found and cut out first.
         point: 'balanced', 'high-sensitivity' or 'high-specificity'.
         kind: 'crops' or 'fields' says what all images show; 'auto' looks at each.
@@ -203,7 +203,9 @@ class Predictor:
         looked = [self._looked_at(name, image, with_crop=with_crop, typed=typed) for name, image in named]
         waiting = [each for each in looked if isinstance(each, _Cell)]
         judged = iter(self._judged(waiting, point=point))
-        return [each if isinstance(each, Opinion) else each.said(next(judged), with_crop=with_crop) for each in looked]
+        return [
+            each if isinstance(each, Opinion) else each.completed(next(judged), with_crop=with_crop) for each in looked
+        ]
 
     def _looked_at(self, name: str, image: Image, *, with_crop: bool, typed: TypeOpinion | None) -> "_Cell | Opinion":
         """Return an image as the networks are to be asked about it, or the opinion where they are not."""
@@ -227,9 +229,9 @@ class Predictor:
             typed = self.typer.classify([crop_on_black(read)])[0]
         cell = _Cell(name, crops, view, quality, typed, picture.notes)
         if typed and not typed.asked:
-            return cell.said(Opinion(name, NOT_ASKED, typed.reason), with_crop=with_crop)
+            return cell.completed(Opinion(name, NOT_ASKED, typed.reason), with_crop=with_crop)
         if quality and quality.reason:
-            return cell.said(Opinion(name, REFUSED, quality.reason), with_crop=with_crop)
+            return cell.completed(Opinion(name, REFUSED, quality.reason), with_crop=with_crop)
         return cell
 
     def _judged(self, cells: "Sequence[_Cell]", *, point: str) -> list[Opinion]:
@@ -301,14 +303,14 @@ class _Cell:
     typed: TypeOpinion | None
     notes: tuple[str, ...]
 
-    def said(self, opinion: Opinion, *, with_crop: bool) -> Opinion:
-        """Return an opinion with what was told of the cell before it was judged; crop and map lie as the picture."""
-        told: dict[str, Any] = {"type": self.typed.type, "types": self.typed.probabilities} if self.typed else {}
+    def completed(self, opinion: Opinion, *, with_crop: bool) -> Opinion:
+        """Return an opinion with type, quality and notes added; crop and map are turned back as in the picture."""
+        known: dict[str, Any] = {"type": self.typed.type, "types": self.typed.probabilities} if self.typed else {}
         crop = np.ascontiguousarray(turn_back(self.crops[0], self.view, axes=(0, 1))) if with_crop else None
         if opinion.map is not None:
-            told["map"] = np.ascontiguousarray(turn_back(opinion.map, self.view, axes=(1, 2)))
+            known["map"] = np.ascontiguousarray(turn_back(opinion.map, self.view, axes=(1, 2)))
         score = self.quality.score if self.quality else None
-        return replace(opinion, quality=score, crop=crop, notes=self.notes, **told)
+        return replace(opinion, quality=score, crop=crop, notes=self.notes, **known)
 
 
 def _in_groups(items: Iterable[K], size: int) -> Iterator[list[K]]:

@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 DRAWS = 4000
 LEVEL = 0.95
 _SURE = 1e-9  # a spread between subjects below this is none
-_ALIKE = 0.99  # cells of one subject are never taken to be all the same
-_NO_BETTER = 1e-6  # sensitivity + specificity - 1 of a model that calls blasts and normal cells alike
+_MOST_CORRELATED = 0.99  # cells of one subject are never taken to be all the same
+_NO_BETTER = 1e-6  # sensitivity + specificity - 1 of a model that calls blasts and normal cells equally often blasts
 
 
 NOT_KNOWN = "not known yet"
@@ -156,7 +156,7 @@ def draw_rates(right: Floats, cells: Floats, *, rng: np.random.Generator, draws:
     mean = (right.sum(1) + 0.5) / (total + 1)
     freedom = subjects - 1
     uncertain = subjects / rng.chisquare(freedom, size=draws)  # resampling alone makes variances too small by (n-1)/n
-    spread = np.minimum(_intraclass_correlation(right, cells) * uncertain, _ALIKE)
+    spread = np.minimum(_intraclass_correlation(right, cells) * uncertain, _MOST_CORRELATED)
     some = spread > _SURE
     strength = (1 - spread[some]) / spread[some]
     rates = mean.copy()
@@ -165,15 +165,15 @@ def draw_rates(right: Floats, cells: Floats, *, rng: np.random.Generator, draws:
 
 
 def _intraclass_correlation(right: Floats, cells: Floats) -> Floats:
-    """Return how alike cells of one subject are, from 0 to below 1, for counts (draws, subjects)."""
+    """Return the intraclass correlation of cells of one subject, in [0, 1), for counts (draws, subjects)."""
     subjects, total = cells.shape[1], cells.sum(1)
     squares = (right**2 / cells).sum(1)
     between = (squares - right.sum(1) ** 2 / total) / (subjects - 1)
     within = (right.sum(1) - squares) / np.maximum(total - subjects, 1)
     size = (total - (cells**2).sum(1) / total) / (subjects - 1)
     spread = between + (size - 1) * within
-    alike = np.divide(between - within, spread, out=np.zeros_like(spread), where=spread > 0)
-    return np.asarray(np.clip(alike, 0, _ALIKE))
+    correlation = np.divide(between - within, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.asarray(np.clip(correlation, 0, _MOST_CORRELATED))
 
 
 def _counts(figures: Sequence[SubjectFigures], point: str) -> tuple[Floats, Floats]:

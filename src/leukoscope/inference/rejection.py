@@ -20,7 +20,7 @@ its true class must have been found implausible. The fit bounds that for each cl
 class is called another. Two units give two guarantees:
 
 'subject'  For a new subject drawn like those of the fit, a cell drawn from its cells of a class is called another
-           class with a probability of at most alpha. Cells of one subject may be as alike as they wish. Each subject
+           class with a probability of at most alpha. Cells of one subject may be correlated. Each subject
            weighs the same and its cells share that weight; the new subject's own share counts as the worst possible.
            Source: Lee, Barber & Willett, Distribution-free inference with hierarchical data, 2023,
            doi 10.48550/arXiv.2306.06342 (HCP, section 3); per class as in Vovk 2012, doi 10.1007/s10994-013-5355-6.
@@ -310,8 +310,8 @@ def fit_quality(traits: Sequence[Traits]) -> QualityLimits:
             appearance=fit_appearance([each.appearance for each in traits]),
             grain=fit_appearance([_grain(each) for each in traits], margin=1.0),
         )
-    except ValidationError as alike:  # images that are all the same have no range
-        first = alike.errors()[0]
+    except ValidationError as invalid:  # images that are all the same have no range
+        first = invalid.errors()[0]
         raise DataError(f"The training images set no limits of quality ({first['loc'][0]}: {first['msg']}).") from None
 
 

@@ -177,7 +177,8 @@ def count_inputs(table: str) -> int:
 def read_inputs(table: str, *, start: int, stop: int, own: bool = False) -> list[Input]:
     """Return some rows of a table of images, reading only the row groups that hold them.
 
-    A table that `write_inputs` made (`own`) leads where the command said; any other one to its own kind of place.
+    A table that `write_inputs` made (`own`) may name any place; any other one only local or remote places, as it is
+    itself.
 
     Raises:
         DataError: a row names another kind of place.
@@ -507,7 +508,7 @@ def _cause_of(failed: Exception) -> str:
 
 
 def _connect(ray: Any) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of every use
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its own warnings; ours name what fails
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     if os.environ.get("RAY_ADDRESS"):
@@ -520,7 +521,7 @@ def _connect(ray: Any) -> None:
             address="local",
             **quiet,
         )
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # our own errors say what fails
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # our own errors describe the failure
 
 
 def _workers(available: int, *, asked: int | None, cpus_per_worker: int) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["crop", "field", "slide", "dicom"]
 Look = Literal["auto", "crops", "fields"]
-"""What the user says that images show; 'auto' looks at each."""
+"""What the images show; 'auto' decides by the pixels of each."""
 SLIDES = (".svs", ".ndpi", ".scn", ".bif")
 SUFFIXES = (*FORMATS, *SLIDES, ".dcm")  # what is taken from a folder
 
@@ -61,7 +61,7 @@ def _kind_unread(path: Path, *, look: Look) -> Kind | None:
         return "dicom"
     if path.suffix.lower() in SLIDES or _is_slide(path):
         return "slide"
-    if not installed("cv2"):  # the small install judges crops, and says of a field that it is none
+    if not installed("cv2"):  # the core install predicts crops only, and refuses a field
         return "crop"
     return None
 
@@ -75,7 +75,7 @@ def ready_for(kind: Kind) -> None:
     """Make sure that what a kind needs is installed.
 
     Raises:
-        MissingExtraError: it is not; the words say what to install.
+        MissingExtraError: it is not; the message names what to install.
     """
     for module in () if kind == "crop" else ("cv2", "skimage"):
         require(module, feature="Finding cells in fields", extra="fields")
@@ -115,7 +115,7 @@ def shows_a_field(pixels: RGB) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image file, and whose cell it shows; the subject is empty where nobody said."""
+    """An image file, and whose cell it shows; the subject is empty where none was given."""
 
     path: Path
     subject: str = ""
@@ -123,7 +123,7 @@ class Source:
 
 @dataclass(slots=True)
 class Gathered:
-    """What was found where the user said."""
+    """Images found at the places that the user gave."""
 
     sources: list[Source] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
@@ -159,8 +159,8 @@ def gather(
 ) -> Gathered:
     """Return the images that are named, those of folders, and those of tables, in the order given; each once.
 
-    A table has the columns path (seen from its folder) and, if it likes, subject. Whose the images of folders are
-    is said by `data.index.places_of`; where several folders are given, each one's own name comes first.
+    A table has the columns path (relative to its folder) and optionally subject. Subjects of images in
+    folders come from `data.index.places_of`; where several folders are given, the name of each one comes first.
 
     Args:
         given: files, folders and tables.
@@ -290,7 +290,7 @@ def answer_all(
     with_crops: bool = False,
     counts: "list[FieldCount] | None" = None,
 ) -> Iterator[Opinion]:
-    """Yield one opinion per cell, in the order of the images; Predictor.predict says what may be given.
+    """Yield one opinion per cell, in the order of the images; see Predictor.predict for what may be given.
 
     counts: takes red cells and platelets of each field, once its cells have been answered.
 

@@ -218,7 +218,7 @@ def _draw_beside(sheet: Any, report: CaseReport) -> None:
     """Draw red cells and platelets: what is counted, the number, its interval; and how far to trust it."""
     _draw_rows(sheet, [("Red cells and platelets", "Program", "95 % interval"), *report.beside], widths=(70, 42, 42))
     if report.blood:
-        sheet.multi_cell(0, 4.5, report.blood.said[-1], new_x="LMARGIN", new_y="NEXT")
+        sheet.multi_cell(0, 4.5, report.blood.sentences[-1], new_x="LMARGIN", new_y="NEXT")
 
 
 def _draw_rows(sheet: Any, rows: Sequence[Sequence[str]], *, widths: tuple[int, ...]) -> None:
@@ -336,9 +336,9 @@ def _agreement(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     if percent["value"] is None:
         return [("Agreement", "no cell was read by all of them")]
     what = "pairs of answers to" if len(found["readers"]) > 2 else "answers to"
-    alike = f"{100 * percent['value']:.0f} %{_limits(percent, 100)} of {what} {found['cells']:,} cells are equal"
+    equal = f"{100 * percent['value']:.0f} %{_limits(percent, 100)} of {what} {found['cells']:,} cells are equal"
     by = f"95 % intervals over the {found['unit']} of this case"
-    return [("Agreement", f"{alike}; {kappa_in_words(found['statistic'], kappa)}; {by}")]
+    return [("Agreement", f"{equal}; {kappa_in_words(found['statistic'], kappa)}; {by}")]
 
 
 def kappa_in_words(statistic: str, kappa: dict[str, float | None]) -> str:

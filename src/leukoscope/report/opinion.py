@@ -216,7 +216,7 @@ class OpinionPage:
         return [group for group in groups if group["count"]]
 
     def _swatches(self) -> dict[str, tuple[int, int, int]]:
-        """Return the colours of the outlines on this page, by what they say."""
+        """Return the colours of the outlines on this page, by the decision or type that they mark."""
         there = {group for (field, group), count in self._decided.items() if field and count}
         decisions = [name for name in decisions_of(self._manifest) if name in there]
         types = [name for name in TYPE_COLOURS if _TYPE + name in there and name not in decisions]
@@ -233,14 +233,14 @@ class OpinionPage:
             {
                 "field": field,
                 "row": facts[field.path],
-                "said": self._said(field.name),
+                "decisions": self._decisions_of(field.name),
                 "cells": [self._cell(card) for card in cards[field.name]],
                 "differential": _line(counting.of_field(field.path)) if counting else "",
             }
             for field in self._fields
         ]
 
-    def _said(self, field: str) -> str:
+    def _decisions_of(self, field: str) -> str:
         """Return what was decided about the cells of a field, such as '2 called blast, 1 unsure'."""
         types = [_TYPE + name for name in (*TYPES, UNSURE)]
         order = (*types, *reversed(self._manifest.classes), UNSURE, REFUSED)
@@ -344,7 +344,7 @@ def _line(counted: Differential | None) -> str:
     apart = [f"{cells:,} {name}" for name, cells in counted.apart.items() if cells]
     beside = f" Counted apart: {', '.join(apart)}." if apart else ""
     white = f" {', '.join(types)}." if types else ""
-    return f"{counted.said}{white}{beside}"
+    return f"{counted.summary}{white}{beside}"
 
 
 def _title(decision: str, count: int) -> str:
@@ -465,7 +465,7 @@ def _map(found: Explanation) -> dict[str, Any]:
     return {
         "target": found.target,
         "method": found.method,
-        "checks": found.said(),
+        "checks": found.checks_in_words(),
         "crop": picture(magnified(found.crop), side=SIDE),
         "heat": picture(magnified(found.over()), side=SIDE),
     }

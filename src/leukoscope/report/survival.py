@@ -40,7 +40,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def ratio(value: float, *, beside: float | None = None) -> str:
-    """Return a hazard ratio with as many decimals as tell it (or the one `beside` it) from 1.
+    """Return a hazard ratio with as many decimals as distinguish it (or the one `beside` it) from 1.
 
     >>> ratio(4.554), ratio(1.0312), ratio(1.000213), ratio(0.97, beside=1.0312)
     ('4.55', '1.031', '1.00021', '0.970')
@@ -55,7 +55,7 @@ def ratio(value: float, *, beside: float | None = None) -> str:
 
 
 def open_time(interval: Mapping[str, float | None], unit: str) -> str:
-    """Return a time with its interval, or say that it was not reached.
+    """Return a time with its interval, or state that it was not reached.
 
     >>> open_time({"value": 12.0, "low": 8.5, "high": None}, "months")
     '12 months (8.5 to beyond the follow-up)'
@@ -93,7 +93,7 @@ def span(interval: Mapping[str, float | None] | None, digits: int = 2) -> str:
     return f"{value} ({low} to {high})".replace("-", "−")
 
 
-def said(result: Mapping[str, Any]) -> dict[str, Any]:
+def sentences(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sentences of the page that need more than one number."""
     cohort, model, judged = result["cohort"], result["model"], result["judgement"]
     horizons = [horizon["words"] for horizon in result["horizons"]]
@@ -164,7 +164,7 @@ def _result(test: Mapping[str, Any], name: str) -> str:
 
 
 def lines_of_tests(tests: Mapping[str, Any]) -> list[str]:
-    """Return the tests of all stages for the terminal, one line each, saying which event each is of."""
+    """Return the tests of all stages for the terminal, one line each, naming the event of each."""
     if not tests:
         return []
     by = "Gray's test" if tests.get("gray_by") == "Gray" else "Fine–Gray score test"
@@ -261,7 +261,7 @@ def _score_words(judged: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]
     for key in judged["estimators"]["model"]:
         name, _, horizon = key.partition(" at ")
         if name == "auc":
-            words[key] = (f"AUC at {horizon}", "telling who has the event by then from who has not")
+            words[key] = (f"AUC at {horizon}", "separating patients with the event by then from those without")
         if name == "brier":
             words[key] = (f"Brier score at {horizon}", "mean squared error of the chance; lower is better")
         if name == "ipa":
@@ -309,9 +309,9 @@ def _optimism_words(judged: Mapping[str, Any] | None) -> str:
     found = judged["optimism"]
     c = found["c_index"]
     return (
-        f"On the patients it learned from, the model's C-index is {c['apparent']:.3f}. "
-        f"{found['samples']} bootstrap samples say that this flatters it by {c['optimism']:.3f}; "
-        f"{c['corrected']:.3f} is left."
+        f"On the training patients the model's C-index is {c['apparent']:.3f}. "
+        f"{found['samples']} bootstrap samples show an optimism of {c['optimism']:.3f}; "
+        f"the corrected C-index is {c['corrected']:.3f}."
     )
 
 
@@ -421,7 +421,7 @@ def render(result: Mapping[str, Any], drawn: Drawn, *, source: str = "", links: 
         looks=figures.stage_looks(list(result["comparison"]["stages"])),
         alive=still(result["cohort"]["events"]),
         median_of=_median_of(result["cohort"]),
-        said=said(result),
+        text=sentences(result),
         mean_digits=0 if result["cohort"]["last_follow_up"] >= 500 else 2,
     )
 

@@ -276,15 +276,15 @@ class FieldsOfCases:
         from ..fields.stain import DEFAULT_METHOD
         from ..inference.fields import judge_cells
 
-        alike, path, name = self._alike(image_id)
-        scales, stains = self._sharing(alike)
-        field = replace(scales.open(path, um_per_px=alike.um_per_px), name=name)
+        similar, path, name = self._similar_fields(image_id)
+        scales, stains = self._sharing(similar)
+        field = replace(scales.open(path, um_per_px=similar.um_per_px), name=name)
         height, width = field.pixels.shape[:2]
-        pooled = None if alike.um_per_px else scales.shared(path, (width, height))
+        pooled = None if similar.um_per_px else scales.shared(path, (width, height))
         source = stains.of(path, field)
         cells = list(judge_cells(field, predictor, point=self._point, source=source))
         counted = count_blood(field, [judged.cell for judged in cells])
-        shared = len(alike.images) if source else 1
+        shared = len(similar.images) if source else 1
         stain = {"method": DEFAULT_METHOD, "fields": shared}
         facts = {
             "scale": field.scale.source,
@@ -297,22 +297,22 @@ class FieldsOfCases:
         }
         return AnalysedField(field.scale.um_per_px, facts, cells)
 
-    def _alike(self, image_id: int) -> tuple[SimilarFields, Path, str]:
+    def _similar_fields(self, image_id: int) -> tuple[SimilarFields, Path, str]:
         with self._database.reading() as session:
             image = session.get_one(ImageRow, image_id)
-            rows = _like(session, image) if image.kind in (FIELD, "auto") and not image.identity else [image]
+            rows = _fields_like(session, image) if image.kind in (FIELD, "auto") and not image.identity else [image]
             rows = sorted(rows, key=lambda row: (natural(row.name), row.number))
             paths = tuple(self._pictures.path(row.digest) for row in rows)
-            alike = SimilarFields(tuple(row.id for row in rows), paths, stated(image))
-            return alike, self._pictures.path(image.digest), image.name
+            similar = SimilarFields(tuple(row.id for row in rows), paths, stated(image))
+            return similar, self._pictures.path(image.digest), image.name
 
-    def _sharing(self, alike: SimilarFields) -> tuple["SharedScales", "SharedStains"]:
+    def _sharing(self, similar: SimilarFields) -> tuple["SharedScales", "SharedStains"]:
         from ..fields.extraction import SharedScales, SharedStains
 
-        key = (alike.paths, alike.um_per_px)
+        key = (similar.paths, similar.um_per_px)
         if key not in self._shared:
-            scales = SharedScales(alike.paths, one_folder=True)
-            stains = SharedStains(alike.paths, um_per_px=alike.um_per_px, one_folder=True, scales=scales)
+            scales = SharedScales(similar.paths, one_folder=True)
+            stains = SharedStains(similar.paths, um_per_px=similar.um_per_px, one_folder=True, scales=scales)
             self._shared[key] = scales, stains
             while len(self._shared) > _KEPT:
                 self._shared.popitem(last=False)
@@ -340,7 +340,7 @@ def requeue_outdated(session: Session, image_id: int, found: AnalysedField) -> l
     image = session.get_one(ImageRow, image_id)
     others = [
         row.id
-        for row in _like(session, image)
+        for row in _fields_like(session, image)
         if row.state == DONE
         and row.id != image_id
         and row.facts.get("taken") not in (None, found.facts["taken"])
@@ -414,7 +414,7 @@ def _update_cell(
     return True
 
 
-def _like(session: Session, image: ImageRow) -> list[ImageRow]:
+def _fields_like(session: Session, image: ImageRow) -> list[ImageRow]:
     """Return the fields of a case that have the size of this one, and images that may turn out to be such.
 
     Of a slide they are its areas, whatever their size.
@@ -422,8 +422,8 @@ def _like(session: Session, image: ImageRow) -> list[ImageRow]:
     if part_of := image.facts.get("part_of"):
         fields = select(ImageRow).where(ImageRow.case_id == image.case_id, ImageRow.kind == FIELD)
         return [each for each in session.scalars(fields) if _slide_of(each) == part_of["image"]]
-    alike = (ImageRow.case_id == image.case_id, ImageRow.width == image.width, ImageRow.height == image.height)
-    query = select(ImageRow).where(*alike, ImageRow.kind.in_((FIELD, "auto")), ImageRow.identity == "")
+    same_size = (ImageRow.case_id == image.case_id, ImageRow.width == image.width, ImageRow.height == image.height)
+    query = select(ImageRow).where(*same_size, ImageRow.kind.in_((FIELD, "auto")), ImageRow.identity == "")
     return [each for each in session.scalars(query) if _slide_of(each) is None]
 
 

@@ -661,7 +661,7 @@ def _cases_judged(session: Session, laboratory_id: int) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-_LITTLE = 0.05  # of the answers, up to which the newest cells are said to change little
+_LITTLE = 0.05  # of the answers, up to which the newest cells count as changing little
 
 
 def newest_in_words(newest: dict[str, Any] | None) -> str:

@@ -407,10 +407,10 @@ def agreement_of_laboratory(session: Session, cases: Sequence[CaseRow]) -> dict[
     for read in found:
         for two in combinations(sorted(read.readers), 2):
             pairs[two].append((read, read.complete(two)))
-    alike = [[each for each in found if len(each.readers) == size] for size in sizes]
+    by_size = [[each for each in found if len(each.readers) == size] for size in sizes]
     return {
         "cases": len(found),
-        "all": [{"readers": size} | _of_all(reads) for size, reads in zip(sizes, alike, strict=True)],
+        "all": [{"readers": size} | _of_all(reads) for size, reads in zip(sizes, by_size, strict=True)],
         "pairs": [{"readers": list(two)} | _over(reads, named=True) for two, reads in sorted(pairs.items())],
     }
 

@@ -1,10 +1,10 @@
 """What to read next so that the model learns most from it, and when reading more no longer improves it.
 
-Cells that represent most of those not yet read come first: each next one is the cell that raises the likeness of all of
-them to their most alike cell that was read or placed (facility location; Wei, Iyer and Bilmes 2015, ICML), where cells
-that the model can hardly decide count more. To read the least certain cells first is worse than no order at all: a head
-that is fitted to them alone learns that the old answer is worth nothing (benchmarks/reading_order.py). Likeness is the
-cosine of embeddings less their mean.
+Cells that represent most of those not yet read come first: each next cell is the one that most raises the sum of the
+similarities of all cells to their nearest cell that was read or placed (facility location; Wei, Iyer and Bilmes 2015,
+ICML), where cells that the model can hardly decide count more. To read the least certain cells first is worse than no
+order at all: a head that is fitted to them alone learns that the old answer is worth nothing
+(benchmarks/reading_order.py). Likeness is the cosine of embeddings less their mean.
 """
 
 from collections.abc import Sequence
@@ -56,9 +56,9 @@ def place_cells(session: Session, models: ModelRegistry, case: CaseRow, *, point
     Cells that have a label, and those of which the model was not asked, get no place.
     """
     manifest = models.of(session, case.laboratory_id).manifest
-    alike = PredictionRow.bundle.in_(same_network(session, models, manifest))
-    found = _open_cells(session, [CellRow.case_id == case.id, alike], manifest, point=point)
-    order = _order(found, _read_points(session, case.laboratory_id, alike))
+    same_model = PredictionRow.bundle.in_(same_network(session, models, manifest))
+    found = _open_cells(session, [CellRow.case_id == case.id, same_model], manifest, point=point)
+    order = _order(found, _read_points(session, case.laboratory_id, same_model))
     session.execute(update(CellRow).where(CellRow.case_id == case.id).values(turn=None))
     turns = sorted((found.ids[place], turn) for turn, place in enumerate(order))
     if turns:
@@ -78,25 +78,25 @@ def _words_of_case(found: _OpenCells) -> str:
 
 
 def _order(found: _OpenCells, read: Floats | None) -> list[int]:
-    """Return places of cells, each the one that makes all cells most alike to one that was read or placed before."""
+    """Return places of cells in the order in which they are best read (facility location, greedily)."""
     if not found.ids:
         return []
-    alike, covered = _likeness(found.points, read)
+    similarity, covered = _similarity(found.points, read)
     weight = _DECIDED + found.doubt
     order: list[int] = []
     for _ in range(min(_PLACED, len(weight))):
-        gain = weight @ np.maximum(alike - covered[:, None], 0)
+        gain = weight @ np.maximum(similarity - covered[:, None], 0)
         gain[order] = -1
         place = int(gain.argmax())
         order.append(place)
-        covered = np.maximum(covered, alike[:, place])
+        covered = np.maximum(covered, similarity[:, place])
     rest = np.setdiff1d(np.arange(len(weight)), order)
     order += rest[np.argsort(-found.doubt[rest], kind="stable")].tolist()
     return order
 
 
-def _likeness(points: Floats, read: Floats | None) -> tuple[Floats, Floats]:
-    """Return how alike cells are to each other (cells, cells), and to the most alike one that was read (cells,)."""
+def _similarity(points: Floats, read: Floats | None) -> tuple[Floats, Floats]:
+    """Return cosine similarities of the cells (cells, cells), and of each to the nearest one read (cells,)."""
     middle = points.mean(axis=0)
 
     def turned(each: Floats) -> Floats:
@@ -154,11 +154,13 @@ def _certainty(manifest: Manifest, point: str) -> ColumnElement[Any]:
     return func.abs(CellRow.chance - edge) / max(edge, 1 - edge)
 
 
-def _read_points(session: Session, laboratory_id: int, alike: ColumnElement[bool]) -> Floats | None:
+def _read_points(session: Session, laboratory_id: int, same_model: ColumnElement[bool]) -> Floats | None:
     """Return embeddings of the cells that a laboratory read last."""
     mine = (CaseRow.laboratory_id == laboratory_id, CellRow.label != "", CellRow.removed.is_(False))
     query = select(PredictionRow.embedding).join(CellRow, CellRow.prediction_id == PredictionRow.id)
-    query = query.join(CaseRow, CaseRow.id == CellRow.case_id).where(*mine, alike, PredictionRow.embedding.is_not(None))
+    query = query.join(CaseRow, CaseRow.id == CellRow.case_id).where(
+        *mine, same_model, PredictionRow.embedding.is_not(None)
+    )
     rows = [row for row in session.scalars(query.order_by(CellRow.review_id.desc()).limit(_READ)) if row]
     return embeddings_of(rows) if rows else None
 
@@ -178,19 +180,19 @@ def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: 
         for each in session.scalars(select(CaseRow).where(*mine, shown).order_by(CaseRow.id.desc()).limit(_CASES))
     }
     manifest = models.of(session, caller.laboratory_id).manifest
-    alike = PredictionRow.bundle.in_(same_network(session, models, manifest))
-    found = _open_cells(session, [CellRow.case_id.in_(list(cases)), alike], manifest, point=point, most=_OF_A_CASE)
+    same_model = PredictionRow.bundle.in_(same_network(session, models, manifest))
+    found = _open_cells(session, [CellRow.case_id.in_(list(cases)), same_model], manifest, point=point, most=_OF_A_CASE)
     if not found.ids:
         return []
-    read = _read_points(session, caller.laboratory_id, alike)
-    likeness, covered = _likeness(found.points, read)
+    read = _read_points(session, caller.laboratory_id, same_model)
+    similarity, covered = _similarity(found.points, read)
     near = _nearest(found.points, read)
     left = _left(session, list(cases))
     unlike = _dissimilar(near, read)
     rows = []
     for number in dict.fromkeys(found.cases.tolist()):
         here = found.cases == number
-        gain = np.maximum(likeness[:, here].max(axis=1) - covered, 0)
+        gain = np.maximum(similarity[:, here].max(axis=1) - covered, 0)
         rows.append(
             {
                 "id": number,

@@ -127,7 +127,7 @@ def discriminant(
     shrinkage: float,
     invariance: float = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return weight (1, channels) and bias (1,) of a linear discriminant of two classes in which subjects count alike.
+    """Return weight (1, channels) and bias (1,) of a linear discriminant of two classes, subjects weighted.
 
     The mean of a class is that of its subjects' means, where a subject of n cells counts n / (n + 5), so that one of
     two cells does not weigh as much as one of two hundred. The covariance is that of cells around the mean of their own

@@ -588,7 +588,7 @@ def by_likeness(room: Room, cells: Sequence[cases.CellKind], *, like: int | None
 
 
 def _hidden() -> Refusal:
-    return Refusal(409, "hidden", "What the model finds alike is hidden until the readers have finished.")
+    return Refusal(409, "hidden", "Which cells the model finds similar is hidden until the readers have finished.")
 
 
 _WEBP: dict[str, Any] = PICTURE | {

@@ -573,7 +573,7 @@ function listenToControls() {
   find("add-button").addEventListener("click", () => openAdd(find("add").hidden));
   find("heat-button").addEventListener("click", toggleHeat);
   find("order").addEventListener("change", () => sortBy(find("order").value));
-  find("alike-button").addEventListener("click", sortByLikeness);
+  find("similar-button").addEventListener("click", sortByLikeness);
   judged.addEventListener("begun", watch);
   find("zoom").addEventListener("input", () => zoom(Number(find("zoom").value)));
   find("fresh").addEventListener("click", () => ask({}));

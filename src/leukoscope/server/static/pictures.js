@@ -24,7 +24,7 @@ const BLACK = 24;
 const MOST = 2.2;
 const MEASURED = 24; // pictures that are measured before the magnification is fixed
 
-/** Learns from the first pictures how far all can be magnified alike. */
+/** Finds, from the first pictures, one magnification that suits all. */
 export class Magnifier {
   constructor() {
     this.extents = new Map();
