@@ -190,6 +190,21 @@ def test_amending_keeps_all_else(single: Bundle, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_a_failed_amendment_leaves_the_bundle_as_it_was(
+    single: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = changed(single, tmp_path / "bundle")
+
+    def disk_full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_fill", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        amend_bundle(bundle, views="flips")
+    assert open_bundle(bundle.path).manifest == bundle.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_without_a_shipped_model_the_cure_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "SHIPPED", tmp_path / "none")
     with pytest.raises(BundleError, match="leukoscope export"):

@@ -7,7 +7,6 @@ the file; names that a later version adds are kept. A hub address is `hf://owner
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -554,15 +553,12 @@ def amend_bundle(bundle: Bundle, *, files: Mapping[str, bytes] | None = None, **
     """
     kept = {name: bundle.read(name) for name in bundle.manifest.files}
     manifest = Manifest.model_validate(bundle.manifest.model_dump() | changes)
-    old = bundle.path.with_name(f".{bundle.path.name}.old")
-    bundle.path.rename(old)
-    try:
-        amended = write_bundle(bundle.path, manifest, files=kept | dict(files or {}))
-    except BaseException:
-        old.rename(bundle.path)
-        raise
-    shutil.rmtree(old)
-    return amended
+    with tempfile.TemporaryDirectory(dir=bundle.path.parent, prefix=f".{bundle.path.name}.") as hidden:
+        new, old = Path(hidden) / "new", Path(hidden) / "old"
+        write_bundle(new, manifest, files=kept | dict(files or {}))
+        bundle.path.rename(old)
+        new.rename(bundle.path)
+    return open_bundle(bundle.path)
 
 
 def made(*, seed: int) -> dict[str, Any]:
