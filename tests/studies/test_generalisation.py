@@ -11,7 +11,7 @@ from leukoscope.config import Experiment, shipped
 from leukoscope.data.cells import Cell
 from leukoscope.models.catalogue import build_network
 from leukoscope.studies.adaptation_curve import _drawn, _halves, laboratories
-from leukoscope.studies.generalisation import RECIPES, Answers, Test, Trained, measured, sizes_alike
+from leukoscope.studies.generalisation import RECIPES, Answers, Test, Trained, equal_size_weights, measured
 from leukoscope.studies.material import Material
 
 
@@ -41,9 +41,9 @@ def material(tmp_path: Path) -> Material:
     return Material(cells, traits, np.array([cell.subject for cell in cells]), tmp_path)
 
 
-def test_with_sizes_alike_size_alone_is_worth_nothing(material: Material) -> None:
+def test_with_equal_size_weights_size_alone_is_worth_nothing(material: Material) -> None:
     sizes, units = np.log(material.traits[:, 0]), material.groups
-    weights = sizes_alike(sizes, material.labels, units) / np.bincount(units)[units]
+    weights = equal_size_weights(sizes, material.labels, units) / np.bincount(units)[units]
     assert roc_auc_score(material.labels, sizes) > 0.7
     assert roc_auc_score(material.labels, sizes, sample_weight=weights) == pytest.approx(0.5, abs=0.03)
     drawn = [
@@ -58,7 +58,7 @@ def test_the_study_gives_the_weighted_auroc_of_scikit_learn(material: Material) 
     answers = Answers(Test("all", np.arange(0), np.arange(720)), [chances])
     found = measured(material, {"it": answers})
     once = 1 / np.bincount(material.groups)[material.groups]
-    alike = once * sizes_alike(np.log(material.traits[:, 0]), material.labels, material.groups)
+    alike = once * equal_size_weights(np.log(material.traits[:, 0]), material.labels, material.groups)
     for kind, weights in (("auroc", once), ("cells", np.ones(720)), ("sizes", alike)):
         expected = roc_auc_score(material.labels, chances, sample_weight=weights)
         assert found.interval(f"it.{kind}")["value"] == pytest.approx(expected, abs=1e-5)

@@ -100,7 +100,7 @@ def _of_part(bench: Bench, material: Material, table: Features, part: str) -> di
     for count in COUNTS:
         if count and min(np.bincount(material.labels[rows])) < count:
             continue  # half of the subjects must have half of these cells of each class
-        each = [_asked(bench, laboratory, count=count, seed=seed) for seed in bench.seeds]
+        each = [_predictions(bench, laboratory, count=count, seed=seed) for seed in bench.seeds]
         decisions[count] = Decisions(
             [np.array(one["chances"]) for one in each], [np.array(one["decided"]) for one in each]
         )
@@ -123,7 +123,7 @@ def _of_part(bench: Bench, material: Material, table: Features, part: str) -> di
 
 
 def _base(material: Material, table: Features, rows: Ints) -> DecisionRule:
-    """Return what a laboratory starts from, learnt from other parts alone."""
+    """Return what a laboratory starts from: a head fitted on other parts alone."""
     labels, groups = material.labels[rows], material.groups[rows]
     unseen = np.zeros((len(rows), 2))
     for train, test in folds_by(groups, labels, seed=0):
@@ -134,7 +134,7 @@ def _base(material: Material, table: Features, rows: Ints) -> DecisionRule:
     return DecisionRule(head, fit_conformal(temper(unseen, temperature), labels, groups, alpha=ALPHA))
 
 
-def _asked(bench: Bench, laboratory: UnseenPart, *, count: int, seed: int) -> dict[str, Any]:
+def _predictions(bench: Bench, laboratory: UnseenPart, *, count: int, seed: int) -> dict[str, Any]:
     """Return predictions and decisions for a part after `count` of its cells, of other subjects, were reviewed."""
     material, table, rows = laboratory.material, laboratory.table, laboratory.rows
 

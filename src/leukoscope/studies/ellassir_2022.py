@@ -115,7 +115,7 @@ def _trained(bench: Bench, material: Any, arm: Variant, seed: int) -> dict[str, 
 
 def judged(trace: dict[str, Any], statistics: str, epoch: int) -> dict[str, float]:
     """Return the figures of one network at one epoch at a threshold of 0.5, as in the paper."""
-    labels, chances = np.array(trace["labels"]), trace["said"][statistics][epoch]
+    labels, chances = np.array(trace["labels"]), trace["predictions"][statistics][epoch]
     predicted = at_half(chances)
     table = confusion(labels, predicted, classes=2)
     return {
@@ -128,7 +128,7 @@ def judged(trace: dict[str, Any], statistics: str, epoch: int) -> dict[str, floa
 
 
 def _mean_table(traces: Sequence[dict[str, Any]], statistics: str) -> list[list[float]]:
-    tables = [confusion(t["labels"], at_half(t["said"][statistics][-1]), classes=2) for t in traces]
+    tables = [confusion(t["labels"], at_half(t["predictions"][statistics][-1]), classes=2) for t in traces]
     mean: list[list[float]] = np.mean(tables, axis=0).round(2).tolist()
     return mean
 

@@ -142,8 +142,8 @@ class FrozenFeatures(Recipe):
     def _features(self, bench: Bench, material: Material, name: str) -> NDArray[np.floating]:
         prepare = Prepare(view=self.view, size=2 * bench.scale.size, margin=0.075)
         network = backbone(bench, name, size=prepare.size, gain=self.gain, reduce=2)
-        look = self.change.__name__ if self.change else ""
-        return features_of(bench, material, network, prepare=prepare, look=look, change=self.change)
+        name_of_change = self.change.__name__ if self.change else ""
+        return features_of(bench, material, network, prepare=prepare, name=name_of_change, change=self.change)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _features_in(
         return turn(crops, view, axes=(1, 2))
 
     name = f"view {VIEWS['turns'].index(view)}"
-    return features_of(bench, material, network, prepare=prepare, look=name, change=turned).astype(np.float32)
+    return features_of(bench, material, network, prepare=prepare, name=name, change=turned).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -248,10 +248,10 @@ class _Prepared(Prepared):
         return self.area_px
 
 
-def _train(fabric: "Fabric", prepared: Prepared, folder: Path, asked: Ints) -> Floats:
+def _train(fabric: "Fabric", prepared: Prepared, folder: Path, test_rows: Ints) -> Floats:
     task = start_fold(fabric, prepared, fold=0)
     resume_epochs(task, folder / "last.safetensors")
-    return predict(task, asked)[:, 1]
+    return predict(task, test_rows)[:, 1]
 
 
 def plan_of(material: Material, test: Test) -> SplitPlan:
@@ -686,12 +686,12 @@ def measured(material: Material, arms: dict[str, Answers]) -> Jackknife:
     """Measure the AUROC of several arms on the same rows, and once more with each subject left out.
 
     '<arm>.auroc' weighs each cell by one over the cells of its subject, '<arm>.cells' weighs cells equally, and
-    '<arm>.sizes' weights cells of both classes so that their sizes have one distribution: see `sizes_alike`.
+    '<arm>.sizes' weights cells of both classes so that their sizes have one distribution: see `equal_size_weights`.
     """
     rows = next(iter(arms.values())).test.test_rows
     labels, units = material.labels[rows], units_of(material, rows)
     size = np.bincount(units)
-    equal_sizes = sizes_alike(np.log(material.traits[rows, 0]), labels, units)
+    equal_sizes = equal_size_weights(np.log(material.traits[rows, 0]), labels, units)
     # cells of one subject that count the same are one group to `auroc`, which takes weights by group
     _, first, code = np.unique(units + 1j * np.round(equal_sizes, 9), return_index=True, return_inverse=True)
 
@@ -713,7 +713,7 @@ def measured(material: Material, arms: dict[str, Answers]) -> Jackknife:
     return jackknife(statistic, design_of(labels, units).equal_weights(), cells=len(rows))
 
 
-def sizes_alike(sizes: Floats, labels: Ints, units: Ints, *, bins: int = 12) -> Floats:
+def equal_size_weights(sizes: Floats, labels: Ints, units: Ints, *, bins: int = 12) -> Floats:
     """Return the weight of each cell with which both classes have the same distribution of sizes, (cells,).
 
     A cell counts by one over the cells of its subject. In each of `bins` classes of size of as many cells, the class of

@@ -85,28 +85,30 @@ def _by_part(material: Material, parts: list[str], *, clean: bool) -> list[Fold]
     folds = []
     for part in parts:
         tested = material.parts == part
-        learnt = np.isin(material.parts, parts) & ~tested
+        train = np.isin(material.parts, parts) & ~tested
         if clean:
-            learnt &= ~np.isin(material.group_names, material.group_names[tested])
-        folds.append((np.flatnonzero(learnt), np.flatnonzero(tested)))
+            train &= ~np.isin(material.group_names, material.group_names[tested])
+        folds.append((np.flatnonzero(train), np.flatnonzero(tested)))
     return folds
 
 
 def _scores(
     bench: Bench, material: Material, features: Features, splits: Splits, *, rows: Any, truth: Truth
 ) -> dict[str, Any]:
-    """Return the numbers of each split on the same cells, and what each is worth against the last."""
+    """Return the numbers of each split on the same cells, and the difference of each from the last."""
     arms: dict[str, list[Floats]] = {"majority class": [guessing(truth, classes=2)]}
-    arms["cell size alone"] = _asked(bench, material, material.shortcut("size"), splits, rows=rows, last_only=True)
+    arms["cell size alone"] = _predictions(
+        bench, material, material.shortcut("size"), splits, rows=rows, last_only=True
+    )
     for name, split in splits.items():
-        arms[name] = _asked(bench, material, features, {name: split}, rows=rows)
+        arms[name] = _predictions(bench, material, features, {name: split}, rows=rows)
     found = sampled(truth, arms)
     last = list(splits)[-1]
     pairs = [(name, last) for name in splits if name != last] + [(last, "cell size alone")]
     return {"arms": numbers_of(found, list(arms)), "differences": differences_of(found, pairs)}
 
 
-def _asked(
+def _predictions(
     bench: Bench, material: Material, features: Any, splits: Splits, *, rows: Any, last_only: bool = False
 ) -> list[Floats]:
     """Return the probabilities of the tested cells, once per seed."""
@@ -115,19 +117,19 @@ def _asked(
     answers = []
     for seed in bench.seeds:
 
-        def ask(seed: int = seed) -> list[list[float]]:
+        def predict(seed: int = seed) -> list[list[float]]:
             chances = cross_predict(features, material.labels, split(seed), classes=2)
             return chances[rows].round(6).tolist()  # type: ignore[no-any-return]
 
         settings = {"split": name, "seed": seed, "kind": kind}
-        answers.append(np.array(bench.kept(f"{kind}, {name}, seed {seed}", settings, ask)))
+        answers.append(np.array(bench.kept(f"{kind}, {name}, seed {seed}", settings, predict)))
     return answers
 
 
 def _main_section(found: dict[str, Any]) -> Section:
-    worth = {name.split(" - ")[0]: value for name, value in found["differences"].items()}
+    gained = {name.split(" - ")[0]: value for name, value in found["differences"].items()}
     rows = [
-        [name, each["auroc"], each["accuracy"], signed(worth[name]["auroc"]) if name in (IMAGE, NAMED) else ""]
+        [name, each["auroc"], each["accuracy"], signed(gained[name]["auroc"]) if name in (IMAGE, NAMED) else ""]
         for name, each in found["arms"].items()
     ]
     figure = Figure("splits", _chart("leak-splits", found), "AUROC of the same model by how its cells were split.")
@@ -153,12 +155,12 @@ def _chart(name: str, found: dict[str, Any]) -> str:
 
 
 def _answer(found: dict[str, Any]) -> str:
-    lie = found["differences"][f"{IMAGE} - {MERGED}"]["auroc"]
+    difference = found["differences"][f"{IMAGE} - {MERGED}"]["auroc"]
     image, merged = (found["arms"][name]["auroc"] for name in (IMAGE, MERGED))
-    what = {1: "overestimates", 0: "is not shown to overestimate", -1: "underestimates"}[beyond_chance(lie)]
+    what = {1: "overestimates", 0: "is not shown to overestimate", -1: "underestimates"}[beyond_chance(difference)]
     return (
         f"Splitting by image {what} the AUROC of this model: {shown(image)} at random, {shown(merged)} split by "
-        f"subject, a difference of {shown(lie, signed=True)}."
+        f"subject, a difference of {shown(difference, signed=True)}."
     )
 
 

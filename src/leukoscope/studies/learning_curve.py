@@ -33,15 +33,15 @@ SUBJECTS = (4, 8, 16, 32, 64)
 PER_CURVE = 400
 """Images that every point of the curve over subjects learns from, so that only their number of subjects differs."""
 RELEASE_IMAGES = 10_022
-"""Images learnt from in five folds of all 12,528 labelled images of C-NMC 2019 (10,661 and 1,867)."""
+"""Training images in five folds of all 12,528 labelled images of C-NMC 2019 (10,661 and 1,867)."""
 
 
 def run(bench: Bench) -> Page:
-    """Fit the head on fewer images, and on fewer subjects, and ask the same cells."""
+    """Fit the head on fewer images, and on fewer subjects, and test the same cells."""
     frozen = open_frozen(bench)
     features = frozen.features()
-    images = _counts(IMAGES, most=_learnt(frozen, by_group=False))
-    subjects = _counts(SUBJECTS, most=_learnt(frozen, by_group=True))
+    images = _counts(IMAGES, most=_training_size(frozen, by_group=False))
+    subjects = _counts(SUBJECTS, most=_training_size(frozen, by_group=True))
     arms = {f"{n} images": frozen.answers(f"{n} images", features, _fewer_images(frozen.material, n)) for n in images}
     arms |= {
         f"{n} subjects": frozen.answers(f"{n} subjects", features, _fewer_subjects(frozen.material, n))
@@ -65,11 +65,9 @@ def _page(frozen: FrozenNetwork, found: Jackknife, images: Sequence[int], subjec
         "last doubling": found.difference(f"{images[-1]} images.auroc", f"{images[-2]} images.auroc"),
         "subjects": found.difference(f"{subjects[-1]} subjects.auroc", f"{subjects[0]} subjects.auroc"),
     }
-    shown_images = lines(
-        "curve-images", {"AUROC": Line(images, over_images)}, x="images learnt from", y="AUROC", log=True
-    )
+    shown_images = lines("curve-images", {"AUROC": Line(images, over_images)}, x="training images", y="AUROC", log=True)
     shown_subjects = lines(
-        "curve-subjects", {"AUROC": Line(subjects, over_subjects)}, x="subject groups learnt from", y="AUROC", log=True
+        "curve-subjects", {"AUROC": Line(subjects, over_subjects)}, x="training subject groups", y="AUROC", log=True
     )
     baselines: list[list[TableValue]] = [
         [name, numbers[name]["auroc"]] for name in ("majority class", "cell size alone")
@@ -80,14 +78,14 @@ def _page(frozen: FrozenNetwork, found: Jackknife, images: Sequence[int], subjec
             "Drawn at random from the subjects of the training folds.",
             ["images", "AUROC"],
             [*_rows(images, over_images), *baselines],
-            [Figure("images", shown_images, "AUROC by number of images learnt from; band: 95 % interval.")],
+            [Figure("images", shown_images, "AUROC by number of training images; band: 95 % interval.")],
         ),
         Section(
             "More subjects, the same number of images",
             f"Up to {PER_CURVE} images at every point; only the number of subject groups they come from differs.",
             ["subject groups", "AUROC"],
             _rows(subjects, over_subjects),
-            [Figure("subjects", shown_subjects, "AUROC by number of subject groups learnt from.")],
+            [Figure("subjects", shown_subjects, "AUROC by number of training subject groups.")],
         ),
         Section("What the full release might bring", _forecast_words(forecast)),
     ]
@@ -107,7 +105,7 @@ def _folds(material: Material, seed: int) -> list[Fold]:
     return folds_by(material.group_names, material.labels, seed=seed)
 
 
-def _learnt(frozen: FrozenNetwork, *, by_group: bool) -> int:
+def _training_size(frozen: FrozenNetwork, *, by_group: bool) -> int:
     """Return how many images, or subject groups, the smallest training set of seed 0 holds."""
     groups = frozen.material.groups
     return min(len(set(groups[train].tolist())) if by_group else len(train) for train, _ in _folds(frozen.material, 0))
@@ -189,7 +187,7 @@ def _forecast_words(forecast: dict[str, Any]) -> str:
         return "There are too few points to fit a curve."
     return (
         f"The curve AUROC = top − loss · images^−speed, fitted to these points, gives {shown(forecast['auroc'])} "
-        f"at {RELEASE_IMAGES:,} images learnt from, which is the full release in five folds. It assumes subjects like "
+        f"at {RELEASE_IMAGES:,} training images, which is the full release in five folds. It assumes subjects like "
         "these; whoever has the release can check it with the command below."
     )
 

@@ -1,4 +1,4 @@
-"""What studies work with: labelled cells, features of a frozen network, and networks followed epoch by epoch."""
+"""What studies have in common: labelled cells, features of a frozen network, and networks followed epoch by epoch."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -225,7 +225,7 @@ class Backbone:
 
     @property
     def pretrained(self) -> bool:
-        """Tell whether the weights were learnt from anything."""
+        """Return whether the weights are not random."""
         return self.weights != "random"
 
 
@@ -269,22 +269,22 @@ def features_of(
     network: Backbone,
     *,
     prepare: Prepare,
-    look: str = "",
+    name: str = "",
     change: Change | None = None,
 ) -> Features:
     """Return the pooled features of all cells, (cells, channels).
 
-    They are kept by network, preparation and look, and in these by the image's SHA-256.
+    They are kept by network, preparation and name, and in these by the image's SHA-256.
 
-    look: names what `change` does to a batch of crops (batch, size, size, 3) before the network sees them.
+    name: of what `change` does to a batch of crops (batch, size, size, 3) before the network sees them.
     """
-    facts = [network.key, prepare.model_dump(mode="json"), look]
+    facts = [network.key, prepare.model_dump(mode="json"), name]
     folder = bench.work / "features" / fingerprint(facts)[:24]
     known = _read(folder)
     missing = [row for row, cell in enumerate(material.cells) if cell.sha256 not in known]
     if missing:
-        known |= _compute(material, missing, network, folder, prepare=prepare, look=look, change=change)
-        bench.say(f"features: {len(missing):,} images, {network.model.name}{f', {look}' * bool(look)}")
+        known |= _compute(material, missing, network, folder, prepare=prepare, name=name, change=change)
+        bench.say(f"features: {len(missing):,} images, {network.model.name}{f', {name}' * bool(name)}")
     return np.stack([known[cell.sha256] for cell in material.cells])
 
 
@@ -295,16 +295,16 @@ def _compute(
     folder: Path,
     *,
     prepare: Prepare,
-    look: str,
+    name: str,
     change: Change | None,
 ) -> dict[str, Features]:
     session = open_session(network.onnx)
     crops = material.crops(prepare)
     found: dict[str, Features] = {}
     chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-    for chunk in track(chunks, f"Features {look}".strip()):
+    for chunk in track(chunks, f"Features {name}".strip()):
         batches = [chunk[start : start + _BATCH] for start in range(0, len(chunk), _BATCH)]
-        parts = [_ask(session, crops[batch] if change is None else change(crops[batch])) for batch in batches]
+        parts = [_embed(session, crops[batch] if change is None else change(crops[batch])) for batch in batches]
         names = [material.cells[row].sha256 for row in chunk]
         _write(folder, names, np.concatenate(parts))
         found |= dict(zip(names, np.concatenate(parts), strict=True))
@@ -319,7 +319,7 @@ def open_session(onnx: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
 
 
-def _ask(session: onnxruntime.InferenceSession, crops: Crops) -> Features:
+def _embed(session: onnxruntime.InferenceSession, crops: Crops) -> Features:
     """Return the embeddings of crops (batch, size, size, 3), a few at a time so that planes stay in the cache."""
     answer: Features = session.run(["embedding"], {"crops": np.ascontiguousarray(crops)})[0]
     return answer.reshape(len(crops), -1)
@@ -354,20 +354,20 @@ def _packaged(package: str) -> Path | None:
 
 
 Fold = tuple[Ints, Ints]
-"""Rows to learn from, rows to ask for."""
+"""Training rows, test rows."""
 STRENGTH = 1e-3
 """Inverse strength of the L2 penalty on standardised features: strong, as there are a thousand features and more."""
 FOLDS = 5
 
 
-def fit_and_ask(features: Features, labels: Ints, *, train: Ints, asked: Features, classes: int) -> Floats:
-    """Fit a balanced logistic head on some cells and return its probabilities for others, (asked, classes)."""
+def fit_and_predict(features: Features, labels: Ints, *, train: Ints, test: Features, classes: int) -> Floats:
+    """Fit a balanced logistic head on some cells and return its probabilities for others, (test cells, classes)."""
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=300, tol=1e-3)
     )
     model.fit(features[train], labels[train])
-    chances = np.zeros((len(asked), classes))
-    chances[:, model[-1].classes_] = model.predict_proba(asked)
+    chances = np.zeros((len(test), classes))
+    chances[:, model[-1].classes_] = model.predict_proba(test)
     return chances
 
 
@@ -381,10 +381,10 @@ def head_of(features: Features, labels: Ints) -> tuple[Floats, Floats]:
 
 
 def cross_predict(features: Features, labels: Ints, folds: Iterable[Fold], *, classes: int) -> Floats:
-    """Return the probabilities (cells, classes) of each cell from the fold that it is asked in; zero where in none."""
+    """Return the probabilities (cells, classes) of each cell from the fold that tests it; zero where none does."""
     chances = np.zeros((len(labels), classes))
     for train, test in folds:
-        chances[test] = fit_and_ask(features, labels, train=train, asked=features[test], classes=classes)
+        chances[test] = fit_and_predict(features, labels, train=train, test=features[test], classes=classes)
     return chances
 
 
@@ -403,7 +403,7 @@ INTERVAL = "95 %, jackknife over subject groups with Student's t, of the mean ov
 
 @dataclass(frozen=True)
 class FrozenNetwork:
-    """Cells, and a network that looks at them and never learns."""
+    """Cells, and a frozen network that gives their features."""
 
     bench: Bench
     material: Material
@@ -415,10 +415,10 @@ class FrozenNetwork:
         """Return what the cells are."""
         return Truth(self.material.labels, self.material.groups)
 
-    def features(self, look: str = "", change: Change | None = None, prepare: Prepare | None = None) -> Features:
+    def features(self, name: str = "", change: Change | None = None, prepare: Prepare | None = None) -> Features:
         """Return the features (cells, channels) of the crops as they are, changed, or prepared otherwise."""
         return features_of(
-            self.bench, self.material, self.network, prepare=prepare or self.prepare, look=look, change=change
+            self.bench, self.material, self.network, prepare=prepare or self.prepare, name=name, change=change
         )
 
     def answers(self, arm: str, table: NDArray[np.floating], split: Split) -> list[Floats]:
@@ -453,7 +453,7 @@ class FrozenNetwork:
 def open_frozen(
     bench: Bench, *, data: Path | None = None, layout: Layout | None = None, prepare: Prepare | None = None
 ) -> FrozenNetwork:
-    """Load the cells of a study and the network that looks at them."""
+    """Load the cells of a study and its frozen network."""
     material = sample(load(bench, data=data, layout=layout), bench.scale.images, rng=np.random.default_rng(0))
     network = backbone(bench, LITE0, size=bench.scale.size)
     return FrozenNetwork(bench, material, network, prepare or Prepare(size=bench.scale.size))
@@ -482,8 +482,9 @@ def follow(prepared: Prepared, *, onnx: Path | None = None) -> dict[str, Any]:
 
     onnx: where the trained network is written, if anywhere.
 
-    Returns labels, said {statistics: [(cells,) probability of the disease per epoch]}, train_accuracy and lag: by how
-    many standard deviations of the batch the running means lie beside its own, averaged over channels and layers.
+    Returns labels, predictions {statistics: [(cells,) probability of the disease per epoch]}, train_accuracy and lag:
+    the distance of the running means from those of the batch in standard deviations of the batch, averaged over
+    channels and layers.
     """
     train = prepared.experiment.train.model_copy(update={"accelerator": "cpu"})
     found: dict[str, Any] = launch(train, _follow, prepared, onnx)
@@ -494,9 +495,9 @@ def _follow(fabric: Fabric, prepared: Prepared, onnx: Path | None) -> dict[str, 
     task = start_fold(fabric, prepared, fold=0)
     test = task.sets.test
     predictions: dict[str, list[list[float]]] = {RUNNING: [], BATCH: []}
-    learnt, lags = [], []
+    accuracies, lags = [], []
     for epoch in range(prepared.experiment.train.epochs):
-        learnt.append(round(train_epoch(task, epoch=epoch)["train_accuracy"], 6))
+        accuracies.append(round(train_epoch(task, epoch=epoch)["train_accuracy"], 6))
         predictions[RUNNING].append(_chances(task, test))
         with batch_statistics(task.network) as lag:
             predictions[BATCH].append(_chances(task, test))
@@ -506,10 +507,9 @@ def _follow(fabric: Fabric, prepared: Prepared, onnx: Path | None) -> dict[str, 
             beside.write_bytes(to_onnx(task.network, size=prepared.experiment.prepare.size))
     return {
         "labels": prepared.labels[test].tolist(),
-        "said": predictions,
-        "train_accuracy": learnt,
+        "predictions": predictions,
+        "train_accuracy": accuracies,
         "lag": lags,
-        "learnt_from": len(task.sets.train),
     }
 
 

@@ -11,7 +11,7 @@ from ..evaluation.metrics import Ints
 from ..models.catalogue import build_network
 from ..models.network import count
 from .ellassir_2022 import METRICS, judged
-from .material import RUNNING, Material, fit_and_ask, follow, load, prepare, sample
+from .material import RUNNING, Material, fit_and_predict, follow, load, prepare, sample
 from .study import (
     INTERVAL,
     Bench,
@@ -113,8 +113,8 @@ def _trained(bench: Bench, material: Material, arm: NetworkSettings, seed: int) 
 def _by_size(material: Material, train: Ints, test: Ints) -> dict[str, Any]:
     """Return the predictions of cell size alone for the test cells, in the form of a trace."""
     size = material.shortcut("size")
-    chances = fit_and_ask(size, material.labels, train=train, asked=size[test], classes=2)[:, 1]
-    return {"labels": material.labels[test].tolist(), "said": {RUNNING: [chances.round(6).tolist()]}}
+    chances = fit_and_predict(size, material.labels, train=train, test=size[test], classes=2)[:, 1]
+    return {"labels": material.labels[test].tolist(), "predictions": {RUNNING: [chances.round(6).tolist()]}}
 
 
 def _section(numbers: dict[str, Any], gains: dict[str, Number], parameters: dict[str, int]) -> Section:

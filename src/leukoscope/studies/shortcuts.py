@@ -42,28 +42,28 @@ ALONE = (SIZE, "colour only (mean)", "border only", "silhouette only")
 
 
 def run(bench: Bench) -> Page:
-    """Fit a head on every look at the cells, in subject-grouped folds and under a shift between parts."""
+    """Fit a head on every kind of input, in subject-grouped folds and under a shift between parts."""
     frozen = open_frozen(bench)
-    tables = _looks(frozen)
-    found = _judged(
+    tables = _inputs(frozen)
+    found = _measured(
         frozen, tables, lambda seed: folds_by(frozen.material.group_names, frozen.material.labels, seed=seed)
     )
     numbers: dict[str, Any] = {"grouped": found}
-    text = "Every cell is asked for once in five-fold cross-validation, subjects kept apart."
-    sections = [_section("Subjects kept apart", text, found, figure="grouped")]
+    text = "Every cell is tested once in five-fold cross-validation, split by subject."
+    sections = [_section("Split by subject", text, found, figure="grouped")]
     if shift := _shift(frozen.material):
-        learnt, asked = (sorted(set(frozen.material.parts[rows].tolist())) for rows in shift)
-        numbers["shift"] = _judged(frozen, tables, lambda _: [shift], asked=shift[1], name="shift, ")
+        train, test = (sorted(set(frozen.material.parts[rows].tolist())) for rows in shift)
+        numbers["shift"] = _measured(frozen, tables, lambda _: [shift], rows=shift[1], name="shift, ")
         text = (
-            f"Learnt from {', '.join(learnt)} ({len(shift[0]):,} cells), asked on {', '.join(asked)} "
+            f"Trained on {', '.join(train)} ({len(shift[0]):,} cells), tested on {', '.join(test)} "
             f"({len(shift[1]):,} cells of other subjects)."
         )
         sections.append(_section("Another part of the release", text, numbers["shift"], figure="shift"))
     return Page(_answer(numbers), frozen.ran_on(), sections, numbers)
 
 
-def _looks(frozen: FrozenNetwork) -> dict[str, Features]:
-    """Return the features of each look at the cells, the whole cell first."""
+def _inputs(frozen: FrozenNetwork) -> dict[str, Features]:
+    """Return the features of each kind of input, the whole cell first."""
     material, size = frozen.material, frozen.bench.scale.size
     middle = Prepare(size=size, window=_half_a_cell(material))
     return {
@@ -87,47 +87,47 @@ def _half_a_cell(material: Material) -> int:
 def _shift(material: Material) -> Fold | None:
     """Return (largest part, all others without its subjects); None where that leaves too little."""
     names, counts = np.unique(material.parts, return_counts=True)
-    learnt = material.parts == names[counts.argmax()]
-    asked = ~learnt & ~np.isin(material.group_names, material.group_names[learnt])
-    both = all(len(set(material.labels[rows].tolist())) == len(material.classes) for rows in (learnt, asked))
-    return (np.flatnonzero(learnt), np.flatnonzero(asked)) if len(names) > 1 and both else None
+    train = material.parts == names[counts.argmax()]
+    test = ~train & ~np.isin(material.group_names, material.group_names[train])
+    both = all(len(set(material.labels[rows].tolist())) == len(material.classes) for rows in (train, test))
+    return (np.flatnonzero(train), np.flatnonzero(test)) if len(names) > 1 and both else None
 
 
-def _judged(
-    frozen: FrozenNetwork, tables: dict[str, Features], split: Split, *, asked: Ints | None = None, name: str = ""
+def _measured(
+    frozen: FrozenNetwork, tables: dict[str, Features], split: Split, *, rows: Ints | None = None, name: str = ""
 ) -> dict[str, Any]:
-    rows = np.arange(len(frozen.material.labels)) if asked is None else asked
+    rows = np.arange(len(frozen.material.labels)) if rows is None else rows
     truth = frozen.truth.pick(rows)
     arms = {
-        look: [chances[rows] for chances in frozen.answers(name + look, table, split)] for look, table in tables.items()
+        kind: [chances[rows] for chances in frozen.answers(name + kind, table, split)] for kind, table in tables.items()
     }
     arms["majority class"] = [guessing(truth, classes=len(frozen.material.classes))]
     found = sampled(truth, arms)
-    pairs = [(look, WHOLE) for look in tables if look != WHOLE]
+    pairs = [(kind, WHOLE) for kind in tables if kind != WHOLE]
     return {"arms": numbers_of(found, list(arms)), "differences": differences_of(found, pairs)}
 
 
 def _section(title: str, text: str, found: dict[str, Any], *, figure: str) -> Section:
     rows: list[list[Any]] = [
-        [look, each["auroc"], each["balanced_accuracy"], _less(found, look)] for look, each in found["arms"].items()
+        [kind, each["auroc"], each["balanced_accuracy"], _less(found, kind)] for kind, each in found["arms"].items()
     ]
-    columns = ["what is seen", "AUROC", "balanced accuracy", "AUROC against the whole cell"]
-    drawn = {look: each["auroc"] for look, each in found["arms"].items() if look != "majority class"}
+    columns = ["input", "AUROC", "balanced accuracy", "AUROC against the whole cell"]
+    drawn = {kind: each["auroc"] for kind, each in found["arms"].items() if kind != "majority class"}
     svg = dots(f"shortcuts-{figure}", drawn, x="AUROC", chance=0.5)
-    return Section(title, text, columns, rows, [Figure(figure, svg, f"{title}: AUROC by what is left to see.")])
+    return Section(title, text, columns, rows, [Figure(figure, svg, f"{title}: AUROC by input.")])
 
 
-def _less(found: dict[str, Any], look: str) -> Number | str:
-    difference = found["differences"].get(f"{look} - {WHOLE}")
+def _less(found: dict[str, Any], kind: str) -> Number | str:
+    difference = found["differences"].get(f"{kind} - {WHOLE}")
     return signed(difference["auroc"]) if difference else ""
 
 
 def _answer(numbers: dict[str, Any]) -> str:
     found = numbers["grouped"]
-    best = max(ALONE, key=lambda look: found["arms"][look]["auroc"]["value"])
+    best = max(ALONE, key=lambda kind: found["arms"][kind]["auroc"]["value"])
     gap = found["differences"][f"{best} - {WHOLE}"]["auroc"]
     text = (
-        f"Of the shortcuts, {best} goes furthest: AUROC {shown(found['arms'][best]['auroc'])} against "
+        f"The best of the shortcuts, {best}, reaches an AUROC of {shown(found['arms'][best]['auroc'])} against "
         f"{shown(found['arms'][WHOLE]['auroc'])} for the whole cell, a difference of {shown(gap, signed=True)}"
     )
     text += " which is not beyond chance" if not beyond_chance(gap) else ""

@@ -1,4 +1,4 @@
-"""stain: what another stain, scale or laboratory does to a model, learnt with such changes and without."""
+"""stain: how another stain, scale or laboratory affects a model trained with such changes and without."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .material import (
     FrozenNetwork,
     Material,
     features_of,
-    fit_and_ask,
+    fit_and_predict,
     folds_by,
     load,
     open_frozen,
@@ -45,7 +45,7 @@ from .study import (
     signed,
 )
 
-PLAIN, VARIED = "learnt from the cells as they are", "learnt from changed cells too"
+PLAIN, VARIED = "trained on unchanged cells", "trained on changed cells too"
 BENIGN = "Benign"
 _EVERY = 10  # of the fields in a folder: they are many, and neighbours resemble each other
 
@@ -68,7 +68,7 @@ class Appearance:
         return Prepare(size=size, window=round(Prepare().window / self.zoom))
 
 
-ASKED = (
+TESTED = (
     Appearance("as they are"),
     Appearance("paler stain (density x 0.7)", (0.7, 0.7, 0.7)),
     Appearance("darker stain (density x 1.4)", (1.4, 1.4, 1.4)),
@@ -76,9 +76,9 @@ ASKED = (
     Appearance("smaller (x 0.75)", zoom=0.75),
     Appearance("larger (x 1.33)", zoom=4 / 3),
 )
-# Milder than what is asked, or of another kind, so that nothing is learnt by heart.
-LEARNT = (
-    ASKED[0],
+# Milder than the changes that are tested, or of another kind: a head shall not just memorise these.
+TRAINING = (
+    TESTED[0],
     Appearance("paler, mildly", (0.85, 0.85, 0.85)),
     Appearance("darker, mildly", (1.2, 1.2, 1.2)),
     Appearance("bluer", (1.2, 1, 1)),
@@ -88,75 +88,82 @@ LEARNT = (
 
 
 def run(bench: Bench) -> Page:
-    """Fit two heads, on plain and on changed cells, and ask both about every change and about another laboratory."""
+    """Fit two heads, on unchanged and on changed cells, and test both under every change and on another laboratory."""
     frozen = open_frozen(bench)
-    asked = {look.name: _features(frozen, look) for look in ASKED}
-    learnt = {PLAIN: [asked[ASKED[0].name]]}
-    learnt[VARIED] = [*learnt[PLAIN], *(_features(frozen, look) for look in LEARNT[1:])]
-    found = _changes(frozen, asked, learnt)
+    tested = {appearance.name: _features(frozen, appearance) for appearance in TESTED}
+    training = {PLAIN: [tested[TESTED[0].name]]}
+    training[VARIED] = [*training[PLAIN], *(_features(frozen, appearance) for appearance in TRAINING[1:])]
+    found = _changes(frozen, tested, training)
     sections, numbers = [_section(found)], {"changes": found}
-    if crossed := _cross(frozen, learnt):
+    if crossed := _cross(frozen, training):
         numbers["fields"] = crossed
         sections.append(_field_section(crossed))
     ran_on = frozen.ran_on() | ({} if crossed else {"Fields": "None were given: --fields FOLDER crosses over to them"})
     return Page(_answer(found, crossed), ran_on, sections, numbers)
 
 
-def _features(frozen: FrozenNetwork, look: Appearance) -> Features:
-    return frozen.features(look.name if look.change else "", look.change, look.prepare(frozen.bench.scale.size))
+def _features(frozen: FrozenNetwork, appearance: Appearance) -> Features:
+    return frozen.features(
+        appearance.name if appearance.change else "", appearance.change, appearance.prepare(frozen.bench.scale.size)
+    )
 
 
-def _changes(frozen: FrozenNetwork, asked: dict[str, Features], learnt: dict[str, list[Features]]) -> dict[str, Any]:
-    """Return the numbers of both heads under every change, all on the same cells, subjects kept apart."""
+def _changes(frozen: FrozenNetwork, tested: dict[str, Features], training: dict[str, list[Features]]) -> dict[str, Any]:
+    """Return the numbers of both heads under every change, all on the same cells, split by subject."""
     arms = {
-        f"{kind}: {look}": _answers(frozen, f"{kind}, {look}", tables, asked[look])
-        for kind, tables in learnt.items()
-        for look in asked
+        f"{kind}: {appearance}": _answers(frozen, f"{kind}, {appearance}", tables, tested[appearance])
+        for kind, tables in training.items()
+        for appearance in tested
     }
     arms["majority class"] = [guessing(frozen.truth, classes=len(frozen.material.classes))]
-    found, first = sampled(frozen.truth, arms), ASKED[0].name
-    pairs = [(f"{kind}: {look}", f"{kind}: {first}") for kind in learnt for look in asked if look != first]
-    pairs += [(f"{VARIED}: {look}", f"{PLAIN}: {look}") for look in asked]
+    found, first = sampled(frozen.truth, arms), TESTED[0].name
+    pairs = [
+        (f"{kind}: {appearance}", f"{kind}: {first}")
+        for kind in training
+        for appearance in tested
+        if appearance != first
+    ]
+    pairs += [(f"{VARIED}: {appearance}", f"{PLAIN}: {appearance}") for appearance in tested]
     return {"arms": numbers_of(found, list(arms)), "differences": differences_of(found, pairs)}
 
 
-def _answers(frozen: FrozenNetwork, arm: str, learnt: Sequence[Features], asked: Features) -> list[Floats]:
-    """Return the probabilities (cells, classes) of each seed; every training cell comes in all learnt looks."""
+def _answers(frozen: FrozenNetwork, arm: str, training: Sequence[Features], tested: Features) -> list[Floats]:
+    """Return the probabilities (cells, classes) of each seed; every training cell comes in all training appearances."""
     labels, classes = frozen.material.labels, len(frozen.material.classes)
 
-    def ask(seed: int) -> list[list[float]]:
+    def predict(seed: int) -> list[list[float]]:
         chances = np.zeros((len(labels), classes))
         for train, test in folds_by(frozen.material.group_names, labels, seed=seed):
-            chances[test] = _fit(learnt, frozen, (train, test), asked=asked[test])
+            chances[test] = _fit(training, frozen, (train, test), test=tested[test])
         rounded: list[list[float]] = chances.round(6).tolist()
         return rounded
 
     def kept(seed: int) -> list[list[float]]:
         settings = {"seed": seed, "weights": frozen.network.weights, "cells": frozen.material.key}
-        found: list[list[float]] = frozen.bench.kept(f"{arm}, seed {seed}", settings, lambda: ask(seed))
+        found: list[list[float]] = frozen.bench.kept(f"{arm}, seed {seed}", settings, lambda: predict(seed))
         return found
 
     return [np.array(kept(seed)) for seed in frozen.bench.seeds]
 
 
-def _fit(learnt: Sequence[Features], frozen: FrozenNetwork, fold: Fold, *, asked: Features) -> Floats:
+def _fit(training: Sequence[Features], frozen: FrozenNetwork, fold: Fold, *, test: Features) -> Floats:
     train, labels = fold[0], frozen.material.labels
-    table = np.concatenate([each[train] for each in learnt])
-    known, everything = np.tile(labels[train], len(learnt)), np.arange(len(train) * len(learnt))
-    return fit_and_ask(table, known, train=everything, asked=asked, classes=len(frozen.material.classes))
+    table = np.concatenate([each[train] for each in training])
+    known, everything = np.tile(labels[train], len(training)), np.arange(len(train) * len(training))
+    return fit_and_predict(table, known, train=everything, test=test, classes=len(frozen.material.classes))
 
 
-def _cross(frozen: FrozenNetwork, learnt: dict[str, list[Features]]) -> dict[str, Any]:
-    """Ask heads that learnt from all cells, and the shipped model, about cells of another laboratory's fields."""
+def _cross(frozen: FrozenNetwork, training: dict[str, list[Features]]) -> dict[str, Any]:
+    """Test heads trained on all cells, and the shipped model, on cells of another laboratory's fields."""
     if frozen.bench.given.fields is None:
         return {}
     cells = _field_cells(frozen.bench, frozen.bench.given.fields)
     where = frozen.material.labels
     features = features_of(frozen.bench, cells, frozen.network, prepare=frozen.prepare)
     arms: dict[str, list[Floats]] = {}
-    for kind, tables in learnt.items():
+    for kind, tables in training.items():
         rows = np.arange(len(where))
-        arms[kind] = [_fit(tables, frozen, (rows, rows), asked=features)]
+        arms[kind] = [_fit(tables, frozen, (rows, rows), test=features)]
     arms["the shipped model"] = [_shipped(frozen.bench, cells)]
     fields, first = np.unique([cell.name.rpartition("_")[0] for cell in cells.cells], return_index=True)
     of_field = np.searchsorted(fields, [cell.name.rpartition("_")[0] for cell in cells.cells])
@@ -184,7 +191,7 @@ def _shipped(bench: Bench, cells: Material) -> Floats:
     from ..images.read import read_image
     from ..inference.predictor import load as load_bundle
 
-    def ask() -> list[list[float]]:
+    def predict() -> list[list[float]]:
         predictor = load_bundle()
         chances = [
             predictor.outputs([read_image(cell.path)]).probabilities[0]
@@ -193,7 +200,7 @@ def _shipped(bench: Bench, cells: Material) -> Floats:
         rounded: list[list[float]] = np.array(chances).round(6).tolist()
         return rounded
 
-    return np.array(bench.kept("the shipped model, fields", {"cells": cells.key}, ask))
+    return np.array(bench.kept("the shipped model, fields", {"cells": cells.key}, predict))
 
 
 def _field_cells(bench: Bench, folder: Path) -> Material:
@@ -229,21 +236,23 @@ def _cut_all(folder: Path, crops: Path) -> int:
 
 def _section(found: dict[str, Any]) -> Section:
     rows: list[list[Any]] = []
-    for look in ASKED:
-        plain, varied = (found["arms"][f"{kind}: {look.name}"]["auroc"] for kind in (PLAIN, VARIED))
-        gain = found["differences"][f"{VARIED}: {look.name} - {PLAIN}: {look.name}"]["auroc"]
-        rows.append([look.name, plain, varied, signed(gain), _calls(found, PLAIN, look)])
+    for appearance in TESTED:
+        plain, varied = (found["arms"][f"{kind}: {appearance.name}"]["auroc"] for kind in (PLAIN, VARIED))
+        gain = found["differences"][f"{VARIED}: {appearance.name} - {PLAIN}: {appearance.name}"]["auroc"]
+        rows.append([appearance.name, plain, varied, signed(gain), _calls(found, PLAIN, appearance)])
     rows.append(["a single predicted class", "0.500", "0.500", "", "0.500"])
     columns = [
-        "cells asked about",
-        "AUROC, learnt plain",
-        "AUROC, learnt from changed cells too",
+        "test cells",
+        "AUROC, trained on unchanged cells",
+        "AUROC, trained on changed cells too",
         "gain",
-        "balanced accuracy, learnt plain",
+        "balanced accuracy, trained on unchanged cells",
     ]
-    plain, varied = ({look.name: _calls(found, kind, look) for look in ASKED} for kind in (PLAIN, VARIED))
+    plain, varied = (
+        {appearance.name: _calls(found, kind, appearance) for appearance in TESTED} for kind in (PLAIN, VARIED)
+    )
     svg = dots("stain-changes", plain, x="balanced accuracy", chance=0.5, beside=varied, legend=(PLAIN, VARIED))
-    text = "The same test cells in every row, subjects kept apart; only what was done to their pictures differs."
+    text = "The same test cells in every row, split by subject; only the change of their images differs."
     return Section(
         "Another stain, another scale",
         text,
@@ -253,8 +262,8 @@ def _section(found: dict[str, Any]) -> Section:
     )
 
 
-def _calls(found: dict[str, Any], kind: str, look: Appearance) -> Number:
-    number: Number = found["arms"][f"{kind}: {look.name}"]["balanced_accuracy"]
+def _calls(found: dict[str, Any], kind: str, appearance: Appearance) -> Number:
+    number: Number = found["arms"][f"{kind}: {appearance.name}"]["balanced_accuracy"]
     return number
 
 
@@ -263,20 +272,20 @@ def _field_section(crossed: dict[str, Any]) -> Section:
     text = (
         f"{crossed['cells']} whole cells of {crossed['fields']} fields of another laboratory, every tenth, cut out at "
         "the release's scale. A field gets the mean over its cells; malignant (Early, Pre, Pro) against Benign. "
-        "Intervals draw blocks of ten neighbouring fields. AUROC below 0.5 ranks the classes the wrong way round."
+        "Intervals draw blocks of ten neighbouring fields. AUROC below 0.5 ranks the classes in the wrong order."
     )
     return Section("Across laboratories", text, ["model", "AUROC", "balanced accuracy"], rows)
 
 
 def _answer(found: dict[str, Any], crossed: dict[str, Any]) -> str:
-    first = ASKED[0].name
+    first = TESTED[0].name
     drops = {
-        look.name: found["differences"][f"{PLAIN}: {look.name} - {PLAIN}: {first}"]["balanced_accuracy"]
-        for look in ASKED[1:]
+        appearance.name: found["differences"][f"{PLAIN}: {appearance.name} - {PLAIN}: {first}"]["balanced_accuracy"]
+        for appearance in TESTED[1:]
     }
     worst = min(drops, key=lambda name: drops[name]["value"])
     gain = found["differences"][f"{VARIED}: {worst} - {PLAIN}: {worst}"]["balanced_accuracy"]
-    helps = {1: "wins back", 0: "is not shown to win back", -1: "does not win back"}[beyond_chance(gain)]
+    helps = {1: "recovers", 0: "is not shown to recover", -1: "does not recover"}[beyond_chance(gain)]
     text = (
         f"The hardest change, {worst}, moves balanced accuracy by {shown(drops[worst], signed=True)}; learning from "
         f"changed cells too {helps} some of it ({shown(gain, signed=True)})"

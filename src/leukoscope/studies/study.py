@@ -299,7 +299,7 @@ class StudySize(Settings):
     seeds: int = Field(ge=1, le=100)
     """How often each arm is run anew: other images or subjects, other weights, another order."""
     images: int = Field(0, ge=0)
-    """Labelled images that are looked at; 0 takes all."""
+    """Number of labelled images; 0 takes all."""
     size: int = Field(ge=16, le=1024)
     """Side of the crops, px."""
     epochs: int = Field(1, ge=1)
@@ -416,7 +416,7 @@ INTERVAL = (
 
 @dataclass(frozen=True)
 class Truth:
-    """What the cells that are asked for are."""
+    """Labels and subject groups of the test cells."""
 
     labels: Ints
     groups: Ints

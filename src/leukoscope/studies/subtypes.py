@@ -74,15 +74,15 @@ def _sections(frozen: FrozenNetwork, numbers: dict[str, Any]) -> list[Section]:
     rows = [[name, each["accuracy"], each["balanced_accuracy"], each["auroc"]] for name, each in arms.items()]
     drawn = {name: each["balanced_accuracy"] for name, each in arms.items()}
     dotted = dots("subtypes-splits", drawn, x="balanced accuracy", chance=1 / len(classes))
-    lie = signed(numbers["differences"][f"{IMAGE} - {APART}"]["balanced_accuracy"])
-    text = f"The split at random differs from the one with blocks apart by {shown(lie)} in balanced accuracy."
+    difference = signed(numbers["differences"][f"{IMAGE} - {APART}"]["balanced_accuracy"])
+    text = f"The split at random differs from the one with blocks apart by {shown(difference)} in balanced accuracy."
     each = [[name, numbers["recall"][name]] for name in classes]
     matrix = confusions("subtypes-confusion", {APART: numbers["confusion"]}, labels=classes)
     return [
         Section(
             "Both splits",
             text,
-            ["what is asked", "accuracy", "balanced accuracy", "AUROC (one against the rest)"],
+            ["split or baseline", "accuracy", "balanced accuracy", "AUROC (one against the rest)"],
             rows,
             [Figure("splits", dotted, "Balanced accuracy by split and baseline.")],
         ),

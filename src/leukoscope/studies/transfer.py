@@ -23,7 +23,7 @@ from .material import (
     Material,
     backbone,
     features_of,
-    fit_and_ask,
+    fit_and_predict,
     follow,
     head_of,
     load,
@@ -78,7 +78,7 @@ def contact_sheet(crops: Crops, models: Sequence[ExplainedModel], *, names: Sequ
                 axes.set_title(columns[column][0], fontsize=5)
             if column == 0:
                 axes.text(0, 0.98, names[row], fontsize=6, color="white", va="top", transform=axes.transAxes)
-        return drawing(figure, "where-they-look")
+        return drawing(figure, "activation-maps")
 
 
 def _explained(model: ExplainedModel, crops: Crops) -> list[tuple[str, list[RGB]]]:
@@ -109,7 +109,7 @@ BACKBONES = {
     "VGG19": "timm:vgg19",
     "InceptionResNetV2": "timm:inception_resnet_v2",
 }
-SEED_CNN, ALL_FROZEN, LEARNT = "seed-cnn", "mean of all frozen", "mean of those with learnt weights"
+SEED_CNN, ALL_FROZEN, TRAINED = "seed-cnn", "mean of all frozen", "mean of those with trained weights"
 _SMALLEST = 75  # px; two of the backbones take no smaller crops
 _TOO_SHORT = "random weights, one epoch: too short to mean anything"
 
@@ -121,8 +121,8 @@ class ModelRow:
     traces: list[dict[str, Any]]
     weights: str
     steps: str
-    learnt: bool
-    """Whether its weights were learnt long enough, here or elsewhere, for its numbers to mean something."""
+    trained: bool
+    """Whether its weights were trained long enough, here or elsewhere, for its numbers to mean something."""
 
 
 def run(bench: Bench) -> Page:
@@ -142,10 +142,12 @@ def run(bench: Bench) -> Page:
     sections = [_section(rows, numbers, gains), _pictures(bench, material)]
     ran_on = {
         "Images": f"{material.words()}; each seed draws {bench.scale.images or len(material.cells):,} of them",
-        "Split": "80 % to learn from, 20 % to test on, subjects kept apart; the same for every row of a seed",
+        "Split": "80 % for training, 20 % for testing, by subject; the same for every row of a seed",
         "Interval": INTERVAL,
     }
-    facts = {name: {"weights": row.weights, "training": row.steps, "learnt": row.learnt} for name, row in rows.items()}
+    facts = {
+        name: {"weights": row.weights, "training": row.steps, "trained": row.trained} for name, row in rows.items()
+    }
     return Page(_answer(rows, numbers, gains), ran_on, sections, {"arms": numbers, "gains": gains, "models": facts})
 
 
@@ -159,7 +161,7 @@ def _rows(bench: Bench, material: Material) -> dict[str, ModelRow]:
         rows[f"{name}, fine-tuned"] = _trained(bench, material, name, epochs=bench.scale.epochs if known else 1)
     frozen_rows = [name for name in rows if name.endswith(", frozen")]
     rows[ALL_FROZEN] = _mean(rows, frozen_rows)
-    rows[LEARNT] = _mean(rows, [name for name, row in rows.items() if row.learnt and name != ALL_FROZEN])
+    rows[TRAINED] = _mean(rows, [name for name, row in rows.items() if row.trained and name != ALL_FROZEN])
     rows["cell size alone"] = ModelRow(
         [_by_size(bench, material, seed) for seed in bench.seeds], "", "one feature", True
     )
@@ -199,8 +201,8 @@ def _trained(bench: Bench, material: Material, name: str, *, epochs: int) -> Mod
             return follow(prepared, onnx=onnx)
 
         traces.append(bench.kept(f"{name}, trained, seed {seed}", settings, work))
-    learnt = name == SEED_CNN or weights != "random"
-    return ModelRow(traces, weights, f"{epochs} epoch{'s' * (epochs > 1)}" if learnt else _TOO_SHORT, learnt)
+    trained = name == SEED_CNN or weights != "random"
+    return ModelRow(traces, weights, f"{epochs} epoch{'s' * (epochs > 1)}" if trained else _TOO_SHORT, trained)
 
 
 def _network_file(bench: Bench, name: str) -> Path:
@@ -208,7 +210,7 @@ def _network_file(bench: Bench, name: str) -> Path:
 
 
 def _sets(bench: Bench, drawn: Material, seed: int) -> tuple[Any, Any]:
-    """Return the rows to learn from and to test on, those of the trained rows."""
+    """Return the training and the test rows, the same as for networks that are trained."""
     experiment, _ = _experiment(bench, SEED_CNN, epochs=1, seed=seed)
     prepared = prepare(drawn, experiment, by_image=False)
     return prepared.rows("train", fold=0), prepared.rows("test", fold=0)
@@ -219,7 +221,7 @@ def _frozen(bench: Bench, material: Material, model: str, name: str, seed: int) 
         drawn = _drawn(bench, material, seed)
         train, test = _sets(bench, drawn, seed)
         features = _features(bench, drawn, backbone(bench, model, size=_size(bench)))
-        return _trace(drawn, test, fit_and_ask(features, drawn.labels, train=train, asked=features[test], classes=2))
+        return _trace(drawn, test, fit_and_predict(features, drawn.labels, train=train, test=features[test], classes=2))
 
     weights = with_weights(model, offline=bench.given.offline)[1]
     trace: dict[str, Any] = bench.kept(f"{name}, frozen, seed {seed}", {"weights": weights}, work)
@@ -234,21 +236,21 @@ def _by_size(bench: Bench, material: Material, seed: int) -> dict[str, Any]:
     drawn = _drawn(bench, material, seed)
     train, test = _sets(bench, drawn, seed)
     size = drawn.shortcut("size")
-    return _trace(drawn, test, fit_and_ask(size, drawn.labels, train=train, asked=size[test], classes=2))
+    return _trace(drawn, test, fit_and_predict(size, drawn.labels, train=train, test=size[test], classes=2))
 
 
 def _trace(material: Material, test: Any, chances: Floats) -> dict[str, Any]:
-    return {"labels": material.labels[test].tolist(), "said": {RUNNING: [chances[:, 1].round(6).tolist()]}}
+    return {"labels": material.labels[test].tolist(), "predictions": {RUNNING: [chances[:, 1].round(6).tolist()]}}
 
 
 def _mean(rows: dict[str, ModelRow], names: list[str]) -> ModelRow:
     """Return the mean prediction of several models."""
     traces = []
     for seed in range(len(rows[names[0]].traces)):
-        mean = np.mean([rows[name].traces[seed]["said"][RUNNING][-1] for name in names], axis=0)
-        traces.append({"labels": rows[names[0]].traces[seed]["labels"], "said": {RUNNING: [mean.tolist()]}})
-    learnt = all(rows[name].learnt for name in names)
-    return ModelRow(traces, "of its members", f"{len(names)} models", learnt)
+        mean = np.mean([rows[name].traces[seed]["predictions"][RUNNING][-1] for name in names], axis=0)
+        traces.append({"labels": rows[names[0]].traces[seed]["labels"], "predictions": {RUNNING: [mean.tolist()]}})
+    trained = all(rows[name].trained for name in names)
+    return ModelRow(traces, "of its members", f"{len(names)} models", trained)
 
 
 def _section(rows: dict[str, ModelRow], numbers: dict[str, Any], gains: dict[str, Number]) -> Section:
@@ -276,11 +278,11 @@ def _section(rows: dict[str, ModelRow], numbers: dict[str, Any], gains: dict[str
     ]
     svg = dots("transfer", {name: each["auroc"] for name, each in numbers.items()}, x="AUROC", chance=0.5)
     text = "Rows that start from random weights and are trained too briefly do not measure their network."
-    return Section("Models side by side", text, columns, table, [Figure("auroc", svg, "AUROC of each model.")])
+    return Section("Models compared", text, columns, table, [Figure("auroc", svg, "AUROC of each model.")])
 
 
 def _pictures(bench: Bench, material: Material) -> Section:
-    """Draw where the models that learnt look, by activation map and LIME; pictures of real cells stay in `work`."""
+    """Draw activation maps and LIME of the trained models; pictures of real cells stay in `work`."""
     drawn = _drawn(bench, material, 0)
     train, test = _sets(bench, drawn, 0)
     frozen = backbone(bench, LITE0, size=_size(bench))
@@ -295,16 +297,16 @@ def _pictures(bench: Bench, material: Material) -> Section:
     names = [drawn.classes[drawn.labels[row]] for row in chosen]
     sheet = contact_sheet(crops, models, names=names)
     if not material.synthetic:
-        file = bench.work / bench.study.name / "where-they-look.svg"
+        file = bench.work / bench.study.name / "activation-maps.svg"
         _write(file, sheet)
         return Section(
-            "Where they look",
+            "Activation maps and LIME",
             "Each run draws four test cells with their activation maps and LIME, of the "
             f"same cells side by side, to `{file.name}` in its work folder; pictures of these cells are "
             "not shown here.",
         )
-    words = "Synthetic cells: the crop, then for each model its activation map and LIME. Orange speaks for blast."
-    return Section("Where they look", "", figures=[Figure("where-they-look", sheet, words)])
+    words = "Synthetic cells: the crop, then for each model its activation map and LIME. Orange: evidence for blast."
+    return Section("Activation maps and LIME", "", figures=[Figure("activation-maps", sheet, words)])
 
 
 def _write(file: Path, svg: str) -> None:
@@ -315,16 +317,16 @@ def _write(file: Path, svg: str) -> None:
 
 
 def _answer(rows: dict[str, ModelRow], numbers: dict[str, Any], gains: dict[str, Number]) -> str:
-    meant = [name for name, row in rows.items() if row.learnt and name in gains and name != "cell size alone"]
-    untold = sum(not row.learnt for row in rows.values())
+    meant = [name for name, row in rows.items() if row.trained and name in gains and name != "cell size alone"]
+    untrained = sum(not row.trained for row in rows.values())
     best = max(meant, key=lambda name: numbers[name]["auroc"]["value"])
     better = "better than" if beyond_chance(gains[best]) > 0 else "not shown to be better than"
     text = (
-        f"On subjects kept apart, the best of the models with learnt weights, {best}, reaches an AUROC of "
+        f"Split by subject, the best of the models with trained weights, {best}, reaches an AUROC of "
         f"{shown(numbers[best]['auroc'])} and an accuracy of {shown(numbers[best]['accuracy'])}; it is {better} "
         f"seed-cnn ({shown(gains[best], signed=True)})."
     )
-    return text + f" {untold} rows start from random weights and do not measure their network." * bool(untold)
+    return text + f" {untrained} rows start from random weights and do not measure their network." * bool(untrained)
 
 
 STUDY = Study(
