@@ -170,11 +170,11 @@ def test_what_is_missing_is_said_in_one_sentence(laboratory: Place) -> None:
     assert missing(ada).startswith("No signed-off case holds"), "what nobody signed teaches nothing"
     taught(laboratory, ada, subjects=4, labels=["normal"] * 4)
     assert missing(ada).startswith(
-        "There is no signed-off cell of the class blast; 10 of each class are needed at least"
+        "There is no signed-off cell of the class blast; at least 10 of each class are needed"
     )
     taught(laboratory, ada, subjects=1, first=50, labels=["blast"])
     assert missing(ada).startswith(
-        "There are 6 different signed-off cells of the class blast (copies of a cell count once); 10 of each"
+        "There are 6 different signed-off cells of the class blast (copies of a cell count once); at least 10 of each"
     )
     taught(laboratory, ada, subjects=1, first=51, labels=["blast"])
     assert missing(ada).startswith(
@@ -314,7 +314,7 @@ def test_a_model_is_compared_with_an_adapted_one_on_subjects_that_neither_has_le
     first = fitted(ada)
     assert choose(ada, first["hash"]).status_code == 200
     told = missing(ada)
-    assert told.startswith(f"The model that answers now has learned from {SUBJECTS} of these {SUBJECTS} subjects")
+    assert told.startswith(f"The model in use was trained on {SUBJECTS} of these {SUBJECTS} subjects")
     assert "go back to the room’s own model first" in told
     taught(laboratory, ada, first=20)
     second = fitted(ada)
@@ -473,7 +473,7 @@ def test_a_room_that_serves_signed_models_alone_fits_none(settings: RoomSettings
 
 
 def test_the_newest_cells_are_said_to_change_what_they_change() -> None:
-    """Against heads that were fitted with and without them, each answering subjects that it has not seen."""
+    """Heads fitted with and without the newest cells are compared out of fold."""
     rng = np.random.default_rng(0)
     subjects, each = 40, 5
     labels = np.repeat(np.arange(subjects) % 2, each)
@@ -484,28 +484,28 @@ def test_the_newest_cells_are_said_to_change_what_they_change() -> None:
     seen = Reviewed(labels, groups, True, names, (points,), np.full((len(labels), 2), 0.5), ())
     read = [f"{number:04}" for number in range(len(labels))]
     old = (Head(np.array([[-1.0, 0, 0, 0, 0, 0]]), np.zeros(1)),)
-    unseen = learning.predict_unseen(old, seen, np.ones(len(labels), bool), seed=0)
-    found = learning._newest(old, seen, read, unseen)
+    out_of_fold = learning.predict_out_of_fold(old, seen, np.ones(len(labels), bool), seed=0)
+    found = learning._newest(old, seen, read, out_of_fold)
     assert found is not None
     older = np.arange(len(labels)) < len(labels) - NEWEST
-    before = learning.predict_unseen(old, seen, older, seed=0)
-    assert found["changed"]["value"] == pytest.approx(np.mean(before.argmax(1) != unseen.argmax(1)))
-    assert found["with"]["value"] == pytest.approx(np.mean(unseen.argmax(1) == labels))
+    before = learning.predict_out_of_fold(old, seen, older, seed=0)
+    assert found["changed"]["value"] == pytest.approx(np.mean(before.argmax(1) != out_of_fold.argmax(1)))
+    assert found["with"]["value"] == pytest.approx(np.mean(out_of_fold.argmax(1) == labels))
     assert found["without"]["value"] == pytest.approx(np.mean(before.argmax(1) == labels))
     few = Reviewed(labels[:60], groups[:60], True, names[:60], (points[:60],), seen.old[:60], ())
-    assert learning._newest(old, few, read[:60], unseen[:60]) is None, "too few are left without them"
+    assert learning._newest(old, few, read[:60], out_of_fold[:60]) is None, "too few are left without them"
 
 
 @pytest.mark.parametrize(
     ("changed", "difference", "said"),
     [
         ((0.01, 0.0, 0.03), (0.01, -0.02, 0.04), "You may stop reading to improve the model"),
-        ((0.20, 0.1, 0.30), (0.01, -0.02, 0.04), "It still changes: read on."),
-        ((0.03, 0.01, 0.05), (0.04, 0.01, 0.07), "It still changes: read on."),
-        ((0.01, None, None), (0.01, None, None), "Of so few subjects it is not known"),
+        ((0.20, 0.1, 0.30), (0.01, -0.02, 0.04), "The model still changes: continue reading."),
+        ((0.03, 0.01, 0.05), (0.04, 0.01, 0.07), "The model still changes: continue reading."),
+        ((0.01, None, None), (0.01, None, None), "With so few subjects this may be chance"),
     ],
 )
-def test_when_to_stop_is_said_in_words(changed: Any, difference: Any, said: str) -> None:
+def test_when_to_stop_is_described_in_words(changed: Any, difference: Any, said: str) -> None:
     as_figure = lambda each: dict(zip(("value", "low", "high"), each, strict=True))  # noqa: E731
     known = as_figure((0.9, 0.8, 0.95))
     words = newest_in_words(
@@ -625,7 +625,7 @@ def test_cases_come_in_the_order_in_which_they_teach_most_with_the_reason(labora
     found = ada.get("/learning/worklist").json()["cases"]
     assert [each["name"] for each in found] == ["undecided", "like", "certain"]
     assert found[0]["why"] == (
-        "The model is unsure of 2 of 3 cells not yet read. 2 of 3 cells compared are unlike any cell read here so far."
+        "The model is unsure of 2 of 3 cells not yet read. 2 of 3 cells compared are unlike any cell read so far."
     )
     assert found[2]["why"] == "The model decides all of 5 cells not yet read."
 
@@ -680,7 +680,7 @@ def test_agreement_that_still_grows_or_is_not_known_well_does_not(laboratory: Pl
     read_many(laboratory, [0.55, 0.6, 0.5, 0.6, 0.55, 0.9, 0.95, 0.9, 0.95, 0.9])
     found = told_to_stop(laboratory)
     assert (found["stop"], found["difference"]["low"] > 0) == (False, True)
-    assert "it still changes, so read on" in found["words"]
+    assert "the model still changes, so continue reading" in found["words"]
     read_many(laboratory, [0.2, 1.0, 0.5, 1.0, 0.3, 0.9, 0.2, 1.0, 0.4, 1.0], name="Q")
     assert "not known well enough yet" in told_to_stop(laboratory)["words"]
 

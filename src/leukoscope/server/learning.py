@@ -1,8 +1,8 @@
-"""Models that a laboratory has fitted to the cells that it signed off, and which model answers it.
+"""Models that a laboratory has fitted to the cells that it signed off, and which model it uses.
 
-A laboratory is answered by the model that the room was opened with, until one of its admins chooses an adapted one. An
-adapted model is a bundle of its own in DATA/models, named by its seal; it learns from the signed-off cells of this
-laboratory alone, and is compared with the model that answers now on subjects that neither has learned from.
+A laboratory uses the model that the room was opened with, until one of its admins chooses an adapted one. An adapted
+model is a bundle of its own in DATA/models, named by its seal; it is fitted to the signed-off cells of this laboratory
+only, and compared with the model in use on subjects that neither was trained on.
 """
 
 import contextlib
@@ -24,7 +24,18 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from ..adaptation import FEWEST, Adapted, Head, Reviewed, compare, fit_heads, heads_of, look, predict_unseen, write
+from ..adaptation import (
+    FEWEST,
+    Adapted,
+    Head,
+    Reviewed,
+    compare,
+    embed_cells,
+    fit_heads,
+    heads_of,
+    predict_out_of_fold,
+    write,
+)
 from ..bundle.manifest import Bundle, Manifest, open_bundle
 from ..data.audit import measure_traits, near_duplicates
 from ..data.cells import Cell as LabelledCell
@@ -58,15 +69,15 @@ from .summary import titles_of
 LOG = logging.getLogger("leukoscope.server")
 Ints = NDArray[np.int64]
 NEWEST = 50
-"""Cells read last, of which it is measured what they changed."""
-MOST_CELLS = 5000  # that are learned from, the newest: more take hours and change little
+"""Number of the last cells read whose effect on the model is measured."""
+MOST_CELLS = 5000  # the newest, used in training: more take hours and change little
 _KEPT = 3  # adapted models that are held in memory
 _LOOK_SECONDS = 2.0
 _SEED = 0
 _ONE_AT_A_TIME = (QUEUED, RUNNING)
 
 
-# --- which model answers -------------------------------------------------------------------------------------------
+# --- which model is used -------------------------------------------------------------------------------------------
 
 
 class ModelRegistry:
@@ -79,7 +90,7 @@ class ModelRegistry:
         self._loading = threading.Lock()
 
     def of(self, session: Session, laboratory_id: int) -> Predictor:
-        """Return the model that answers a laboratory.
+        """Return the model that a laboratory uses.
 
         Raises:
             Refusal: it cannot be loaded (503).
@@ -105,7 +116,7 @@ class ModelRegistry:
         try:
             found = open_bundle(self.folder / seal)
             if found.manifest.seal != seal:
-                raise BundleError("it is another model than its name states")
+                raise BundleError("its seal differs from its name")
         except BundleError as broken:
             LOG.warning("model %s cannot be loaded: %s", seal[:12], broken)
             text = (
@@ -116,7 +127,7 @@ class ModelRegistry:
         return found
 
     def manifest(self, session: Session, seal: str) -> Manifest:
-        """Return the description of any bundle that has ever answered here."""
+        """Return the manifest of any bundle that was ever used here."""
         if seal not in self._manifests:
             self._manifests[seal] = Manifest.model_validate(session.get_one(BundleRow, seal).manifest)
         return self._manifests[seal]
@@ -143,7 +154,7 @@ def network_of(manifest: Manifest) -> str:
 
 
 def same_network(session: Session, models: ModelRegistry, manifest: Manifest) -> list[str]:
-    """Return the seals of all bundles that ever answered here whose embeddings mean the same as a bundle's."""
+    """Return the seals of all bundles ever used here that share the network, and so the embeddings, of a bundle."""
     network = network_of(manifest)
     seals = session.scalars(select(BundleRow.seal)).all()
     return [seal for seal in seals if network_of(models.manifest(session, seal)) == network]
@@ -160,14 +171,14 @@ def judged_by(session: Session, models: ModelRegistry, case_id: int) -> list[dic
 
 
 def manifest_of_case(session: Session, models: ModelRegistry, case: CaseRow) -> Manifest:
-    """Return the bundle that judged most cells of a case; of a case without cells, the one that would."""
+    """Return the bundle that predicted most cells of a case; for a case without cells, the one in use."""
     judged = judged_by(session, models, case.id)
     if judged:
         return models.manifest(session, judged[0]["hash"])
     return models.of(session, case.laboratory_id).manifest
 
 
-# --- what is learned from ------------------------------------------------------------------------------------------
+# --- training cells ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -185,7 +196,7 @@ class SignedCell:
 
 @dataclass(frozen=True)
 class TrainingCells:
-    """What a laboratory's model would learn from, and what is missing for it."""
+    """The cells to which a laboratory's model would be fitted, and what is missing."""
 
     cells: tuple[SignedCell, ...]
     counts: dict[str, int]
@@ -193,13 +204,13 @@ class TrainingCells:
     subjects: int
     cases: int
     missing: str
-    """One sentence; empty where nothing is."""
+    """One sentence; empty where nothing is missing."""
 
 
 def signed_cells(session: Session, laboratory_id: int, classes: Sequence[str]) -> list[SignedCell]:
     """Return the cells of a laboratory's signed cases whose standing label is one of the classes, the oldest first.
 
-    One that came twice is in it once, with the newest label; of very many, the newest are.
+    A cell that came twice is included once, with the newest label; at most MOST_CELLS, the newest.
     """
     mine = (CaseRow.laboratory_id == laboratory_id, CaseRow.state == SIGNED)
     labelled = (CellRow.label.in_(list(classes)), CellRow.removed.is_(False))
@@ -217,19 +228,19 @@ def signed_cells(session: Session, laboratory_id: int, classes: Sequence[str]) -
 
 
 def training_cells_of(session: Session, models: ModelRegistry, laboratory_id: int) -> TrainingCells:
-    """Return what could be learned from now, and what is missing for it."""
+    """Return the training cells that there are now, and what is missing."""
     manifest = models.own.manifest
     cells = signed_cells(session, laboratory_id, manifest.classes)
     counts = dict.fromkeys(manifest.classes, 0) | Counter(cell.label for cell in cells)
     groups = _groups(cells)
     present = session.scalar(select(LaboratoryRow.bundle).where(LaboratoryRow.id == laboratory_id)) or ""
-    learned = learned_subjects(session, laboratory_id, present)
-    missing = _missing(cells, groups, manifest, learned)
+    trained_on = training_subjects(session, laboratory_id, present)
+    missing = _missing(cells, groups, manifest, trained_on)
     return TrainingCells(tuple(cells), counts, len(set(groups.values())), len({cell.case for cell in cells}), missing)
 
 
-def learned_subjects(session: Session, laboratory_id: int, seal: str) -> frozenset[str]:
-    """Return whose cells an adapted model has learned from, as `hidden` writes them."""
+def training_subjects(session: Session, laboratory_id: int, seal: str) -> frozenset[str]:
+    """Return the subjects that an adapted model was trained on, as `hash_of_subject` writes them."""
     mine = (AdaptationRow.laboratory_id == laboratory_id, AdaptationRow.bundle == seal, AdaptationRow.bundle != "")
     return frozenset(session.scalar(select(AdaptationRow.subjects).where(*mine).limit(1)) or ())
 
@@ -254,11 +265,11 @@ def _groups(cells: Sequence[SignedCell], linked: Sequence[tuple[str, str]] = ())
 
 
 def _missing(
-    cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manifest, learned: frozenset[str] = frozenset()
+    cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manifest, trained_on: frozenset[str] = frozenset()
 ) -> str:
-    """Return in one sentence what is missing to learn from cells and to judge what was learned; '' where nothing is.
+    """Return in one sentence what is missing for fitting and evaluating a model; '' where nothing is missing.
 
-    learned: subjects that the model which answers now has learned from: on them the two cannot be compared.
+    trained_on: subjects that the model in use was trained on: on them the two cannot be compared.
     """
     titles = titles_of(manifest)
     if not cells:
@@ -266,12 +277,12 @@ def _missing(
         return f"No signed-off case holds a cell that a reader called {names}. Read some cases and sign them off."
     if short := _short(cells, groups, manifest):
         return short
-    known = {groups[cell.subject] for cell in cells if hash_of_subject(cell.subject) in learned}
+    known = {groups[cell.subject] for cell in cells if hash_of_subject(cell.subject) in trained_on}
     fresh = [cell for cell in cells if groups[cell.subject] not in known]
-    if known and (short := _short(fresh, groups, manifest) if fresh else "None is left."):
+    if known and (short := _short(fresh, groups, manifest) if fresh else "There are no others."):
         return (
-            f"The model that answers now has learned from {len(known)} of these {len(set(groups.values()))} subjects, "
-            f"so a new one can be compared with it on the others alone. {short} "
+            f"The model in use was trained on {len(known)} of these {len(set(groups.values()))} subjects, "
+            f"so a new one can be compared with it on the others only. {short} "
             "Sign off more cases, or go back to the room’s own model first."
         )
     return ""
@@ -287,7 +298,7 @@ def _short(cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manife
         have = "is 1 signed-off cell" if counts[rarest] == 1 else have
         copies = " (copies of a cell count once)" if counts[rarest] else ""
         return (
-            f"There {have} of the class {titles[rarest]}{copies}; {FEWEST} of each class are needed at least, "
+            f"There {have} of the class {titles[rarest]}{copies}; at least {FEWEST} of each class are needed, "
             "and 50 or more are better. "
             "Read some more and sign them off."
         )
@@ -297,7 +308,7 @@ def _short(cells: Sequence[SignedCell], groups: dict[str, str], manifest: Manife
         count = "1 subject" if subjects[rarest] == 1 else f"{subjects[rarest]} subjects"
         return (
             f"The signed-off cells of the class {titles[rarest]} are of {count}; at least {LEAST} of each class, and "
-            f"{LEAST + 1} in all, are needed to judge a model on subjects that it has not learned from."
+            f"{LEAST + 1} in all, are needed to evaluate a model on subjects that it was not trained on."
         )
     return ""
 
@@ -306,33 +317,33 @@ def _as_data(cell: SignedCell, path: Path) -> LabelledCell:
     return LabelledCell(path, cell.label, cell.subject, "", "reading room", cell.digest, cell.digest, 0, 0)
 
 
-# --- learning ------------------------------------------------------------------------------------------------------
+# --- fitting -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """What came out of a lesson."""
+    """A fitted model, its metrics and its training subjects."""
 
     bundle: Bundle
     result: dict[str, Any]
     subjects: list[str]
 
 
-def learn(
+def fit_model(
     models: ModelRegistry,
     pictures: PictureStore,
     cells: Sequence[SignedCell],
     *,
     present: str,
-    learned: frozenset[str],
+    trained_on: frozenset[str],
     folder: Path,
     name: str,
-    looked: Callable[[], None] = lambda: None,
+    on_cell: Callable[[], None] = lambda: None,
 ) -> FittedModel:
-    """Fit new heads to signed-off cells and write them as a bundle; compare them with the model that answers now.
+    """Fit new heads to signed-off cells and write them as a bundle; compare them with the model in use.
 
-    present: its seal. learned: subjects that it has learned from; on them nothing is compared. folder: where the new
-    bundle goes, named `name`. looked: called for each cell that was looked at.
+    present: its seal. trained_on: subjects that it was trained on, which the comparison leaves out. folder: where the
+    new bundle goes, named `name`. on_cell: called after each cell.
 
     Raises:
         DataError: too few cells or subjects are left once pictures were opened and linked subjects joined.
@@ -341,61 +352,63 @@ def learn(
     given = [_as_data(cell, pictures.path(cell.digest)) for cell in cells]
     linked = [(a.subject, b.subject) for a, b, _ in near_duplicates(given, measure_traits(given))]
     groups = _groups(cells, linked)
-    if missing := _missing(cells, groups, own.manifest, learned):
+    if missing := _missing(cells, groups, own.manifest, trained_on):
         raise DataError(missing)
     codes = {group: str(number) for number, group in enumerate(sorted(set(groups.values())), start=1)}  # no names
     given = [replace(each, subject=codes[groups[each.subject]]) for each in given]
-    seen = look(own, given, looked=looked)
-    if missing := _missing([cells[place] for place in seen.kept], groups, own.manifest, learned):
+    reviewed = embed_cells(own, given, on_cell=on_cell)
+    if missing := _missing([cells[place] for place in reviewed.kept], groups, own.manifest, trained_on):
         raise DataError(missing)
     members = heads_of(own)
-    heads, unseen = fit_heads(members, seen, seed=_SEED)
-    known = {codes[groups[cell.subject]] for cell in cells if hash_of_subject(cell.subject) in learned}
-    judged = ~np.isin(np.array(seen.names), sorted(known))
-    old = seen.old if present in ("", own.manifest.seal) else look(models.bundle(present), given).old
-    part = _part(replace(seen, old=old), judged)
-    figures = compare(models.bundle(present).manifest, part, unseen[judged], seed=_SEED)
+    heads, out_of_fold = fit_heads(members, reviewed, seed=_SEED)
+    known = {codes[groups[cell.subject]] for cell in cells if hash_of_subject(cell.subject) in trained_on}
+    judged = ~np.isin(np.array(reviewed.names), sorted(known))
+    old = reviewed.old if present in ("", own.manifest.seal) else embed_cells(models.bundle(present), given).old
+    part = _part(replace(reviewed, old=old), judged)
+    figures = compare(models.bundle(present).manifest, part, out_of_fold[judged], seed=_SEED)
     result = figures | {
-        "learned": _learned_from([cells[place] for place in seen.kept], seen),
-        "newest": _newest(members, seen, [cells[place].read for place in seen.kept], unseen),
-        "unusable": len(seen.refused),
+        "learned": _training_summary([cells[place] for place in reviewed.kept], reviewed),
+        "newest": _newest(members, reviewed, [cells[place].read for place in reviewed.kept], out_of_fold),
+        "unusable": len(reviewed.refused),
     }
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not come to its end
-    written = write(own, folder, Adapted(heads, unseen, figures | {"seed": _SEED}), seen, name=name)
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
+    written = write(own, folder, Adapted(heads, out_of_fold, figures | {"seed": _SEED}), reviewed, name=name)
     return FittedModel(written, result, sorted({hash_of_subject(cell.subject) for cell in cells}))
 
 
-def _part(seen: Reviewed, rows: NDArray[np.bool_]) -> Reviewed:
-    """Return some of the cells, without what only fitting needs."""
-    names = tuple(np.array(seen.names)[rows].tolist())
-    return Reviewed(seen.labels[rows], seen.groups[rows], seen.by_subject, names, (), seen.old[rows], ())
+def _part(reviewed: Reviewed, rows: NDArray[np.bool_]) -> Reviewed:
+    """Return some of the cells, without embeddings and traits."""
+    names = tuple(np.array(reviewed.names)[rows].tolist())
+    return Reviewed(
+        reviewed.labels[rows], reviewed.groups[rows], reviewed.by_subject, names, (), reviewed.old[rows], ()
+    )
 
 
-def _learned_from(cells: Sequence[SignedCell], seen: Reviewed) -> dict[str, Any]:
+def _training_summary(cells: Sequence[SignedCell], reviewed: Reviewed) -> dict[str, Any]:
     counts = Counter(cell.label for cell in cells)
     cases = len({cell.case for cell in cells})
-    return {"cells": len(cells), "cases": cases, "subjects": len(set(seen.names)), "classes": dict(counts)}
+    return {"cells": len(cells), "cases": cases, "subjects": len(set(reviewed.names)), "classes": dict(counts)}
 
 
 def _newest(
-    members: Sequence[Head], seen: Reviewed, read: Sequence[str], unseen: NDArray[np.float64]
+    members: Sequence[Head], reviewed: Reviewed, read: Sequence[str], out_of_fold: NDArray[np.float64]
 ) -> dict[str, Any] | None:
-    """Return what the cells read last have changed: the share of answers, and agreement with the readers.
+    """Return the effect of the cells read last on predictions and on the agreement with the readers.
 
-    Heads that learned from all cells and heads that learned from all but the newest answer the same cells, each of
-    subjects that they have not seen; intervals are over subjects. None where too few would be left to learn from.
+    Heads fitted to all cells and heads fitted to all but the newest predict the same cells, out of fold; intervals are
+    over subjects. None where too few cells would be left.
     """
-    older = np.ones(len(seen.labels), dtype=bool)
+    older = np.ones(len(reviewed.labels), dtype=bool)
     older[np.argsort(np.array(read), kind="stable")[-NEWEST:]] = False
-    if min(np.bincount(seen.labels[older], minlength=seen.old.shape[1])) < FEWEST:
+    if min(np.bincount(reviewed.labels[older], minlength=reviewed.old.shape[1])) < FEWEST:
         return None
     try:
-        before = predict_unseen(members, seen, older, seed=_SEED)
+        before = predict_out_of_fold(members, reviewed, older, seed=_SEED)
     except DataError:
         return None
-    called = {"with": unseen.argmax(1), "without": before.argmax(1)}
-    codes = np.unique(seen.groups, return_inverse=True)[1]
-    marks = {name: np.bincount(codes, each == seen.labels) for name, each in called.items()}
+    called = {"with": out_of_fold.argmax(1), "without": before.argmax(1)}
+    codes = np.unique(reviewed.groups, return_inverse=True)[1]
+    marks = {name: np.bincount(codes, each == reviewed.labels) for name, each in called.items()}
     marks["changed"] = np.bincount(codes, called["with"] != called["without"])
     sizes = np.bincount(codes).astype(float)
     found = jackknife(
@@ -417,17 +430,17 @@ def ask_for(session: Session, models: ModelRegistry, laboratory_id: int, account
     """Queue a new model for a laboratory; one that is under way is returned instead. Also return whether it is new.
 
     Raises:
-        Refusal: something is missing to learn (409).
+        Refusal: something is missing for fitting (409).
     """
-    session.get_one(LaboratoryRow, laboratory_id, with_for_update=True)  # who asks at the same moment waits here
+    session.get_one(LaboratoryRow, laboratory_id, with_for_update=True)  # concurrent requests wait here
     under_way = (AdaptationRow.laboratory_id == laboratory_id, AdaptationRow.state.in_(_ONE_AT_A_TIME))
     found = session.scalar(select(AdaptationRow).where(*under_way))
     if found is not None:
         return found, False
-    lesson = training_cells_of(session, models, laboratory_id)
-    if lesson.missing:
-        raise Refusal(409, "too_little", lesson.missing)
-    made = AdaptationRow(laboratory_id=laboratory_id, account_id=account_id, cells=len(lesson.cells))
+    training = training_cells_of(session, models, laboratory_id)
+    if training.missing:
+        raise Refusal(409, "too_little", training.missing)
+    made = AdaptationRow(laboratory_id=laboratory_id, account_id=account_id, cells=len(training.cells))
     session.add(made)
     session.flush()
     return made, True
@@ -472,7 +485,7 @@ class Fitter(queue.BackgroundThread):
             session.execute(held.values(state=QUEUED, owner="", looked=0))
 
     def _take(self) -> AdaptationRow | None:
-        """Lease the one that has waited longest; one at which the program has died too often is given up."""
+        """Lease the one that has waited longest; one that ended the program too often is given up."""
         with self._database.writing(bulk=True) as session:
             chosen = select(AdaptationRow).where(_free()).order_by(AdaptationRow.id).limit(1)
             found = session.scalar(chosen.with_for_update(skip_locked=True))
@@ -491,19 +504,19 @@ class Fitter(queue.BackgroundThread):
         models = self._models
         with self._database.reading() as session:
             cells = signed_cells(session, task.laboratory_id, models.own.manifest.classes)
-            learned = learned_subjects(session, task.laboratory_id, task.present)
+            trained_on = training_subjects(session, task.laboratory_id, task.present)
         folder = models.folder / f".adaptation-{task.id}"
         try:
-            with self._held(task, total=len(cells)) as looked:
-                made = learn(
+            with self._held(task, total=len(cells)) as on_cell:
+                made = fit_model(
                     models,
                     self._pictures,
                     cells,
                     present=task.present,
-                    learned=learned,
+                    trained_on=trained_on,
                     folder=folder,
                     name=f"{models.own.manifest.name}, adapted {now()[:10]} (no. {task.id})",
-                    looked=looked,
+                    on_cell=on_cell,
                 )
         except (LeukoscopeError, MemoryError) as refused:
             reason = str(refused) if isinstance(refused, LeukoscopeError) else "Needs more memory than there is."
@@ -515,7 +528,7 @@ class Fitter(queue.BackgroundThread):
             self._keep(task, made)
 
     def _keep(self, task: AdaptationRow, made: FittedModel) -> None:
-        """Store the new model; it answers nobody until an admin chooses it."""
+        """Store the new model; it is not used until an admin chooses it."""
         self._models.keep(made.bundle)
         with self._database.writing(bulk=True) as session:
             found = session.get_one(AdaptationRow, task.id, with_for_update=True)
@@ -541,7 +554,7 @@ class Fitter(queue.BackgroundThread):
 
     @contextmanager
     def _held(self, task: AdaptationRow, *, total: int) -> Iterator[Callable[[], None]]:
-        """Renew the lease while the block runs; yields what counts the cells that were looked at, and ends with us."""
+        """Renew the lease while the block runs; yield a function that counts cells and raises on a stop."""
         done, count = threading.Event(), Counter[str]()
 
         def renew() -> None:
@@ -555,7 +568,7 @@ class Fitter(queue.BackgroundThread):
                     values = {"leased_until": time.time() + self._seconds, "looked": min(count["cells"], total)}
                     session.execute(update(AdaptationRow).where(*mine).values(cells=total, **values))
 
-        def looked() -> None:
+        def on_cell() -> None:
             if self._stopping.is_set():
                 raise _StoppedError
             count["cells"] += 1
@@ -563,7 +576,7 @@ class Fitter(queue.BackgroundThread):
         thread = threading.Thread(target=renew, daemon=True)
         thread.start()
         try:
-            yield looked
+            yield on_cell
         finally:
             done.set()
             thread.join()
@@ -593,7 +606,7 @@ def etag_of(laboratory: LaboratoryRow, models: ModelRegistry) -> str:
 
 
 def choose(session: Session, models: ModelRegistry, laboratory: LaboratoryRow, seal: str) -> AdaptationRow | None:
-    """Let a model answer a laboratory from now on; returns its adaptation, None for the room's own.
+    """Use a model for a laboratory from now on; returns its adaptation, None for the room's own.
 
     Raises:
         Refusal: there is none (404), or its files are gone (503).
@@ -613,19 +626,19 @@ def choose(session: Session, models: ModelRegistry, laboratory: LaboratoryRow, s
 
 
 def describe(session: Session, models: ModelRegistry, laboratory: LaboratoryRow) -> dict[str, Any]:
-    """Return what could be learned from, the models there are with their figures, and which one answers."""
-    lesson = training_cells_of(session, models, laboratory.id)
+    """Return the training cells, the models with their metrics, and which one is used."""
+    training = training_cells_of(session, models, laboratory.id)
     own, present = models.own.manifest, laboratory.bundle or models.own.manifest.seal
     judged = _cases_judged(session, laboratory.id)
     query = select(AdaptationRow, AccountRow.name).join(AccountRow, AccountRow.id == AdaptationRow.account_id)
     rows = session.execute(query.where(AdaptationRow.laboratory_id == laboratory.id).order_by(AdaptationRow.id.desc()))
     return {
         "cells": {
-            "classes": lesson.counts,
-            "cells": len(lesson.cells),
-            "cases": lesson.cases,
-            "subjects": lesson.subjects,
-            "missing": lesson.missing,
+            "classes": training.counts,
+            "cells": len(training.cells),
+            "cases": training.cases,
+            "subjects": training.subjects,
+            "missing": training.missing,
         },
         "own": {"hash": own.seal, "name": own.name, "cases": judged.get(own.seal, 0)},
         "present": present,
@@ -665,20 +678,20 @@ _LITTLE = 0.05  # of the answers, up to which the newest cells count as changing
 
 
 def newest_in_words(newest: dict[str, Any] | None) -> str:
-    """Describe what the cells read last have changed, and whether reading more still improves the model."""
+    """Describe the effect of the cells read last, and whether reading more is likely to improve the model."""
     if newest is None:
         return ""
     changed, with_, without = newest["changed"], newest["with"], newest["without"]
     text = (
-        f"The last {newest['cells']} cells read changed {_percent(changed)} of its answers on subjects that it had not "
-        f"seen; it agrees with the readers on {_percent(with_)} of the cells, and without them on "
+        f"The last {newest['cells']} cells read changed {_percent(changed)} of its predictions on held-out "
+        f"subjects; it agrees with the readers on {_percent(with_)} of the cells, and without them on "
         f"{_percent(without)}. "
     )
     if changed["high"] is None:
-        return text + "Of so few subjects it is not known whether that is chance: read on."
+        return text + "With so few subjects this may be chance: continue reading."
     if changed["high"] <= _LITTLE and not _apart(newest["difference"]):
         return text + "You may stop reading to improve the model: more cells like these change little."
-    return text + "It still changes: read on."
+    return text + "The model still changes: continue reading."
 
 
 def _apart(difference: dict[str, Any]) -> bool:

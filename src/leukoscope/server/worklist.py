@@ -22,7 +22,7 @@ from ..evaluation.intervals import LEAST, Design, jackknife
 from .accounts import Caller
 from .analysis import embeddings_of
 from .database import BLIND, OPEN, CaseRow, CellRow, PredictionRow, ReviewRow
-from .learning import ModelRegistry, hash_of_subject, learned_subjects, same_network, subject_of
+from .learning import ModelRegistry, hash_of_subject, same_network, subject_of, training_subjects
 
 Floats = NDArray[np.float32]
 _CASES = 100  # open cases that are compared, the newest first
@@ -200,7 +200,7 @@ def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: 
                 "subject": cases[number].subject,
                 **left[number]._asdict(),
                 "worth": round(float((_DECIDED + found.doubt) @ gain), 4),
-                "why": _why(left[number], asked=int(here.sum()), unlike=int(unlike[here].sum())),
+                "why": _why(left[number], compared=int(here.sum()), unlike=int(unlike[here].sum())),
             }
         )
     return sorted(rows, key=lambda row: (-row["worth"], row["id"]))[:_SHOWN]
@@ -233,7 +233,7 @@ def _left(session: Session, ids: Sequence[int]) -> dict[int, _OpenCounts]:
 
 
 def _dissimilar(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
-    """Tell which cells lie farther from those that were read than nine in ten of these do from each other."""
+    """Return which cells are farther from any cell read than nine in ten of those are from each other."""
     if read is None or len(read) < 2 * LEAST:
         return np.zeros(len(near), dtype=bool)
     between = _distance(read, read)
@@ -241,14 +241,14 @@ def _dissimilar(near: Floats, read: Floats | None) -> NDArray[np.bool_]:
     return np.asarray(near > np.quantile(between.min(axis=1), 0.9))
 
 
-def _why(left: _OpenCounts, *, asked: int, unlike: int) -> str:
+def _why(left: _OpenCounts, *, compared: int, unlike: int) -> str:
     words = [f"The model is unsure of {left.unsure:,} of {left.words}."] if left.unsure else []
     if not left.unsure:
         several = left.unread + left.unsettled > 1
         words.append(f"The model decides all of {left.words}." if several else "The model decides it.")
     if unlike:
         words.append(
-            f"{unlike} of {_cells(asked)} compared {'is' if unlike == 1 else 'are'} unlike any cell read here so far."
+            f"{unlike} of {_cells(compared)} compared {'is' if unlike == 1 else 'are'} unlike any cell read so far."
         )
     return " ".join(words)
 
@@ -263,8 +263,8 @@ def _cells(count: int) -> str:
 def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> dict[str, Any]:
     """Return how far model and readers agree on the cells read last and on those before, and whether to stop.
 
-    Of each cell: the class that the model called it, and its label. Cells of subjects that this model has
-    learned from are left out. Intervals are over subjects. {"cells", "subjects", "newer", "older", "difference",
+    Of each cell: the class that the model called it, and its label. Cells of subjects that this model was
+    trained on are left out. Intervals are over subjects. {"cells", "subjects", "newer", "older", "difference",
     "stop", "words"}
     """
     called, subjects = _compared(session, laboratory_id, classes)
@@ -279,7 +279,7 @@ def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> d
     newer = np.arange(len(called)) < WINDOW
     if min(len(set(subjects[newer])), len(set(subjects[~newer]))) < LEAST:
         words = (
-            f"The last {2 * WINDOW} cells read are of {len(set(subjects))} subjects: too few to tell whether reading "
+            f"The last {2 * WINDOW} cells read are of {len(set(subjects))} subjects: too few to know whether reading "
             "more still changes anything. Read cases of other subjects."
         )
         return found | {"subjects": len(set(subjects)), "words": words}
@@ -289,7 +289,7 @@ def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> d
 
 
 def _compared(session: Session, laboratory_id: int, classes: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-    """Return of the cells read last, the newest first, whether model and reader agree, and whose they are."""
+    """Return for the cells read last, the newest first, whether model and reader agree, and the subject."""
     mine = (CaseRow.laboratory_id == laboratory_id, CellRow.removed.is_(False), CellRow.label.in_(list(classes)))
     query = select(CellRow.label, PredictionRow.called, PredictionRow.bundle, CaseRow.subject, CaseRow.id)
     query = query.join(CaseRow, CaseRow.id == CellRow.case_id).join(
@@ -297,11 +297,11 @@ def _compared(session: Session, laboratory_id: int, classes: Sequence[str]) -> t
     )
     query = query.join(ReviewRow, ReviewRow.id == CellRow.review_id).where(*mine, PredictionRow.called != "")
     rows = session.execute(query.order_by(ReviewRow.id.desc()).limit(20 * WINDOW)).all()
-    learned = {seal: learned_subjects(session, laboratory_id, seal) for seal in {row.bundle for row in rows}}
+    trained_on = {seal: training_subjects(session, laboratory_id, seal) for seal in {row.bundle for row in rows}}
     kept = []
     for row in rows:
         subject = subject_of(row.subject, row.id)
-        if hash_of_subject(subject) not in learned[row.bundle]:
+        if hash_of_subject(subject) not in trained_on[row.bundle]:
             kept.append((row.label == row.called, subject))
     kept = kept[: 2 * WINDOW]
     return np.array([same for same, _ in kept], bool), np.array([subject for _, subject in kept])
@@ -331,9 +331,9 @@ def _verdict(figures: dict[str, Any]) -> tuple[bool, str]:
         f"and of {100 * older['value']:.0f} % of the {WINDOW} before. "
     )
     if newer["low"] is None or difference["low"] is None:
-        return False, text + "Of these subjects it is not known whether that is chance: read on."
+        return False, text + "With so few subjects this may be chance: continue reading."
     if not difference["low"] <= 0 <= difference["high"]:
-        return False, text + "That is more than chance: it still changes, so read on."
+        return False, text + "That is more than chance: the model still changes, so continue reading."
     if newer["high"] - newer["low"] > _WIDE:
         return False, text + "That is not known well enough yet: read on, best cases of other subjects."
     return True, text + f"The last {WINDOW} cells changed nothing beyond chance: you may stop reading to improve it."

@@ -163,7 +163,7 @@ function print(hash) {
 
 function verdict({ verdict: words, cells, subjects }) {
   const said = { "The adapted bundle is better.": "It is better by more than chance", "The adapted bundle is worse.": "It is worse by more than chance" }[words] ?? "It is not shown to be better";
-  return `${said}, by its squared error on ${count(cells, "cell")} of ${count(subjects, "subject")} that neither model has learned from.`;
+  return `${said}, by its squared error on ${count(cells, "cell")} of ${count(subjects, "subject")} that neither model was trained on.`;
 }
 
 /** Both on the same cells. Rows are figures, so that the table fits a phone. */
