@@ -52,6 +52,7 @@ SECONDS_A_TEST = 120  # of processor time, after which a test counts as hung
 SECONDS_A_RUN = 1800  # of processor time, of one part of the tests
 LONGEST = 6 * 3600  # by the clock, for a run that waits for ever; a busy machine must not be taken for one
 _FIXTURE = "fixture "  # before its name: the context of what a shared fixture runs
+_HUNG, _NOT_COLLECTED = " (hung)", " (cannot be collected)"  # after the name of a test
 # Package or module of src/leukoscope -> the tests that have to find a fault in it.
 PACKAGES = {
     "evaluation": ["tests/evaluation"],
@@ -203,8 +204,7 @@ class Tests:
     def _is_sound(self, test: str) -> bool:
         """Whether this test passes without the fault; one that does not is left out from now on."""
         if test not in self.sound | self.unsound:
-            place = [test.partition(" ")[0]]
-            (self.unsound if self._first_failure(place) else self.sound).add(test)
+            (self.unsound if self._first_failure([node_of(test)]) else self.sound).add(test)
             if test in self.unsound:
                 print(f"left out, since it fails without a fault: {test}", flush=True)
         return test in self.sound
@@ -227,7 +227,12 @@ class Tests:
             return None
         failed = next((line["failed"] for line in lines if "failed" in line), None)
         started = next((line["started"] for line in reversed(lines) if "started" in line), None)
-        return failed or (f"{started} (hung)" if started else f"{tests[0]} (cannot be collected)")
+        return failed or (f"{started}{_HUNG}" if started else f"{tests[0]}{_NOT_COLLECTED}")
+
+
+def node_of(test: str) -> str:
+    """Return the name under which pytest knows a test; parameters may hold spaces."""
+    return test.removesuffix(_HUNG).removesuffix(_NOT_COLLECTED)
 
 
 class TestedLines:
@@ -283,7 +288,7 @@ def _child(tree: Path, tests: Sequence[str], left_out: set[str], writes: int, re
     sys.dont_write_bytecode = True
     sys.path[:0] = [str(tree / "src"), str(tree)]
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_A_RUN, SECONDS_A_RUN))
-    options = ["-q", "-p", "no:cacheprovider", *(f"--deselect={test.split(' ')[0]}" for test in left_out)]
+    options = ["-q", "-p", "no:cacheprovider", *(f"--deselect={node_of(test)}" for test in left_out)]
     with os.fdopen(writes, "w", encoding="utf-8") as told:
         if record:
             code = pytest.main([*options, *tests], plugins=[_Recorder(tree, record)])
