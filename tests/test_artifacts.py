@@ -69,7 +69,7 @@ def test_standard_output_is_written_into_in_its_order_pipe_or_file(tmp_path: Pat
 
 def test_a_named_pipe_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="nobody reads"):
+    with pytest.raises(OSError, match="nothing reads"):
         write_text(tmp_path / "pipe", "text")
 
 

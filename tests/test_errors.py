@@ -22,7 +22,7 @@ def test_one_function_alone_catches_every_exception() -> None:
         (DataError("a.png is odd."), "a.png is odd."),
         (MissingExtraError("Reading TIFF", "fields"), "leukoscope[fields]"),
         (MemoryError(), "needs more memory"),
-        (PermissionError(errno.EACCES, "denied", "a.png"), "Change the rights"),
+        (PermissionError(errno.EACCES, "denied", "a.png"), "Change the permissions"),
         (OSError(errno.ENOSPC, "full"), "the disk is full"),
         (OSError(errno.ENAMETOOLONG, "long"), "too long a name"),
         (ZeroDivisionError("x"), "Please report this"),

@@ -91,7 +91,7 @@ def test_a_finished_run_is_not_overwritten_but_resumed(finished: Path) -> None:
     made = [path.stat().st_mtime_ns for path in weights]
     refused = tiny_run(["--synthetic", "96"], finished)
     assert refused.exit_code == 1
-    assert "holds a run already. Go on with --resume" in str(refused.exception)
+    assert "already contains a run. Continue it with --resume" in str(refused.exception)
     (finished / "report.html").unlink()
     assert run("run", "-o", finished, "--resume").exit_code == 0
     assert (finished / "report.html").exists()
@@ -134,7 +134,7 @@ def test_one_class_or_one_subject_is_told_before_anything_is_trained(images: Pat
 def test_one_image_with_two_labels_is_told(images: Path, tmp_path: Path) -> None:
     shutil.copy(images / "blast" / "P02_000.png", images / "normal" / "P99_000.png")
     refused = tiny_run([images], tmp_path / "run")
-    assert "One pair of byte-identical images carries two labels" in str(refused.exception)
+    assert "One pair of byte-identical images has two labels" in str(refused.exception)
     assert "blast/P02_000.png and normal/P99_000.png" in str(refused.exception)
 
 
@@ -168,12 +168,12 @@ def test_two_at_once_do_not_write_one_run(images: Path, tmp_path: Path) -> None:
     assert tiny_run([images], tmp_path / "run", "--until", "audit").exit_code == 0
     with alone_in(tmp_path / "run"):
         refused = run("run", "-o", tmp_path / "run", "--resume")
-    assert "Another leukoscope is at work" in str(refused.exception)
+    assert "Another process of leukoscope is writing" in str(refused.exception)
 
 
 def test_there_must_be_a_run_to_resume(images: Path, tmp_path: Path) -> None:
     refused = tiny_run([images], tmp_path / "typo", "--resume")
-    assert "There is no run in" in str(refused.exception)
+    assert "contains no run to resume" in str(refused.exception)
     assert not (tmp_path / "typo").exists()
 
 

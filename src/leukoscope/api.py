@@ -1,4 +1,4 @@
-"""The functions that `import leukoscope` offers: what the command line does, in one call each."""
+"""Public functions of `import leukoscope`: each does the work of one command."""
 
 import json
 import os
@@ -38,20 +38,20 @@ def predict(
     um_per_px: float | None = None,
     with_crops: bool = True,
 ) -> Opinions:
-    """Return the opinions on one image or several: one per cell, in the order of the images.
+    """Return the opinions on one or several images: one per cell, in the order of the images.
 
     images: paths of image files, folders or CSV tables, arrays uint8 (height, width, 3) with red first, or PIL images;
     cells cut out on black, smear fields or slides.
     point: 'balanced', 'high-sensitivity' or 'high-specificity'.
-    kind: 'crops' or 'fields' says what all images show; 'auto' looks at each.
+    kind: what the images show, 'crops' or 'fields'; 'auto' decides for each.
     um_per_px: scale of the fields in micrometres per pixel; estimated where it is not given.
     with_crops: keep the crop of each cell, which `Opinions.plot` and notebooks show: about 0.2 MB a cell.
 
-    An image that cannot be used is refused, with the reason, and the others are answered.
+    An image that cannot be used is refused with the reason; the others are predicted.
 
     Raises:
         UsageError: a path does not exist, or `images` is neither an image nor several.
-        DataError: a folder holds no image, or a table has no column path.
+        DataError: a folder contains no image, or a table has no column path.
         BundleError: the model cannot be used.
         MissingExtraError: an image shows a smear field, and the extra `fields` is not installed.
     """
@@ -62,7 +62,7 @@ def find_cells(image: Image, *, um_per_px: float | None = None) -> "list[FieldCe
     """Return the white cells of a smear field in reading order, each with its box, outline, size and flags.
 
     image: a path, an array uint8 (height, width, 3) with red first, or a PIL image. Lengths are in pixels of the field
-    unless the name says otherwise (area_um2). um_per_px: the scale; read from the file or estimated if not given.
+    unless the name gives a unit (area_um2). um_per_px: the scale; read from the file or estimated if not given.
 
     Raises:
         ImageError: the image cannot be read, or shows no stained smear.
@@ -90,16 +90,16 @@ def explain(
     check: bool = False,
     seed: int = 0,
 ) -> "Explanation":
-    """Return where in one cell, cut out on black, the answer comes from.
+    """Return a heat map of the evidence in one cell, cut out on black.
 
-    method: by default cam, or occlusion where the network's map does not say where.
+    method: by default cam, or occlusion where the network's map cannot locate evidence.
     target: the class that is explained; by default the most probable one. check: measure deletion and insertion too.
     seed: of the random sets of lime.
 
     Raises:
         ImageError: the image cannot be read, or holds no cell.
         UnknownNameError: the model has no such class, or there is no such method.
-        UsageError: cam is asked for, and the network's map does not say where.
+        UsageError: cam is requested, and the network's map cannot locate evidence.
     """
     from .images.read import read_image
     from .inference.explaining import Explainer
@@ -121,14 +121,14 @@ def run(
     resume: bool = False,
     until: Literal["audit", "split", "pack", "train", "report"] = "report",
 ) -> Path:
-    """Take images to a trained model and a report in the folder OUTPUT; return the last file that was written.
+    """Train and evaluate a model on images, with a report in the folder OUTPUT; return the last file written.
 
-    data: a folder of images or a CSV table; None with `synthetic`, which draws so many cells instead.
+    data: a folder of images or a CSV table; None with `synthetic`, the number of cells to draw instead.
     config: a TOML file, or the name of a shipped experiment: 'demo', 'fine-tune', 'ellassir-2022'.
     settings: changes to it by dotted name, such as {'train.epochs': 5}.
 
     Raises:
-        UsageError: OUTPUT holds something else, or a setting is not allowed.
+        UsageError: OUTPUT contains something else, or a setting is not allowed.
         DataError: the images cannot be used.
         MissingExtraError: the extra `train` is not installed.
     """
@@ -138,8 +138,8 @@ def run(
         raise UsageError(f"{data} does not exist. Check the path.")
     overrides = tuple(f"{name}={json.dumps(value)}" for name, value in (settings or {}).items())
     kept = Path(output) / "config.toml"
-    going_on = resume and kept.exists() and config is None and not overrides
-    experiment = Experiment.read(kept) if going_on else read_experiment(config, overrides)
+    resumed = resume and kept.exists() and config is None and not overrides
+    experiment = Experiment.read(kept) if resumed else read_experiment(config, overrides)
     given = Input(
         Path(data) if data is not None else None, synthetic, layout, Path(labels) if labels else None, skip_unusable
     )
@@ -149,7 +149,7 @@ def run(
 def compare(run_a: Place, run_b: Place) -> "Comparison":
     """Return the paired difference between two evaluated runs on the test cells that they share.
 
-    Every figure is a dict with value, low and high: a 95 % interval over subject groups.
+    Every metric is a dict with value, low and high: a 95 % interval over subject groups.
 
     Raises:
         DataError: a run is not evaluated, or the two share too few cells.
@@ -171,7 +171,7 @@ def export(
     """Write a model bundle of an evaluated run, which predicts without PyTorch, and return it.
 
     folds: all of them, averaged, unless some are named. store: 4, 2 or 1 bytes for each weight. alpha: share of each
-    class that may be called another; more cells are unsure when it is small.
+    class that may be called another; more cells are unsure when it is smaller.
 
     Raises:
         DataError: the run is not evaluated.
@@ -194,11 +194,11 @@ def adapt(
     """Fit a new head of a bundle to reviewed cells of a laboratory, and compare it with the old one.
 
     reviewed: a labelled folder or table, or an unpacked data set of the reading room; pictures that cannot be used are
-    left out with a warning. output: where the new bundle is
-    written if it is better, or with `even_if_worse`; `better` of the result says whether it is.
+    left out with a warning. output: where the new bundle is written if it is better (`better` of the result), or with
+    `even_if_worse`.
 
     Raises:
-        DataError: there are too few cells of a class, or cells of classes that the bundle does not know.
+        DataError: there are too few cells of a class, or cells of classes that the bundle does not have.
         UsageError: OUTPUT exists.
         MissingExtraError: the extra `adapt` is not installed.
     """
@@ -214,11 +214,11 @@ def adapt(
     bundle = open_bundle(None if model is None else os.fspath(model))
     table = folder / "cells.csv" if (folder / "cells.csv").is_file() else folder
     found = index(table)
-    adapted, seen = fit(bundle, found.cells, seed=seed)
-    for refused in (*(f"{name}: {reason}" for name, reason in found.refused), *seen.refused):
+    adapted, cells = fit(bundle, found.cells, seed=seed)
+    for refused in (*(f"{name}: {reason}" for name, reason in found.refused), *cells.refused):
         warnings.warn(f"Left out: {refused}", stacklevel=2)
     if target and (adapted.better or even_if_worse):
-        write(bundle, target, adapted, seen)
+        write(bundle, target, adapted, cells)
     return adapted
 
 
@@ -235,4 +235,4 @@ def _pixels(image: Any) -> Any:
 
 
 def _silent(line: str) -> None:
-    """Take a line that the command line would print."""
+    """Discard a line that the command line would print."""

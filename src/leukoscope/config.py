@@ -1,4 +1,4 @@
-"""Settings: one frozen, validated model per stage, one TOML file per experiment, every default written once, here."""
+"""Settings: one frozen pydantic model per stage and one TOML file per experiment; all defaults are defined here."""
 
 import os
 import tomllib
@@ -18,7 +18,7 @@ OPERATING_POINTS: tuple[str, ...] = get_args(OperatingPoint)
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and closed to names it does not know."""
+    """Base of all settings: immutable; unknown names are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -27,9 +27,9 @@ class Prepare(Settings):
     """How an image becomes the crop that a model sees."""
 
     view: Literal["frame", "window", "cell", "area"] = "window"
-    """frame: the whole image, padded to a square. window: a square of `window` source pixels around the middle,
-    so that scale is kept. cell: a square around the cell itself, so that cell size is taken away. area: likewise, but
-    in proportion to the cell's area and around its centre of mass, so that debris at its rim moves nothing."""
+    """frame: the whole image, padded to a square. window: a square of `window` source pixels around the middle, which
+    keeps the scale. cell: a square around the cell, which removes its size. area: likewise, but proportional to the
+    cell's area and around its centroid, so that debris at the rim has no effect."""
     size: int = Field(128, ge=16, le=1024)
     """Side of the crop, in pixels."""
     window: int = Field(450, ge=16, le=8192)
@@ -38,12 +38,13 @@ class Prepare(Settings):
     """Black border around the cell, as a share of its longer side (view = cell) or of the diameter of a disc of its
     area (view = area)."""
     canonical: bool = False
-    """Turn and mirror the image first, so that a cell and the same cell turned by 90° or mirrored give the same crop:
-    see `images.crop.canonical_view`."""
+    """Rotate and mirror the image to a canonical orientation first, so that a cell rotated by 90° or mirrored gives the
+    same
+    crop: see `images.crop.canonical_view`."""
 
 
 class Split(Settings):
-    """Which subjects a model learns from, is tuned on and is tested on."""
+    """Which subjects are used for training, validation and testing."""
 
     scheme: Literal["kfold", "holdout", "parts"] = "kfold"
     """kfold: every subject is tested once. holdout: one train/validation/test split. parts: test on `test_parts`."""
@@ -57,7 +58,7 @@ class Split(Settings):
     test_parts: tuple[str, ...] = ()
     """Parts to test on (scheme = parts)."""
     leaky: bool = False
-    """Split by image, as the paper did. Cells of one patient are then on both sides: for comparison only."""
+    """Split by image, as in the paper. Cells of one patient are then in both training and test: for comparison only."""
 
 
 class Model(Settings):
@@ -69,40 +70,46 @@ class Model(Settings):
     """Pretrained weights of a timm backbone: 'hub', or the path of a local file; empty starts from random weights."""
     dropout: float = Field(0.2, ge=0, lt=1)
     reduce: int = Field(1, ge=1, le=8)
-    """Side of the squares of crop pixels that a timm backbone's network averages first. Crops of 256 px reduced by 2
-    cost as much as crops of 128 px, but turn and zoom without losing the fine grain of the chromatin."""
+    """Factor by which a timm backbone's network downsamples crops first, by averaging. Crops of 256 px reduced by 2
+    cost as
+    much as crops of 128 px, but keep fine chromatin texture under rotation and zoom."""
     gain: float = Field(1.0, gt=0, le=10)
     """Factor of brightness before a timm backbone's own standardisation, inside the network. Cells cut out on black
-    are dark: those of C-NMC fill the lower half of the scale, so 2 brings them to the contrast of photographs."""
+    are dark: those of C-NMC fill the lower half of the scale, so 2 gives them the contrast of photographs."""
     pool: Literal["last", "stages"] = "last"
-    """What a timm backbone's network pools: its last feature map, or those of all stages side by side, which keep fine
-    grain, colour and size beside form. For EfficientNets and MobileNets, best with train.mode = "probe"."""
+    """What a timm backbone's network pools: its last feature map, or those of all stages concatenated, which keep
+    texture,
+    colour and size. For EfficientNets and MobileNets, best with train.mode = "probe"."""
     looks: Literal["crop", "crop-and-cell"] = "crop"
-    """crop-and-cell: the network looks twice, at the crop as it is and at the cell enlarged until it fills the crop in
-    proportion to its area, so that size is seen and what is not size too (pool = stages)."""
+    """crop-and-cell: the network sees two views, the crop and the cell enlarged until it fills the crop in proportion
+    to its
+    area, so that features describe size and appearance separately (pool = stages)."""
     views: Literal["one", "flips", "turns"] = "one"
-    """How often the trained network looks at a cell: once, in its 4 mirrorings, or in these and their quarter turns
-    (8), averaged. The run's figures and its bundle use the same."""
+    """Test-time augmentation: one view, the mean over 4 mirrorings, or over these and their rotations by 90° (8). The
+    run's
+    metrics and its bundle use the same."""
     norm_momentum: float = Field(0.99, ge=0, lt=1)
-    """Share of their old value that the moving statistics of seed-cnn's batch normalisation keep at each step. Keras'
-    0.99 needs many hundred steps; before that the network, once it stops training, may call every cell the same."""
+    """Momentum of the moving statistics of seed-cnn's batch normalisation. Keras' 0.99 needs many hundred steps; before
+    that
+    the network may predict the same class for every cell."""
 
 
 class Augment(Settings):
-    """Random changes to training crops that leave the diagnosis as it is."""
+    """Random changes to training crops that preserve the label."""
 
     flip: bool = True
     rotate: bool = True
-    """Turn by any angle."""
+    """Rotate by a random angle."""
     zoom: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-    """Enlarge by a factor drawn between these two (log-uniform). Wide ranges take the size shortcut away."""
+    """Enlarge by a factor drawn between these two (log-uniform). Wide ranges remove the size shortcut."""
     shift: float = Field(0.0, ge=0, le=0.5)
     """Move by up to this share of the crop's side, across and down."""
     stain: float = Field(0.0, ge=0, le=1)
     """Strength of changes to the stain: each optical-density channel is scaled and shifted by up to this share."""
     colour: float = Field(0.0, ge=0, le=1)
-    """Strength of changes of colour, as another lamp or camera brings them: each channel times e to the power of up
-    to this, either way."""
+    """Strength of changes of colour, as by another lamp or camera: each channel is multiplied by exp(u), u uniform
+    between
+    minus and plus this value."""
     contrast: float = Field(0.0, ge=0, lt=1)
     """Strength of changes to the contrast of a cell around its own mean colour."""
     brightness: float = Field(0.0, ge=0, le=1)
@@ -110,7 +117,7 @@ class Augment(Settings):
     """Largest standard deviation of Gaussian blur, in crop pixels; half of the crops stay sharp."""
     coarse: float = Field(1.0, ge=1, le=16)
     """Half of the crops lose detail, as from a camera with up to this many times fewer pixels per side (log-uniform).
-    A model that has seen it does not take a coarse picture for a smooth cell."""
+    It keeps the model from reading low resolution as a smooth cell."""
 
     @model_validator(mode="after")
     def _zoom_rises(self) -> Self:
@@ -120,24 +127,25 @@ class Augment(Settings):
 
 
 class Train(Settings):
-    """How the network learns."""
+    """How the network is trained."""
 
     mode: Literal["full", "head-then-full", "probe"] = "full"
-    """full: all weights. head-then-full: the head alone for `frozen_epochs`, then all. probe: a logistic head on
+    """full: all weights. head-then-full: only the head for `frozen_epochs`, then all. probe: a logistic head on
     cached features of the frozen backbone."""
     epochs: int = Field(20, ge=1)
     frozen_epochs: int = Field(1, ge=0)
     frozen_stages: int = Field(0, ge=0)
-    """Leading stages of a timm backbone, its stem first, whose weights stay as they were loaded: edges and colours
-    need not be learnt again, and the steps get cheaper. 0 lets all learn, 2 keeps the stem and the first stage."""
+    """Leading stages of a timm backbone, its stem first, whose weights are frozen: edges and colours need no
+    further training, and steps are faster. 0 trains all, 2 freezes the stem and the first stage."""
     frozen_statistics: bool = False
-    """Normalise by the statistics that were loaded with the weights, instead of those of each batch: what a laboratory
-    and its stain bring to a batch is then not learnt as the middle of all cells."""
+    """Use the batch normalisation statistics loaded with the weights instead of those of each batch, which depend on
+    the
+    laboratory and its stain."""
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(0.01, gt=0)
     head_rate: float = Field(1.0, gt=0)
-    """Factor of the learning rate for the head, which starts from nothing where the backbone is pretrained."""
+    """Factor of the learning rate for the head, which is not pretrained."""
     weight_decay: float = Field(0.0, ge=0)
     warmup: float = Field(0.0, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from zero."""
@@ -146,31 +154,34 @@ class Train(Settings):
     second_moment: float = Field(0.999, gt=0, lt=1)
     """Decay of Adam's mean of squared gradients; shorter memory (0.99) suits runs of a few hundred steps."""
     clip: float = Field(0.0, ge=0)
-    """Largest norm of the gradient; a longer one is cut to it. 0 never cuts."""
+    """Largest norm of the gradient; larger ones are clipped. 0 does not clip."""
     smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of each label that is spread evenly over all classes, so that no label is learned as certain."""
+    """Label smoothing: share of each label that is spread evenly over all classes."""
     average: float = Field(0.0, ge=0, lt=1)
-    """Decay of a moving average of the weights over the steps, with which the run predicts; 0 predicts with the
-    weights as the last step left them."""
+    """Decay of a moving average of the weights over the steps, with which the run predicts; 0 uses the
+    weights of the last step."""
     balance: Literal["none", "weights", "sampler", "size-sampler"] = "weights"
     """Against class imbalance: weights in the loss, or a sampler that draws classes (and sizes) evenly."""
     subject_balance: float = Field(0.0, ge=0, le=1)
-    """How far the samplers also even out subjects: a cell's chance falls with the number of its subject group's cells
-    to this power. 0 ignores subjects, 1 draws every subject equally often."""
+    """How far the samplers also balance subjects: the probability of a cell is divided by the number of cells of its
+    subject
+    group to this power. 0 ignores subjects, 1 draws every subject equally often."""
     keep: Literal["best", "last"] = "best"
-    """The epoch that the run predicts with: the one of the lowest validation loss, or the last one, which is the
-    better choice where the rate falls to zero and the validation subjects are few."""
+    """The epoch that the run predicts with: the one with the lowest validation loss, or the last one, which is better
+    where
+    the learning rate decays to zero and there are few validation subjects."""
     patience: int = Field(0, ge=0)
     """Stop after this many epochs without a better validation loss; 0 never stops early."""
     head: Literal["logistic", "discriminant"] = "logistic"
-    """Of mode probe. logistic: a logistic regression whose penalty is chosen on validation subjects. discriminant: a
+    """In mode probe. logistic: a logistic regression whose penalty is chosen on validation subjects. discriminant: a
     linear discriminant of class means (subjects weighted equally) and the covariance within subjects."""
     shrinkage: float = Field(0.1, gt=0, le=1)
-    """Of the discriminant: how far variances and covariances of the standardised features are drawn to 1 and 0."""
+    """Of the discriminant: shrinkage of the covariance of the standardised features towards the identity matrix."""
     invariance: float = Field(0, ge=0, le=1000)
-    """Of the discriminant: how many times what turning by 90° and mirroring change in a cell's features counts beside
-    what differs from cell to cell. Above 0 it learns from all eight views of each cell, which takes eight times as
-    long; the higher, the less an answer depends on how a cell lies."""
+    """Of the discriminant: weight of the covariance between the eight views (rotated by 90° and mirrored) of a cell,
+    added to
+    that between cells. Above 0 all eight views are embedded, which takes eight times as long; the higher, the less
+    predictions depend on the orientation of a cell."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     devices: int = Field(1, ge=1)
     accelerator: str = "auto"
@@ -178,7 +189,7 @@ class Train(Settings):
 
 
 class Evaluate(Settings):
-    """How sure a number is."""
+    """How predictions are evaluated."""
 
     replicates: int = Field(2000, ge=100)
     """Bootstrap replicates over subject groups, for the bands of curves; intervals of numbers need none."""
@@ -189,7 +200,7 @@ class Evaluate(Settings):
 
 
 class Experiment(Settings):
-    """Everything that decides a run; copied into RUN/config.toml."""
+    """All settings of a run; copied into RUN/config.toml."""
 
     seed: int = Field(0, ge=0, lt=2**32)
     prepare: Prepare = Prepare()
@@ -219,7 +230,7 @@ class Experiment(Settings):
 
     @classmethod
     def of(cls, table: dict[str, Any], *, where: str = "The call") -> Self:
-        """Make an experiment of nested settings; `where` is what an error names as their place.
+        """Make an experiment of nested settings; errors name `where` as their source.
 
         Raises:
             ConfigError: a key or value is not allowed; names the nearest key.
@@ -290,7 +301,7 @@ def shipped(name: str) -> Path:
     """Return the path of an experiment file that comes with the package, such as 'demo'.
 
     Raises:
-        UnknownNameError: there is none of that name; names those there are.
+        UnknownNameError: there is none of that name; lists the known ones.
     """
     folder = Path(__file__).parent / "experiments"
     known = sorted(path.stem for path in folder.glob("*.toml"))
@@ -304,7 +315,7 @@ def _parse(text: str, *, where: str) -> dict[str, Any]:
         table = tomllib.loads(text)
         check_depth(table)
     except RecursionError:
-        raise ConfigError(f"{where} is nested too deeply to be settings. Start from a file of `experiments`.") from None
+        raise ConfigError(f"{where} is nested too deeply for settings. Start from a file in `experiments`.") from None
     except tomllib.TOMLDecodeError as broken:
         raise ConfigError(f"{where} is not valid TOML: {broken}.") from None
     return table

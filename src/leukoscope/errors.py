@@ -1,13 +1,13 @@
 """Every error a user can meet. Each message says what, where, and what to do about it.
 
-One bad file never costs another file its answer: `usable` turns whatever goes wrong with it into one sentence about it.
+One bad file never affects another: `usable` turns any failure into one sentence about that file.
 
 LeukoscopeError                 exit status 1: the data or the result is at fault
 ├── DataError                   images, tables, folders
 │   ├── ImageError              one file that cannot be used as an image
 │   ├── SplitError              a split that leaks or cannot be built
-│   └── UnreachableError        another system does not answer; the same call may succeed later
-├── TrainingError               a run that cannot go on (NaN loss, nothing to resume)
+│   └── UnreachableError        another system does not answer; a retry may succeed
+├── TrainingError               a run that cannot continue (NaN loss, no run to resume)
 ├── BundleError                 a model bundle that is damaged, incomplete or too new
 └── UsageError                   exit status 2: the call is at fault
     ├── ConfigError             a setting that does not exist or has a bad value
@@ -32,12 +32,12 @@ LOG = "LEUKOSCOPE_LOG"  # environment variable: where unexpected errors are writ
 
 
 class LeukoscopeError(Exception):
-    """Root of all errors that are the user's to mend; printed as one line, without a traceback."""
+    """Base of all errors that the user can fix; printed as one line, without a traceback."""
 
     exit_status = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cross to another process as kind, sentence and attributes, whatever the constructor takes."""
+        """Pickle as class, message and attributes, regardless of the constructor."""
         return _restored, (type(self), str(self), self.__dict__)
 
 
@@ -48,8 +48,8 @@ class DataError(LeukoscopeError):
 class ImageError(DataError):
     """One image that cannot be used.
 
-    path: the file, or the name of the image; empty where the caller knows it. reason: a predicate that goes on after
-    the path, such as 'is empty (0 bytes). Copy it again.'
+    path: the file, or the name of the image; empty where the caller knows it. reason: a predicate to follow the
+    path, such as 'is empty (0 bytes). Copy it again.'
     """
 
     def __init__(self, reason: str, *, path: str | os.PathLike[str] = "") -> None:
@@ -58,7 +58,7 @@ class ImageError(DataError):
 
     @property
     def sentence(self) -> str:
-        """The reason by itself, to be shown beside the name of the image."""
+        """The reason alone, for display beside the name of the image."""
         return self.reason[:1].upper() + self.reason[1:]
 
 
@@ -67,11 +67,11 @@ class SplitError(DataError):
 
 
 class UnreachableError(DataError):
-    """Another system that does not answer; the same call may succeed later."""
+    """Another system that does not answer; a retry may succeed."""
 
 
 class TrainingError(LeukoscopeError):
-    """A training run that cannot go on."""
+    """A training run that cannot continue."""
 
 
 class BundleError(LeukoscopeError):
@@ -116,7 +116,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def require(module: str, *, feature: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say which extra brings it.
+    """Import an optional dependency, or name the extra that installs it.
 
     Raises:
         MissingExtraError: the module is not installed.
@@ -130,12 +130,12 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
 
 
 def installed(module: str) -> bool:
-    """Say whether an optional dependency is there, without importing it."""
+    """Return whether an optional dependency is installed, without importing it."""
     return sys.modules.get(module) is not None or importlib.util.find_spec(module) is not None
 
 
 def why_unreachable(failed: Exception) -> str:
-    """Return in few words why a connection failed; libraries wrap it in several layers of their own.
+    """Return why a connection failed, without the layers in which libraries wrap it.
 
     >>> why_unreachable(OSError("HTTPConnectionPool(host='a'): (Caused by X('[Errno 111] Connection refused'))"))
     'connection refused'
@@ -148,9 +148,9 @@ def why_unreachable(failed: Exception) -> str:
 
 
 def attempt(work: Callable[[], T]) -> T | Exception:
-    """Return what `work` returns, or whatever it raises: the one place that catches every exception.
+    """Return what `work` returns, or any exception that it raises: the only place that catches every exception.
 
-    Parsers and decoders of foreign files raise what they like, and no file may cost another one its answer.
+    Parsers of foreign files may raise anything, and no file may affect another one.
     """
     try:
         return work()
@@ -162,9 +162,9 @@ def usable(work: Callable[[], T], *, name: str) -> T:
     """Return what `work` returns about one file.
 
     Raises:
-        ImageError: anything went wrong with this file; the sentence begins with its name. What was not foreseen asks
-            to be reported, and its traceback is in the log that is named.
-        LeukoscopeError: not this file is at fault but the call or the bundle.
+        ImageError: anything went wrong with this file; the message begins with its name. Unexpected errors ask for a
+            report and name the log with the traceback.
+        LeukoscopeError: the call or the bundle is at fault, not this file.
     """
     done = attempt(work)
     if isinstance(done, Exception):
@@ -173,7 +173,7 @@ def usable(work: Callable[[], T], *, name: str) -> T:
 
 
 def refusal_of(raised: Exception, *, name: str) -> LeukoscopeError:
-    """Return what to say of a file when this was raised."""
+    """Return the error to raise for a file after any exception."""
     if isinstance(raised, MissingExtraError):
         return ImageError(f"cannot be read here: {raised}", path=name)
     if isinstance(raised, ImageError) or (isinstance(raised, LeukoscopeError) and not isinstance(raised, DataError)):
@@ -181,7 +181,7 @@ def refusal_of(raised: Exception, *, name: str) -> LeukoscopeError:
     if isinstance(raised, DataError):
         return ImageError(str(raised))
     if isinstance(raised, MemoryError):
-        return ImageError("needs more memory than there is. Crop it, or give the program more memory.", path=name)
+        return ImageError("needs more memory than available. Crop it, or give the program more memory.", path=name)
     if isinstance(raised, OSError) and raised.errno:
         return ImageError(_of_system(raised), path=name)
     line = (str(raised).splitlines() or [""])[0][:160]
@@ -193,8 +193,8 @@ def refusal_of(raised: Exception, *, name: str) -> LeukoscopeError:
 
 
 def write_log(raised: BaseException, *, name: str) -> Path:
-    """Append the traceback to the log and return where that lies; the log holds names of files, and no pixels."""
-    import traceback  # these are slow to import, and hardly ever needed
+    """Append the traceback to the log and return its path; the log contains names of files, but no pixels."""
+    import traceback  # slow to import and rarely needed
     from datetime import UTC, datetime
     from importlib import metadata
 
@@ -231,18 +231,18 @@ def _user() -> str:
 
 def _of_system(raised: OSError) -> str:
     if isinstance(raised, PermissionError):
-        return f"may not be read or its result not be written ({raised.filename}). Change the rights."
+        return f"cannot be read or written: permission denied ({raised.filename}). Change the permissions."
     if raised.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "has results that cannot be written: the disk is full. Free some space and run it again."
     if raised.errno == errno.ENAMETOOLONG:
         return "has too long a name for its results. Rename it."
     if isinstance(raised, FileNotFoundError):
         return f"does not exist ({raised.filename}). Check the path."
-    return f"cannot be read or its result not be written ({raised.strerror}). Check the disk."
+    return f"cannot be read, or its result cannot be written ({raised.strerror}). Check the disk."
 
 
-class Refusal(LeukoscopeError):  # noqa: N818  # the program does not err when it refuses
-    """A request to the reading room that is not answered as it was asked."""
+class Refusal(LeukoscopeError):  # noqa: N818  # a refusal is not an error of the program
+    """A request to the reading room that is refused."""
 
     def __init__(self, status: int, code: str, message: str, **detail: Any) -> None:
         super().__init__(message)

@@ -1,16 +1,16 @@
-"""Heat maps: how much each place of a crop speaks for a class, and whether a map can be trusted.
+"""Heat maps: the evidence for a class at each place of a crop, and checks of the maps.
 
-Maps come from the network itself, from LIME or from occlusion. Everything works on a callable that gives probabilities
-for crops, so that what is explained is what is served. Pictures of the command line, pages and the reading room all
-come from `to_rgba`: the same colours, the same opacity and one scale, so that a colour means the same everywhere.
+Maps come from the network (CAM), LIME or occlusion. All methods take a callable from crops to probabilities, so they
+explain the model as it is deployed. Pictures of the command line, pages and the reading room all come from `to_rgba`,
+with the same colours, opacity and scale.
 
-Checks that one picture of a cell cannot give:
+Checks of a map:
 
-inside       share of the heat that lies on the cell: a model that looks at the black has learned something else
-deletion     how fast the class is given up when the hottest pixels go first; low is good
-insertion    how fast it is found when they come back first; high is good
-             (Petsiuk, Das & Saenko, RISE, BMVC 2018); both beside the same with pixels in random order
-randomised   rank correlation with the map of the same network with random weights: a map that stays the same shows
+inside       share of the heat on the cell; heat on the black background shows a spurious feature
+deletion     how fast the probability falls when the hottest pixels are removed first; low is good
+insertion    how fast it rises when they are restored first; high is good
+             (Petsiuk, Das & Saenko, RISE, BMVC 2018); both compared with pixels in random order
+randomised   rank correlation with the map of the same network with random weights: an unchanged map shows
              the picture, not the network (Adebayo et al. 2018, doi 10.48550/arXiv.1810.03292)
 """
 
@@ -27,7 +27,7 @@ from .images.crop import cell_mask
 from .images.read import RGB
 
 Heat = NDArray[np.float32]
-"""(size, size): above zero speaks for the class, below zero against it."""
+"""(size, size): positive for the class, negative against it."""
 Crops = NDArray[np.uint8]  # (batch, size, size, 3)
 Predict = Callable[[Crops], NDArray[np.floating]]
 """Crops to probabilities (batch, classes)."""
@@ -37,9 +37,9 @@ _SMALLEST = 1e-6  # probabilities nearer to 0 or 1 are float32 rounding
 FOR, AGAINST = (230, 120, 0), (0, 114, 178)  # orange and blue of Okabe and Ito 2008
 _STRONGEST = 0.7  # opacity of the strongest heat: the cell must stay visible under it
 OCCLUDED_PLACES = 8
-"""Places along a side of a map by occlusion that goes with an opinion."""
+"""Places along a side of an occlusion map of an opinion."""
 FULL_LOG_ODDS = 0.5
-"""Change of the log-odds by what is hidden that is drawn as strong as tanh(1): see to_rgba."""
+"""Change of the log-odds by occlusion that is drawn with the strength tanh(1): see to_rgba."""
 LEAST_PLACES = 4
 """Places along a side of a network's map below which it is not drawn: a cell fills most of such a place, so the map
 would be nearly uniform, and occlusion is more informative."""
@@ -48,7 +48,7 @@ SIDE = 256
 
 
 def log_odds(predict: Predict, crops: Crops, *, target: int) -> NDArray[np.float64]:
-    """Return how sure the model is of class `target` for each crop, in log-odds, predicting in batches."""
+    """Return the log-odds of class `target` for each crop, predicted in batches."""
     parts = [predict(crops[start : start + BATCH]) for start in range(0, len(crops), BATCH)]
     chance = np.clip(np.concatenate(parts)[:, target].astype(np.float64), _SMALLEST, 1 - _SMALLEST)
     return np.asarray(np.log(chance / (1 - chance)))
@@ -57,8 +57,8 @@ def log_odds(predict: Predict, crops: Crops, *, target: int) -> NDArray[np.float
 def enlarge(plane: NDArray[np.floating], *, size: int) -> Heat:
     """Enlarge a map (places, places) to the crop's pixels, linearly between the middles of its tiles.
 
-    That a place sees its own tile is a convention. By the paddings of its layers what it sees may be centred up to
-    half a tile off; measured with patches of noise, trained networks gave no shift that could be relied on.
+    That a place corresponds to its own tile is a convention: by the padding of the layers its receptive field may be
+    off-centre by up to half a tile. Measured with patches of noise, trained networks showed no consistent shift.
     """
     count = len(plane)
     where = (np.arange(size) + 0.5) * count / size - 0.5  # of each pixel's middle, in places
@@ -72,9 +72,9 @@ def enlarge(plane: NDArray[np.floating], *, size: int) -> Heat:
 def to_rgba(heat: Heat, *, full: float, signed: bool = True) -> NDArray[np.uint8]:
     """Return heat (height, width) as colour and opacity, RGBA (height, width, 4).
 
-    Orange speaks for the class, blue (only where `signed`) against it; where there is no heat nothing covers the cell.
-    A place is as strong as tanh(heat / full): with the temperature of a model as `full` and a map of two classes this
-    is 2 p - 1 of a crop that looks everywhere as it does there, zero at even chances and all of it at certainty.
+    Orange is evidence for the class, blue (only where `signed`) against it; without heat a pixel is transparent. The
+    strength is tanh(heat / full): with the temperature of a model as `full` and a map of two classes, this is 2 p - 1
+    of a crop that looks the same everywhere.
     """
     strength = np.clip(np.tanh(np.asarray(heat, np.float64) / full), -1 if signed else 0, 1)
     pixels = np.empty((*strength.shape, 4), np.uint8)
@@ -93,7 +93,7 @@ def overlay(crop: RGB, heat: Heat, *, full: float) -> RGB:
 def transparent(heat: Heat, *, full: float, signed: bool, side: int = 0) -> bytes:
     """Return heat as a transparent PNG to be laid over the crop, `side` pixels wide; 0: one pixel for each place.
 
-    A browser that stretches one pixel for each place does so as `enlarge` does.
+    A browser enlarges one pixel for each place as `enlarge` does.
     """
     plane = enlarge(heat, size=side) if side else heat
     stream = io.BytesIO()
@@ -102,7 +102,7 @@ def transparent(heat: Heat, *, full: float, signed: bool, side: int = 0) -> byte
 
 
 def magnified(image: RGB, *, side: int = SIDE) -> RGB:
-    """Repeat the pixels of a small picture until it is at least `side` pixels high, so that nothing smooths them."""
+    """Repeat the pixels of a small picture until it is at least `side` pixels high, to show single pixels."""
     times = max(1, -(-side // len(image)))
     return np.asarray(image.repeat(times, axis=0).repeat(times, axis=1), dtype=np.uint8)
 
@@ -111,7 +111,7 @@ Mask = NDArray[np.bool_]
 
 
 def without(crop: RGB, parts: Mask) -> Crops:
-    """Return one crop per mask (parts, size, size), with the cell's pixels under it at the cell's mean colour."""
+    """Return one crop per mask (parts, size, size), with masked pixels of the cell replaced by its mean colour."""
     cell = cell_mask(crop)
     mean = crop[cell].mean(axis=0) if cell.any() else np.zeros(3)
     gone = (parts & cell)[..., None]
@@ -177,7 +177,7 @@ def lime(
         log_odds(predict, without(crop, hidden[start : start + BATCH][:, patches]), target=target)
         for start in range(0, samples, BATCH)
     ]
-    distance = 1 - np.sqrt(there.mean(axis=1))  # cosine distance between a set and the whole
+    distance = 1 - np.sqrt(there.mean(axis=1))  # cosine distance between a set and all patches
     fitted = Ridge(alpha=_RIDGE).fit(there, np.concatenate(answers), sample_weight=np.exp(-((distance / _WIDTH) ** 2)))
     return np.append(fitted.coef_, 0.0)[patches].astype(np.float32)
 

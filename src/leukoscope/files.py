@@ -1,7 +1,7 @@
-"""Files that stages hand to each other: written beside then renamed, hashed, opened by a person.
+"""Atomic writes, reading and hashing of files.
 
-Nothing here knows what the files mean. CSV is UTF-8 with a header; JSON is indented and sorted so that two runs
-can be compared with diff. A file's name whose bytes are not UTF-8 is written with escapes, such as a\\udcff.bmp.
+CSV is UTF-8 with a header; JSON is indented and sorted so that two runs can be compared with diff. A file's name whose
+bytes are not UTF-8 is written with escapes, such as a\\udcff.bmp.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ Row = dict[str, str]
 # Python holds a byte of a file's name that is not UTF-8 as half a surrogate pair, which no text file can hold.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _ERRORS = "backslashreplace"
-_FORMULA = re.compile(r"[' ]*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet would run, also with ' before it
+_FORMULA = re.compile(r"[' ]*[=+\-@\t\r\n＝＋－＠]")  # what a spreadsheet would evaluate, also after '
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _LONGEST_NAME = 120  # bytes of a name for results; most disks take 255 with all that is added
 _LONGEST_LETTERS = 100  # likewise, of a name made from any text
@@ -41,9 +41,9 @@ _DEEPEST = 60  # levels of JSON; what is written here has fewer than ten
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; what the block writes there becomes `path` when it ends without an error, all or nothing.
+    """Yield a temporary path that is renamed to `path` when the block ends without an error.
 
-    A link stays, and what it leads to is written. A device or pipe, such as /dev/stdout, is written into.
+    The target of a symbolic link is replaced, not the link. A device or pipe, such as /dev/stdout, is written to.
 
     Raises:
         OSError: it cannot be written; `filename` is `path`, not that of the temporary file.
@@ -83,7 +83,7 @@ def _make_beside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _naming(path: Path, temporary: str) -> Iterator[None]:
-    """Let an error name `path` where it names a file with `temporary` in its name, or a full disk and no file."""
+    """Make errors name `path` instead of a temporary file whose name contains `temporary`."""
     try:
         yield
     except OSError as failed:
@@ -94,11 +94,11 @@ def _naming(path: Path, temporary: str) -> Iterator[None]:
 
 
 def _is_stream(path: Path) -> bool:
-    """Tell whether a path leads to a device or pipe, or to the file that this program prints into."""
+    """Return whether a path is a device or pipe, or the file to which this program prints."""
     try:
         found = path.stat()
     except OSError:
-        return False  # to write there says why
+        return False  # writing there raises the reason
     return not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or _own_stream(found) is not None
 
 
@@ -124,17 +124,17 @@ def _open_stream(path: Path) -> BinaryIO:
         sys.stderr.flush()
         return os.fdopen(os.dup(own), "wb")
     if stat.S_ISBLK(found.st_mode):
-        raise UsageError(f"{path} is a disk, which must not be written over. Name a file.")
+        raise UsageError(f"{path} is a disk, which must not be overwritten. Name a file.")
     return _open_pipe(path) if stat.S_ISFIFO(found.st_mode) else path.open("wb")
 
 
 def _open_pipe(path: Path) -> BinaryIO:
-    """Open a named pipe; one that nobody reads is an error, since it would be waited for without end."""
+    """Open a named pipe; one without a reader is an error, since opening it would block for ever."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as failed:
         if failed.errno == errno.ENXIO:
-            raise OSError(errno.ENXIO, "Start what reads it first: nobody reads the pipe", str(path)) from None
+            raise OSError(errno.ENXIO, "Start its reader first: nothing reads the pipe", str(path)) from None
         raise
     os.set_blocking(handle, True)
     return os.fdopen(handle, "wb")
@@ -142,7 +142,7 @@ def _open_pipe(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold FOLDER/.lock; it is free again when the block or the process ends, however it ends.
+    """Hold the lock FOLDER/.lock until the block or the process ends.
 
     Raises:
         UsageError: another process holds it.
@@ -153,7 +153,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / ".lock")
         lock.acquire(blocking=False)
     except Timeout:
-        raise UsageError(f"Another leukoscope is at work in {folder}. Wait for it, or stop it first.") from None
+        raise UsageError(
+            f"Another process of leukoscope is writing to {folder}. Wait for it, or stop it first."
+        ) from None
     try:
         yield
     finally:
@@ -161,18 +163,18 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with write_whole(path) as beside:
         beside.write_text(text, encoding="utf-8", errors=_ERRORS)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN is refused."""
+    """Write `value` as indented JSON, atomically; NaN raises ValueError."""
     write_text(path, json_text(value, indent=1) + "\n")
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    r"""Return `value` as JSON that UTF-8 can hold, whatever bytes a file's name holds; NaN is refused.
+    r"""Return `value` as JSON, with bytes of file names that are not UTF-8 escaped; NaN raises ValueError.
 
     >>> json_text({"path": "a\udcff.bmp"})
     '{"path": "a\\\\udcff.bmp"}'
@@ -192,15 +194,15 @@ def read_json(path: Path) -> Any:
         check_depth(value)
     except (ValueError, RecursionError) as broken:
         why = "nested too deeply" if isinstance(broken, RecursionError) else str(broken)
-        raise DataError(f"{path} is not valid JSON ({why}). Make it again with the command that wrote it.") from None
+        raise DataError(f"{path} is not valid JSON ({why}). Repeat the command that wrote it.") from None
     return value
 
 
 def check_depth(value: Any) -> None:
-    """Refuse JSON or TOML that is nested more deeply than anything this program writes.
+    """Refuse JSON or TOML that is nested too deeply.
 
     Raises:
-        RecursionError: it is.
+        RecursionError: it has more than 60 levels.
     """
     level = [value]
     for _ in range(_DEEPEST):
@@ -226,30 +228,30 @@ def read_text(path: Path) -> str:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], *, columns: Sequence[str]) -> None:
-    """Write rows as CSV with the given columns in the given order, whole or not at all.
+    """Write rows as CSV with the given columns in the given order, atomically.
 
-    Text that a spreadsheet would run as a formula, such as a folder called =cmd(), gets a ' before it; `read_csv` takes
-    it away again.
+    Text that a spreadsheet would evaluate as a formula, such as a folder called =cmd(), gets a ' in front, which
+    `read_csv` removes.
     """
     with write_whole(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=_ERRORS) as file:
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
-        writer.writerow({name: harmless(name) for name in columns})
-        writer.writerows({name: harmless(value) for name, value in row.items()} for row in rows)
+        writer.writerow({name: escape_formula(name) for name in columns})
+        writer.writerows({name: escape_formula(value) for name, value in row.items()} for row in rows)
 
 
-def harmless(value: Any) -> Any:
-    """Return what no spreadsheet takes for a formula: text that begins like one gets a ' before it, numbers do not.
+def escape_formula(value: Any) -> Any:
+    """Return `value` with a ' in front if it is text that a spreadsheet would evaluate as a formula, but no number.
 
-    >>> harmless("=1+1"), harmless("@sum"), harmless("-0.5"), harmless("P-1"), harmless("'=x"), harmless(-3)
-    ("'=1+1", "'@sum", '-0.5', 'P-1', "''=x", -3)
+    >>> escape_formula("=1+1"), escape_formula("@sum"), escape_formula("-0.5"), escape_formula("P-1"),
+    escape_formula("'=x"), escape_formula(-3) ("'=1+1", "'@sum", '-0.5', 'P-1', "''=x", -3)
     """
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 
 
-def as_meant(text: str) -> str:
-    """Return text as it was before `harmless`.
+def unescape_formula(text: str) -> str:
+    """Undo `escape_formula`.
 
-    >>> as_meant("'=1+1"), as_meant("''=x"), as_meant("'90s")
+    >>> unescape_formula("'=1+1"), unescape_formula("''=x"), unescape_formula("'90s")
     ('=1+1', "'=x", "'90s")
     """
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
@@ -263,7 +265,7 @@ def read_csv(path: Path, *, required: Sequence[str] = ()) -> list[Row]:
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     try:
-        _check_header(path, [as_meant(name) for name in reader.fieldnames or []], required)
+        _check_header(path, [unescape_formula(name) for name in reader.fieldnames or []], required)
         rows = list(reader)
     except csv.Error as broken:
         raise DataError(f"{path}, line {reader.line_num}: {broken}. Is a quotation mark left open?") from None
@@ -271,10 +273,10 @@ def read_csv(path: Path, *, required: Sequence[str] = ()) -> list[Row]:
         if None in row or None in row.values():
             columns = len(reader.fieldnames or [])
             raise DataError(
-                f"{path}, row {number}: it does not have {columns} cells. Is the file whole? Mend the row, or make it "
-                "again with the command that wrote it."
+                f"{path}, row {number}: it does not have {columns} cells. Correct the row, or repeat the "
+                "command that wrote the file."
             )
-    return [{as_meant(name): as_meant(value) for name, value in row.items()} for row in rows]
+    return [{unescape_formula(name): unescape_formula(value) for name, value in row.items()} for row in rows]
 
 
 def _check_header(path: Path, found: Sequence[str], required: Sequence[str]) -> None:
@@ -292,7 +294,7 @@ def _check_header(path: Path, found: Sequence[str], required: Sequence[str]) -> 
 
 
 def short_name(name: str) -> str:
-    """Return a name of at most 120 bytes; a longer one is cut, and a digest keeps apart what would become the same."""
+    """Return a name of at most 120 bytes; a longer one is truncated and gets a digest, so that names stay distinct."""
     whole = name.encode("utf-8", "surrogateescape")
     if len(whole) <= _LONGEST_NAME:
         return name
@@ -300,7 +302,8 @@ def short_name(name: str) -> str:
 
 
 def file_name(text: str) -> str:
-    """Return any text as a name that every file system takes; a digest keeps apart what would become the same.
+    """Return any text as a name that every file system accepts; a changed name gets a digest, so that names stay
+    distinct.
 
     >>> file_name("P-7"), file_name("ward 3/P 7")
     ('P-7', 'ward_3_P_7-456ec202')
@@ -316,13 +319,13 @@ def sha256_of(path: Path) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Return the SHA-256 of a JSON value in canonical form: the same content always gives the same digits."""
+    """Return the SHA-256 of a JSON value in canonical form: the same content always gives the same digest."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode(errors=_ERRORS)).hexdigest()
 
 
 def provenance(*, seed: int | None = None, device: str = "cpu") -> dict[str, Any]:
-    """Describe how a result came to be: command, versions, commit, seed, device, and the time in UTC."""
+    """Return the provenance of a result: command, versions, commit, seed, device, and the time in UTC."""
     return {
         "command": shlex.join(["leukoscope", *sys.argv[1:]]),
         "version": metadata.version("leukoscope"),
@@ -360,7 +363,7 @@ def _package_versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Return the commit this program was installed from in a checkout, or None."""
+    """Return the git commit of a checkout, or None."""
     here = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         found = subprocess.run(

@@ -1,4 +1,4 @@
-"""The main job, stage by stage: index, audit, split, pack, train, evaluate, report."""
+"""The stages of a run in order: index, audit, split, pack, train, evaluate, report."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from .images.listing import passed_over
 from .images.read import changes_in_words
 
 Say = Callable[[str, Any], None]
-"""Takes the name of a finished stage and what came of it: see run_experiment."""
+"""Progress callback with the name of a finished stage and its result: see run_experiment."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Input:
     layout: Layout | None = None
     labels: Path | None = None
     skip_unusable: bool = False
-    """Leave out images that cannot be used, name them in audit.json, and go on."""
+    """Leave out images that cannot be used, and list them in audit.json."""
 
 
 def run_experiment(
@@ -45,23 +45,21 @@ def run_experiment(
     until: str = "report",
     say: Say | None = None,
 ) -> Path:
-    """Take cells to a report; return the path of the last file that was written, such as report.html.
+    """Run the stages from images to a report; return the path of the last file written, such as report.html.
 
     Every stage writes files into RUN and is skipped when a resumed run has them already.
 
     Args:
-        given: what to learn from.
-        run: the folder to write; must be new or empty unless `resume`.
-        experiment: all settings, copied to RUN/config.toml.
-        resume: go on with a run that was stopped.
-        until: the last stage to run: audit, split, pack, train or report.
-        say: is told of each stage: index (cells and notes), audit (the audit), split (plan and cells), pack (number of
+        given: the images. run: the folder to write; must be new or empty unless `resume`. experiment: all settings,
+        copied to RUN/config.toml. resume: continue a stopped run. until: the last stage to run: audit, split, pack,
+        train or report. say: called after each stage: index (cells and notes), audit (the audit), split (plan and
+        cells), pack (number of
             crops and their preparation), train (the experiment, before it begins) and evaluate (the metrics).
 
     Raises:
         UsageError: the folder is not empty and `resume` is not set, lies inside the data, or is being written by
             another process; or the settings differ from the run's own.
-        LeukoscopeError: whatever a stage finds wrong.
+        LeukoscopeError: a stage failed.
     """
     _refuse_inside(given, run)
     if until in ("train", "report") and not (run / "predictions.csv").exists():
@@ -72,7 +70,7 @@ def run_experiment(
 
 
 def _silent(stage: str, result: Any) -> None:
-    """Say nothing."""
+    """Do nothing."""
 
 
 def _run_stages(given: Input, run: Path, experiment: Experiment, *, resume: bool, until: str, say: Say) -> Path:
@@ -101,7 +99,7 @@ def _run_stages(given: Input, run: Path, experiment: Experiment, *, resume: bool
 
 
 def stage_cells(given: Input, run: Path, experiment: Experiment, *, say: Say) -> list[Cell]:
-    """Index and audit, unless RUN/audit.json says that both were done; return the usable cells."""
+    """Index and audit, unless RUN/audit.json exists; return the usable cells."""
     table = run / "cells.csv"
     if not (run / "audit.json").exists():
         started = time.perf_counter()
@@ -127,12 +125,12 @@ def audit_cells(cells: Sequence[Cell], run: Path, *, skip_unusable: bool = False
     found["shortcuts"] = shortcuts(cells, traits, found)
     if found["unusable"] and not skip_unusable:
         write_json(run / "audit-failed.json", found)
-        cure = "To leave them out and go on, repeat the command with --resume --skip-unusable."
+        cure = "To leave them out and continue, repeat the command with --resume --skip-unusable."
         raise DataError(f"{describe_unusable(found, listed_in=run / 'audit-failed.json')} {cure}")
     refuse_conflicts(found)
     kept = [row for row in range(len(cells)) if row not in traits.problems]
     if not kept:
-        raise DataError("No image is left that can be used. Index a folder of cell images.")
+        raise DataError("None of the images can be used. Index a folder of cell images.")
     usable = [cells[row] for row in kept]
     write_cells(run / "cells.csv", usable)
     write_traits(run / "traits.csv", usable, _rows_of(traits, kept))
@@ -141,7 +139,7 @@ def audit_cells(cells: Sequence[Cell], run: Path, *, skip_unusable: bool = False
 
 
 def stage_split(cells: Sequence[Cell], run: Path, experiment: Experiment, *, say: Say) -> SplitPlan:
-    """Plan the split, or read the one that is there; both verify that it does not leak."""
+    """Plan the split, or read an existing one; both verify that it has no leakage."""
     path = run / "split.json"
     if path.exists():
         return read_split(path, cells)
@@ -165,7 +163,7 @@ def stage_pack(cells: Sequence[Cell], run: Path, experiment: Experiment, *, say:
 
 
 def describe_unusable(found: dict[str, Any], *, listed_in: Path) -> str:
-    """Say which images cannot be used and what to do."""
+    """Describe which images cannot be used and what to do."""
     problems = [row["problem"] for row in found["unusable"]]
     more = f" … and {len(problems) - 3} more, listed in {listed_in}." if len(problems) > 3 else ""
     several = f"{len(problems)} images cannot be used" if len(problems) > 1 else "One image cannot be used"
@@ -173,25 +171,25 @@ def describe_unusable(found: dict[str, Any], *, listed_in: Path) -> str:
 
 
 def refuse_conflicts(found: dict[str, Any]) -> None:
-    """Raise DataError where one image carries two labels."""
+    """Raise DataError where one image has two labels."""
     if conflicts := found["label_conflicts"]:
         first, second = conflicts[0]
         pairs = (
-            "One pair of byte-identical images carries"
+            "One pair of byte-identical images has"
             if len(conflicts) == 1
-            else (f"{len(conflicts)} pairs of byte-identical images carry")
+            else (f"{len(conflicts)} pairs of byte-identical images have")
         )
-        raise DataError(f"{pairs} two labels: {first} and {second}. Only one can be right: remove the other.")
+        raise DataError(f"{pairs} two labels: {first} and {second}. Remove the wrong one.")
 
 
 def notes_of(found: Indexed) -> list[str]:
-    """Return what a person should know about how a folder was read, one sentence each."""
+    """Return notes on how a folder was read, one sentence each."""
     passed = passed_over(found.passed, hidden=found.hidden)
     return [*found.notes, *changes_in_words(found.changes), *passed]
 
 
 def shortcuts(cells: Sequence[Cell], traits: CellTraits, found: dict[str, Any]) -> dict[str, Any]:
-    """Measure how far size alone and mean colour alone tell the classes, with the audit's subjects kept together."""
+    """Measure how well size alone and mean colour alone classify, with subjects kept together."""
     usable = [row for row, cell in enumerate(cells) if cell.label and row not in traits.problems]
     classes = classes_of([cells[row] for row in usable])
     if len(classes) < 2:
@@ -204,11 +202,11 @@ def shortcuts(cells: Sequence[Cell], traits: CellTraits, found: dict[str, Any]) 
 
 
 def check_network(model: Model) -> None:
-    """Find what would stop the training before anything that lasts is done.
+    """Check that training can start, before any long work.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
-        UnknownNameError, UsageError: there is no such network, or it cannot have these weights.
+        UnknownNameError, UsageError: there is no such network, or it cannot take these weights.
         BundleError: the weights file does not exist.
     """
     require("torch", feature="Training", extra="train")
@@ -222,21 +220,21 @@ def _refuse_inside(given: Input, run: Path) -> None:
     data = given.data.resolve() if given.data else None
     if data and data.is_dir() and run.resolve().is_relative_to(data):
         raise UsageError(
-            f"{run} lies inside {given.data}, where pictures it holds would be read as cells. Choose a folder outside."
+            f"{run} lies inside {given.data}, so its pictures would be read as cells. Choose a folder outside."
         )
 
 
 def _open_run(run: Path, experiment: Experiment, *, resume: bool) -> None:
     config = run / "config.toml"
     if resume and not config.exists():
-        raise UsageError(f"There is no run in {run} to go on with. Check the folder, or start one without --resume.")
+        raise UsageError(f"{run} contains no run to resume. Check the folder, or start one without --resume.")
     if config.exists():
         if not resume:
-            raise UsageError(f"{run} holds a run already. Go on with --resume, or choose a new folder.")
+            raise UsageError(f"{run} already contains a run. Continue it with --resume, or choose a new folder.")
         if Experiment.read(config) != experiment:
             raise UsageError(f"The settings differ from those in {config}. Resume without --config and --set.")
     elif run.exists() and any(not path.name.startswith(".") for path in run.iterdir()):
-        raise UsageError(f"{run} is not empty and holds no run. Choose a new folder.")
+        raise UsageError(f"{run} is not empty and contains no run. Choose a new folder.")
     else:
         experiment.write(config)
 
@@ -244,13 +242,15 @@ def _open_run(run: Path, experiment: Experiment, *, resume: bool) -> None:
 def _find_cells(given: Input, run: Path, experiment: Experiment) -> tuple[list[Cell], list[str]]:
     if given.synthetic:
         cells = draw_cells(run / "synthetic", count=given.synthetic, seed=experiment.seed)
-        return cells, ["These cells are drawn from a seed: they show that the program works, nothing about blood."]
+        return cells, ["These cells are synthetic: results on them only show that the program works."]
     if given.data is None:
-        raise UsageError("Give a folder of images, or --synthetic 600 for synthetic cells; with --resume as at first.")
+        raise UsageError(
+            "Give a folder of images, or --synthetic 600 for synthetic cells; the same as before with --resume."
+        )
     found = index(given.data, layout=given.layout, labels=given.labels, open_pictures=False)  # the audit opens them
     if found.refused and not given.skip_unusable:
         first = found.refused[0][1]
-        cure = "To leave such files out and go on, repeat the command with --skip-unusable."
+        cure = "To leave such files out and continue, repeat the command with --skip-unusable."
         raise DataError(f"{len(found.refused)} listed files cannot be opened, such as: {first} {cure}")
     return found.cells, notes_of(found)
 

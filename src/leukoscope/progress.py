@@ -1,4 +1,4 @@
-"""Work on many items: progress bars, threads that keep the order of the items, and what this process may use."""
+"""Work on many items: progress bars, ordered thread pools, and limits on processors and memory."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def show_bars(shown: bool) -> None:
-    """Show progress bars, or leave them out, from now on in this process."""
-    global _shown  # noqa: PLW0603  # a choice of the whole program, made once by the command line
+    """Switch progress bars on or off for this process."""
+    global _shown  # noqa: PLW0603  # a global choice, made once by the command line
     _shown = shown
 
 
@@ -29,7 +29,7 @@ def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterat
     if not _shown or not sys.stderr.isatty():
         yield from items
         return
-    from rich.console import Console  # imported here: only a terminal pays for it
+    from rich.console import Console  # imported here because only a terminal needs it
     from rich.progress import track as rich_track
 
     yield from rich_track(items, description=label, total=total, console=Console(stderr=True), transient=True)
@@ -37,7 +37,7 @@ def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterat
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Send what is written to standard error to nowhere while the block runs; one block at a time."""
+    """Discard standard error while the block runs; one block at a time."""
     with _ONE_AT_A_TIME:
         try:
             kept = os.dup(2)
@@ -58,18 +58,18 @@ _CGROUP, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def processors(cgroup: Path = _CGROUP, own_groups: Path = _OWN_GROUPS) -> int:
-    """Return how many threads may compute: OMP_NUM_THREADS, else the processors that this process is given.
+    """Return the number of threads for computation: OMP_NUM_THREADS, else the processors available to this process.
 
-    That is the smallest of the machine's, of the affinity mask (taskset, Slurm) and of a container's quota, rounded up:
-    a container with half a processor gets one thread, not as many as the machine has processors. A service of systemd
+    That is the smallest of the machine's, the affinity mask (taskset, Slurm) and a container's quota, rounded up: a
+    container with half a processor gets one thread. A service of systemd
     or a job of a cluster may have its quota in a control group below the root, or in any above its own.
 
     cgroup: folder of the control groups, of version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
     own_groups: file that names the groups of this process.
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
     given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([given, *_quotas(cgroup, own_groups)]))
 
@@ -100,29 +100,30 @@ def _quota(folder: Path, names: tuple[str, ...]) -> int:
 
 
 def wait_passively() -> None:
-    """Let OpenMP's threads sleep while they wait; before PyTorch or scikit-learn is imported, else it changes nothing.
+    """Let OpenMP's threads sleep while they wait. Call it before PyTorch or scikit-learn is imported.
 
-    Otherwise they spin, and on a busy machine each waits for one that is not running: a step of training on two busy
-    processors took 32 s, and 1.8 to 3.3 s with this (5.5 to 11.3 s with one thread). OMP_WAIT_POLICY has the last word.
+    By default they spin, and on a busy machine each waits for one that is not running: a step of training on two busy
+    processors took 32 s, and 1.8 to 3.3 s with this (5.5 to 11.3 s with one thread). An OMP_WAIT_POLICY in the
+    environment takes precedence.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def compute_products_alone() -> None:
-    """Let products of matrices (OpenBLAS) be computed by one thread each; before NumPy is imported, else no change.
+def limit_blas_threads() -> None:
+    """Compute matrix products (OpenBLAS) with one thread. Call it before NumPy is imported.
 
     Threads share even small products, and wait for each other by spinning: on two busy processors 1,800 products of
     under a millisecond took 21 s with two threads and .6 s with one. Where products are large, `blas_threads` gives
-    them more. OPENBLAS_NUM_THREADS has the last word.
+    them more. An OPENBLAS_NUM_THREADS in the environment takes precedence.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @contextmanager
 def blas_threads(number: int) -> Iterator[None]:
-    """Let products of matrices be computed by so many threads while the block runs, in the whole process.
+    """Compute matrix products with this number of threads while the block runs, in the complete process.
 
-    One is right for many small products, `processors()` for those that take longer than a tenth of a second.
+    Use one for many small products, `processors()` for those that take longer than a tenth of a second.
     """
     from threadpoolctl import threadpool_limits
 
@@ -131,7 +132,7 @@ def blas_threads(number: int) -> Iterator[None]:
 
 
 def bound_memory(more: int) -> None:
-    """Let this process take so many bytes more than it has; Windows and macOS have no such bound."""
+    """Limit this process to `more` bytes above its present memory; without effect on Windows and macOS."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -140,9 +141,9 @@ def bound_memory(more: int) -> None:
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int | None = None) -> Iterator[R]:
-    """Yield work(item) in order from some threads, else one per processor, holding only a few results at a time.
+    """Yield work(item) in order, computed by threads (by default one per processor), with few results in memory.
 
-    Threads serve because decoding, hashing and resizing release Python's lock.
+    Threads suffice because decoding, hashing and resizing release the GIL.
     """
     threads = threads or processors()
     waiting = iter(items)

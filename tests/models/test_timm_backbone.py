@@ -109,7 +109,7 @@ def test_an_unknown_backbone_shows_a_handful_of_near_names() -> None:
 
 
 def test_a_crop_that_is_too_small_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"gives no feature map for crops of 32 px"):
+    with pytest.raises(UsageError, match=r"has no feature map for crops of 32 px"):
         build("timm:inception_v3", size=32)
 
 

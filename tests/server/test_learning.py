@@ -663,7 +663,7 @@ def test_too_few_cells_or_subjects_are_said(laboratory: Place) -> None:
     add_cells(laboratory, "two", [(0.9, (1, 0, 0))] * 120, labels=["blast"] * 120, subject="Q")
     found = told_to_stop(laboratory)
     assert not found["stop"]
-    assert found["words"].startswith("The last 200 cells read are of 2 subjects: too few to tell")
+    assert found["words"].startswith("The last 200 cells read are of 2 subjects: too few to know")
 
 
 def test_agreement_that_stays_the_same_lets_people_stop(laboratory: Place) -> None:

@@ -292,7 +292,7 @@ def test_frozen_stages_keep_their_weights_and_the_rest_learns(make_run: MakeRun)
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("seed-cnn", "for timm backbones"), ("timm:test_resnet", "nothing to learn")]
+    ("name", "why"), [("seed-cnn", "for timm backbones"), ("timm:test_resnet", "no stage to train")]
 )
 def test_stages_that_cannot_be_frozen_are_the_calls_fault(make_run: MakeRun, name: str, why: str) -> None:
     run = make_run(model={"name": name}, train={"epochs": 1, "accelerator": "cpu", "frozen_stages": 40})

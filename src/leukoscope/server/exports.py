@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from ..bundle.manifest import NOT_ASKED, UNSURE, Manifest, title_of
 from ..data.cells import COLUMNS
-from ..files import harmless
+from ..files import escape_formula
 from ..inference.blood_count import BloodSummary
 from ..inference.cell_types import limits_of
 from ..inference.opinions import TYPE_COLOURS, worded
@@ -98,7 +98,7 @@ class Exporter:
         for row in rows:
             numbers = [*_numbers(row.probabilities, classes), *_numbers(row.types, types)]
             all_answers = "; ".join(f"{each['reader']}: {each['label']}" for each in answers.get(row.id, []))
-            writer.writerow([*map(harmless, _csv_row(case, row, all_answers)), *numbers])
+            writer.writerow([*map(escape_formula, _csv_row(case, row, all_answers)), *numbers])
         return Export(f"case-{case.id}.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
     def _counts(self, case: CaseRow) -> Export:
@@ -106,7 +106,7 @@ class Exporter:
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_COUNTS)
-        head = [case.id, harmless(case.subject)]
+        head = [case.id, escape_formula(case.subject)]
         for counter, counted in (self._figures_of(case)["differential"] or {}).items():
             for row in counted["rows"]:
                 writer.writerow([*head, counter, row["name"], row["cells"], "", "", "{cells}", _NOTICE])
@@ -159,7 +159,7 @@ class Exporter:
                 " ".join(map(str, answer["shown"]["reviews"])),
                 answer["review"],
             ]
-            writer.writerow([*map(harmless, row)])
+            writer.writerow([*map(escape_formula, row)])
         return Export(f"case-{case.id}-answers.csv", "text/csv; charset=utf-8", stream.getvalue().encode())
 
     def _geojson(self, case: CaseRow) -> Export:
@@ -507,7 +507,7 @@ def _dataset_files(pictures: PictureStore, case: CaseRow, rows: Sequence[Any]) -
             "width": width,
             "height": height,
         }
-        writer.writerow({name: harmless(value) for name, value in values.items()})
+        writer.writerow({name: escape_formula(value) for name, value in values.items()})
         yield path, content
     yield "cells.csv", table.getvalue().encode()
 

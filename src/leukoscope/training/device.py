@@ -1,11 +1,11 @@
-"""Devices and processes: memory is kept between steps, and several processes learn as one.
+"""Devices and processes: memory is kept between steps, and training on several processes equals training on one.
 
-By its defaults glibc hands every large block back to Linux as soon as it is free, and Linux fills it with zeros, page
-by page, when the next step asks for it: half to two thirds of a step on two cores. Other systems are left as they are.
+By default glibc returns every large block to Linux as soon as it is free, and Linux fills its pages with zeros when the
+next step allocates them: half to two thirds of a step on two cores. Other systems are left as they are.
 
-Each process holds a share of every batch. Were each share normalised by itself, the loss would depend on the number of
-processes. So what looks across the cells of a batch is answered for all of them: PyTorch hands these calls to a mode,
-whichever layer makes them. (torch.nn.SyncBatchNorm does the same, but on GPUs alone.)
+Each process holds a share of every batch. If each share were normalised by itself, the loss would depend on the number
+of processes. `AsOneBatch` therefore computes batch normalisation and dropout over the complete batch, for every layer,
+as a torch function mode. (torch.nn.SyncBatchNorm does the same, but only on GPUs.)
 """
 
 import ctypes
@@ -39,14 +39,14 @@ _NEVER = -1
 
 
 def keep_memory() -> None:
-    """Let this process keep freed memory until it ends; its peak stays what it is."""
+    """Let this process keep freed memory until it ends; its peak does not change."""
     if platform.libc_ver()[0] == "glibc":
         allocator = ctypes.CDLL(None)
         allocator.mallopt(_MMAP_MAX, 0)
         allocator.mallopt(_TRIM_THRESHOLD, _NEVER)
 
 
-_PATIENCE = timedelta(minutes=10)  # that a process waits for the others before it takes them for lost
+_PATIENCE = timedelta(minutes=10)  # after which a process regards the others as lost
 _LOST = 3  # exit status of a process that lost the others
 _KEPT = "What was written up to the last epoch is kept: run the same command with --resume."
 
@@ -54,12 +54,12 @@ _KEPT = "What was written up to the last epoch is kept: run the same command wit
 def launch(train: Train, work: Callable[..., Any], *args: Any) -> Any:
     """Call work(fabric, *args) in every process that the settings ask for; return what the first one returns.
 
-    On one device that is this process. On several, one process for each is started here, unless torchrun started
-    this process as one of its own: then work is done in this one, and torchrun has the others.
+    On one device this is the current process. On several, one process per device is started, unless torchrun started
+    this process: then the work is done here, and torchrun manages the others.
 
     Raises:
         UsageError: this machine has no such device, or it cannot compute with that precision.
-        TrainingError: a process ended early, was killed, or lost touch with the others.
+        TrainingError: a process ended early, was killed, or lost its connection to the others.
         LeukoscopeError: whatever `work` finds wrong.
     """
     torch.set_num_threads(min(torch.get_num_threads(), processors()))  # PyTorch does not see a container's quota
@@ -80,7 +80,7 @@ def launch(train: Train, work: Callable[..., Any], *args: Any) -> Any:
 
 
 def _fabric(train: Train) -> Fabric:
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # it tells what the settings already say
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # it repeats the settings
     devices, nodes, started = train.devices, 1, TorchElasticEnvironment.detect()
     if started:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -106,7 +106,7 @@ def _fabric(train: Train) -> Fabric:
 
 
 class _QuietDDP(DDPStrategy):
-    """Fabric's strategy, which in new processes would announce them one by one."""
+    """Fabric's strategy without its messages in new processes."""
 
     def setup_environment(self) -> None:
         logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -127,7 +127,7 @@ def _starts_processes(fabric: Fabric) -> bool:
 
 
 def _in_process(fabric: Fabric, *, failures: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Do the work in a process that `launch` started, and hand what is the user's to mend over to it."""
+    """Do the work in a process that `launch` started, and pass errors of the user to it."""
     try:
         return _watched(fabric, work, *args)
     except _LostError:
@@ -155,9 +155,9 @@ Pair = tuple[Tensor | None, Tensor | None]
 
 
 class AsOneBatch(TorchFunctionMode):
-    """While it is entered, batch normalisation and dropout act on the `total` cells of a batch that is shared out.
+    """A mode in which batch normalisation and dropout act on all `total` cells of a batch that is split over processes.
 
-    mine: which of them this process holds. The random state must be the same in all processes.
+    mine: the slice of this process. The random state must be the same in all processes.
     """
 
     def __init__(self, mine: slice, *, total: int) -> None:
@@ -167,7 +167,7 @@ class AsOneBatch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Answer one call of PyTorch's."""
+        """Handle one call of a torch function."""
         kwargs = kwargs or {}
         if func is functional.dropout:
             return self._dropout(*args, **kwargs)
@@ -180,7 +180,7 @@ class AsOneBatch(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        """Draw for the whole batch, keep this share: every cell loses what it would lose in one process."""
+        """Draw the mask for the complete batch and apply this share, so that it equals that of one process."""
         if not training or p == 0:
             return functional.dropout(input, p, training, inplace)
         last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
@@ -191,7 +191,7 @@ class AsOneBatch(TorchFunctionMode):
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes; the gradient of a sum that all of them use is the sum of theirs."""
+    """The sum over all processes; its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def _batch_norm(  # noqa: PLR0917  # the arguments of torch.nn.functional.batch_
 
 
 def _normalise(input: Tensor, *, running: Pair, scale: Pair, momentum: float, eps: float, biased: bool) -> Tensor:
-    """Normalise by mean and variance over all processes, and move the running statistics towards them."""
+    """Normalise by mean and variance over all processes, and update the running statistics."""
     across, shape = [0, *range(2, input.ndim)], (1, -1, *[1] * (input.ndim - 2))
     values = input.float()
     places = _all_reduced(torch.tensor(float(input.numel() // input.shape[1]), device=input.device))

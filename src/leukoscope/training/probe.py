@@ -1,4 +1,4 @@
-"""Probe mode: a logistic head on features of the frozen backbone, which are computed once per cell and kept."""
+"""Probe mode: a linear head on features of the frozen backbone, which are computed once per cell and cached."""
 
 import hashlib
 import time
@@ -31,17 +31,17 @@ _FEW = 5  # cells of a subject that count half as much as many
 
 
 def probe_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -> None:
-    """Fit a logistic head for one fold; write what training writes, so that everything later is the same.
+    """Fit a linear head for one fold; write the same files as training.
 
     Of the heads of all `STRENGTHS`, the one with the lowest validation loss is kept. Images are not augmented.
     """
     began = time.perf_counter()
     network = frozen_network(prepared)
-    seen = embeddings(fabric, prepared, network)
-    features = seen[:, 0]
+    embedded = embeddings(fabric, prepared, network)
+    features = embedded[:, 0]
     sets = fold_sets(prepared, fold=fold)
     with blas_threads(processors()):
-        strength = _fit_head(prepared, network, seen, sets=sets)
+        strength = _fit_head(prepared, network, embedded, sets=sets)
     row = {"epoch": 1, "learning_rate": 0.0} | _row(network, features, prepared.labels, sets=sets)
     facts = {
         "identity": prepared.identity(),
@@ -52,22 +52,22 @@ def probe_fold(fabric: Fabric, prepared: Prepared, *, fold: int, folder: Path) -
     save_checkpoint(folder / "checkpoints" / "best.safetensors", network, facts=facts | row)
     write_history(folder / "history.csv", [row | {"seconds": round(time.perf_counter() - began, 3)}])
     rows_of = {"validation": sets.validation, "test": sets.test}
-    predicted = {name: (rows, _chances(network, features[rows])) for name, rows in rows_of.items()}
+    predicted = {name: (rows, _probabilities(network, features[rows])) for name, rows in rows_of.items()}
     write_fold(folder / "predictions.csv", prepared, fold=fold, sets=predicted)
 
 
-def _fit_head(prepared: Prepared, network: Network, seen: Features, *, sets: FoldSets) -> float:
-    """Give the network the head that the settings ask for; return its shrinkage or strength."""
-    settings, learnt = prepared.experiment.train, sets.train
+def _fit_head(prepared: Prepared, network: Network, embedded: Features, *, sets: FoldSets) -> float:
+    """Fit the head that the settings choose and set it in the network; return its shrinkage or strength."""
+    settings, rows = prepared.experiment.train, sets.train
     if settings.head != "discriminant":
-        return choose_head(network, seen[:, 0], prepared.labels, sets=sets)
-    given = (seen[learnt], prepared.labels[learnt], groups_of(prepared)[learnt])
+        return choose_head(network, embedded[:, 0], prepared.labels, sets=sets)
+    given = (embedded[rows], prepared.labels[rows], groups_of(prepared)[rows])
     set_head(network, *discriminant(*given, shrinkage=settings.shrinkage, invariance=settings.invariance))
     return settings.shrinkage
 
 
 def frozen_network(prepared: Prepared) -> Network:
-    """Return the network with its backbone as it stays; the same for all folds, so that features are shared."""
+    """Return the network with its frozen backbone; it is the same for all folds, so that features are shared."""
     torch.manual_seed(seed_of("weights", prepared.experiment.seed, 0))
     network = build_network(prepared.experiment.model, classes=prepared.classes, size=prepared.crops.shape[0])
     return network.to(memory_format=torch.channels_last).eval()
@@ -76,8 +76,8 @@ def frozen_network(prepared: Prepared) -> Network:
 def embeddings(fabric: Fabric, prepared: Prepared, network: Network) -> Features:
     """Return the pooled features of all cells, memory-mapped float32, computing them at most once.
 
-    (cells, views, channels): of each crop as it is and, where the head is to learn what turning changes, of its seven
-    other views. They are kept under RUN/embeddings by what decides them: bytes of the images, preparation, weights.
+    Shape (cells, views, channels): one view of each crop, or all eight where the head is trained for invariance. They
+    are cached under RUN/embeddings by a hash of the images, the preparation and the weights.
     """
     path = prepared.run / "embeddings" / f"{_key(prepared, network)}.npy"
     if not path.exists():
@@ -90,19 +90,19 @@ def embeddings(fabric: Fabric, prepared: Prepared, network: Network) -> Features
 
 
 def _views(prepared: Prepared) -> list[View]:
-    """Return the views of each cell that its head learns from."""
+    """Return the views of each cell on which the head is trained."""
     settings = prepared.experiment.train
     return VIEWS["turns" if settings.head == "discriminant" and settings.invariance else "one"]
 
 
 def choose_head(network: Network, features: Features, labels: NDArray[np.int64], *, sets: FoldSets) -> float:
-    """Give the network the logistic head with the lowest validation loss; return its strength."""
+    """Set the logistic head with the lowest validation loss in the network; return its strength."""
     scaler = StandardScaler().fit(features[sets.train])
-    learnt = scaler.transform(features[sets.train])
+    scaled = scaler.transform(features[sets.train])
     losses, heads = {}, {}
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=2000).fit(
-            learnt, labels[sets.train], _cell_weights(labels, sets)
+            scaled, labels[sets.train], _cell_weights(labels, sets)
         )
         heads[strength] = unscaled(model, scaler)
         set_head(network, *heads[strength])
@@ -129,22 +129,22 @@ def discriminant(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return weight (1, channels) and bias (1,) of a linear discriminant of two classes, subjects weighted.
 
-    The mean of a class is that of its subjects' means, where a subject of n cells counts n / (n + 5), so that one of
-    two cells does not weigh as much as one of two hundred. The covariance is that of cells around the mean of their own
-    subject, averaged over subjects: what subjects differ in by their mere number or stain is no measure of how sure a
-    cell's features are. It is shrunk to the unit matrix (Friedman, Regularized discriminant analysis, JASA 1989).
+    The mean of a class is the weighted mean of its subjects' means, where a subject of n cells has the weight
+    n / (n + 5). The covariance is that of cells around the mean of their own subject, averaged over subjects, so that
+    differences between subjects, such as stain, do not enter it. It is shrunk towards the identity matrix (Friedman,
+    Regularized discriminant analysis, JASA 1989).
 
-    Of cells in several views the mean over the views counts, and `invariance` times the covariance of views around the
-    mean of their own cell is added: so directions in which turning a cell moves it decide less.
+    With several views, the mean over the views of a cell is its point, and `invariance` times the covariance of views
+    around the mean of their cell is added: directions in which turning changes a cell get less weight.
 
     features: (cells, channels), or (cells, views, channels). labels: (cells,) 0 or 1. groups: (cells,) subject group of
     each cell.
     """
-    seen = features if features.ndim == 3 else features[:, None]
-    middle = seen.mean(axis=(0, 1), dtype=np.float64)
-    variances = [np.square(view - middle).mean(axis=0) for view in seen.swapaxes(0, 1)]  # one by one: they are large
+    views = features if features.ndim == 3 else features[:, None]
+    middle = views.mean(axis=(0, 1), dtype=np.float64)
+    variances = [np.square(view - middle).mean(axis=0) for view in views.swapaxes(0, 1)]  # one by one: they are large
     spread = np.sqrt(np.mean(variances, axis=0)) + 1e-6
-    points = (seen.mean(axis=1, dtype=np.float64) - middle) / spread
+    points = (views.mean(axis=1, dtype=np.float64) - middle) / spread
     within = np.zeros((points.shape[1], points.shape[1]))
     sums, counts, subjects = np.zeros((2, points.shape[1])), np.zeros(2), 0
     for group in np.unique(groups):
@@ -158,7 +158,7 @@ def discriminant(
                 counts[label] += share
                 within += (own - mean).T @ (own - mean) / len(own)
                 if invariance:
-                    turned = ((seen[here] - middle) / spread - own[:, None]).reshape(-1, points.shape[1])
+                    turned = ((views[here] - middle) / spread - own[:, None]).reshape(-1, points.shape[1])
                     within += invariance * turned.T @ turned / len(turned)
                 subjects += 1
     means = sums / counts[:, None]
@@ -172,11 +172,11 @@ def judge(
     network: Network, features: Features, labels: NDArray[np.int64], *, rows: Rows, weights: NDArray[np.float64]
 ) -> Epoch:
     """Return the validation measures of the network's head on some cells."""
-    return measures(_chances(network, features[rows]), labels[rows], weights=weights)
+    return measures(_probabilities(network, features[rows]), labels[rows], weights=weights)
 
 
 def unscaled(model: LogisticRegression, scaler: StandardScaler) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return weight and bias of a head that takes features as they are and gives what `model` gives of scaled ones."""
+    """Return weight and bias of the head on unscaled features that equals `model` on scaled ones."""
     weight = model.coef_ / scaler.scale_
     return weight, model.intercept_ - weight @ scaler.mean_
 
@@ -203,7 +203,7 @@ def _embed(fabric: Fabric, prepared: Prepared, network: Network, path: Path) -> 
 
 
 def _engine(fabric: Fabric, prepared: Prepared, network: Network) -> Callable[[NDArray[np.uint8]], Features]:
-    """Return what embeds a batch of crops: ONNX Runtime on a processor, where it takes a third of PyTorch's time."""
+    """Return a function that embeds a batch of crops; on a CPU by ONNX Runtime, in a third of PyTorch's time."""
     if fabric.device.type == "cpu" and prepared.experiment.train.precision == "32-true":
         return embed_in_onnx(network, size=prepared.crops.shape[0])
     model = fabric.setup_module(_Embedder(network).eval())
@@ -230,7 +230,7 @@ def embed_in_onnx(network: Network, *, size: int) -> Callable[[NDArray[np.uint8]
 
 
 class _Embedder(nn.Module):
-    """A network that gives its embedding, as Fabric wants it: by forward."""
+    """A network whose forward returns the embedding, as Fabric needs it."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -257,22 +257,22 @@ def _key(prepared: Prepared, network: Network) -> str:
 
 def _row(network: Network, features: Features, labels: NDArray[np.int64], *, sets: FoldSets) -> Epoch:
     in_loss = sets.loss_weights.double().numpy()
-    learnt = judge(network, features, labels, rows=sets.train, weights=in_loss)
+    training = judge(network, features, labels, rows=sets.train, weights=in_loss)
     judged = judge(network, features, labels, rows=sets.validation, weights=sets.validation_weights)
-    return {"train_loss": learnt["validation_loss"], "train_accuracy": learnt["validation_accuracy"]} | judged
+    return {"train_loss": training["validation_loss"], "train_accuracy": training["validation_accuracy"]} | judged
 
 
 def _cell_weights(labels: NDArray[np.int64], sets: FoldSets) -> NDArray[np.float64]:
-    """Return what each training cell counts in the fit; a sampler's draws become weights, which is their mean."""
+    """Return the weight of each training cell in the fit; for a sampler, its expected draws."""
     if sets.draws is not None:
         return sets.draws * len(sets.train)
     in_loss: NDArray[np.float64] = sets.loss_weights.double().numpy()[labels[sets.train]]
     return in_loss
 
 
-def _chances(network: Network, features: Features) -> NDArray[np.float64]:
+def _probabilities(network: Network, features: Features) -> NDArray[np.float64]:
     """Return the probabilities (cells, classes) of embedded cells."""
     with torch.inference_mode():
         logits = network.logits_of(torch.from_numpy(np.ascontiguousarray(features)))
-        chances: NDArray[np.float64] = torch.softmax(logits.double(), dim=1).numpy()
-    return chances
+        probabilities: NDArray[np.float64] = torch.softmax(logits.double(), dim=1).numpy()
+    return probabilities
