@@ -270,5 +270,5 @@ def test_errors_of_the_operating_system_are_one_line_too() -> None:
 
     assert "Free some space" in _explain_os(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.csv"))
     assert "Choose another" in _explain_os(OSError(errno.EROFS, os.strerror(errno.EROFS), "a.csv"))
-    assert "change its rights" in _explain_os(PermissionError(errno.EACCES, "Permission denied", "a.csv"))
+    assert "change its permissions" in _explain_os(PermissionError(errno.EACCES, "Permission denied", "a.csv"))
     assert issubclass(LeukoscopeError, Exception)

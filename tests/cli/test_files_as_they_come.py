@@ -436,4 +436,4 @@ def test_rows_that_count_for_nobody_or_twice_are_told(cells: Path, lenient: Bund
     assert "t.csv: 1 row has no subject" in result.output
     (tmp_path / "file.csv").write_text(f"file,subject\n{names[0]},1\n")
     result = run("predict", tmp_path / "file.csv", "--model", lenient.path)
-    assert "Call the column that names the images path." in str(result.exception)
+    assert "Name the column with the image files path." in str(result.exception)

@@ -91,4 +91,4 @@ def test_a_folder_that_may_not_be_read_is_named_and_the_others_are_read() -> Non
         finally:
             os.seteuid(me)
     assert [source.path.name for source in found.sources] == ["a.png"]
-    assert found.empty == [f"{root / 'secret'} cannot be read (Permission denied). Change its rights."]
+    assert found.empty == [f"{root / 'secret'} cannot be read (Permission denied). Change its permissions."]

@@ -39,7 +39,7 @@ def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_leads_to_no_other_kind_of_place(table: str, path: str) -> None:
-    with pytest.raises(DataError, match="as the table is"):
+    with pytest.raises(DataError, match="like the table"):
         beside(table, path)
 
 

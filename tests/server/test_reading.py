@@ -124,7 +124,7 @@ def test_the_share_of_two_cells_is_not_known_and_says_why(place: Place) -> None:
     assert share["value"] is None
     exact = beta.ppf([0.025, 1], 2.5, 0.5)
     assert np.allclose([share["low"], share["high"]], exact, atol=0.05)
-    assert share["how"].startswith("2 of 2 cells count as blast. A share needs 20 cells at least. All 2 cells decided")
+    assert share["how"].startswith("2 of 2 cells count as blast. A share needs at least 20 cells. All 2 cells decided")
     page = me.get(f"/cases/{case}/exports/html").text
     assert re.search(r"Share of blasts among 2 cells: not known yet \(\d\d to 100 %\)\.", page)
     assert "100 % blasts" not in page

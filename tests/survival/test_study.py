@@ -122,7 +122,7 @@ def test_predict_answers_from_the_folder_that_fit_wrote(call: Call, fitted: Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("TABLE", "--stage", "II"), "no place beside a TABLE"),
+        (("TABLE", "--stage", "II"), "cannot be combined with a TABLE"),
         (("TABLE", "--picture", "x.svg"), "draws one patient"),
         (("TABLE", "--json", "-o", "x.csv"), "Leave out one of them"),
         (("--stage", "II", "--age", "60", "--age", "61"), "--age is given twice"),

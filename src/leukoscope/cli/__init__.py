@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": ("run", "compare", "Paired difference between two runs, with its interval."),
     "export": ("models", "export", "Make a model bundle of a run; it predicts without PyTorch."),
     "predict": ("predict", "predict", "Second opinion on cell images: class, unsure or refused."),
-    "explain": ("explain", "explain", "Draw where in the cell the answer comes from."),
+    "explain": ("explain", "explain", "Draw heat maps of the evidence in each cell."),
     "cells": ("data", "cells", "Find the white cells in smear fields and cut each one out."),
     "fetch": ("serve", "fetch", "Fetch images from a hospital's archive through DICOMweb."),
     "send": ("serve", "send", "Send results as DICOM, FHIR or HL7 to a hospital's systems."),
@@ -61,8 +61,8 @@ _PLAIN = {
 }
 
 _STOPPED = (
-    "Stopped. Files that were finished are kept, nothing half-written is. "
-    "To go on, repeat the command; run and train want --resume."
+    "Stopped. Finished files are kept; no file is incomplete. "
+    "To continue, repeat the command; run and train need --resume."
 )
 
 
@@ -153,12 +153,12 @@ def _trace() -> None:
 def _explain_os(error: OSError) -> str:
     where = f" {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        full = f"The disk is full, or takes no file that large{f': {error.filename}' if error.filename else ''}"
+        full = f"The disk is full, or the file is too large for it{f': {error.filename}' if error.filename else ''}"
         return f"{full}. Free some space and run the same command again; finished stages are kept."
     if error.errno == errno.EROFS:
-        return f"Nothing can be written to{where or ' this disk'}: it is read-only. Choose another folder."
+        return f"Cannot write to{where or ' this disk'}: it is read-only. Choose another folder."
     if isinstance(error, PermissionError):
-        return f"No permission for{where or ' a file'}. Choose another folder, or change its rights."
+        return f"No permission for{where or ' a file'}. Choose another folder, or change its permissions."
     return f"{error.strerror or error}{where}."
 
 

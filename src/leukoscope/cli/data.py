@@ -31,7 +31,7 @@ def data() -> None:
 @data.command("index")
 @click.argument("where", required=False, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=_FILE, help="The table to write, such as cells.csv.")
-@click.option("--release-list", is_flag=True, help="List the C-NMC release as published, without any image at hand.")
+@click.option("--release-list", is_flag=True, help="List the C-NMC release as published, without reading images.")
 @layout_options
 def index_command(
     where: Path | None, output: Path, release_list: bool, labels: Path | None, **layout: str | None
@@ -55,7 +55,7 @@ def index_command(
     from .run import describe_cells
 
     if (where is None) != release_list:
-        raise UsageError("Give a folder or a table, or --release-list, and not both.")
+        raise UsageError("Give either a folder or table, or --release-list.")
     found = index(where, layout=make_layout(**layout), labels=labels) if where else index_release(labels)
     write_cells(output, found.cells)
     for name, reason in found.refused:
@@ -75,7 +75,7 @@ def index_command(
 def audit_command(table: Path, output: Path, names_only: bool) -> None:
     """Find unusable images and duplicates, and measure how well size or colour alone separates the classes.
 
-    Ends with status 1 when an image cannot be used; the audit is written all the same and names each of them.
+    The exit status is 1 if an image cannot be used; the audit is written and lists all such images.
 
     \b
     Examples:
@@ -106,7 +106,7 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
         click.echo(describe_shortcuts(found["shortcuts"]))
     note(f"Wrote {output}")
     if found["unusable"]:
-        raise DataError(f"{describe_unusable(found, listed_in=output)} Mend or remove them.")
+        raise DataError(f"{describe_unusable(found, listed_in=output)} Repair or remove them.")
     refuse_conflicts(found)
 
 
@@ -116,7 +116,7 @@ def audit_command(table: Path, output: Path, names_only: bool) -> None:
 def verify_command(folder: Path, output: Path | None) -> None:
     """Verify the files of a folder against the C-NMC release, by SHA-256.
 
-    Ends with status 1 unless all 15,115 files are there and intact, and nothing else.
+    The exit status is 1 unless exactly the 15,115 files of the release are present and intact.
 
     \b
     Examples:
@@ -137,7 +137,7 @@ def verify_command(folder: Path, output: Path | None) -> None:
         click.echo(f"{kind:8} {len(names):6,}{shown}")
     if not found.complete:
         more = f" The full lists are in {output}." if output else " For the full lists: -o verified.json."
-        raise DataError(f"{folder} is not the whole release.{more}")
+        raise DataError(f"{folder} differs from the release.{more}")
 
 
 @data.command("fetch")
@@ -149,7 +149,7 @@ def fetch_command(context: click.Context, release: str, source: str, output: Pat
     """Download, unpack and verify C-NMC 2019 (9.2 GB unpacked). An interrupted download is resumed.
 
     The images are in The Cancer Imaging Archive (doi 10.7937/tcia.2019.dc64i46r, CC BY 3.0) and, as one archive, on
-    Kaggle, which wants an account: set KAGGLE_USERNAME and KAGGLE_KEY.
+    Kaggle, which requires an account: set KAGGLE_USERNAME and KAGGLE_KEY.
 
     \b
     Examples:
@@ -258,7 +258,7 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
 
     FIELDS are images, DICOM microscope images, slides (SVS, NDPI, pyramidal TIFF) or folders of them. Writes crops/
     (one cell on black, at the scale of the training cells), cells.csv, fields.csv, and outlines/ with every cell
-    numbered. A field that cannot be used is named and the rest goes on; the exit status is then 1.
+    numbered. Fields that cannot be used are listed and skipped; the exit status is then 1.
 
     \b
     Examples:
@@ -280,7 +280,7 @@ def cells(fields: tuple[Path, ...], output: Path, formats: tuple[str, ...], **op
     files = [source.path for source in found.sources]
     foreign = {path: DicomImage for path in files if is_dicom(path)}
     if "dicom" in formats and (others := [path.name for path in files if path not in foreign]):
-        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is not one.")
+        raise UsageError(f"--to dicom needs DICOM sources, whose identifiers it keeps; {others[0]} is not one.")
     also = cell_writers_of(formats, output)
     results = extract(files, output, options=FieldOptions(**options), report=_report, also=also, foreign=foreign)
     usable = [result for result in results if result.scale]

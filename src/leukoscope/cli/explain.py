@@ -26,9 +26,9 @@ _LONGEST = 40  # letters of a file's name that the name of its picture repeats
 @click.option(
     "--method",
     type=click.Choice(["cam", "occlusion", "lime"]),
-    help="How the map is computed. [default: cam, or occlusion for networks whose own map does not show where]",
+    help="How the map is computed. [default: cam, or occlusion for networks whose own map cannot locate evidence]",
 )
-@click.option("--class", "target", default="", metavar="NAME", help="Explain this class. [default: the likeliest]")
+@click.option("--class", "target", default="", metavar="NAME", help="Explain this class. [default: the most probable]")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for pictures and JSON.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write all pictures as one page.")
 @point_option
@@ -37,11 +37,12 @@ _LONGEST = 40  # letters of a file's name that the name of its picture repeats
 def explain(
     images: tuple[Path, ...], model: str | None, target: str, output: Path | None, html: Path | None, **how: Any
 ) -> None:
-    """Draw over every cell in IMAGES what speaks for a class (orange) and against it (blue).
+    """Draw a heat map over every cell in IMAGES: evidence for a class (orange) and against it (blue).
 
-    cam is the network's own map: exact and instant, for models whose map shows where. occlusion covers one square after
-    the other, lime hides patches; both only ask the model and take seconds per cell. A heat map shows what moved the
-    model, not what is ill. "inside" is the share of the heat on the cell, beside the share of the picture that the cell
+    cam is the class-activation map of the network: exact and instant, for models whose map can locate evidence.
+    occlusion covers one square after the other, lime hides patches; both use only predictions and take seconds per
+    cell. A heat map shows what changed the prediction, not what is diseased. "inside" is the share of the heat on the
+    cell, beside the share of the picture that the cell
     takes: if the two are similar, the map does not locate anything. Each map is shown beside the decision of leukoscope
     predict; the map of a refused picture is marked, as it explains no answer, and the exit status is 1.
 
@@ -60,7 +61,7 @@ def explain(
     from .output import refuse_collisions
 
     if not output and not html:
-        raise UsageError("Say where the pictures go: -o FOLDER, --html FILE, or both.")
+        raise UsageError("Choose the output: -o FOLDER, --html FILE, or both.")
     refuse_collisions([("-o", output / "explanations.json" if output else None), ("--html", html)], inputs=images)
     found = gather(images)
     for line in found.empty:

@@ -42,9 +42,7 @@ def show(bundle: str | None) -> None:
     signature = signature_of(predictor.bundle)
     who = f'Signed by "{signature.name}" with the key {signature.key}.' if signature else "Not signed."
     click.echo(who, err=True)
-    click.echo(
-        f"All {len(predictor.manifest.files) + 1} files are as they were made. Seal {predictor.manifest.seal}", err=True
-    )
+    click.echo(f"All {len(predictor.manifest.files) + 1} files are unchanged. Seal {predictor.manifest.seal}", err=True)
 
 
 @models.command()
@@ -58,7 +56,7 @@ def key(path: Path) -> None:
     """
     from ..bundle.signature import make_key
 
-    click.echo(f"The fingerprint of the key is {make_key(path)}. Keep {path} to yourself; hand out {path}.pub.")
+    click.echo(f"The fingerprint of the key is {make_key(path)}. Keep {path} secret; distribute {path}.pub.")
 
 
 @models.command()
@@ -66,7 +64,7 @@ def key(path: Path) -> None:
 @click.option("--key", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Private key.")
 @click.option("--name", required=True, help="Name of the signer, as shown to others.")
 def sign(bundle: Path, key: Path, name: str) -> None:
-    """Sign a model BUNDLE: whoever has the public key can tell that it is as you made it.
+    """Sign a model BUNDLE, so that anyone with the public key can verify that it is unchanged.
 
     \b
     Examples:
@@ -137,7 +135,7 @@ def _require() -> None:
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
-@click.option("--name", default="", help="What the bundle is called.  [default: by its network and run folder]")
+@click.option("--name", default="", help="Name of the bundle.  [default: from its network and run folder]")
 @click.option("--fold", "folds", multiple=True, type=int, help="Only this fold; repeatable.")
 @click.option(
     "--store",
@@ -152,7 +150,7 @@ def _require() -> None:
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Run with the same settings and another split, whose results the card also shows; repeatable. "
-    "If it left whole parts out, temperature, operating points and conformal thresholds are fitted on these.",
+    "If it left out complete parts, temperature, operating points and conformal thresholds are fitted to these.",
 )
 @click.option(
     "--alpha",
@@ -174,8 +172,8 @@ def export(
 ) -> None:
     """Make a model bundle of an evaluated RUN: all its folds averaged, or some of them.
 
-    The bundle holds everything that an answer needs (preparation, networks, calibration, operating points, when to
-    refuse and when to be unsure, figures, a card for people) and predicts without PyTorch.
+    The bundle contains everything that a prediction needs (preparation, networks, calibration, operating points, when
+    to refuse and when to be unsure, metrics, a model card) and predicts without PyTorch.
 
     \b
     Examples:
@@ -217,10 +215,10 @@ def export(
 def adapt(bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool, as_json: bool, seed: int) -> None:
     """Fit a new head of BUNDLE to REVIEWED cells of your laboratory, and report whether it is better.
 
-    REVIEWED is what the reading room exports as a data set (unpacked), or any labelled folder or table. A few dozen
-    cells will do; cells of several subjects of each class tell more. Old and new are compared on subjects that the
-    measured head has not learned from, with 95 % intervals over subjects. No bundle is ever overwritten. Pictures that
-    cannot be used are named and left out; the exit status is then 1.
+    REVIEWED is an unpacked data set of the reading room, or any labelled folder or table. A few dozen cells of several
+    subjects of each class suffice. Old and new heads are compared on held-out subjects, with 95 % intervals over
+    subjects. No bundle is ever overwritten. Pictures that cannot be used are listed and left out; the exit status is
+    then 1.
 
     \b
     Examples:
@@ -242,8 +240,8 @@ def adapt(bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool,
     opened = open_bundle(bundle)
     table = reviewed / "cells.csv" if (reviewed / "cells.csv").is_file() else reviewed
     found = index(table)
-    adapted, seen = fit(opened, found.cells, seed=seed)
-    refused = [*(reason if name in reason else f"{name}: {reason}" for name, reason in found.refused), *seen.refused]
+    adapted, cells = fit(opened, found.cells, seed=seed)
+    refused = [*(reason if name in reason else f"{name}: {reason}" for name, reason in found.refused), *cells.refused]
     for line in refused:
         complain(line)
     for line in notes_of(found):
@@ -253,9 +251,9 @@ def adapt(bundle: str, reviewed: Path, output: Path | None, even_if_worse: bool,
     if not output:
         raise SystemExit(DataError.exit_status if refused else 0)
     if not adapted.better and not even_if_worse:
-        click.echo(f"Not written: {adapted.result['verdict']} To write it all the same: --even-if-worse.", err=True)
+        click.echo(f"Not written: {adapted.result['verdict']} To write it anyway: --even-if-worse.", err=True)
         raise SystemExit(1)
-    write(opened, output, adapted, seen)
+    write(opened, output, adapted, cells)
     note(f"Wrote {output}", err=as_json)
     if refused:
         raise SystemExit(DataError.exit_status)

@@ -96,7 +96,7 @@ def point_option(command: Command) -> Command:
     from ..config import OPERATING_POINTS
 
     points = click.Choice([point.replace("_", "-") for point in OPERATING_POINTS])
-    meaning = "Threshold of the model at which a cell is called the disease."
+    meaning = "Threshold of the model at which a cell is classified as positive."
     return click.option("--operating-point", "point", type=points, default="balanced", show_default=True, help=meaning)(
         command
     )
@@ -110,7 +110,7 @@ def model_option(command: Command) -> Command:
 
 def field_options(command: Command) -> Command:
     """Add the options for how cells are found in fields and slides, named as in fields.extraction.FieldOptions."""
-    scale = "Scale of the fields in micrometres per pixel, if you know it."
+    scale = "Scale of the fields in micrometres per pixel, if known."
     each = "Estimate the scale of each field separately instead of one for all."
     stain = "How cells of fields are brought to the colours of the training cells."
     for add in (

@@ -49,7 +49,7 @@ def refuse_collisions(outputs: Sequence[Output], *, inputs: Iterable[str | Path]
         key = _key(path)
         if key and (given := read.get(key)):
             raise UsageError(
-                f"{option} {path} would be written over {given}, which is to be read. Choose another name."
+                f"{option} {path} is also an input ({given}) and would be overwritten. Choose another name."
             )
 
 
@@ -309,7 +309,7 @@ def _print_subjects(console: Console, tally: Tally, manifest: Manifest) -> None:
     if len(subjects) > _SUBJECTS:
         console.print(f"and {many(len(subjects) - _SUBJECTS, 'more subject')}: see --json or --html")
     if nobody := tally.without_subject():
-        console.print(Text(f"{many(nobody, 'cell')} of no subject, so in no row of this table."), soft_wrap=True)
+        console.print(Text(f"{many(nobody, 'cell')} without a subject, not included in this table."), soft_wrap=True)
 
 
 def _subject_table(rows: list[dict[str, Any]], manifest: Manifest) -> Table:

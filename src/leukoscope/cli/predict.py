@@ -141,7 +141,7 @@ class PredictionRun:
 
         done = changes_in_words(self._notes, most=_NOTES)
         whole = self._predictor.manifest.pictures == "fields" and self._request.kind == "auto"
-        asked = ["This bundle learned from whole pictures, and is asked about whole pictures."] if whole else []
+        asked = ["This bundle was trained on uncropped pictures and needs uncropped pictures."] if whole else []
         return [*self._found.notes, *asked, *done, *passed_over(self._found.passed, hidden=self._found.hidden)]
 
     def _subjects(self) -> list[dict[str, Any]]:
@@ -475,10 +475,10 @@ def predict_on_cluster(
     shards = plan.shards()
     left = [shard for shard in shards if shard.number not in done]
     if done:
-        click.echo(f"Going on: {len(done):,} of {many(len(shards), 'shard')} done.", err=True)
+        click.echo(f"Resuming: {len(done):,} of {many(len(shards), 'shard')} done.", err=True)
     counts = sum(done.values(), Counts())
     answered = answer_on_ray(plan, left, workers=workers, cpus_per_worker=cpus_per_worker) if left else iter(())
-    for each in track(answered, f"Answering {many(plan.images, 'cell')}", total=len(left)):
+    for each in track(answered, f"Predicting {many(plan.images, 'cell')}", total=len(left)):
         counts += each
     summarise(plan, counts)
     decided = ", ".join(f"{number:,} {name}" for name, number in sorted(counts.decisions.items()))
@@ -558,10 +558,10 @@ def predict_on_cluster(
 def predict(images: tuple[str, ...], model: str | None, output: str | None, **options: Any) -> None:
     """Classify each cell in IMAGES: its type and, if lymphoid, its class; or unsure; or refused, with the reason.
 
-    IMAGES are files, folders or CSV tables (columns path and, if you like, subject): cells cut out on black, or smear
+    IMAGES are files, folders or CSV tables (columns path and optionally subject): cells cut out on black, or smear
     fields, DICOM microscope images and slides, whose cells are found, cut out and brought to the model's scale and
     stain first. White cells are counted as a differential. A subject column, or sub-folders in a folder, add a summary
-    per subject. An image that cannot be used is named, the rest is answered, and the exit status is 1. For research;
+    per subject. Images that cannot be used are listed and skipped; the exit status is then 1. For research;
     not a diagnosis.
 
     \b
@@ -638,7 +638,7 @@ def _refuse_on_cluster(options: dict[str, Any]) -> None:
     if options["kind"] == "fields":
         wanted.append("--kind fields")
     if wanted:
-        raise UsageError(f"--engine ray answers cells cut out on black, into Parquet. Leave out {', '.join(wanted)}.")
+        raise UsageError(f"--engine ray predicts cells cut out on black, into Parquet. Leave out {', '.join(wanted)}.")
 
 
 def _check_dicom(paths: list[Path], formats: tuple[str, ...]) -> None:
@@ -646,4 +646,4 @@ def _check_dicom(paths: list[Path], formats: tuple[str, ...]) -> None:
     from ..interop.dicom import is_dicom
 
     if "dicom" in formats and (others := [path.name for path in paths if not is_dicom(path)]):
-        raise UsageError(f"--to dicom needs DICOM sources, whose identity it keeps; {others[0]} is not one.")
+        raise UsageError(f"--to dicom needs DICOM sources, whose identifiers it keeps; {others[0]} is not one.")

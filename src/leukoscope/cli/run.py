@@ -89,9 +89,9 @@ def describe_split(plan: SplitPlan, cells: Sequence[Cell]) -> str:
         np.concatenate([np.flatnonzero(plan.sets(cells, fold=k) == "test") for k in range(len(plan.folds))])
     )
     text = f"{plan.scheme}, {len(plan.folds)} fold{'s' * (len(plan.folds) > 1)}; "
-    text += f"{len(tested):,} of {labelled:,} labelled cells are tested on"
+    text += f"{len(tested):,} of {labelled:,} labelled cells are in test folds"
     if plan.leaky:
-        text += "; LEAKY: images of one patient are on both sides"
+        text += "; LEAKY: images of one patient are in both training and test"
     for row in plan.excluded:
         text += f"; {row.cells} cells of {row.group} in {row.part} left out ({row.reason})"
     return text
@@ -247,7 +247,7 @@ def evaluate(run: Path, by: tuple[str, ...]) -> None:
 def report(run: Path) -> None:
     """Write report.html from a finished run: one file that opens offline.
 
-    Reads RUN/metrics.json and whatever else the run holds; writes RUN/report.html and RUN/figures/*.svg.
+    Reads RUN/metrics.json and the other files of the run; writes RUN/report.html and RUN/figures/*.svg.
 
     \b
     Examples:
@@ -309,9 +309,7 @@ _FOLDER = click.Path(exists=True, path_type=Path)
     show_default=True,
     help="Folder for the page, its figures and its JSON.",
 )
-@click.option(
-    "--work", type=click.Path(path_type=Path), help="Folder for what is kept between runs. [default: OUTPUT/work]"
-)
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for intermediate results. [default: OUTPUT/work]")
 @click.option(
     "--offline", is_flag=True, help="Do not contact a model hub; weights that are not in the cache are random."
 )
@@ -357,7 +355,7 @@ def reproduce(
             click.echo(f"{each:15} {find(each).claim}")
         return
     if not name:
-        raise UsageError(f"Name a study: {', '.join(names())}. What they test: leukoscope reproduce --list")
+        raise UsageError(f"Name a study: {', '.join(names())}. Show their claims with: leukoscope reproduce --list")
     asked = {key: value for key, value in smaller.items() if value is not None}
     report = lambda text: note(text, err=True)  # noqa: E731
     page = run(

@@ -95,8 +95,8 @@ def serve(
 ) -> None:
     """Open the reading room: cases, cells and human review in the browser.
 
-    Prints one address with a one-time token and opens on this machine alone; nothing leaves it. A laboratory gives
-    --database and accounts (leukoscope accounts add). Research use, not a diagnosis.
+    Prints one address with a one-time token and listens on this machine only; no data leave it. A laboratory sets
+    --database and adds accounts (leukoscope accounts add). Research use, not a diagnosis.
 
     \b
     Examples:
@@ -220,9 +220,11 @@ def accounts() -> None:
 
 @accounts.command("add")
 @click.argument("name")
-@click.option("--role", type=_ROLES, default="reader", show_default=True, help="What the account may do.")
+@click.option("--role", type=_ROLES, default="reader", show_default=True, help="Role of the account.")
 @click.option(
-    "--laboratory", default="", help="Laboratory of the account; it sees no other's cases. [default: the only one]"
+    "--laboratory",
+    default="",
+    help="Laboratory of the account; it sees only the cases of this laboratory. [default: the only one]",
 )
 @_PASSWORD
 @_place_options
@@ -295,7 +297,7 @@ def change_password(name: str, password_file: Path | None, data: Path, database:
         if account is None:
             raise UnknownNameError("account", name, session.scalars(select(AccountRow.name)))
         if has_external_sign_in(session, account.id):
-            raise UsageError(f"{name} signs in elsewhere, where the password is changed.")
+            raise UsageError(f"{name} signs in through OpenID Connect; change the password there.")
         account.password, account.active = hashed, True
         revoke(session, account.id)
         log.add(session, _who(), "changed account", kind="account", item=account.id, fields=["password"])
@@ -337,7 +339,7 @@ def audit_log() -> None:
 
 
 @audit_log.command("verify")
-@click.option("--head", default="", help="Hash that an earlier verify printed; checks that its line is still there.")
+@click.option("--head", default="", help="Hash that an earlier verify printed; checks that its line still exists.")
 @_place_options
 def verify(head: str, data: Path, database: str) -> None:
     """Verify that no line was changed, removed, moved or cut off; exit status 1 otherwise.
@@ -445,7 +447,7 @@ def send() -> None:
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 @_USER
 def send_dicomweb(url: str, files: tuple[Path, ...], user: str) -> None:
-    """Store DICOM files (STOW-RS); what the archive has already is not sent again.
+    """Store DICOM files (STOW-RS); files that the archive already has are not sent again.
 
     \b
     Examples:
@@ -460,7 +462,7 @@ def send_dicomweb(url: str, files: tuple[Path, ...], user: str) -> None:
 @click.argument("url")
 @click.argument("files", nargs=-1, required=True, type=_FILES)
 def send_fhir(url: str, files: tuple[Path, ...]) -> None:
-    """Send FHIR transactions; a result that the server has already is not created again.
+    """Send FHIR transactions; results that the server already has are not created again.
 
     \b
     Examples:

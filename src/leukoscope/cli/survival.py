@@ -58,8 +58,8 @@ def demo_command(output: Path, show: bool) -> None:
     type=click.Choice(["days", "weeks", "months", "years"]),
     help="Unit of all times; read from the name of the time column if it contains it.",
 )
-@click.option("--event", required=True, help="Column: what happened (0/1, true/false, alive/dead, or see --events).")
-@click.option("--events", default="", help="What its values mean: '0=censored,1=relapse,2=death'.")
+@click.option("--event", required=True, help="Column: event indicator (0/1, true/false, alive/dead, or see --events).")
+@click.option("--events", default="", help="Meaning of its values: '0=censored,1=relapse,2=death'.")
 @click.option("--event-name", default="", help="Name of the event on the page: 'death'.")
 @click.option(
     "--competing", default="", help="Competing events: names from --events, or 0/1 columns, separated by commas."
@@ -269,7 +269,7 @@ def _check_call(
 
     if table and words:
         raise UsageError(
-            f"'{words[0]}' has no place beside a TABLE, whose rows bring all values. Leave out one of the two."
+            f"'{words[0]}' cannot be combined with a TABLE, which contains all values. Leave out one of the two."
         )
     if table and picture:
         raise UsageError("--picture draws one patient. Give that patient's values instead of a TABLE.")

@@ -224,21 +224,23 @@ def _sentences(found: BloodSummary) -> tuple[str, ...]:
     if there := [f"{_shown(each)} per {name}" for name, each in ratios.items() if each is not None]:
         lines.append(f"Platelets: {', '.join(there)}.")
     if found.clumped:
-        lines.append(f"{found.clumped:,} of them in clumps or as large as one: there are more than were counted.")
+        lines.append(
+            f"{found.clumped:,} of them in clumps or as large as a clump, so there are more than were counted."
+        )
     if found.platelets_e9_per_l is not None:
         lines.append(f"With the factor given, platelets are about {_shown(found.platelets_e9_per_l)} × 10⁹ per litre.")
     if found.red_cell_um is not None:
         size = f"{_shown(found.red_cell_um, digits=2)} µm across, standard deviation {found.red_cell_um_sd:.2f} µm"
-        lines.append(f"Red cells are {size} (of the smear, dried and flat).")
+        lines.append(f"Red cells are {size} (dried and flat in the smear).")
     return (*lines, _ERRORS)
 
 
 _ERRORS = (
-    "How far to trust this: of what people had marked in 275 fields of one laboratory the program found "
+    "Accuracy: of the cells annotated in 275 fields of one laboratory the program found "
     + " and ".join(f"{100 * recall:.0f} % of the {kind}" for kind, (recall, _) in MEASURED.items())
-    + "; of what it found, people had marked "
+    + "; of those it found, the annotations contain "
     + " and ".join(f"{100 * precision:.0f} % of the {kind}" for kind, (_, precision) in MEASURED.items())
-    + ", but they had left out many."
+    + ", but not all cells had been annotated."
 )
 
 

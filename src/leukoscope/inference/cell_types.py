@@ -522,5 +522,5 @@ def _how_often_wrong(network: TypeNetwork) -> list[str]:
     return [
         f"In a laboratory that it was not trained on, {100 * wrong / cells:.0f} of 100 white cells got a wrong type "
         f"or none ({100 * low:.0f} to {100 * high:.0f}; {cells:,} cells), {taken} of 100 mature ones were taken for "
-        "lymphoid, and answers about blasts are worth little there."
+        "lymphoid, so predictions about blasts are unreliable there."
     ]

@@ -40,7 +40,7 @@ _CELLS_AT_ONCE = 4  # of one member with one view: a third faster a cell than on
 _SMALLEST = 1e-9
 _TRIAL_SECONDS = 60.0  # for one crop
 _ROUNDING = 1e-3  # half precision of probabilities
-_UNTRUE = "Make the bundle again with leukoscope export, and do not trust this one."
+_UNTRUE = "Do not trust this bundle; repeat leukoscope export."
 _QUIET = 4  # ONNX Runtime's level for fatal errors: our own errors say what is wrong
 
 
@@ -210,7 +210,7 @@ def try_out(
     probabilities, *rest = answer
     check_answer(probabilities, where=str(where))
     if not all(np.isfinite(each).all() for each in rest):
-        raise BundleError(f"{where} gives maps or embeddings that are no numbers. {_UNTRUE}")
+        raise BundleError(f"{where} gives maps or embeddings with NaN or Infinity. {_UNTRUE}")
 
 
 def check_answer(probabilities: Arrays, *, where: str) -> None:
@@ -223,7 +223,7 @@ def check_answer(probabilities: Arrays, *, where: str) -> None:
         raise BundleError(f"{where} gives probabilities of the shape {probabilities.shape}. {_UNTRUE}")
     low, high, sums = probabilities.min(), probabilities.max(), probabilities.sum(axis=1)
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING and np.abs(sums - 1).max() < _ROUNDING):  # also false for NaN
-        raise BundleError(f"{where} gives probabilities from {low:.3g} to {high:.3g}, which are none. {_UNTRUE}")
+        raise BundleError(f"{where} gives probabilities from {low:.3g} to {high:.3g}, outside 0 to 1. {_UNTRUE}")
 
 
 def _check_graph(bundle: Bundle, member: Member, session: onnxruntime.InferenceSession) -> None:
@@ -280,8 +280,8 @@ def try_bundle(bundle: Bundle) -> None:
 
 def _broke(bundle: Bundle, how: str) -> str:
     return (
-        f"{bundle.path} was tried in a process of its own and {how}, so it is not loaded. "
-        "Do not trust this bundle; ask who made it."
+        f"{bundle.path} was tested in a separate process and {how}, so it is not loaded. "
+        "Do not trust this bundle; ask its author."
     )
 
 

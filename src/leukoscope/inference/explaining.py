@@ -132,9 +132,9 @@ class Explainer:
     def _chosen(self, outputs: Outputs) -> str:
         places, why = min(outputs.maps.shape[2:]), ""
         if places < LEAST_PLACES:
-            why = f"The map of this network has {places}x{places} places, too few to say where in the cell"
+            why = f"The map of this network has {places}x{places} places, too few to locate in the cell where"
         elif not self._predictor.manifest.activation_map:
-            why = "In the map of this network effects of single places cancel, so it does not say where in the cell"
+            why = "In the map of this network effects of single places cancel, so it cannot locate in the cell where"
         if why and self._method == "cam":
             raise UsageError(f"{why} its answer comes from. Use occlusion (--method occlusion).")
         return self._method or ("occlusion" if why else "cam")
@@ -249,7 +249,7 @@ def read_reference_cells(seal: str, path: Path = SHIPPED_REFERENCE_CELLS) -> Ref
             arrays = {name: file.get_tensor(name) for name in ("mean", "axes", "points", "pictures", "ends")}
         return _unpacked(arrays, json.loads(facts["labels"]), json.loads(facts["credits"]))
     except (SafetensorError, KeyError, ValueError, OSError) as broken:
-        raise BundleError(f"{path} is damaged ({type(broken).__name__}). Install leukoscope again.") from None
+        raise BundleError(f"{path} is damaged ({type(broken).__name__}). Reinstall leukoscope.") from None
 
 
 def _unpacked(arrays: dict[str, NDArray[Any]], labels: list[str], credits: list[str]) -> ReferenceCells:

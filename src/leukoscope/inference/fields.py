@@ -35,9 +35,9 @@ from .predictor import Predictor
 
 # Flag of a cell -> why it is not judged; the other flags leave the decision to the bundle's own rules.
 NOT_JUDGED = {
-    "cut off": "The border of the field cuts the cell off. Take a field that shows it whole.",
+    "cut off": "The cell is cut off by the border of the field. Use a field that shows all of it.",
     "too large": "Larger than the frame of one cell: a clump of cells or stain.",
-    "ragged": "Its outline is ragged: a smudged cell, a clump or a lump of stain, not one whole cell.",
+    "ragged": "Its outline is ragged: a smudged cell, a clump or a stain precipitate, not one intact cell.",
 }
 
 SMUDGE = "smudge"
@@ -146,8 +146,8 @@ def why_not_judged(cell: FieldCell, *, um_per_px: float) -> str:
     """Return why a cell is refused before the bundle sees it; empty when it is not."""
     if um_per_px > COARSEST:
         return (
-            f"Too coarse: {um_per_px:.2g} µm per pixel shows no chromatin; {COARSEST:.2f} at most. "
-            "Take the field with a stronger objective, or state its scale if this one is wrong."
+            f"Too coarse: {um_per_px:.2g} µm per pixel shows no chromatin; at most {COARSEST:.2f} is needed. "
+            "Use a stronger objective, or state its scale if this one is wrong."
         )
     return next((reason for flag, reason in NOT_JUDGED.items() if flag in cell.flags), "")
 

@@ -389,7 +389,7 @@ def _read_file(path: Path) -> Picture:
             raise ImageError("does not exist. Check the path.")
         return read_picture(path)
     except PermissionError:
-        raise ImageError("cannot be read: no permission. Change its rights.") from None
+        raise ImageError("cannot be read: no permission. Change its permissions.") from None
     except OSError as failed:  # a name too long for the file system, a disk that fails
         raise ImageError(f"cannot be read ({failed.strerror}). Check the path.") from None
 

@@ -36,14 +36,14 @@ def why_not_known(low: float | None, high: float | None, *, cells: int) -> str:
     low, high: from 0 to 1; None where no interval was found. cells: those that the share is of.
 
     >>> why_not_known(0.18, 1.0, cells=2)
-    'A share needs 20 cells at least.'
+    'A share needs at least 20 cells.'
     >>> why_not_known(0.2, 0.9, cells=400)
     'The interval is wider than half of all.'
     >>> why_not_known(0.2, 0.6, cells=400)
     ''
     """
     if cells < FEWEST:
-        return f"A share needs {FEWEST} cells at least."
+        return f"A share needs at least {FEWEST} cells."
     if low is None or high is None or high - low > WIDEST:
         return f"The interval is {'not known' if low is None or high is None else 'wider than half of all'}."
     return ""

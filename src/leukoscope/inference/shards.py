@@ -59,7 +59,7 @@ def beside(table: str, path: str) -> str:
     """
     whole = "://" in path or path.startswith("/") or "::" in path
     if whole and scheme_of(path) != scheme_of(table):
-        raise DataError(f"{table} names {path}, which is not on {scheme_of(table)} as the table is. Mend the table.")
+        raise DataError(f"{table} names {path}, which is not on {scheme_of(table)} like the table. Correct the table.")
     return path if whole else f"{table.rpartition('/')[0]}/{path}"
 
 
@@ -393,7 +393,7 @@ def _parsed(content: bytes, where: str) -> Any:
 
 def _same_plan(old: dict[str, Any], asked: dict[str, Any], *, out: str) -> Plan:
     if old["asked"] != asked:
-        raise UsageError(f"{out} holds a prediction of other images, or by another model. Choose a new folder.")
+        raise UsageError(f"{out} contains a prediction of other images, or by another model. Choose a new folder.")
     plan = Plan(**old["plan"] | {"tables": tuple(old["plan"]["tables"]), "rows": tuple(old["plan"]["rows"])})
     if plan.out != out:
         raise UsageError(f"The prediction in {out} was planned for {plan.out}. Move it back, or choose a new folder.")
@@ -404,7 +404,7 @@ def _refuse_full(out: str) -> None:
     files, path = url_to_fs(out)
     left = {f"{path}/inputs.parquet", f"{path}/bundle"}  # by a call that was stopped before it had a plan
     if files.exists(path) and (not files.isdir(path) or set(files.ls(path, detail=False)) - left):
-        raise UsageError(f"{out} is not empty and holds no prediction. Choose a new folder.")
+        raise UsageError(f"{out} is not empty and contains no prediction. Choose a new folder.")
 
 
 def _json(value: Any) -> bytes:
@@ -480,7 +480,7 @@ def answer_on_ray(
             yield Counts(**json.loads(row["counts"]))
     except ray.exceptions.RayError as failed:
         raise DataError(
-            f"A worker could not go on ({_cause_of(failed)}). Finished shards are kept in {plan.out}: run the same "
+            f"A worker failed ({_cause_of(failed)}). Finished shards are kept in {plan.out}: run the same "
             "command again."
         ) from None
     finally:
@@ -528,7 +528,7 @@ def _workers(available: int, *, asked: int | None, cpus_per_worker: int) -> int:
     possible = available // cpus_per_worker
     if possible < 1 or (asked or 1) > possible:
         raise UsageError(
-            f"The cluster has {available} processors, room for {possible} workers of {cpus_per_worker}. Ask for fewer "
-            "workers, or for smaller ones."
+            f"The cluster has {available} processors, room for {possible} workers of {cpus_per_worker}. Set "
+            "fewer or smaller workers."
         )
     return asked or possible

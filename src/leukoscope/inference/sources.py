@@ -214,7 +214,7 @@ def _of_file(path: Path, *, suffixes: Collection[str]) -> Gathered:
     if not path.exists() and path.suffix.lower() not in suffixes:
         raise UsageError(f"{path} does not exist. Check the path.")
     if path.exists() and not path.is_file():  # to open a pipe that nobody writes waits without end
-        raise UsageError(f"{path} is a pipe or a device, not a file. Save what comes from it as an image first.")
+        raise UsageError(f"{path} is a pipe or a device, not a file. Save its output as an image first.")
     return Gathered([Source(path)])  # one that is missing or broken is refused by name, the others answered
 
 
@@ -229,7 +229,7 @@ def _in_folder(
         insides.setdefault(path, own / path.relative_to(folder).as_posix())
     pictures = [one.path.name for one in found.passed if one.picture]
     cure = f"Save {pictures[0]} and others as PNG or TIFF." if pictures else "Check the path."
-    empty = [f"{one.filename} cannot be read ({one.strerror}). Change its rights." for one in found.unread]
+    empty = [f"{one.filename} cannot be read ({one.strerror}). Change its permissions." for one in found.unread]
     empty += [] if found.files else [f"{folder} holds no image ({', '.join(suffixes)}). {cure}"]
     return Gathered([Source(path) for path in found.files], empty, found.passed, found.hidden)
 
@@ -239,7 +239,7 @@ def _in_table(table: Path) -> Gathered:
         raise UsageError(f"{table} does not exist. Check the path.")
     read = read_table(table)
     found = Gathered(notes=[*read.notes, *read.note_on_subjects()])
-    cure = "Call the column that names the images path."
+    cure = "Name the column with the image files path."
     for number, row in zip(read.lines, read.columns(("path",), ("subject",), cure=cure), strict=True):
         if not row["path"]:
             found.empty.append(f"{table}, row {number}: no path. Name the image file.")
@@ -266,7 +266,7 @@ def _notes_of_rows(sources: list[Source], name: str) -> list[str]:
         notes.append(f"{name}: {several} in it already; the first row of each image counts.")
     if 0 < nobody < len(sources):
         several = "1 row has" if nobody == 1 else f"{nobody:,} rows have"
-        notes.append(f"{name}: {several} no subject, and count for no patient.")
+        notes.append(f"{name}: {several} no subject, and are not counted for any patient.")
     return notes
 
 

@@ -444,7 +444,7 @@ def fetch(archive: Archive, folder: Path, *, study: str, series: str = "", repor
 
 
 def store(archive: Archive, files: Sequence[Path], *, report: Report) -> int:
-    """Store DICOM files one by one and return how many were new; what the archive has already is not sent again.
+    """Store DICOM files one by one and return how many were new; files that the archive already has are not sent again.
 
     Raises:
         DataError: a file is not DICOM, or the archive cannot be reached or refuses one; what was stored before stays
