@@ -7,11 +7,11 @@ the order in which they were drawn, so that a run that is stopped early has trie
 at once, and the same command continues after a stop.
 
 The tests run in a fork of this process, which has imported the large libraries already. All tests of a package run once
-without a fault, and coverage.py records which of them run which line. Against a fault, the tests that run its line come
-first, the shortest before the longest, then the other tests of the same files; the first failure ends the run. Tests of
-other files do not run: a fault that only they could find, in a process of their own, counts as a survivor. A test that
-fails without the fault as well is left out and named. A fault that changes nothing that can be seen counts as a
-survivor: `docs/benchmarks/mutants.md` lists all survivors, with what is written of them in `benchmarks/mutants.toml`.
+without a fault, and coverage.py records which of them run which line. Against a fault, the doctests of its module and
+the tests that run its line are run, the shortest first; the first failure ends the run. A fault that only a test in a
+process of its own could find counts as a survivor. A test that fails without the fault as well is left out and named. A
+fault that changes nothing that can be seen counts as a survivor too: `docs/benchmarks/mutants.md` lists all survivors,
+with what is written of them in `benchmarks/mutants.toml`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import tarfile
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,7 +184,8 @@ class Tests:
     def against(self, mutation: MutationSpec) -> tuple[str | None, str]:
         """Return the test that fails with this fault, or None where none does; and the change as a diff."""
         operator = get_operator(mutation.operator_name)(**(mutation.operator_args or {}))
-        parts = self._lines_of(package_of(mutation.module_path)).parts(mutation)
+        tests = self._lines_of(package_of(mutation.module_path)).tests(mutation)
+        parts = [[str(mutation.module_path)], tests]  # a module by itself: its doctests
         while True:
             with use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
                 failed = next(filter(None, (self._first_failure(part) for part in parts if part)), None)
@@ -249,21 +250,16 @@ class TestedLines:
         self._data = CoverageData(str(path))
         self._data.read()
 
-    def parts(self, mutation: MutationSpec) -> list[list[str]]:
-        """Return the tests that run a mutation's lines, the shortest first, and the others of their files."""
+    def tests(self, mutation: MutationSpec) -> list[str]:
+        """Return the tests that run a mutation's lines, the shortest first."""
         contexts = self._data.contexts_by_lineno(str(self._tree / mutation.module_path))
         lines = range(mutation.start_pos[0], mutation.end_pos[0] + 1)
         found = {context for line in lines for context in contexts.get(line, [])}
         shared = {name.removeprefix(_FIXTURE) for name in found if name.startswith(_FIXTURE)}
-        first = {test for test in self.seconds if test in found or shared & set(self._fixtures[test])}
-        if "" in found and not first:  # it runs when the module is imported
-            return [self._by_time(self.seconds)]
-        files = {test.partition("::")[0] for test in first}
-        rest = [test for test in self.seconds if test.partition("::")[0] in files and test not in first]
-        return [self._by_time(first), self._by_time(rest)]
-
-    def _by_time(self, tests: Iterable[str]) -> list[str]:
-        return sorted(tests, key=lambda test: self.seconds[test])
+        chosen = {test for test in self.seconds if test in found or shared & set(self._fixtures[test])}
+        if "" in found and not chosen:  # it runs when the module is imported
+            chosen = set(self.seconds)
+        return sorted(chosen, key=lambda test: self.seconds[test])
 
 
 def _waited(process: int) -> int:
