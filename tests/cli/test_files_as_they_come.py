@@ -348,7 +348,7 @@ def test_a_bundle_that_learned_from_whole_pictures_is_asked_about_whole_pictures
     own = [cell for cell in told["cells"] if "fields" in Path(cell["path"]).parts]
     assert len(own) == 24
     assert all(cell["probabilities"] for cell in own)
-    assert all("learned from whole pictures" in cell["reason"] for cell in told["cells"] if cell not in own)
+    assert all("trained on uncropped pictures" in cell["reason"] for cell in told["cells"] if cell not in own)
     assert [row for row in told["fields"] if row["problem"] == ""] == []
 
 

@@ -53,19 +53,17 @@ def _zoomed(picture: Picture, size: int) -> Picture:
 
 FAULTS = {
     "Empty": np.zeros_like,
-    "around the cell is not black": lambda picture: np.where(cell_mask(picture)[..., None], picture, 200).astype(
-        np.uint8
-    ),
+    "background is not black": lambda picture: np.where(cell_mask(picture)[..., None], picture, 200).astype(np.uint8),
     "Not one cell cut out on black": lambda picture: np.where(
         cell_mask(picture)[..., None], picture, np.random.default_rng(0).integers(160, 220, picture.shape)
     ).astype(np.uint8),
     "2 separate cells": _two,
-    "cuts the cell off": lambda _: cell(3, middle=(150, 10)),
+    "cut off by the border": lambda _: cell(3, middle=(150, 10)),
     "Too small": lambda picture: _zoomed(picture, 150),
     "Too large": lambda _: cell(4, radius=120),
     "Overexposed": lambda picture: np.clip(picture.astype(int) * 2, 0, 255).astype(np.uint8),
     "Blurred": lambda picture: (gaussian_filter(picture, (3, 3, 0)) * cell_mask(picture)[..., None]).astype(np.uint8),
-    "no cell at all": lambda picture: np.where(
+    "not a cell": lambda picture: np.where(
         cell_mask(picture)[..., None], np.random.default_rng(0).integers(30, 240, picture.shape), 0
     ).astype(np.uint8),
     "less fine detail": lambda picture: np.where(cell_mask(picture)[..., None], 90, 0).astype(np.uint8).repeat(3, 2),

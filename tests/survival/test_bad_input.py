@@ -128,7 +128,7 @@ def test_a_category_that_separates_is_named_with_its_patients(tmp_path: Path) ->
     result = _fit(tmp_path, {**columns, "marker": marker}, covariates="age,marker")
     assert result.exit_code == 0, result.output
     patients = int((marker == "no").sum())
-    named = f"'marker' = no: none of {patients} patients had the event there, so its effect has no limit"
+    named = f"'marker' = no: none of {patients} patients had the event, so its hazard ratio cannot be estimated"
     assert named in result.output
 
 
@@ -143,9 +143,9 @@ def test_a_number_that_separates_is_named(tmp_path: Path) -> None:
 def test_what_incomplete_cases_cost_is_said_column_by_column(tmp_path: Path) -> None:
     columns = _table(age=np.where(_HALF, "", np.arange(N).astype(str)))
     result = _fit(tmp_path, columns)
-    assert "The model uses 60 of 120 patients (50 % are lost; age unknown: 60)" in result.output
+    assert "The model uses 60 of 120 patients (50 % are excluded; age unknown: 60)" in result.output
     page = (tmp_path / "out" / "survival.html").read_text()
-    assert "nothing was imputed" in page
+    assert "Nothing was imputed" in page
     assert "A Cox model: 60 patients of 120 (complete cases; 60 are left out, see the limits)" in page
     assert "60 patients of 120 (those with every value known) in c.csv" in page
     assert json.loads((tmp_path / "out" / "model.json").read_text())["facts"]["patients"] == 60

@@ -122,5 +122,5 @@ def test_patients_of_a_level_without_events_are_counted_with_the_first_level_tha
     cohort = drawn(200)
     quiet = replace(cohort, state=np.where(cohort.stage == 0, 0, cohort.state))
     notes = make_design(quiet, stages=quiet.stages).notes
-    assert [note for note in notes if "'stage' = I:" in note and "counts these patients with II;" in note]
+    assert [note for note in notes if "'stage' = I:" in note and "merges these patients with II;" in note]
     assert make_design(cohort, stages=cohort.stages).notes == ()

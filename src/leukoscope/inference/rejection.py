@@ -1,37 +1,39 @@
-"""When a cell is refused, and when it is unsure: image quality, distance from the training cells, conformal prediction.
+"""Rejection of cells: limits of image quality, out-of-distribution detection and conformal prediction.
 
-**Quality** asks whether an image shows one whole, sharp, stained cell at the scale that the model knows. Everything is
-measured on the source image, before it is shrunk to a crop. What a cell is like is learned from the training cells
-(`fit_quality`); what has nothing to do with them is a constant with its meaning beside it. The embedding of a network
-trained to ignore colour does not notice what no microscope shows: a cell in grey, inverted, with channels exchanged, a
-piece of a smear in the outline of a cell. Fifteen numbers do: the optical density of the darkest, the middle and the
-palest fifth of the cell in each channel, how the rim differs from the cell, how the channels correlate, how much green
-varies, and the size. Their distance from the known cells is Mahalanobis' (1936).
+A bundle may contain any of three rules, applied in this order by `Rejection`.
 
-**Out of distribution**: the Mahalanobis distance of the embedding under the covariance of probabilistic principal
-component analysis: along the first components the spread of the training cells, in every other direction one common
-spread. A photograph or a smear field leaves mostly in those other directions, which hold hardly any of the training
-cells' variance. Source: Tipping & Bishop 1999, doi 10.1111/1467-9868.00196; Lee et al. 2018, doi
-10.48550/arXiv.1807.03888. `benchmarks/out_of_distribution.py` compares it with nearest neighbours and prints what is
-refused of everything foreign.
+**Image quality** (`measure`, `fit_quality`, `judge`).
+A source image must show one intact, sharp, stained cell at the scale of the training images. Traits are measured before
+the image is resized to a crop. Limits that depend on the training cells are fitted; the others are constants of this
+module. A network trained to be invariant to colour does not detect grey, inverted or channel-swapped images, so
+`appearance` describes the colours of a cell by fifteen numbers: the optical density of its darkest, middle and palest
+fifth in each channel, the difference between rim and cell, the correlations of the channels, the variation of green,
+and the size. Their Mahalanobis distance from the training cells is limited.
 
-**Conformal prediction** per class: a cell is decided only when a single class is plausible, so to be decided wrongly
-its true class must have been found implausible. The fit bounds that for each class separately: at most `alpha` of a
-class is called another. Two units give two guarantees:
+**Out-of-distribution detection** (`fit_detector`).
+The Mahalanobis distance of the embedding under the covariance of probabilistic principal component analysis: the
+variance of the training cells along the first components, and one common variance in all other directions. Photographs
+and smear fields differ mainly in the latter, in which training cells hardly vary.
 
-'subject'  For a new subject drawn like those of the fit, a cell drawn from its cells of a class is called another
-           class with a probability of at most alpha. Cells of one subject may be correlated. Each subject
-           weighs the same and its cells share that weight; the new subject's own share counts as the worst possible.
-           Source: Lee, Barber & Willett, Distribution-free inference with hierarchical data, 2023,
-           doi 10.48550/arXiv.2306.06342 (HCP, section 3); per class as in Vovk 2012, doi 10.1007/s10994-013-5355-6.
-           A class needs 1/alpha - 1 subjects or more, otherwise nothing can be guaranteed and no cell is ever called
-           another class than this one.
-'cell'     The same for a new cell that is exchangeable with those of the fit: true when it comes from the same
-           subjects, false for a new subject. For comparison only.
+Sources: Tipping and Bishop 1999, doi 10.1111/1467-9868.00196; Lee et al. 2018, doi 10.48550/arXiv.1807.03888.
+`benchmarks/out_of_distribution.py` compares it with nearest neighbours.
 
-The guarantee is an average over new subjects, not for each of them; it ends where new subjects are not like those of
-the fit (another hospital, stain or microscope). Fitted on out-of-fold probabilities of cross-validation and used with
-the networks of all folds averaged, it is the cross-conformal method: close to the same, but without its guarantee.
+**Conformal prediction** (`fit_conformal`, `decide`).
+A cell is decided if exactly one class is plausible, and unsure otherwise. The thresholds are fitted for each class
+separately, so that at most a share `alpha` of its cells is called another class. There are two kinds of guarantee:
+
+'subject'  For a new subject exchangeable with those of the fit, a random cell of a class is called another class with
+           a probability of at most alpha, however correlated the cells of one subject are. Every subject has the same
+           weight, shared by its cells, and the weight of the new subject is counted as wrong. A class needs at least
+           1/alpha - 1 subjects; with fewer it is always plausible, so its cells are never called another class.
+           Sources: hierarchical conformal prediction, Lee, Barber and Willett 2023, doi 10.48550/arXiv.2306.06342,
+           section 3; per class as in Vovk 2012, doi 10.1007/s10994-013-5355-6.
+'cell'     The same for a new cell that is exchangeable with those of the fit: valid for new cells of the same subjects,
+           not for new subjects. For comparison only.
+
+The guarantee holds on average over new subjects, not for each one, and not for subjects of another hospital, stain or
+microscope. Fitted to out-of-fold probabilities and used with the averaged networks of all folds, the method is
+cross-conformal prediction, which is approximately valid but has no formal guarantee.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,17 +54,17 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Appearance = tuple[float, ...]
 
-_PLACES = 64  # places along the longer side at which colours are looked at
+_PLACES = 64  # places along the longer side at which colours are measured
 _FEWEST_PLACES = 60
 _EDGE = 3  # places
 _OFFSET, _FULL = 8.0, 263.0  # grey levels, as in fields.stain
-_APPEARANCE_RATE = 0.015  # of known cells lie beyond the distance from which ...
-MARGIN = 1.5  # ... the limit is this far: what is meant to be refused lies at twice that distance
-_APPEARANCE_SHRINKAGE = 0.1  # of the covariance towards independent numbers
+_APPEARANCE_RATE = 0.015  # share of training cells beyond the distance that ...
+MARGIN = 1.5  # ... times this factor is the limit; images to be refused lie at about twice that distance
+_APPEARANCE_SHRINKAGE = 0.1  # of the covariance towards a diagonal matrix
 
 
 def appearance(box: RGB, inside: Mask) -> Appearance:
-    """Return the fifteen numbers of a cell, uint8 (height, width, 3) and its mask; none where it is too small."""
+    """Return the fifteen numbers of a cell, uint8 (height, width, 3), and its mask; empty if it is too small."""
     step = max(1, max(inside.shape) // _PLACES)
     rows, columns = (side // step for side in inside.shape)
     if min(rows, columns) < 2 * _EDGE:
@@ -92,13 +94,13 @@ def appearance(box: RGB, inside: Mask) -> Appearance:
 
 
 def _tiled(plane: NDArray[Any], rows: int, columns: int, *, step: int) -> list[NDArray[Any]]:
-    """Return the pixels at each place of a tile of `step` pixels: arrays (rows, columns, ...)."""
+    """Return the pixels at each offset within tiles of `step` pixels: arrays (rows, columns, ...)."""
     cut = plane[: rows * step, : columns * step]
     return [cut[down::step, across::step] for down in range(step) for across in range(step)]
 
 
 def fit_appearance(known: Sequence[Appearance], *, margin: float = MARGIN) -> Gaussian | None:
-    """Learn from known cells what a stained cell looks like; None where there are too few of them."""
+    """Fit mean, covariance and limit to appearances of training cells; None where there are too few of them."""
     table = np.array([each for each in known if each])
     if len(table) < 4 * (table.shape[1] if table.ndim == 2 else 1):
         return None
@@ -108,19 +110,19 @@ def fit_appearance(known: Sequence[Appearance], *, margin: float = MARGIN) -> Ga
         + _APPEARANCE_SHRINKAGE * np.diag(np.diag(spread))
         + 1e-6 * np.eye(len(mean))
     )
-    learned = Gaussian(mean=mean.round(5).tolist(), inverse=np.linalg.inv(spread).round(4).tolist(), limit=1.0)
-    usual = float(np.quantile([distance(each, learned) for each in table], 1 - _APPEARANCE_RATE))
-    return Gaussian(mean=learned.mean, inverse=learned.inverse, limit=round(margin * usual, 4))
+    fitted = Gaussian(mean=mean.round(5).tolist(), inverse=np.linalg.inv(spread).round(4).tolist(), limit=1.0)
+    usual = float(np.quantile([distance(each, fitted) for each in table], 1 - _APPEARANCE_RATE))
+    return Gaussian(mean=fitted.mean, inverse=fitted.inverse, limit=round(margin * usual, 4))
 
 
-def distance(seen: Appearance, learned: Gaussian) -> float:
-    """Return how far an appearance lies from those of known cells."""
-    offset = np.asarray(seen) - np.asarray(learned.mean)
-    return float(np.sqrt(max(0.0, offset @ np.asarray(learned.inverse) @ offset)))
+def distance(measured: Appearance, fitted: Gaussian) -> float:
+    """Return the Mahalanobis distance of an appearance."""
+    offset = np.asarray(measured) - np.asarray(fitted.mean)
+    return float(np.sqrt(max(0.0, offset @ np.asarray(fitted.inverse) @ offset)))
 
 
 def _rim(places: Floats, whole: Mask) -> Floats:
-    """Return how much denser the outer rim of a cell is than the cell, in each channel.
+    """Return the mean density of the rim of a cell less that of the cell, in each channel (3,).
 
     places: density of the true places of `whole`, (places, 3).
     """
@@ -134,7 +136,7 @@ def _rim(places: Floats, whole: Mask) -> Floats:
 
 
 def _without_border(mask: Mask) -> Mask:
-    """Return a mask without the places that have a false neighbour, or none, above, below, left or right."""
+    """Erode a mask by one pixel with a cross-shaped element."""
     padded = np.pad(mask, 1)
     return np.asarray(mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
@@ -143,7 +145,7 @@ def _correlations(places: ArrayLike) -> Floats:
     """Return the correlations of the channels; 0 where one of them does not vary."""
     channels = np.ascontiguousarray(np.asarray(places, float).T)
     channels -= channels.mean(axis=1, keepdims=True)
-    # Not by `@`: BLAS would take threads for it, which wait for each other longer than this takes.
+    # Not by `@`: the threads of BLAS would take longer than the product itself.
     products = np.einsum("ip,jp->ij", channels, channels)
     lengths = np.sqrt(np.diag(products))
     return np.asarray(products / np.maximum(np.outer(lengths, lengths), 1e-12))
@@ -153,10 +155,10 @@ _STEP = 2  # components are counted on every second pixel, four times as fast
 _SATURATED = 250  # of 255, in any channel
 _SPECK = 0.1  # a component smaller than this share of the largest is dirt, not a second cell
 _SMALLEST = 8  # half-resolution pixels below which a cell has no inside to measure
-_RIM = 12  # the rim left out of texture is this fraction of the cell's longer side
+_RIM = 12  # the rim excluded from texture is the longer side of the cell divided by this
 
-_FRAMED = 0.5  # share of the outermost pixels that are not black above which nothing has been cut out at all
-_PLAIN = 4  # grey levels: what was cut out and put on one colour differs no more, the glass of a smear does
+_FRAMED = 0.5  # share of the outermost pixels that are not black above which no cell was cut out
+_PLAIN = 4  # grey levels: largest difference within a background of one colour; the glass of a smear varies more
 _ALL_AROUND = 0.9  # share of the outermost pixels
 _SOMETHING = 0.01  # share of the pixels that a cell has at least
 # The frame cuts a cell off along a chord. Of 4,133 cells of C-NMC the 0.02 % that touch it do so along .15 of their
@@ -164,54 +166,54 @@ _SOMETHING = 0.01  # share of the pixels that a cell has at least
 _CUT = 0.3
 _BLEACHED = 0.02  # share of saturated pixels; in C-NMC there are none at all
 
-# Kept from the training cells: the range between these percentiles, widened, so that no odd cell sets a limit.
+# Limits are the range between these percentiles of the training cells, widened, so that no outlier sets a limit.
 _PERCENTILES = {"side": (0.1, 50.0, 99.0), "detail": (0.1, 50.0, 99.9), "contrast": (0.1, 50.0, 99.9)}
 _WIDER = {"side": 1.15, "detail": 1.15, "contrast": 1.5}
-"""Trait -> the factor by which its range is widened: less for what a microscope keeps, more for what varies."""
+"""Trait -> the factor by which its range is widened: smaller for scale, larger for stain."""
 _HIGHER = {"side": 1.06}
-"""The same for its upper end: a cell of twice its size must not pass for a large one."""
+"""The same for its upper end: a cell enlarged twofold must not pass as a large one."""
 _TINY = 1e-6  # a trait of 0 has no logarithm
-_FEWEST_CELLS = 20  # cells below which percentiles mean nothing
+_FEWEST_CELLS = 20  # fewest cells for percentiles
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What is measured on one source image."""
+    """Measurements of one source image."""
 
     framed: float
     """Share of the image's outermost pixels that are not black."""
     plain: bool
-    """Whether something was cut out, but put on a ground of one colour other than black."""
+    """Whether a cell was cut out on a background of one colour other than black."""
     cut: float
-    """How far the largest piece lies along the frame, as a share of its longer side."""
+    """Length of the largest component along the image border, as a share of its longer side."""
     cells: int
-    """Connected pieces that are not specks."""
+    """Number of connected components that are not specks."""
     side: float
-    """Longer side of the largest piece's box, in source pixels; 0 when the image is black."""
+    """Longer side of the bounding box of the largest component, in source pixels; 0 when the image is black."""
     detail: float
-    """Mean step from each place to the mean of its four neighbours at half resolution, in grey levels of green.
-    Of nine measures tried it finds blur best: at a standard deviation of 1.5 px all cells fall below all sharp ones."""
+    """Mean absolute difference of each pixel and the mean of its four neighbours at half resolution, in grey levels of
+    green. Of nine measures it detects blur best: with a blur of 1.5 px all cells are below all sharp ones."""
     contrast: float
-    """Standard deviation of green well inside the cell, in grey levels."""
+    """Standard deviation of green in the interior of the cell, in grey levels."""
     saturated: float
     """Share of the cell's pixels with a channel at its upper end."""
     appearance: Appearance = ()
-    """Its colours, as `appearance` measures them; empty where the cell is too small for it."""
+    """See `appearance`; empty where the cell is too small."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Whether an image is fit to be judged."""
+    """Whether an image is good enough for prediction."""
 
     score: float
-    """1 for an image like the median training cell, 0 for one that is refused."""
+    """1 for an image like the median training cell, 0 for a refused one."""
     reason: str
-    """Empty when the image can be judged."""
+    """Empty if the image is accepted."""
 
 
 def measure(image: RGB) -> Traits:
     """Measure a source image, uint8 (height, width, 3)."""
-    from scipy.ndimage import find_objects, label  # a bundle without limits of quality needs no SciPy
+    from scipy.ndimage import find_objects, label  # not needed by bundles without limits of quality
 
     mask = cell_mask(image)
     edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
@@ -241,15 +243,15 @@ def measure(image: RGB) -> Traits:
 
 
 def on_plain_ground(image: RGB) -> bool:
-    """Return whether an image shows something cut out on one colour other than black, such as white."""
+    """Return whether an image shows a cell cut out on a background of one colour other than black, such as white."""
     frame = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     ground = np.median(frame, axis=0)
-    if ground.max() <= BLACK or not _alike(frame, ground) > _ALL_AROUND:
+    if ground.max() <= BLACK or not _share_of_ground(frame, ground) > _ALL_AROUND:
         return False
-    return bool(_alike(image[::_STEP, ::_STEP].reshape(-1, 3), ground) < 1 - _SOMETHING)
+    return bool(_share_of_ground(image[::_STEP, ::_STEP].reshape(-1, 3), ground) < 1 - _SOMETHING)
 
 
-def _alike(pixels: RGB, ground: NDArray[np.float64]) -> float:
+def _share_of_ground(pixels: RGB, ground: NDArray[np.float64]) -> float:
     return float((np.abs(pixels - ground).max(axis=1) <= _PLAIN).mean())
 
 
@@ -258,7 +260,7 @@ def _widened(part: slice, *, after: int) -> slice:
 
 
 def _texture(green: NDArray[np.uint8], inside: Mask) -> tuple[float, float]:
-    """Return (detail, contrast) well inside the cell, where its edge and the black beyond play no part."""
+    """Return (detail, contrast) of the interior of the cell, without its edge."""
     height, width = (side // 2 for side in green.shape)
     if min(height, width) < _SMALLEST:
         return 0.0, 0.0
@@ -274,7 +276,7 @@ def _texture(green: NDArray[np.uint8], inside: Mask) -> tuple[float, float]:
 
 
 def _eroded(inside: Mask, *, by: int) -> Mask:
-    """Take a rim off a mask, along both axes; its outermost rows and columns are always taken."""
+    """Erode a mask by `by` pixels along both axes; its outermost rows and columns are always removed."""
     core = np.zeros_like(inside)
     core[by:-by, by:-by] = (
         inside[by:-by, by:-by]
@@ -290,13 +292,13 @@ def _saturated(box: RGB, inside: Mask) -> float:
 
 
 def fit_quality(traits: Sequence[Traits]) -> QualityLimits:
-    """Learn from training cells what images the model has seen.
+    """Fit the limits of quality to the traits of training cells.
 
     Raises:
         DataError: there are too few cells.
     """
     if len(traits) < _FEWEST_CELLS:
-        raise DataError(f"The limits of quality need {_FEWEST_CELLS} training cells or more; there are {len(traits)}.")
+        raise DataError(f"The limits of quality need at least {_FEWEST_CELLS} training cells; there are {len(traits)}.")
     ranges: dict[str, list[float]] = {}
     for name, wider in _WIDER.items():
         low, middle, high = np.percentile([getattr(each, name) for each in traits], _PERCENTILES[name])
@@ -312,20 +314,22 @@ def fit_quality(traits: Sequence[Traits]) -> QualityLimits:
         )
     except ValidationError as invalid:  # images that are all the same have no range
         first = invalid.errors()[0]
-        raise DataError(f"The training images set no limits of quality ({first['loc'][0]}: {first['msg']}).") from None
+        raise DataError(
+            f"No limits of quality can be fitted to the training images ({first['loc'][0]}: {first['msg']})."
+        ) from None
 
 
 def _grain(traits: Traits) -> Appearance:
-    """Return logarithms of side, detail and contrast: in an enlarged image the cell grows, and its detail does not."""
+    """Return logarithms of side, detail and contrast: enlarging an image increases only the side."""
     if not (traits.side and traits.detail and traits.contrast):
         return ()
     return float(np.log(traits.side)), float(np.log(traits.detail)), float(np.log(traits.contrast))
 
 
 def judge(traits: Traits, limits: QualityLimits, *, pictures: str = "cells") -> Quality:
-    """Return whether a measured image can be judged, and if not, the first reason in the order of what to correct.
+    """Return the quality of a measured image with the first reason to refuse it, if any.
 
-    pictures: what the bundle learned from, 'cells' cut out on black or whole 'fields'.
+    pictures: what the bundle was trained on, 'cells' cut out on black or complete 'fields'.
     """
     reason = _why_not_whole(traits, limits) if pictures == "fields" else ""
     if pictures != "fields":
@@ -338,28 +342,28 @@ def _why_no_cell(traits: Traits) -> str:
         return "Empty: the image is all black. Remove it, or save the cell again."
     if traits.plain:
         return (
-            "The ground around the cell is not black. The model knows cells on black: make all around the cell black, "
+            "The background is not black. The model was trained on cells on black: blacken the background, "
             "or cut the cell out of its smear field with leukoscope cells."
         )
     if traits.framed > _FRAMED:
         return "Not one cell cut out on black. Find and cut out the cells of a smear field with leukoscope cells."
     if traits.cells > 1:
-        return f"{traits.cells} separate cells in one image. Cut each out by itself (leukoscope cells does)."
+        return f"{traits.cells} separate cells in one image. Cut each out separately, such as with leukoscope cells."
     if traits.cut > _CUT:
-        return "The frame cuts the cell off. Take a whole cell."
+        return "The cell is cut off by the border of the image. Use a complete cell."
     return ""
 
 
 def _why_not_whole(traits: Traits, limits: QualityLimits) -> str:
-    """Return why an image is unlike the whole fields that a bundle learned from."""
+    """Return why an image differs from the complete fields that a bundle was trained on, or ''."""
     if not traits.cells:
         return "Empty: the image is all black. Remove it, or save the picture again."
     if traits.framed <= _FRAMED:
-        return "A cell cut out on black; this bundle learned from whole pictures. Give it pictures like those."
+        return "A cell cut out on black; this bundle was trained on uncropped pictures. Use such pictures."
     if traits.detail < limits.detail[0]:
         return "Blurred: less fine detail than in any training picture. Focus again; do not enlarge small images."
     if not limits.contrast[0] <= traits.contrast <= limits.contrast[2]:
-        return "Its contrast is unlike that of any training picture. Check stain, exposure and camera."
+        return "Its contrast is outside the range of the training pictures. Check stain, exposure and camera."
     return ""
 
 
@@ -369,21 +373,21 @@ def _why_unlike(traits: Traits, limits: QualityLimits) -> str:
         size = "small" if traits.side < low else "large"
         return (
             f"Too {size}: the cell is {traits.side:.0f} px across, training cells {low:.0f} to {high:.0f} "
-            f"(typically {middle:.0f}). Bring the image to the scale of the training cells, or use leukoscope cells."
+            f"(typically {middle:.0f}). Rescale the image to the scale of the training cells, or use leukoscope cells."
         )
     if traits.saturated > _BLEACHED:
-        return f"Overexposed: {traits.saturated:.0%} of the cell is at full brightness. Take it with less light."
+        return f"Overexposed: {traits.saturated:.0%} of the cell is at full brightness. Reduce the exposure."
     if traits.detail < limits.detail[0]:
         return "Blurred: less fine detail than in any training cell. Focus again; do not enlarge small images."
     if traits.detail > limits.detail[2] or traits.contrast > limits.contrast[2]:
-        return "Rougher or noisier inside than any training cell: another stain, a noisy camera, or no cell at all."
+        return "More texture or noise than in any training cell: another stain, a noisy camera, or not a cell."
     if traits.contrast < limits.contrast[0]:
-        return "Almost plain inside: no structure to be judged. Check stain and exposure, or remove it."
+        return "Almost no structure inside. Check stain and exposure, or remove it."
     return _why_unknown(traits, limits)
 
 
 def _why_unknown(traits: Traits, limits: QualityLimits) -> str:
-    """Return why several traits together are not those of a cell, or ''."""
+    """Return why the combination of traits is not that of a cell, or ''."""
     if traits.appearance and limits.appearance:
         times = distance(traits.appearance, limits.appearance) / limits.appearance.limit
         if times > 1:
@@ -391,12 +395,12 @@ def _why_unknown(traits: Traits, limits: QualityLimits) -> str:
     large = traits.side > limits.side[1]  # a small one is found by the limits of detail alone
     seen = _grain(traits)
     if large and seen and limits.grain and distance(seen, limits.grain) > limits.grain.limit:
-        return "Size and fine detail do not go together as in training cells: an enlarged picture. Give the true scale."
+        return "Size and fine detail do not match as in training cells: an enlarged picture. Set the true scale."
     return ""
 
 
 def _score(traits: Traits, limits: QualityLimits) -> float:
-    """Return 1 in the middle of the training cells, falling to 0 at the nearest limit, on a ratio scale."""
+    """Return a score that is 1 at the median of the training cells and 0 at the limits, on a logarithmic scale."""
     scores = [1.0]
     for name in _WIDER:
         low, middle, high = limits.range_of(name)
@@ -410,9 +414,9 @@ FILE = "out_of_distribution.safetensors"
 """The bundle's file with the arrays."""
 
 RATE = 0.03
-"""Share of the cells of new subjects that may be refused: below the aim of 5 %, which quality has a part in."""
+"""Share of the cells of new subjects that may be refused: below 5 %, since limits of quality refuse some too."""
 _COMPONENTS = 32  # 8, 64 and 128 refuse the same
-_SHRINKAGE = 0.1  # of the components' spreads towards their mean: few subjects make the first ones too wide
+_SHRINKAGE = 0.1  # of the components' variances towards their mean: with few subjects the first ones are overestimated
 _FOLDS = 5  # of subjects, for the threshold
 _FEWEST_SUBJECTS = 4
 _FORMAT = 1
@@ -420,19 +424,19 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Space:
-    """Where the training cells lie in the space of embeddings."""
+    """Distribution of the training cells in the space of embeddings."""
 
     mean: NDArray[np.float32]
     """(channels,)"""
     axes: NDArray[np.float32]
-    """(components, channels), of length one."""
+    """(components, channels), unit vectors."""
     spread: NDArray[np.float32]
     """(components + 1,): variance along each axis, and in any other direction."""
 
     def distances(self, embeddings: ArrayLike) -> Floats:
         """Return the Mahalanobis distance of each embedding (cells, channels): (cells,)."""
         offset = np.asarray(embeddings, dtype=np.float64) - self.mean
-        if len(offset) == 1:  # not by `@`: BLAS would take threads for it, which wait longer than this takes
+        if len(offset) == 1:  # not by `@`: the threads of BLAS take longer
             along = np.einsum("pc,kc->pk", offset, self.axes, dtype=np.float64)
         else:
             along = offset @ self.axes.T.astype(np.float64)
@@ -442,25 +446,25 @@ class Space:
 
 @dataclass(frozen=True)
 class OutOfDistributionDetector:
-    """A space, and the distance beyond which a cell is refused."""
+    """A distribution of embeddings, and the distance beyond which a cell is refused."""
 
     space: Space
     limit: DistanceLimit
 
     def distances(self, embeddings: ArrayLike) -> Floats:
-        """Return how far each embedding (cells, channels) lies from the training cells; above 1 it is refused."""
+        """Return the distance of each embedding (cells, channels) over the threshold (cells,); above 1: refused."""
         return np.asarray(self.space.distances(embeddings) / self.limit.threshold)
 
     def content(self) -> bytes:
-        """Return what goes into the bundle's FILE: 170 KB for 1,280 channels.
+        """Return the content of FILE: 170 KB for 1,280 channels.
 
-        Single precision: in half, the rounding of strong directions drowns the weak ones, which the distance weighs
-        most, and every training cell is refused.
+        It has single precision: in half precision rounding errors exceed the small variances, which dominate the
+        distance, and every training cell would be refused.
         """
         from safetensors.numpy import save
 
         arrays = {"mean": self.space.mean, "axes": self.space.axes, "spread": self.space.spread}
-        # safetensors writes the memory in its order: an array in Fortran order would come back scrambled
+        # safetensors writes memory as it is, so an array in Fortran order would be read wrongly
         return bytes(save({name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}))
 
 
@@ -479,9 +483,9 @@ def read_detector(limit: DistanceLimit, content: bytes) -> OutOfDistributionDete
     except (KeyError, SafetensorError) as broken:
         raise BundleError(f"{FILE} is damaged or incomplete ({broken}). Export the bundle again.") from None
     if space.axes.shape != (len(space.spread) - 1, len(space.mean)):
-        raise BundleError(f"{FILE} holds arrays that do not fit each other. Export the bundle again.")
+        raise BundleError(f"{FILE} contains arrays that do not fit each other. Export the bundle again.")
     if not (all(np.isfinite(each).all() for each in arrays.values()) and (space.spread > 0).all()):
-        raise BundleError(f"{FILE} holds NaN or Infinity, or spreads below 0. Export the bundle again.")
+        raise BundleError(f"{FILE} contains NaN, Infinity or negative variances. Export the bundle again.")
     return OutOfDistributionDetector(space, limit)
 
 
@@ -500,10 +504,10 @@ def why_far(distance: float) -> str:
 def fit_detector(
     embeddings: ArrayLike, groups: ArrayLike, *, rate: float = RATE, seed: int = 0
 ) -> OutOfDistributionDetector:
-    """Learn the space from all cells, and the threshold from distances of subjects that their space had not seen.
+    """Fit the distribution to all cells, and the threshold to out-of-fold distances.
 
-    embeddings: (cells, channels); groups: the subject group of each cell. Every subject weighs the same: on average
-    over subjects, `rate` of the cells of an unseen one lie beyond the threshold.
+    embeddings: (cells, channels); groups: the subject group of each cell. Subjects are weighted equally: on average
+    over new subjects, a share `rate` of their cells exceeds the threshold.
 
     Raises:
         DataError: there are fewer than four subjects.
@@ -511,7 +515,7 @@ def fit_detector(
     points, (names, subject) = np.asarray(embeddings, np.float64), np.unique(groups, return_inverse=True)
     if len(names) < _FEWEST_SUBJECTS:
         raise DataError(
-            f"The out-of-distribution detector needs {_FEWEST_SUBJECTS} subjects or more to set its threshold; "
+            f"The out-of-distribution detector needs at least {_FEWEST_SUBJECTS} subjects to set its threshold; "
             f"there are {len(names)}."
         )
     unseen = np.empty(len(points))
@@ -532,8 +536,8 @@ def fit_detector(
 
 
 def fit_space(points: Floats) -> Space:
-    """Learn mean, axes and spreads from embeddings (cells, channels) by the maximum-likelihood solution, shrunk."""
-    from sklearn.decomposition import PCA  # only fitting pays for it
+    """Fit mean, axes and variances to embeddings (cells, channels) by maximum likelihood with shrinkage."""
+    from sklearn.decomposition import PCA  # needed only for fitting
 
     cells, channels = points.shape
     kept = max(1, min(_COMPONENTS, channels // 2, cells // 4))
@@ -548,7 +552,7 @@ def fit_space(points: Floats) -> Space:
 
 
 def _folds(subject: NDArray[np.intp], *, seed: int) -> Iterator[NDArray[np.bool_]]:
-    """Yield which cells are held out: each subject once, with all of its cells."""
+    """Yield masks (cells,) of held-out cells: each subject once, with all of its cells."""
     count = int(subject.max()) + 1
     fold = np.random.default_rng(seed).permutation(count) % min(_FOLDS, count)
     for number in np.unique(fold):
@@ -556,7 +560,7 @@ def _folds(subject: NDArray[np.intp], *, seed: int) -> Iterator[NDArray[np.bool_
 
 
 def _threshold(distances: Floats, subject: NDArray[np.intp], *, rate: float) -> float:
-    """Return the distance that `rate` of the cells exceed, where every subject weighs the same."""
+    """Return the distance that a share `rate` of the cells exceeds, subjects weighted equally."""
     weights = (1 / np.bincount(subject))[subject] / (subject.max() + 1)
     order = np.argsort(distances)
     reached = np.searchsorted(np.cumsum(weights[order]), 1 - rate)
@@ -575,7 +579,7 @@ def fit_conformal(
     alpha: float = 0.1,
     unit: Literal["subject", "cell"] = "subject",
 ) -> ConformalRule:
-    """Learn from calibrated probabilities (cells, classes) of cells that the model has not learned from.
+    """Fit a conformal rule to calibrated out-of-fold probabilities (cells, classes).
 
     labels: class index of each cell; groups: its subject group.
 
@@ -606,7 +610,7 @@ def fit_conformal(
 
 def _check(chances: Floats, classes: NDArray[Any], subjects: NDArray[Any], *, alpha: float) -> None:
     if not 0 < alpha < 0.5:
-        raise ConfigError(f"alpha = {alpha}: choose the share of wrong decisions between 0 and 0.5, such as 0.1.")
+        raise ConfigError(f"alpha = {alpha}: choose a share of wrong decisions between 0 and 0.5, such as 0.1.")
     if chances.ndim != 2 or not len(chances) == len(classes) == len(subjects) > 0:
         raise DataError(
             f"Conformal prediction needs one label and one subject per row of probabilities; there are "
@@ -615,9 +619,9 @@ def _check(chances: Floats, classes: NDArray[Any], subjects: NDArray[Any], *, al
 
 
 def _smallest_plausible(chances: Floats, owners: NDArray[Any], *, alpha: float) -> float | None:
-    """Return the largest threshold under which at most alpha of the weight lies, the new owner's share included.
+    """Return the largest threshold with at most a share alpha of the weight below it, including that of a new owner.
 
-    None: with so few owners, the new one's share alone is more than alpha, so that any probability is plausible.
+    None: there are so few owners that the weight of a new one exceeds alpha, so that any probability is plausible.
     """
     _, owner, sizes = np.unique(owners, return_inverse=True, return_counts=True)
     share = 1 / (len(sizes) + 1)
@@ -662,9 +666,9 @@ def decide(probabilities: ArrayLike, rule: ConformalRule) -> NDArray[np.int64]:
 def reached(
     rule: ConformalRule, probabilities: ArrayLike, labels: ArrayLike, groups: ArrayLike, *, classes: Sequence[str]
 ) -> dict[str, Reached]:
-    """Return what a rule comes to on labelled cells that it was not fitted on, by class, subjects weighted equally.
+    """Measure a rule on labelled cells that it was not fitted to, by class, subjects weighted equally.
 
-    probabilities: calibrated, (cells, classes). Only classes that occur are in the answer.
+    probabilities: calibrated, (cells, classes). Only classes that occur are in the result.
 
     >>> rule = ConformalRule(alpha=0.1, smallest_plausible=[0.3, 0.2])
     >>> reached(rule, [[0.9, 0.1], [0.1, 0.9]], [0, 0], ["a", "b"], classes=["hem", "all"])["hem"].called_another
@@ -698,7 +702,7 @@ def why_unsure(plausible: NDArray[np.bool_], classes: tuple[str, ...]) -> str:
 
 
 class Rejection:
-    """The rules that a bundle brings along; a rule that it does not bring rejects nothing."""
+    """The rules that a bundle contains; an absent rule refuses nothing."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._classes = bundle.manifest.classes

@@ -41,20 +41,20 @@ class CoxDesign:
 
     @property
     def columns(self) -> dict[str, Array]:
-        """Covariates and the stage (by name), (patients,) each."""
+        """Covariates and the stage by name, each (patients,)."""
         return columns_of(self.cohort)
 
 
 def columns_of(cohort: Cohort) -> dict[str, Array]:
-    """Return the covariates and the stage by name, as terms look them up."""
+    """Return the covariates and the stage by name, as needed by terms."""
     return {**cohort.covariates, cohort.stage_column: np.array(cohort.stages)[cohort.stage]}
 
 
 def make_design(cohort: Cohort, *, stages: Sequence[str]) -> CoxDesign:
-    """Choose patients of the given stages with all covariates known, then terms that vary and are not collinear.
+    """Select patients of the given stages with complete covariates, and terms that vary and are not collinear.
 
-    A column without any values is left out. This is a complete-case analysis: nothing is imputed, and the notes say how
-    many patients are excluded by each column.
+    Columns without any values are left out. This is a complete-case analysis without imputation; the notes count the
+    patients that each column excludes.
     """
     notes: list[str] = []
     known = {name: _known(values) for name, values in cohort.covariates.items()}
@@ -75,16 +75,16 @@ def _known(values: Array) -> Array:
 
 
 def _excluded_patients(cohort: Cohort, chosen: Cohort, staged: Array, known: Mapping[str, Array]) -> str:
-    """Say how many patients the model excludes, and which values are missing."""
+    """Describe how many patients the model excludes, and which values are missing."""
     gone = len(cohort) - len(chosen)
     unknown = {bare_name(name): int((staged & ~there).sum()) for name, there in known.items()}
     why = [f"{name} unknown: {count:,}" for name, count in unknown.items() if count]
     if other := int((~staged).sum()):
         why.append(f"a stage that cannot be modelled: {other}")
     return (
-        f"The model uses {len(chosen):,} of {len(cohort):,} patients ({100 * gone / len(cohort):.0f} % are lost; "
-        f"{', '.join(why)}). Cases are complete: nothing was imputed, which misleads if those with unknown values fare "
-        "otherwise than the rest. Curves and tests use all of them."
+        f"The model uses {len(chosen):,} of {len(cohort):,} patients ({100 * gone / len(cohort):.0f} % are excluded; "
+        f"{', '.join(why)}). Nothing was imputed: the model is biased if survival differs between patients with and "
+        "without missing values. Curves and tests use all patients."
     )
 
 
@@ -92,7 +92,7 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
     values = columns_of(cohort)[name]
     if len(np.unique(values)) < 2:
         if name != cohort.stage_column:
-            notes.append(f"'{name}' is the same for every patient: nothing can be learned from it, so it is left out.")
+            notes.append(f"'{name}' is the same for every patient, so it is left out.")
         return []
     if values.dtype.kind != "U":
         return [Term(name, name, centre=float(values.mean())), *_spline_terms(name, values, notes)]
@@ -105,12 +105,11 @@ def _terms(cohort: Cohort, name: str, stages: Sequence[str], notes: list[str]) -
 
 
 def _levels_without_events(name: str, values: Array, levels: Sequence[str], rest: str) -> str:
-    """Say which levels of a category have no events: their log hazard ratio would be minus infinity."""
+    """Describe the levels of a category without events, whose log hazard ratio would be minus infinity."""
     patients = int(np.isin(values, levels).sum())
     return (
-        f"'{name}' = {join_words(levels)}: none of {counted(patients, 'patient')} had the event there, so its effect "
-        f"has no limit and cannot be estimated. The model counts these patients with {rest}; read off the curves or a "
-        "table how they differ."
+        f"'{name}' = {join_words(levels)}: none of {counted(patients, 'patient')} had the event, so its "
+        f"hazard ratio cannot be estimated. The model merges these patients with {rest}; compare the curves instead."
     )
 
 
@@ -120,7 +119,7 @@ def _spline_terms(name: str, values: Array, notes: list[str]) -> list[Term]:
         return []
     knots = knots_of(values)
     if not knots:
-        notes.append(f"'{name}' has too few different values to bend, so its effect is straight.")
+        notes.append(f"'{name}' has too few different values for a spline, so its effect is linear.")
         return []
     basis = spline_basis(values, knots)[:, 1:]
     return [
@@ -130,13 +129,13 @@ def _spline_terms(name: str, values: Array, notes: list[str]) -> list[Term]:
 
 
 def _levels(values: Array) -> list[str]:
-    """Return the levels of a category, the commonest (the reference) first."""
+    """Return the levels of a category by frequency; the most frequent is the reference."""
     names, counts = np.unique(values, return_counts=True)
     return [str(names[place]) for place in np.argsort(-counts, kind="stable")]
 
 
 def _independent(terms: list[Term], cohort: Cohort, notes: list[str]) -> list[Term]:
-    """Leave out terms that are linear combinations of earlier ones."""
+    """Remove terms that are linear combinations of earlier ones."""
     if not len(cohort):
         return []
     matrix = term_matrix(terms, columns_of(cohort), patients=len(cohort))
@@ -146,18 +145,16 @@ def _independent(terms: list[Term], cohort: Cohort, notes: list[str]) -> list[Te
     for place in range(len(terms)):
         others, own = products[np.ix_(kept, kept)], products[kept, place]
         rest = products[place, place] - own @ np.linalg.solve(others, own)
-        if rest > 1e-9 * products[place, place]:  # as a share of its variance; below it, rounding
+        if rest > 1e-9 * products[place, place]:  # as a share of its variance; below this only rounding
             kept.append(place)
         else:
-            notes.append(
-                f"'{terms[place].name}' follows exactly from the other covariates (collinear) and is left out."
-            )
+            notes.append(f"'{terms[place].name}' is collinear with the other covariates and is left out.")
     return [terms[place] for place in kept]
 
 
 @dataclass(frozen=True)
 class Proportionality:
-    """The test of proportional hazards for one column, and what was done about it."""
+    """The test of proportional hazards for one column, and the remedy."""
 
     column: str
     test: ChiSquared
@@ -174,7 +171,7 @@ class CauseFit:
     checks: tuple[Proportionality, ...]
     notes: tuple[str, ...] = ()
     whole: ChiSquared | None = None  # joint, of all columns
-    checked: CauseModel | None = None  # `simple` without a penalty, which would blunt the check
+    checked: CauseModel | None = None  # `simple` without a penalty, which would weaken the test
 
 
 def fit_cause(design: CoxDesign, *, cause: int, penalty: float = 0.0) -> CauseFit:
@@ -194,7 +191,7 @@ def fit_cause(design: CoxDesign, *, cause: int, penalty: float = 0.0) -> CauseFi
             bare,
             bare,
             (),
-            (f"Too few {happened(name)} ({events}): the hazard of {name} is taken as the same for all.",),
+            (f"Too few {happened(name)} ({events}): the hazard of {name} is assumed to be the same for all patients.",),
         )
     simple = fit_terms(design, design.terms, cause=cause, penalty=penalty)
     checked = _without_penalty(design, simple, cause=cause)
@@ -209,7 +206,7 @@ def fit_cause(design: CoxDesign, *, cause: int, penalty: float = 0.0) -> CauseFi
 
 
 def _without_penalty(design: CoxDesign, model: CauseModel, *, cause: int) -> CauseModel:
-    """Return the same model without its penalty, or as it is where a coefficient would then have no limit."""
+    """Return the same model without its penalty, or unchanged where a coefficient would then diverge."""
     try:
         return fit_terms(design, model.terms, cause=cause) if model.penalty else model
     except NoFitError:
@@ -265,7 +262,7 @@ def fit_terms(
 
 
 def choose_penalty(design: CoxDesign, *, cause: int, folds: int = 5) -> float:
-    """Return the ridge penalty with the highest cross-validated partial likelihood among PENALTIES; 0 is one of them.
+    """Return the ridge penalty with the highest cross-validated partial likelihood among PENALTIES; 0 is included.
 
     Folds are stratified by event and time, so the choice is deterministic. A positive penalty may be chosen where the
     coefficients are not determined without one.
@@ -273,7 +270,7 @@ def choose_penalty(design: CoxDesign, *, cause: int, folds: int = 5) -> float:
     """
     rows = _rows(_sample(design, design.terms, cause=cause))
     keys = [*rows.x.T, rows.time if rows.start is None else rows.start, rows.time, rows.event]
-    order = np.lexsort(keys)  # never the order of the table
+    order = np.lexsort(keys)  # independent of the order of the table
     fold = np.empty(len(rows), dtype=np.int64)
     fold[order] = np.arange(len(rows)) % folds
     worth = [sum(_held_out(rows, fold != held, penalty=p) for held in range(folds)) for p in PENALTIES]
@@ -290,7 +287,7 @@ def likelihood_ratio(design: CoxDesign, *, cause: int) -> float | None:
 
 
 def _held_out(rows: Rows, kept: Array, *, penalty: float) -> float:
-    """Return what the patients left out add to the log partial likelihood; minus infinity without a solution."""
+    """Return the log partial likelihood of held-out patients; minus infinity without a solution."""
     part = Rows(
         rows.x[kept],
         rows.time[kept],
@@ -317,19 +314,19 @@ def _fit(sample: _Sample, *, penalty: float) -> tuple[Array, Array]:
     rows = _rows(sample)
     if not rows.event.any():
         raise NoFitError("Nobody had the event, so the coefficients are not determined by these data.")
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a runaway coefficient shows in the result
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a diverging coefficient shows in the result
         found = maximise(rows, penalty=penalty)
     if found.runaway is not None:
         name = sample.terms[found.runaway].name
         raise NoFitError(
-            f"'{name}' separates patients with the event from those without, so its effect has no limit. Leave it out, "
-            "or join its rare values."
+            f"'{name}' separates patients with the event from those without; its effect cannot be estimated. Leave it "
+            "out, or join its rare values."
         )
     return found.coefficients, found.covariance
 
 
 def _rows(sample: _Sample) -> Rows:
-    """Return the rows to fit: one per patient, or one per patient and period where an effect changes in time.
+    """Return the rows to fit: one per patient, or one per patient and period where an effect varies over time.
 
     Periods are strata: nobody of the late period is at risk in the early one, so no delayed entry is needed for them.
     """
@@ -385,7 +382,7 @@ def schoenfeld(design: CoxDesign, model: CauseModel, *, cause: int) -> tuple[Arr
 
 
 def transformed(time: Array, event: Array, *, how: str = "km", start: Array | None = None) -> Array:
-    """Return g(time), (patients,), by which an effect may grow: 'km' (1 - Kaplan–Meier), 'rank' or 'identity'.
+    """Return g(time), (patients,), the time transform of an effect: 'km' (1 - Kaplan–Meier), 'rank' or 'identity'.
 
     Centred on its mean over the events, as cox.zph of R has it.
     """
@@ -400,7 +397,7 @@ def transformed(time: Array, event: Array, *, how: str = "km", start: Array | No
 def proportionality(
     design: CoxDesign, model: CauseModel, *, cause: int, columns: Sequence[str] = (), how: str = "km"
 ) -> ChiSquared:
-    """Test proportional hazards of some columns (none named: jointly of all): the score test of cox.zph.
+    """Test proportional hazards of some columns, by default jointly of all: the score test of cox.zph.
 
     `how` time is transformed: 'km' (R's default), 'rank' or 'identity'.
     """
@@ -416,7 +413,7 @@ def _score_test(design: CoxDesign, model: CauseModel, *, cause: int, how: str = 
 
 def _growth(test: ScoreTest, model: CauseModel, *, columns: Sequence[str]) -> ChiSquared:
     chosen = [place for place, term in enumerate(model.terms) if not columns or term.column in columns]
-    if not np.diag(test.over)[chosen].max() > 0:  # all events at one time: nothing can change
+    if not np.diag(test.over)[chosen].max() > 0:  # all events at one time: an effect cannot vary
         return ChiSquared(0.0, len(chosen), 1.0)
     return chi_squared(test.statistic(chosen), len(chosen))
 
@@ -444,7 +441,7 @@ def _action(design: CoxDesign, column: str, *, cause: int) -> str:
         return "one effect before and one after the median time of the events"
     happened = design.cohort.state == cause + 1
     if min(int(happened[values == level].sum()) for level in np.unique(values)) < _STRATUM_EVENTS:
-        return f"nothing: too few events for a baseline of its own per {bare_name(column)}"
+        return f"nothing: too few events for a separate baseline per {bare_name(column)}"
     return "own baseline hazard for each level (strata)"
 
 
@@ -521,7 +518,7 @@ class FineGray:
 
 @dataclass(frozen=True)
 class _Data:
-    """Patients in the order of time: x (patients, terms); `chance` is to be observed just before one's time."""
+    """Patients in the order of time: x (patients, terms); `chance`: of being observed just before it."""
 
     x: Array
     time: Array
@@ -582,7 +579,7 @@ def _data(x: Array, time: Array, state: Array, start: Array | None) -> _Data:
 
 
 def _observed(time: Array, state: Array, start: Array | None, *, when: Array) -> Array:
-    """Return the chance to be uncensored (and to have entered) just before given times."""
+    """Return the probability of being uncensored (and of having entered) just before given times."""
     censored = (state == 0).astype(np.int64)
     # at a tied time crr of cmprsk leaves the events at risk of censoring, finegray of survival moves them before it
     before = time if start is None else np.where(censored == 1, time, np.nextafter(time, -np.inf))
@@ -597,7 +594,7 @@ def _observed(time: Array, state: Array, start: Array | None, *, when: Array) ->
 
 
 def _later(data: _Data) -> Array:
-    """Return what each patient with a competing event weighs afterwards, before the chance of the time: (patients,)."""
+    """Return the weight of each patient with a competing event before the factor of the time: (patients,)."""
     gone = (data.state > 1) & (data.chance > 0)
     return np.asarray(np.divide(1.0, data.chance, out=np.zeros(len(data.time)), where=gone))
 
@@ -674,7 +671,7 @@ def _running(values: Array) -> Array:
 
 
 def _censoring_parts(data: _Data, coefficients: Array) -> Array:
-    """Return what estimating the censoring adds for each patient (psi in the paper), (patients, terms)."""
+    """Return the contributions of the estimated censoring distribution (psi in the paper), (patients, terms)."""
     weight, mean = _moments(data, coefficients)
     hazard = data.deaths / weight * data.chance_then
     when, counts = np.unique(data.time[data.state == 0], return_counts=True)
