@@ -218,7 +218,7 @@ def test_a_bad_picture_is_named_and_costs_the_others_nothing(bundle: Bundle, cel
 
 
 def test_how_strongly_a_head_leans_on_new_cells_is_chosen_on_cells_that_it_was_not_fitted_on() -> None:
-    """Noise in more channels than cells can be learnt by heart; cells held out show that nothing is there to learn."""
+    """Noise in more channels than cells is overfitted; out-of-fold predictions show it."""
     rng = np.random.default_rng(0)
     labels, groups = np.arange(80) % 2, np.arange(80) // 4
     embeddings = rng.normal(size=(80, 1, 200))

@@ -145,7 +145,7 @@ def test_small_parts_are_judged_together() -> None:
 
 
 def test_a_part_is_judged_by_the_run_trained_on_most_cells(tmp_path: Path) -> None:
-    """fold_2 is left out of both runs; the one that learnt from two parts knows more."""
+    """fold_2 is left out of both runs; the one that was trained on two parts is better."""
     settings = {"split": {"scheme": "parts", "test_parts": ["fold_2"]}}
     most = write_run(tmp_path / "most", settings=settings)
     few = {"split": {"scheme": "parts", "train_parts": ["fold_0"], "test_parts": ["fold_1", "fold_2"]}}

@@ -188,7 +188,7 @@ _TILES = 8  # squares along a side of the crop, which overlap by half
 def occlude(predict: Predict, crop: RGB, *, target: int, tiles: int = _TILES, overlap: bool = True) -> Heat:
     """Return the drop in log-odds of `target` per covered square, averaged over the squares that cover a pixel.
 
-    Only the cell is covered: outside of it the heat is zero, and squares that hold nothing of it are not asked for.
+    Only the cell is covered: outside of it the heat is zero, and squares without any of it are skipped.
     """
     squares = [square for square in _squares(len(crop), tiles=tiles, overlap=overlap) if crop[square].any()]
     size = len(crop)

@@ -69,12 +69,12 @@ def test_subgroups_that_are_not_shown_are_told() -> None:
     outcome, _ = outcome_of_subjects()
     many = np.array([f"stain {group}" for group in outcome.groups])
     assert len(subgroups(outcome, {"stain": many})) == 20
-    assert subgroup_notes(outcome, {"stain": many}, asked=False) == [
+    assert subgroup_notes(outcome, {"stain": many}, requested=False) == [
         "Subgroups by stain: the 20 with most cells of 24 are shown."
     ]
     one = {"part": np.full(len(outcome.labels), "fold_0")}
-    assert "the same value" in subgroup_notes(outcome, one, asked=True)[0]
-    assert subgroup_notes(outcome, one, asked=False) == []
+    assert "the same value" in subgroup_notes(outcome, one, requested=True)[0]
+    assert subgroup_notes(outcome, one, requested=False) == []
 
 
 def test_ages_are_cut_into_bands_that_hold_everybody_once_in_order() -> None:

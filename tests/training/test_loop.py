@@ -323,9 +323,9 @@ def test_the_loss_weighs_each_class_as_it_is_told(make_run: MakeRun) -> None:
 def test_frozen_statistics_stay_as_they_were_loaded_while_the_weights_learn(make_run: MakeRun) -> None:
     run = make_run(split={"scheme": "kfold", "folds": 2, "validation": 0.3}, train={"frozen_statistics": True})
     train(run)
-    fresh, learnt = (build_network(Model(), classes=2, size=32) for _ in range(2))
-    load_checkpoint(run / "fold-0" / "checkpoints" / "last.safetensors", learnt)
-    before, after = fresh.state_dict(), learnt.state_dict()
+    fresh, trained = (build_network(Model(), classes=2, size=32) for _ in range(2))
+    load_checkpoint(run / "fold-0" / "checkpoints" / "last.safetensors", trained)
+    before, after = fresh.state_dict(), trained.state_dict()
     statistics = [name for name in before if name.endswith(("running_mean", "running_var"))]
     assert statistics
     assert all(torch.equal(before[name], after[name]) for name in statistics)

@@ -442,7 +442,7 @@ def dicom_class(opinion: Opinion, manifest: Manifest) -> str:
 
 
 def cell_writers_of(formats: Sequence[str], folder: Path) -> "list[Also]":
-    """Return what writes the cells of one field in each format, into folders of `folder`; no model is asked."""
+    """Return what writes the cells of one field in each format, into folders of `folder`; without predictions."""
     known = {"qupath": lambda: _qupath_cell_writer(folder), "dicom": lambda: _dicom_cell_writer(folder)}
     return [known[name]() for name in dict.fromkeys(formats)]
 

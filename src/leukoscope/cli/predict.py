@@ -32,7 +32,7 @@ _NOTES = 6  # kinds of changes to files that are listed one by one
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for."""
+    """Options of the command."""
 
     point: str = "balanced"
     kind: "Look" = "auto"
@@ -40,7 +40,7 @@ class Request:
     html: Path | None = None
     as_json: bool = False
     quiet: bool = False
-    """Standard output belongs to a file that was asked for: the table goes to standard error."""
+    """Whether a requested file is written to standard output; the table then goes to standard error."""
     formats: tuple[str, ...] = ()
     folder: Path | None = None
     """Where `formats` go; then `csv` lies in it too."""
@@ -89,7 +89,7 @@ class PredictionRun:
         """Fields that cannot be used, and why."""
 
     def run(self) -> None:
-        """Answer, write what is asked for, and print the table or JSON."""
+        """Predict, write the requested files, and print the table or JSON."""
         from ..inference.cell_types import limits_of
 
         if self._request.as_json:
@@ -141,8 +141,8 @@ class PredictionRun:
 
         done = changes_in_words(self._notes, most=_NOTES)
         whole = self._predictor.manifest.pictures == "fields" and self._request.kind == "auto"
-        asked = ["This bundle was trained on uncropped pictures and needs uncropped pictures."] if whole else []
-        return [*self._found.notes, *asked, *done, *passed_over(self._found.passed, hidden=self._found.hidden)]
+        warnings = ["This bundle was trained on uncropped pictures and needs uncropped pictures."] if whole else []
+        return [*self._found.notes, *warnings, *done, *passed_over(self._found.passed, hidden=self._found.hidden)]
 
     def _subjects(self) -> list[dict[str, Any]]:
         """Return the summary of each subject, with its differential where the bundle has a model of types."""
@@ -633,8 +633,8 @@ def _refuse_on_cluster(options: dict[str, Any]) -> None:
     """Refuse what the cluster does not do, rather than leave it out in silence."""
     from ..errors import UsageError
 
-    asked = {"--json": "as_json", "--html": "html", "--to": "formats", "--um-per-px": "um_per_px", "--keep": "keep"}
-    wanted = [name for name, option in asked.items() if options[option]]
+    others = {"--json": "as_json", "--html": "html", "--to": "formats", "--um-per-px": "um_per_px", "--keep": "keep"}
+    wanted = [name for name, option in others.items() if options[option]]
     if options["kind"] == "fields":
         wanted.append("--kind fields")
     if wanted:

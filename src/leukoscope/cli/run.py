@@ -356,14 +356,14 @@ def reproduce(
         return
     if not name:
         raise UsageError(f"Name a study: {', '.join(names())}. Show their claims with: leukoscope reproduce --list")
-    asked = {key: value for key, value in smaller.items() if value is not None}
+    given = {key: value for key, value in smaller.items() if value is not None}
     report = lambda text: note(text, err=True)  # noqa: E731
     page = run(
         name,
         Given(data, fields, synthetic, offline, recipes),
         output,
         work=work or output / "work",
-        smaller=asked,
+        smaller=given,
         say=report,
     )
     click.echo(page)

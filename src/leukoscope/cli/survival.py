@@ -245,11 +245,11 @@ def predict_command(
     from ..survival.table import parse_horizon
 
     model = read_model(folder)
-    asked = tuple(parse_horizon(text, unit=model.unit) for text in _list(horizons))
+    requested = tuple(parse_horizon(text, unit=model.unit) for text in _list(horizons))
     words = [str(table), *context.args] if table and str(table).startswith("-") else context.args
     table = None if table and str(table).startswith("-") else table
     _check_call(words, table, output=output, as_json_text=as_json_text, picture=picture)
-    patients, predictions = _predictions(model, words, table, {"horizons": asked, "extrapolate": extrapolate})
+    patients, predictions = _predictions(model, words, table, {"horizons": requested, "extrapolate": extrapolate})
     for line in patients.notes:
         click.echo(f"Note: {line}", err=True)
     if picture:

@@ -195,11 +195,11 @@ def index(
 
 def picture_kind(cells: Sequence[Cell]) -> Literal["cells", "fields"]:
     """Tell what most of the pictures show: single cells cut out on black, or whole fields."""
-    whole, seen = _whole_pictures(cells)
+    whole, seen = _uncropped_pictures(cells)
     return "fields" if 2 * whole > seen else "cells"
 
 
-def _whole_pictures(cells: Sequence[Cell]) -> tuple[int, int]:
+def _uncropped_pictures(cells: Sequence[Cell]) -> tuple[int, int]:
     """Look at a dozen pictures; return how many of them are not cut out on black, and how many were looked at."""
     some = cells[:: max(1, len(cells) // _LOOKED_AT)][:_LOOKED_AT]
     seen = [attempt(lambda cell=cell: is_cut_out(read_image(cell.path))) for cell in some]  # type: ignore[misc]
@@ -207,19 +207,19 @@ def _whole_pictures(cells: Sequence[Cell]) -> tuple[int, int]:
 
 
 def note_of_kind(cells: Sequence[Cell]) -> list[str]:
-    """Say so where the pictures do not show single cells on black."""
-    whole, seen = _whole_pictures(cells)
-    if 2 * whole <= seen:
+    """Return a note where the pictures do not show single cells on black."""
+    uncropped, opened = _uncropped_pictures(cells)
+    if 2 * uncropped <= opened:
         return []
     return [
-        f"{whole} of {seen} pictures looked at are not single cells cut out on black. A model learns them as they "
-        "are, whole, and its bundle is then asked with pictures like these. To learn from cells, cut them out first: "
+        f"{uncropped} of {opened} pictures opened are not single cells cut out on black. A model is then trained on "
+        "uncropped pictures, and its bundle needs such pictures. To train on cells, cut them out first: "
         "leukoscope cells."
     ]
 
 
 def index_release(labels: Path | None = None) -> Indexed:
-    """List the release as published, from the list of digests in this package, without any image at hand.
+    """List the release as published, from the list of digests in this package, without reading images.
 
     Args:
         labels: labels CSV of the preliminary test; without it those images are unlabelled.
@@ -397,13 +397,13 @@ def _from_table(table: Path, layout: Layout) -> Indexed:
     return indexed
 
 
-def _kept(read: Table, asked: str) -> list[tuple[tuple[str, str], ...]]:
-    """Return the further columns of each row that are asked for, by names with commas between them.
+def _kept(read: Table, columns: str) -> list[tuple[tuple[str, str], ...]]:
+    """Return the further columns of each row that are requested, by names with commas between them.
 
     Raises:
         UnknownNameError: the table has no such column, or cells.csv has one of this name already.
     """
-    names = [name.strip() for name in asked.split(",") if name.strip()]
+    names = [name.strip() for name in columns.split(",") if name.strip()]
     free = [name for name in read.header if name and name not in COLUMNS]
     for name in names:
         if name not in free:

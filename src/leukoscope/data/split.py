@@ -274,10 +274,10 @@ def _parts(table: _Units, settings: Split) -> Planned:
     tested = np.isin(table.parts, settings.test_parts)
     offered = np.isin(table.parts, settings.train_parts) if settings.train_parts else ~tested
     # A group that is on both sides gives up the side on which it has fewer cells.
-    learnt, asked = (Counter(table.units[side].tolist()) for side in (offered, tested))
-    double = [unit for unit in learnt if unit in asked]
-    keeps_test = np.isin(table.units, [unit for unit in double if asked[unit] >= learnt[unit]])
-    keeps_train = np.isin(table.units, [unit for unit in double if asked[unit] < learnt[unit]])
+    training, test = (Counter(table.units[side].tolist()) for side in (offered, tested))
+    double = [unit for unit in training if unit in test]
+    keeps_test = np.isin(table.units, [unit for unit in double if test[unit] >= training[unit]])
+    keeps_train = np.isin(table.units, [unit for unit in double if test[unit] < training[unit]])
     dropped = (offered & keeps_test) | (tested & keeps_train)
     fold = table.fold(np.flatnonzero(offered & ~dropped), np.flatnonzero(tested & ~dropped), settings.validation)
     pairs = Counter(zip(table.groups[dropped].tolist(), table.parts[dropped].tolist(), strict=True))

@@ -43,7 +43,7 @@ def draw_cells(folder: Path, *, count: int = 600, seed: int = 0) -> list[Cell]:
     """Draw `count` cells of 24 subjects as FOLDER/<class>/<subject>_<number>.png and return them as a table.
 
     Raises:
-        UsageError: fewer than 48 cells were asked for, too few for two of each subject.
+        UsageError: fewer than 48 cells, too few for two of each subject.
     """
     if count < 2 * _SUBJECTS:
         raise UsageError(f"--synthetic {count}: ask for {2 * _SUBJECTS} cells or more, so that each subject has two.")

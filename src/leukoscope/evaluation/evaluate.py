@@ -104,7 +104,7 @@ def evaluate(run: Path, *, by: Sequence[str] = ()) -> Metrics:
     estimators, notes = _estimators(run, evidence)
     measured = Measured(estimators, evidence.predictions.classes, settings=settings)
     metrics = _metrics(evidence, measured, subgroups(measured.model, columns), notes=notes, settings=settings)
-    metrics["notes"] += subgroup_notes(measured.model, columns, asked=bool(by))
+    metrics["notes"] += subgroup_notes(measured.model, columns, requested=bool(by))
     write_json(run / "calibration.json", calibration_table(evidence.calibrations, evidence.predictions.classes))
     write_json(run / "metrics.json", metrics)
     record_stage(run, "evaluate", started=started, seed=settings.seed)

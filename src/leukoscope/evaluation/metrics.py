@@ -95,10 +95,10 @@ def roc_on(grid: Floats, ranking: Ranking) -> Floats:
     points = np.full((len(ranking.hits), len(grid)), np.nan)
     for row, (hits, alarms) in enumerate(zip(ranking.hits, ranking.alarms, strict=True)):
         if hits[-1] > 0 and alarms[-1] > 0:
-            asked = grid * alarms[-1]
-            found = np.interp(asked, alarms, hits)
-            first = asked < alarms[0]  # on the line from the origin to the first threshold
-            found[first] = asked[first] * hits[0] / alarms[0]
+            wanted = grid * alarms[-1]
+            found = np.interp(wanted, alarms, hits)
+            first = wanted < alarms[0]  # on the line from the origin to the first threshold
+            found[first] = wanted[first] * hits[0] / alarms[0]
             points[row] = found / hits[-1]
     return points
 

@@ -232,14 +232,14 @@ def subgroups(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]]) -> list
     return rows
 
 
-def subgroup_notes(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]], *, asked: bool) -> list[str]:
-    """Say which subgroups are not shown; a column with one value only where it was asked for."""
+def subgroup_notes(outcome: Outcome, columns: Mapping[str, NDArray[np.str_]], *, requested: bool) -> list[str]:
+    """Describe which subgroups are not shown; a column with one value only where it was requested."""
     notes = []
     for column, values in columns.items():
         count = len(np.unique(banded(values, outcome.groups)))
         if count > _MOST:
             notes.append(f"Subgroups by {column}: the {_MOST} with most cells of {count} are shown.")
-        elif count < 2 and asked:
+        elif count < 2 and requested:
             notes.append(f"Subgroups by {column}: all tested cells have the same value, so there are none.")
     return notes
 
@@ -391,15 +391,15 @@ def probe(
     return replace(predictions, probabilities=chances)
 
 
-def fit_probe(features: Floats, labels: Ints, asked: Floats, classes: int) -> Floats:
-    """Fit a balanced logistic regression and return its probabilities for `asked`, (cells, classes)."""
-    chances = np.zeros((len(asked), classes))
+def fit_probe(features: Floats, labels: Ints, test: Floats, classes: int) -> Floats:
+    """Fit a balanced logistic regression and return its probabilities for `test` (cells, classes)."""
+    chances = np.zeros((len(test), classes))
     seen = np.unique(labels)
     if len(seen) < 2:
         chances[:] = class_shares(labels, classes=classes) if len(seen) else 1 / classes
         return chances
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
-    chances[:, seen] = model.fit(features, labels).predict_proba(asked)
+    chances[:, seen] = model.fit(features, labels).predict_proba(test)
     return chances
 
 

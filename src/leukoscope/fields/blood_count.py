@@ -1,12 +1,12 @@
 """Red cells and platelets of a field, found by form and colour beside the white cells.
 
 A red cell's rim is a closed curve about as wide as the scale implies, dark inside and bright outside, also where cells
-lie over each other: overlap only makes the inside darker. Edges vote for middles as in `fields.scale`; from each
-middle the best closed curve is sought along rays (dynamic programming, Timp & Karssemeijer, Med Phys 2004; 31: 958), so
-that every cell of a clump gets its own. A platelet is a small patch that absorbs more red than blue, which red cells
-and glass do not. Which curves and patches are kept is a logistic rule of a few numbers, learnt from the boxes of 275
-fields of BCCD (MIT), and of platelets also from the 350 labelled ones of PBC (Acevedo et al. 2020, CC BY 4.0), which
-are larger; `benchmarks/blood_count.py` measures it on fields that it has not learnt from.
+lie over each other: overlap only makes the inside darker. Edges vote for middles as in `fields.scale`; from each middle
+the best closed curve is sought along rays (dynamic programming, Timp & Karssemeijer, Med Phys 2004; 31: 958), so that
+every cell of a clump gets its own. A platelet is a small patch that absorbs more red than blue, which red cells and
+glass do not. Which curves and patches are kept is decided by a logistic regression on a few features, fitted to the
+boxes of 275 fields of BCCD (MIT), and of platelets also from the 350 labelled ones of PBC (Acevedo et al. 2020, CC BY
+4.0), which are larger; `benchmarks/blood_count.py` measures it on held-out fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ _AT_ONCE = 256  # curves; OpenCV's remap takes no more than 32,767 rows
 _LEAST_SEEN = 0.1  # share of the inside
 _SAMPLES = (0.15, 0.4, 0.65, 0.85)  # of the way from the middle to the rim
 
-# Weight of each number in the two logistic rules, the constant, and the probability from which one is kept; learnt with
+# Weight of each number in the two logistic rules, the constant, and the probability from which one is kept; fitted with
 # scikit-learn by `benchmarks/blood_count.py fit`.
 RED_CELL_RULE = {"seen": 1.841, "size": -5.712, "vote": 7.771, "pale": -4.313, "violet": -10.63, "constant": -2.639}
 PLATELET_RULE = {"peak": 14.036, "around": -13.438, "long": 5.275, "mean": -1.312, "area": 1.573, "constant": -9.122}

@@ -258,7 +258,7 @@ Foreign = Callable[[Path], Slide]  # opens what is not an ordinary image, such a
 
 @dataclass(frozen=True)
 class FieldOptions:
-    """What the user asked for."""
+    """Options of the extraction."""
 
     um_per_px: float | None = None
     each_scale: bool = False

@@ -357,7 +357,7 @@ class SlideResult:
     notes: tuple[str, ...] = ()
     """What was done to the values of the file, and what of it was not believed."""
     type_crops: tuple[Path, ...] = ()
-    """One for each cell, as fields.crops makes them, where they were asked for."""
+    """One for each cell, from fields.crops, if requested."""
 
 
 def extract_slide(

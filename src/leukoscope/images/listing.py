@@ -237,7 +237,7 @@ class Table:
     """What was taken for granted, as sentences."""
 
     def columns(self, required: Sequence[str], optional: Sequence[str] = (), *, cure: str = "") -> list[Row]:
-        """Return the rows with the columns asked for, under these names; an optional one that is missing is left out.
+        """Return the rows with the requested columns, under these names; an optional one that is missing is left out.
 
         Names are compared without regard to upper and lower case, exact ones first. cure: what to do about a missing
         column.

@@ -1,4 +1,4 @@
-"""Types of cells, classified before "blast or normal?", which is asked of lymphoid cells alone; and the differential.
+"""Classification of cell types before blasts are classified, which is done for lymphoid cells only; the differential.
 
 One small network (see docs/explanation/cell-types.md) gives a probability for each of TYPES. The rule on top of it is
 careful in one direction: a cell is asked about blasts only where lymphoid is the likeliest type and nothing else that
@@ -49,7 +49,7 @@ class TypeOpinion:
     asked: bool
     """Whether "blast or normal?" has a meaning for this cell."""
     reason: str
-    """Why it is not asked; empty where it is."""
+    """Why the classes do not apply; empty where they do."""
 
 
 class CellTyper:
@@ -99,7 +99,7 @@ class CellTyper:
 
 
 def require_round_nucleus(opinion: TypeOpinion, *, share: float, roundness: float) -> TypeOpinion:
-    """Return the opinion on a cell of a field whose nucleus has this form; a field needs more to be asked.
+    """Return the opinion on a cell of a field whose nucleus has this form; in a field the requirements are stricter.
 
     share: of the cell's area that the nucleus takes. roundness: share of the nucleus that the largest circle inside it
     takes. Form holds where colour does not: of lymphocytes of two laboratories 2 % are below each limit, of neutrophils
@@ -123,7 +123,7 @@ def by_granules(opinion: TypeOpinion, colours: Callable[[], NDArray[np.float64] 
     """Return the opinion on a cell of a field of which the network is undecided between neutrophil and eosinophil.
 
     colours: gives the numbers of fields.crops.granule_colours, which then count with equal weight. The two
-    types may be exchanged; nothing else changes, and no further cell is asked about blasts.
+    types may be exchanged; nothing else changes, and no further cell is classified as blast or normal.
     """
     table = opinion.probabilities
     pair = table.get(NEUTROPHIL, 0.0), table.get(EOSINOPHIL, 0.0)

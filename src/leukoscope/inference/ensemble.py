@@ -1,4 +1,4 @@
-"""The networks of a bundle: loaded with care, and asked as one. Prepared crops in; probabilities, map, embedding out.
+"""The networks of a bundle as an ensemble: prepared crops in; probabilities, maps and embeddings out.
 
 A bundle from elsewhere is first tried in a process of its own: what ONNX Runtime does with a graph cannot be foreseen
 from its bytes, and a few kilobytes may ask for terabytes, run for hours, or crash it. That process has bounded memory
@@ -159,7 +159,7 @@ def _open_session(bundle: Bundle, member: Member) -> onnxruntime.InferenceSessio
 def open_graph(bundle: Bundle, name: str, *, batch: int = 0) -> onnxruntime.InferenceSession:
     """Return a graph of a bundle on one thread.
 
-    batch: how many crops it will always be asked about at once; 0 where that varies. Where it is known, what a graph
+    batch: the fixed number of crops in a batch; 0 where it varies. Where it is known, what a graph
     computes about shapes is computed once: a quarter of the time of the network of cell types.
 
     Raises:
@@ -254,7 +254,7 @@ _REFUSED = 3  # exit status
 
 
 def try_bundle(bundle: Bundle) -> None:
-    """Make sure that a bundle can be loaded and asked with bounded memory and time; the shipped one is known to be.
+    """Check that a bundle can be loaded and run within limits of memory and time; the shipped one is not checked.
 
     Raises:
         BundleError: it cannot; the message gives the reason, or that the process that tried it crashed.

@@ -55,7 +55,7 @@ class Explanation:
     """Heat that is drawn as strong as tanh(1): see explanation.to_rgba."""
     checks: dict[str, float]
     """Of cam, `inside`, the share of heat on the cell, and `cell_share`, the share of the crop that the cell takes,
-    which even heat would have on it; areas under the deletion and insertion curves where they were asked for."""
+    which uniform heat would have on it; areas under the deletion and insertion curves, if requested."""
 
     def row(self) -> dict[str, Any]:
         """Return it as plain numbers."""

@@ -46,11 +46,11 @@ class Opinion:
     decision: str
     """A class, 'unsure', 'refused', or 'not asked' for a cell of a type to which the classes do not apply."""
     reason: str = ""
-    """Why it is unsure, refused or not asked, in one sentence."""
+    """Why it is unsure, refused or not classified, in one sentence."""
     quality: float | None = None
     """How fit the image is to be judged, from 0 to 1; None where the bundle has no limits of quality."""
     probabilities: dict[str, float] | None = None
-    """Calibrated probability of each class; None for an image that is refused or not asked about."""
+    """Calibrated probability of each class; None for an image that is refused or not classified."""
     called: str = ""
     """The class by the operating point alone, also where the decision is 'unsure'; empty for a refused image."""
     readable: bool = True
@@ -58,9 +58,9 @@ class Opinion:
     map: NDArray[np.float32] | None = None
     """(classes, h, w): evidence for each class at each place of the crop, centred over the classes."""
     crop: RGB | None = None
-    """(size, size, 3): what the first member saw; only where it was asked for."""
+    """(size, size, 3): the crop of the first member; only where requested."""
     embedding: NDArray[np.float32] | None = None
-    """(channels,): the cell as the first member describes it; None for an image that is refused or not asked about."""
+    """(channels,): embedding by the first member; None for an image that is refused or not classified."""
     subject: str = ""
     """Whose cell it is: the sub-folder or the column subject; empty where it is not known."""
     field: str = ""
@@ -99,7 +99,7 @@ class Opinion:
 def review_priority(opinion: Opinion, *, positive: str, threshold: float) -> tuple[int, float]:
     """Return a sort key, what a person should look at first in front.
 
-    Unsure, refused, called diseased (surest first), all others, cells that were not asked about.
+    Unsure, refused, called diseased (surest first), all others, cells that were not classified.
 
     Unsure and other cells come in the order of how near they are to being called otherwise. A cell of which not even
     the type is sure is unsure as well.
@@ -254,7 +254,7 @@ TYPE_COLOURS: dict[str, Colour] = {
 
 
 def class_of(opinion: Opinion) -> str:
-    """Return what a cell is shown as: what was decided, or the type of a cell that was not asked about."""
+    """Return the label of a cell: its decision, or its type where the classes do not apply."""
     return opinion.type if opinion.decision == NOT_ASKED else opinion.decision
 
 

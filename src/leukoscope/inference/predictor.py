@@ -43,7 +43,7 @@ class ReadFile:
 Image: TypeAlias = os.PathLike[str] | str | RGB | PIL.Image.Image
 """An image file, an image as uint8 (height, width, 3), or one of Pillow's in mode RGB."""
 
-_TOGETHER = 4  # cells about which the networks are asked at once: see ensemble
+_TOGETHER = 4  # cells in one batch: see ensemble
 _MAP_TILES = 4  # squares along a side: twice as coarse as `explain`, and a tenth of its price
 _PASS = "Pass the path of an image file, an array uint8 (height, width, 3), or a PIL image"
 
@@ -59,7 +59,7 @@ class Predictor:
         """Load the networks of a bundle.
 
         maps: give every opinion a map for pages that draw it, also where the bundle's own does not say where: then by
-        occlusion, for which the networks are asked up to sixteen times a cell more.
+        occlusion, which takes up to sixteen further predictions per cell.
 
         Raises:
             BundleError: a network cannot be loaded, or does not fit bundle.json.
@@ -157,8 +157,8 @@ class Predictor:
         A file that is missing or cannot be read is refused. name: what the opinion calls the image.
         typed: the type of the cell, where it was told already from the field in which it lay.
         """
-        asked = operating_point(self.manifest, point)
-        return self._answer([(name or _name_of(image, 1), image)], point=asked, with_crop=with_crop, typed=typed)[0]
+        threshold = operating_point(self.manifest, point)
+        return self._answer([(name or _name_of(image, 1), image)], point=threshold, with_crop=with_crop, typed=typed)[0]
 
     def __repr__(self) -> str:
         return f"<Predictor: {self.manifest.name}, classes {', '.join(self.classes)}>"
@@ -199,7 +199,7 @@ class Predictor:
     def _answer(
         self, named: Sequence[tuple[str, Image]], *, point: str, with_crop: bool, typed: TypeOpinion | None = None
     ) -> list[Opinion]:
-        """Look at a few images, and ask the networks about them at once: for one alone they take a third longer."""
+        """Prepare a few images and predict them in one batch, which takes less time than one by one."""
         looked = [self._looked_at(name, image, with_crop=with_crop, typed=typed) for name, image in named]
         waiting = [each for each in looked if isinstance(each, _Cell)]
         judged = iter(self._judged(waiting, point=point))
@@ -208,7 +208,7 @@ class Predictor:
         ]
 
     def _looked_at(self, name: str, image: Image, *, with_crop: bool, typed: TypeOpinion | None) -> "_Cell | Opinion":
-        """Return an image as the networks are to be asked about it, or the opinion where they are not."""
+        """Return a prepared cell for the networks, or an opinion where they are not needed."""
         try:
             return usable(lambda: self._look(name, image, with_crop=with_crop, typed=typed), name=name)
         except ImageError as unusable:
@@ -235,7 +235,7 @@ class Predictor:
         return cell
 
     def _judged(self, cells: "Sequence[_Cell]", *, point: str) -> list[Opinion]:
-        """Ask the networks about some cells; where that fails, about each by itself, so that one costs no other."""
+        """Predict some cells; where that fails, predict each separately, so that one does not affect the others."""
         if not cells:
             return []
         done = attempt(lambda: self._judge(cells, point=point))

@@ -305,7 +305,7 @@ class Counts:
 
 
 def make_plan(given: Sequence[str], out: str, bundle: Bundle, *, point: str, size: int | None = None) -> Plan:
-    """List the images and write the plan into OUT; or read it there, where the same was asked before.
+    """List the images and write the plan to OUT, or read the plan of the same call there.
 
     given: files, folders, CSV tables (path, subject) or Parquet tables (path, subject, url), by path or URL.
 
@@ -314,9 +314,9 @@ def make_plan(given: Sequence[str], out: str, bundle: Bundle, *, point: str, siz
         DataError: no image is there.
     """
     out = url_of(out)
-    asked = {"given": list(given), "point": point, "bundle": fingerprint(bundle.manifest.model_dump(mode="json"))}
+    call = {"given": list(given), "point": point, "bundle": fingerprint(bundle.manifest.model_dump(mode="json"))}
     if (old := read_file(f"{out}/plan.json")) is not None:
-        return _same_plan(_parsed(old, f"{out}/plan.json"), asked, out=out)
+        return _same_plan(_parsed(old, f"{out}/plan.json"), call, out=out)
     _refuse_full(out)
     tables = [url_of(each) for each in given if each.endswith(".parquet")]
     if others := [each for each in given if not each.endswith(".parquet")]:
@@ -326,8 +326,8 @@ def make_plan(given: Sequence[str], out: str, bundle: Bundle, *, point: str, siz
     size = size or max(_SMALLEST_SHARD, -(-sum(rows) // _MOST_SHARDS))
     for name in [*bundle.manifest.files, MANIFEST]:
         write_file(f"{out}/bundle/{name}", (bundle.path / name).read_bytes())
-    plan = Plan(out, tuple(tables), rows, size, point, str(asked["bundle"]))
-    write_file(f"{out}/plan.json", _json({"format": 1, "asked": asked, "plan": asdict(plan)}))
+    plan = Plan(out, tuple(tables), rows, size, point, str(call["bundle"]))
+    write_file(f"{out}/plan.json", _json({"format": 1, "asked": call, "plan": asdict(plan)}))
     return plan
 
 
@@ -391,8 +391,8 @@ def _parsed(content: bytes, where: str) -> Any:
         raise DataError(f"{where} is not valid JSON. Delete it, or choose another folder.") from None
 
 
-def _same_plan(old: dict[str, Any], asked: dict[str, Any], *, out: str) -> Plan:
-    if old["asked"] != asked:
+def _same_plan(old: dict[str, Any], call: dict[str, Any], *, out: str) -> Plan:
+    if old["asked"] != call:
         raise UsageError(f"{out} contains a prediction of other images, or by another model. Choose a new folder.")
     plan = Plan(**old["plan"] | {"tables": tuple(old["plan"]["tables"]), "rows": tuple(old["plan"]["rows"])})
     if plan.out != out:
@@ -475,7 +475,9 @@ def answer_on_ray(
     ray = require("ray.data", feature="--engine ray", extra="cluster") and require("ray", feature="", extra="cluster")
     _connect(ray)
     try:
-        workers = _workers(int(ray.cluster_resources().get("CPU", 0)), asked=workers, cpus_per_worker=cpus_per_worker)
+        workers = _workers(
+            int(ray.cluster_resources().get("CPU", 0)), requested=workers, cpus_per_worker=cpus_per_worker
+        )
         for row in _answered(ray, plan, shards, workers=workers, cpus_per_worker=cpus_per_worker).iter_rows():
             yield Counts(**json.loads(row["counts"]))
     except ray.exceptions.RayError as failed:
@@ -524,11 +526,11 @@ def _connect(ray: Any) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # our own errors describe the failure
 
 
-def _workers(available: int, *, asked: int | None, cpus_per_worker: int) -> int:
+def _workers(available: int, *, requested: int | None, cpus_per_worker: int) -> int:
     possible = available // cpus_per_worker
-    if possible < 1 or (asked or 1) > possible:
+    if possible < 1 or (requested or 1) > possible:
         raise UsageError(
             f"The cluster has {available} processors, room for {possible} workers of {cpus_per_worker}. Set "
             "fewer or smaller workers."
         )
-    return asked or possible
+    return requested or possible

@@ -67,7 +67,7 @@ def _kind_unread(path: Path, *, look: Look) -> Kind | None:
 
 
 def look_for(manifest: Manifest, look: Look) -> Look:
-    """Return how pictures are to be looked at: a bundle that learned from whole pictures is asked about whole ones."""
+    """Return the kind of the pictures: a bundle that was trained on complete fields predicts complete fields."""
     return "crops" if look == "auto" and manifest.pictures == "fields" else look
 
 

@@ -144,11 +144,11 @@ def layers_of(network: Network, *, size: int) -> list[Layer]:
 
 def count(module: nn.Module, *, trainable: bool | None = None) -> int:
     """Return the number of parameters as Keras counts them: moving statistics are parameters that do not train."""
-    learnt = sum(value.numel() for value in module.parameters())
+    trainable_count = sum(value.numel() for value in module.parameters())
     moving = sum(
         value.numel() for name, value in module.named_buffers() if name.endswith(("running_mean", "running_var"))
     )
-    return {None: learnt + moving, True: learnt, False: moving}[trainable]
+    return {None: trainable_count + moving, True: trainable_count, False: moving}[trainable]
 
 
 def describe(network: Network, *, name: str, size: int) -> dict[str, Any]:

@@ -251,10 +251,10 @@ class OpinionPage:
         return ", ".join(f"{count:,} {called[name]}" for name, count in counts.items() if count)
 
     def _cell(self, card: _Card) -> dict[str, Any]:
-        asked = card.opinion.decision != NOT_ASKED
-        chances = (card.opinion.probabilities if asked else card.opinion.types) or {}
+        classified = card.opinion.decision != NOT_ASKED
+        chances = (card.opinion.probabilities if classified else card.opinion.types) or {}
         shown = self._manifest.positive or card.opinion.called
-        if not asked:
+        if not classified:
             shown = max(chances, key=chances.__getitem__, default="")
         chance = chances.get(shown)
         return {
@@ -268,9 +268,9 @@ class OpinionPage:
             "percent": None if chance is None else f"{100 * chance:.0f}",
             "decision": card.opinion.decision,
             "group": _group_of(card.opinion),
-            "asked": asked,
+            "classified": classified,
             "type": card.opinion.type,
-            "reason": worded(card.opinion.reason) if asked or card.opinion.type == UNSURE else "",
+            "reason": worded(card.opinion.reason) if classified or card.opinion.type == UNSURE else "",
             "number": card.place,
         }
 
@@ -295,7 +295,7 @@ def unsure_zone(manifest: Manifest, point: str) -> tuple[float, float] | None:
     return min(ends), max(ends)
 
 
-_TYPE = "type "  # before the type of a cell that was not asked about: its group on the page
+_TYPE = "type "  # before the type of a cell to which the classes do not apply: its group on the page
 
 
 def _group_of(opinion: Opinion) -> str:

@@ -1,4 +1,4 @@
-"""A fitted survival model as plain numbers: written and read as JSON, and asked with numpy alone.
+"""A fitted survival model as plain numbers: written and read as JSON, with predictions in numpy only.
 
 Each cause of an event has a Cox model (cause-specific hazards). For one patient the sum of the hazards of all causes
 gives survival, and each cause's share of the deaths gives its cumulative incidence, so the two always add to one.
@@ -159,7 +159,7 @@ class SurvivalModel:
     """Everything a prediction needs. Without `causes` (too few events) it answers with the curves of the stages.
 
     `stage_curves`: for each stage, survival under the name 'survival' and the incidence of each event under its name.
-    `columns`: the covariates that a patient is asked for; `left_out`: those of which the cohort taught nothing.
+    `columns`: the covariates needed for a prediction; `left_out`: those that could not be fitted.
     `followed`: for each stage, `times`, how many patients' course was `known` up to then (see `known_until`), and their
     number where all `had` the first event by then (see `all_had`).
     """
@@ -317,8 +317,8 @@ def patient_curves(
     paths = _paths(model.causes, strata, columns, patients=1)
     survival, incidence = paths.survival[0], paths.incidence[:, 0]
     kept = np.unique(np.linspace(0, len(paths.times) - 1, min(points, len(paths.times))).round().astype(int))
-    asked = np.searchsorted(paths.times, np.asarray(at, dtype=float), side="right") - 1
-    kept = np.unique(np.concatenate([kept, asked[asked >= 0]])).astype(int)
+    requested = np.searchsorted(paths.times, np.asarray(at, dtype=float), side="right") - 1
+    kept = np.unique(np.concatenate([kept, requested[requested >= 0]])).astype(int)
     kept = np.union1d(kept, _about_half(_survival_curve(model, paths, survival, kept), kept))
     curves = {"survival": _survival_curve(model, paths, survival, kept)}
     for index, event in enumerate(model.events):

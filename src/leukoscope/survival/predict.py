@@ -83,11 +83,11 @@ def answer(
     Raises:
         UsageError, UnknownNameError: a value is missing, unknown or no number.
     """
-    asked = [parse_horizon(text, unit=model.unit) for text in horizons]
+    requested = [parse_horizon(text, unit=model.unit) for text in horizons]
     patient = {model.stage_column: str(stage)} | {
         _free(name, model): str(value) for name, value in (covariates or {}).items()
     }
-    return as_json(ask(model, patient, horizons=asked, extrapolate=extrapolate))
+    return as_json(ask(model, patient, horizons=requested, extrapolate=extrapolate))
 
 
 def _free(name: str, model: SurvivalModel) -> str:
@@ -119,13 +119,13 @@ def _field(facts: ColumnFacts) -> dict[str, Any]:
 def ask(
     model: SurvivalModel, patient: Mapping[str, str], *, horizons: Sequence[Horizon] = (), extrapolate: bool = False
 ) -> PatientPrediction:
-    """Predict for one patient, given as text by column name; the horizons of the model unless others are asked.
+    """Predict for one patient, given as text by column name; the horizons of the model unless others are given.
 
     Raises:
         UsageError, UnknownNameError: a value is missing, unknown or no number.
     """
     columns, stated, notes = _columns(model, patient)
-    asked = horizons or [Horizon(time, words) for time, words in model.horizons]
+    requested = horizons or [Horizon(time, words) for time, words in model.horizons]
     if model.facts.get("landmark"):
         notes = [
             f"Times count from {model.facts['landmark']} after the start, for who lived to then without an event.",
@@ -133,17 +133,17 @@ def ask(
         ]
     stage = str(columns[model.stage_column][0])
     if far := [note for facts in model.columns for note in _far(facts, columns)]:
-        return _no_answer(model, stated, asked, far)
+        return _no_answer(model, stated, requested, far)
     covered = _covers(model, stage)
     if covered:
-        curves = patient_curves(model, columns, points=400, at=[horizon.time for horizon in asked])
+        curves = patient_curves(model, columns, points=400, at=[horizon.time for horizon in requested])
         method = "Cox model; intervals by the delta method"
-        notes += _borrowed(model, stage, asked, end=curves["survival"].last)
+        notes += _borrowed(model, stage, requested, end=curves["survival"].last)
     else:
         curves, method = model.stage_curves[stage], f"Observed curve of {in_stage(model.stage_column, stage)}"
         notes += _why_observed(model, stage, extrapolate=extrapolate)
     outside = survivor(model, columns) if extrapolate and (covered or not model.causes) else None
-    answers = tuple(_answer(model, stage, curves, horizon, extrapolate=outside) for horizon in asked)
+    answers = tuple(_answer(model, stage, curves, horizon, extrapolate=outside) for horizon in requested)
     last = curves["survival"].last
     middle = median(curves["survival"])
     text = _median_text(middle, model, last=last)
@@ -157,11 +157,11 @@ def _covers(model: SurvivalModel, stage: str) -> bool:
 
 
 def _no_answer(
-    model: SurvivalModel, stated: dict[str, str], asked: Sequence[Horizon], why: Sequence[str]
+    model: SurvivalModel, stated: dict[str, str], requested: Sequence[Horizon], why: Sequence[str]
 ) -> PatientPrediction:
     """Give no number for a patient unlike any that the model saw."""
     answers = tuple(
-        Answer(h.time, h.words, None, {}, f"After {h.words}: no number, since {' and '.join(why)}.") for h in asked
+        Answer(h.time, h.words, None, {}, f"After {h.words}: no number, since {' and '.join(why)}.") for h in requested
     )
     note = f"No number is given: {' and '.join(why)}. Check the value and its unit."
     text = f"{_median_of(model)}: no number."
@@ -175,10 +175,10 @@ def _why_observed(model: SurvivalModel, stage: str, *, extrapolate: bool) -> lis
     return [f"The model does not cover this stage: {model.unmodelled[stage]}. Covariates are not used.{smooth}"]
 
 
-def _borrowed(model: SurvivalModel, stage: str, asked: Sequence[Horizon], *, end: float) -> list[str]:
+def _borrowed(model: SurvivalModel, stage: str, requested: Sequence[Horizon], *, end: float) -> list[str]:
     """Say where an answer, none of which is past `end`, rests on other stages: nobody of its own lasted so long."""
     last = model.stage_curves[stage]["survival"].last if stage in model.stage_curves else np.inf
-    if not any(last < horizon.time <= end for horizon in asked):
+    if not any(last < horizon.time <= end for horizon in requested):
         return []
     return [
         f"Nobody with {in_stage(model.stage_column, stage)} was followed past {in_words(last, model.unit)}; "
@@ -190,7 +190,7 @@ def survivor(model: SurvivalModel, columns: Mapping[str, Array]) -> Any:
     """Return the function that extrapolates survival to a time, or None where the model has none.
 
     Raises:
-        UsageError: extrapolation is asked of a model that cannot.
+        UsageError: the model does not support extrapolation.
     """
     fit = model.extrapolation
     if fit is None:

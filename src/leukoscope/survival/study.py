@@ -318,13 +318,15 @@ def write_study(folder: Path, study: SurvivalStudy) -> None:
 
 
 def choose_horizons(cohort: Cohort, settings: StudySettings) -> tuple[Horizon, ...]:
-    """Return the horizons asked for, or usual ones between the median of the events and the end of the follow-up.
+    """Return the requested horizons, or usual ones between the median of the events and the end of the follow-up.
 
     The end is where only a tenth of the patients are still followed.
     """
     if settings.horizons:
-        asked = {found.time: found for text in settings.horizons for found in [parse_horizon(text, unit=cohort.unit)]}
-        return tuple(asked[when] for when in sorted(asked))
+        requested = {
+            found.time: found for text in settings.horizons for found in [parse_horizon(text, unit=cohort.unit)]
+        }
+        return tuple(requested[when] for when in sorted(requested))
     first, last = float(np.median(cohort.time[cohort.state > 0])), float(np.quantile(cohort.time, 0.9))
     usual = fitting_horizons(first=first, last=last, unit=cohort.unit)
     when = float(f"{first or float(cohort.time.max()):.2g}")
@@ -334,7 +336,7 @@ def choose_horizons(cohort: Cohort, settings: StudySettings) -> tuple[Horizon, .
 def _judged(
     cohort: Cohort, settings: StudySettings, *, fitted: Fitted, horizons: Sequence[Horizon], rng: np.random.Generator
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Judge the model, or say why not."""
+    """Evaluate the model, or return why not."""
     if not fitted.causes or fitted.design is None:
         return None, ["Not judged: there is no model, only the curves of the stages."]
     judged, notes = _judgeable(fitted.design.cohort, rng)
@@ -441,7 +443,7 @@ def _methods(result: Mapping[str, Any]) -> dict[str, str]:
         "10": _size(model),
         "11": _missing(cohort),
         "12a": _partition(result),
-        "12b": "Numbers enter as they are, or as the logarithm or spline asked for; categories by levels.",
+        "12b": "Numbers enter linearly, or as the requested logarithm or spline; categories by levels.",
         "12c": _building(model) if fitted else "Curves of the stages; too few events for a model.",
         "12e": "C-index (Harrell, Uno), AUC, Brier score and IPA with censoring weights, calibration, net benefit.",
         "13": "Not applicable to times; censoring is handled by weights.",

@@ -236,7 +236,7 @@ def write_history(path: Path, history: Sequence[Epoch]) -> None:
 
 def add_to_tensorboard(folder: Path, row: Epoch) -> None:
     """Append the numbers of one epoch to TensorBoard's event files in `folder`."""
-    from torch.utils.tensorboard import SummaryWriter  # an optional package, asked for before training starts
+    from torch.utils.tensorboard import SummaryWriter  # an optional package, checked before training starts
 
     with SummaryWriter(folder) as writer:
         for name, value in row.items():

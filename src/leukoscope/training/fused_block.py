@@ -122,8 +122,8 @@ class _Block(torch.autograd.Function):
         normal = (torch.einsum("okij,okij->o", kernel.double(), convolved) - mean * total) * inverse
         by_normal = (by_input - mean.view(-1, 1, 1, 1) * inputs) * inverse.view(-1, 1, 1, 1)
         rest = total.view(-1, 1, 1, 1) * inputs + normal.view(-1, 1, 1, 1) * by_normal
-        learnt = (gamma.abs().double() * inverse * turned).view(-1, 1, 1, 1) * (convolved - rest / count)
-        return None, learnt.float(), torch.zeros_like(gamma), (normal * turned).float(), total.float(), None
+        gradient = (gamma.abs().double() * inverse * turned).view(-1, 1, 1, 1) * (convolved - rest / count)
+        return None, gradient.float(), torch.zeros_like(gamma), (normal * turned).float(), total.float(), None
 
 
 def _by_input(plane: Tensor, images: Tensor, kernel: Tensor) -> Tensor:
