@@ -8,10 +8,10 @@ at once, and the same command continues after a stop.
 
 The tests run in a fork of this process, which has imported the large libraries already. All tests of a package run once
 without a fault, and coverage.py records which of them run which line. Against a fault, the doctests of its module and
-the tests that run its line are run, the shortest first; the first failure ends the run. A fault that only a test in a
-process of its own could find counts as a survivor. A test that fails without the fault as well is left out and named. A
-fault that changes nothing that can be seen counts as a survivor too: `docs/benchmarks/mutants.md` lists all survivors,
-with what is written of them in `benchmarks/mutants.toml`.
+the tests that run its line are run, the shortest first; the first failure ends the run. A fault that is not found in a
+minute and a half, or that only a test in a process of its own could find, counts as a survivor. A test that fails
+without the fault as well is left out and named. A fault that changes nothing that can be seen counts as a survivor too:
+`docs/benchmarks/mutants.md` lists all survivors, with what is written of them in `benchmarks/mutants.toml`.
 """
 
 import argparse
@@ -49,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "mutants.md"
 REMARKS = ROOT / "benchmarks" / "mutants.toml"
 SECONDS_A_TEST = 120  # of processor time, after which a test counts as hung
+SECONDS_A_MUTANT = 90  # of processor time, after which no further test is begun and the fault counts as a survivor
 SECONDS_A_RUN = 1800  # of processor time, of one part of the tests
 LONGEST = 6 * 3600  # by the clock, for a run that waits for ever; a busy machine must not be taken for one
 _FIXTURE = "fixture "  # before its name: the context of what a shared fixture runs
@@ -337,6 +338,7 @@ class _Told:
 
     def __init__(self, told: Any, tests: Sequence[str]) -> None:
         self.told, self.place = told, {test: number for number, test in enumerate(tests)}
+        self.failed = False
         signal.signal(signal.SIGPROF, lambda *_: os._exit(int(pytest.ExitCode.TESTS_FAILED)))
 
     def _tell(self, **what: str) -> None:
@@ -352,7 +354,12 @@ class _Told:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
+            self.failed = True
             self._tell(failed=report.nodeid)
+
+    def pytest_runtest_logfinish(self) -> None:
+        if not self.failed and time.process_time() > SECONDS_A_MUTANT:
+            os._exit(int(pytest.ExitCode.OK))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
