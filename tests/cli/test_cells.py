@@ -20,7 +20,7 @@ def test_an_empty_folder_is_named_and_the_other_is_searched(tmp_path: Path) -> N
     assert "empty holds no image" in ended.stderr
     assert "blank.png is blank" in ended.stderr
     assert "0 white cells in 0 of 1 field:" in ended.stdout
-    assert "Passed over 1 picture" in ended.stdout
+    assert "Skipped 1 picture" in ended.stdout
 
 
 def test_tables_are_written_though_nothing_can_be_printed(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_depth_planes_and_codecs_change_no_answer(field: NDArray[np.uint8], leni
     said = answers(tmp_path / "out.csv")
     assert len(said) == 20
     assert all(cells == said["twin.png"] for cells in said.values())
-    assert "12 bits per channel, judged by the brightest pixel" in result.output
+    assert "12 bits per channel, estimated from the brightest pixel" in result.output
 
 
 def test_a_phones_colours_change_no_decision(field: NDArray[np.uint8], lenient: Bundle, tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_what_was_done_to_pictures_is_counted_where_they_are_indexed_and_trained
     want = {
         profile: 3,
         "turned upright (orientation 6)": 2,
-        "12 bits per channel, judged by the brightest pixel": 1,
+        "12 bits per channel, estimated from the brightest pixel": 1,
     }
     lines = [f"{number} file{'s' * (number > 1)}: {note}" for note, number in want.items()]
     table = tmp_path / "table" / "cells.csv"

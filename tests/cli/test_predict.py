@@ -135,7 +135,7 @@ def test_pictures_of_kinds_that_are_not_read_are_told_of(
     ended = run(command, cells, "--model", lenient.path, "-o", tmp_path / "out")
     assert ended.exit_code == 0, ended.output
     told = " ".join(ended.stdout.split())
-    assert "Passed over 1 picture of a kind that is not read:" in told
+    assert "Skipped 1 picture in an unsupported format:" in told
     assert "old.gif" in told
     assert "notes.txt" not in ended.output
 

@@ -222,7 +222,7 @@ def dicom() -> str:
                 "HighBit": 15,
                 "PixelData": (picture().astype(np.uint16) * 256).tobytes(),
             },
-            "values with a sign": {"PixelRepresentation": 1},
+            "signed values": {"PixelRepresentation": 1},
             "ARGB": {"PhotometricInterpretation": "ARGB"},
             "MONOCHROME2": {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"},
             "Secondary Capture": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},

@@ -35,21 +35,21 @@ def test_content_tells_where_the_suffix_does_not(folder: Path) -> None:
     found = list_folder(folder, dicom=True)
     assert [path.name for path in found.files] == ["a.png", "bare.IMA", "IM0001", "odd.dat", "without"]
     assert {one.path.name: one.reason for one in found.passed} == {
-        "b.gif": "GIF, which is not read",
+        "b.gif": "GIF, which is not supported",
         "notes.txt": ".txt file",
         "DICOMDIR": "DICOM directory",
     }
     assert found.hidden == 3
-    assert "DICOM, which this command does not read" in list_folder(folder).counts()
+    assert "DICOM, which is not supported" in list_folder(folder).counts()
 
 
 def test_what_was_passed_over_is_named_with_counts(folder: Path) -> None:
     found = list_folder(folder)
     pictures, others, hidden = passed_over(found.passed, hidden=found.hidden)
-    assert pictures.startswith("Passed over 3 pictures of kinds that are not read: ")
-    assert "(GIF, which is not read)" in pictures
-    assert others == "Passed over 2 other files: 1 DICOM directory, 1 .txt file."
-    assert hidden == "Left alone: 3 hidden files or files of the system."
+    assert pictures.startswith("Skipped 3 pictures in unsupported formats: ")
+    assert "(GIF, which is not supported)" in pictures
+    assert others == "Skipped 2 other files: 1 DICOM directory, 1 .txt file."
+    assert hidden == "Ignored 3 hidden or system files."
     assert passed_over([]) == []
 
 

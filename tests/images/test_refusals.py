@@ -72,7 +72,7 @@ def test_the_content_decides_where_the_suffix_names_another_format_and_a_note_sa
     picture().save(path, format="PNG")
     for read in (read_picture(path), read_picture(path.read_bytes(), suffix=".jpg")):
         assert np.array_equal(read.pixels, np.asarray(picture()))
-        assert read.notes == ("read as PNG, which it is, although its name ends in .jpg",)
+        assert read.notes == ("is a PNG file, read as such, although its name ends in .jpg",)
     assert read_picture(path.read_bytes()).notes == ()
 
 

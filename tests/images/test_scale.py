@@ -59,10 +59,10 @@ def test_what_is_not_calibrated_has_no_scale(tmp_path: Path, unit: str) -> None:
 @pytest.mark.parametrize(
     ("x", "unit", "said"),
     [
-        (1.0, "mm", "1000 µm per pixel, which no microscope"),
+        (1.0, "mm", "1000 µm per pixel, which is impossible"),
         (0.5, "thou", "12.7 µm"),
-        (0.0, "µm", "no microscope"),
-        (-0.1, "µm", "no microscope"),
+        (0.0, "µm", "impossible"),
+        (-0.1, "µm", "impossible"),
         ("NaN", "µm", "not a length"),
         (0.0818, "parsec-ish", "not a length"),
     ],
@@ -71,7 +71,7 @@ def test_an_implausible_scale_is_said_and_left_out(tmp_path: Path, x: object, un
     stated = stated_scale(ome(tmp_path / "a", x, unit))
     assert stated.um_per_px is None
     assert said in stated.note
-    assert stated.note.endswith("it is left out.")
+    assert stated.note.endswith("it is ignored.")
 
 
 def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
         ("81.8 nm;", 0.0818, ""),
         ("unknown", None, "MPP states unknown"),
         ("", None, "nothing"),
-        ("250", None, "which no microscope gives"),
+        ("250", None, "which is impossible for a microscope"),
     ],
 )
 def test_aperio_s_scale_is_read_with_point_and_comma(tmp_path: Path, mpp: str, value: float | None, said: str) -> None:

@@ -239,7 +239,7 @@ def test_lab_is_read_as_littlecms_reads_it(
     want = by_littlecms(np.dstack([light * 100 / white, ab / step]), to_lab=False)
     assert np.abs(picture.pixels.astype(int) - want).max() <= 1
     assert np.abs(picture.pixels.astype(int) - eight).mean() < (0.05 if wide else 1)
-    assert picture.notes == ("L*a*b* colours brought to sRGB",)
+    assert picture.notes == ("L*a*b* colours converted to sRGB",)
     with Tiff(path, name="slide") as tiff:
         assert np.array_equal(tiff.read(7, 9, 20, 11)[0], picture.pixels[9:20, 7:27])
 

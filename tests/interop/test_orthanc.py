@@ -155,7 +155,7 @@ def test_the_commands_say_what_they_did(
     monkeypatch.setitem(os.environ, "LEUKOSCOPE_PASSWORD", "secret")
     url = orthanc.archive.url
     sent = CliRunner().invoke(leukoscope, ["send", "dicomweb", url, *map(str, images), "--user", "ada"])
-    assert (sent.exit_code, sent.output) == (0, f"Stored 3 of 3 files in {url}; 0 were there already.\n")
+    assert (sent.exit_code, sent.output) == (0, f"Stored 3 of 3 files in {url}; 0 were already there.\n")
     out = tmp_path / "out"
     got = CliRunner().invoke(leukoscope, ["fetch", "dicomweb", url, "--study", STUDY, "-o", str(out), "--user", "ada"])
     assert (got.exit_code, got.output) == (0, f"Fetched 3 images of study {STUDY} to {out}.\n")

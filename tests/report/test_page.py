@@ -221,6 +221,6 @@ def test_the_command_says_where_the_page_is(run: Path) -> None:
 def test_what_the_reader_did_to_the_pictures_stands_on_the_page(tmp_path: Path) -> None:
     run = write_run(tmp_path, **SMALL)
     evaluate(run)
-    write_json(run / "audit.json", {"changes": {"colours brought from Display P3 to sRGB": 12}})
+    write_json(run / "audit.json", {"changes": {"colours converted from Display P3 to sRGB": 12}})
     page = Page(write_report(run).read_text(encoding="utf-8"))
-    assert "12 files: colours brought from Display P3 to sRGB" in page.text
+    assert "12 files: colours converted from Display P3 to sRGB" in page.text

@@ -219,7 +219,7 @@ def test_what_was_done_to_a_file_stands_with_its_image(place: Place) -> None:
     Image.fromarray(synthetic(4)).save(turned, "PNG", exif=exif)
     me.send(case, deep.getvalue(), turned.getvalue(), cell_picture(1), names=("a.ome.tif", "b.png", "c.png"))
     images = {image["name"]: image["notes"] for image in me.get(f"/cases/{case}/images").json()["images"]}
-    assert images["a.ome.tif"][0] == "12 bits per channel, judged by the brightest pixel"
+    assert images["a.ome.tif"][0] == "12 bits per channel, estimated from the brightest pixel"
     assert "OME PhysicalSizeX states 5" in images["a.ome.tif"][1]
     assert images["b.png"] == ["turned upright (orientation 6)"]
     assert images["c.png"] == []

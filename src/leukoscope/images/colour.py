@@ -33,7 +33,7 @@ class ValueRange:
     low: float
     high: float
     note: str
-    """In words, such as '12 bits per channel, judged by the brightest pixel'; empty where nothing was changed."""
+    """In words, such as '12 bits per channel, estimated from the brightest pixel'; empty where nothing was changed."""
 
 
 EIGHT = ValueRange(0, 255, "")
@@ -90,7 +90,7 @@ def _of_depth(high: float, *, most: int = 2**64 - 1) -> ValueRange:
     """Return the range of the smallest depth that holds the brightest pixel, and that its numbers can hold."""
     depth = next((bits for bits in _DEPTHS if high < 2**bits), _DEPTHS[-1])
     depth = min(depth, most.bit_length())  # 15 where numbers of 16 bits have a sign
-    return ValueRange(0, 2**depth - 1, f"{depth} bits per channel, judged by the brightest pixel")
+    return ValueRange(0, 2**depth - 1, f"{depth} bits per channel, estimated from the brightest pixel")
 
 
 def _scaled(values: NDArray[Any], given: ValueRange) -> NDArray[np.uint8]:
@@ -133,7 +133,7 @@ def to_srgb(pixels: NDArray[np.uint8], profile: Profile | None) -> tuple[NDArray
         return pixels, ""
     transform, note = found
     if profile and profile.name and transform is not None:
-        note = f"colours brought from {profile.name} to sRGB"
+        note = f"colours converted from {profile.name} to sRGB"
     return (pixels if transform is None else _applied(pixels, transform, mode)), note
 
 
@@ -148,10 +148,10 @@ def _transform(profile: bytes, mode: str) -> "tuple[ImageCms.ImageCmsTransform |
         target = ImageCms.createProfile("sRGB")
         made = ImageCms.buildTransform(opened, target, mode, "RGB", renderingIntent=ImageCms.Intent(_INTENT))
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return None, "its colour profile is damaged or of another kind of picture; read as sRGB"
+        return None, "its colour profile is damaged or for another kind of picture; read as sRGB"
     if mode == "RGB" and _changes_nothing(made):
         return None, ""
-    return made, f"colours brought from {name[:60]} to sRGB"
+    return made, f"colours converted from {name[:60]} to sRGB"
 
 
 def lab_to_srgb(values: NDArray[Any], *, signed: bool) -> NDArray[np.uint8]:
@@ -280,7 +280,7 @@ def profile_of_label(label: str, *, name: str) -> Profile | None:
         return None
     if label == "ADOBERGB":
         return _profile_of_primaries(_ADOBE, _D65, 2.2, "Adobe RGB", name)
-    raise ImageError(f"names colours ({label[:40]}) and lacks their profile. Export it as sRGB.", path=name)
+    raise ImageError(f"names a colour space ({label[:40]}) but lacks its profile. Export it as sRGB.", path=name)
 
 
 def _of_png(image: Image.Image, head: bytes, icc: Profile | None, name: str) -> Profile | None:
@@ -319,8 +319,7 @@ def _of_code_points(primaries: int, transfer: int, *, name: str) -> Profile | No
     known = _PRIMARIES.get(1 if primaries == _UNSTATED else primaries)
     if known is None or transfer not in (*_LIKE_SRGB, *_GAMMAS):
         raise ImageError(
-            f"states colours of a kind that is not known here (primaries {primaries}, transfer {transfer} of H.273). "
-            "Save it as sRGB.",
+            f"states unknown colours (primaries {primaries}, transfer {transfer} of H.273). Save it as sRGB.",
             path=name,
         )
     title, points, white = known
@@ -344,7 +343,7 @@ def _of_jp2(head: bytes, name: str) -> Profile | None:
         return Profile(icc)
     if space and space not in _JP2_READ:
         raise ImageError(
-            f"has colours of a kind that is not read (JPEG 2000 colour space {space}). Save it as sRGB.", path=name
+            f"has colours that are not supported (JPEG 2000 colour space {space}). Save it as sRGB.", path=name
         )
     return None
 
@@ -381,9 +380,7 @@ def _profile_of_primaries(
     except MissingExtraError as missing:
         raise ImageError(f"cannot be read here: {missing}", path=name) from None
     except (ValueError, RuntimeError):
-        raise ImageError(
-            "states colours that cannot be (its primaries span nothing). Save it as sRGB.", path=name
-        ) from None
+        raise ImageError("states invalid colours (its primaries are collinear). Save it as sRGB.", path=name) from None
     return Profile(content, title)
 
 

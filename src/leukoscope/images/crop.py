@@ -33,7 +33,7 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
         ImageError: the image is all black, so there is no cell to see.
     """
     if image.max() <= BLACK:
-        raise ImageError("is all black: there is no cell to see. Remove it or replace it.")
+        raise ImageError("is all black, without a cell. Remove or replace it.")
     image = turn(image, view_of(image, prepare), axes=(0, 1))
     left, top, side = source_square(image, prepare)
     if (left, top) == (0, 0) and image.shape[:2] == (side, side) == (prepare.size, prepare.size):

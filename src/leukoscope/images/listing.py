@@ -55,47 +55,47 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Passed:
-    """A file that is not read, and why."""
+    """A skipped file, and why."""
 
     path: Path
     reason: str
 
     @property
     def picture(self) -> bool:
-        """Whether it is a picture, of a kind that is not read."""
-        return self.reason.endswith(" read") or self.path.suffix.lower() in _PICTURES
+        """Whether it is a picture in an unsupported format."""
+        return self.reason.endswith("supported") or self.path.suffix.lower() in _PICTURES
 
 
 @dataclass
 class Listing:
-    """What a folder holds."""
+    """The files of a folder."""
 
     files: list[Path] = field(default_factory=list)
     """Files to be read, sorted by name."""
     passed: list[Passed] = field(default_factory=list)
     hidden: int = 0
-    """Hidden files and those that systems leave behind (._*, .DS_Store, Thumbs.db)."""
+    """Hidden and system files (._*, .DS_Store, Thumbs.db)."""
     unread: list[OSError] = field(default_factory=list)
-    """Why folders inside could not be read."""
+    """Errors of subfolders that could not be read."""
 
     def counts(self) -> Counter[str]:
-        """Return how many files were passed over for each reason."""
+        """Return the number of skipped files by reason."""
         return Counter(one.reason for one in self.passed)
 
 
 def list_folder(folder: Path, *, suffixes: Collection[str] = FORMATS, dicom: bool = False) -> Listing:
-    """List a folder and all folders in it; links are followed, each folder once, so that circles end.
+    """List a folder recursively; links are followed, each folder once.
 
-    A file with one of the suffixes is taken, and so is a link with one that leads nowhere: both are refused by name
-    when they cannot be read. Where there is no suffix, the content decides.
+    Files with one of the suffixes are listed, also broken links, which raise an error when they are read. Files without
+    a suffix are listed by content.
 
     Args:
-        folder: where to look.
+        folder: the folder.
         suffixes: in lower case, with their dots.
-        dicom: whether DICOM is taken, whatever its name.
+        dicom: whether to list DICOM files, whatever their names.
 
     Raises:
-        OSError: the folder itself may not be read.
+        OSError: the folder itself cannot be read.
     """
     found = Listing()
     for path in sorted(_walk(folder, found)):
@@ -108,10 +108,10 @@ def list_folder(folder: Path, *, suffixes: Collection[str] = FORMATS, dicom: boo
 
 
 def passed_over(passed: Sequence[Passed], *, hidden: int = 0) -> list[str]:
-    """Name pictures that were passed over, and count other files by their reason; nothing where nothing was.
+    """Describe skipped files: pictures by name, others by number and reason.
 
-    >>> passed_over([Passed(Path("a.gif"), "GIF, which is not read"), Passed(Path("b.txt"), ".txt file")])[0]
-    'Passed over 1 picture of a kind that is not read: a.gif (GIF, which is not read). Save it as PNG or TIFF.'
+    >>> passed_over([Passed(Path("a.gif"), "GIF, which is not supported"), Passed(Path("b.txt"), ".txt file")])[0]
+    'Skipped 1 picture in an unsupported format: a.gif (GIF, which is not supported). Save it as PNG or TIFF.'
     """
     pictures = [one for one in passed if one.picture]
     others = Counter(one.reason for one in passed if not one.picture)
@@ -119,9 +119,9 @@ def passed_over(passed: Sequence[Passed], *, hidden: int = 0) -> list[str]:
     if others:
         counts = ", ".join(f"{number:,} {reason}{'s' * (number > 1)}" for reason, number in others.most_common())
         files = f"{others.total():,} other file{'s' * (others.total() > 1)}"
-        lines.append(f"Passed over {files}: {counts}.")
+        lines.append(f"Skipped {files}: {counts}.")
     if hidden:
-        lines.append(f"Left alone: {hidden:,} hidden file{'s' * (hidden > 1)} or files of the system.")
+        lines.append(f"Ignored {hidden:,} hidden or system file{'s' * (hidden > 1)}.")
     return lines
 
 
@@ -130,13 +130,13 @@ def _of_pictures(pictures: Sequence[Passed]) -> str:
     named = ", ".join(f"{one.path} ({one.reason})" for one in pictures[:_NAMED])
     one = len(pictures) == 1
     return (
-        f"Passed over {len(pictures):,} picture{'' if one else 's'} of {'a kind that is' if one else 'kinds that are'} "
-        f"not read: {named}{more}. Save {'it' if one else 'them'} as PNG or TIFF."
+        f"Skipped {len(pictures):,} {'picture in an unsupported format' if one else 'pictures in unsupported formats'}"
+        f": {named}{more}. Save {'it' if one else 'them'} as PNG or TIFF."
     )
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file is hidden, or one that systems leave behind."""
+    """Return whether a file is hidden or a system file."""
     return name.startswith((".", "__MACOSX")) or name.lower() in _RESOURCES
 
 
@@ -202,12 +202,12 @@ def _reason_by_content(head: bytes, suffixes: Collection[str], *, suffix: str, d
     if kind == "DICOM":
         if b"1.2.840.10008.1.3.10" in head:
             return "DICOM directory"
-        return None if dicom else "DICOM, which this command does not read"
+        return None if dicom else "DICOM, which is not supported"
     read = {name for allowed, kinds in FORMATS.items() if allowed in suffixes for name in kinds}
     if kind in read and not _known_otherwise(suffix):
         return None
     if kind:
-        return f"{kind}, which is not read"
+        return f"{kind}, which is not supported"
     return "empty file" if not head else f"{suffix} file" if suffix else "file of an unknown kind"
 
 
@@ -357,7 +357,7 @@ def _from_windows(text: str, folder: Path, table: Path) -> Path:
             return found
     raise DataError(
         f"{table} lists {text}, a path of another computer. Put {steps[-1] if steps else 'the file'} beside the table, "
-        "or write paths seen from the table's folder."
+        "or write paths relative to the folder of the table."
     )
 
 
@@ -460,13 +460,10 @@ def _as_windows_1252(raw: bytes, path: Path) -> tuple[str, list[str]]:
     if not text or _RUN.search(text) or _FOREIGN.search(text):
         others = _likeliest_encodings(raw)
         guess = f" It looks like {' or '.join(others)}." if others else ""
-        raise DataError(
-            f"{path} is not UTF-8, nor Windows-1252.{guess} It was not read, so that no name is garbled. "
-            "Save it as 'CSV UTF-8'."
-        )
+        raise DataError(f"{path} is neither UTF-8 nor Windows-1252.{guess} Save it as 'CSV UTF-8'.")
     return text, [
-        f"{path.name} is not UTF-8; it was read as Windows-1252: {_first_words(text)}. If that is not how it should "
-        "read, save it as 'CSV UTF-8'."
+        f"{path.name} is not UTF-8; it was read as Windows-1252: {_first_words(text)}. If this is wrong, "
+        "save it as 'CSV UTF-8'."
     ]
 
 
@@ -497,7 +494,9 @@ def _decoded(raw: bytes, encoding: str, path: Path) -> str:
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text, nor of another known encoding. Save it as 'CSV UTF-8'.") from None
+        raise DataError(
+            f"{path} is neither UTF-8 nor text of another known encoding. Save it as 'CSV UTF-8'."
+        ) from None
 
 
 def _separator(text: str) -> tuple[str, str]:
@@ -522,8 +521,7 @@ def _fitted(row: list[str], width: int, path: Path, line: int) -> list[str]:
         row = row[:-1]
     if len(row) != width:
         raise DataError(
-            f"{path}, row {line}: it does not have {width} cells. Is the file whole? Mend the row, or make it again "
-            "with the command that wrote it."
+            f"{path}, row {line}: it does not have {width} cells. Correct the row, or repeat the command that wrote it."
         )
     return row
 

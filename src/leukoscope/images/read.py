@@ -1,4 +1,4 @@
-"""The one reader of pixels: whatever lies in the file, uint8 RGB in sRGB, upright; or one sentence why not.
+"""Reading of image files of all formats as uint8 RGB in sRGB, upright; one sentence for files that are refused.
 
 Crops, fields, slides, uploads and thumbnails all go through it, so that they cannot disagree.
 """
@@ -36,7 +36,7 @@ from .colour import (
 T = TypeVar("T")
 RGB = NDArray[np.uint8]  # (height, width, 3)
 
-# Suffix -> the formats that may be behind it.
+# Suffix -> formats that files of this name may have.
 FORMATS = {
     ".bmp": {"BMP"},
     ".png": {"PNG"},
@@ -54,12 +54,13 @@ FORMATS = {
     ".avif": {"AVIF"},
 }
 MAX_PIXELS = 100_000_000
-"""Of a cell or a field, on the command line and in the reading room; a camera takes up to 50 million. More is a slide,
-which is read by tiles, or a bomb."""
+"""Of a cell or a field, on the command line and in the reading room; cameras have up to 50 million pixels. Larger
+images are
+slides, which are read by tiles, or decompression bombs."""
 MIN_SIDE = 16
-_HEAD = 4096  # bytes that are looked at to tell what a file is
+_HEAD = 4096  # bytes read to detect the format of a file
 _SAVE = "Save it as 8- or 16-bit RGB."
-_COLOUR = "stained cells need colour. Take it in colour."
+_COLOUR = "stained cells need colour. Use a colour image."
 _AGAIN = "Copy or download it again."
 _STARTS = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -76,7 +77,7 @@ _STARTS = {
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"II\xbc": "JPEG XR",
 }
-# What lies beside pictures in a laboratory, and what is called by its name.
+# Other files of laboratories, which error messages name.
 _OTHERS = {
     b"ZISRAWFILE": "Zeiss CZI",
     b"\xda\xce\xbe\x0a": "Nikon ND2",
@@ -108,12 +109,12 @@ _TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as everything here sees it."""
+    """The pixels of a picture, and how they were converted."""
 
     pixels: RGB
     """uint8, (height, width, 3), sRGB, upright."""
     notes: tuple[str, ...] = ()
-    """What was done to the values of the file to get there, in words; empty for plain 8-bit sRGB."""
+    """Conversions of the stored values, in words; empty for 8-bit sRGB."""
 
 
 def read_image(
@@ -131,7 +132,7 @@ def read_picture(
     most_pixels: int = MAX_PIXELS,
     least_side: int = MIN_SIDE,
 ) -> Picture:
-    """Read the one picture in a file, or in the bytes of one, as uint8 RGB in sRGB, upright.
+    """Read the picture of a file, or of its bytes, as uint8 RGB in sRGB, upright.
 
     The content decides what format it is; where the suffix names another one, a note reports it.
 
@@ -143,27 +144,27 @@ def read_picture(
         least_side: pixels that width and height must have.
 
     Raises:
-        ImageError: it is missing, empty, cut short or damaged, holds several pictures or no colour, is partly
+        ImageError: it is missing, empty, cut short or damaged, contains several pictures or no colour, is partly
             transparent, or needs a decoder that is not installed. The sentence names the file and the cure.
         PermissionError: it may not be read.
     """
     name = name or (str(source) if isinstance(source, Path) else "The image")
-    with _opened(source, name) as stream:
-        kind = _kind(stream, name)
+    with _open_source(source, name) as stream:
+        kind = _detect_format(stream, name)
         limits = _Limits(name, most_pixels, least_side)
         if kind == "TIFF":
-            values, orientation, notes = _tiff(stream, limits)
+            values, orientation, notes = _read_tiff(stream, limits)
         elif kind == "HEIF":
-            values, orientation, notes = _heif(stream, limits)
+            values, orientation, notes = _read_heif(stream, limits)
         else:
-            values, orientation, notes = _by_pillow(stream, kind, limits)
-    mislabelled = _mislabelled(kind, source.suffix if isinstance(source, Path) else suffix)
+            values, orientation, notes = _read_by_pillow(stream, kind, limits)
+    mislabelled = _note_of_suffix(kind, source.suffix if isinstance(source, Path) else suffix)
     notes = [*notes, turned_upright(orientation), mislabelled]
     return Picture(upright(values, orientation), tuple(note for note in notes if note))
 
 
 def changes_in_words(changes: Counter[str], *, most: int = 8) -> list[str]:
-    """Say what was done to the values of how many files, the commonest first.
+    """Return one sentence for each conversion with the number of files, the most frequent first.
 
     >>> changes_in_words(Counter({"turned upright (orientation 6)": 2, "colours brought from P3 to sRGB": 1}), most=1)
     ['2 files: turned upright (orientation 6)', 'and 1 more kind of change']
@@ -174,18 +175,18 @@ def changes_in_words(changes: Counter[str], *, most: int = 8) -> list[str]:
 
 
 def read_size(source: Path | bytes, *, name: str = "") -> tuple[int, int]:
-    """Return (width, height) in pixels, upright, from the file's header alone.
+    """Return (width, height) in pixels, upright, from the header of the file only.
 
     Raises:
         ImageError: the header is not that of an image.
     """
     name = name or (str(source) if isinstance(source, Path) else "The image")
-    with _opened(source, name) as stream:
-        kind = format_of(_head(stream))
+    with _open_source(source, name) as stream:
+        kind = format_of(_read_header(stream))
         if kind == "TIFF" and tiff_readable():
             size, orientation = _size_of_tiff(stream, name)
         elif kind == "HEIF":
-            image = _opened_heif(stream, name)[0]
+            image = _open_heif(stream, name)[0]
             size, orientation = image.size, 1
         else:
             size, orientation = _size_by_pillow(stream, name)
@@ -204,26 +205,26 @@ def _size_of_tiff(stream: BinaryIO, name: str) -> tuple[tuple[int, int], int]:
 
 
 def _size_by_pillow(stream: BinaryIO, name: str) -> tuple[tuple[int, int], int]:
-    with _pillow(stream, name) as picture:
+    with _open_by_pillow(stream, name) as picture:
         return picture.size, orientation_of(picture)
 
 
 def format_of(head: bytes) -> str:
-    """Return what the first bytes of a file are: 'PNG', 'JPEG', 'TIFF', 'WEBP' …; an empty string if unknown."""
+    """Return the format of the first bytes of a file: 'PNG', 'JPEG', 'TIFF', 'WEBP' …; an empty string if unknown."""
     for start, kind in _STARTS.items():
         if head.startswith(start):
             return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:8] == b"ftyp":
-        brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(len(head), _box(head)), 4))]
+        brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(len(head), _box_length(head)), 4))]
         found = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
         return "AVIF" if "AVIF" in found else found[0] if found else ""
     return "DICOM" if _is_dicom(head) else ""
 
 
 def file_format(path: Path) -> str:
-    """Return what `format_of` finds in a file; nothing for a pipe or a device."""
+    """Return the format of a file; an empty string for a pipe or a device."""
     if path.exists() and not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -231,7 +232,7 @@ def file_format(path: Path) -> str:
 
 
 def _is_dicom(head: bytes) -> bool:
-    """Tell DICOM by the letters behind its preamble, or without one by its first element (groups 2 and 8)."""
+    """Return whether a file is DICOM, by the letters after its preamble or its first element (groups 2 and 8)."""
     if head[128:132] == b"DICM":
         return True
     if len(head) < 8 or head[:2] not in (b"\x02\0", b"\x08\0") or head[3] != 0 or head[2] > 0x70:
@@ -241,7 +242,7 @@ def _is_dicom(head: bytes) -> bool:
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return pixels turned as the orientation of EXIF and TIFF (1 to 8) states; one rule for all formats.
+    """Return pixels turned upright by the orientation of EXIF and TIFF (1 to 8).
 
     >>> upright(np.array([[1, 2], [3, 4]]), 6).tolist()
     [[3, 1], [4, 2]]
@@ -256,7 +257,7 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def turned_upright(orientation: int) -> str:
-    """Say that a picture was turned; nothing where it was not."""
+    """Return a note that a picture was turned; an empty string where it was not."""
     return f"turned upright (orientation {orientation})" if orientation != 1 else ""
 
 
@@ -277,7 +278,7 @@ def stored_box(box: tuple[int, int, int, int], size: tuple[int, int], orientatio
 
 
 def tiff_readable() -> bool:
-    """Say whether the extra `fields`, which reads TIFF of every kind, is installed."""
+    """Return whether the extra `fields`, which reads TIFF of every kind, is installed."""
     return installed("tifffile") and installed("imagecodecs")
 
 
@@ -295,28 +296,26 @@ class _Limits:
 
 
 def too_large(pixels: str, most: int) -> str:
-    """Say that a picture has too many pixels."""
+    """Return the reason to refuse a picture with too many pixels."""
     return f"has {pixels} pixels, more than the {most // 1_000_000} million allowed for one image. Crop it."
 
 
 def picture_of(image: Image.Image, *, name: str = "") -> Picture:
-    """Return an image that Pillow has opened, of mode RGB, as everything here sees it: sRGB, upright.
+    """Return an image that Pillow has opened, of mode RGB, converted to sRGB and turned upright.
 
     Raises:
         ImageError: it has another mode, or ends early.
     """
     if image.mode != "RGB":
-        raise ImageError(
-            f"is a PIL image of mode {image.mode}. Pass image.convert('RGB'), the cell on black.", path=name
-        )
-    pixels, note = _srgb(_eight(image, name), profile_of(image, name=name), name)
+        raise ImageError(f"is a PIL image of mode {image.mode}. Pass image.convert('RGB').", path=name)
+    pixels, note = _convert_to_srgb(_read_8_bits(image, name), profile_of(image, name=name), name)
     return Picture(upright(pixels, orientation_of(image)), (note,) if note else ())
 
 
 Read = tuple[RGB, int, list[str]]  # pixels as stored, orientation, notes
 
 
-def _opened(source: Path | bytes, name: str) -> BinaryIO:
+def _open_source(source: Path | bytes, name: str) -> BinaryIO:
     if isinstance(source, bytes):
         stream: BinaryIO = io.BytesIO(source)
     else:
@@ -343,34 +342,34 @@ def _opened(source: Path | bytes, name: str) -> BinaryIO:
     return stream
 
 
-def _head(stream: BinaryIO, size: int = _HEAD) -> bytes:
+def _read_header(stream: BinaryIO, size: int = _HEAD) -> bytes:
     stream.seek(0)
     head = stream.read(size)
     stream.seek(0)
     return head
 
 
-def _mislabelled(kind: str, suffix: str) -> str:
+def _note_of_suffix(kind: str, suffix: str) -> str:
     """Return a note where the suffix of a file names another format than its content, else an empty string.
 
-    >>> _mislabelled("PNG", ".JPG"), _mislabelled("PNG", ".png")
-    ('read as PNG, which it is, although its name ends in .jpg', '')
+    >>> _note_of_suffix("PNG", ".JPG"), _note_of_suffix("PNG", ".png")
+    ('is a PNG file, read as such, although its name ends in .jpg', '')
     """
     suffix = suffix.lower()
     wrong = kind not in FORMATS.get(suffix, {kind})
-    return f"read as {kind}, which it is, although its name ends in {suffix}" if wrong else ""
+    return f"is a {kind} file, read as such, although its name ends in {suffix}" if wrong else ""
 
 
-def _kind(stream: BinaryIO, name: str) -> str:
+def _detect_format(stream: BinaryIO, name: str) -> str:
     """Return the format of a file, or raise an error that states what it is instead."""
-    head = _head(stream)
+    head = _read_header(stream)
     kind = format_of(head)
     if kind in ("JPEG XL", "JPEG XR"):
         raise ImageError(
             f"is a {kind} file, whose colour profile cannot be read here. Save it as PNG or TIFF.", path=name
         )
-    if kind == "JPEG" and (other := _other_jpeg(_head(stream, HEADER))):
-        raise ImageError(f"is a {other}, a kind that is not read. Save it as PNG or TIFF.", path=name)
+    if kind == "JPEG" and (other := _unsupported_jpeg(_read_header(stream, HEADER))):
+        raise ImageError(f"is a {other}, which is not supported. Save it as PNG or TIFF.", path=name)
     if kind == "DICOM":
         raise ImageError("is a DICOM object. Give it to predict or cells as a field, or export it as PNG.", path=name)
     if kind == "GIF" and attempt(lambda: int(getattr(Image.open(stream), "n_frames", 1))) == 1:
@@ -379,18 +378,16 @@ def _kind(stream: BinaryIO, name: str) -> str:
         return kind
     found = attempt(lambda: Image.open(stream).format)
     if isinstance(found, str) and found not in ("MPO",):
-        raise ImageError(f"is a {found} file, a kind that is not read. Save it as PNG or TIFF.", path=name)
+        raise ImageError(f"is a {found} file, which is not supported. Save it as PNG or TIFF.", path=name)
     if other := next((what for start, what in _OTHERS.items() if head.startswith(start)), ""):
-        raise ImageError(f"is a {other} file, a kind that is not read. Export its pictures as PNG or TIFF.", path=name)
+        raise ImageError(f"is a {other} file, which is not supported. Export its pictures as PNG or TIFF.", path=name)
     if _is_text(head):
-        raise ImageError("is not an image but text, whatever its name suggests. Give the image itself.", path=name)
-    raise ImageError(
-        f"is of a kind that is not known here (it begins with {head[:8].hex(' ')}). Save it as PNG or TIFF.", path=name
-    )
+        raise ImageError("is a text file, not an image. Give the image itself.", path=name)
+    raise ImageError(f"has an unknown format (it begins with {head[:8].hex(' ')}). Save it as PNG or TIFF.", path=name)
 
 
-def _other_jpeg(head: bytes) -> str:
-    """Return how a JPEG is coded that Pillow would report as damaged; nothing for others."""
+def _unsupported_jpeg(head: bytes) -> str:
+    """Return the kind of a JPEG that Pillow would report as damaged; empty for others."""
     at = 2
     while at + 9 < len(head) and head[at] == 0xFF:
         marker = head[at + 1]
@@ -408,9 +405,9 @@ def _is_text(head: bytes) -> bool:
     return isinstance(text, str) and all(sign.isprintable() or sign in "\r\n\t\f\ufeff" for sign in text)
 
 
-def _tiff(stream: BinaryIO, limits: _Limits) -> Read:
+def _read_tiff(stream: BinaryIO, limits: _Limits) -> Read:
     if not tiff_readable():
-        return _tiff_without_tifffile(stream, limits)
+        return _read_tiff_by_pillow(stream, limits)
     from .tiff import NotByTifffileError, Tiff
 
     try:
@@ -421,25 +418,22 @@ def _tiff(stream: BinaryIO, limits: _Limits) -> Read:
     except NotByTifffileError as other:
         stream.seek(0)
         try:
-            return _by_pillow(stream, "TIFF", limits)
-        except ImageError as unread:  # Pillow calls damaged what it cannot decode
+            return _read_by_pillow(stream, "TIFF", limits)
+        except ImageError as unread:  # Pillow reports what it cannot decode as damaged
             raise (other if "damaged" in unread.reason else unread) from None
 
 
-def _tiff_without_tifffile(stream: BinaryIO, limits: _Limits) -> Read:
-    """Read what Pillow is known to read right: one page of 8-bit RGB.
-
-    Any other error of Pillow may mean only that it cannot decode the file.
-    """
+def _read_tiff_by_pillow(stream: BinaryIO, limits: _Limits) -> Read:
+    """Read a TIFF of one page of 8-bit RGB with Pillow; refuse others, which need tifffile."""
     opened = quietly(lambda: Image.open(stream))
-    if not isinstance(opened, Image.Image) or not _plain(opened):
+    if not isinstance(opened, Image.Image) or not _is_8_bit_rgb(opened):
         missing = MissingExtraError("Reading TIFF of this kind (depth, planes, pages or codec)", "fields")
         raise ImageError(f"cannot be read here: {missing}", path=limits.name)
     stream.seek(0)
-    return _by_pillow(stream, "TIFF", limits)
+    return _read_by_pillow(stream, "TIFF", limits)
 
 
-def _plain(image: Image.Image) -> bool:
+def _is_8_bit_rgb(image: Image.Image) -> bool:
     """Return whether a TIFF that Pillow has opened is one page of 8-bit RGB."""
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
     one = quietly(lambda: int(getattr(image, "n_frames", 1))) == 1
@@ -447,35 +441,35 @@ def _plain(image: Image.Image) -> bool:
     return one and eight and tags.get(262) == 2
 
 
-def _by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:
+def _read_by_pillow(stream: BinaryIO, kind: str, limits: _Limits) -> Read:
     name = limits.name
-    head = _head(stream)
-    with _pillow(stream, name) as image:
+    head = _read_header(stream)
+    with _open_by_pillow(stream, name) as image:
         limits.check(*image.size)
-        frames = _frames(image, name)
+        frames = _count_frames(image, name)
         if frames > 1 and image.format != "MPO":
             raise ImageError(
-                f"holds several pictures ({frames}; animated or multi-page). Save one per file.", path=name
+                f"contains several pictures ({frames}; animated or multi-page). Save one per file.", path=name
             )
-        stated = _head(stream, -1 if kind == "BMP" else HEADER)  # BMP keeps its profile behind the pixels
+        stated = _read_header(stream, -1 if kind == "BMP" else HEADER)  # BMP stores its profile after the pixels
         orientation, profile = orientation_of(image), profile_of(image, stated, name=name)
-        bits = _bits_of(head, kind)
+        bits = _bit_depth(head, kind)
         if bits > 8:
-            values, notes = _deep(stream, kind, bits, name)
+            values, notes = _read_more_bits(stream, kind, bits, name)
         else:
-            values, notes = _eight(image, name), []
-    pixels, note = _srgb(values, profile, name)
+            values, notes = _read_8_bits(image, name), []
+    pixels, note = _convert_to_srgb(values, profile, name)
     return pixels, orientation, [*notes, note]
 
 
-def _srgb(values: NDArray[np.uint8], profile: Profile | None, name: str) -> tuple[RGB, str]:
+def _convert_to_srgb(values: NDArray[np.uint8], profile: Profile | None, name: str) -> tuple[RGB, str]:
     try:
         return to_srgb(values, profile)
     except ValueError as unknown:
         raise ImageError(str(unknown), path=name) from None
 
 
-def _pillow(stream: BinaryIO, name: str) -> Image.Image:
+def _open_by_pillow(stream: BinaryIO, name: str) -> Image.Image:
     opened = quietly(lambda: Image.open(stream))
     if isinstance(opened, Image.Image):
         return opened
@@ -483,69 +477,69 @@ def _pillow(stream: BinaryIO, name: str) -> Image.Image:
         raise ImageError(too_large("far too many", MAX_PIXELS), path=name)
     if isinstance(opened, UnidentifiedImageError):
         raise ImageError(f"ends early or is damaged (its header cannot be read). {_AGAIN}", path=name)
-    raise ImageError(f"ends early or is damaged ({_line(opened)}). {_AGAIN}", path=name)
+    raise ImageError(f"ends early or is damaged ({_first_line(opened)}). {_AGAIN}", path=name)
 
 
 def quietly(work: Callable[[], T]) -> T | Exception:
-    """Return what a library returns or raises, without its warnings: the program itself reports what is wrong."""
+    """Return what a library returns or raises, without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return attempt(work)
 
 
-def _frames(image: Image.Image, name: str) -> int:
+def _count_frames(image: Image.Image, name: str) -> int:
     number = quietly(lambda: int(getattr(image, "n_frames", 1)))
     if isinstance(number, Exception):
-        raise ImageError(f"ends early or is damaged ({_line(number)}). {_AGAIN}", path=name)
+        raise ImageError(f"ends early or is damaged ({_first_line(number)}). {_AGAIN}", path=name)
     return number
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return EXIF's orientation; 1 where there is none, or none that means something."""
+    """Return the EXIF orientation; 1 where there is none or it is invalid."""
     if image.format == "TIFF":
-        return 1  # Pillow turns these itself, and only these
+        return 1  # Pillow rotates these itself, and only these
     value = quietly(lambda: image.getexif().get(0x0112, 1))
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _eight(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Return the colours of a picture of 8 bits: RGB, or CMYK with four channels."""
+def _read_8_bits(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Return the pixels of an 8-bit picture: RGB, or CMYK with four channels."""
     loaded = quietly(image.load)
     if isinstance(loaded, MemoryError):
-        raise ImageError("needs more memory than there is. Crop it.", path=name)
+        raise ImageError("needs more memory than available. Crop it.", path=name)
     if isinstance(loaded, Exception):
-        raise ImageError(f"ends early or is damaged ({_line(loaded)}). {_AGAIN}", path=name)
+        raise ImageError(f"ends early or is damaged ({_first_line(loaded)}). {_AGAIN}", path=name)
     if image.mode in ("RGB", "CMYK"):
-        return _array_of(image)
+        return _to_array(image)
     if image.mode == "YCbCr":
-        return _array_of(image.convert("RGB"))
+        return _to_array(image.convert("RGB"))
     if image.mode in ("RGBA", "RGBX", "P", "PA") or "transparency" in image.info:
-        return _without_alpha(image.convert("RGBA"), name)
+        return _drop_alpha(image.convert("RGBA"), name)
     if image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;"):
         raise ImageError(f"is a grey (black and white) image; {_COLOUR}", path=name)
-    raise ImageError(f"has colours of a kind that is not read ({image.mode}). {_SAVE}", path=name)
+    raise ImageError(f"has a colour mode that is not supported ({image.mode}). {_SAVE}", path=name)
 
 
-def _without_alpha(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _drop_alpha(image: Image.Image, name: str) -> NDArray[np.uint8]:
     values = np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 4)
-    return _opaque(values, name)
+    return _drop_constant_alpha(values, name)
 
 
-def _opaque(values: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return red, green and blue; the fourth channel must be the same everywhere, and not nothing."""
+def _drop_constant_alpha(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return red, green and blue; the alpha channel must be constant and not zero."""
     alpha = values[..., 3]
     if alpha.min() != alpha.max() or alpha.flat[0] == 0:
-        raise ImageError("is partly transparent. Save it without transparency; of a single cell, on black.", path=name)
+        raise ImageError("is partly transparent. Save it without transparency, a single cell on black.", path=name)
     return np.ascontiguousarray(values[..., :3])
 
 
-def _array_of(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels; np.asarray copies them once more."""
+def _to_array(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels with one copy; np.asarray makes two."""
     return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(image.height, image.width, -1)
 
 
-def _bits_of(head: bytes, kind: str) -> int:
-    """Return the bits per channel that the header states, where Pillow would quietly cut them to 8."""
+def _bit_depth(head: bytes, kind: str) -> int:
+    """Return the bits per channel that the header states, where Pillow would reduce them to 8."""
     if kind == "PNG" and len(head) > 25:
         return head[24]
     if kind == "JPEG2000" and (at := head.find(b"\xff\x51")) >= 0 and len(head) > at + 41:
@@ -553,8 +547,8 @@ def _bits_of(head: bytes, kind: str) -> int:
     return 8
 
 
-def _deep(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np.uint8], list[str]]:
-    """Read a PNG or JPEG 2000 of more than 8 bits and bring it to 8."""
+def _read_more_bits(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np.uint8], list[str]]:
+    """Read a PNG or JPEG 2000 of more than 8 bits per channel and convert it to 8."""
     codec = "png_decode" if kind == "PNG" else "jpeg2k_decode"
     try:
         codecs = require("imagecodecs", feature=f"Reading {kind} of {bits} bits per channel", extra="fields")
@@ -563,17 +557,17 @@ def _deep(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np
     stream.seek(0)
     content = stream.read()
     if kind == "JPEG2000" and colours_of_jp2(content[:HEADER])[0] == SYCC:
-        raise ImageError(f"has YCC colours of {bits} bits per channel, a kind that is not read. {_SAVE}", path=name)
-    if kind == "JPEG2000":  # its pixels alone: the decoder would apply a profile by itself
+        raise ImageError(f"has YCC colours of {bits} bits per channel, which are not supported. {_SAVE}", path=name)
+    if kind == "JPEG2000":  # only its pixels: the decoder would apply a profile
         content = content[max(0, content.find(b"\xff\x4f\xff\x51")) :]
     with muted():
         values = attempt(lambda: getattr(codecs, codec)(content))
     if isinstance(values, Exception):
-        raise ImageError(f"ends early or is damaged ({_line(values)}). {_AGAIN}", path=name)
+        raise ImageError(f"ends early or is damaged ({_first_line(values)}). {_AGAIN}", path=name)
     values = np.asarray(values)
     if values.ndim != 3 or values.shape[2] < 3:
         raise ImageError(f"is a grey (black and white) image of {bits} bits; {_COLOUR}", path=name)
-    colours = _opaque(values, name) if values.shape[2] == 4 else values
+    colours = _drop_constant_alpha(values, name) if values.shape[2] == 4 else values
     if colours.dtype == np.uint8:
         return np.ascontiguousarray(colours), []
     try:
@@ -583,7 +577,7 @@ def _deep(stream: BinaryIO, kind: str, bits: int, name: str) -> tuple[NDArray[np
     return eight_bits(colours, given), [given.note]
 
 
-def _opened_heif(stream: BinaryIO, name: str) -> Any:
+def _open_heif(stream: BinaryIO, name: str) -> Any:
     try:
         library = require("pi_heif", feature="Reading HEIC", extra="heic")
     except MissingExtraError as missing:
@@ -591,41 +585,41 @@ def _opened_heif(stream: BinaryIO, name: str) -> Any:
     stream.seek(0)
     opened = attempt(lambda: library.open_heif(stream, convert_hdr_to_8bit=False))
     if isinstance(opened, Exception):
-        raise ImageError(f"ends early or is damaged ({_line(opened)}). {_AGAIN}", path=name)
+        raise ImageError(f"ends early or is damaged ({_first_line(opened)}). {_AGAIN}", path=name)
     if not len(opened):
-        raise ImageError(f"is not an image, or has none in it. {_AGAIN}", path=name)
+        raise ImageError(f"is not an image, or contains none. {_AGAIN}", path=name)
     return opened
 
 
-def _heif(stream: BinaryIO, limits: _Limits) -> Read:
-    """Read HEIC; libheif turns it upright itself."""
+def _read_heif(stream: BinaryIO, limits: _Limits) -> Read:
+    """Read HEIC, which libheif turns upright."""
     name = limits.name
-    file = _opened_heif(stream, name)
+    file = _open_heif(stream, name)
     if len(file) > 1:
-        raise ImageError(f"holds several pictures ({len(file)}). Save one picture per file.", path=name)
+        raise ImageError(f"contains several pictures ({len(file)}). Save one picture per file.", path=name)
     image = file[0]
     limits.check(*image.size)
     values = attempt(lambda: np.asarray(image))
     if isinstance(values, Exception):
-        raise ImageError(f"ends early or is damaged ({_line(values)}). {_AGAIN}", path=name)
+        raise ImageError(f"ends early or is damaged ({_first_line(values)}). {_AGAIN}", path=name)
     if values.ndim != 3:
         raise ImageError(f"is a grey (black and white) image; {_COLOUR}", path=name)
-    colours = _opaque(values, name) if values.shape[2] == 4 else values
+    colours = _drop_constant_alpha(values, name) if values.shape[2] == 4 else values
     depth = image.info.get("bit_depth", 16)
     given = (
         EIGHT if colours.dtype == np.uint8 else ValueRange(0, 65535, f"{depth} bits per channel, as the file states")
     )
     icc = image.info.get("icc_profile")
-    profile = Profile(icc) if icc else profile_of_boxes(_head(stream, HEADER), name=name)
-    pixels, note = _srgb(eight_bits(colours, given), profile, name)
+    profile = Profile(icc) if icc else profile_of_boxes(_read_header(stream, HEADER), name=name)
+    pixels, note = _convert_to_srgb(eight_bits(colours, given), profile, name)
     return pixels, 1, [given.note, note]
 
 
-def _box(head: bytes) -> int:
+def _box_length(head: bytes) -> int:
     return int(struct.unpack(">I", head[:4])[0])
 
 
-def _line(raised: object) -> str:
-    """Return the first line of a library's message, without the number of bytes that it has not processed."""
+def _first_line(raised: object) -> str:
+    """Return the first line of a library's message, without its count of unprocessed bytes."""
     text = re.sub(r" \(\d+ bytes not processed\)", "", (str(raised).splitlines() or [""])[0])
     return text[:120] or type(raised).__name__

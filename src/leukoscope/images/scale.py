@@ -148,7 +148,7 @@ def believed(claims: Iterable[Claim]) -> Stated:
         if not problem:
             return Stated(claim.x, " ".join(wrong))
         if not (claim.printed and _for_printers(claim)):
-            wrong.append(f"{claim.where} states {claim.written}, {problem}; it is left out.")
+            wrong.append(f"{claim.where} states {claim.written}, {problem}; it is ignored.")
     return Stated(None, " ".join(wrong))
 
 
@@ -187,7 +187,7 @@ def _problem(claim: Claim) -> str:
     if claim.x is None:
         return "which is not a length"
     if not low <= claim.x <= high:
-        return f"{claim.x:.4g} µm per pixel, which no microscope gives"
+        return f"{claim.x:.4g} µm per pixel, which is impossible for a microscope"
     if claim.y and not 1 / _SQUARE < claim.x / claim.y < _SQUARE:
         return f"but {claim.y:.4g} µm for the height of a pixel, which is not square"
     return ""

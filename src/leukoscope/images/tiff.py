@@ -56,7 +56,7 @@ class Tiff:
         """Open a TIFF.
 
         Raises:
-            ImageError: it is damaged, holds several pictures, or none in colour.
+            ImageError: it is damaged, contains several pictures, or none in colour.
             MissingExtraError: the extra `fields` is not installed.
         """
         self.name = name
@@ -132,7 +132,7 @@ class Tiff:
         """Return values without alpha as sRGB, and what was done to their colours."""
         photometric = int(level.page.photometric)
         if photometric in (_CIELAB, _ICCLAB):
-            return lab_to_srgb(values, signed=photometric == _CIELAB), "L*a*b* colours brought to sRGB"
+            return lab_to_srgb(values, signed=photometric == _CIELAB), "L*a*b* colours converted to sRGB"
         if self._range is None:
             self._range = self._range_of_values(values)
         pixels = eight_bits(_expanded(values, self.page), self._range)
@@ -147,7 +147,7 @@ class Tiff:
         width, height = self.size
         bytes_needed = width * height * self._levels[0].channels * self._levels[0].dtype.itemsize
         if bytes_needed > _MOST_BYTES:
-            raise ImageError(f"takes {bytes_needed / 1e9:.1f} GB when it is unpacked. Crop it.", path=self.name)
+            raise ImageError(f"takes {bytes_needed / 1e9:.1f} GB when unpacked. Crop it.", path=self.name)
         return self.read(0, 0, width, height)
 
     def _range_of_values(self, values: NDArray[Any]) -> ValueRange:
@@ -156,7 +156,7 @@ class Tiff:
             return range_of(np.zeros(1, np.uint8), bits=8)
         bits = self.page.bitspersample
         if isinstance(bits, tuple):
-            raise ImageError(f"has channels of unlike depth ({bits} bits). {_SAVE}", path=self.name)
+            raise ImageError(f"has channels of different depths ({bits} bits). {_SAVE}", path=self.name)
         sample = values
         if bits > 8 and values.shape[:2] != self.size[::-1]:
             sample = self._seen(values)
@@ -200,21 +200,21 @@ class _Level:
         planes = len(self.pages) > 1
         photometric = int(page.photometric)
         if photometric in _NAMES and not planes and (page.samplesperpixel < 3 or photometric not in (0, 1)):
-            raise ImageError(f"is {_NAMES[photometric]}; stained cells need colour. Take it in colour.", path=name)
+            raise ImageError(f"is {_NAMES[photometric]}; stained cells need colour. Use a colour image.", path=name)
         if photometric in (2, _YCBCR) and self.channels < 3:
             raise ImageError(f"has {self.channels} channels, not red, green and blue. {_SAVE}", path=name)
         if photometric == _YCBCR and int(page.compression) not in _RGB_CODECS:
             raise NotByTifffileError(name)
         if page.dtype is None or page.dtype.kind not in "uif":
-            raise ImageError(f"has pixels of a kind that is not a colour ({page.dtype}). {_SAVE}", path=name)
+            raise ImageError(f"has pixels that are not colours ({page.dtype}). {_SAVE}", path=name)
         self._check_colours(photometric)
 
     def _check_colours(self, photometric: int) -> None:
         name = self.name
         if photometric == 0 and self.channels >= 3:
-            raise ImageError("states that 0 is white, which no camera means. Save it as plain RGB.", path=name)
+            raise ImageError("states that 0 is white, which is not supported. Save it as RGB.", path=name)
         if photometric in (_CIELAB, _ICCLAB) and (self.channels < 3 or self.dtype not in (np.uint8, np.uint16)):
-            raise ImageError(f"is in L*a*b* colours of {self.dtype}, a kind that is not read. {_SAVE}", path=name)
+            raise ImageError(f"has L*a*b* colours of {self.dtype}, which are not supported. {_SAVE}", path=name)
         if photometric not in (*_NAMES, 2, _PALETTE, _CMYK, _YCBCR, _CIELAB, _ICCLAB):
             raise ImageError(f"has colours of an unknown kind (photometric {photometric}). {_SAVE}", path=name)
 
@@ -261,7 +261,7 @@ class NotByTifffileError(ImageError):
     """Colours that Pillow decodes and tifffile does not: uncompressed YCbCr."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"holds YCbCr colours in a way that cannot be read here. {_SAVE}", path=name)
+        super().__init__(f"has YCbCr colours in a layout that is not supported. {_SAVE}", path=name)
 
 
 def library() -> Any:
@@ -293,9 +293,9 @@ def _library_call(work: Any, name: str, *, page: Any = None) -> Any:
             path=name,
         ) from None
     if isinstance(done, MemoryError):
-        raise ImageError("needs more memory than there is. Crop it.", path=name) from None
+        raise ImageError("needs more memory than available. Crop it.", path=name) from None
     raise ImageError(
-        f"is damaged, or coded in a way that cannot be read ({why}). Copy or export it again.", path=name
+        f"is damaged, or has an encoding that is not supported ({why}). Copy or export it again.", path=name
     ) from None
 
 
@@ -308,7 +308,7 @@ def _check_pages(source: Path | BinaryIO, name: str) -> None:
     with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as stream:
         for number, tags in enumerate(_tags_per_page(stream), start=1):
             if tags is None:
-                raise ImageError("is damaged (its list of pages goes in circles). Copy it again.", path=name)
+                raise ImageError("is damaged (its list of pages is circular). Copy it again.", path=name)
             if tags > _MOST_TAGS:
                 raise ImageError(f"ends early or is damaged (a page with {tags:,} tags). Copy it again.", path=name)
             if number > _MOST_PAGES:
@@ -360,7 +360,7 @@ def _levels(file: Any, name: str) -> list[_Stored]:
     """
     series = _library_call(lambda: list(file.series), name)
     if not series:
-        raise ImageError("is not an image, or has none in it. Export it again.", path=name)
+        raise ImageError("is not an image, or contains none. Export it again.", path=name)
     full = [one for one in series if not _aside(one)] or series[:1]
     first = max(full, key=_area) if _is_slide(file) else full[0]
     others = [one for one in full if one is not first and not _is_level_of(one, first)]
@@ -382,7 +382,7 @@ def _pages_of(series: Any, file: Any, name: str) -> "_Stored":
     if len(pages) == 1 and len(series.pages) == 1 and not _hidden(series, pages[0]):
         page = _library_call(pages[0].aspage, name)
         grey = int(page.photometric) == _GREY and page.samplesperpixel >= 3
-        return _Stored([page], "samples that the file calls grey, read as red, green and blue" if grey else "")
+        return _Stored([page], "samples stated to be grey, read as red, green and blue" if grey else "")
     colours = len(rest) == 1 and length[rest[0]] in (3, 4) and "S" not in axes
     if not colours or (length[rest[0]] == 4 and rest[0] not in "CQI"):
         raise ImageError(_several(_pictures(series)), path=name)
@@ -391,7 +391,7 @@ def _pages_of(series: Any, file: Any, name: str) -> "_Stored":
     whole = [_library_call(page.aspage, name) for page in pages]
     order, note = _order_of_colours(file, whole, rest[0], name)
     if len(whole) != length[rest[0]]:
-        raise ImageError(f"keeps its {length[rest[0]]} channels in a way that cannot be read. {_SAVE}", path=name)
+        raise ImageError(f"has {length[rest[0]]} channels in a layout that is not supported. {_SAVE}", path=name)
     return _Stored([whole[number] for number in order], note)
 
 
@@ -418,7 +418,7 @@ def _order_of_colours(file: Any, pages: Sequence[Any], axis: str, name: str) -> 
         return (0, 1, 2), ""
     if axis != "C" or (file.is_imagej and (file.imagej_metadata or {}).get("mode") == "grayscale"):
         raise ImageError(
-            f"holds {len(pages)} grey pages and does not state whether they are the red, green and blue of one picture "
+            f"contains {len(pages)} grey pages and does not state whether they are the channels of one picture "
             f"or several pictures ({len(pages)} pages). Save it as RGB, or one picture per file.",
             path=name,
         )
@@ -484,7 +484,7 @@ def _pictures(series: Any) -> int:
 
 
 def _several(number: int | str) -> str:
-    return f"holds several pictures ({number} pages). Save one picture per file."
+    return f"contains several pictures ({number} pages). Save one picture per file."
 
 
 def _area(series: Any) -> int:
@@ -563,7 +563,7 @@ def _opaque(values: NDArray[Any], alphas: int, name: str) -> NDArray[Any]:
         alpha = values[..., number]
         if alpha.min() != alpha.max() or alpha.flat[0] == 0:
             raise ImageError(
-                "is partly transparent, or has a channel besides red, green and blue. Save it as plain RGB.", path=name
+                "is partly transparent, or has a channel besides red, green and blue. Save it as RGB.", path=name
             )
     return values[..., : values.shape[2] - alphas]
 

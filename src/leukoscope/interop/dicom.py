@@ -33,7 +33,7 @@ MICROSCOPE_CLASSES = {
 _MOST_FRAMES = 2_000_000  # of a slide; the largest known have some hundred thousand
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
-_GREY = "is black and white; finding stained cells needs colour. Take the field in colour."
+_GREY = "is black and white; stained cells need colour. Use a colour image."
 
 T = TypeVar("T")
 _PREAMBLE = 128  # bytes before the letters DICM
@@ -148,7 +148,7 @@ _REASONS = {
     0xA900: "the data do not match their SOP class",
     0xC000: "the archive cannot understand the data",
     0x0110: "processing failed",
-    0x0122: "the archive does not take this SOP class",
+    0x0122: "the archive does not support this SOP class",
     0x0124: "not authorised",
 }
 
@@ -249,7 +249,7 @@ def _check(head: Any, path: Path, *, whole_slide: bool) -> None:
     _check_values(head, path)
     frames = _decoded(lambda: int(head.get("NumberOfFrames", 1) or 1), f"{path} is damaged")
     if frames > 1 and not whole_slide:
-        raise ImageError(f"holds several pictures ({frames} frames). Export one frame per object.", path=path)
+        raise ImageError(f"contains several pictures ({frames} frames). Export one frame per object.", path=path)
 
 
 def _check_values(head: Any, path: Path) -> None:
@@ -257,20 +257,21 @@ def _check_values(head: Any, path: Path) -> None:
     colours, bits = str(head.PhotometricInterpretation), _decoded(lambda: int(head.BitsAllocated), f"{path} is damaged")
     if colours not in _COLOURS or (colours.startswith("YBR") and bits > 8):
         raise ImageError(
-            f"has colours of a kind that is not read ({colours}, {bits} bits). Export it as RGB.", path=path
+            f"has a photometric interpretation that is not supported ({colours}, {bits} bits). Export it as RGB.",
+            path=path,
         )
     if head.get("PixelRepresentation", 0) == 1:
-        raise ImageError("has values with a sign, which colours have not. Export it again.", path=path)
+        raise ImageError("has signed values, which are invalid for colours. Export it again.", path=path)
     if bits not in (8, 16):
-        raise ImageError(f"has {bits} bits for each value, which is not read. Export it with 8 or 16.", path=path)
+        raise ImageError(f"has {bits} bits per value, which is not supported. Export it with 8 or 16.", path=path)
     stored, high = _decoded(lambda: (int(head.BitsStored), _high_bit(head)), f"{path} is damaged")
     if not 1 <= stored <= bits or not stored - 1 <= high < bits:
         raise ImageError(
-            f"states {stored} of {bits} bits, up to bit {high}, which cannot be. Export it again.", path=path
+            f"states {stored} of {bits} bits, up to bit {high}, which is invalid. Export it again.", path=path
         )
     syntax = head.file_meta.TransferSyntaxUID
     if attempt(lambda: bool(syntax.is_transfer_syntax)) is not True:
-        raise ImageError(f"is coded in a way that is not known ({str(syntax)[:64]!r}). Export it again.", path=path)
+        raise ImageError(f"has an unknown transfer syntax ({str(syntax)[:64]!r}). Export it again.", path=path)
 
 
 def _high_bit(head: Any) -> int:
@@ -294,7 +295,7 @@ def _check_volume(head: Any, path: Path) -> None:
     """Refuse pictures of a slide's label, which names the patient, and of its glass."""
     flavour = attempt(lambda: str(head.ImageType[2]).upper())
     if flavour in ("LABEL", "OVERVIEW"):
-        raise ImageError(f"shows the {flavour.lower()} of a slide, no cells. Leave it out.", path=path)
+        raise ImageError(f"shows the {flavour.lower()} of a slide, not cells. Leave it out.", path=path)
 
 
 def _check_frames(head: Any, path: Path, size: tuple[int, int]) -> None:
@@ -374,7 +375,7 @@ def _decoded(work: Callable[[], T], what: str, *, cure: str = "Copy it again.") 
         raise done
     if isinstance(done, Exception) and (packed := re.search(r"Unable to decompress '([^']*)'", str(done))):
         raise ImageError(
-            f"is compressed as {packed[1]}, for which there is no decoder here. Export it uncompressed.",
+            f"is compressed as {packed[1]}, for which no decoder is installed. Export it uncompressed.",
             path=what.partition(" is damaged")[0],
         )
     if isinstance(done, Exception):
@@ -465,7 +466,7 @@ def store(archive: Archive, files: Sequence[Path], *, report: Report) -> int:
             answer = client.store_instances([data])
         _check_stored(answer, path, archive)
         stored += 1
-    report(f"Stored {stored} of {len(files)} files in {archive.url}; {len(files) - stored} were there already.")
+    report(f"Stored {stored} of {len(files)} files in {archive.url}; {len(files) - stored} were already there.")
     return stored
 
 
