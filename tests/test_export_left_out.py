@@ -167,7 +167,7 @@ def test_runs_that_leave_no_part_out_change_no_guarantee(tmp_path: Path) -> None
 def test_other_classes_and_a_missing_class_are_named() -> None:
     known = parts_that_differ()
     strange = manifest().model_copy(update={"classes": ("normal", "blast"), "positive": "blast"})
-    with pytest.raises(UsageError, match="normal, blast apart, the runs hem, all"):
+    with pytest.raises(UsageError, match="normal, blast, the runs hem, all"):
         fit_on_left_out(known, strange, alpha=ALPHA)
     with pytest.raises(DataError, match="lack a class"):
         fit_on_left_out(known.pick(known.labels == 0), manifest(), alpha=ALPHA)

@@ -1,4 +1,4 @@
-"""leukoscope tells leukemia blasts from normal blood-cell precursors in microscope images. Research use only.
+"""leukoscope distinguishes leukemia blasts from normal blood-cell precursors in microscope images. Research use only.
 
 What is listed in `__all__` is documented, typed and stable; everything else is private. Importing the package does
 nothing: each name is imported when it is first used.

@@ -1,4 +1,4 @@
-"""Every error a user can meet. Each message says what, where, and what to do about it.
+"""Every error a user can meet. Each message states what, where, and what to do about it.
 
 One bad file never affects another: `usable` turns any failure into one sentence about that file.
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from .models.export import Store
 
 
-# What a bundle must say about data that it was trained on, by the source in cells.csv.
+# Notices that a bundle must contain about its training data, by the source in cells.csv.
 CREDITS = {
     "C-NMC 2019": {
         "licence": "CC BY 3.0",
@@ -388,14 +388,14 @@ def read_left_out(runs: Sequence[Path]) -> LeftOutPredictions | None:
     A part that several runs left out is judged by the one that learned from most cells.
 
     Raises:
-        UsageError: the runs tell different classes apart.
+        UsageError: the runs have different classes.
     """
     found = [gather(run) for run in runs]
     found = [each for each in found if each.plan.scheme == "parts" and not each.plan.leaky]
     if not found:
         return None
     if len({each.predictions.classes for each in found}) > 1:
-        raise UsageError("These runs tell different classes apart. Give runs of the same settings to --also.")
+        raise UsageError("These runs have different classes. Give runs with the same settings to --also.")
     found.sort(key=lambda each: -sum(len(rows) for rows in each.train().values()))
     known: set[str] = set()
     columns: list[tuple[Any, ...]] = []
@@ -414,12 +414,12 @@ def fit_on_left_out(left_out: LeftOutPredictions, manifest: Manifest, *, alpha: 
     Temperature, operating points, the unsure band and the accuracy on subjects; the networks stay.
 
     Raises:
-        UsageError: the bundle tells other classes apart.
+        UsageError: the bundle has other classes.
         DataError: a class is missing, or there are too few cells.
     """
     if manifest.classes != left_out.classes:
         raise UsageError(
-            f"The bundle tells {', '.join(manifest.classes)} apart, the runs {', '.join(left_out.classes)}. "
+            f"The bundle has the classes {', '.join(manifest.classes)}, the runs {', '.join(left_out.classes)}. "
             "Give runs of the same settings to --also."
         )
     if len(set(left_out.labels.tolist())) < len(manifest.classes):

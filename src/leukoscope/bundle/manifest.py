@@ -436,7 +436,7 @@ class Manifest(Settings):
     views: Literal["one", "flips", "turns"] = "one"
     """Test-time augmentation: the crop alone, its 4 mirrorings, or these and their quarter turns (8)."""
     activation_map: bool = True
-    """Whether the networks' class-activation maps say where in a cell the answer comes from. Those of a head on all
+    """Whether the networks' class-activation maps can locate evidence in a cell. Those of a head on all
     stages do not: effects of single places cancel. Occlusion is drawn in their place."""
     subjects: tuple[SubjectFigures, ...] = ()
     metrics: RecordedMetrics = Field(default_factory=RecordedMetrics)

@@ -122,7 +122,7 @@ _PART = re.compile(r"(?i)fold[_-]?\d+|train(ing)?|test(ing)?|val(id(ation)?)?")
 
 @dataclass(frozen=True)
 class Layout:
-    """How labels and subjects are read where the release's own names are not there to tell."""
+    """How labels and subjects are read where images do not have the names of the release."""
 
     subject_pattern: str = SUBJECT_PATTERN
     """Regular expression on the file name; its first group is the subject."""
@@ -165,7 +165,7 @@ def index(
         where: the folder or the CSV.
         layout: how to read subjects from names, or columns from a table.
         labels: labels CSV of the C-NMC preliminary test, if it does not lie under the folder.
-        open_pictures: read every pixel, to tell `changes`; not needed where an audit follows.
+        open_pictures: read every picture, to count `changes`; not needed where an audit follows.
 
     Raises:
         DataError: nothing is there, or a label is missing or given twice.

@@ -145,7 +145,7 @@ class Jackknife:
     point: Statistics  # name -> (…)
     left_out: Statistics  # name -> (groups, …)
     design: Design
-    constants: frozenset[str] = frozenset()  # estimators that always say the same: known, not estimated
+    constants: frozenset[str] = frozenset()  # constant estimators: known, not estimated
 
     def interval(self, name: str) -> Estimate:
         """Return value, low and high of a number, None where undefined or where no interval is offered."""

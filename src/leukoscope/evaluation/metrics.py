@@ -458,7 +458,8 @@ def calibration_figures(labels: Ints, probabilities: Floats, *, weights: Floats,
 
 
 def ipa(labels: Ints, probabilities: Floats, *, weights: Floats, groups: Ints) -> Floats:
-    """Return the index of prediction accuracy: 1 less the Brier score over that of always saying the prevalence.
+    """Return the index of prediction accuracy: 1 minus the Brier score divided by that of always predicting the
+    prevalence.
 
     1 is best; 0 is no better than knowing how common each class is among these cells; below 0 is worse.
     Kattan and Gerds 2018, doi 10.1186/s41512-018-0029-2.

@@ -338,7 +338,7 @@ COLUMNS = {"size": [0], "colour": [1, 2, 3]}  # of traits.csv, after the path
 
 
 def majority(outcome: Outcome, shares: Floats) -> Outcome:
-    """Return the outcome of saying the most common training class to everything, with its share as probability.
+    """Return the outcome of always predicting the most common training class, with its share as probability.
 
     shares: (classes,), how common each class is among training cells.
     """

@@ -339,7 +339,7 @@ def _bound_note(temperature: float) -> str:
     if temperature <= low * 1.01:
         return f"The temperature is at its lowest allowed value, {low}: the validation cells are separated perfectly."
     if temperature >= high * 0.99:
-        return f"The temperature is at its highest allowed value, {high}: the probabilities say nothing here."
+        return f"The temperature is at its highest allowed value, {high}: the probabilities are uninformative here."
     return ""
 
 

@@ -84,10 +84,10 @@ def _fault(
     if one_class:
         return f"This model gives the same class to {one_class}: it has learned nothing that a diagnosis could rest on."
     if model["auroc"]["value"] is None:
-        return "Not every class is among the test cells, so it is unknown whether this model can tell them apart."
+        return "Not every class is among the test cells, so it is unknown whether this model can separate them."
     if model["auroc"]["low"] is None:
         return (
-            f"There are too few subjects to tell whether this model is better than guessing: AUROC "
+            f"There are too few subjects to know whether this model is better than guessing: AUROC "
             f"{model['auroc']['value']:.2f}."
         )
     if not all(shown.values()):

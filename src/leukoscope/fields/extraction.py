@@ -304,7 +304,7 @@ def extract(
     also: Sequence[Also] = (),
     foreign: Mapping[Path, Foreign] | None = None,
 ) -> list[Extracted]:
-    """Cut out the cells of all fields and slides into `output`; tell `report` one line for each, after the tables.
+    """Cut out the cells of all fields and slides into `output`; call `report` with one line for each, after the tables.
 
     `foreign` names, by path, what opens the files that are not ordinary images.
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _DEPTHS = (8, 10, 12, 14, 16, 24, 32, 64)  # bits of which cameras and programs make use, whatever they are stored in
-_STORED = (8, 16, 32, 64)  # bits of a number in memory: they tell nothing about the camera
+_STORED = (8, 16, 32, 64)  # bits of a number in memory, not of the camera
 _ROWS = 256  # worked on at once, so that floating point takes little memory
 _ROUNDING = 1e-3  # that a fraction of white may exceed 1
 

@@ -41,7 +41,7 @@ _SMALLEST = 1e-9
 _TRIAL_SECONDS = 60.0  # for one crop
 _ROUNDING = 1e-3  # half precision of probabilities
 _UNTRUE = "Do not trust this bundle; repeat leukoscope export."
-_QUIET = 4  # ONNX Runtime's level for fatal errors: our own errors say what is wrong
+_QUIET = 4  # ONNX Runtime's level for fatal errors: our own errors describe the problem
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Explainer:
     """A predictor and one method of explaining it.
 
     cam: the network's own map, exact and free; occlusion: cover squares; lime: hide patches, fit a plain model.
-    Without a method: cam, or occlusion where the network's map does not say where.
+    Without a method: cam, or occlusion where the network's map cannot locate evidence.
     """
 
     def __init__(self, predictor: Predictor, *, method: str = "", seed: int = 0, curves: bool = False) -> None:
@@ -110,7 +110,7 @@ class Explainer:
 
         Raises:
             UnknownNameError: the model has no such class.
-            UsageError: the method is cam, and the network's map does not say where.
+            UsageError: the method is cam, and the network's map cannot locate evidence.
             ImageError: the image holds no cell.
         """
         classes = self._predictor.classes

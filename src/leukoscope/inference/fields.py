@@ -49,7 +49,7 @@ COARSEST = 0.30
 
 @dataclass(frozen=True)
 class JudgedCell:
-    """One cell of a field and what the bundle says about it."""
+    """One cell of a field and its opinion."""
 
     cell: FieldCell
     crop: Pixels  # (450, 450, 3): on black, at the scale and in the stain of the training cells
@@ -127,7 +127,7 @@ def judge_crop(
 ) -> Opinion:
     """Return the opinion on a cell that is cut out already; one not whole, or of too coarse a field, is refused unseen.
 
-    um_per_px: of the field, as it was taken. for_type: gives the crop that tells the cell's type, where it is wanted.
+    um_per_px: of the field, as it was taken. for_type: returns the crop for the classification of the type, if needed.
     """
     name = f"{field} cell {cell.number}"
     if reason := why_not_judged(cell, um_per_px=um_per_px):

@@ -545,7 +545,7 @@ FIELD_COLUMNS = (
 
 
 def cell_values(judged: JudgedCell) -> dict[str, Any]:
-    """Return the columns CELL_COLUMNS of one judged cell, in pixels of its field unless the name says otherwise."""
+    """Return the columns CELL_COLUMNS of one judged cell, in pixels of its field unless the name gives a unit."""
     from ..fields.extraction import outline_text  # OpenCV: for cells of fields alone
 
     cell = judged.cell

@@ -96,7 +96,7 @@ class Predictor:
         (height, width, 3) with red first, or PIL images; cells cut out on black, smear fields or slides. The
         cells of fields and slides are found and cut out first.
         point: 'balanced', 'high-sensitivity' or 'high-specificity'.
-        kind: 'crops' or 'fields' says what all images show; 'auto' looks at each.
+        kind: what the images show, 'crops' or 'fields'; 'auto' decides for each.
         um_per_px: scale of the fields in micrometres per pixel; estimated where it is not given.
         with_crops: keep the crop of each cell, which `Opinions.plot` and notebooks show: about 0.2 MB a cell.
 
@@ -155,7 +155,7 @@ class Predictor:
         """Return the opinion on one cell cut out on black, in this thread: for who brings threads of their own.
 
         A file that is missing or cannot be read is refused. name: what the opinion calls the image.
-        typed: the type of the cell, where it was told already from the field in which it lay.
+        typed: the type of the cell, where it was already classified in its field.
         """
         threshold = operating_point(self.manifest, point)
         return self._answer([(name or _name_of(image, 1), image)], point=threshold, with_crop=with_crop, typed=typed)[0]
@@ -270,7 +270,7 @@ class Predictor:
         )
 
     def _occluded(self, crop: RGB) -> NDArray[np.float32] | None:
-        """Return what occlusion says about each class of two (2, places, places), on the scale of a network's map."""
+        """Return an occlusion map of each class of two (2, places, places), on the scale of a network's map."""
         if not self._occluding or len(self.classes) != 2:
             return None
         from ..explanation import FULL_LOG_ODDS, OCCLUDED_PLACES, occlude

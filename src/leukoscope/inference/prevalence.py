@@ -118,7 +118,7 @@ class Accuracy:
 
 
 def accuracy_of(manifest: Manifest, point: str, *, seed: int = 0) -> Accuracy | None:
-    """Return how well a bundle does at an operating point; None when it was tested on too few subjects to say.
+    """Return how well a bundle does at an operating point; None if it was tested on too few subjects.
 
     Two subject groups of each class are the least from which a spread can be seen.
     """

@@ -145,7 +145,7 @@ def fhir_bundle(result: CaseResult) -> dict[str, Any]:
 
     Raises:
         MissingExtraError: the extra `hospital` is not installed.
-        DataError: two rows have the same name and unit, so that nobody could tell them apart.
+        DataError: two rows have the same name and unit, so that they could not be distinguished.
     """
     resources = require("fhir.resources.R4B.bundle", feature="FHIR", extra="hospital")
     observations = {f"{row.name} {row.unit}": _fhir_observation(result, row) for row in result.rows}
@@ -274,7 +274,7 @@ def _object(text: str) -> dict[str, Any]:
 def oru_r01(result: CaseResult) -> str:
     """Return the message in ER7, segments separated by carriage returns, checked by hl7apy's strict validation.
 
-    The control id is the same each time a result is written, so that a receiver can tell a repeated message.
+    The control id is the same each time a result is written, so that a receiver recognises a repeated message.
 
     Raises:
         MissingExtraError: the extra `hospital` is not installed.

@@ -20,7 +20,7 @@ _COLUMNS, _CELL_MM, _GAP_MM = 6, 27.0, 5.0
 _MARGIN_MM = 15.0
 _BY_MODEL = "cells judged by the model alone"
 _CAPTION_MM = 14.0  # four lines and a gap
-_UNITS = {"um": "µm", "10*9/L": "× 10⁹ per litre"}  # of numbers whose name does not say it
+_UNITS = {"um": "µm", "10*9/L": "× 10⁹ per litre"}  # of numbers whose name does not contain it
 _LISTED = 40  # names of images in the head of a report; each cell has its own under it
 
 

@@ -94,7 +94,7 @@ class OpinionPage:
         self._decided: Counter[tuple[str, str]] = Counter()  # (field, decision): also of cells that are not shown
 
     def add(self, opinion: Opinion, *, subject: str = "", field: str = "", number: int = 0) -> None:
-        """Take in one opinion that comes with its crop; `field` and `number` say where the cell lies."""
+        """Add one opinion with its crop; `field` and `number` give the place of the cell."""
         self._count += 1
         self._decided[field, _group_of(opinion)] += 1
         need = review_priority(opinion, positive=self._manifest.positive, threshold=self._threshold)

@@ -46,7 +46,9 @@ _USED_SECONDS = 60  # how exactly it is known when a token was used last
 _HASHER = PasswordHasher()  # RFC 9106's second recommendation: 64 MiB, 3 passes, 4 lanes
 _HASHING = threading.Lock()  # one hash at a time: each takes its 64 MiB
 _WAITING = threading.BoundedSemaphore(9)  # one that is hashed and eight behind it; whoever comes then is refused
-_NOBODY = _HASHER.hash(secrets.token_hex(16))  # a password is always checked, so that time tells nothing of names
+_NOBODY = _HASHER.hash(
+    secrets.token_hex(16)
+)  # a password is always checked, so that response times do not reveal names
 
 
 @dataclass(frozen=True)

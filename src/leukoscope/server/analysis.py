@@ -1,6 +1,6 @@
 """From stored images to stored cells: crops and fields judged as `leukoscope predict` does, with the bundle's seal.
 
-A field alone tells little of its scale and stain, so those of one size share both. When more fields come, what they
+A single field determines its scale and stain poorly, so fields of one size share both. When more fields come, what they
 share may change: fields that were judged before are then judged again, and what people decided stays.
 """
 

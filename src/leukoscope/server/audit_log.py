@@ -135,7 +135,7 @@ class AuditLog:
             raise DataError("The audit log is broken: it is empty, and it never is. Is --data the folder of the room?")
         if not self._head.exists():
             raise DataError(
-                f"The audit log is broken: {self._head} is missing, so nobody can tell whether its end was cut off. "
+                f"The audit log is broken: {self._head} is missing, so it is unknown whether its end was cut off. "
                 "Restore the file from a backup, or compare with a hash that was kept (--head)."
             )
         noted: dict[str, Any] = read_json(self._head)

@@ -106,7 +106,7 @@ def lock_cells(session: Session, caller: Caller, case_id: int, etags: Iterable[s
     """Return a case, locked, and those of its cells that were seen as they are now, each by its etag.
 
     Refuses like `lock_case`, and when one of the cells is not there (404) or not as it was seen (412): then all of
-    those are told as they are now.
+    these are given as they are now.
     """
     owner = lock_case(session, caller, case_id)
     seen = {int(etag.partition("-")[0]): etag for etag in etags}
@@ -485,7 +485,7 @@ def shown_to(view: View) -> ColumnElement[str]:
 
 
 def _open_dispute(view: View) -> ColumnElement[bool]:
-    """Return whether readers differ on a cell and nothing is settled; nobody is told while they are blind."""
+    """Return whether readers differ on a cell and nothing is settled; hidden while they are blind."""
     return CellRow.disputed & (CellRow.label == "") & literal(not view.own or view.disputed)
 
 

@@ -598,7 +598,7 @@ class _SharedTransaction:
         return cast(sqlite3.Connection, self._connection.connection.dbapi_connection).in_transaction
 
     def commit(self) -> None:
-        """Commit for all; `wait` tells each of them whether it went well."""
+        """Commit for all; `wait` returns the result to each of them."""
         try:
             if self._intact:
                 self._connection.commit()
@@ -680,7 +680,7 @@ def _engine(url: str) -> Engine:
 def _sqlite(url: str) -> Engine:
     path = Path(url.removeprefix("sqlite:///"))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(OSError):  # to connect says why; what SQLite puts beside it gets the same mode
+    with contextlib.suppress(OSError):  # connecting raises the reason; SQLite's other files get the same mode
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     engine = create_engine(
         url,
@@ -694,7 +694,7 @@ def _sqlite(url: str) -> Engine:
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, so that a writer can claim its turn at once
+    connection.isolation_level = None  # transactions begin explicitly, so that a writer can lock at once
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_SECONDS * 1000}"):
         connection.execute(f"PRAGMA {pragma}")
 

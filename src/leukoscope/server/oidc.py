@@ -1,6 +1,6 @@
 """Signing in at the hospital's own OpenID Connect provider: authorisation code with PKCE, state and nonce.
 
-The provider says who somebody is; the laboratory's file says what its groups may do in the room. Whoever the provider
+The provider authenticates people; the laboratory's file maps its groups to roles in the room. Whoever the provider
 knows but the file does not is not let in. Passwords of the room go on working beside it, also while it is away.
 
 Source: OpenID Connect Core 1.0, https://openid.net/specs/openid-connect-core-1_0.html; RFC 7636 (PKCE), RFC 9207.

@@ -264,7 +264,7 @@ def is_running(owner: str) -> bool:
 
 
 def _started(process: int) -> str:
-    """Return when a process started, in ticks since the machine did; '' where the system does not say."""
+    """Return when a process started, in ticks since the machine did; '' where it is not available."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     return ""

@@ -322,7 +322,7 @@ def settle_phase(session: Session, case: CaseRow) -> None:
     before = case.phase
     case.phase = _phase(session, case)
     if case.phase != before:
-        _update_labels(session, case)  # which tells where they differ
+        _update_labels(session, case)  # which shows where they differ
         case.phase = _phase(session, case)
     session.flush()
 

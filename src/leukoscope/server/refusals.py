@@ -87,7 +87,7 @@ def too_large(message: str) -> Refusal:
 
 def internal_error() -> Refusal:
     """Return the answer to a request that met an error in the program."""
-    text = "Something went wrong in the program; nothing was changed. Its log says more. Try again, or report it."
+    text = "An error occurred in the program; nothing was changed. See its log for details. Try again, or report it."
     return Refusal(500, "broken", text)
 
 
@@ -140,7 +140,7 @@ PICTURE: dict[str, Any] = {
         304: {"description": "You have it already"},
     },
 }
-"""What a route of pictures says of itself."""
+"""OpenAPI responses of a route of pictures."""
 _FOR_EVER = "private, max-age=31536000, immutable"
 _ASK = "private, no-cache"
 

@@ -71,7 +71,7 @@ class Room:
     predictor: Predictor
     """The model that the room was opened with."""
     models: ModelRegistry
-    """It, and those that laboratories have adapted: `models.of` says which one answers."""
+    """The model of the room and those adapted by laboratories; `models.of` returns the one in use."""
     worker: Worker
     sandbox: Sandbox
     measures: RequestMetrics
@@ -97,7 +97,7 @@ class Room:
 
 
 def open_room(settings: RoomSettings, *, counted: Callable[[int], None] | None = None) -> Room:
-    """Open what a server needs, and check that it may be opened; `counted` is told of cells that were analysed.
+    """Open what a server needs, and check that it may be opened; `counted` is called with the number of analysed cells.
 
     Raises:
         BundleError: there is no usable model.

@@ -311,7 +311,7 @@ def _pixels(path: Path) -> int:
         with Image.open(path) as image:
             return image.width * image.height
     except (OSError, ValueError, SyntaxError):
-        return 0  # what draws it says why
+        return 0  # drawing raises the reason
 
 
 def _draw(what: str, path: Path, how: dict[str, Any], prepare: Prepare | None) -> bytes:
@@ -352,7 +352,7 @@ def take(content: bytes, *, suffix: str, kind: str, um_per_px: float | None, mos
 
 
 def is_small(content: bytes) -> bool:
-    """Tell whether a file says of itself that it is so small that reading it cannot have needed much memory."""
+    """Return whether the header of a file states a size so small that reading it cannot need much memory."""
     try:
         width, height = read_size(content)
     except ImageError:
@@ -388,7 +388,7 @@ def header_of(content: bytes) -> Any:
 
 @contextmanager
 def _file(content: bytes, suffix: str) -> Iterator[Path]:
-    """Yield a temporary file, whose name is taken out of what its readers say."""
+    """Yield a temporary file, whose name is removed from messages of its readers."""
     with TemporaryDirectory(prefix="leukoscope-") as folder:
         path = Path(folder) / f"source{suffix}"
         path.write_bytes(content)
@@ -445,7 +445,7 @@ def _answered(request: dict[str, Any], parts: list[bytes], memory: int) -> Answe
         return answer
     if isinstance(answer, Refusal):
         return {"error": _REFUSED, "status": answer.status, "code": answer.code, "message": str(answer)}, []
-    # Where it is not known to be small it may have been the memory; not every reader says so.
+    # A file not known to be small may have exhausted memory; not every reader reports this.
     known_small = request["task"] in _BOUNDED or is_small(parts[0])
     if isinstance(answer, MemoryError) or not (request["last"] or known_small):
         return {"error": _MEMORY}, []

@@ -252,7 +252,7 @@ def _recompressed(tiff: Tiff, level: int) -> Iterator[NDArray[np.uint8]]:
 
 
 _COMMENT, _SCAN, _APPLICATION = 0xFE, 0xDA, range(0xE1, 0xF0)
-_ADOBE = 0xEE  # says how the colours are coded
+_ADOBE = 0xEE  # colour transform
 _WORDS = re.compile(rb"\xff[\xfe\xe1-\xed\xef]")
 
 

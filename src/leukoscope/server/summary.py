@@ -287,7 +287,7 @@ def _model_part(session: Session, bundle: str, called: int, cells: int, *, point
 
 
 class _Hashed:
-    """A manifest that a cache may hold: equal to every other one, since the seal beside it tells them apart."""
+    """A manifest that a cache may hold: equal to every other one, since the seal distinguishes them."""
 
     def __init__(self, table: dict[str, Any]) -> None:
         self.table = table
@@ -316,7 +316,7 @@ def _basis(read: int, rest: list[_ModelPart]) -> str:
     who = f"{_cells(read)} decided by readers, {cells:,} by the model" if read else f"{_cells(cells)}, by the model"
     known = [part.accuracy for part in rest if part.accuracy]
     if len(known) < len(rest):
-        return f"{who}, which was tested on too few subjects to say how often it errs; so the interval is wide."
+        return f"{who}, which was tested on too few subjects to estimate its error rate, so the interval is wide."
     rates = f"{100 * known[0].sensitivity:.0f} % and specificity {100 * known[0].specificity:.0f} %"
     return f"{who}, corrected for its sensitivity of {rates} over all cells that it was tested on."
 

@@ -231,7 +231,7 @@ def _listing_bytes(file: BinaryIO) -> int:
     place = tail.rfind(b"PK\5\6")
     if place < 0 or place + _END.size > len(tail):
         raise zipfile.BadZipFile("no end")
-    return int(_END.unpack_from(tail, place)[5])  # 4 GiB where a larger format says it elsewhere
+    return int(_END.unpack_from(tail, place)[5])  # 4 GiB where a larger size is stored elsewhere (zip64)
 
 
 @dataclass
@@ -247,9 +247,9 @@ _NO_NAME = re.compile(r"[^\x00-\x7fÀ-ɏ]|[^\x00-\x7f]{3}|[ß-ÿ][A-Z]")
 
 
 def _name_of(member: zipfile.ZipInfo) -> str:
-    """Return what a file in a zip is called; what cannot be told is shown as bytes, so that it is not taken for a name.
+    """Return the name of a file in a zip; an undecodable one is shown as bytes.
 
-    A zip that does not say UTF-8 means the code page of old DOS (437), but macOS writes UTF-8 all the same, and Windows
+    A zip without the UTF-8 flag means the DOS code page 437, but macOS writes UTF-8 anyway, and Windows
     that of the country.
     """
     if member.flag_bits & _SAYS_UTF8:

@@ -99,7 +99,7 @@ class Worker(queue.BackgroundThread):
         self._fields = FieldsOfCases(database, pictures, point=point)
         self._asked, self._bound = itertools.count(1), bound
         self._fitter = Fitter(database, pictures, log, models, lease_seconds=lease_seconds)
-        self._process = _WorkerProcess(process_settings, self._tell) if process_settings else None
+        self._process = _WorkerProcess(process_settings, self._report_cells) if process_settings else None
 
     def start(self) -> None:
         """Start the threads, or the process."""
@@ -273,7 +273,7 @@ class Worker(queue.BackgroundThread):
             done = [each for each in answered if self._book(session, each, owner=owner)]
             kept = [(each, self._keep(session, each)) for each in done]
             self._note_all(session, kept)
-        self._tell(sum(cells for _, cells in kept))
+        self._report_cells(sum(cells for _, cells in kept))
         return len(done)
 
     def _book(self, session: Session, each: JudgedImage, *, owner: str) -> bool:
@@ -321,12 +321,12 @@ class Worker(queue.BackgroundThread):
             store_field_facts(session, task.image_id, found, again=again)
             requeue_outdated(session, task.image_id, found)
             self._note(session, task.case_id, cells=len(cells), bundle=predictor.manifest.seal)
-        self._tell(len(cells))
+        self._report_cells(len(cells))
 
     def _fail(self, task: LeasedJob, error: str) -> None:
         with self._booking([task]) as session:
             queue.finish(session, task, self._owner, error=error)
-        self._tell(0)
+        self._report_cells(0)
 
     @contextmanager
     def _booking(self, tasks: list[LeasedJob]) -> Iterator[Session]:
@@ -350,7 +350,7 @@ class Worker(queue.BackgroundThread):
         program = _program(session, case_id)
         self._log.add(session, program, "analysed", kind="case", item=case_id, cells=cells, bundle=bundle)
 
-    def _tell(self, cells: int) -> None:
+    def _report_cells(self, cells: int) -> None:
         self._counted(cells)
 
 
@@ -362,8 +362,8 @@ def _program(session: Session, case_id: int) -> Actor:
 class _WorkerProcess:
     """The process that works; it is started again when it dies, and ends with the server, however that ends."""
 
-    def __init__(self, settings: str, tell: Callable[[int], None]) -> None:
-        self._settings, self._tell = settings, tell
+    def __init__(self, settings: str, on_cells: Callable[[int], None]) -> None:
+        self._settings, self._on_cells = settings, on_cells
         self._process: subprocess.Popen[str] | None = None
         self._end = threading.Event()
 
@@ -385,7 +385,7 @@ class _WorkerProcess:
         assert self._process.stdout
         self._send(self._settings)
         for line in self._process.stdout:  # until it ends
-            self._tell(int(line))
+            self._on_cells(int(line))
         self._process.wait()
 
     def wake(self) -> None:

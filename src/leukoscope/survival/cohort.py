@@ -299,7 +299,7 @@ def _repeats(table: PatientTable, settings: StudySettings) -> np.ndarray:
 def _refuse_two_stories(table: PatientTable, name: str, rows: Sequence[int]) -> None:
     raise DataError(
         f"{table.where}: one patient has rows that differ: column '{name}', "
-        f"{table.show(rows, table.column(name))}. Keep one row per patient, or say with --id which column names them."
+        f"{table.show(rows, table.column(name))}. Keep one row per patient, or name the column of patients with --id."
     )
 
 

@@ -135,7 +135,7 @@ class Nomogram:
 
 
 def nomogram(design: CoxDesign, model: CauseModel, *, horizons: Sequence[Horizon]) -> Nomogram | None:
-    """Return the sheet of a model of one event; None where no single sheet can say it.
+    """Return the nomogram of a model of one event; None where one nomogram cannot represent it.
 
     That is so with a baseline per stratum, an effect that changes in time, or no effect at all.
     """

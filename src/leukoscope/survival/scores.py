@@ -430,7 +430,7 @@ def judge(
 ) -> dict[str, Any]:
     """Cross-validate and score every candidate, with intervals and paired differences from the model.
 
-    Intervals: percentiles over patients drawn again with their predictions held fixed; they say how the figures vary
+    Intervals: percentiles over patients drawn again with their predictions held fixed; they show how the metrics vary
     with the patients tested, not with those learned from.
     """
     grid = _grid(cohort)

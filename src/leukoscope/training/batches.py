@@ -248,7 +248,7 @@ def _check_pack(pack: Path, cells: list[Cell], prepare: Prepare, *, shape: tuple
     if other or shape != (len(cells), prepare.size, prepare.size, 3):
         what = {
             "cells": "of other cells than those of cells.csv",
-            "prepare": "prepared otherwise than config.toml says",
+            "prepare": "prepared with other settings than config.toml",
         }
         reason = what[other[0]] if other else f"of the shape {shape}"
         raise DataError(f"{pack} holds crops {reason}. Run leukoscope data pack again.")

@@ -424,7 +424,7 @@ def begin(request: Request, room: CurrentRoom, then: Annotated[str, Query(max_le
 
 @provider_router.get("/callback", status_code=303, response_class=RedirectResponse, responses=_REDIRECTS)
 def callback(request: Request, room: CurrentRoom) -> RedirectResponse:
-    """Take in what the provider says of a person, and sign the browser in; guesses are counted like passwords."""
+    """Verify the provider's answer and sign the browser in; failures are rate-limited like passwords."""
     kept = cookie_name(request, room)
     try:
         answer = _signed_in(request, room, PendingSignIn.of(request.cookies.get(kept, "")))

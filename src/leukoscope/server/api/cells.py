@@ -473,7 +473,7 @@ def _check_apart(outlines: list[list[list[float]]]) -> None:
 
 
 def _share(one: list[list[float]], other: list[list[float]]) -> float:
-    """Return the intersection over union of two outlines, or of their boxes where that already tells them apart."""
+    """Return the intersection over union of two outlines, or of their boxes where these already differ."""
     boxes = [_box_of(each) for each in (one, other)]
     share = overlap(*boxes)
     if share <= _SAME:
