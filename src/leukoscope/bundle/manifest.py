@@ -210,7 +210,7 @@ class TypeNetwork(ManifestEntry):
     confusion: list[list[Count]]
     """(true type, called type or unsure): counts of cells of laboratories that were left out of training."""
     figures: dict[str, list[list[Count]]] = {}
-    """Laboratory -> the same of its cells alone."""
+    """Laboratory -> the same of its cells only."""
 
     @model_validator(mode="after")
     def _is_of_types(self) -> Self:
@@ -718,7 +718,7 @@ def fetch_bundle(address: str) -> Path:
 
     Raises:
         MissingExtraError: huggingface_hub is not installed.
-        UsageError: this is no address of that form.
+        UsageError: this is not an address of that form.
         BundleError: the hub has no such bundle, or does not answer.
     """
     hub: Any = require("huggingface_hub", feature="A bundle of a model hub", extra="hub")

@@ -49,7 +49,7 @@ class Request:
     method: str = "macenko"
     jobs: int = 1
     keep: Path | None = None
-    """Where the work on slides is kept, so that it can go on."""
+    """Where the work on slides is kept, so that it can continue."""
     specimen: "Specimen | None" = None
     order: tuple[str, ...] = ()
     """Rows of the differential in the laboratory's own order."""

@@ -35,7 +35,7 @@ SIDES = (450, 600)
 SHARED_FILES = (("20", "21"), ("51", "75", "78"), ("H2", "H4", "H5", "H6"), ("H3", "H10"))
 """Subject ids of the release under which byte-identical files appear."""
 SHARED_CELLS = (("1", "15", "16", "17", "18", "20"), ("43", "44"), ("H2", "H7"), ("H14", "H24"))
-"""Further ids under which the same cell appears twice, photographed or normalised anew, so that the bytes differ;
+"""Further ids under which the same cell appears twice, photographed or normalised again, so that the bytes differ;
 found by `leukoscope data audit` on 6,596 originals and seen by eye. Tests hold both tables to the images; they are
 stated here because a part of the release may lack the very images that show it."""
 _NAME = re.compile(r"UID_(?P<subject>[Hh]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)")
@@ -184,7 +184,7 @@ def fetch(source: str, folder: Path) -> Path:
 
 
 def download(url: str, path: Path, *, headers: dict[str, str] | None = None) -> Path:
-    """Download `url` to `path`, going on from PATH.part if there is one; return `path`.
+    """Download `url` to `path`, continuing from PATH.part if there is one; return `path`.
 
     Raises:
         DataError: the server refuses, or the connection broke time after time.
@@ -206,7 +206,7 @@ def download(url: str, path: Path, *, headers: dict[str, str] | None = None) -> 
                 raise
         time.sleep(min(0.2 * 2**attempt, 5))
     kept = f"What came is kept in {part}; give" if part.exists() else "Nothing came. Check the address, then give"
-    raise DataError(f"The connection to {url} broke {_TRIES} times. {kept} the same command again to go on.")
+    raise DataError(f"The connection to {url} broke {_TRIES} times. {kept} the same command again to continue.")
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -204,7 +204,7 @@ class _Units:
         return tuple(sorted({str(unit) for unit in self.units[rows]}, key=natural))
 
     def chunks(self, rows: NDArray[Any], count: int, *, again: int = 0) -> list[NDArray[Any]]:
-        """Cut rows into `count` chunks of like class balance that share no unit; `again` shuffles anew."""
+        """Cut rows into `count` chunks of like class balance that share no unit; `again` shuffles differently."""
         self._enough_groups(rows, count)
         kind = StratifiedKFold if self.leaky else StratifiedGroupKFold
         splitter = kind(count, shuffle=True, random_state=self.seed + 1000 * again)

@@ -90,7 +90,7 @@ class SubjectRow(TypedDict):
 
 
 class CurveByClass(TypedDict):
-    """A curve of each class over one grid; value, low and high repeat it where there is one class alone."""
+    """A curve of each class over one grid; value, low and high repeat it where there is one class only."""
 
     grid: list[float]
     classes: dict[str, Band]

@@ -162,7 +162,7 @@ def _red_cells(found: Candidates, um: float) -> tuple[RedCell, ...]:
 
 
 def apart(boxes: Floats, order: Sequence[int]) -> list[int]:
-    """Return those of some boxes that are no second find of one that comes before it."""
+    """Return the boxes that do not repeat an earlier one."""
     kept: list[int] = []
     for at in order:
         if not kept or _overlap(boxes[at], boxes[kept]).max() < _SAME_CELL:

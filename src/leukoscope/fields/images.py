@@ -67,7 +67,7 @@ def grown(mask: Mask, radius: float) -> Mask:
 
 
 def eroded(mask: Mask, radius: float) -> Mask:
-    """Return the mask eroded by a disc; the picture is taken to go on beyond its border."""
+    """Return the mask eroded by a disc; the picture is assumed to continue beyond its border."""
     padded = np.pad(mask.astype(np.uint8), 1, mode="edge")
     return np.asarray(cv2.erode(padded, disc(radius))[1:-1, 1:-1] > 0)
 

@@ -2,11 +2,11 @@
 
 One small network (see docs/explanation/cell-types.md) gives a probability for each of TYPES. The rule on top of it is
 careful in one direction: a cell is asked about blasts only where lymphoid is the likeliest type and nothing else that
-is no lymphoid cell is plausible, since a mature cell called blast does more harm than a lymphoid one left unsure.
+is not a lymphoid cell is plausible, since a mature cell called blast does more harm than a lymphoid one left unsure.
 
 The differential counts the white cells of each type, as laboratories do. Its intervals are Wilson's (1927, doi
 10.1080/01621459.1927.10502953). Errors of the model widen them: where they are known, the counts are corrected by its
-confusion matrix (maximum likelihood by expectation and maximisation), with the matrix and the counts drawn anew each
+confusion matrix (maximum likelihood by expectation and maximisation), with the matrix and the counts redrawn each
 time. How lymphoid cells divide into blasts and lymphocytes is corrected by sensitivity and specificity between subjects
 (see `prevalence`). The interval then covers Wilson's as well, so it always contains the percentage beside it.
 """
@@ -318,7 +318,7 @@ def checked_order(names: Sequence[str]) -> tuple[str, ...]:
     """Return the rows in a laboratory's own order; rows that it does not name follow in the usual one.
 
     Raises:
-        UnknownNameError: a name is no row of a differential.
+        UnknownNameError: a name is not a row of a differential.
         UsageError: a name is given twice.
     """
     for name in names:

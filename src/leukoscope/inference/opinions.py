@@ -172,7 +172,7 @@ class Count:
 
     @property
     def readable(self) -> int:
-        """Cells without the files that cannot be used as images, of which nobody knows what they show."""
+        """Cells, without files that cannot be used as images."""
         return self.cells - self.unreadable
 
     def add(self, opinion: Opinion, *, positive: str) -> None:
@@ -389,7 +389,7 @@ class Opinions(Sequence[Opinion]):
         order: rows in a laboratory's own order; others follow. goal: white cells that the laboratory counts.
 
         Raises:
-            UnknownNameError: `order` names something that is no row of a differential.
+            UnknownNameError: `order` names something that is not a row of a differential.
             UsageError: it names a row twice.
         """
         counting = Counting(self.manifest, point=self.point, order=order, goal=goal)
@@ -658,7 +658,7 @@ def case_result(
 
     named = {"called": f"called {title_of(manifest.positive)}"} if manifest.positive else {}
     counted_here = [name for name in _COUNTED if name != "called" or named]
-    files = summary["unreadable"]  # which are no cells: nobody knows what they show
+    files = summary["unreadable"]  # which are not cells: their content is unknown
     summary = summary | {name: summary[name] - files for name in ("cells", "refused")}
     rows = [Observation("files that cannot be used", files, "{files}")] if files else []
     rows += [Observation(named.get(name, name.replace("_", " ")), summary[name], "{cells}") for name in counted_here]

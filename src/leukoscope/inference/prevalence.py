@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 DRAWS = 4000
 LEVEL = 0.95
 _SURE = 1e-9  # a spread between subjects below this is none
-_MOST_CORRELATED = 0.99  # cells of one subject are never taken to be all the same
+_MOST_CORRELATED = 0.99  # cells of one subject are never assumed to be identical
 _NO_BETTER = 1e-6  # sensitivity + specificity - 1 of a model that calls blasts and normal cells equally often blasts
 
 
@@ -143,7 +143,7 @@ def accuracy_of(manifest: Manifest, point: str, *, seed: int = 0) -> Accuracy | 
 def draw_rates(right: Floats, cells: Floats, *, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
     """Draw the rate at which a new subject's cells are classified correctly, from counts per known subject (subjects,).
 
-    Each draw picks the subjects anew with replacement, estimates mean and spread between them (the analysis-of-
+    Each draw resamples the subjects with replacement, estimates mean and spread between them (the analysis-of-
     variance estimator of the intraclass correlation: Ridout et al. 1999, doi 10.1111/j.0006-341X.1999.00137.x), and
     draws one rate from the beta distribution with that mean and spread. Chance within a subject is thus not
     mistaken for a difference between subjects. A spread seen in few subjects is itself uncertain: it is drawn as a

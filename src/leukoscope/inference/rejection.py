@@ -312,7 +312,7 @@ def fit_quality(traits: Sequence[Traits]) -> QualityLimits:
             appearance=fit_appearance([each.appearance for each in traits]),
             grain=fit_appearance([_grain(each) for each in traits], margin=1.0),
         )
-    except ValidationError as invalid:  # images that are all the same have no range
+    except ValidationError as invalid:  # identical images have no range
         first = invalid.errors()[0]
         raise DataError(
             f"No limits of quality can be fitted to the training images ({first['loc'][0]}: {first['msg']})."

@@ -470,7 +470,7 @@ def answer_on_ray(
     Raises:
         MissingExtraError: Ray is not installed.
         UsageError: the cluster has fewer processors than one worker needs.
-        DataError: a worker cannot go on; what is finished is kept.
+        DataError: a worker cannot continue; what is finished is kept.
     """
     ray = require("ray.data", feature="--engine ray", extra="cluster") and require("ray", feature="", extra="cluster")
     _connect(ray)

@@ -262,7 +262,7 @@ def _notes_of_rows(sources: list[Source], name: str) -> list[str]:
     again = len(sources) - len(files)
     notes = []
     if again:
-        several = "1 row names an image that stands" if again == 1 else f"{again:,} rows name images that stand"
+        several = "1 row names an image that is" if again == 1 else f"{again:,} rows name images that are"
         notes.append(f"{name}: {several} in it already; the first row of each image counts.")
     if 0 < nobody < len(sources):
         several = "1 row has" if nobody == 1 else f"{nobody:,} rows have"

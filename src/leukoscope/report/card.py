@@ -34,7 +34,7 @@ _VIEWS = {"one": "none", "flips": "4 mirrorings", "turns": "8 mirrorings and tur
 
 
 def card(manifest: Manifest) -> str:
-    """Return the card of a bundle as Markdown, from bundle.json alone."""
+    """Return the card of a bundle as Markdown, from bundle.json only."""
     sections = (_head, _answers, _data, _figures, _guarantee, _subjects, _limits, _provenance)
     return "\n".join(line for section in sections for line in section(manifest))
 

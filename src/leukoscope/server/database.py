@@ -686,7 +686,7 @@ def _sqlite(url: str) -> Engine:
         url,
         hide_parameters=True,
         connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
-        pool_size=50,  # one for each thread that answers: opening one anew, with its PRAGMAs, costs more than a query
+        pool_size=50,  # one for each thread that answers: reopening one, with its PRAGMAs, costs more than a query
     )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -1,7 +1,7 @@
 """Signing in at the hospital's own OpenID Connect provider: authorisation code with PKCE, state and nonce.
 
 The provider authenticates people; the laboratory's file maps its groups to roles in the room. Whoever the provider
-knows but the file does not is not let in. Passwords of the room go on working beside it, also while it is away.
+knows but the file does not is not let in. Passwords of the room also work, even while the provider is unavailable.
 
 Source: OpenID Connect Core 1.0, https://openid.net/specs/openid-connect-core-1_0.html; RFC 7636 (PKCE), RFC 9207.
 """
@@ -54,7 +54,7 @@ class PendingSignIn:
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
     then: str = "/"
-    """Path of the room to go on to."""
+    """Path of the room to continue to."""
 
     def text(self) -> str:
         """Return it as a cookie's value."""

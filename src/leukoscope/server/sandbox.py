@@ -58,7 +58,7 @@ class DecodedImage:
     """A picture as it goes into the store."""
 
     picture: bytes
-    """PNG, pixels alone."""
+    """PNG, pixels only."""
     kind: str
     width: int
     height: int
@@ -136,11 +136,11 @@ class Sandbox:
         return pictures.drawn(digest, region.name(side), draw)
 
     def pyramid(self, pictures: PictureStore, digest: str) -> Path:
-        """Return the pyramid of a picture that is no slide, made when it is first drawn."""
+        """Return the pyramid of a picture that is not a slide, made when it is first drawn."""
         return pictures.made(digest, "pyramid", partial(self.draw, "pyramid", pictures.path(digest)))
 
     def slide(self, source: Path, target: Path, *, most_pixels: int, seconds: float) -> SlideFacts | None:
-        """Take a slide in; None for what is no slide. Others wait meanwhile, tiles are drawn all the same.
+        """Take a slide in; None for what is not a slide. Other uploads wait meanwhile; tiles are still drawn.
 
         Raises:
             ImageError: it cannot be looked at piece by piece, or is damaged.
@@ -225,7 +225,7 @@ class _Pool:
 
 
 class _Process:
-    """One process; it is started when it is needed, and started anew after it broke."""
+    """One process; it is started when it is needed, and started again after it broke."""
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
@@ -450,7 +450,7 @@ def _answered(request: dict[str, Any], parts: list[bytes], memory: int) -> Answe
     if isinstance(answer, MemoryError) or not (request["last"] or known_small):
         return {"error": _MEMORY}, []
     known = isinstance(answer, ImageError | MissingExtraError)
-    text = str(answer) if known else f"cannot be read ({type(answer).__name__}). Save it anew as PNG."
+    text = str(answer) if known else f"cannot be read ({type(answer).__name__}). Save it as PNG."
     return {"error": _UNUSABLE, "message": text}, []
 
 

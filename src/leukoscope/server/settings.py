@@ -49,7 +49,7 @@ class SingleSignOn(Settings):
     client_id: str = Field(min_length=1)
     """What it knows the room as."""
     client_secret_file: Path | None = None
-    """File with the secret that it gave to the room; none where it has PKCE alone."""
+    """File with the secret that it gave to the room; none where it has PKCE only."""
     address: str
     """Address of the room as browsers call it, such as https://room.example.org; ADDRESS/api/v1/session/oidc/callback
     is to be registered with the provider."""
@@ -203,7 +203,7 @@ class RoomSettings(Settings):
     plain_http: bool = False
     """Send cookies without Secure although the server is open to others: for a trial without TLS."""
     oidc: SingleSignOn | None = None
-    """The provider through which people sign in, beside passwords; None: passwords alone."""
+    """The provider through which people sign in, beside passwords; None: passwords only."""
     hospital: tuple[Destination, ...] = ()
     """Systems of the hospital that take results of signed cases."""
     session_hours: float = Field(12, gt=0)

@@ -1,7 +1,7 @@
 """Slides and fields piece by piece: a slide is taken in without being unpacked, and any picture is drawn by tiles.
 
 A slide is copied tile by tile as its tiles are compressed, with nothing else of its file: no label, no name, no date,
-no comment inside a JPEG. What is stored in another way (planes of their own, NDPI, DICOM) is decoded and written anew,
+no comment inside a JPEG. What is stored in another way (planes of their own, NDPI, DICOM) is decoded and re-encoded,
 tile by tile too, so a slide of any size needs the memory of a few tiles. A field gets the same form, once, to be drawn
 from.
 
@@ -60,7 +60,8 @@ class SlideFacts:
 
 
 def take_slide(source: Path, target: Path, *, most_pixels: int) -> SlideFacts | None:
-    """Write the pixels of a slide, and nothing else of it, to `target`; None for what has fewer pixels, or is no slide.
+    """Write the pixels of a slide, and nothing else of it, to `target`; None for what has fewer pixels, or is not a
+    slide.
 
     Raises:
         ImageError: it cannot be looked at piece by piece, or is damaged.

@@ -189,7 +189,7 @@ def _share(
 
     The value is None while images are analysed and while people read blind, and, with low and high, where these leave
     too much possible (`prevalence.why_not_known`). `how` states what it is based on. Cells on which the
-    readers differ are no part of the value; the interval allows for all and for none of them being the disease.
+    readers differ are not part of the value; the interval allows for all and for none of them being the disease.
     """
     nothing = {"value": None, "low": None, "high": None}
     if not manifest.positive:

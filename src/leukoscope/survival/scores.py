@@ -390,7 +390,7 @@ def cox(train: Cohort) -> Predictor:
 
 
 def _by_model(fitted: Fitted, test: Cohort, times: Array, simple: Predictor) -> Array:
-    """Predict by the model; the stages it does not cover, or a time past its data, by stage alone."""
+    """Predict by the model; the stages it does not cover, or a time past its data, by stage only."""
     risk = simple(test, times)
     covered = ~np.isin(np.array(test.stages)[test.stage], list(fitted.model.unmodelled))
     if covered.any():

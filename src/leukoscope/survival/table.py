@@ -291,7 +291,7 @@ class PatientTable:
         """Return one column as numbers; a missing value is NaN.
 
         Raises:
-            DataError: cells that are no numbers, named with their lines.
+            DataError: cells that are not numbers, named with their lines.
         """
         cells = self.column(name)
         values = each(cells, lambda cell: as_number(cell, decimal_comma=self.decimal_comma))
@@ -415,7 +415,7 @@ def as_number(cell: str, *, decimal_comma: bool) -> float | None:
     try:
         value = float(
             cell.replace(",", ".") if decimal_comma else cell.replace("_", "x")
-        )  # Python's 1_000 is no number
+        )  # Python's 1_000 is not a number
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -133,7 +133,7 @@ class Crops:
             DataError: the file ends too early.
         """
         crops = np.empty((len(rows), *self.shape), dtype=np.uint8)
-        with self._path.open("rb", buffering=0) as file:  # opened anew: threads must not share a place in the file
+        with self._path.open("rb", buffering=0) as file:  # opened again: threads must not share a place in the file
             for row, crop in zip(rows, crops, strict=True):
                 file.seek(self._start + int(row) * crop.nbytes)
                 if file.readinto(crop.data) != crop.nbytes:

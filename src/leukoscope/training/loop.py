@@ -358,7 +358,7 @@ def _restore(last: Path, task: FoldTraining) -> list[Epoch]:
 
 
 def _check_checkpoints(prepared: Prepared, *, resume: bool) -> None:
-    """Refuse to train over checkpoints, or to go on from those of another experiment."""
+    """Refuse to overwrite checkpoints, or to continue from those of another experiment."""
     run, now = prepared.run, prepared.identity()
     for path in sorted(run.glob("fold-*/checkpoints/*.safetensors")):
         if not resume:

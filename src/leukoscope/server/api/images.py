@@ -374,7 +374,7 @@ def image_tile(
 
 
 def pyramid_of(room: Room, digest: str) -> Path:
-    """Return the pyramid of a picture that is no slide, made when it is first drawn."""
+    """Return the pyramid of a picture that is not a slide, made when it is first drawn."""
     return room.sandbox.pyramid(room.pictures, digest)
 
 
@@ -422,7 +422,7 @@ def add_area(me: Me, room: CurrentRoom, image_id: Id, new: NewArea) -> Answer:
 
 
 def _check_area(room: Room, slide: ImageRow, areas: Sequence[ImageRow], box: list[int]) -> None:
-    """Refuse what is no area of a slide, is too large or too small, or is analysed already in part."""
+    """Refuse what is not an area of a slide, is too large or too small, or is analysed already in part."""
     if slide.kind != SLIDE:
         raise Refusal(409, "no_slide", "Areas are drawn on slides; all of this image is analysed anyway.")
     left, top, width, height = box
