@@ -229,3 +229,13 @@ def test_how_strongly_a_head_leans_on_new_cells_is_chosen_on_cells_that_it_was_n
     assert np.allclose(head.weight, weakest.weight)
     assert not np.allclose(head.weight, strongest.weight)
     assert head.temperature > 1
+
+
+def test_the_scale_of_the_old_scores_does_not_matter() -> None:
+    """Old scores are standardised, so the penalty shrinks a head and its tenfold alike."""
+    rng = np.random.default_rng(0)
+    embeddings, old = rng.normal(size=(80, 1, 6)), Head(rng.normal(size=(1, 6)), np.array([0.3]))
+    labels = (old.raw(embeddings)[:, 1] + rng.normal(0, 0.2, 80) > 0.5).astype(np.int64)
+    tenfold = replace(old, weight=10 * old.weight, bias=10 * old.bias)
+    first, second = (_solve(embeddings, labels, head, 0.01) for head in (old, tenfold))
+    assert np.allclose(first.raw(embeddings), second.raw(embeddings), atol=1e-3)

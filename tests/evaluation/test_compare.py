@@ -116,6 +116,12 @@ def test_runs_with_other_classes_cannot_be_compared(runs: tuple[Path, Path], tmp
         compare(runs[0], other)
 
 
+def test_runs_in_which_another_class_is_the_disease_cannot_be_compared(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", classes=("all", "hem"), **SMALL)
+    with pytest.raises(DataError, match="counts 'all' as disease, .*other 'hem'. Set evaluate.positive"):
+        compare(runs[0], other)
+
+
 def test_the_command_prints_a_table_and_writes_json(runs: tuple[Path, Path], tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [*map(str, runs), "-o", str(tmp_path / "out.json")])
     assert result.exit_code == 0

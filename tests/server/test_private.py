@@ -162,3 +162,15 @@ def test_the_command_starts_a_private_room(tmp_path: Path, bundle: Path) -> None
     started.wait(30)
     assert address.startswith("http://127.0.0.1:")
     assert modes(tmp_path / "room") == {("folder", 0o700), ("file", 0o600)}
+
+
+@pytest.mark.parametrize(("hard", "connections"), [(100, 50), (10**6, 2000)])
+def test_half_of_the_files_that_a_process_may_have_open_are_for_connections(
+    monkeypatch: pytest.MonkeyPatch, hard: int, connections: int
+) -> None:
+    resource = pytest.importorskip("resource")
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    assert security.max_connections() == connections
+    assert raised == [(2 * connections, hard)]
