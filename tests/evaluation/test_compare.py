@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from sklearn.metrics import roc_auc_score
@@ -117,7 +118,9 @@ def test_runs_with_other_classes_cannot_be_compared(runs: tuple[Path, Path], tmp
 
 
 def test_runs_in_which_another_class_is_the_disease_cannot_be_compared(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    other = write_run(tmp_path / "other", classes=("all", "hem"), **SMALL)
+    other = Path(shutil.copytree(runs[0], tmp_path / "other"))
+    table = pd.read_csv(other / "predictions.csv", dtype=str, keep_default_na=False)
+    table[[*table.columns[:-2], *table.columns[:-3:-1]]].to_csv(other / "predictions.csv", index=False)
     with pytest.raises(DataError, match="counts 'all' as disease, .*other 'hem'. Set evaluate.positive"):
         compare(runs[0], other)
 
