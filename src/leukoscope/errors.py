@@ -23,6 +23,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -131,7 +132,12 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
 
 def installed(module: str) -> bool:
     """Return whether an optional dependency is installed, without importing it."""
-    return sys.modules.get(module) is not None or importlib.util.find_spec(module) is not None
+    return sys.modules[module] is not None if module in sys.modules else _found(module)
+
+
+@cache  # asked for every image
+def _found(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def why_unreachable(failed: Exception) -> str:

@@ -34,7 +34,7 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
     """
     if image.max() <= BLACK:
         raise ImageError("is all black, without a cell. Remove or replace it.")
-    image = turn(image, view_of(image, prepare), axes=(0, 1))
+    image = turned(image, view_of(image, prepare))
     left, top, side = source_square(image, prepare)
     if (left, top) == (0, 0) and image.shape[:2] == (side, side) == (prepare.size, prepare.size):
         return image  # it is its own crop already, as the release's images are at 450 px
@@ -80,6 +80,18 @@ def cell_mask(image: RGB) -> NDArray[np.bool_]:
 def _brightest(image: RGB) -> NDArray[np.uint8]:
     """Return the maximum of the channels; numpy's own along an axis of three takes thirty times as long."""
     return np.asarray(np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]))
+
+
+def cell_box(image: RGB) -> tuple[int, int, int, int] | None:
+    """Return the bounding box of the cell's mask, without computing the mask; None where the image is all black."""
+    height, width = image.shape[:2]
+    lines = image.reshape(height, 3 * width)
+    rows = np.flatnonzero(lines.max(axis=1) > BLACK)
+    if not len(rows):
+        return None
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(lines[top:bottom].max(axis=0) > BLACK) // 3
+    return int(columns[0]), top, int(columns[-1]) + 1, bottom
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
@@ -136,6 +148,8 @@ VIEWS: dict[Views, list[View]] = {
     "turns": [*_FLIPS, *((left, top, True) for left, top, _ in _FLIPS)],
 }
 
+_IN_PILLOW = ["FLIP_TOP_BOTTOM", "FLIP_LEFT_RIGHT", "ROTATE_180", "TRANSPOSE", "ROTATE_270", "ROTATE_90", "TRANSVERSE"]
+
 
 def turn(images: NDArray[Any], view: View, *, axes: tuple[int, int]) -> NDArray[Any]:
     """Return images as seen in a view; `axes` are those of height and width.
@@ -147,6 +161,14 @@ def turn(images: NDArray[Any], view: View, *, axes: tuple[int, int]) -> NDArray[
     images = np.flip(images, axes[1]) if left else images
     images = np.flip(images, axes[0]) if top else images
     return np.swapaxes(images, *axes) if exchange else images
+
+
+def turned(image: RGB, view: View) -> RGB:
+    """Return a picture as `turn` does, but C-contiguous; Pillow is faster than NumPy."""
+    if view == AS_IT_IS:
+        return image
+    how = Image.Transpose[_IN_PILLOW[VIEWS["turns"].index(view) - 1]]
+    return np.asarray(Image.fromarray(image).transpose(how))
 
 
 def turn_back(images: NDArray[Any], view: View, *, axes: tuple[int, int]) -> NDArray[Any]:
@@ -187,11 +209,10 @@ def _points_right(x: int, y: int) -> bool:
 
 def _way_to_the_dark(image: RGB) -> tuple[int, int]:
     """Return how far right and down the dark parts of a cell lie of its middle, in a unit of the picture's own."""
-    cell = cell_mask(image)
-    if not cell.any():
+    if (box := cell_box(image)) is None:
         return 0, 0
-    left, top, right, bottom = bounding_box(cell)
-    cell = cell[top:bottom, left:right]
+    left, top, right, bottom = box
+    cell = cell_mask(image[top:bottom, left:right])
     dark = (255 - image[top:bottom, left:right, 1]) * cell  # green: where both dyes absorb
     way = []
     for axis in (0, 1):
@@ -228,20 +249,20 @@ def crop_on_black(image: RGB) -> RGB:
     if cut is None:
         return crop
     soften, shrink, blur, edge = _resamplings()
-    windows = [_Windows.around(start, length) for start, length in zip(cut.corner, cut.mask.shape, strict=True)]
-    levels = np.rint(np.clip(table_on_black(cut.pixels, cut.mask), 0, 255))
-    pixels, mask = (cut.within([each.frame for each in windows], plane) for plane in (cut.pixels, cut.mask[..., None]))
-    softened = np.rint(_both_ways([soften.part(each.soft, each.frame) for each in windows], pixels)).astype(np.uint8)
-    recoloured = np.stack([levels[softened[..., channel], channel] for channel in range(3)], axis=-1)
+    windows = [_Windows.around(start, length) for start, length in zip(cut.corner, cut.planes.shape[::2], strict=True)]
+    levels = np.rint(table_on_black(cut.planes[:, :3].swapaxes(1, 2), cut.planes[:, 3] > 0))
+    frame = cut.within([each.frame for each in windows])
+    colours = _both_ways([soften.part(each.soft, each.frame) for each in windows], frame[:, :3])
+    softened = np.rint(colours).astype(np.uint8)
+    recoloured = np.stack([levels[:, channel].take(softened[:, channel]) for channel in range(3)], axis=1)
     shown = np.rint(_both_ways([shrink.part(each.shown, each.soft) for each in windows], recoloured, fill=GLASS))
-    cover = _both_ways([blur.part(each.covered, each.frame) for each in windows], mask)
-    solid = np.zeros((*(len(each.rim) for each in windows), 1), np.float32)
-    solid[tuple(_slice(each.covered, each.rim) for each in windows)] = cover > 0.5
+    cover = _both_ways([blur.part(each.covered, each.frame) for each in windows], frame[:, 3:])
+    rows, columns = (_slice(each.covered, each.rim) for each in windows)
+    solid = np.zeros((len(windows[0].rim), 1, len(windows[1].rim)), np.float32)
+    solid[rows, :, columns] = cover > 0.5
     inside = _both_ways([edge.part(each.shown, each.rim) for each in windows], solid)
-    down, across = (each.shown for each in windows)
-    crop[down.start : down.stop, across.start : across.stop] = np.clip(
-        shown * inside + GLASS * (1 - inside) + 0.5, 0, 255
-    )
+    down, across = (slice(each.shown.start, each.shown.stop) for each in windows)
+    crop[down, across] = np.clip(shown * inside + GLASS * (1 - inside) + 0.5, 0, 255).swapaxes(1, 2)
     return crop
 
 
@@ -253,43 +274,44 @@ def frame_on_black(image: RGB, *, um_per_px: float = RELEASE_UM_PER_PX) -> tuple
     cut = _cut(image, um_per_px)
     if cut is None:
         return np.zeros((FRAME_SIDE, FRAME_SIDE, 3), np.uint8), np.zeros((FRAME_SIDE, FRAME_SIDE), bool)
-    whole = [range(FRAME_SIDE)] * 2
-    return cut.within(whole, cut.pixels), cut.within(whole, cut.mask)
+    whole = cut.within([range(FRAME_SIDE)] * 2)
+    return np.ascontiguousarray(whole[:, :3].swapaxes(1, 2)), whole[:, 3] > 0
 
 
 @dataclass(frozen=True)
 class _Cut:
     """A cell at the scale of a frame, and where in the frame it lies."""
 
-    pixels: RGB  # (height, width, 3)
-    mask: Mask  # (height, width)
+    planes: NDArray[np.uint8]  # (height, 4, width): red, green, blue, and where the cell is
     corner: tuple[int, int]  # row and column of the frame
 
-    def within(self, window: Sequence[range], plane: NDArray[Any]) -> NDArray[Any]:
-        """Return a plane of the cell (height, width, ...) in a window of the frame; around it is black."""
-        whole = np.zeros((*(len(each) for each in window), *plane.shape[2:]), plane.dtype)
+    def within(self, window: Sequence[range]) -> NDArray[np.uint8]:
+        """Return the planes in a window of the frame; around the cell they are 0."""
+        height, number, width = self.planes.shape
+        whole = np.zeros((len(window[0]), number, len(window[1])), np.uint8)
         top, left = (at - each.start for at, each in zip(self.corner, window, strict=True))
-        whole[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
+        whole[top : top + height, :, left : left + width] = self.planes
         return whole
 
 
 def _cut(image: RGB, um_per_px: float) -> _Cut | None:
     """Return the cell of an image at the scale of a frame; None where there is none."""
-    solid = cell_mask(image)
-    if not solid.any():
+    if (box := cell_box(image)) is None:
         return None
-    left, top, right, bottom = bounding_box(solid)
+    left, top, right, bottom = box
     zoom = um_per_px / FRAME_UM_PER_PX
     (down, row), (across, column) = (
         _placed(side, start, end, zoom=zoom, middle=(start + end) / 2)
         for side, start, end in zip(image.shape[:2], (top, left), (bottom, right), strict=True)
     )
-    source = np.empty((bottom - top, right - left, 4), np.float32)
-    source[..., :3], source[..., 3] = image[top:bottom, left:right], solid[top:bottom, left:right]
+    planes = np.ascontiguousarray(image[top:bottom, left:right].swapaxes(1, 2))
+    source = np.empty((bottom - top, 4, right - left), np.float32)
+    source[:, :3], source[:, 3] = planes, planes.max(axis=1) > BLACK
     found = _both_ways([down, across], source)
-    cover = 255 * found[..., 3:]
-    lit = np.clip(found[..., :3] * 255 / np.maximum(cover, 64), 0, 255)
-    return _Cut(lit.astype(np.uint8), np.asarray(cover[..., 0] > 127), (row, column))
+    cover = 255 * found[:, 3:]
+    found[:, :3] = np.minimum(found[:, :3] * 255 / np.maximum(cover, 64), 255)
+    found[:, 3:] = cover > 127
+    return _Cut(found.astype(np.uint8), (row, column))
 
 
 @dataclass(frozen=True)
@@ -329,23 +351,24 @@ def _slice(part: range, whole: range) -> slice:
 
 def table_on_black(pixels: RGB, mask: Mask) -> ColourTable:
     """Return what brings the colours of a cell on black to those of crops."""
-    inside = pixels[mask]
-    if len(inside) < 50:
+    inside = np.moveaxis(pixels, 2, 0).reshape(3, -1).compress(mask.ravel(), axis=1)
+    if inside.shape[1] < 50:
         return colour_table((255.0, 255.0, 255.0), np.ones(3))
-    dark, bright = np.stack([_percentiles(channel, np.array([0.05, 0.99])) for channel in inside.T], axis=1)
+    dark, bright = _percentiles(inside, np.array([0.05, 0.99])).T
     glass = np.clip(np.maximum(bright * 1.2 + 4, _DARKEST_GLASS), 1, 255)
     strength = float(np.linalg.norm(np.log((glass + OFFSET) / (dark + OFFSET))))
     return colour_table(glass, np.full(3, np.clip(_NUCLEUS / max(strength, 0.2), *_NUCLEUS_GAIN)))
 
 
 def _percentiles(levels: NDArray[np.uint8], shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return np.quantile(levels, shares) by counting grey levels, without sorting."""
-    upto = np.bincount(levels, minlength=256).cumsum()
-    place = (len(levels) - 1) * shares
+    """Return np.quantile of each channel of levels (3, pixels) by counting, without sorting: (3, shares)."""
+    counts = np.bincount((levels + np.arange(0, 768, 256)[:, None]).ravel(), minlength=768).reshape(3, 256)
+    upto, last = counts.cumsum(axis=1)[:, None], levels.shape[1] - 1
+    place = last * shares
     before = np.floor(place)
-    low, high = (np.searchsorted(upto, np.minimum(at, len(levels) - 1), side="right") for at in (before, before + 1))
+    low, high = ((upto <= np.minimum(at, last)[:, None]).sum(axis=2) for at in (before, before + 1))
     share = place - before
-    return np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share))
+    return np.asarray(np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share)))
 
 
 def colour_table(glass: Sequence[float] | NDArray[np.float64], gain: NDArray[np.float64]) -> ColourTable:
@@ -359,23 +382,16 @@ def colour_table(glass: Sequence[float] | NDArray[np.float64], gain: NDArray[np.
 class _Taps:
     """A resampling along one axis: each new place is a weighted sum of few old ones, which lie side by side."""
 
-    at: NDArray[np.intp]  # (new side, taps): old places
+    at: NDArray[np.int32]  # (new side, taps): old places
     weight: Floats  # (new side, taps)
 
-    def __call__(self, plane: Floats) -> Floats:
-        """Return a plane (old side, ...) resampled along its first axis."""
-        total = self._weighed(plane, 0)
-        for tap in range(1, self.at.shape[1]):
-            total += self._weighed(plane, tap)
-        return total
+    def __call__(self, lines: Floats) -> Floats:
+        """Return lines (old side, values) resampled along their first axis."""
+        from scipy.sparse import csr_array  # not needed by bundles without a type head
 
-    def _weighed(self, plane: Floats, tap: int) -> Floats:
-        at, weight = self.at[:, tap], self.weight[:, tap, None, None]
-        if at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
-            return np.asarray(plane[at[0] : at[0] + len(at)] * weight)  # without a copy
-        part = plane[at]
-        part *= weight
-        return part
+        ends = np.arange(0, self.at.size + 1, self.at.shape[1], dtype=np.int32)
+        matrix = csr_array((self.weight.ravel(), self.at.ravel(), ends), shape=(len(self.at), len(lines)))
+        return np.asarray(matrix @ lines)
 
     def part(self, new: range, old: range) -> "_Taps":
         """Return what gives some of the new places from some of the old ones; no weighed one is left out."""
@@ -394,16 +410,17 @@ def _taps(dense: NDArray[np.floating[Any]]) -> _Taps:
     present = dense != 0
     taps = max(1, int((dense.shape[1] - present[:, ::-1].argmax(1) - present.argmax(1))[present.any(1)].max(initial=1)))
     first = np.minimum(present.argmax(1), dense.shape[1] - min(taps, dense.shape[1]))
-    at = first[:, None] + np.arange(min(taps, dense.shape[1]))
-    return _Taps(at, np.take_along_axis(dense, at, 1).astype(np.float32))
+    at = first[:, None] + np.arange(min(taps, dense.shape[1]), dtype=np.int32)
+    return _Taps(at.astype(np.int32), np.take_along_axis(dense, at, 1).astype(np.float32))
 
 
-def _both_ways(taps: Sequence[_Taps], plane: NDArray[np.generic], *, fill: float = 0) -> Floats:
-    """Return a plane (height, width, channels) resampled down and across; `fill` is what lies outside of it."""
+def _both_ways(taps: Sequence[_Taps], planes: NDArray[np.generic], *, fill: float = 0) -> Floats:
+    """Return planes (height, channels, width) resampled down and across; `fill` is what lies outside of them."""
     down, across = taps
-    halfway = down(np.ascontiguousarray(plane, np.float32))
-    inner = across(np.ascontiguousarray(halfway.swapaxes(0, 1))).swapaxes(0, 1)
-    return inner + np.float32(fill) * (1 - np.outer(down.sums, across.sums))[..., None] if fill else inner
+    height, channels, width = planes.shape
+    halfway = down(planes.astype(np.float32).reshape(height, channels * width))
+    inner = np.ascontiguousarray(across(halfway.reshape(-1, width).T).T).reshape(-1, channels, len(across.at))
+    return inner + np.float32(fill) * (1 - np.outer(down.sums, across.sums))[:, None] if fill else inner
 
 
 def _placed(side: int, start: int, end: int, *, zoom: float, middle: float) -> tuple[_Taps, int]:
@@ -411,27 +428,30 @@ def _placed(side: int, start: int, end: int, *, zoom: float, middle: float) -> t
 
     The second value is the first place of the frame that it reaches.
     """
-    first, areas = _areas(side, zoom)
-    place = np.arange(FRAME_SIDE) - (FRAME_SIDE / 2 - middle * zoom)
-    before = np.floor(place).astype(int)
-    share = (place - before)[:, None]
-    rows = [np.clip(at + 1, 0, len(areas) - 1) for at in (before, before + 1)]  # the first and last lie outside
-    at = np.minimum(*(first[each] for each in rows))[:, None] + np.arange(areas.shape[1] + int(np.diff(first).max()))
-    low, high = (_in_columns(areas[each], at - first[each][:, None]) for each in rows)
-    weight = np.where((at >= start) & (at < end), (1 - share) * low + share * high, 0).astype(np.float32)
-    reached = np.flatnonzero(weight.any(1))
+    at, weight = _shift(side, zoom, middle)
+    weight = np.where((at >= start) & (at < end), weight, 0)
+    reached = np.flatnonzero(weight.any(axis=1))
     used = slice(reached[0], reached[-1] + 1)
     return _Taps(np.clip(at[used] - start, 0, end - start - 1), weight[used]), int(reached[0])
 
 
-def _in_columns(weights: NDArray[np.float64], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the values (rows, columns) of each row; 0 for columns that it has not."""
-    found = np.take_along_axis(weights, np.clip(columns, 0, weights.shape[1] - 1), 1)
-    return np.where((columns >= 0) & (columns < weights.shape[1]), found, 0)
+@lru_cache(maxsize=64)  # most cells of one source lie about the middle of their pictures
+def _shift(side: int, zoom: float, middle: float) -> tuple[NDArray[np.int32], Floats]:
+    """Return for each place of a frame the pixels of `side` that it is made of, and their weights."""
+    first, areas = _areas(side, zoom)
+    place = np.arange(FRAME_SIDE) - (FRAME_SIDE / 2 - middle * zoom)
+    before = np.floor(place).astype(int)
+    share = (place - before)[:, None]
+    low, high = (np.clip(at + 1, 0, len(areas) - 1) for at in (before, before + 1))  # the first and last lie outside
+    later = first[high] - first[low]
+    weight = np.zeros((FRAME_SIDE, areas.shape[1] + int(later.max())))
+    weight[:, : areas.shape[1]] = (1 - share) * areas[low]
+    weight[np.arange(FRAME_SIDE)[:, None], later[:, None] + np.arange(areas.shape[1])] += share * areas[high]
+    return first[low][:, None] + np.arange(weight.shape[1], dtype=np.int32), weight.astype(np.float32)
 
 
 @lru_cache(maxsize=16)  # pictures of one source have few sizes; those of many must not pile up
-def _areas(side: int, zoom: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _areas(side: int, zoom: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Return for each new place, and one beyond either end, the first of `side` pixels and the weights from it on."""
     small = max(1, round(side * zoom))
     edges = np.minimum(np.arange(small)[:, None] / zoom + (0, 1 / zoom), side)  # (small, 2), in old pixels
@@ -441,7 +461,7 @@ def _areas(side: int, zoom: float) -> tuple[NDArray[np.intp], NDArray[np.float64
     taps = int((dense != 0).sum(1).max())
     first = np.minimum((dense != 0).argmax(1), side - taps)
     weights = np.take_along_axis(dense, first[:, None] + np.arange(taps), 1)
-    return np.pad(first, 1, mode="edge"), np.pad(weights, ((1, 1), (0, 0)))
+    return np.pad(first.astype(np.int32), 1, mode="edge"), np.pad(weights, ((1, 1), (0, 0)))
 
 
 def _shrink() -> Floats:

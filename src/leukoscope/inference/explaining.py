@@ -30,7 +30,7 @@ from ..explanation import (
     overlay,
 )
 from ..files import write_whole
-from ..images.crop import cell_mask, prepare_crop, turn_back, view_of
+from ..images.crop import cell_mask, prepare_crop, turn_back, turned, view_of
 from ..images.read import RGB
 from .ensemble import Floats, Outputs
 from .opinions import full_evidence
@@ -116,7 +116,8 @@ class Explainer:
         classes = self._predictor.classes
         if target and target not in classes:
             raise UnknownNameError("class", target, classes)
-        crop = prepare_crop(image, self._prepare)
+        view = view_of(image, self._prepare)
+        crop = prepare_crop(turned(image, view), self._prepare.model_copy(update={"canonical": False}))
         outputs = self._predictor.outputs_of_crops(crop[None])
         index = classes.index(target) if target else int(outputs.probabilities[0].argmax())
         method = self._chosen(outputs)
@@ -125,7 +126,6 @@ class Explainer:
         chance = float(outputs.probabilities[0, index])
         checks = self._inside(crop, heat) if method == "cam" else {}  # the others hide nothing but the cell
         checks |= self._curve_areas(crop, heat, index)
-        view = view_of(image, self._prepare)
         crop, heat = (np.ascontiguousarray(turn_back(each, view, axes=(0, 1))) for each in (crop, heat))
         return Explanation(crop, heat, classes[index], chance, method, full, checks)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Bundle, open_bundle, operating_point
 from ..errors import BundleError, ImageError, UsageError, attempt, refusal_of, usable
-from ..images.crop import View, crop_on_black, prepare_crop, turn, turn_back, view_of
+from ..images.crop import View, crop_on_black, prepare_crop, turn_back, turned, view_of
 from ..images.read import MIN_SIDE, RGB, Picture, picture_of, read_picture
 from ..progress import in_parallel
 from .cell_types import CellTyper, TypeOpinion
@@ -170,7 +170,7 @@ class Predictor:
             ImageError: an image holds no cell.
         """
         views = [self._view(image) for image in images]
-        seen = (turn(image, view, axes=(0, 1)) for image, view in zip(images, views, strict=True))
+        seen = (turned(image, view) for image, view in zip(images, views, strict=True))
         outputs = self._ensemble.run(_stacked([self._prepare(image) for image in seen]))
         upright = [turn_back(each, view, axes=(1, 2)) for each, view in zip(outputs.maps, views, strict=True)]
         return replace(outputs, maps=np.stack(upright))
@@ -217,7 +217,7 @@ class Predictor:
     def _look(self, name: str, image: Image, *, with_crop: bool, typed: TypeOpinion | None) -> "_Cell | Opinion":
         picture = _read(image)
         view = self._view(picture.pixels)
-        read = turn(picture.pixels, view, axes=(0, 1))
+        read = turned(picture.pixels, view)
         try:
             crops = self._prepare(read)
         except ImageError as empty:

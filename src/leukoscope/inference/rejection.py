@@ -46,7 +46,7 @@ from pydantic import ValidationError
 
 from ..bundle.manifest import Bundle, ConformalRule, DistanceLimit, Gaussian, QualityLimits, Reached
 from ..errors import BundleError, ConfigError, DataError
-from ..images.crop import BLACK, bounding_box, cell_mask
+from ..images.crop import BLACK, bounding_box, cell_box, cell_mask
 from ..images.read import RGB
 from ..progress import blas_threads, processors
 
@@ -72,22 +72,25 @@ def appearance(box: RGB, inside: Mask) -> Appearance:
     whole = np.logical_and.reduce(_tiled(inside, rows, columns, step=step))
     if whole.sum() < _FEWEST_PLACES:
         return ()
-    sums = np.zeros((rows, columns, 3), np.uint32)
-    for part in _tiled(box, rows, columns, step=step):
-        sums += part
-    places = -np.log((sums[whole] / step**2 + _OFFSET) / _FULL)  # (places, 3): optical density
-    ordered = places[np.argsort(places.sum(axis=1))]
-    fifth = len(ordered) // 5
-    fifths = (ordered[:fifth], ordered[2 * fifth : 3 * fifth], ordered[-fifth:])
+    channels = np.ascontiguousarray(box[: rows * step, : columns * step].transpose(2, 0, 1))
+    lines = np.add.reduce([channels[:, row::step] for row in range(step)], dtype=np.uint32)
+    sums = np.add.reduce([lines[..., column::step] for column in range(step)])  # (3, rows, columns)
+    density = -np.log((np.arange(255 * step**2 + 1) / step**2 + _OFFSET) / _FULL)
+    # `take` keeps the channels contiguous, which indexing does not.
+    places = density.take(sums.reshape(3, -1).take(np.flatnonzero(whole), axis=1))  # (3, places): optical density
+    fifth = places.shape[1] // 5
+    parts = [0, fifth, 2 * fifth, 3 * fifth, places.shape[1] - fifth]
+    ordered = places.take(np.argpartition(places.sum(axis=0), parts[1:]), axis=1)
+    fifths = [ordered[:, start : start + fifth].mean(axis=1) for start in parts[::2]]
     correlations = _correlations(places)
     linked = np.arctanh(np.clip((correlations[0, 1], correlations[1, 2]), -0.99, 0.99))
     return tuple(
         float(value)
         for value in (
-            *np.concatenate([part.mean(axis=0) for part in fifths]),
+            *np.concatenate(fifths),
             *_rim(places, whole)[1:],
             *linked,
-            places[:, 1].std(),
+            places[1].std(),
             np.log(max(inside.shape)),
         )
     )
@@ -124,27 +127,20 @@ def distance(measured: Appearance, fitted: Gaussian) -> float:
 def _rim(places: Floats, whole: Mask) -> Floats:
     """Return the mean density of the rim of a cell less that of the cell, in each channel (3,).
 
-    places: density of the true places of `whole`, (places, 3).
+    places: density of the true places of `whole`, (3, places).
     """
-    core = whole
-    for _ in range(_EDGE):
-        core = _without_border(core)
-    inner = core[whole]
-    if inner.all() or not inner.any():
+    core = np.pad(whole, 1)
+    for _ in range(_EDGE):  # erosion with a cross-shaped element
+        core[1:-1, 1:-1] &= core[:-2, 1:-1] & core[2:, 1:-1] & core[1:-1, :-2] & core[1:-1, 2:]
+    rim = ~core[1:-1, 1:-1][whole]
+    if rim.all() or not rim.any():
         return np.zeros(3)
-    return np.asarray(places[~inner].mean(axis=0) - places.mean(axis=0))
+    return np.asarray(places.take(np.flatnonzero(rim), axis=1).mean(axis=1) - places.mean(axis=1))
 
 
-def _without_border(mask: Mask) -> Mask:
-    """Erode a mask by one pixel with a cross-shaped element."""
-    padded = np.pad(mask, 1)
-    return np.asarray(mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
-
-
-def _correlations(places: ArrayLike) -> Floats:
-    """Return the correlations of the channels; 0 where one of them does not vary."""
-    channels = np.ascontiguousarray(np.asarray(places, float).T)
-    channels -= channels.mean(axis=1, keepdims=True)
+def _correlations(places: Floats) -> Floats:
+    """Return the correlations of the channels of (3, places); 0 where one of them does not vary."""
+    channels = places - places.mean(axis=1, keepdims=True)
     # Not by `@`: the threads of BLAS would take longer than the product itself.
     products = np.einsum("ip,jp->ij", channels, channels)
     lengths = np.sqrt(np.diag(products))
@@ -215,10 +211,12 @@ def measure(image: RGB) -> Traits:
     """Measure a source image, uint8 (height, width, 3)."""
     from scipy.ndimage import find_objects, label  # not needed by bundles without limits of quality
 
-    mask = cell_mask(image)
-    edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    edges = [cell_mask(edge) for edge in (image[0], image[-1], image[:, 0], image[:, -1])]
     framed = float(np.concatenate(edges).mean())
     plain = framed > _FRAMED and on_plain_ground(image)
+    left, top, right, bottom = cell_box(image) or (0, 0, 0, 0)
+    image = image[top // _STEP * _STEP : bottom + 1, left // _STEP * _STEP : right + 1]
+    mask = cell_mask(image)
     half = mask[::_STEP, ::_STEP]
     if not half.any():
         return Traits(framed, plain, cut=0, cells=0, side=0, detail=0, contrast=0, saturated=0)

@@ -276,8 +276,8 @@ class _Item:
 
     image: "Image"
     name: str
-    kind: Kind
     subject: str = ""
+    kind: Kind = "crop"
 
 
 def answer_all(
@@ -299,9 +299,12 @@ def answer_all(
         DataError: a folder holds no image, or a table has no column path.
         MissingExtraError: an image shows a smear field, and the extra `fields` is not installed.
     """
-    items = list(_items(images, kind=look_for(predictor.manifest, kind)))
-    reader = _LazyReader(predictor, items, point=point, um_per_px=um_per_px, with_crops=with_crops)
-    for shown, group in groupby(items, key=lambda item: item.kind):
+    look = look_for(predictor.manifest, kind)
+    items = list(_items(images, look))
+    paths = (item.image for item in items if isinstance(item.image, Path))
+    smears = (path for path in paths if kind_of(path, look=look) != "crop")
+    reader = _LazyReader(predictor, smears, point=point, um_per_px=um_per_px, with_crops=with_crops)
+    for shown, group in groupby(in_parallel(lambda item: _looked_at(item, look), items), key=lambda item: item.kind):
         if shown == "crop":
             pairs = ((item, item.image) for item in group)
             for item, opinion in predictor.stream(pairs, point=point, with_crops=with_crops):
@@ -311,27 +314,33 @@ def answer_all(
                 yield from reader.answer(item, counts)
 
 
-def _items(images: "Iterable[Image]", *, kind: Look) -> Iterator[_Item]:
+def _items(images: "Iterable[Image]", look: Look) -> Iterator[_Item]:
     for number, image in enumerate(images, start=1):
         if isinstance(image, str | os.PathLike):
             if not os.fspath(image):
                 raise UsageError(f"The path of image {number} is empty. Check the list.")
-            yield from _of_path(Path(image), kind=kind)
+            yield from _of_path(Path(image))
         else:
-            yield _Item(image, f"image {number}", _kind_of_pixels(image, kind))
+            yield _Item(image, f"image {number}", kind=_kind_of_pixels(image, look))
 
 
-def _of_path(path: Path, *, kind: Look) -> Iterator[_Item]:
+def _of_path(path: Path) -> Iterator[_Item]:
     try:
         missing = not path.exists()
     except OSError:  # a name too long for the file system
         missing = True
     if missing:
         raise UsageError(f"{path} does not exist. Check the path.")
-    sources = gather([path], suffixes=SUFFIXES, dicom=True).sources
-    kinds = in_parallel(lambda source: kind_of(source.path, look=kind), sources)
-    for source, shown in zip(sources, kinds, strict=True):
-        yield _Item(source.path, str(source.path), shown, source.subject)
+    for source in gather([path], suffixes=SUFFIXES, dicom=True).sources:
+        yield _Item(source.path, str(source.path), source.subject)
+
+
+def _looked_at(item: _Item, look: Look) -> _Item:
+    """Return a file with its kind, and a crop with the pixels that had to be read to see that it is one."""
+    if not isinstance(item.image, Path):
+        return item
+    kind, image = look_at(item.image, look=look)
+    return replace(item, kind=kind, image=image)
 
 
 def _kind_of_pixels(image: Any, look: Look) -> Kind:
@@ -348,10 +357,10 @@ class _LazyReader:
     """Opens fields and slides, which needs OpenCV, when the first one comes."""
 
     def __init__(
-        self, predictor: "Predictor", items: Iterable[_Item], *, point: str, um_per_px: float | None, with_crops: bool
+        self, predictor: "Predictor", files: Iterable[Path], *, point: str, um_per_px: float | None, with_crops: bool
     ) -> None:
         self._predictor, self._point, self._um_per_px, self._crops = predictor, point, um_per_px, with_crops
-        self._files = [item.image for item in items if item.kind != "crop" and isinstance(item.image, Path)]
+        self._files = files
         self._reader: Reader | None = None
 
     def answer(self, item: _Item, counts: "list[FieldCount] | None" = None) -> Iterator[Opinion]:
@@ -398,7 +407,7 @@ class _LazyReader:
 
             self._reader = Reader(
                 self._predictor,
-                self._files,
+                list(self._files),
                 options=FieldOptions(self._um_per_px),
                 point=self._point,
                 with_crops=self._crops,
