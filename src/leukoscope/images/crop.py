@@ -8,6 +8,7 @@ the stain. The cell is surrounded by glass, so that a crop does not show which l
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from math import gcd
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -43,12 +44,24 @@ def prepare_crop(image: RGB, prepare: Prepare) -> RGB:
 
 def cut_square(image: RGB, left: int, top: int, side: int, *, size: int) -> RGB:
     """Return a square of the source as a crop, (size, size, 3); what lies outside the source is black."""
+    crop = np.zeros((size, size, 3), np.uint8)
     x, y = max(left, 0), max(top, 0)
-    part = Image.fromarray(image[y : top + side, x : left + side])  # only this is copied
+    part = image[y : top + side, x : left + side]
+    if (box := cell_box(part, above=0)) is None:
+        return crop
+    # Black stays black: only a square around the rest is resampled, aligned to tiles of whole pixels in both, with
+    # a margin of two tiles, which no kernel exceeds. A square, since Pillow's order of axes depends on the shape.
+    tiles = gcd(side, size)
+    step, places = side // tiles, size // tiles
+    start = max(0, min(box[0] + x - left, box[1] + y - top) // step - 2)
+    end = min(tiles, -(-max(box[2] + x - left, box[3] + y - top) // step) + 2)
+    edges = (left - x + start * step, top - y + start * step, left - x + end * step, top - y + end * step)
     # Image.crop fills what lies outside the source with black, as the release's own background.
-    square = part.crop((left - x, top - y, left - x + side, top - y + side))
+    square = Image.fromarray(part).crop(edges)
     # Pillow widens the bilinear kernel when it shrinks, so nothing is skipped between two pixels.
-    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+    shown = slice(start * places, end * places)
+    crop[shown, shown] = np.asarray(square.resize([(end - start) * places] * 2, Image.Resampling.BILINEAR))
+    return crop
 
 
 def is_cut_out(image: RGB) -> bool:
@@ -82,15 +95,15 @@ def _brightest(image: RGB) -> NDArray[np.uint8]:
     return np.asarray(np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]))
 
 
-def cell_box(image: RGB) -> tuple[int, int, int, int] | None:
-    """Return the bounding box of the cell's mask, without computing the mask; None where the image is all black."""
+def cell_box(image: RGB, *, above: int = BLACK) -> tuple[int, int, int, int] | None:
+    """Return the bounding box of the pixels with a channel above a grey level; None where there are none."""
     height, width = image.shape[:2]
     lines = image.reshape(height, 3 * width)
-    rows = np.flatnonzero(lines.max(axis=1) > BLACK)
+    rows = np.flatnonzero(lines.max(axis=1) > above)
     if not len(rows):
         return None
     top, bottom = int(rows[0]), int(rows[-1]) + 1
-    columns = np.flatnonzero(lines[top:bottom].max(axis=0) > BLACK) // 3
+    columns = np.flatnonzero(lines[top:bottom].max(axis=0) > above) // 3
     return int(columns[0]), top, int(columns[-1]) + 1, bottom
 
 
