@@ -9,7 +9,7 @@ at once, and the same command continues after a stop.
 The tests run in a fork of this process, which has imported the large libraries already. All tests of a package run once
 without a fault, and coverage.py records which of them run which line. Against a fault, the doctests of its module and
 the tests that run its line are run, the shortest first; the first failure ends the run. A fault that is not found in a
-minute and a half, or that only a test in a process of its own could find, counts as a survivor. A test that fails
+minute of processor time, or that only a test in a process of its own could find, counts as a survivor. A test that fails
 without the fault as well is left out and named. A fault that changes nothing that can be seen counts as a survivor too:
 `docs/benchmarks/mutants.md` lists all survivors, with what is written of them in `benchmarks/mutants.toml`.
 """
@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "mutants.md"
 REMARKS = ROOT / "benchmarks" / "mutants.toml"
 SECONDS_A_TEST = 120  # of processor time, after which a test counts as hung
-SECONDS_A_MUTANT = 90  # of processor time, after which no further test is begun and the fault counts as a survivor
+SECONDS_A_MUTANT = 60  # of processor time, after which no further test is begun and the fault counts as a survivor
 SECONDS_A_RUN = 1800  # of processor time, of one part of the tests
 LONGEST = 6 * 3600  # by the clock, for a run that waits for ever; a busy machine must not be taken for one
 _FIXTURE = "fixture "  # before its name: the context of what a shared fixture runs
