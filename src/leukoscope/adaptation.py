@@ -9,7 +9,7 @@ old one. All metrics come from out-of-fold predictions: no head is evaluated on 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from .errors import DataError, ImageError, UsageError, usable
 from .evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from .evaluation.metrics import areas, balanced_accuracy, brier, confusion, ece, sensitivity, specificity
 from .evaluation.predictions import fit_temperature, fit_thresholds, log_loss, temper
+from .evaluation.results import Estimates
 from .images.crop import VIEWS, prepare_crop, turn
 from .images.read import RGB, read_image
 from .inference.ensemble import Ensemble
@@ -96,6 +97,22 @@ class Head:
         return temper(self.raw(embeddings), self.temperature)
 
 
+class AdaptationResult(TypedDict):
+    """Metrics of old and new heads on the same cells, out of fold."""
+
+    cells: int
+    subjects: int
+    unit: str
+    """What was held out, 'subject' or 'cell'."""
+    seed: int
+    old: Estimates
+    new: Estimates
+    differences: Estimates
+    better: bool
+    verdict: str
+    note: str
+
+
 @dataclass(frozen=True)
 class Adapted:
     """New heads of every member, and their metrics on held-out subjects."""
@@ -103,12 +120,12 @@ class Adapted:
     heads: tuple[Head, ...]
     out_of_fold: Floats
     """(cells, classes): calibrated probabilities of each cell by heads that were not fitted to its subject."""
-    result: dict[str, Any]
+    result: AdaptationResult
 
     @property
     def better(self) -> bool:
         """Whether the Brier score is lower, with a 95 % interval of the difference that leaves out zero."""
-        return bool(self.result["better"])
+        return self.result["better"]
 
 
 def adapt(bundle: Bundle, cells: Sequence[Cell], *, seed: int = 0) -> tuple[Adapted, Reviewed]:
@@ -349,7 +366,7 @@ def _solve(embeddings: NDArray[Any], labels: Ints, old: Head, strength: float) -
     return Head(weight, bias)
 
 
-def compare(old: Manifest, reviewed: Reviewed, out_of_fold: Floats, *, seed: int) -> dict[str, Any]:
+def compare(old: Manifest, reviewed: Reviewed, out_of_fold: Floats, *, seed: int) -> AdaptationResult:
     """Return old, new and difference of every metric with intervals, and a verdict in words.
 
     old: of the bundle whose probabilities `reviewed.old` holds. out_of_fold: (cells, classes), from `fit_heads`.

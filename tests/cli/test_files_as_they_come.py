@@ -432,7 +432,7 @@ def test_rows_that_count_for_nobody_or_twice_are_told(cells: Path, lenient: Bund
     (tmp_path / "t.csv").write_text("path,subject\n" + "".join(f"{path},{subject}\n" for path, subject in rows))
     result = run("predict", tmp_path / "t.csv", "--model", lenient.path, "-o", tmp_path / "out.csv")
     assert [row["subject"] for row in read_csv(tmp_path / "out.csv")] == ["P1", "", "P2"]
-    assert "t.csv: 1 row names an image that stands in it already" in result.output
+    assert "t.csv: 1 row names an image that is in it already" in result.output
     assert "t.csv: 1 row has no subject" in result.output
     (tmp_path / "file.csv").write_text(f"file,subject\n{names[0]},1\n")
     result = run("predict", tmp_path / "file.csv", "--model", lenient.path)

@@ -682,7 +682,7 @@ def test_agreement_that_still_grows_or_is_not_known_well_does_not(laboratory: Pl
     assert (found["stop"], found["difference"]["low"] > 0) == (False, True)
     assert "the model still changes, so continue reading" in found["words"]
     read_many(laboratory, [0.2, 1.0, 0.5, 1.0, 0.3, 0.9, 0.2, 1.0, 0.4, 1.0], name="Q")
-    assert "not known well enough yet" in told_to_stop(laboratory)["words"]
+    assert "interval is still too wide" in told_to_stop(laboratory)["words"]
 
 
 def test_cells_that_the_model_has_learned_from_do_not_count(laboratory: Place) -> None:

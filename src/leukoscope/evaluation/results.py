@@ -205,6 +205,26 @@ class Agreement(TypedDict):
     kappa: Estimate
 
 
+class DifferingCell(TypedDict):
+    """A cell on which readers differ."""
+
+    cell: int
+    answers: dict[str, str]
+    """Reader -> label."""
+    stands: str
+    """The label that counts; empty where nothing is settled."""
+    by: str
+    """How it was settled: 'majority', 'third reader', 'consensus' or ''."""
+
+
+class CaseAgreement(Agreement):
+    """How far the readers of one case agree."""
+
+    readers: list[str]
+    read: int
+    differ: list[DifferingCell]
+
+
 class SubgroupFigures(TypedDict):
     """Figures of the cells of a subgroup, and their differences to all other cells."""
 

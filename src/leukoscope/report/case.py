@@ -5,9 +5,11 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..bundle.manifest import title_of
+from ..evaluation.intervals import Estimate
+from ..evaluation.results import CaseAgreement
 from ..inference.blood_count import BloodSummary
 from ..inference.cell_types import rounded
 from ..inference.prevalence import NOT_KNOWN
@@ -24,6 +26,40 @@ _UNITS = {"um": "µm", "10*9/L": "× 10⁹ per litre"}  # of numbers whose name 
 _LISTED = 40  # names of images in the head of a report; each cell has its own under it
 
 
+class BlastShare(Estimate):
+    """The share of blasts of a case, from 0 to 1."""
+
+    how: str
+    """How it was estimated, in words."""
+
+
+class SignOff(TypedDict):
+    """Who signed a case off."""
+
+    by: str | None
+    time: str | None
+    note: str
+
+
+class CountedKind(TypedDict):
+    """A row of a differential."""
+
+    name: str
+    cells: int
+    percent: float | None
+    low: float | None
+    high: float | None
+
+
+class CountedCells(TypedDict):
+    """A differential, see inference.cell_types.Differential."""
+
+    rows: Sequence[CountedKind]
+    white: int
+    goal: int
+    apart: dict[str, int]
+
+
 @dataclass(frozen=True)
 class CaseCell:
     """One cell as the report shows it."""
@@ -32,7 +68,7 @@ class CaseCell:
     picture: bytes
     """JPEG."""
     shown: str
-    """What it counts as: the reader's word, else the model's; "not settled" where the readers differ."""
+    """The label that counts: the reader's, else the model's; "not settled" where the readers differ."""
     chance: float | None
     """Probability of `chance_of` by the model."""
     decision: str
@@ -40,7 +76,7 @@ class CaseCell:
     reader: str = ""
     note: str = ""
     image: str = ""
-    """Name of the file that it was found in."""
+    """Name of its image file."""
 
 
 @dataclass(frozen=True)
@@ -53,32 +89,31 @@ class CaseReport:
     model: str
     bundle: str
     chance_of: str
-    share: dict[str, Any]
-    """value, low, high, how."""
+    share: BlastShare
     by_model: dict[str, int]
     by_reader: dict[str, int]
-    signed: dict[str, Any] | None
-    """by, time, note; None while the case is open."""
+    signed: SignOff | None
+    """None while the case is open."""
     cells: Sequence[CaseCell] = field(default_factory=list)
     credits: Sequence[Mapping[str, Any]] = ()
-    differential: dict[str, Any] | None = None
-    """What model and readers counted, as inference.cell_types gives it: {"model", "readers"}; None without types."""
+    differential: Mapping[str, CountedCells] | None = None
+    """By 'model' and 'readers'; None without types."""
     blood: BloodSummary | None = None
     """Red cells and platelets of the case's fields; None where none were counted."""
     limits: Sequence[str] = ()
-    """What the model knows and what not."""
+    """Limits of the model."""
     images: Sequence[str] = ()
     """Names of the files that the cells are from."""
     readers: Sequence[str] = ()
-    """Who read, and how far, in words."""
-    agreement: dict[str, Any] | None = None
-    """As server.summary gives it for a case; None where one person reads."""
+    """Readers and their progress, in words."""
+    agreement: CaseAgreement | None = None
+    """None where one person reads."""
     unsettled: int = 0
-    """Cells that people have read and on which they differ, with nothing settled yet."""
+    """Cells on which readers differ, not settled yet."""
 
     @property
     def title(self) -> str:
-        """What the report may call itself: how many of its cells people have read."""
+        """The title: how many of its cells people have read."""
         read, cells = self.read, len(self.cells)
         differ = f"; {self.unsettled:,} not settled" if self.unsettled else ""
         if read == cells:
@@ -95,7 +130,7 @@ class CaseReport:
     @property
     def headline(self) -> str:
         """The first sentence."""
-        value, low, high = (self.share[name] for name in ("value", "low", "high"))
+        value, low, high = self.share["value"], self.share["low"], self.share["high"]
         ends = "" if low is None or high is None else f" ({100 * low:.0f} to {100 * high:.0f} %)"
         if value is None:
             return f"Share of blasts among {len(self.cells):,} cells: {NOT_KNOWN}{ends}."
@@ -122,7 +157,7 @@ class CaseReport:
         """The facts at the head of the report."""
         differ = f"; {self.unsettled:,} not settled" if self.unsettled else ""
         state = (
-            f"signed off by {self.signed['by']}, {self.signed['time'][:16].replace('T', ' ')} UTC"
+            f"signed off by {self.signed['by']}, {(self.signed['time'] or '')[:16].replace('T', ' ')} UTC"
             if self.signed
             else "open"
         )
@@ -178,7 +213,7 @@ def pdf(report: CaseReport) -> bytes:
     if report.blood:
         _draw_beside(sheet, report)
     if report.agreement and report.agreement["differ"]:
-        _draw_differing(sheet, report)
+        _draw_differing(sheet, report.agreement)
     for title, cells in _groups(report):
         _draw_group(sheet, title, cells, chance_of=report.chance_of)
     return bytes(sheet.output())
@@ -231,9 +266,8 @@ def _draw_rows(sheet: Any, rows: Sequence[Sequence[str]], *, widths: tuple[int, 
         sheet.ln(5)
 
 
-def _draw_differing(sheet: Any, report: CaseReport) -> None:
-    """Draw the cells on which the readers differ: what each answered, what counts, and who settled it."""
-    agreement = report.agreement or {}
+def _draw_differing(sheet: Any, agreement: CaseAgreement) -> None:
+    """Draw the cells on which the readers differ: all labels, the one that counts, and how it was settled."""
     sheet.ln(4)
     rows = [("Cell", *agreement["readers"], "Stands"), *differing(agreement)]
     width = (sheet.epw - 16) / (len(rows[0]) - 1)
@@ -307,7 +341,7 @@ def _groups(report: CaseReport) -> list[tuple[str, list[CaseCell]]]:
     return [(name, [cell for cell in report.cells if cell.shown == name]) for name in names]
 
 
-def _shares(counted: dict[str, Any]) -> dict[str, str]:
+def _shares(counted: CountedCells) -> dict[str, str]:
     """Return each kind of a differential in words, such as '12 (41 %, 25 to 59)'."""
     rows = counted["rows"]
     percents = rounded([row["percent"] or 0.0 for row in rows])
@@ -328,7 +362,7 @@ def interval_of(row: Observation) -> str:
     return "–" if row.low is None or row.high is None else f"{row.low:,.6g} to {row.high:,.6g}"
 
 
-def _agreement(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _agreement(found: CaseAgreement | None) -> list[tuple[str, str]]:
     """Return how far the readers agree as rows of the head."""
     if not found:
         return []
@@ -341,7 +375,7 @@ def _agreement(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [("Agreement", f"{equal}; {kappa_in_words(found['statistic'], kappa)}; {by}")]
 
 
-def kappa_in_words(statistic: str, kappa: dict[str, float | None]) -> str:
+def kappa_in_words(statistic: str, kappa: Estimate) -> str:
     """Return a kappa with its interval in words.
 
     >>> kappa_in_words("Cohen's kappa", {"value": 0.61, "low": 0.2, "high": 0.84})
@@ -352,14 +386,14 @@ def kappa_in_words(statistic: str, kappa: dict[str, float | None]) -> str:
     return f"{statistic} {kappa['value']:.2f}{_limits(kappa, 1) or ' (no interval)'}"
 
 
-def _limits(found: dict[str, float | None], times: float) -> str:
+def _limits(found: Estimate, times: float) -> str:
     if found["low"] is None or found["high"] is None:
         return ""
     low, high = times * found["low"], times * found["high"]
     return f" ({low:.0f} to {high:.0f} %)" if times > 1 else f" ({low:.2f} to {high:.2f})"
 
 
-def differing(agreement: dict[str, Any]) -> list[tuple[str, ...]]:
+def differing(agreement: CaseAgreement) -> list[tuple[str, ...]]:
     """Return the cells on which the readers differ as rows: number, answers, what counts and who settled it."""
     return [
         (

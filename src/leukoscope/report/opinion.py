@@ -2,11 +2,11 @@
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import jinja2
 
@@ -71,7 +71,7 @@ class _Card:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """What the page keeps of one field."""
+    """One field of the page."""
 
     name: str
     file: str
@@ -82,8 +82,79 @@ class _Field:
     problem: str
 
 
+class _ShownCell(TypedDict):
+    """A cell as the template shows it."""
+
+    id: int
+    name: str
+    path: str
+    subject: str
+    picture: str
+    heat: str
+    """data: address of the heat map; empty without one."""
+    shown: str
+    """Class or type of `percent`."""
+    percent: str | None
+    decision: str
+    group: str
+    classified: bool
+    type: str
+    reason: str
+    number: int
+
+
+class _Group(TypedDict):
+    """Cells with the same decision or type."""
+
+    name: str
+    label: str
+    key: str
+    title: str
+    cells: list[_ShownCell]
+    """Those outside fields."""
+    count: int
+    """All of them."""
+
+
+class _FieldSection(TypedDict):
+    """A field with its cells."""
+
+    field: _Field
+    row: Mapping[str, Any]
+    """Of fields.csv."""
+    decisions: str
+    cells: list[_ShownCell]
+    differential: str
+
+
+class _SubjectRow(TypedDict):
+    """White cells of a subject by kind."""
+
+    subject: str
+    white: int
+    cells: list[tuple[int, float | None]]
+    """Number and per cent of each kind."""
+
+
+class _SubjectTable(TypedDict):
+    """Differentials by subject."""
+
+    kinds: list[str]
+    rows: list[_SubjectRow]
+
+
+class _ShownMap(TypedDict):
+    """A heat map as the template shows it."""
+
+    target: str
+    method: str
+    checks: list[str]
+    crop: str
+    heat: str
+
+
 class OpinionPage:
-    """Cells gathered one by one, then written as one page."""
+    """A page of cells that are added one by one."""
 
     def __init__(self, manifest: Manifest, *, point: str) -> None:
         self._manifest, self._point = manifest, point
@@ -106,7 +177,7 @@ class OpinionPage:
             self._cards = self._neediest()
 
     def add_field(self, smear: "Smear", found: "Sequence[JudgedCell]", *, subject: str = "") -> None:
-        """Take in a field whose cells are added, to be drawn with their outlines in the colours of the decisions."""
+        """Add a field, drawn with the outlines of its cells in the colours of their decisions."""
         colours = {judged.cell.number: colour_of(class_of(judged.opinion), self._manifest) for judged in found}
         drawn = smear.draw([judged.cell for judged in found], colours)
         shown = picture(drawn, side=FIELD_SIDE)
@@ -123,7 +194,7 @@ class OpinionPage:
         counting: Counting | None = None,
         blood: "BloodSummary | None" = None,
     ) -> None:
-        """Write the page, whole or not at all."""
+        """Write the page atomically."""
         write_text(path, self.render(tally, fields=fields, counting=counting, blood=blood))
 
     def render(
@@ -188,16 +259,16 @@ class OpinionPage:
         }
 
     def _neediest(self) -> list[_Card]:
-        """Return the cards that need a look most, no more than MOST, in that order."""
+        """Return at most MOST cards by review priority."""
         return sorted(self._cards, key=lambda card: (card.need, card.number))[:MOST]
 
-    def _groups(self, tally: Tally) -> list[dict[str, Any]]:
-        """Return every decision that was made, with those of its cells that lie in no field, the neediest first."""
+    def _groups(self, tally: Tally) -> list[_Group]:
+        """Return every decision with its cells outside of fields, by review priority."""
         manifest = self._manifest
         others = [name for name in manifest.classes if name != manifest.positive]
         disease = [manifest.positive] if manifest.positive else []
         types = [_TYPE + name for name in TYPES]
-        groups = []
+        groups: list[_Group] = []
         for place, name in enumerate([UNSURE, REFUSED, *disease, *others, _TYPE + UNSURE, *types]):
             cells = [self._cell(card) for card in self._cards if _group_of(card.opinion) == name and not card.field]
             loose = self._decided["", name]
@@ -222,8 +293,8 @@ class OpinionPage:
         types = [name for name in TYPE_COLOURS if _TYPE + name in there and name not in decisions]
         return {name: colour_of(name, self._manifest) for name in (*decisions, *types)}
 
-    def _field_sections(self, rows: "Sequence[dict[str, Any]]", counting: Counting | None) -> list[dict[str, Any]]:
-        """Return every field with its picture, its row of fields.csv and its cells, the neediest first."""
+    def _field_sections(self, rows: "Sequence[dict[str, Any]]", counting: Counting | None) -> list[_FieldSection]:
+        """Return every field with its picture, its row of fields.csv and its cells, by review priority."""
         facts = {row["field"]: row for row in rows}
         cards: dict[str, list[_Card]] = {field.name: [] for field in self._fields}
         for card in self._cards:
@@ -241,7 +312,7 @@ class OpinionPage:
         ]
 
     def _decisions_of(self, field: str) -> str:
-        """Return what was decided about the cells of a field, such as '2 called blast, 1 unsure'."""
+        """Return the decisions on the cells of a field, such as '2 called blast, 1 unsure'."""
         types = [_TYPE + name for name in (*TYPES, UNSURE)]
         order = (*types, *reversed(self._manifest.classes), UNSURE, REFUSED)
         counts = {name: self._decided[field, name] for name in order}
@@ -250,7 +321,7 @@ class OpinionPage:
         }
         return ", ".join(f"{count:,} {called[name]}" for name, count in counts.items() if count)
 
-    def _cell(self, card: _Card) -> dict[str, Any]:
+    def _cell(self, card: _Card) -> _ShownCell:
         classified = card.opinion.decision != NOT_ASKED
         chances = (card.opinion.probabilities if classified else card.opinion.types) or {}
         shown = self._manifest.positive or card.opinion.called
@@ -314,11 +385,11 @@ def _shown(counted: Differential) -> dict[str, Any]:
     return asdict(counted) | {"rows": rows, "enough": enough, "reached": min(100, 100 * counted.white / counted.goal)}
 
 
-def _by_subject(tally: Tally, counting: Counting) -> dict[str, Any] | None:
+def _by_subject(tally: Tally, counting: Counting) -> _SubjectTable | None:
     """Return a table of subjects: cells and per cent of each kind; None without types of cells or names of subjects."""
     counts = {name: each for name in tally.subjects if (each := counting.of_subject(name)) is not None}
     there = {row.name for each in counts.values() for row in each.rows if row.cells}
-    rows = []
+    rows: list[_SubjectRow] = []
     for subject, each in counts.items():
         shown = rounded([row.percent or 0.0 for row in each.rows])
         cells = [
@@ -359,13 +430,13 @@ def _title(decision: str, count: int) -> str:
 
 
 def _unknown(row: dict[str, Any]) -> bool:
-    """Tell whether a subject has a share that must not be shown."""
+    """Return whether the share of a subject must not be shown."""
     share = row.get("share")
     return share is not None and not is_known(share, cells=row["answered"])
 
 
 def headline(tally: Tally, manifest: Manifest) -> dict[str, str]:
-    """Return the first sentence of the page, and how alarmed it should look."""
+    """Return the first sentence of the page, and its level."""
     everyone, positive = tally.all, manifest.positive
     if not everyone.cells:
         return {"text": "No white cell was found.", "level": "fail"}
@@ -461,7 +532,7 @@ def render(cells: Sequence[ShownCell]) -> str:
     return page.render(cells=rows, refused=refused, methods=[_WORDS[name] for name in methods], inside="cam" in methods)
 
 
-def _map(found: Explanation) -> dict[str, Any]:
+def _map(found: Explanation) -> _ShownMap:
     return {
         "target": found.target,
         "method": found.method,

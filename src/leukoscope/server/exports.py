@@ -29,10 +29,10 @@ from ..inference.blood_count import BloodSummary
 from ..inference.cell_types import limits_of
 from ..inference.opinions import TYPE_COLOURS, worded
 from ..interop.qupath import Shape, geojson
-from ..report.case import CaseCell, CaseReport, page, pdf
+from ..report.case import CaseCell, CaseReport, SignOff, page, pdf
 from . import readings
 from .accounts import Caller
-from .cases import COUNTS_AS, MODEL_ANSWER, describe_case, fields_of_case, place_of
+from .cases import COUNTS_AS, MODEL_ANSWER, SignedOff, describe_case, fields_of_case, place_of
 from .database import THIRD, AccountRow, CaseRow, CellRow, ImageRow, PredictionRow, ReviewRow
 from .readings import View
 from .refusals import Refusal
@@ -264,7 +264,7 @@ class Exporter:
             share=figures["blast_share"],
             by_model=_counts(figures["by_model"]),
             by_reader=_counts(figures["by_reader"]),
-            signed=described.signed.model_dump() if described.signed else None,
+            signed=_sign_off(described.signed),
             images=images,
             agreement=agreement_of_case(self.session, case),
             unsettled=figures["unsettled"],
@@ -446,6 +446,10 @@ _ANSWERS = (
     "reviews_shown",
     "review",
 )
+
+
+def _sign_off(signed: SignedOff | None) -> SignOff | None:
+    return None if signed is None else {"by": signed.by, "time": signed.time, "note": signed.note}
 
 
 def _reader(place: readings.ReaderProgress) -> str:

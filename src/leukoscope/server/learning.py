@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from ..adaptation import (
     FEWEST,
+    AdaptationResult,
     Adapted,
     Head,
     Reviewed,
@@ -41,7 +42,8 @@ from ..data.audit import measure_traits, near_duplicates
 from ..data.cells import Cell as LabelledCell
 from ..data.split import group_of_subject, joined, sharing_bytes
 from ..errors import BundleError, DataError, LeukoscopeError
-from ..evaluation.intervals import LEAST, Design, jackknife
+from ..evaluation.intervals import LEAST, Design, Estimate, jackknife
+from ..evaluation.results import Estimates
 from ..inference.predictor import Predictor
 from . import queue
 from .audit_log import Actor, AuditLog
@@ -320,12 +322,36 @@ def _as_data(cell: SignedCell, path: Path) -> LabelledCell:
 # --- fitting -------------------------------------------------------------------------------------------------------
 
 
+class TrainingSummary(TypedDict):
+    """What a model was fitted to."""
+
+    cells: int
+    cases: int
+    subjects: int
+    classes: dict[str, int]
+
+
+NewestEffect = TypedDict(
+    "NewestEffect",
+    {"cells": int, "with": Estimate, "without": Estimate, "changed": Estimate, "difference": Estimate},
+)
+"""Agreement with the readers with and without the cells read last, and the share of changed predictions."""
+
+
+class FitResult(AdaptationResult):
+    """The metrics of a fitted model, stored in the database."""
+
+    learned: TrainingSummary
+    newest: NewestEffect | None
+    unusable: int
+
+
 @dataclass(frozen=True)
 class FittedModel:
     """A fitted model, its metrics and its training subjects."""
 
     bundle: Bundle
-    result: dict[str, Any]
+    result: FitResult
     subjects: list[str]
 
 
@@ -366,13 +392,14 @@ def fit_model(
     old = reviewed.old if present in ("", own.manifest.seal) else embed_cells(models.bundle(present), given).old
     part = _part(replace(reviewed, old=old), judged)
     figures = compare(models.bundle(present).manifest, part, out_of_fold[judged], seed=_SEED)
-    result = figures | {
+    result: FitResult = {
+        **figures,
         "learned": _training_summary([cells[place] for place in reviewed.kept], reviewed),
         "newest": _newest(members, reviewed, [cells[place].read for place in reviewed.kept], out_of_fold),
         "unusable": len(reviewed.refused),
     }
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
-    written = write(own, folder, Adapted(heads, out_of_fold, figures | {"seed": _SEED}), reviewed, name=name)
+    written = write(own, folder, Adapted(heads, out_of_fold, figures), reviewed, name=name)
     return FittedModel(written, result, sorted({hash_of_subject(cell.subject) for cell in cells}))
 
 
@@ -384,7 +411,7 @@ def _part(reviewed: Reviewed, rows: NDArray[np.bool_]) -> Reviewed:
     )
 
 
-def _training_summary(cells: Sequence[SignedCell], reviewed: Reviewed) -> dict[str, Any]:
+def _training_summary(cells: Sequence[SignedCell], reviewed: Reviewed) -> TrainingSummary:
     counts = Counter(cell.label for cell in cells)
     cases = len({cell.case for cell in cells})
     return {"cells": len(cells), "cases": cases, "subjects": len(set(reviewed.names)), "classes": dict(counts)}
@@ -392,7 +419,7 @@ def _training_summary(cells: Sequence[SignedCell], reviewed: Reviewed) -> dict[s
 
 def _newest(
     members: Sequence[Head], reviewed: Reviewed, read: Sequence[str], out_of_fold: NDArray[np.float64]
-) -> dict[str, Any] | None:
+) -> NewestEffect | None:
     """Return the effect of the cells read last on predictions and on the agreement with the readers.
 
     Heads fitted to all cells and heads fitted to all but the newest predict the same cells, out of fold; intervals are
@@ -418,7 +445,9 @@ def _newest(
     )
     return {
         "cells": NEWEST,
-        **{name: found.interval(name) for name in marks},
+        "with": found.interval("with"),
+        "without": found.interval("without"),
+        "changed": found.interval("changed"),
         "difference": found.difference("with", "without"),
     }
 
@@ -537,11 +566,12 @@ class Fitter(queue.BackgroundThread):
             manifest = made.bundle.manifest
             session.add(BundleRow(seal=manifest.seal, manifest=manifest.model_dump(mode="json")))
             found.state, found.finished, found.owner = DONE, now(), ""
-            found.bundle, found.result, found.subjects = manifest.seal, made.result, made.subjects
+            found.bundle, found.result, found.subjects = manifest.seal, dict(made.result), made.subjects
             program = Actor(laboratory_id=found.laboratory_id)
             detail = {"bundle": manifest.seal, "compared_with": found.present or self._models.own.manifest.seal}
-            counts = {name: made.result["learned"][name] for name in ("cells", "cases", "subjects")}
-            figures = headline_figures(made.result)
+            learned = made.result["learned"]
+            counts = {"cells": learned["cells"], "cases": learned["cases"], "subjects": learned["subjects"]}
+            figures = headline_figures(made.result["old"], made.result["new"])
             self._log.add(session, program, "fitted", kind="model", item=found.id, **detail, **counts, **figures)
 
     def _fail(self, session: Session, found: AdaptationRow, words: str) -> None:
@@ -591,10 +621,10 @@ def _free() -> Any:
     return (AdaptationRow.state == QUEUED) | lost
 
 
-def headline_figures(result: dict[str, Any]) -> dict[str, Any]:
+def headline_figures(old: Estimates, new: Estimates) -> dict[str, dict[str, float | None]]:
     """Return the main figures of two models, for the log."""
     names = ("auroc", "balanced_accuracy", "brier")
-    return {which: {name: result[which][name]["value"] for name in names} for which in ("old", "new")}
+    return {which: {name: found[name]["value"] for name in names} for which, found in (("old", old), ("new", new))}
 
 
 # --- as the API shows it -------------------------------------------------------------------------------------------
@@ -677,7 +707,7 @@ def _cases_judged(session: Session, laboratory_id: int) -> dict[str, int]:
 _LITTLE = 0.05  # of the answers, up to which the newest cells count as changing little
 
 
-def newest_in_words(newest: dict[str, Any] | None) -> str:
+def newest_in_words(newest: NewestEffect | None) -> str:
     """Describe the effect of the cells read last, and whether reading more is likely to improve the model."""
     if newest is None:
         return ""
@@ -694,10 +724,12 @@ def newest_in_words(newest: dict[str, Any] | None) -> str:
     return text + "The model still changes: continue reading."
 
 
-def _apart(difference: dict[str, Any]) -> bool:
-    return difference["low"] is None or not difference["low"] <= 0 <= difference["high"]
+def _apart(difference: Estimate) -> bool:
+    low, high = difference["low"], difference["high"]
+    return low is None or high is None or not low <= 0 <= high
 
 
-def _percent(figure: dict[str, Any]) -> str:
-    value = f"{100 * figure['value']:.0f} %"
-    return value if figure["low"] is None else f"{value} ({100 * figure['low']:.0f} to {100 * figure['high']:.0f})"
+def _percent(figure: Estimate) -> str:
+    low, high = figure["low"], figure["high"]
+    value = f"{100 * (figure['value'] or 0):.0f} %"
+    return value if low is None or high is None else f"{value} ({100 * low:.0f} to {100 * high:.0f})"

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from ..bundle.manifest import NOT_ASKED, REFUSED, TYPES, UNSURE, Manifest, title_of
 from ..evaluation.compare import agreement
+from ..evaluation.results import CaseAgreement, DifferingCell
 from ..inference.blood_count import BloodSummary, FieldCount, summary_of, with_cells
 from ..inference.cell_types import (
     BLAST,
@@ -363,7 +364,7 @@ class ReadCase:
         return self.case.subject or f"case {self.case.id}"
 
 
-def agreement_of_case(session: Session, case: CaseRow) -> dict[str, Any] | None:
+def agreement_of_case(session: Session, case: CaseRow) -> CaseAgreement | None:
     """Return how far the readers of a case agree, and each cell on which they differ; None where one person reads.
 
     Intervals are over its cells: they hold for cells of this patient, and of no other.
@@ -374,10 +375,15 @@ def agreement_of_case(session: Session, case: CaseRow) -> dict[str, Any] | None:
     read = found[0]
     rows = read.complete(read.readers)
     figures = agreement(rows, [read.subject] * len(rows), named=True)
-    return figures | {"readers": list(read.readers), "read": len(read.answers), "differ": _cells_that_differ(read)}
+    return {
+        **figures,
+        "readers": list(read.readers),
+        "read": len(read.answers),
+        "differ": _cells_that_differ(read),
+    }
 
 
-def _cells_that_differ(read: ReadCase) -> list[dict[str, Any]]:
+def _cells_that_differ(read: ReadCase) -> list[DifferingCell]:
     """Return the cells on which the readers differ: their answers, the label that counts, and how it was settled."""
     return [
         {"cell": number, "answers": answers, "stands": read.standing[number][0], "by": _settled_by(read, number)}

@@ -9,7 +9,7 @@ order at all: a head that is fitted to them alone learns that the old answer is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from sqlalchemy import case as case_of
 from sqlalchemy.orm import Session
 
 from ..bundle.manifest import UNSURE, Manifest
-from ..evaluation.intervals import LEAST, Design, jackknife
+from ..evaluation.intervals import LEAST, Design, Estimate, jackknife
 from .accounts import Caller
 from .analysis import embeddings_of
 from .database import BLIND, OPEN, CaseRow, CellRow, PredictionRow, ReviewRow
@@ -50,10 +50,17 @@ class _OpenCells:
     """(cells, channels): embeddings of length one."""
 
 
-def place_cells(session: Session, models: ModelRegistry, case: CaseRow, *, point: str) -> dict[str, Any]:
-    """Write into `CellRow.turn` of a case in which order its cells teach most; return {"placed", "words"}.
+class TeachingOrder(TypedDict):
+    """How many cells were placed, and a sentence about them."""
 
-    Cells that have a label, and those of which the model was not asked, get no place.
+    placed: int
+    words: str
+
+
+def place_cells(session: Session, models: ModelRegistry, case: CaseRow, *, point: str) -> TeachingOrder:
+    """Write the order in which the cells of a case are best read to `CellRow.turn`.
+
+    Cells that have a label or that the model did not classify get no place.
     """
     manifest = models.of(session, case.laboratory_id).manifest
     same_model = PredictionRow.bundle.in_(same_network(session, models, manifest))
@@ -68,7 +75,7 @@ def place_cells(session: Session, models: ModelRegistry, case: CaseRow, *, point
 
 def _words_of_case(found: _OpenCells) -> str:
     if not found.ids:
-        return "No cell is left here from which the model could learn more than it knows."
+        return "No cell is left that could improve the model."
     unsure = int(found.unsure.sum())
     of_these = f"the model is unsure of {unsure:,}" if unsure else "the model is unsure of none"
     return (
@@ -168,8 +175,25 @@ def _read_points(session: Session, laboratory_id: int, same_model: ColumnElement
 # --- which case ----------------------------------------------------------------------------------------------------
 
 
-def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: str) -> list[dict[str, Any]]:
-    """Return open cases of the caller's laboratory in the order in which reading them teaches the model most.
+class CaseToRead(TypedDict):
+    """An open case of the worklist, as the API returns it."""
+
+    id: int
+    name: str
+    subject: str
+    unread: int
+    unsettled: int
+    """Cells that were read, and on which the readers differ."""
+    unsure: int
+    """Cells of both kinds of which the model is unsure."""
+    worth: float
+    """Gain of similarity by reading the case."""
+    why: str
+
+
+def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: str) -> list[CaseToRead]:
+    """Return open cases of the caller's laboratory in the order in which reading them is expected to improve the model
+    most.
 
     Cases that are read blind to the model are not among them: their place would reveal its answers.
     """
@@ -189,7 +213,7 @@ def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: 
     near = _nearest(found.points, read)
     left = _left(session, list(cases))
     unlike = _dissimilar(near, read)
-    rows = []
+    rows: list[CaseToRead] = []
     for number in dict.fromkeys(found.cases.tolist()):
         here = found.cases == number
         gain = np.maximum(similarity[:, here].max(axis=1) - covered, 0)
@@ -198,7 +222,9 @@ def worklist(session: Session, models: ModelRegistry, caller: Caller, *, point: 
                 "id": number,
                 "name": cases[number].name,
                 "subject": cases[number].subject,
-                **left[number]._asdict(),
+                "unread": left[number].unread,
+                "unsettled": left[number].unsettled,
+                "unsure": left[number].unsure,
                 "worth": round(float((_DECIDED + found.doubt) @ gain), 4),
                 "why": _why(left[number], compared=int(here.sum()), unlike=int(unlike[here].sum())),
             }
@@ -260,32 +286,51 @@ def _cells(count: int) -> str:
 # --- when to stop --------------------------------------------------------------------------------------------------
 
 
-def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> dict[str, Any]:
+class AgreementOverTime(TypedDict):
+    """Agreement of model and readers on the cells read last (newer) and on those before (older)."""
+
+    newer: Estimate
+    older: Estimate
+    difference: Estimate
+
+
+class StopRule(AgreementOverTime):
+    """Whether reading more still improves the model, as the API returns it."""
+
+    cells: int
+    subjects: int
+    stop: bool
+    words: str
+
+
+_UNKNOWN: Estimate = {"value": None, "low": None, "high": None}
+_NOT_COMPARED: AgreementOverTime = {"newer": _UNKNOWN, "older": _UNKNOWN, "difference": _UNKNOWN}
+
+
+def stop_rule(session: Session, laboratory_id: int, classes: Sequence[str]) -> StopRule:
     """Return how far model and readers agree on the cells read last and on those before, and whether to stop.
 
     Of each cell: the class that the model called it, and its label. Cells of subjects that this model was
-    trained on are left out. Intervals are over subjects. {"cells", "subjects", "newer", "older", "difference",
-    "stop", "words"}
+    trained on are left out. Intervals are over subjects.
     """
     called, subjects = _compared(session, laboratory_id, classes)
-    nothing: dict[str, Any] = {"value": None, "low": None, "high": None}
-    found = {"cells": len(called), "newer": nothing, "older": nothing, "difference": nothing, "stop": False}
-    if len(called) < 2 * WINDOW:
+    cells, count = len(called), len(set(subjects))
+    if cells < 2 * WINDOW:
         words = (
-            f"Model and readers can be compared on {_cells(len(called))} so far. From {2 * WINDOW} on, this shows "
+            f"Model and readers can be compared on {_cells(cells)} so far. From {2 * WINDOW} on, this shows "
             "whether reading more still changes anything."
         )
-        return found | {"subjects": len(set(subjects)), "words": words}
-    newer = np.arange(len(called)) < WINDOW
+        return {"cells": cells, **_NOT_COMPARED, "stop": False, "subjects": count, "words": words}
+    newer = np.arange(cells) < WINDOW
     if min(len(set(subjects[newer])), len(set(subjects[~newer]))) < LEAST:
         words = (
-            f"The last {2 * WINDOW} cells read are of {len(set(subjects))} subjects: too few to know whether reading "
+            f"The last {2 * WINDOW} cells read are of {count} subjects: too few to know whether reading "
             "more still changes anything. Read cases of other subjects."
         )
-        return found | {"subjects": len(set(subjects)), "words": words}
-    figures = _agreement(called, newer, np.unique(subjects, return_inverse=True)[1])
-    stop, words = _verdict(figures)
-    return found | figures | {"subjects": len(set(subjects)), "stop": stop, "words": words}
+        return {"cells": cells, **_NOT_COMPARED, "stop": False, "subjects": count, "words": words}
+    agreement = _agreement(called, newer, np.unique(subjects, return_inverse=True)[1])
+    stop, words = _verdict(agreement)
+    return {"cells": cells, **agreement, "stop": stop, "subjects": count, "words": words}
 
 
 def _compared(session: Session, laboratory_id: int, classes: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
@@ -307,7 +352,7 @@ def _compared(session: Session, laboratory_id: int, classes: Sequence[str]) -> t
     return np.array([same for same, _ in kept], bool), np.array([subject for _, subject in kept])
 
 
-def _agreement(same: NDArray[np.bool_], newer: NDArray[np.bool_], codes: NDArray[np.int64]) -> dict[str, Any]:
+def _agreement(same: NDArray[np.bool_], newer: NDArray[np.bool_], codes: NDArray[np.int64]) -> AgreementOverTime:
     counts = {
         name: (np.bincount(codes, part & same), np.bincount(codes, part))
         for name, part in (("newer", newer), ("older", ~newer))
@@ -319,21 +364,27 @@ def _agreement(same: NDArray[np.bool_], newer: NDArray[np.bool_], codes: NDArray
             return {name: (weights @ hits) / (weights @ all_) for name, (hits, all_) in counts.items()}
 
     measured = jackknife(measure, Design(np.zeros(len(sizes), np.int64), sizes), cells=len(codes))
-    return {name: measured.interval(name) for name in counts} | {"difference": measured.difference("newer", "older")}
+    return {
+        "newer": measured.interval("newer"),
+        "older": measured.interval("older"),
+        "difference": measured.difference("newer", "older"),
+    }
 
 
-def _verdict(figures: dict[str, Any]) -> tuple[bool, str]:
+def _verdict(agreement: AgreementOverTime) -> tuple[bool, str]:
     """Return whether to stop, and why, in words."""
-    newer, older, difference = figures["newer"], figures["older"], figures["difference"]
-    limits = f" ({100 * newer['low']:.0f} to {100 * newer['high']:.0f} %)" if newer["low"] is not None else ""
+    newer, older = agreement["newer"], agreement["older"]
+    low, high = newer["low"], newer["high"]
+    least, most = agreement["difference"]["low"], agreement["difference"]["high"]
+    limits = "" if low is None or high is None else f" ({100 * low:.0f} to {100 * high:.0f} %)"
     text = (
-        f"Model and readers agree on {100 * newer['value']:.0f} % of the last {WINDOW} cells read{limits}, "
-        f"and of {100 * older['value']:.0f} % of the {WINDOW} before. "
+        f"Model and readers agree on {100 * (newer['value'] or 0):.0f} % of the last {WINDOW} cells read{limits}, "
+        f"and on {100 * (older['value'] or 0):.0f} % of the {WINDOW} before. "
     )
-    if newer["low"] is None or difference["low"] is None:
+    if low is None or high is None or least is None or most is None:
         return False, text + "With so few subjects this may be chance: continue reading."
-    if not difference["low"] <= 0 <= difference["high"]:
+    if not least <= 0 <= most:
         return False, text + "That is more than chance: the model still changes, so continue reading."
-    if newer["high"] - newer["low"] > _WIDE:
-        return False, text + "That is not known well enough yet: read on, best cases of other subjects."
+    if high - low > _WIDE:
+        return False, text + "The interval is still too wide: continue reading, preferably cases of other subjects."
     return True, text + f"The last {WINDOW} cells changed nothing beyond chance: you may stop reading to improve it."

@@ -177,7 +177,7 @@ def choose_model(me: Admin, room: CurrentRoom, choice: Choice, seen: IfMatchHead
         seen.check(etag_of(laboratory, room.models), lambda: {"learning": _described_learning(session, room, me)})
         old = laboratory.bundle or room.models.own.manifest.seal
         found = choose(session, room.models, laboratory, choice.model)
-        figures = headline_figures(found.result) if found else {}
+        figures = headline_figures(found.result["old"], found.result["new"]) if found else {}
         detail = {"bundle": choice.model, "instead_of": old, "figures": figures}
         room.log.add(session, who(me), "chose", kind="model", item=found.id if found else None, **detail)
         return _described_learning(session, room, me)
@@ -185,7 +185,8 @@ def choose_model(me: Admin, room: CurrentRoom, choice: Choice, seen: IfMatchHead
 
 @learning_router.get("/learning/worklist")
 def what_to_read(me: Me, room: CurrentRoom) -> Answer:
-    """Return open cases in the order in which reading them teaches the model most, why, and when to stop.
+    """Return open cases in the order in which reading them is expected to improve the model most, why, and when to
+    stop.
 
     Cases that are read blind to the model are not among them.
     """
@@ -204,9 +205,9 @@ def what_to_read(me: Me, room: CurrentRoom) -> Answer:
 
 @learning_router.post("/cases/{case_id}/teaching-order")
 def order_cells(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
-    """Work out in which order the cells of an open case teach the model most; `order=teaching` then lists them so.
+    """Compute the most useful order to read the cells of an open case; `order=teaching` then lists them so.
 
-    It stays as it is until it is asked for again, so that nothing moves while somebody reads.
+    It does not change until it is requested again.
     """
     with room.database.writing(bulk=True) as session:
         found = cases.lock_case(session, me, case_id)
@@ -214,7 +215,7 @@ def order_cells(me: Me, room: CurrentRoom, case_id: Id) -> Answer:
         if not readings.view_of(session, me, found).model:
             text = "The order would reveal the model's answers, which are hidden from the readers of this case."
             raise Refusal(409, "hidden", text)
-        return place_cells(session, room.models, found, point=room.settings.point)
+        return dict(place_cells(session, room.models, found, point=room.settings.point))
 
 
 @learning_router.post("/cases/{case_id}/analysis", status_code=202)
