@@ -8,7 +8,7 @@ import pytest
 from lifelines import CoxPHFitter
 
 from leukoscope.survival.cohort import Cohort
-from leukoscope.survival.cox import NoFitError, fit_cause, fit_terms, make_design, schoenfeld
+from leukoscope.survival.cox import PENALTIES, NoFitError, fit_cause, fit_terms, make_design, schoenfeld
 from leukoscope.survival.model import Term
 
 from .conftest import drawn
@@ -124,3 +124,9 @@ def test_patients_of_a_level_without_events_are_counted_with_the_first_level_tha
     notes = make_design(quiet, stages=quiet.stages).notes
     assert [note for note in notes if "'stage' = I:" in note and "merges these patients with II;" in note]
     assert make_design(cohort, stages=cohort.stages).notes == ()
+
+
+def test_penalties_grow_from_none() -> None:
+    """A negative penalty would reward large coefficients; cross-validation would only hide that it was tried."""
+    assert PENALTIES[0] == 0
+    assert list(PENALTIES) == sorted(set(PENALTIES))

@@ -191,6 +191,8 @@ def ratio(above: Sequence[float] | Any, below: Sequence[float] | Any, *, times: 
 
     >>> ratio([2, 4, 3], [1, 1, 1]), ratio([0, 0, 0], [10, 12, 8], times=100)
     (RateEstimate(value=3.0, low=0.516, high=5.484), RateEstimate(value=0.0, low=0.0, high=12.296))
+    >>> ratio([2, 4], [1, 1]), ratio([2], [1])
+    (RateEstimate(value=3.0, low=0.0, high=15.706), RateEstimate(value=2.0, low=None, high=None))
     """
     from scipy import stats  # a first answer should not wait for SciPy
 
