@@ -8,10 +8,10 @@ at once, and the same command continues after a stop.
 
 The tests run in a fork of this process, which has imported the large libraries already. All tests of a package run once
 without a fault, and coverage.py records which of them run which line. Against a fault, the doctests of its module and
-the tests that run its line are run, the shortest first; the first failure ends the run. A fault that is not found in a
-minute of processor time, or that only a test in a process of its own could find, counts as a survivor. A test that fails
-without the fault as well is left out and named. A fault that changes nothing that can be seen counts as a survivor too:
-`docs/benchmarks/mutants.md` lists all survivors, with what is written of them in `benchmarks/mutants.toml`.
+the tests that run its line are run, the shortest first; the first failure ends the run. A fault that is not found within
+a minute of processor time, or that only a test in a process of its own could find, counts as a survivor. A test that
+fails without the fault as well is left out and named. A fault that changes nothing that can be seen counts as a survivor
+too: `docs/benchmarks/mutants.md` lists all survivors, with what is written of them in `benchmarks/mutants.toml`.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import os
 import py_compile
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass, field
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +117,8 @@ def main() -> None:
                     importlib.import_module(library)
             items = survivors_of(database) if options.survivors else list(database.pending_work_items)
             wanted = [item for item in items if package_of(item.mutations[0].module_path) in (options.only or PACKAGES)]
-            if options.survivors:
-                subprocess.run(["cp", "-rT", str(ROOT / "tests"), str(tree / "tests")], check=True)
-            run(database, wanted[: options.most], Tests(tree))
+            changed = copy_tests(tree) if options.survivors else []
+            run(database, wanted[: options.most], Tests(tree, changed))
         table = page_of(database, count=options.count, seed=options.seed)
     PAGE.write_text(table, encoding="utf-8")
     print(table)
@@ -173,19 +174,30 @@ def survivors_of(database: WorkDB) -> list[WorkItem]:
     return [item for item, result in database.completed_work_items if outcome_of(result) == "survived"]
 
 
+def copy_tests(tree: Path) -> list[str]:
+    """Copy today's tests over those of the commit; return the files that differ."""
+    files = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")]
+    changed = [str(file) for file in files if not (tree / file).exists() or not cmp(ROOT / file, tree / file, False)]
+    shutil.copytree(ROOT / "tests", tree / "tests", dirs_exist_ok=True)
+    return changed
+
+
 @dataclass
 class Tests:
     """Tests run in forks of this process; which of them pass without a fault is found out once."""
 
     tree: Path
+    changed: Sequence[str] = ()
+    """Test files that differ from those of the commit: which lines they run is recorded by itself."""
     sound: set[str] = field(default_factory=set)
     unsound: set[str] = field(default_factory=set)
-    lines: dict[str, "TestedLines"] = field(default_factory=dict)
+    lines: dict[str, list["TestedLines"]] = field(default_factory=dict)
 
     def against(self, mutation: MutationSpec) -> tuple[str | None, str]:
         """Return the test that fails with this fault, or None where none does; and the change as a diff."""
         operator = get_operator(mutation.operator_name)(**(mutation.operator_args or {}))
-        tests = self._lines_of(package_of(mutation.module_path)).tests(mutation)
+        records = self._lines_of(package_of(mutation.module_path))
+        tests = list(dict.fromkeys(test for each in records for test in each.tests(mutation)))
         parts = [[str(mutation.module_path)], tests]  # a module by itself: its doctests
         while True:
             with use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
@@ -193,15 +205,22 @@ class Tests:
             if failed is None or self._is_sound(failed):
                 return failed, changed_lines(before, after or before, mutation.module_path)
 
-    def _lines_of(self, package: str) -> "TestedLines":
+    def _lines_of(self, package: str) -> list["TestedLines"]:
         """Return which test runs which line of a package: recorded once, and kept beside the copy."""
         if package not in self.lines:
-            path = self.tree.with_name(f"{self.tree.name}-{package.replace('/', '-')}.coverage")
-            if not path.with_suffix(".json").exists():
-                print(f"recording which tests of {package} run which line", flush=True)
-                self._first_failure(PACKAGES[package], record=path)
-            self.lines[package] = TestedLines(self.tree, path)
+            name, tests = f"{self.tree.name}-{package.replace('/', '-')}", PACKAGES[package]
+            changed = [file for file in self.changed if any(file == test or f"{test}/" in file for test in tests)]
+            known, new = (self.tree.with_name(f"{name}{ending}.coverage") for ending in ("", "-changed"))
+            if not known.with_suffix(".json").exists():
+                self._record(package, tests, known)
+            if changed:
+                self._record(package, changed, new)
+            self.lines[package] = [TestedLines(self.tree, path) for path in ([new] if changed else []) + [known]]
         return self.lines[package]
+
+    def _record(self, package: str, tests: Sequence[str], path: Path) -> None:
+        print(f"recording which tests of {package} run which line", flush=True)
+        self._first_failure(tests, record=path)
 
     def _is_sound(self, test: str) -> bool:
         """Whether this test passes without the fault; one that does not is left out from now on."""
