@@ -6,12 +6,13 @@ The code at HEAD is copied to build/mutants and changed there, one fault at a ti
 the order in which they were drawn, so that a run that is stopped early has tried a fair sample. Every result is stored
 at once, and the same command continues after a stop.
 
-The tests run in a fork of this process, which has imported the large libraries already. All tests of a package run once
-without a fault, and coverage.py records which of them run which line. Against a fault, the doctests of its module and
-the tests that run its line are run, the shortest first; the first failure ends the run. A fault that is not found within
-a minute of processor time, or that only a test in a process of its own could find, counts as a survivor. A test that
-fails without the fault as well is left out and named. A fault that changes nothing that can be seen counts as a survivor
-too: `docs/benchmarks/mutants.md` lists all survivors, with what is written of them in `benchmarks/mutants.toml`.
+The tests run in a fork of this process, which has imported the large libraries already. All tests of a package run
+once without a fault, and coverage.py records which of them run which line. Against a fault, the doctests of its
+module and the tests that run its line are run, the shortest first; the first failure ends the run. A fault that is
+not found within a minute of processor time, or that only a test in a process of its own could find, counts as a
+survivor. A test that fails without the fault as well is left out and named. A fault that changes nothing that can be
+seen counts as a survivor too: `docs/benchmarks/mutants.md` lists all survivors, with what is written of them in
+`benchmarks/mutants.toml`.
 """
 
 import argparse
