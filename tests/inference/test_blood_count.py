@@ -111,3 +111,11 @@ def test_predict_shows_them_in_every_place(single: Bundle, tmp_path: Path) -> No
     assert said in " ".join(shown.output.split())
     assert "Red cells and platelets" in page.read_text(encoding="utf-8")
     assert [int(row["platelets"]) for row in read_csv(out / "fields.csv")] == [f["platelets"] for f in told["fields"]]
+
+
+def test_two_fields_give_an_interval_and_one_gives_none() -> None:
+    """By Student's t with one degree of freedom, 12.706 standard errors of 1; below nothing it is cut off."""
+    found = ratio([2, 4], [1, 1])
+    assert (found.value, found.low, found.high) == (3, 0, pytest.approx(3 + 12.706, abs=1e-3))
+    alone = ratio([2], [1])
+    assert (alone.value, alone.low, alone.high) == (2, None, None)
