@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from leukoscope.bundle.manifest import QualityLimits
-from leukoscope.inference.rejection import fit_quality, judge, measure
+from leukoscope.inference.rejection import appearance, fit_quality, judge, measure
 
 Picture = np.ndarray
 
@@ -64,3 +64,17 @@ def test_an_enlarged_cell_is_refused(limits: QualityLimits) -> None:
 def test_a_bundle_without_these_limits_judges_as_before(limits: QualityLimits) -> None:
     older = QualityLimits(**{name: getattr(limits, name) for name in ("cells", "side", "detail", "contrast")})
     assert judge(measure(stained(1000)[..., [2, 0, 1]]), older).reason == ""
+
+
+def test_an_appearance_is_that_of_plain_arithmetic() -> None:
+    """Optical density of the darkest, middle and palest fifth of all places, correlations, spread and size."""
+    rng = np.random.default_rng(0)
+    box, inside = rng.integers(30, 255, (60, 80, 3), dtype=np.uint8), np.ones((60, 80), bool)
+    found = appearance(box, inside)
+    density = -np.log((box.reshape(-1, 3) + 8) / 263)
+    fifths = np.array_split(density[np.argsort(density.sum(axis=1))], 5)
+    expected = np.concatenate([fifths[part].mean(axis=0) for part in (0, 2, 4)])
+    assert found[:9] == pytest.approx(expected, abs=1e-3)
+    correlations = np.corrcoef(density.T)
+    linked = np.arctanh([correlations[0, 1], correlations[1, 2]])
+    assert found[-4:] == pytest.approx([*linked, density[:, 1].std(), np.log(80)], abs=1e-3)
