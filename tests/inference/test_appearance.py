@@ -71,7 +71,7 @@ def test_an_appearance_is_that_of_plain_arithmetic() -> None:
     rng = np.random.default_rng(0)
     box, inside = rng.integers(30, 255, (60, 80, 3), dtype=np.uint8), np.ones((60, 80), bool)
     found = appearance(box, inside)
-    density = -np.log((box.reshape(-1, 3) + 8) / 263)
+    density = -np.log((box.reshape(-1, 3).astype(float) + 8) / 263)
     fifths = np.array_split(density[np.argsort(density.sum(axis=1))], 5)
     expected = np.concatenate([fifths[part].mean(axis=0) for part in (0, 2, 4)])
     assert found[:9] == pytest.approx(expected, abs=1e-3)
