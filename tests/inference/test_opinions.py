@@ -1,11 +1,15 @@
 """Captions, contact sheet, notebook and order of opinions, made by hand."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from leukoscope.bundle.manifest import NOT_ASKED, REFUSED, UNSURE, Manifest, open_bundle
+from leukoscope.fields.cells import FieldCell
+from leukoscope.files import read_csv
 from leukoscope.inference.opinions import Opinion, Opinions
 
 RED = np.full((64, 64, 3), (200, 30, 40), np.uint8)
@@ -76,3 +80,14 @@ def test_a_contact_sheet_ends_after_the_most_that_was_wanted(opinions: Opinions)
 def test_a_cell_without_crop_is_a_grey_square(opinions: Opinions) -> None:
     sheet = np.asarray(opinions[3:4].plot(heat=False))
     assert ((sheet == 0xDD).all(axis=2)).sum() > 64**2
+
+
+def test_a_cell_of_a_field_has_its_place_in_the_table(opinions: Opinions, manifest: Manifest, tmp_path: Path) -> None:
+    outline = np.array([[10, 20], [40, 20], [40, 60]])
+    found = FieldCell(3, (10, 20, 41, 61), (25.0, 40.0), outline, 120.5, 60.25, 0.7, ("touching",))
+    cells = [replace(opinions[0], field="smear.png", found=found), opinions[1]]
+    Opinions(cells, manifest).to_csv(tmp_path / "cells.csv")
+    first, second = read_csv(tmp_path / "cells.csv")
+    assert [first[name] for name in ("cell", "left", "top", "right", "bottom")] == ["3", "10", "20", "41", "61"]
+    assert (float(first["area_um2"]), first["flags"], first["decision"]) == (120.5, "touching", "all")
+    assert (second["cell"], second["left"], second["decision"]) == ("", "", "hem")
