@@ -74,7 +74,7 @@ def test_a_subjects_files_that_cannot_be_used_are_no_cells(cells: Path, single: 
     result = predict(tmp_path / "cells.csv", *asked)
     line = next(line for line in result.stdout.splitlines() if line.startswith(f"{subject} "))
     assert (line.split()[1], line.split()[5]) == (str(many), "1"), result.stdout
-    assert "1 cell of no subject" in result.stdout
+    assert "1 cell without a subject" in result.stdout
     row = next(row for row in read_csv(tmp_path / "out" / "subjects.csv") if row["subject"] == subject)
     assert (row["cells"], row["refused"], row["unreadable"]) == (str(many + 1), "1", "1")
     message = (tmp_path / "out" / "hl7" / f"{subject}.hl7").read_bytes().decode()

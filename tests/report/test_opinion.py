@@ -151,7 +151,7 @@ def test_files_and_cells_are_counted_apart_and_cells_of_no_subject_are_told() ->
     row = re.search(r"<tr><td>P1</td>.*?</tr>", html, re.DOTALL)
     assert row
     assert re.findall(r'<td class="n">(\d+)</td>', row[0]) == ["1", "1", "0", "0", "1"]
-    assert "2 cells of no subject" in html
+    assert "2 cells without a subject" in html
 
 
 def test_cells_in_fields_are_counted_once_and_where_they_stand() -> None:
