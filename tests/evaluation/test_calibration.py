@@ -105,6 +105,7 @@ def test_validation_without_both_classes_falls_back_and_says_so(kept: object) ->
     assert calibration.temperature == 1.0
     assert calibration.thresholds == {"balanced": 0.5, "high_sensitivity": 0.5, "high_specificity": 0.5}
     assert calibration.note.startswith("Not calibrated")
+    assert calibration.note.endswith("The temperature is 1 and the threshold 0.5.")
 
 
 def test_equal_scores_everywhere_give_thresholds_and_no_crash() -> None:

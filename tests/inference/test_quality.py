@@ -113,6 +113,21 @@ def test_traits_are_those_of_plain_arithmetic() -> None:
     assert traits.contrast == pytest.approx(picture[120:180, 120:180, 1].std(), rel=0.25)
 
 
+@pytest.mark.parametrize("side", range(4))
+def test_light_along_any_side_of_the_frame_counts(side: int) -> None:
+    """300 pixels of that side, and one at each end of the two sides beside it, of four times 300."""
+    picture = cell(7)
+    np.rot90(picture, side)[-1] = 120
+    assert measure(picture).framed == pytest.approx(302 / 1200)
+
+
+@pytest.mark.parametrize("side", [3, 9, 15])
+def test_a_picture_too_small_for_texture_has_none(side: int) -> None:
+    noise = np.random.default_rng(0).integers(60, 200, (side, side, 3), dtype=np.uint8)
+    traits = measure(noise)
+    assert (traits.detail, traits.contrast) == (0, 0)
+
+
 def test_the_score_falls_towards_the_limit(limits: QualityLimits) -> None:
     traits = measure(cell(8))
     low, middle, _ = limits.side

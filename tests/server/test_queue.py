@@ -216,6 +216,18 @@ def test_owners_tell_the_living_from_the_dead() -> None:
     assert not queue.is_running(f"{socket.gethostname()}/{os.getpid()}/1"), "another process had this number before"
 
 
+def test_asking_whether_an_owner_lives_does_not_end_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        host, _, _ = queue.owner_name().rsplit("/", 2)
+        owner = f"{host}/{process.pid}/{queue._started(process.pid)}"
+        assert queue.is_running(owner)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        process.communicate(b"\n")
+    assert process.returncode == 0
+    assert queue.dead_among([owner, queue.owner_name()]) == [owner]
+
+
 def test_a_black_picture_is_refused_by_name_and_blocks_nothing(place: Place) -> None:
     me = place.local()
     case = me.case()

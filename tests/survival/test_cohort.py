@@ -161,6 +161,11 @@ def test_a_competing_column_with_its_own_time_counts_by_what_came_first() -> Non
     assert cohort.state.tolist() == [2, 1, 2]
 
 
+def test_a_competing_column_without_times_counts_where_the_event_did_not_happen() -> None:
+    cohort = cohort_from("months,died,relapse,stage\n9,0,1,I\n8,1,0,II\n7,0,0,I\n", competing=["relapse"])
+    assert (cohort.time.tolist(), cohort.state.tolist()) == ([9, 8, 7], [2, 1, 0])
+
+
 def test_two_events_at_one_time_are_refused_until_their_order_is_known() -> None:
     with pytest.raises(DataError, match="two events at one time.*lines 2"):
         cohort_from("months,died,relapse,stage\n9,1,1,I\n8,1,0,II\n", competing=["relapse"])

@@ -192,6 +192,8 @@ def test_competing_events_make_a_page_too(call: Call, tmp_path: Path) -> None:
     assert "Median time to the first event of any kind (relapse or death): " in told.output
     assert "Fine and Gray" in text
     assert "have relapsed" in text
+    relapses = sum(line.split(",")[3] == "1" for line in path.read_text().splitlines())
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["facts"]["events"] == relapses
 
 
 @pytest.mark.parametrize(
