@@ -20,6 +20,7 @@ from leukoscope.adaptation import (
     _folds,
     _solve,
     adapt,
+    compare,
     embed_cells,
     heads_of,
     held_out_by,
@@ -239,3 +240,10 @@ def test_the_scale_of_the_old_scores_does_not_matter() -> None:
     tenfold = replace(old, weight=10 * old.weight, bias=10 * old.bias)
     first, second = (_solve(embeddings, labels, head, 0.01) for head in (old, tenfold))
     assert np.allclose(first.raw(embeddings), second.raw(embeddings), atol=1e-3)
+
+
+def test_a_head_that_predicts_the_same_is_not_shown_to_be_better(bundle: Bundle, cells: list[Cell]) -> None:
+    reviewed = embed_cells(bundle, cells)
+    found = compare(bundle.manifest, reviewed, reviewed.old, seed=0)
+    assert found["verdict"] == "The adapted bundle is not shown to be better."
+    assert not found["better"]

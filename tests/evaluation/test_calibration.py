@@ -7,7 +7,14 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_curve
 
-from leukoscope.evaluation.predictions import Predictions, calibrate, fit_temperature, fit_thresholds, temper
+from leukoscope.evaluation.predictions import (
+    TEMPERATURES,
+    Predictions,
+    calibrate,
+    fit_temperature,
+    fit_thresholds,
+    temper,
+)
 
 
 def predictions_of(labels: np.ndarray, chance: np.ndarray, *, test: np.ndarray) -> Predictions:
@@ -106,6 +113,12 @@ def test_validation_without_both_classes_falls_back_and_says_so(kept: object) ->
     assert calibration.thresholds == {"balanced": 0.5, "high_sensitivity": 0.5, "high_specificity": 0.5}
     assert calibration.note.startswith("Not calibrated")
     assert calibration.note.endswith("The temperature is 1 and the threshold 0.5.")
+
+
+def test_a_temperature_within_its_bounds_needs_no_note() -> None:
+    calibrations = calibrate(two_folds()).values()
+    assert [each.note for each in calibrations] == ["", ""]
+    assert all(TEMPERATURES[0] < each.temperature < TEMPERATURES[1] for each in calibrations)
 
 
 def test_equal_scores_everywhere_give_thresholds_and_no_crash() -> None:

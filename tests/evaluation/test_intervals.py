@@ -334,6 +334,23 @@ def test_the_bias_of_a_statistic_is_taken_from_the_middle_of_its_interval() -> N
     assert (number["low"] + number["high"]) / 2 == pytest.approx(values.var(ddof=1), abs=1e-6)
 
 
+def test_the_bias_is_that_of_each_class_by_itself() -> None:
+    """Of the product of two plug-in variances, one of each class: what each class alone is too low by adds up."""
+    values, strata = np.random.default_rng(5).normal(0, 1, 13), np.repeat([0, 1], [5, 8])
+
+    def product(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = []
+        for stratum in (0, 1):
+            own = weights * (strata == stratum)
+            mean = own @ values / own.sum(1)
+            found.append(own @ values**2 / own.sum(1) - mean**2)
+        return {"calibration_slope": found[0] + found[1]}
+
+    number = jackknife(product, Design(strata, np.ones(13)), cells=13).interval("calibration_slope")
+    unbiased = values[:5].var(ddof=1) + values[5:].var(ddof=1)
+    assert (number["low"] + number["high"]) / 2 == pytest.approx(unbiased, abs=1e-6)
+
+
 def test_an_interval_without_bias_still_reaches_to_the_value() -> None:
     found = limits(0.9, np.full(6, 0.899), one_class(6), scale="plain", biased=True)
     assert found["low"] <= 0.9 <= found["high"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from leukoscope.bundle.manifest import ConformalRule
 from leukoscope.errors import ConfigError, DataError
-from leukoscope.inference.rejection import UNSURE, decide, fit_conformal, plausible_classes, why_unsure
+from leukoscope.inference.rejection import UNSURE, decide, fit_conformal, plausible_classes, reached, why_unsure
 
 ALPHA = 0.1
 
@@ -32,6 +32,13 @@ def called_another(rng: np.random.Generator, *, unit: str, subjects: int, rounds
         share = np.bincount(group, missed) / np.bincount(group)
         wrong[each] = share[0::2].mean(), share[1::2].mean()
     return wrong
+
+
+def test_a_class_without_cells_hides_none_after_it() -> None:
+    rule = ConformalRule(alpha=0.1, smallest_plausible=[0.3, 0.2])
+    table = reached(rule, [[0.9, 0.1], [0.1, 0.9]], [1, 1], ["a", "b"], classes=["hem", "all"])
+    assert list(table) == ["all"]
+    assert (table["all"].called_another, table["all"].decided) == (0.5, 1)
 
 
 def test_new_subjects_are_called_another_class_no_more_often_than_promised() -> None:

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from leukoscope.errors import DataError
 from leukoscope.files import write_csv
+from leukoscope.inference import sources
 from leukoscope.inference.sources import gather, sources_of
+from tests.server.test_slides import write_slide
 
 
 @pytest.fixture
@@ -52,3 +55,13 @@ def test_hidden_files_are_not_spoken_of(places: Path) -> None:
         (places / "full" / name).write_bytes(b"")
     found = gather([places / "full"])
     assert (len(found.sources), found.other) == (1, [])
+
+
+def test_a_pyramid_of_a_scanner_is_a_slide_and_a_small_picture_is_none(tmp_path: Path) -> None:
+    pixels = np.full((600, 700, 3), 200, np.uint8)
+    pyramid = write_slide(tmp_path / "pyramid.svs", pixels, svs=True)
+    Image.fromarray(pixels).save(tmp_path / "field.png")
+    Image.fromarray(pixels).save(tmp_path / "field.tif")
+    assert sources._is_slide(pyramid)
+    assert not sources._is_slide(tmp_path / "field.png")
+    assert not sources._is_slide(tmp_path / "field.tif")

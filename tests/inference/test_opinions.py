@@ -73,6 +73,12 @@ def test_a_contact_sheet_shows_each_crop_once_at_its_place(opinions: Opinions, c
     assert corners == [(top, left) for top in down for left in across][:3]
 
 
+def test_a_contact_sheet_is_a_little_taller_than_its_crops(opinions: Opinions, manifest: Manifest) -> None:
+    wide, tall = opinions[:1].plot(heat=False).size
+    assert wide < tall < 1.5 * wide
+    assert min(Opinions([], manifest).plot().size) > 0
+
+
 def test_a_contact_sheet_ends_after_the_most_that_was_wanted(opinions: Opinions) -> None:
     assert opinions.plot(columns=2, most=2).height < opinions.plot(columns=2, most=4).height
 
