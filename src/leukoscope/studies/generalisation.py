@@ -871,7 +871,7 @@ def _answer(numbers: dict[str, Any]) -> str:
     gap = found[best]["against_size"]
     more = {1: "more than", 0: "not shown to be more than", -1: "less than"}[beyond_chance(gap)]
     return (
-        f"Of {len(networks)} recipes, the best on parts left out is '{best}': it reaches an AUROC of "
+        f"Of {len(networks)} recipes, the best on parts left out is '{best}' with an AUROC of "
         f"{shown(found[best]['auroc'])} with subjects equal; that is {more} the {shown(size)} of cell size alone "
         f"({shown(gap, signed=True)})."
     )

@@ -295,8 +295,7 @@ def _answer(found: dict[str, Any], crossed: dict[str, Any]) -> str:
             (name for name in crossed["arms"] if name != "majority class"),
             key=lambda name: crossed["arms"][name]["auroc"]["value"],
         )
-        text += f". In fields of another laboratory the best AUROC, of {best}, is "
-        text += shown(crossed["arms"][best]["auroc"])
+        text += f". In fields of another laboratory the best AUROC is {shown(crossed['arms'][best]['auroc'])} ({best})"
     return text + "."
 
 
