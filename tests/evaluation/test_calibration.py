@@ -115,6 +115,14 @@ def test_validation_without_both_classes_falls_back_and_says_so(kept: object) ->
     assert calibration.note.endswith("The temperature is 1 and the threshold 0.5.")
 
 
+def test_probabilities_that_are_too_cautious_get_a_temperature_below_one() -> None:
+    labels, chance = overlapping(1200)
+    both = np.stack([1 - chance, chance], axis=1)
+    plain = fit_temperature(labels, both)
+    assert fit_temperature(labels, temper(both, 4)) == pytest.approx(plain / 4, rel=0.01)
+    assert plain / 4 < 1
+
+
 def test_a_temperature_within_its_bounds_needs_no_note() -> None:
     calibrations = calibrate(two_folds()).values()
     assert [each.note for each in calibrations] == ["", ""]
