@@ -69,7 +69,7 @@ CREDITS = {
 }
 _UNKNOWN = {"licence": "unknown to leukoscope", "credit": "Ask whoever gave you the images before passing weights on."}
 _WORST = 5  # subjects that the bundle names
-_STAINED = 1000  # cells that are looked at for the stain; more change nothing
+_STAINED = 1000  # cells used for the stain; more change nothing
 
 Say = Callable[[str], None]
 

@@ -92,7 +92,7 @@ Range = Annotated[Three, AfterValidator(_ascending)]
 
 
 class Gaussian(ManifestEntry):
-    """How some numbers that are measured on a cell are distributed, and how far from their mean a cell may lie."""
+    """Mean and covariance of some measurements of a cell, and the largest allowed Mahalanobis distance."""
 
     mean: list[Number]
     """(n,)"""
@@ -147,15 +147,15 @@ class DistanceLimit(ManifestEntry):
     threshold: Positive
     """Mahalanobis distance above which a cell is refused."""
     rate: Share = 0
-    """Share of the cells of new subjects that was allowed to lie beyond it."""
+    """Share of the cells of new subjects that may lie beyond it."""
     cells: Count = 0
     subjects: Count = 0
     refused_across_subjects: Share = 0
-    """Share of the cells that lay beyond it when the space had not seen their subject."""
+    """Share of the cells beyond it, out of fold by subject."""
 
 
 class Reached(ManifestEntry):
-    """What a conformal rule comes to on cells of one class that it was not learned from; means over subjects."""
+    """Results of a conformal rule on held-out cells of one class; means over subjects."""
 
     called_another: Share
     """Share of the cells that was called another class."""
@@ -166,7 +166,7 @@ class Reached(ManifestEntry):
 
 
 class LeftOutPart(ManifestEntry):
-    """What a conformal rule comes to on one part of the data when it is learned from all others."""
+    """Results of a conformal rule on one part of the data when it is fitted to all others."""
 
     part: str
     asked: Share

@@ -68,11 +68,11 @@ def explain(
         complain(line)
     predictor = load(model)
     explainer = Explainer(predictor, method=how["method"] or "", seed=how["seed"], curves=how["check"])
-    looked = list(_looked_at(found.sources, predictor, explainer=explainer, target=target, point=how["point"]))
-    done = [case for case in looked if isinstance(case, _Case)]
+    results = list(_explain_all(found.sources, predictor, explainer=explainer, target=target, point=how["point"]))
+    done = [case for case in results if isinstance(case, _Case)]
     written = attempt(lambda: _write(done, output=output, html=html))
-    for case in looked:  # a terminal that is gone must not cost a picture, nor a full disk the answers
-        _say(case)
+    for case in results:  # after writing, so that neither a closed terminal nor a full disk loses results
+        _print(case)
     if isinstance(written, Exception):
         raise written
     for path in (output, html):
@@ -86,14 +86,14 @@ def explain(
 
 @dataclass(frozen=True)
 class _Case:
-    """A picture that could be read, the opinion on it, and why."""
+    """A picture that could be read, with its opinion and explanation."""
 
     source: "Source"
     opinion: "Opinion"
     found: "Explanation | None"
-    """Missing where there is no cell to draw on."""
+    """None where there is no cell."""
     notes: tuple[str, ...] = ()
-    """What was done to the values of the file."""
+    """Conversions of the stored values."""
 
     @property
     def refused(self) -> bool:
@@ -101,7 +101,7 @@ class _Case:
 
     @property
     def probability(self) -> float | None:
-        """Of the class that is explained; missing where the picture was refused, as in predict."""
+        """Of the class that is explained; None where the picture was refused."""
         return None if self.refused or self.found is None else round(self.found.probability, 6)
 
     def line(self) -> str:
@@ -126,15 +126,15 @@ class _Case:
         return facts | explained | {"probability": self.probability}
 
 
-def _looked_at(
+def _explain_all(
     sources: "Iterable[Source]", predictor: "Predictor", *, explainer: "Explainer", target: str, point: str
 ) -> "Iterator[_Case | ImageError]":
-    """Yield each picture that could be read, or why it could not."""
+    """Yield each picture with its explanation, or the error of one that could not be read."""
     from ..errors import ImageError, usable
     from ..images.read import read_picture
     from ..progress import track
 
-    def look(source: "Source") -> _Case:
+    def explain_one(source: "Source") -> _Case:
         image = read_picture(source.path)
         opinion = predictor.opinion(image.pixels, name=str(source.path), point=point)
         try:
@@ -145,21 +145,21 @@ def _looked_at(
 
     for source in track(list(sources), "Explaining"):
         try:
-            yield usable(lambda source=source: look(source), name=str(source.path))  # type: ignore[misc]
+            yield usable(lambda source=source: explain_one(source), name=str(source.path))  # type: ignore[misc]
         except ImageError as unusable:
             yield unusable
 
 
-def _say(looked: "_Case | ImageError") -> None:
-    """Say a line about a picture, on standard error where it was refused or could not be read."""
+def _print(result: "_Case | ImageError") -> None:
+    """Print a line about a picture, on standard error where it was refused or could not be read."""
     from .options import complain, printable
 
-    if not isinstance(looked, _Case):
-        complain(str(looked))
-    elif looked.refused:
-        complain(looked.line())
+    if not isinstance(result, _Case):
+        complain(str(result))
+    elif result.refused:
+        complain(result.line())
     else:
-        click.echo(printable(looked.line()))
+        click.echo(printable(result.line()))
 
 
 def _write(done: list[_Case], *, output: Path | None, html: Path | None) -> None:

@@ -60,7 +60,7 @@ class Request:
 
 
 class PredictionRun:
-    """Only what is shown at the end is kept in memory, and of a field that is being looked at its cells."""
+    """Only what is shown at the end is kept in memory, and the cells of the current field."""
 
     def __init__(self, predictor: "Predictor", found: "Gathered", request: Request) -> None:
         from ..inference.cell_types import Counting
@@ -168,10 +168,8 @@ class PredictionRun:
     def _answer_all(self) -> None:
         from ..progress import track
 
-        looked = track(
-            zip(self._sources, self._kinds_of_files(), strict=True), "Looking at cells", total=len(self._sources)
-        )
-        for kind, group in groupby(looked, key=lambda pair: pair[1][0]):
+        files = track(zip(self._sources, self._kinds_of_files(), strict=True), "Predicting", total=len(self._sources))
+        for kind, group in groupby(files, key=lambda pair: pair[1][0]):
             if kind == "crop":
                 self._answer_crops((source, file) for source, (_, file) in group)
             else:
@@ -179,17 +177,17 @@ class PredictionRun:
                     self._answer_smear(source, kind)
 
     def _kinds_of_files(self) -> "Iterator[tuple[Kind, Path | ReadFile]]":
-        """Yield what each file shows, and the file, read already where it is a crop."""
+        """Yield the kind of each file, and the file, already read if it is a crop."""
         from ..inference.sources import look_at, look_for
         from ..progress import in_parallel
 
         look = look_for(self._predictor.manifest, self._request.kind)
 
-        def looked(source: "Source") -> "tuple[Kind, Path | ReadFile]":
+        def kind_of(source: "Source") -> "tuple[Kind, Path | ReadFile]":
             found = attempt(lambda: look_at(source.path, look=look))
             return ("crop", source.path) if isinstance(found, Exception) else found  # reported where it is read
 
-        return in_parallel(looked, self._sources)
+        return in_parallel(kind_of, self._sources)
 
     def _answer_crops(self, files: "Iterator[tuple[Source, Path | ReadFile]]") -> None:
         for source, opinion in self._predictor.stream(files, point=self._point, with_crops=self._page is not None):

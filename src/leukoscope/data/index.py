@@ -200,7 +200,7 @@ def picture_kind(cells: Sequence[Cell]) -> Literal["cells", "fields"]:
 
 
 def _uncropped_pictures(cells: Sequence[Cell]) -> tuple[int, int]:
-    """Look at a dozen pictures; return how many of them are not cut out on black, and how many were looked at."""
+    """Open a dozen pictures; return how many of them are not cut out on black, and how many were opened."""
     some = cells[:: max(1, len(cells) // _LOOKED_AT)][:_LOOKED_AT]
     seen = [attempt(lambda cell=cell: is_cut_out(read_image(cell.path))) for cell in some]  # type: ignore[misc]
     return sum(one is False for one in seen), len(seen)
@@ -329,7 +329,7 @@ def _from_folders(root: Path, images: Sequence[PurePosixPath], layout: Layout) -
 
 
 def _notes_of_levels(root: Path, images: Sequence[PurePosixPath]) -> list[str]:
-    """Say what was taken for what where the classes may be one folder deeper than they were looked for."""
+    """Return a note where the classes may be one folder deeper than expected."""
     below: dict[str, set[str]] = defaultdict(set)
     for inside in images:
         if len(inside.parts) > 2:

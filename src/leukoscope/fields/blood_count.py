@@ -108,7 +108,7 @@ class Candidates:
     boxes: Floats
     """(n, 4): left, top, right, bottom, in pixels of the field and within it."""
     numbers: dict[str, Floats]
-    """What the rule looks at, (n,) each."""
+    """Features of the rule, (n,) each."""
     outlines: list[Outline]
     whole: NDArray[np.bool_]
     """Whether the field shows all of it."""

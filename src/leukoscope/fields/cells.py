@@ -1,7 +1,8 @@
 """Find the white cells of a field: where they are, how large and how sharp; flag the less reliable ones; draw them.
 
-Everything here looks only a few cell diameters around, so that a slide cut into overlapping tiles gives the cells of
-the uncut slide. Lengths are in micrometres; `um` is the working scale, micrometres per pixel of the planes.
+Everything here depends only on a neighbourhood of a few cell diameters, so that a slide cut into overlapping tiles
+gives the cells of the uncut slide. Lengths are in micrometres; `um` is the working scale, micrometres per pixel of the
+planes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -35,7 +35,7 @@ Task = tuple[onnxruntime.InferenceSession, Crops, list[View]]
 
 OUTPUTS = ("probabilities", "map", "embedding")
 CLASSES_KEY = "leukoscope.classes"  # in the graph's metadata
-_LOOKS_AT_ONCE = 2  # a tenth faster an image than one, and small enough that five members fill two processors evenly
+_VIEWS_AT_ONCE = 2  # a tenth faster an image than one, and small enough that five members fill two processors evenly
 _CELLS_AT_ONCE = 4  # of one member with one view: a third faster a cell than one; eight are hardly faster
 _SMALLEST = 1e-9
 _TRIAL_SECONDS = 60.0  # for one crop
@@ -79,9 +79,10 @@ class Ensemble:
     def run(self, crops: list[Crops]) -> Outputs:
         """Return the mean outputs of the members for the same cells, prepared in each of `preparations`."""
         views, members = VIEWS[self.manifest.views], self.manifest.members
-        looked = self._looks(list(self._tasks(crops, views)))
+        batches = self._run_all(list(self._tasks(crops, views)))
         outputs = [
-            _outputs_of(looked[place :: len(members)], member, views=len(views)) for place, member in enumerate(members)
+            _outputs_of(batches[place :: len(members)], member, views=len(views))
+            for place, member in enumerate(members)
         ]
         plane = outputs[0].maps.shape[2:]
         return Outputs(
@@ -90,23 +91,23 @@ class Ensemble:
             outputs[0].embedding,
         )
 
-    def _looks(self, tasks: list[Task]) -> list[list[Arrays]]:
-        if len(tasks) == 1:  # another thread would only be waited for
-            return [_look(*tasks[0])]
-        return list(self._threads.map(lambda task: _look(*task), tasks))
+    def _run_all(self, tasks: list[Task]) -> list[list[Arrays]]:
+        if len(tasks) == 1:  # another thread would not help
+            return [_run_session(*tasks[0])]
+        return list(self._threads.map(lambda task: _run_session(*task), tasks))
 
     def _tasks(self, crops: list[Crops], views: list[View]) -> Iterator[Task]:
-        """Yield some looks for one member after the other; what they see is turned once for all of them."""
-        looks = [(number, view) for number in range(len(crops[0])) for view in views]
-        at_once = _CELLS_AT_ONCE if len(self._sessions) == len(views) == 1 else _LOOKS_AT_ONCE
-        for start in range(0, len(looks), at_once):
-            part = looks[start : start + at_once]
-            seen = [np.stack([turn(each[number], view, axes=(0, 1)) for number, view in part]) for each in crops]
+        """Yield batches of views for each member in turn; each crop is turned once for all members."""
+        pairs = [(number, view) for number in range(len(crops[0])) for view in views]
+        at_once = _CELLS_AT_ONCE if len(self._sessions) == len(views) == 1 else _VIEWS_AT_ONCE
+        for start in range(0, len(pairs), at_once):
+            part = pairs[start : start + at_once]
+            turned = [np.stack([turn(each[number], view, axes=(0, 1)) for number, view in part]) for each in crops]
             for session, member in zip(self._sessions, self.manifest.members, strict=True):
-                yield session, seen[self.preparations.index(member.prepare)], [view for _, view in part]
+                yield session, turned[self.preparations.index(member.prepare)], [view for _, view in part]
 
     def embed(self, crops: Crops) -> NDArray[np.float32]:
-        """Return the embedding (batch, channels) of the first member alone, of crops in its own preparation."""
+        """Return the embedding (batch, channels) of the first member, of crops in its own preparation."""
         _, _, embedding = self._sessions[0].run(OUTPUTS, {"crops": np.ascontiguousarray(crops)})
         return np.asarray(embedding)
 
@@ -114,7 +115,8 @@ class Ensemble:
 def temper(probabilities: Floats, temperature: float) -> Floats:
     """Divide the logits of probabilities (cells, classes) by the temperature.
 
-    The same as evaluation.predictions.temper, in NumPy alone: SciPy takes longer to import than an image to answer.
+    The same as evaluation.predictions.temper, in NumPy only, since SciPy takes longer to import than an image to
+    predict.
 
     >>> temper(np.array([[0.1, 0.9]]), 2.0).round(2).tolist()
     [[0.25, 0.75]]
@@ -124,16 +126,16 @@ def temper(probabilities: Floats, temperature: float) -> Floats:
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
-def _look(session: onnxruntime.InferenceSession, seen: Crops, views: Sequence[View]) -> list[Arrays]:
-    """Return probabilities, maps turned back, and embedding of crops that are seen in these views."""
-    probabilities, maps, embedding = session.run(OUTPUTS, {"crops": seen})
+def _run_session(session: onnxruntime.InferenceSession, crops: Crops, views: Sequence[View]) -> list[Arrays]:
+    """Return probabilities, maps turned back, and embeddings of crops in these views."""
+    probabilities, maps, embedding = session.run(OUTPUTS, {"crops": crops})
     upright = [turn_back(each, view, axes=(1, 2)) for each, view in zip(maps, views, strict=True)]
     return [probabilities, np.stack(upright), embedding]
 
 
-def _outputs_of(seen: Sequence[list[Arrays]], member: Member, *, views: int) -> Outputs:
-    """Join the looks of one member: mean over the views, the embedding of the crop as it is."""
-    probabilities, maps, embedding = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+def _outputs_of(batches: Sequence[list[Arrays]], member: Member, *, views: int) -> Outputs:
+    """Average the outputs of one member over the views; the embedding is that of the first view."""
+    probabilities, maps, embedding = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     check_answer(probabilities, where=member.graph)
     chances = probabilities.reshape(-1, views, probabilities.shape[1]).mean(axis=1, dtype=np.float64)
     return Outputs(
@@ -142,7 +144,7 @@ def _outputs_of(seen: Sequence[list[Arrays]], member: Member, *, views: int) -> 
 
 
 def _enlarge(maps: NDArray[np.float32], plane: tuple[int, ...]) -> NDArray[np.float32]:
-    """Bring maps (batch, classes, h, w) to another plane, each place taking its nearest value."""
+    """Resize maps (batch, classes, h, w) to another plane by nearest neighbours."""
     if maps.shape[2:] == plane:
         return maps
     rows, columns = ((np.arange(new) * old) // new for new, old in zip(plane, maps.shape[2:], strict=True))

@@ -1,9 +1,9 @@
 """Large predictions in shards: files wherever fsspec reaches, one Parquet table a shard, over the workers of Ray.
 
 Each worker keeps one predictor and fetches, answers and writes whole shards; what travels through Ray is a row of
-counts per shard, so the store of objects stays empty and a worker holds only the few images that it looks at. Ray Data
-hands a worker its next shard when it is done with the last, starts a worker that died again, and gives its shards to
-another.
+counts per shard, so the store of objects stays empty and a worker holds only the few images that it is processing. Ray
+Data hands a worker its next shard when it is done with the last, starts a worker that died again, and gives its shards
+to another.
 """
 
 import contextlib

@@ -47,8 +47,8 @@ def look_at(path: Path, *, look: Look = "auto") -> "tuple[Kind, Path | ReadFile]
     kind = _kind_unread(path, look=look)
     if kind:
         return kind, path
-    looked = attempt(lambda: _as_crop(path))  # what goes wrong is reported when the image is read
-    return ("crop", path) if isinstance(looked, Exception) else ("crop", looked) if looked else ("field", path)
+    crop = attempt(lambda: _as_crop(path))  # what goes wrong is reported when the image is read
+    return ("crop", path) if isinstance(crop, Exception) else ("crop", crop) if crop else ("field", path)
 
 
 def _kind_unread(path: Path, *, look: Look) -> Kind | None:

@@ -62,16 +62,16 @@ class Stages(nn.Module):
         """Return the map of standardised images (batch, 3, side, side)."""
         lit = images - self.black
         if not self.twice:
-            return self._look(lit)
+            return self._stage_maps(lit)
         middle, share = self._square(lit)
         cell = _resampled(lit, middle, share, side=lit.shape[-1])
-        return torch.cat([self._look(lit), _put_back(self._look(cell), middle, share)], dim=1)
+        return torch.cat([self._stage_maps(lit), _put_back(self._stage_maps(cell), middle, share)], dim=1)
 
-    def _look(self, lit: Tensor) -> Tensor:
+    def _stage_maps(self, lit: Tensor) -> Tensor:
         """Return the maps of all stages, resized to PLACES along a side and concatenated."""
-        seen = lit + self.black
-        seen = nn.functional.avg_pool2d(seen, self.reduce) if self.reduce > 1 else seen
-        found = self.stem(seen)
+        images = lit + self.black
+        images = nn.functional.avg_pool2d(images, self.reduce) if self.reduce > 1 else images
+        found = self.stem(images)
         maps = [_places(found)]
         for block in self.blocks:
             found = block(found)

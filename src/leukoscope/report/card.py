@@ -64,7 +64,7 @@ def _answers(manifest: Manifest) -> list[str]:
 
 
 def _of_what(manifest: Manifest) -> str:
-    """Return what a network pools and looks at, where that is not the usual."""
+    """Return what a network pools and which views it uses, where these are not the defaults."""
     settings = manifest.training.get("settings", {})
     model, train = settings.get("model", {}), settings.get("train", {})
     words = ""

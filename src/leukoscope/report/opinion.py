@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 CELL_SIDE = 144  # pixels of a cell's picture
 FIELD_SIDE = 1280  # pixels of a field's picture
-MOST = 4000  # cells on a page: more make it too heavy to open, and nobody looks at them one by one
+MOST = 4000  # cells on a page: more make it slow to open
 
 _FIGURES = {
     "auroc": "AUROC",

@@ -288,12 +288,12 @@ def _calibration_words(entry: Mapping[str, Any]) -> str:
 
 def _decision_words(entry: Mapping[str, Any], event: str) -> str:
     """Say at which thresholds acting on the model is better than on stage alone, on everybody and on nobody."""
-    better, looked = entry["better"], len(entry["thresholds"])
+    better, compared = entry["better"], len(entry["thresholds"])
     if not better:
         found = "At no threshold is the model better than stage alone, all and none beyond its 95 % interval."
     else:
         found = (
-            f"At {len(better)} of {looked} thresholds, {stretches(entry['thresholds'], better)} of 100, the model is "
+            f"At {len(better)} of {compared} thresholds, {stretches(entry['thresholds'], better)} of 100, the model is "
             "better than stage alone, all and none beyond its 95 % interval, which does not allow for how many were "
             "looked at."
         )

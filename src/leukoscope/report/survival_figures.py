@@ -51,7 +51,7 @@ def _number(place: int, stages: int) -> int:
     return {2: (0, 3), 3: (0, 2, 3), 4: (0, 1, 2, 3)}.get(stages, tuple(range(count)))[place % min(stages, count)]
 
 
-def _look(place: int, stages: int) -> dict[str, Any]:
+def _style(place: int, stages: int) -> dict[str, Any]:
     line = _LINES[place // len(STAGE_COLOURS) % len(_LINES)]
     return {"color": STAGE_COLOURS[_number(place, stages)][0], "linestyle": line}
 
@@ -62,7 +62,7 @@ def stage_curves(comparison: Mapping[str, Any], *, curve: str, unit: str, since:
     rows = len(stages) * (1.15 if _fit_beside(stages) else 2.05) + 1
     with canvas(height=3.4 + _ROW * rows / 72) as (figure, axes):
         for place, (name, stage) in enumerate(stages.items()):
-            _step(axes, stage["curves"][curve], name=name, **_look(place, len(stages)))
+            _step(axes, stage["curves"][curve], name=name, **_style(place, len(stages)))
         _percent_axis(axes, label="of 100 patients")
         axes.set_xlabel(f"{unit} since {since}", labelpad=2)
         axes.set_xlim(0, max(stage["curves"][curve]["last"] for stage in stages.values()))
@@ -105,7 +105,7 @@ def _numbers_at_risk(axes: Any, stages: Mapping[str, Any], ticks: Sequence[float
     line = 3.4 * _ROW
     for place, (name, stage) in enumerate(stages.items()):
         line += _ROW * (1.15 if beside else 1.05)
-        colour = _look(place, len(stages))["color"]
+        colour = _style(place, len(stages))["color"]
         _under(axes, 0, line, name, colour=colour, align="right" if beside else "left", aside=-10 if beside else 0)
         line += 0 if beside else _ROW
         for tick, count in zip(ticks, stage["at_risk"], strict=True):

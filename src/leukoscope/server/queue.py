@@ -56,7 +56,7 @@ class BackgroundThread:
     """
 
     def __init__(self, name: str, *, poll_seconds: float) -> None:
-        """Prepare a thread that is called `name` in the log, and looks for work every `poll_seconds`."""
+        """Prepare a thread that is called `name` in the log, and polls for work every `poll_seconds`."""
         self._name, self._poll_seconds, self._owner = name, poll_seconds, owner_name(name)
         self._stopping, self._wake_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"leukoscope-{name}")

@@ -196,28 +196,28 @@ class Worker(queue.BackgroundThread):
                 answered.clear()
                 room, last = _THEN, time.monotonic()
         self._store(answered, self._owner)
-        for seen in fields:
-            self._analyse_field(seen)
+        for field in fields:
+            self._analyse_field(field)
         return anything or bool(fields)
 
     def _answer(self, given: tuple[LeasedJob, RGB]) -> JudgedImage:
-        """Ask the model of the task's laboratory about one cell."""
+        """Predict one cell with the model of the task's laboratory."""
         task, image = given
         predictor = self._models.named(task.bundle)
         return JudgedImage(task, predictor.opinion(image, point=self._point), predictor)
 
     def _crops(self, fields: deque[ReadImage]) -> Iterator[tuple[LeasedJob, RGB]]:
-        """Yield the images of the queue that are single cells; put the others aside."""
-        for seen in in_parallel(self._look, self._leased(fields)):
-            if seen.error:
-                self._fail(seen.task, seen.error)
-            elif seen.image is None:
-                fields.append(seen)
+        """Yield the images of the queue that are single cells; append the others to `fields`."""
+        for read in in_parallel(self._read, self._leased(fields)):
+            if read.error:
+                self._fail(read.task, read.error)
+            elif read.image is None:
+                fields.append(read)
             else:
-                yield seen.task, seen.image
+                yield read.task, read.image
 
     def _leased(self, fields: deque[ReadImage]) -> Iterator[LeasedJob]:
-        """Yield jobs until none is left, or one that must be alone; the rest waits for the next round."""
+        """Yield jobs until none is left, or one that must run alone; the rest waits for the next round."""
         tasks: list[LeasedJob] = []
         while not self._stopping.is_set() and len(fields) < _FIRST:
             with self._database.writing(bulk=True) as session:
@@ -227,8 +227,8 @@ class Worker(queue.BackgroundThread):
             if len(tasks) < _AT_ONCE or tasks[0].alone:
                 return
 
-    def _look(self, task: LeasedJob) -> ReadImage:
-        """Read an image and settle whether it is one cell or a field of them."""
+    def _read(self, task: LeasedJob) -> ReadImage:
+        """Read an image and determine whether it is a cell or a field."""
         try:
             self._models.named(task.bundle)
             return ReadImage(task, self._cell_of(task.digest, task.kind))
@@ -290,8 +290,8 @@ class Worker(queue.BackgroundThread):
         cells = [(LocatedCell(task.digest), opinion)]
         return len(store_cells(session, task.case_id, task.image_id, cells, predictor=predictor, point=point))
 
-    def _analyse_field(self, seen: ReadImage) -> None:
-        task = seen.task
+    def _analyse_field(self, read: ReadImage) -> None:
+        task = read.task
         try:
             predictor = self._models.named(task.bundle)
             found = self._fields.judge(task.image_id, predictor)

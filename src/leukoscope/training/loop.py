@@ -101,7 +101,7 @@ def rate_at(train: Train, *, step: int, steps: int) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * share_done))
 
 
-_LOOK_EVERY = 16  # steps between looks at the loss; each look makes a GPU wait
+_CHECK_EVERY = 16  # steps between checks of the loss; each one synchronises the GPU
 
 
 def train(run: Path, *, resume: bool = False, devices: int | None = None, accelerator: str | None = None) -> None:
@@ -230,7 +230,7 @@ def train_epoch(task: FoldTraining, *, epoch: int) -> Epoch:
             follow(task.average, task.network, decay=settings.average, step=done)
         loss += loss_now * len(rows)
         right += right_now
-        if step % _LOOK_EVERY == 0 or step == len(batches) - 1:
+        if step % _CHECK_EVERY == 0 or step == len(batches) - 1:
             _stop_on_nan(task, _over_all(task, loss, "mean"), epoch=epoch, step=step)
     loss_mean, share_right = _over_all(task, loss, "mean") / len(order), _over_all(task, right, "sum") / len(order)
     return {"learning_rate": rate, "train_loss": loss_mean, "train_accuracy": share_right}
@@ -287,8 +287,8 @@ def predict(task: FoldTraining, rows: Rows) -> NDArray[np.float64]:
     with torch.inference_mode():
         for place, (_, crops) in zip(places, reading, strict=True):
             for view in views:
-                seen = _on(task.fabric, np.ascontiguousarray(turn(crops, view, axes=(1, 2))))
-                chances[place] += torch.softmax(model(seen).double(), dim=1).cpu().numpy() / len(views)
+                batch = _on(task.fabric, np.ascontiguousarray(turn(crops, view, axes=(1, 2))))
+                chances[place] += torch.softmax(model(batch).double(), dim=1).cpu().numpy() / len(views)
     if task.fabric.world_size == 1:
         return chances
     shared = task.fabric.all_reduce(_on(task.fabric, chances), reduce_op="sum")
