@@ -28,7 +28,7 @@ from leukoscope.data.cells import Cell
 from leukoscope.data.split import group_of_subject, subject_groups
 from leukoscope.evaluation.predictions import fit_temperature, temper
 from leukoscope.exporting import LeftOutPredictions, fit_rule, guarantee_by_part
-from leukoscope.files import read_json, write_whole
+from leukoscope.files import atomic_write, read_json
 from leukoscope.images.crop import AS_IT_IS, VIEWS, View, canonical_view, prepare_crop, turn
 from leukoscope.images.read import RGB, read_image
 from leukoscope.inference.predictor import Predictor
@@ -132,7 +132,7 @@ def see(predictor: Predictor, cells: list[Cell], folder: Path, *, tilted: bool =
         path = folder / f"{start:06}.npz"
         if not path.exists():
             found = list(in_parallel(look, cells[start : start + CHUNK]))
-            with write_whole(path) as beside, beside.open("wb") as file:
+            with atomic_write(path) as beside, beside.open("wb") as file:
                 np.savez(file, features=np.stack([each[0] for each in found]), canonical=[each[1] for each in found])
         with np.load(path) as kept:
             parts.append((kept["features"], kept["canonical"]))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukoscope.files import fingerprint, read_csv, read_json, write_csv, write_json, write_text, write_whole
+from leukoscope.files import atomic_write, fingerprint, read_csv, read_json, write_csv, write_json, write_text
 
 ODD = os.fsdecode(b"a\xff.bmp")
 
@@ -32,7 +32,7 @@ def _halfway(path: Path) -> None:
 
 def test_what_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(ZeroDivisionError), write_whole(tmp_path / "a.txt") as new:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.txt") as new:
         _halfway(new)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"

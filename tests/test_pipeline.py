@@ -16,7 +16,7 @@ from PIL import Image
 from leukoscope.cli import COMMANDS, leukoscope
 from leukoscope.data.synthetic import draw_cells
 from leukoscope.errors import LeukoscopeError
-from leukoscope.files import alone_in, read_csv, read_json
+from leukoscope.files import lock_folder, read_csv, read_json
 
 TINY = (
     "prepare.size=32",
@@ -166,7 +166,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(images: Path, tmp_path: Pat
 
 def test_two_at_once_do_not_write_one_run(images: Path, tmp_path: Path) -> None:
     assert tiny_run([images], tmp_path / "run", "--until", "audit").exit_code == 0
-    with alone_in(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         refused = run("run", "-o", tmp_path / "run", "--resume")
     assert "Another process of leukoscope is writing" in str(refused.exception)
 

@@ -40,7 +40,7 @@ _DEEPEST = 60  # levels of JSON; what is written here has fewer than ten
 
 
 @contextlib.contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path that is renamed to `path` when the block ends without an error.
 
     The target of a symbolic link is replaced, not the link. A device or pipe, such as /dev/stdout, is written to.
@@ -141,7 +141,7 @@ def _open_pipe(path: Path) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the lock FOLDER/.lock until the block or the process ends.
 
     Raises:
@@ -164,7 +164,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with write_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8", errors=_ERRORS)
 
 
@@ -233,7 +233,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], *, columns: Sequenc
     Text that a spreadsheet would evaluate as a formula, such as a folder called =cmd(), gets a ' in front, which
     `read_csv` removes.
     """
-    with write_whole(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=_ERRORS) as file:
+    with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8", errors=_ERRORS) as file:
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writerow({name: escape_formula(name) for name in columns})
         writer.writerows({name: escape_formula(value) for name, value in row.items()} for row in rows)

@@ -16,7 +16,7 @@ from .data.split import SplitPlan, group_of_subject, make_split, read_split, sub
 from .data.synthetic import draw_cells
 from .errors import DataError, UsageError, require
 from .evaluation.outcomes import shortcut_probe
-from .files import alone_in, read_json, record_stage, write_json
+from .files import lock_folder, read_json, record_stage, write_json
 from .images.listing import passed_over
 from .images.read import changes_in_words
 
@@ -65,7 +65,7 @@ def run_experiment(
     if until in ("train", "report") and not (run / "predictions.csv").exists():
         check_network(experiment.model)
     _open_run(run, experiment, resume=resume)
-    with alone_in(run):
+    with lock_folder(run):
         return _run_stages(given, run, experiment, resume=resume, until=until, say=say or _silent)
 
 

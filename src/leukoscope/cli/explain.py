@@ -183,12 +183,12 @@ def _write_picture(folder: Path, case: _Case, number: int) -> str:
     """Write the cell beside its map and return the file's name, which shows where the cell was refused."""
     from PIL import Image
 
-    from ..files import write_whole
+    from ..files import atomic_write
     from .options import printable
 
     assert case.found
     name = f"{number:04d}-{'refused-' * case.refused}{printable(case.source.path.stem[:_LONGEST])}.png"
-    with write_whole(folder / name) as path:
+    with atomic_write(folder / name) as path:
         Image.fromarray(case.found.picture()).save(path, "PNG")
     return name
 

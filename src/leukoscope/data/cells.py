@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..config import Prepare
 from ..errors import DataError, ImageError, UnknownNameError
-from ..files import Row, fingerprint, read_csv, read_json, sha256_of, write_csv, write_json, write_whole
+from ..files import Row, atomic_write, fingerprint, read_csv, read_json, sha256_of, write_csv, write_json
 from ..images.crop import prepare_crop
 from ..images.read import RGB, read_image
 from ..progress import in_parallel, track
@@ -204,7 +204,7 @@ def _write_crops(cells: Sequence[Cell], path: Path, *, prepare: Prepare) -> None
             raise ImageError(unusable.reason, path=cell.path) from None
 
     shape = (len(cells), prepare.size, prepare.size, 3)
-    with write_whole(path) as beside:
+    with atomic_write(path) as beside:
         crops = _reserve(beside, shape, named=path)
         for row, crop in enumerate(track(in_parallel(crop_of, cells), "Packing crops", total=len(cells))):
             crops[row] = crop

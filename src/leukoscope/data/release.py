@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..errors import DataError
-from ..files import read_csv, read_json, sha256_of, write_whole
+from ..files import atomic_write, read_csv, read_json, sha256_of
 from ..progress import in_parallel, track
 
 SOURCE = "C-NMC 2019"
@@ -295,7 +295,7 @@ def _safe(member: zipfile.ZipInfo, folder: Path, archive: Path) -> Path:
 
 
 def _unpack_one(packed: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    with write_whole(target) as beside, packed.open(member) as source, beside.open("wb") as file:
+    with atomic_write(target) as beside, packed.open(member) as source, beside.open("wb") as file:
         written = 0
         while chunk := source.read(_CHUNK):  # zipfile verifies the CRC at the end of the file
             written += len(chunk)

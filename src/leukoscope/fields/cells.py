@@ -18,7 +18,7 @@ from scipy import ndimage
 from skimage import measure, segmentation
 
 from ..errors import ImageError
-from ..files import write_whole
+from ..files import atomic_write
 from .images import (
     Labels,
     Mask,
@@ -529,5 +529,5 @@ def _number(picture: Pixels, cell: FieldCell, *, zoom: float, colour: tuple[int,
 
 def write_png(path: Path, pixels: Pixels) -> None:
     """Write pixels and nothing else: no tag of the source goes along."""
-    with write_whole(path) as beside:
+    with atomic_write(path) as beside:
         Image.fromarray(np.ascontiguousarray(pixels)).save(beside, format="PNG", compress_level=1)

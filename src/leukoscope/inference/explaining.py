@@ -29,7 +29,7 @@ from ..explanation import (
     occlude,
     overlay,
 )
-from ..files import write_whole
+from ..files import atomic_write
 from ..images.crop import cell_mask, prepare_crop, turn_back, turned, view_of
 from ..images.read import RGB
 from .ensemble import Floats, Outputs
@@ -227,7 +227,7 @@ def write_reference_cells(path: Path, cells: Sequence[ReferenceCell], embeddings
         "labels": json.dumps([cell.label for cell in cells]),
         "credits": json.dumps([cell.credit for cell in cells]),
     }
-    with write_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_bytes(save(packed, metadata=facts))
 
 

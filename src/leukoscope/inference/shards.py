@@ -30,7 +30,7 @@ from fsspec.core import url_to_fs
 from ..bundle.manifest import MANIFEST, Bundle
 from ..data.cells import natural
 from ..errors import DataError, UsageError, require
-from ..files import fingerprint, write_whole
+from ..files import atomic_write, fingerprint
 from ..images.read import FORMATS
 from ..progress import in_parallel
 from .opinions import Opinion
@@ -86,7 +86,7 @@ def write_file(url: str, content: bytes) -> None:
     """Write a file whole or not at all; stores of objects do so by themselves."""
     files, path = url_to_fs(url)
     if is_local(files):
-        with write_whole(Path(path)) as new:
+        with atomic_write(Path(path)) as new:
             new.write_bytes(content)
     else:
         files.pipe_file(path, content)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, ImageError, LeukoscopeError, UnreachableError, attempt, require, why_unreachable
-from ..files import write_whole
+from ..files import atomic_write
 from ..images.colour import Profile, ValueRange, eight_bits, profile_of_label, range_of, to_srgb
 from ..images.read import MAX_PIXELS, RGB, file_format
 from ..images.scale import MM_UM, Claim, Stated, believed, number_of
@@ -437,7 +437,7 @@ def fetch(archive: Archive, folder: Path, *, study: str, series: str = "", repor
         if not path.exists():
             with _connection_errors(archive):
                 data = client.retrieve_instance(study, _first(instance, _SERIES), uid)
-            with write_whole(path) as beside:
+            with atomic_write(path) as beside:
                 data.save_as(beside, enforce_file_format=True)
         paths.append(path)
     report(f"Fetched {len(paths)} images of study {study} to {folder}.")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, require
-from ..files import write_whole
+from ..files import atomic_write
 from .hl7 import FOUND_AS_WHITE, CellShare, Observation
 
 MANUFACTURER = "leukoscope developers"
@@ -328,5 +328,5 @@ def _device(series: int) -> dict[str, Any]:
 
 
 def _save(path: Path, dataset: Any) -> None:
-    with write_whole(path) as beside:
+    with atomic_write(path) as beside:
         dataset.save_as(beside)

@@ -25,7 +25,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from ..errors import DataError
-from ..files import read_json, write_whole
+from ..files import atomic_write, read_json
 from .database import DRAWN, AccountRow, AuditEntryRow, CellRow, ReviewRow, now
 
 _FIRST = "0" * 64
@@ -100,7 +100,7 @@ class AuditLog:
                 select(AuditEntryRow.number, AuditEntryRow.hash).order_by(AuditEntryRow.number.desc()).limit(1)
             ).first()
             if last:
-                with write_whole(self._head) as beside:
+                with atomic_write(self._head) as beside:
                     beside.chmod(0o600)
                     beside.write_text(json.dumps({"number": last.number, "hash": last.hash}) + "\n")
 

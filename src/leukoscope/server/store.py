@@ -21,7 +21,7 @@ from PIL import Image, ImageChops
 from ..config import Prepare
 from ..errors import DataError, ImageError, Refusal, UsageError
 from ..explanation import enlarge, to_rgba
-from ..files import sha256_of, write_whole
+from ..files import atomic_write, sha256_of
 from ..images.crop import cell_mask, prepare_crop, source_square
 from ..images.read import read_image
 
@@ -171,7 +171,7 @@ class PictureStore:
 
 def _keep(path: Path, content: bytes) -> None:
     path.parent.mkdir(exist_ok=True, mode=FOLDER_MODE)
-    with write_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.chmod(FILE_MODE)
         beside.write_bytes(content)
 

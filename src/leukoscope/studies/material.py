@@ -28,7 +28,7 @@ from ..data.split import group_of_subject, make_split, subject_groups
 from ..errors import UsageError
 from ..evaluation.metrics import Floats, Ints
 from ..evaluation.outcomes import features_of as shortcut_features
-from ..files import fingerprint, read_json, write_whole
+from ..files import atomic_write, fingerprint, read_json
 from ..images.crop import cell_mask
 from ..models.catalogue import build_network
 from ..models.export import to_onnx
@@ -258,7 +258,7 @@ def backbone(bench: Bench, name: str, *, size: int, **settings: Any) -> Backbone
     draft = Backbone(model, size, weights, b"")
     path = bench.work / "networks" / f"{draft.key}.onnx"
     if not path.exists():
-        with write_whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_bytes(to_onnx(_fresh(model, size=size), size=size))
     return Backbone(model, size, weights, path.read_bytes())
 
@@ -327,7 +327,7 @@ def _embed(session: onnxruntime.InferenceSession, crops: Crops) -> Features:
 
 def _write(folder: Path, names: list[str], values: Features) -> None:
     digest = hashlib.sha256("".join(names).encode()).hexdigest()[:16]
-    with write_whole(folder / f"{digest}.npz") as beside, beside.open("wb") as file:
+    with atomic_write(folder / f"{digest}.npz") as beside, beside.open("wb") as file:
         np.savez(file, names=np.array(names), features=values)
 
 
@@ -503,7 +503,7 @@ def _follow(fabric: Fabric, prepared: Prepared, onnx: Path | None) -> dict[str, 
             predictions[BATCH].append(_chances(task, test))
         lags.append(round(float(np.mean(lag or [0.0])), 6))  # no layer, no lag
     if onnx:
-        with write_whole(onnx) as beside:
+        with atomic_write(onnx) as beside:
             beside.write_bytes(to_onnx(task.network, size=prepared.experiment.prepare.size))
     return {
         "labels": prepared.labels[test].tolist(),

@@ -15,7 +15,7 @@ from ..config import Settings
 from ..errors import DataError, UnknownNameError, UsageError
 from ..evaluation.intervals import Estimate, Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, accuracy, auroc, balanced_accuracy, confusion
-from ..files import alone_in, provenance, read_json, write_json, write_text
+from ..files import lock_folder, provenance, read_json, write_json, write_text
 from ..report.figures import BAD, GOOD, INK, MODEL, MUTED, SIZE, canvas, drawing, for_file
 
 Number = Estimate
@@ -573,7 +573,7 @@ def reproduce(name: str, given: Given, output: Path, *, work: Path, smaller: dic
     bench = Bench(study, given, scale, work, say, output)
     _refuse_inside(given, work)
     (work / study.name).mkdir(parents=True, exist_ok=True)
-    with alone_in(work / study.name):
+    with lock_folder(work / study.name):
         page = study.run(bench)
     return write_page(output, _frame(bench, smaller), page)
 

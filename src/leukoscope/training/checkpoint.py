@@ -22,7 +22,7 @@ from ..config import Experiment
 from ..data.cells import relative
 from ..data.split import group_of_subject
 from ..errors import DataError, TrainingError
-from ..files import write_csv, write_json, write_whole
+from ..files import atomic_write, write_csv, write_json
 from ..models.catalogue import build_network
 from ..models.export import Store, to_onnx, to_safetensors
 from ..models.network import Network
@@ -49,7 +49,7 @@ def save_checkpoint(
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     facts = facts | {"sha256": _digest(plain)}
     write_json(path.with_suffix(".json"), facts)
-    with write_whole(path) as beside:  # one entry, since several come in an order that differs between files
+    with atomic_write(path) as beside:  # one entry, since several come in an order that differs between files
         save_file(plain, beside, metadata={"leukoscope": json.dumps(facts, allow_nan=False)})
 
 
@@ -197,7 +197,7 @@ def join_folds(folds: list[Path], path: Path) -> None:
     for fold in folds:
         if not fold.read_bytes().endswith(b"\n"):
             raise DataError(f"{fold} is not whole. Delete it and run the same command with --resume.")
-    with write_whole(path) as beside, beside.open("w", encoding="utf-8", newline="") as joined:
+    with atomic_write(path) as beside, beside.open("w", encoding="utf-8", newline="") as joined:
         for number, fold in enumerate(folds):
             with fold.open(encoding="utf-8", newline="") as lines:
                 header = next(lines)

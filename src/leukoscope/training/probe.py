@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..files import fingerprint, write_whole
+from ..files import atomic_write, fingerprint
 from ..images.crop import VIEWS, View, turn
 from ..models.catalogue import build_network
 from ..models.export import to_onnx
@@ -192,7 +192,7 @@ def _embed(fabric: Fabric, prepared: Prepared, network: Network, path: Path) -> 
     embed = _engine(fabric, prepared, network)
     batches = cut(np.arange(len(prepared.cells)), batch_size=prepared.experiment.train.batch_size)
     views = _views(prepared)
-    with write_whole(path) as beside:
+    with atomic_write(path) as beside:
         shape = (len(prepared.cells), len(views), network.channels)
         kept = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
         for rows, crops in track(read_ahead(prepared.crops, batches), "Embedding cells", total=len(batches)):
