@@ -214,6 +214,18 @@ def test_a_turned_cell_gets_the_same_answer(synthetic_run: Path, single: Bundle,
     assert np.allclose(straight, predictor.outputs_of_crops(np.rot90(crop)[None].copy()).probabilities, atol=1e-6)
 
 
+@pytest.mark.parametrize("view", VIEWS["flips"])
+def test_maps_of_views_lie_as_the_crop_does(synthetic_run: Path, single: Bundle, tmp_path: Path, view: View) -> None:
+    predictor = Predictor(changed(single, tmp_path / "flips", views="flips"))
+    crop = crop_of(synthetic_run, single)
+    straight, mirrored = (
+        predictor.outputs_of_crops(np.ascontiguousarray(each)[None]).maps[0]
+        for each in (crop, turn(crop, view, axes=(0, 1)))
+    )
+    assert np.ptp(straight) > 0
+    assert np.allclose(turn(straight, view, axes=(1, 2)), mirrored, atol=1e-4)
+
+
 @given(height=st.integers(1, 5), width=st.integers(1, 5), view=st.sampled_from(VIEWS["turns"]))
 def test_turning_back_undoes_turning(height: int, width: int, view: View) -> None:
     maps = np.arange(2 * height * width).reshape(2, height, width)

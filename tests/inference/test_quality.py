@@ -128,6 +128,18 @@ def test_a_picture_too_small_for_texture_has_none(side: int) -> None:
     assert (traits.detail, traits.contrast) == (0, 0)
 
 
+def test_of_complete_fields_a_usual_one_passes_and_a_blurred_one_is_named() -> None:
+    def field(seed: int) -> Picture:
+        grain = gaussian_filter(np.random.default_rng(seed).standard_normal((SIDE, SIDE, 3)), (1.5, 1.5, 0))
+        return (170 + 25 * grain / grain.std()).clip(0, 255).astype(np.uint8)
+
+    known = fit_quality([measure(field(seed)) for seed in range(40)])
+    blurred = gaussian_filter(field(100), (3, 3, 0))
+    assert judge(measure(field(100)), known, pictures="fields").reason == ""
+    assert judge(measure(blurred), known, pictures="fields").reason.startswith("Blurred")
+    assert "cut out on black" in judge(measure(cell()), known, pictures="fields").reason
+
+
 def test_the_score_falls_towards_the_limit(limits: QualityLimits) -> None:
     traits = measure(cell(8))
     low, middle, _ = limits.side

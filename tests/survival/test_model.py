@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from lifelines import CoxPHFitter, LogLogisticAFTFitter, LogNormalAFTFitter, WeibullAFTFitter
+from scipy.stats import norm
 
 from leukoscope.errors import DataError
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import columns_of, fit_terms, make_design
-from leukoscope.survival.fitting import fit_aft, fit_model, nomogram
+from leukoscope.survival.fitting import _for_risk, fit_aft, fit_model, nomogram
 from leukoscope.survival.model import (
     CauseModel,
     SurvivalModel,
@@ -179,6 +180,8 @@ def test_the_points_of_the_nomogram_give_the_chance_of_the_model(larynx: Cohort)
     stage, age = sheet.columns
     assert max(*stage.points, *age.points) == pytest.approx(100)
     (chances,) = sheet.chances
+    marks = [int(label) for label in chances.labels]
+    assert marks == [mark for mark in (1, 5, *range(10, 100, 10), 95, 99) if marks[0] <= mark <= marks[-1]]
     whole = _model(bent, (model,))
     for name, points in zip(stage.labels, stage.points, strict=True):
         for value, more in zip(age.labels, age.points, strict=True):
@@ -187,6 +190,17 @@ def test_the_points_of_the_nomogram_give_the_chance_of_the_model(larynx: Cohort)
             link = np.log(-np.log1p(-np.array([float(chance) / 100 for chance in chances.labels])))
             line = np.polyfit(link, chances.points, 1)  # the scale is straight in log(-log)
             assert np.polyval(line, np.log(-np.log1p(-risk))) == pytest.approx(points + more, abs=1e-6)
+
+
+def test_the_patients_for_the_mean_risk_are_the_fewest_that_know_it_to_within_five_hundredths() -> None:
+    """Riley et al., Calculating the sample size required for developing a clinical prediction model, BMJ 2020."""
+
+    def error(patients: int) -> float:
+        rates = 0.2 + np.array([0, -1, 1]) * norm.ppf(0.975) * np.sqrt(0.2 / (patients * 3.0))
+        return float(np.abs(np.diff(1 - np.exp(-2 * rates[[1, 0, 2]]))).max())
+
+    found = _for_risk(rate=0.2, horizon=2.0, follow_up=3.0)
+    assert error(found) <= 0.05 < error(found - 1)
 
 
 def test_a_model_that_no_single_sheet_can_say_has_no_nomogram(larynx: Cohort) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from scipy.stats import binomtest
 
 from leukoscope.cli import leukoscope
-from leukoscope.errors import DataError, UnknownNameError, UsageError
+from leukoscope.errors import DataError, LeukoscopeError, UnknownNameError, UsageError
 from leukoscope.survival.cohort import Cohort
 from leukoscope.survival.cox import make_design
 from leukoscope.survival.curves import kaplan_meier, median, risk_table
@@ -267,6 +267,12 @@ def test_a_table_may_write_its_columns_and_decimals_its_own_way(model: SurvivalM
     assert found[0].answers == ask(model, {"stage": "III", "age": "60.5"}).answers
     with pytest.raises(DataError, match="could all be 'age'"):
         ask_table(model, table("stage,Age,AGE\nI,50,51\n"))
+
+
+def test_a_comma_in_a_number_of_a_table_with_decimal_points_is_refused(model: SurvivalModel, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('stage,age\nII,"1,234"\n')
+    with pytest.raises(LeukoscopeError, match="two ways"):
+        ask_table(model, read_table(tmp_path / "t.csv"))
 
 
 def test_a_table_that_is_not_utf_8_is_said_where_it_is_answered(model: SurvivalModel, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from pydantic import ValidationError
 
 from leukoscope.cli import leukoscope
 from leukoscope.errors import LeukoscopeError, UsageError
@@ -407,3 +408,9 @@ def test_a_model_of_stage_alone_is_told_from_the_curves_of_the_stages(
         assert text.count("Both know nothing but the stage.") == said
     assert "Cox model: 0." in terminal
     assert "stage alone (observed curve of each stage): 0." in terminal
+
+
+@pytest.mark.parametrize("folds", [1, 21])
+def test_cross_validation_needs_two_folds_at_least(folds: int) -> None:
+    with pytest.raises(ValidationError, match="folds"):
+        StudySettings(time="months", event="died", stage="stage", folds=folds)
