@@ -110,7 +110,7 @@ def test_a_leaky_run_says_so_in_its_first_line(images: Path, tmp_path: Path) -> 
 def test_a_bad_image_stops_the_run_and_can_be_left_out(images: Path, tmp_path: Path) -> None:
     (images / "blast" / "P02_999.png").write_text("not an image")
     refused = tiny_run([images], tmp_path / "run")
-    assert "P02_999.png is not an image" in str(refused.exception)
+    assert "P02_999.png is a text file, not an image" in str(refused.exception)
     assert "--skip-unusable" in str(refused.exception)
     assert not (tmp_path / "run" / "split.json").exists()
     result = tiny_run([images], tmp_path / "run", "--resume", "--skip-unusable")

@@ -187,7 +187,7 @@ def test_limits_that_are_no_numbers_are_refused(tmp_path: Path, array: str, valu
     space = fit_space(np.random.default_rng(0).normal(size=(40, 8)))
     getattr(space, array)[:] = value
     limit = DistanceLimit(threshold=1.0)
-    with pytest.raises(BundleError, match="NaN or Infinity"):
+    with pytest.raises(BundleError, match="NaN, Infinity"):
         read_detector(limit, OutOfDistributionDetector(space, limit).content())
 
 
@@ -261,7 +261,7 @@ def test_thresholds_that_are_none_are_refused(tmp_path: Path, entry: str, value:
     table["operating_points"][entry] = value
     table["seal"] = fingerprint({name: each for name, each in table.items() if name != "seal"})
     (folder / MANIFEST).write_text(__import__("json").dumps(table))
-    with pytest.raises(BundleError, match="operating_points|NaN or Infinity"):
+    with pytest.raises(BundleError, match="operating_points|NaN, Infinity"):
         open_bundle(folder)
 
 

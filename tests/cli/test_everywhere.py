@@ -55,7 +55,7 @@ def test_files_with_the_same_fault_are_told_in_one_line(tmp_path: Path) -> None:
     assert "7 files: Is empty (0 bytes)." in lines[0]
     assert "empty-0.png" in lines[0]
     assert "and 4 more" in lines[0]
-    assert "text.png: Is not an image" in lines[1]
+    assert "text.png: Is a text file, not an image" in lines[1]
 
 
 def test_very_many_different_faults_do_not_fill_the_memory() -> None:

@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_read_is_one_line(cells: Path, lenient: Bundle, tm
     ended = run("explain", cells, "--model", lenient.path, "-o", tmp_path / "why")
     assert ended.exit_code == 1
     assert len(ended.stderr.splitlines()) == 1
-    assert "text.png is not an image" in ended.stderr
+    assert "text.png is a text file, not an image" in ended.stderr
     assert len(read_json(tmp_path / "why" / "explanations.json")) == 3
 
 

@@ -207,7 +207,7 @@ def test_an_impossible_spacing_is_said_and_measured_instead(
     told = json.loads(run("predict", *tmp_path.glob("*.dcm"), "--model", lenient.path, "--json").stdout)
     scales = {Path(row["field"]).stem: (row["um_per_px"], row["problem"]) for row in told["fields"]}
     assert scales["wrong"] == scales["none"]
-    assert any("PixelSpacing states" in note and "left out" in note for note in told["changes"])
+    assert any("PixelSpacing states" in note and "ignored" in note for note in told["changes"])
 
 
 @pytest.mark.parametrize("command", ["predict", "cells"])

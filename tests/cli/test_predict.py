@@ -176,7 +176,7 @@ def test_what_fails_as_a_field_counts_as_what_fails_as_a_cell(failing: Path, len
 def test_a_crop_and_a_field_that_are_no_images_are_told_in_one_form(failing: Path, lenient: Bundle) -> None:
     for kind in ("crops", "fields"):
         ended = run("predict", failing / "text.png", "--model", lenient.path, "--kind", kind)
-        assert ended.stderr.startswith(f"{failing / 'text.png'}: Is not an image")
+        assert ended.stderr.startswith(f"{failing / 'text.png'}: Is a text file, not an image")
         assert "1 cell: 1 refused (1 cannot be used as an image)" in ended.stdout
 
 

@@ -51,7 +51,7 @@ def test_a_bad_field_is_named_and_the_rest_goes_on(folder):
     result = _run(folder, "-o", folder / "out")
     assert result.exit_code == 1
     assert "12 white cells in 3 of 5 fields" in result.output
-    assert "broken.png is not an image" in result.output
+    assert "broken.png is a text file, not an image" in result.output
     assert "blank.png is blank" in result.output
     problems = {row["field"]: row["problem"] for row in read_csv(folder / "out" / "fields.csv")}
     assert "not an image" in problems["broken.png"]
