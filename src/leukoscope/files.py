@@ -242,8 +242,10 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], *, columns: Sequenc
 def escape_formula(value: Any) -> Any:
     """Return `value` with a ' in front if it is text that a spreadsheet would evaluate as a formula, but no number.
 
-    >>> escape_formula("=1+1"), escape_formula("@sum"), escape_formula("-0.5"), escape_formula("P-1"),
-    escape_formula("'=x"), escape_formula(-3) ("'=1+1", "'@sum", '-0.5', 'P-1', "''=x", -3)
+    >>> escape_formula("=1+1"), escape_formula("@sum"), escape_formula("-0.5"), escape_formula("P-1")
+    ("'=1+1", "'@sum", '-0.5', 'P-1')
+    >>> escape_formula("'=x"), escape_formula(-3)
+    ("''=x", -3)
     """
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 

@@ -50,11 +50,13 @@ def run_experiment(
     Every stage writes files into RUN and is skipped when a resumed run has them already.
 
     Args:
-        given: the images. run: the folder to write; must be new or empty unless `resume`. experiment: all settings,
-        copied to RUN/config.toml. resume: continue a stopped run. until: the last stage to run: audit, split, pack,
-        train or report. say: called after each stage: index (cells and notes), audit (the audit), split (plan and
-        cells), pack (number of
-            crops and their preparation), train (the experiment, before it begins) and evaluate (the metrics).
+        given: the images.
+        run: the folder to write; must be new or empty unless `resume`.
+        experiment: all settings, copied to RUN/config.toml.
+        resume: continue a stopped run.
+        until: the last stage to run: audit, split, pack, train or report.
+        say: called after each stage: index (cells and notes), audit (the audit), split (plan and cells), pack (number
+            of crops and their preparation), train (the experiment, before it begins) and evaluate (the metrics).
 
     Raises:
         UsageError: the folder is not empty and `resume` is not set, lies inside the data, or is being written by

@@ -152,7 +152,7 @@ def test_a_killed_worker_and_a_killed_driver_lose_nothing_and_repeat_nothing(
     last = start(table, single, out)
     _, told = last.communicate(timeout=300)
     assert last.returncode == 0, told
-    assert "Going on" in told
+    assert "Resuming" in told
     rows = answers(out)
     assert len(rows) == len({row["path"] for row in rows}) == 600 == plan.images
     assert digest(rows) == digest(on_one_machine(table, single, tmp_path / "one.csv"))

@@ -442,7 +442,7 @@ def test_seven_bits_are_brought_to_eight(pixels, tmp_path):
         ({"PhotometricInterpretation": "YBR_PARTIAL_422"}, "interpretation that is not supported"),
         ({"PixelRepresentation": 1}, "signed values"),
         ({"BitsStored": 9}, "states 9 of 8 bits"),
-        ({"HighBit": 99}, "up to bit 99, which cannot be"),
+        ({"HighBit": 99}, "up to bit 99, which is invalid"),
         ({"ColorSpace": "ROMMRGB"}, "names a colour space .ROMMRGB. but lacks its profile"),
     ],
 )
