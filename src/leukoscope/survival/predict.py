@@ -588,6 +588,8 @@ def all_seen(when: str, *, event: str, patients: int) -> str:
 
     >>> all_seen("two years", event="death", patients=14)
     'all 14 died by two years, so up to 19 of 100 could still be alive (95 % limit).'
+    >>> all_seen("two years", event="death", patients=1)
+    'the one patient died by two years, so up to 95 of 100 could still be alive (95 % limit).'
     """
     most = of_hundred(upper_limit(patients))
     who = "the one patient" if patients == 1 else f"all {patients:,}"
