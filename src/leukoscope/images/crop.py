@@ -423,8 +423,8 @@ def _taps(dense: NDArray[np.floating[Any]]) -> _Taps:
     present = dense != 0
     taps = max(1, int((dense.shape[1] - present[:, ::-1].argmax(1) - present.argmax(1))[present.any(1)].max(initial=1)))
     first = np.minimum(present.argmax(1), dense.shape[1] - min(taps, dense.shape[1]))
-    at = first[:, None] + np.arange(min(taps, dense.shape[1]), dtype=np.int32)
-    return _Taps(at.astype(np.int32), np.take_along_axis(dense, at, 1).astype(np.float32))
+    at = (first[:, None] + np.arange(min(taps, dense.shape[1]))).astype(np.int32)
+    return _Taps(at, np.take_along_axis(dense, at, 1).astype(np.float32))
 
 
 def _both_ways(taps: Sequence[_Taps], planes: NDArray[np.generic], *, fill: float = 0) -> Floats:

@@ -12,7 +12,7 @@ from ..evaluation.intervals import Jackknife, Statistics, design_of, jackknife
 from ..evaluation.metrics import Floats, Ints, auroc
 from ..evaluation.predictions import fit_temperature, temper
 from ..inference.rejection import UNSURE, decide, fit_conformal
-from .generalisation import ALPHA, RECIPES, StageMeans, in_thirds
+from .generalisation import ALPHA, SHIPPED_RECIPE, in_thirds
 from .material import INTERVAL, Features, Material, folds_by, load, sample
 from .study import Bench, Figure, Line, Number, Page, Section, Study, StudySize, TableValue, beyond_chance, lines, shown
 
@@ -20,7 +20,6 @@ COUNTS = (0, 20, 50, 200, 500)
 """Reviewed cells, half of them of each class."""
 FEWEST = 4
 """Subject groups of each class that a part must have to be a laboratory: two to be read, two to be judged."""
-_SHIPPED = next(each for each in RECIPES if isinstance(each, StageMeans) and each.name == "shipped recipe")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def run(bench: Bench) -> Page:
     """Take each large part for a laboratory that the model has not seen, and adapt to more and more of its cells."""
     material = sample(load(bench), bench.scale.images, rng=np.random.default_rng(0))
     material = in_thirds(material) if material.synthetic else material
-    table = _SHIPPED.features(bench, material)
+    table = SHIPPED_RECIPE.features(bench, material)
     numbers: dict[str, Any] = {"alpha": ALPHA, "parts": {}}
     for part in laboratories(material):
         numbers["parts"][part] = _of_part(bench, material, table, part)
@@ -127,10 +126,10 @@ def _base(material: Material, table: Features, rows: Ints) -> DecisionRule:
     labels, groups = material.labels[rows], material.groups[rows]
     unseen = np.zeros((len(rows), 2))
     for train, test in folds_by(groups, labels, seed=0):
-        part = Head(*_SHIPPED.fit(table, material, rows[train]))
+        part = Head(*SHIPPED_RECIPE.fit(table, material, rows[train]))
         unseen[test] = part.raw(table[rows[test], :1])
     temperature = float(fit_temperature(labels, unseen))
-    head = Head(*_SHIPPED.fit(table, material, rows), temperature=temperature)
+    head = Head(*SHIPPED_RECIPE.fit(table, material, rows), temperature=temperature)
     return DecisionRule(head, fit_conformal(temper(unseen, temperature), labels, groups, alpha=ALPHA))
 
 
@@ -149,7 +148,7 @@ def _predictions(bench: Bench, laboratory: UnseenPart, *, count: int, seed: int)
             decided[judged] = decide(chances[judged], judge.rule)
         return {"chances": chances.round(6).tolist(), "decided": decided.tolist()}
 
-    settings = {"cells": material.key, "alpha": ALPHA, "recipe": _SHIPPED.key}
+    settings = {"cells": material.key, "alpha": ALPHA, "recipe": SHIPPED_RECIPE.key}
     found: dict[str, Any] = bench.kept(f"{laboratory.part}, {count} cells, seed {seed}", settings, work)
     return found
 

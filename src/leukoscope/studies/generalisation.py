@@ -377,6 +377,12 @@ _TWICE = StageMeans(
     "crop and enlarged cell",
     "All stages of Lite0, of the crop and of the cell enlarged, at 64 px; a linear discriminant.",
 )
+SHIPPED_RECIPE = replace(
+    _TWICE,
+    name="shipped recipe",
+    words="Of the canonical view; learned from all eight views, with what turning changes counted five times.",
+    invariance=5.0,
+)
 _FIRST = FrozenFeatures(
     "frozen Lite0", "EfficientNet-Lite0, pretrained on ImageNet and frozen; a logistic head, subjects equal."
 )
@@ -477,12 +483,7 @@ RECIPES: tuple[Recipe, ...] = (
     replace(_TWICE, name="crop and enlarged cell, less shrunk", words="With a third of the shrinkage.", shrinkage=0.03),
     replace(_TWICE, name="crop and enlarged cell, more shrunk", words="With three times the shrinkage.", shrinkage=0.3),
     replace(_TWICE, name="crop and enlarged cell, at 128 px", words="At twice the pixels along a side.", seen=128),
-    replace(
-        _TWICE,
-        name="shipped recipe",
-        words="Of the canonical view; learned from all eight views, with what turning changes counted five times.",
-        invariance=5.0,
-    ),
+    SHIPPED_RECIPE,
     Trained("fine-tune", "The recipe of the model that was shipped until version 0.2."),
     Trained(
         "fine-tune, frozen statistics",
